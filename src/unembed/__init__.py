@@ -1,0 +1,54 @@
+"""The geometry of a language model's output head: measure, compare and move token decisions.
+
+The names below are loaded when first used, so that ``import unembed`` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from unembed.cells.audit import Audit as Audit
+    from unembed.cells.audit import AuditOptions as AuditOptions
+    from unembed.cells.audit import audit as audit
+    from unembed.cells.estimate import Estimate as Estimate
+    from unembed.cells.gap import GapFit as GapFit
+    from unembed.cells.gap import fit_gap as fit_gap
+    from unembed.cells.summary import AuditSummary as AuditSummary
+    from unembed.corpus import Corpus as Corpus
+    from unembed.errors import UnembedError as UnembedError
+    from unembed.head import Head as Head
+    from unembed.models import Checkpoint as Checkpoint
+    from unembed.models import load as load
+    from unembed.provenance import Provenance as Provenance
+
+_HOMES = {
+    "Audit": "cells.audit",
+    "AuditOptions": "cells.audit",
+    "AuditSummary": "cells.summary",
+    "Checkpoint": "models",
+    "Corpus": "corpus",
+    "Estimate": "cells.estimate",
+    "GapFit": "cells.gap",
+    "Head": "head",
+    "Provenance": "provenance",
+    "UnembedError": "errors",
+    "audit": "cells.audit",
+    "fit_gap": "cells.gap",
+    "load": "models",
+}
+
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'unembed' has no attribute {name!r}")
+    value = getattr(import_module(f"unembed.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

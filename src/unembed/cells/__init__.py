@@ -1,0 +1,1 @@
+"""The tessellation: what the head decides."""

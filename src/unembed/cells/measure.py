@@ -1,0 +1,88 @@
+"""The columns of an audit, from final hidden states and a head."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from unembed.cells.facets import facet_distance, relative_distance
+from unembed.cells.native import native_decisions
+from unembed.head import Head
+from unembed.product import Precision, pad_rows
+from unembed.sweep import sweep
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which columns to measure: ``top_k`` candidates (0 for none), facets, the native head."""
+
+    top_k: int = 5
+    facets: bool = False
+    native_head: bool = False
+
+
+@torch.no_grad()
+def measure(
+    hidden: Float[Tensor, "positions dim"],
+    head: Head,
+    targets: Int[Tensor, "positions"],
+    wanted: Wanted,
+    precision: Precision,
+) -> dict[str, np.ndarray[Any, Any]]:
+    """Every measured column of these positions, by column name, plus ``finite``.
+
+    A row depends on its own hidden state and target alone: on CPU it is bitwise the same whatever
+    else is in the call. Source: SPEC §1 and the record of an audit.
+    """
+    n = hidden.shape[0]
+    swept = sweep(hidden, head, targets, k=max(2, wanted.top_k), precision=precision)
+    h = pad_rows(hidden)
+    top1, top2 = (_pad(swept.topk_ids[:, i], h.shape[0]) for i in (0, 1))
+    columns: dict[str, Tensor] = {
+        "target": targets,
+        "top1": swept.topk_ids[:, 0],
+        "top2": swept.topk_ids[:, 1],
+        "margin": swept.margin,
+        "relative_distance": relative_distance(h, head, top1, top2)[:n],
+        "hidden_norm": h.double().norm(dim=1).float()[:n],
+        "confidence": swept.confidence,
+        "nll": swept.nll,
+        "entropy": swept.entropy,
+        "logsumexp": swept.logsumexp,
+        "sum_p2": swept.sum_p2,
+        "rank": swept.rank,
+    }
+    if wanted.facets:
+        facet, distance = facet_distance(h, head, top1, precision)
+        columns |= {"facet": facet[:n], "facet_distance": distance[:n]}
+    if wanted.native_head:
+        native = native_decisions(hidden, head)
+        columns |= {
+            "native_top1": native.top1,
+            "native_top2": native.top2,
+            "native_margin": native.margin,
+            "native_step": native.rounding_step,
+        }
+    if wanted.top_k:
+        columns |= {
+            "topk_ids": swept.topk_ids[:, : wanted.top_k],
+            "topk_logits": swept.topk_values[:, : wanted.top_k],
+        }
+    finite = swept.finite & torch.isfinite(columns["relative_distance"])
+    return {name: _plain(column) for name, column in {**columns, "finite": finite}.items()}
+
+
+def _pad(ids: Int[Tensor, "positions"], rows: int) -> Int[Tensor, "rows"]:
+    return torch.nn.functional.pad(ids, (0, rows - ids.shape[0]))
+
+
+def _plain(column: Tensor) -> np.ndarray[Any, Any]:
+    if column.dtype == torch.int64:
+        column = column.to(torch.int32)
+    found: np.ndarray[Any, Any] = column.cpu().numpy()
+    return found

@@ -1,0 +1,1 @@
+"""Records drawn as self-contained HTML pages; nothing is computed here."""

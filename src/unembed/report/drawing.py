@@ -1,0 +1,112 @@
+"""Vega-Lite drawn to SVG text, in two widths, for the page's stylesheet to colour and scale."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+Spec = dict[str, Any]
+"""A Vega-Lite specification, or a part of one."""
+
+WIDE = (540, 330)
+NARROW = (330, 290)
+
+
+class ReportUnavailable(RuntimeError):
+    """The plotting library is not installed."""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One chart drawn for a wide and for a narrow screen; the page shows one of the two."""
+
+    wide: str
+    narrow: str
+
+
+def draw(spec: Spec, description: str) -> Chart:
+    """Draw a specification in both widths.
+
+    Raises ``ReportUnavailable`` where vl-convert is not installed.
+    """
+    return Chart(_svg(spec, description, WIDE), _svg(spec, description, NARROW))
+
+
+def heading(text: str) -> Spec:
+    """The name of the vertical axis, written above it where it reads without turning the head."""
+    return {
+        "text": text,
+        "anchor": "start",
+        "frame": "bounds",
+        "fontSize": 12.5,
+        "fontWeight": "normal",
+        "color": "var(--muted)",
+        "offset": 10,
+    }
+
+
+def _svg(spec: Spec, description: str, size: tuple[int, int]) -> str:
+    try:
+        import vl_convert
+    except ImportError as error:
+        raise ReportUnavailable(
+            "the report needs a plotting library: pip install 'unembed[plot]'"
+        ) from error
+    width, height = size
+    whole = spec | {
+        "width": width,
+        "height": height,
+        "autosize": {"type": "fit", "contains": "padding"},
+        "padding": {"left": 2, "right": 10, "top": 2, "bottom": 2},
+        "background": None,
+        "config": _CONFIG,
+    }
+    return _tidy(str(vl_convert.vegalite_to_svg(whole)), description)
+
+
+_CONFIG: Spec = {
+    "view": {"stroke": None},
+    "axis": {
+        "aria": False,
+        "domain": False,
+        "ticks": False,
+        "gridColor": "var(--rule)",
+        "labelColor": "var(--muted)",
+        "labelFontSize": 12.5,
+        "labelPadding": 6,
+        "titleColor": "var(--muted)",
+        "titleFontSize": 12.5,
+        "titleFontWeight": "normal",
+        "titlePadding": 8,
+    },
+    "axisX": {"domain": True, "domainColor": "var(--muted)", "titleAnchor": "end"},
+    "title": {"aria": False},
+}
+
+_NUMBERS = re.compile(r' (transform|d|x1|x2|y1|y2|width|height)="([^"]*)"')
+
+
+def _tidy(svg: str, description: str) -> str:
+    """Let the page set size and font; keep the readings of marks, drop the rest of Vega's ARIA."""
+
+    def shorten(found: re.Match[str]) -> str:
+        rounded = re.sub(
+            r"-?\d+\.\d{2,}", lambda number: f"{float(number[0]):.1f}".removesuffix(".0"), found[2]
+        )
+        return f' {found[1]}="{rounded}"'
+
+    head, _, body = svg.partition(">")
+    box = re.search(r'viewBox="[^"]*"', head)
+    assert box is not None, "Vega writes a viewBox"
+    for noise in (
+        r' (aria-roledescription|role|font-family|stroke-miterlimit)="[^"]*"',
+        r' aria-hidden="true"',
+        r'<path class="(?:fore|back)ground"[^>]*/>',
+        r' opacity="1"',
+        r' class="[^"]*"',
+    ):
+        body = re.sub(noise, "", body)
+    body = _NUMBERS.sub(shorten, body).replace(" aria-label=", " data-tip=")
+    label = description.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+    return f'<svg {box[0]} role="img" aria-label="{label}">{body}'

@@ -1,0 +1,67 @@
+"""Token ids as a reader sees them: the text of each, and whether it starts a word."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Bool
+
+SPACE_MARKS = ("Ġ", "▁", " ")
+"""How byte-level and SentencePiece tokenizers mark a piece that begins with a space."""
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The text of every token id that a run mentions; broken UTF-8 shows as U+FFFD."""
+
+    texts: dict[int, str]
+
+    def __getitem__(self, token: int) -> str:
+        """The token's text, or its number where the run never mentions it."""
+        return self.texts.get(token, f"[{token}]")
+
+    @staticmethod
+    def of(tokenizer: Any, ids: Iterable[int]) -> Vocabulary:
+        """Decode each id on its own, keeping a leading space.
+
+        Decoding a lone piece loses the space of SentencePiece tokenizers, so every id is decoded
+        behind an anchor whose text is then cut off.
+        """
+        wanted = sorted(set(ids))
+        anchor = tokenizer.encode("a", add_special_tokens=False)[-1:]
+        both = tokenizer.batch_decode(
+            [anchor, *([*anchor, token] for token in wanted)], clean_up_tokenization_spaces=False
+        )
+        lead = len(both[0])
+        return Vocabulary({i: text[lead:] for i, text in zip(wanted, both[1:], strict=True)})
+
+    def to_table(self) -> pa.Table:
+        """Columns ``id`` and ``text``."""
+        ids = pa.array(list(self.texts), pa.int32())
+        texts = [t.encode("utf-8", "replace").decode() for t in self.texts.values()]
+        return pa.table({"id": ids, "text": pa.array(texts, pa.string())})
+
+    @staticmethod
+    def from_table(table: pa.Table) -> Vocabulary:
+        """Read back what ``to_table`` wrote."""
+        ids, texts = table["id"].to_pylist(), table["text"].to_pylist()
+        return Vocabulary(dict(zip(ids, texts, strict=True)))
+
+
+def word_starts(tokenizer: Any, size: int) -> Bool[np.ndarray, "vocab"]:
+    """For every id, whether its piece starts a word by the tokenizer's own space marks.
+
+    Where a tokenizer marks continuations instead (``##``), every other piece starts a word.
+    """
+    starts = np.zeros(size, dtype=bool)
+    vocabulary = {piece: i for piece, i in tokenizer.get_vocab().items() if i < size}
+    marked = [i for piece, i in vocabulary.items() if piece.startswith(SPACE_MARKS)]
+    if marked or not any(piece.startswith("##") for piece in vocabulary):
+        starts[marked] = True
+    else:
+        starts[[i for piece, i in vocabulary.items() if not piece.startswith("##")]] = True
+    return starts
