@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from unembed.cells.audit import Audit as Audit
-    from unembed.cells.audit import AuditOptions as AuditOptions
     from unembed.cells.audit import audit as audit
     from unembed.cells.estimate import Estimate as Estimate
     from unembed.cells.gap import GapFit as GapFit
     from unembed.cells.gap import fit_gap as fit_gap
+    from unembed.cells.run import AuditOptions as AuditOptions
     from unembed.cells.summary import AuditSummary as AuditSummary
     from unembed.corpus import Corpus as Corpus
     from unembed.errors import UnembedError as UnembedError
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Audit": "cells.audit",
-    "AuditOptions": "cells.audit",
+    "AuditOptions": "cells.run",
     "AuditSummary": "cells.summary",
     "Checkpoint": "models",
     "Corpus": "corpus",

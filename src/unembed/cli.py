@@ -6,8 +6,7 @@ import errno
 import json
 import shlex
 import sys
-from collections.abc import Callable
-from functools import wraps
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,48 +14,63 @@ import click
 
 from unembed.errors import UnembedError
 
-MODEL_HELP = "MODEL is a local folder or a hub id."
 
+class Verbs(click.Group):
+    """The verbs, with one policy for what goes wrong in any of them.
 
-def main() -> None:
-    """Run the command line; exit 2 with one line for anything that the user can mend."""
-    sys.exit(cli.main(standalone_mode=False, prog_name="unembed") or 0)
+    What the user can mend is one line on stderr and exit status 2; Ctrl-C is one line and 130;
+    anything else is a defect and keeps its traceback.
+    """
 
-
-def guarded(verb: Callable[..., None]) -> Callable[..., None]:
-    """Turn errors that the user can mend into one line on stderr and exit status 2."""
-
-    @wraps(verb)
-    def run(*args: Any, **options: Any) -> None:
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the verb that was asked for."""
+        if not sys.warnoptions:
+            warnings.simplefilter("ignore")
         try:
-            verb(*args, **options)
+            done = super().invoke(ctx)
+            sys.stdout.flush()
+            return done
         except UnembedError as error:
             _fail(str(error))
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            if error.errno != errno.ENOSPC or error.filename is not None:
                 raise
-            _fail(
-                f"{error.filename or 'the run folder'}: {error.strerror}; finished parts are kept, "
-                "and the same command goes on from there"
-            )
+            _fail(f"the output cannot be printed: {error.strerror}; make room or print elsewhere")
         except KeyboardInterrupt:
-            click.echo("stopped; with -o, the same command goes on from here", err=True)
+            click.echo("unembed: stopped; the same command goes on from here", err=True)
             sys.exit(130)
 
-    return run
+
+def main() -> None:
+    """Run the command line."""
+    cli(prog_name="unembed")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=Verbs,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(package_name="unembed")
 def cli() -> None:
-    """The geometry of a language model's output head: measure, compare and move token decisions."""
+    """The geometry of a language model's output head: measure, compare and move token decisions.
+
+    \b
+    Example:
+      unembed audit ./my-model reviews.txt -o runs/reviews
+    """
 
 
 @cli.command("audit")
 @click.argument("model")
 @click.argument("corpus")
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Run folder.")
-@click.option("--top-k", type=int, default=5, show_default=True, help="Candidates to keep; 0: none.")
+@click.option(
+    "--top-k",
+    type=int,
+    default=5,
+    show_default=True,
+    help="Candidates to keep; 0: none.",
+)
 @click.option("--facets", is_flag=True, help="Add the exact distance to the nearest facet.")
 @click.option("--native-head", is_flag=True, help="Add what the checkpoint-precision head decides.")
 @click.option("--context", type=int, help="Tokens of context [the model's, at most 2048].")
@@ -76,14 +90,22 @@ def cli() -> None:
 )
 @click.option("--max-nonfinite", type=int, default=0, show_default=True, help="Bad rows allowed.")
 @click.option("--batch-tokens", type=int, help="Padded tokens a batch [2048 on CPU, 16384 on GPU].")
+@click.option(
+    "--part-positions",
+    type=int,
+    default=1 << 15,
+    show_default=True,
+    help="Positions a file holds; a killed run loses at most one file.",
+)
 @click.option("--dtype", default="auto", show_default=True, help="Precision of the model's body.")
 @click.option("--device", help="Where to run [a GPU if there is one].")
 @click.option("--revision", help="Branch, tag or commit of a hub model.")
 @click.option("--trust-remote-code", is_flag=True, help="Let the checkpoint run its own code.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
-@guarded
-def audit_command(model: str, corpus: str, out: Path, as_json: bool, quiet: bool, **given: Any) -> None:
+def audit_command(
+    model: str, corpus: str, out: Path, as_json: bool, quiet: bool, **given: Any
+) -> None:
     """Measure every token decision of MODEL on CORPUS, and write table, summary and report.
 
     MODEL is a local folder or a hub id. CORPUS is a .txt, .jsonl or .parquet file, a folder of
@@ -93,15 +115,22 @@ def audit_command(model: str, corpus: str, out: Path, as_json: bool, quiet: bool
     Example:
       unembed audit ./my-model reviews.jsonl -o runs/reviews --text-column body
     """
-    from unembed.cells.audit import AuditOptions, audit
+    from unembed.cells.audit import audit
+    from unembed.cells.run import AuditOptions
     from unembed.corpus import Corpus
     from unembed.models import load
+    from unembed.report.drawing import ReportUnavailable
+    from unembed.rows import RowRules, read_rows
+    from unembed.store import check_folder, holds_finished_run
 
     loading = {k: given.pop(k) for k in ("dtype", "device", "revision", "trust_remote_code")}
     reading = {k: given.pop(k) for k in ("text_column", "document")}
     options = AuditOptions(**given)
+    check_folder(out)
+    next(read_rows(corpus, RowRules(**reading)), None)  # a bad name fails before a long load
     checkpoint = load(model, **loading)
-    text = Corpus.read(corpus, checkpoint.tokenizer, **reading)
+    text = Corpus.read(corpus, checkpoint.tokenizer, **reading, progress=not quiet)
+    finished = holds_finished_run(out)
     done = audit(
         checkpoint.model,
         text,
@@ -111,22 +140,13 @@ def audit_command(model: str, corpus: str, out: Path, as_json: bool, quiet: bool
         command=shlex.join(["unembed", *sys.argv[1:]]),
         progress=not quiet,
     )
-    report = _write_report(done, out)
-    _print_audit(done, out, report, as_json)
-
-
-def _write_report(done: Any, out: Path) -> Path | None:
-    from unembed.report.audit import write_audit_report
-    from unembed.report.charts import ReportUnavailable
-
+    if finished:
+        click.echo(f"{out} was finished before: verified, nothing computed again", err=True)
     try:
-        return write_audit_report(done, out / "report.html")
+        report = _write_report(done, out, out / "report.html")
     except ReportUnavailable as error:
         click.echo(f"no report: {error}", err=True)
-        return None
-
-
-def _print_audit(done: Any, out: Path, report: Path | None, as_json: bool) -> None:
+        report = None
     if as_json:
         summary = json.loads((out / "summary.json").read_text())
         click.echo(json.dumps({"run": str(out), "summary": summary}, indent=1))
@@ -135,6 +155,45 @@ def _print_audit(done: Any, out: Path, report: Path | None, as_json: bool) -> No
     click.echo(f"{'run':<26}{out}")
     if report is not None:
         click.echo(f"{'report':<26}{report}")
+
+
+@cli.command("report")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), help="Page to write [report.html in RUN]."
+)
+def report_command(run: Path, out: Path | None) -> None:
+    """Draw the page of a finished audit again, after checking every file of the run.
+
+    \b
+    Example:
+      unembed report runs/reviews -o reviews.html
+    """
+    from unembed.cells.audit import Audit
+    from unembed.report.drawing import ReportUnavailable
+
+    page = out or run / "report.html"
+    if page.is_dir():
+        raise UnembedError(
+            f"{page} is a folder: give a file for the page, such as {page}/page.html"
+        )
+    try:
+        click.echo(_write_report(Audit.load(run), run, page))
+    except ReportUnavailable as error:
+        raise UnembedError(str(error)) from error
+
+
+def _write_report(done: Any, run: Path, page: Path) -> Path:
+    from unembed.cells.excerpt import excerpts
+    from unembed.report.facts import facts_of
+    from unembed.report.page import audit_page
+    from unembed.store import read_manifest, write_whole
+
+    facts = facts_of(done.provenance, read_manifest(run).command)
+    title = f"Token decisions of {Path(done.provenance.model).name}"
+    html = audit_page(title, done.summary, facts, excerpts(done))
+    write_whole(page, html.encode("utf-8", "replace"))
+    return page
 
 
 def _fail(message: str) -> None:

@@ -3,31 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import re
 import tempfile
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from jaxtyping import Int
 
 from unembed.errors import UnembedError
+from unembed.progress import progress_bar
+from unembed.rows import Row, RowRules, read_rows
 
-SUFFIXES = (".txt", ".jsonl", ".parquet")
 TOKENISE_ROWS = 1000
+TOKENISE_CHARACTERS = 1 << 22
 IN_MEMORY_TOKENS = 1 << 24
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row of text: where it stands, the document it belongs to, and the text."""
-
-    source: str
-    document: str
-    text: str
 
 
 @dataclass(frozen=True)
@@ -69,6 +61,7 @@ class Corpus:
         *,
         text_column: str = "text",
         document: str | None = None,
+        progress: bool = False,
     ) -> Corpus:
         """Read a ``.txt``, ``.jsonl`` or ``.parquet`` file, a folder of them, a data set saved with
         ``datasets``, or a hub data set ``name[:config[:split]]``.
@@ -81,7 +74,9 @@ class Corpus:
         """
         how = f"document {document!r}" if document else "a document is a row"
         rules = f"{path}: column {text_column!r}, {how}, rows under two tokens dropped"
-        return _tokenise(read_rows(path, text_column, document), tokenizer, rules, str(path))
+        rows = read_rows(path, RowRules(text_column, document))
+        with progress_bar("reading", "row", None, progress) as bar:
+            return _tokenise(_counted(rows, bar), tokenizer, rules, str(path))
 
     @staticmethod
     def from_texts(
@@ -96,201 +91,98 @@ class Corpus:
         return _tokenise(rows, tokenizer, "texts in memory, one document each", "the texts given")
 
 
-def read_rows(path: str | Path, text_column: str, document: str | None) -> Iterator[Row]:
-    """The rows of a file, a folder, or a data set, blank ones included."""
-    place = Path(path)
-    if place.is_dir():
-        if (place / "dataset_info.json").exists() or (place / "dataset_dict.json").exists():
-            yield from _dataset_rows(str(path), text_column, document, saved=True)
-            return
-        files = sorted(f for f in place.rglob("*") if f.suffix in SUFFIXES and f.is_file())
-        if not files:
-            raise UnembedError(f"{path} holds no {', '.join(SUFFIXES)} file: give a folder of them")
-        for file in files:
-            yield from _file_rows(file, text_column, document)
-    elif place.is_file():
-        yield from _file_rows(place, text_column, document)
-    elif place.suffix or place.is_absolute() or str(path).startswith("."):
-        raise UnembedError(f"{path}: no such file or folder")
-    else:
-        yield from _dataset_rows(str(path), text_column, document, saved=False)
+@dataclass(frozen=True)
+class _Gathered:
+    """The rows kept so far; their tokens go to a temporary file, so that memory stays bounded."""
 
+    spool: IO[bytes]
+    ends: array[int]
+    document: array[int]
+    offset: array[int]
+    documents: dict[str, int]
+    reached: array[int]
+    digest: Any
 
-def _file_rows(file: Path, column: str, document: str | None) -> Iterator[Row]:
-    if file.suffix == ".txt":
-        yield from _text_rows(file, document)
-    elif file.suffix == ".jsonl":
-        yield from _jsonl_rows(file, column, document)
-    elif file.suffix == ".parquet":
-        yield from _parquet_rows(file, column, document)
-    else:
-        raise UnembedError(
-            f"{file}: cannot read a {file.suffix or 'suffixless'} file; "
-            f"give one of {', '.join(SUFFIXES)}"
-        )
+    @staticmethod
+    def into(spool: IO[bytes]) -> _Gathered:
+        columns = array("q", [0]), array("i"), array("i")
+        return _Gathered(spool, *columns, {}, array("i"), hashlib.sha256())
 
+    def add(self, name: str, ids: list[int]) -> None:
+        number = self.documents.setdefault(name, len(self.documents))
+        if number == len(self.reached):
+            self.reached.append(0)
+        data = np.asarray(ids, dtype=np.int32).tobytes()
+        self.spool.write(data)
+        self.digest.update(np.array([number, len(ids)], dtype=np.int64).tobytes())
+        self.digest.update(data)
+        self.ends.append(self.ends[-1] + len(ids))
+        self.document.append(number)
+        self.offset.append(self.reached[number])
+        self.reached[number] += len(ids)
 
-def _lines(file: Path) -> Iterator[tuple[int, str]]:
-    with file.open("rb") as stream:
-        for number, raw in enumerate(stream, 1):
-            try:
-                yield number, raw.decode("utf-8").rstrip("\r\n")
-            except UnicodeDecodeError as error:
-                raise UnembedError(
-                    f"{file}, line {number}: byte {error.start + 1} is not UTF-8 "
-                    f"(0x{raw[error.start]:02x}); convert the file, e.g. with iconv -t utf-8"
-                ) from None
-
-
-def _text_rows(file: Path, document: str | None) -> Iterator[Row]:
-    try:
-        opening = None if document is None else re.compile(document)
-    except re.error as error:
-        raise UnembedError(f"{document!r} is not a regular expression: {error}") from None
-    current = f"{file.name}:1"
-    for number, line in _lines(file):
-        here = f"{file.name}:{number}"
-        if opening is None or opening.search(line):
-            current = here
-        yield Row(here, current, line)
-
-
-def _jsonl_rows(file: Path, column: str, document: str | None) -> Iterator[Row]:
-    for number, line in _lines(file):
-        if not line.strip():
-            continue
-        here = f"{file.name}:{number}"
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise UnembedError(f"{file}, line {number} is not JSON: {error}") from None
-        if not isinstance(record, dict):
-            raise UnembedError(f"{file}, line {number} is not a JSON object: {line[:60]!r}")
-        yield _record_row(record, column, document, here, f"{file}, line {number}")
-
-
-def _parquet_rows(file: Path, column: str, document: str | None) -> Iterator[Row]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        source = pq.ParquetFile(file)
-    except pa.ArrowInvalid as error:
-        raise UnembedError(f"{file} is not a Parquet file: {error}") from None
-    wanted = [column] if document is None else [column, document]
-    for name in wanted:
-        _need_column(name, source.schema_arrow.names, str(file))
-    number = 0
-    for batch in source.iter_batches(batch_size=TOKENISE_ROWS, columns=wanted):
-        for record in batch.to_pylist():
-            number += 1
-            here = f"{file.name}:{number}"
-            yield _record_row(record, column, document, here, f"{file}, row {number}")
-
-
-def _dataset_rows(name: str, column: str, document: str | None, *, saved: bool) -> Iterator[Row]:
-    try:
-        import datasets
-    except ImportError:
-        raise UnembedError(
-            f"{name} is not a file here, and reading a data set needs: pip install 'unembed[data]'"
-        ) from None
-    if saved:
-        data = datasets.load_from_disk(name)
-    else:
-        wanted, _, rest = name.partition(":")
-        config, _, split = rest.partition(":")
-        try:
-            data = datasets.load_dataset(wanted, config or None, split=split or None)
-        except Exception as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-            raise UnembedError(
-                f"{name} is neither a file here nor a data set that could be loaded: {reason}"
-            ) from None
-    if isinstance(data, dict):
-        if len(data) > 1:
-            raise UnembedError(
-                f"{name} has the splits {', '.join(data)}: name one, as {name}:CONFIG:SPLIT "
-                "(or give the folder of one split)"
-            )
-        data = next(iter(data.values()))
-    for needed in [column] if document is None else [column, document]:
-        _need_column(needed, data.column_names, name)
-    for number, record in enumerate(data, 1):
-        yield _record_row(record, column, document, f"row {number}", f"{name}, row {number}")
-
-
-def _record_row(
-    record: dict[str, Any], column: str, document: str | None, here: str, where: str
-) -> Row:
-    for name in [column] if document is None else [column, document]:
-        _need_column(name, list(record), where)
-    text = record[column]
-    if text is not None and not isinstance(text, str):
-        raise UnembedError(f"{where}: column {column!r} holds {text!r:.40}, not text")
-    return Row(here, here if document is None else str(record[document]), text or "")
-
-
-def _need_column(name: str, present: Sequence[str], where: str) -> None:
-    if name not in present:
-        raise UnembedError(
-            f"{where} has no column {name!r}; it has {', '.join(present) or 'none'}: "
-            "name the text's with --text-column"
-        )
+    def tokens(self) -> Int[np.ndarray, "tokens"]:
+        self.spool.flush()
+        if self.ends[-1] > IN_MEMORY_TOKENS:
+            return np.memmap(self.spool, dtype=np.int32, mode="r")
+        self.spool.seek(0)
+        return np.frombuffer(self.spool.read(), dtype=np.int32)
 
 
 def _tokenise(rows: Iterator[Row], tokenizer: Any, rules: str, where: str) -> Corpus:
-    digest = hashlib.sha256()
-    documents: dict[str, int] = {}
-    ends, document, offset = [0], [], []
-    reached: list[int] = []
     blank = short = 0
     bos = getattr(tokenizer, "bos_token_id", None)
     always_bos = bos is not None
-    with tempfile.TemporaryFile() as spool:
-        for batch in _batched(rows, TOKENISE_ROWS):
-            filled = [row for row in batch if row.text.strip()]
-            blank += len(batch) - len(filled)
-            if not filled:
-                continue
-            encoded = tokenizer([row.text for row in filled], verbose=False)["input_ids"]
-            for row, ids in zip(filled, encoded, strict=True):
-                if len(ids) < 2:
-                    short += 1
-                    continue
-                number = documents.setdefault(row.document, len(documents))
-                if number == len(reached):
-                    reached.append(0)
-                data = np.asarray(ids, dtype=np.int32)
-                spool.write(data.tobytes())
-                digest.update(np.array([number, len(data)], dtype=np.int64).tobytes())
-                digest.update(data.tobytes())
-                ends.append(ends[-1] + len(data))
-                document.append(number)
-                offset.append(reached[number])
-                reached[number] += len(data)
-                always_bos = always_bos and ids[0] == bos
-        if not document:
-            raise UnembedError(_nothing(where, blank, short))
-        spool.flush()
-        if ends[-1] <= IN_MEMORY_TOKENS:
-            spool.seek(0)
-            tokens = np.frombuffer(spool.read(), dtype=np.int32)
-        else:
-            tokens = np.memmap(spool, dtype=np.int32, mode="r")
+    try:
+        with tempfile.TemporaryFile() as spool:
+            kept = _Gathered.into(spool)
+            for batch in _batched(rows):
+                filled = [row for row in batch if row.text.strip()]
+                blank += len(batch) - len(filled)
+                for row, ids in zip(filled, _encode(filled, tokenizer), strict=True):
+                    if len(ids) < 2:
+                        short += 1
+                        continue
+                    kept.add(row.document, ids)
+                    always_bos = always_bos and ids[0] == bos
+            if not kept.document:
+                raise UnembedError(_nothing(where, blank, short))
+            tokens = kept.tokens()
+    except OSError as error:
+        raise UnembedError(
+            f"the tokens could not be kept in {tempfile.gettempdir()}: {error.strerror}; "
+            "set TMPDIR to a folder with more room"
+        ) from error
     return Corpus(
         tokens,
-        np.array(ends, dtype=np.int64),
-        np.array(document, dtype=np.int32),
-        np.array(offset, dtype=np.int32),
-        tuple(documents),
+        np.array(kept.ends, dtype=np.int64),
+        np.array(kept.document, dtype=np.int32),
+        np.array(kept.offset, dtype=np.int32),
+        tuple(kept.documents),
         tokenizer,
         bos if always_bos else None,
         blank,
         short,
         rules,
-        digest.hexdigest(),
+        kept.digest.hexdigest(),
     )
+
+
+def _encode(rows: list[Row], tokenizer: Any) -> list[list[int]]:
+    if not rows:
+        return []
+    texts = [row.text for row in rows]
+    try:
+        return list(tokenizer(texts, verbose=False, return_attention_mask=False)["input_ids"])
+    except Exception:
+        for row in rows:
+            broken = next((c for c in row.text if "\ud800" <= c <= "\udfff"), None)
+            if broken is not None:
+                raise UnembedError(
+                    f"{row.where} holds half of a surrogate pair ({broken!r}), which is no text: "
+                    "write the row again as UTF-8"
+                ) from None
+        raise
 
 
 def _nothing(where: str, blank: int, short: int) -> str:
@@ -299,15 +191,23 @@ def _nothing(where: str, blank: int, short: int) -> str:
             f"{where}: all {short} rows that are not blank are shorter than two tokens, "
             "so there is nothing to predict; give longer rows"
         )
-    return f"{where} holds no text ({blank} blank rows)"
+    return f"{where} holds no text ({blank} blank rows): give a corpus with some"
 
 
-def _batched(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
+def _batched(rows: Iterator[Row]) -> Iterator[list[Row]]:
     batch: list[Row] = []
+    characters = 0
     for row in rows:
         batch.append(row)
-        if len(batch) == size:
+        characters += len(row.text)
+        if len(batch) == TOKENISE_ROWS or characters >= TOKENISE_CHARACTERS:
             yield batch
-            batch = []
+            batch, characters = [], 0
     if batch:
         yield batch
+
+
+def _counted(rows: Iterator[Row], bar: Any) -> Iterator[Row]:
+    for row in rows:
+        yield row
+        bar.update()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -78,7 +79,7 @@ class Head:
             _prove_causal(model, ids)
         valid = None if token_ids is None else _valid_rows(token_ids, weight)
         bias = None if bias is None else bias.detach()
-        inputs = getattr(model, "get_input_embeddings", lambda: None)()
+        inputs = _input_embedding(model)
         tied = inputs is not None and inputs.weight.data_ptr() == weight.data_ptr()
         return Head.from_parts(weight, bias, scale, softcap, valid, tied)
 
@@ -115,10 +116,10 @@ class _HeadReachedError(Exception):
         self.hidden = hidden
 
 
-def output_embedding(model: nn.Module) -> nn.Module:
+def output_embedding(model: nn.Module) -> Any:
     """The module that turns final hidden states into logits, or HeadError."""
-    find = getattr(model, "get_output_embeddings", None)
-    module = find() if find is not None else None
+    find: Any = getattr(model, "get_output_embeddings", lambda: None)
+    module = find()
     if module is None or not isinstance(getattr(module, "weight", None), Tensor):
         raise HeadError(
             f"{type(model).__name__} has no output head (no output embeddings): "
@@ -155,8 +156,13 @@ def bytes_of(tensor: Tensor) -> memoryview:
     return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
 
 
+def _input_embedding(model: nn.Module) -> Any:
+    find: Any = getattr(model, "get_input_embeddings", lambda: None)
+    return find()
+
+
 def _probe_ids(model: nn.Module, device: torch.device) -> Int[Tensor, "batch seq"]:
-    embedding: Any = getattr(model, "get_input_embeddings", lambda: None)()
+    embedding = _input_embedding(model)
     rows = int(embedding.weight.shape[0]) if embedding is not None else 2
     spread = torch.arange(1, PROBE_TOKENS + 1) * 7919 % min(rows, 1 << 15)
     return spread[None].to(embedding.weight.device if embedding is not None else device)
@@ -171,7 +177,7 @@ def _logits(model: nn.Module, ids: Int[Tensor, "batch seq"]) -> Float[Tensor, "p
 
 
 def _recover_transform(
-    model: nn.Module, module: nn.Module, ids: Int[Tensor, "batch seq"]
+    model: nn.Module, module: Any, ids: Int[Tensor, "batch seq"]
 ) -> tuple[float, float | None]:
     """Scale and soft-cap, from what the model makes of known head outputs.
 
@@ -190,16 +196,22 @@ def _recover_transform(
         got = _logits(model, ids)
     finally:
         handle.remove()
-    exact = got.new_tensor(0).dtype
+    if got.shape[-1] != module.weight.shape[0]:
+        raise HeadError(
+            f"{type(model).__name__} returns {got.shape[-1]} logits from a head of "
+            f"{module.weight.shape[0]} rows; only heads with one logit per row can be measured"
+        )
+    tolerance = 4 * torch.finfo(got.dtype).eps
     put = grid[torch.arange(got.numel()) % len(grid)].double()
     seen = got.flatten().double().cpu()
-    slope = float((seen[put == 2.0**-4] / 2.0**-4).median()) if len(seen) > len(grid) else 0.0
-    ceiling = float(seen[put == 2.0**13].median()) if len(seen) > len(grid) else 0.0
-    tolerance = 4 * torch.finfo(exact).eps
-    capped = ceiling < 0.9 * slope * 2.0**13
+    low, high = 2.0**-2, 2.0**13
+    at_low, at_high = (float(seen[put == power].median()) for power in (low, high))
     constants = _constants_of(model)
+    slope, softcap = at_low / low, None
+    if 0 < at_high < 0.9 * slope * high:
+        softcap = _snap(at_high, constants, tolerance)
+        slope = softcap * math.atanh(min(at_low / softcap, 0.999)) / low
     scale = _snap(slope, constants, tolerance)
-    softcap = _snap(ceiling, constants, tolerance) if capped else None
     expected = scale * put
     if softcap is not None:
         expected = softcap * torch.tanh(expected / softcap)
@@ -207,8 +219,8 @@ def _recover_transform(
     if scale <= 0 or float(off) > 0:
         raise HeadError(
             f"{type(model).__name__} transforms its head's output in a way that is neither a scale "
-            f"nor a soft-cap (slope {slope:.4g}, ceiling {ceiling:.4g}, {float(off):.1%} of the "
-            "logits differ); its decisions cannot be measured exactly"
+            f"nor a soft-cap (slope {slope:.4g}, {float(off):.1%} of the logits differ); "
+            "its decisions cannot be measured exactly"
         )
     return scale, softcap
 
@@ -248,11 +260,6 @@ def _prove_recipe(
     ours = ours * scale
     if softcap is not None:
         ours = softcap * torch.tanh(ours / softcap)
-    if ours.shape != theirs.shape:
-        raise HeadError(
-            f"{type(model).__name__} returns logits of shape {tuple(theirs.shape)} from a head of "
-            f"{module.weight.shape[0]} rows; only heads with one logit per row can be measured"
-        )
     eps = torch.finfo(hidden.dtype).eps
     finite = torch.isfinite(theirs) & torch.isfinite(ours)
     size = float(theirs[finite].abs().max()) if bool(finite.any()) else 0.0
@@ -265,12 +272,12 @@ def _prove_recipe(
 
 
 def _prove_causal(model: nn.Module, ids: Int[Tensor, "batch seq"]) -> None:
-    changed = ids.clone()
-    changed[:, -1] = (changed[:, -1] + 1) % int(ids.max())
-    before, after = (final_hidden(model, x)[:, : PROBE_TOKENS // 2] for x in (ids, changed))
+    half = PROBE_TOKENS // 2
+    changed = torch.cat([ids[:, :half], ids[:, half:].roll(1, 1)], dim=1)
+    before, after = (final_hidden(model, x)[:, :half] for x in (ids, changed))
     size = float(before.float().abs().max())
-    moved = float((before - after).float().abs().max())
-    if moved > 1e-2 * size:
+    moved = float((before.float() - after.float()).abs().max())
+    if moved > max(8 * torch.finfo(before.dtype).eps, 1e-5) * size:
         raise HeadError(
             f"{type(model).__name__} is not causal: changing a later token moved earlier hidden "
             f"states by {moved:.3g} of {size:.3g}; give a causal language model, not an encoder"

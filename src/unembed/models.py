@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from unembed.errors import UnembedError
@@ -18,12 +19,17 @@ CONTEXT_LIMIT = 2048
 """Longest context taken by default: attention over a model's full window of 128k tokens would cost
 more than it tells. ``--context`` asks for more."""
 
+CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 DTYPES = {
     "auto": None,
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+
+
+REMEDY = "give a causal language model with its output head and its tokenizer"
+TOKENIZER_REMEDY = "save the model's own there with tokenizer.save_pretrained"
 
 
 @dataclass(frozen=True)
@@ -47,54 +53,57 @@ def load(
 
     ``dtype`` "auto" keeps the checkpoint's own precision. ``device`` None takes a GPU if there is
     one. Raises UnembedError where the folder is missing, holds no causal language model, lacks
-    trained weights for some of it, or holds pickled weights only.
+    trained weights for some of it, or holds pickled or damaged weights.
     """
     name = str(name)
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if dtype not in DTYPES:
         raise UnembedError(f"--dtype {dtype!r} is not one of {', '.join(DTYPES)}")
+    place = _device(device)
     _look_before_loading(name)
     import transformers
 
-    wanted: Any = DTYPES[dtype] or "auto"
+    source: dict[str, Any] = {
+        "revision": revision or "main",
+        "trust_remote_code": trust_remote_code,
+    }
     with _quiet(transformers):
-        try:
-            model, report = transformers.AutoModelForCausalLM.from_pretrained(
+        with _one_line(name, "is no causal language model that can be loaded"):
+            config = transformers.AutoConfig.from_pretrained(name, **source)
+            _refuse_masked(name, config)
+        with _one_line(name, "has no tokenizer that can be loaded", TOKENIZER_REMEDY):
+            tokenizer = transformers.AutoTokenizer.from_pretrained(name, **source)
+            _refuse_empty(name, tokenizer)
+        with _one_line(name, "is no causal language model that can be loaded"):
+            loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
                 name,
-                dtype=wanted,
-                revision=revision or "main",
+                config=config,
+                dtype=DTYPES[dtype] or "auto",
                 use_safetensors=True,
-                trust_remote_code=trust_remote_code,
                 output_loading_info=True,
+                **source,
             )
-            tokenizer = transformers.AutoTokenizer.from_pretrained(
-                name, revision=revision or "main", trust_remote_code=trust_remote_code
-            )
-        except Exception as error:
-            raise UnembedError(f"{name} could not be loaded: {_first_line(error)}") from error
-    untrained = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
-    if untrained:
-        raise UnembedError(
-            f"{name} has no trained weights for {len(untrained)} parameters of "
-            f"{type(model).__name__} (first: {untrained[0]}): give a causal language model with "
-            "its output head, not an encoder or a bare backbone"
-        )
-    try:
-        model = model.to(place)
-    except (RuntimeError, AssertionError) as error:
-        raise UnembedError(f"--device {place}: {_first_line(error)}") from None
-    return Checkpoint(name, model.eval(), tokenizer)
+    model, report = loaded
+    _refuse_unmatched(name, model, report)
+    return Checkpoint(name, model.to(place).eval(), tokenizer)
 
 
-def context_of(model: nn.Module) -> int:
-    """The model's context in tokens, at most CONTEXT_LIMIT."""
+def context_of(model: nn.Module, asked: int | None = None) -> int:
+    """The context in tokens: the one asked for, or the model's own, at most CONTEXT_LIMIT.
+
+    Raises UnembedError if more is asked for than the model's configuration allows.
+    """
     config: Any = getattr(model, "config", None)
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
-        limit = getattr(text, name, None)
-        if isinstance(limit, int) and limit > 1:
-            return min(limit, CONTEXT_LIMIT)
-    return CONTEXT_LIMIT
+    limits = (getattr(text, name, None) for name in CONTEXT_NAMES)
+    limit = next((n for n in limits if isinstance(n, int) and n > 1), None)
+    if asked is None:
+        return min(limit or CONTEXT_LIMIT, CONTEXT_LIMIT)
+    if limit is not None and asked > limit:
+        raise UnembedError(
+            f"--context {asked} is more than the {limit} tokens that {type(model).__name__} is "
+            f"configured for: give at most {limit}"
+        )
+    return asked
 
 
 def token_ids(tokenizer: Any) -> list[int]:
@@ -119,9 +128,73 @@ def _look_before_loading(name: str) -> None:
         if pickled:
             raise UnembedError(
                 f"{name} holds its weights only as a pickle ({pickled[0]}), which can run code "
-                "when loaded; save it again with model.save_pretrained(..., safe_serialization=True)"
+                "when loaded: save it again with model.save_pretrained, which writes safetensors"
             )
         raise UnembedError(f"{name} holds no .safetensors weights")
+
+
+def _device(asked: str | None) -> torch.device:
+    """The device asked for, proved by a tensor on it; a GPU if there is one by default."""
+    try:
+        place = torch.device(asked or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if place.type == "meta":
+            raise RuntimeError("it holds no numbers")
+        torch.zeros(1, device=place)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UnembedError(
+            f"--device {asked} cannot be used ({_first_line(error)}): leave it out to take a GPU "
+            "if there is one, or give cpu"
+        ) from None
+    return place
+
+
+def _refuse_masked(name: str, config: Any) -> None:
+    """An encoder with a masked-language head loads as a causal one, and would be measured wrong."""
+    masked = [a for a in config.architectures or () if "MaskedLM" in a or "PreTraining" in a]
+    if masked:
+        raise UnembedError(f"{name} is a {masked[0]}, which is not causal: {REMEDY}")
+
+
+def _refuse_empty(name: str, tokenizer: Any) -> None:
+    """Some tokenizer classes load from a folder without files, as ones that know no token."""
+    if len(tokenizer.get_vocab()) - len(tokenizer.all_special_ids) < 2:
+        raise UnembedError(f"{name} holds no tokenizer files: {TOKENIZER_REMEDY}")
+
+
+def _refuse_unmatched(name: str, model: Any, report: dict[str, Any]) -> None:
+    """Parameters without trained weights, or weights of the head that the model leaves unused."""
+    untrained = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
+    if untrained:
+        raise UnembedError(
+            f"{name} has no trained weights for {len(untrained)} parameters of "
+            f"{type(model).__name__} (first: {untrained[0]}): {REMEDY}"
+        )
+    head = model.get_output_embeddings()
+    inside = next((path for path, module in model.named_modules() if module is head), None)
+    unused = sorted(key for key in report["unexpected_keys"] if key.startswith(f"{inside}."))
+    if unused:
+        raise UnembedError(
+            f"{name} has weights of the output head that {type(model).__name__} would ignore "
+            f"({', '.join(unused)}), so its decisions would be measured wrong: save the checkpoint "
+            "again in a class that uses them"
+        )
+
+
+@contextlib.contextmanager
+def _one_line(name: str, failure: str, remedy: str = REMEDY) -> Iterator[None]:
+    """What loading raises, as one line with a remedy."""
+    try:
+        yield
+    except UnembedError:
+        raise
+    except (SafetensorError, FileNotFoundError) as error:
+        raise UnembedError(
+            f"{name}: its weights are damaged or incomplete ({_first_line(error)}): "
+            "copy or download the checkpoint again"
+        ) from error
+    except Exception as error:
+        where = "" if Path(name).is_dir() else ", nor is it a folder here"
+        raise UnembedError(f"{name} {failure}{where} ({_first_line(error)}): {remedy}") from error
 
 
 @contextlib.contextmanager
@@ -140,5 +213,5 @@ def _quiet(transformers: Any) -> Iterator[None]:
 
 
 def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip().rstrip(".:") for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else repr(error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -51,7 +51,8 @@ class Precision:
 @contextmanager
 def float32_products(route: Route) -> Iterator[None]:
     """Take float32 products by this route inside the block; every setting is put back after it."""
-    backend = torch.backends.mkldnn.matmul if route == "onednn" else torch.backends.cuda.matmul
+    backends: Any = torch.backends
+    backend = backends.mkldnn.matmul if route == "onednn" else backends.cuda.matmul
     before = backend.fp32_precision
     backend.fp32_precision = "bf16" if route == "onednn" else "ieee"
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -20,6 +21,9 @@ from unembed.errors import UnembedError
 MANIFEST = "manifest.json"
 JOURNAL = "journal.jsonl"
 LOCK = ".lock"
+PARTIAL = ".part"
+OURS = (MANIFEST, JOURNAL, LOCK, MANIFEST + PARTIAL, JOURNAL + PARTIAL)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -57,37 +61,20 @@ class RunFolder:
     @staticmethod
     @contextlib.contextmanager
     def open(folder: str | Path, key: dict[str, Any]) -> Iterator[RunFolder]:
-        """Lock the folder and read its journal. Raises UnembedError if it holds another run."""
+        """Lock the folder and read its journal; a finished run is verified.
+
+        Raises UnembedError if it holds another run or other files, is in use, or is damaged.
+        """
         folder = Path(folder)
         key = json.loads(json.dumps(key))
-        if folder.exists() and not folder.is_dir():
-            raise UnembedError(f"{folder} is a file: give a folder for the run")
-        folder.mkdir(parents=True, exist_ok=True)
-        strangers = [p.name for p in folder.iterdir() if p.name not in (MANIFEST, JOURNAL, LOCK)]
-        if strangers and not (folder / JOURNAL).exists() and not (folder / MANIFEST).exists():
-            raise UnembedError(
-                f"{folder} holds files that are no run of unembed ({sorted(strangers)[0]}, ...): "
-                "give an empty or new folder"
-            )
-        with (folder / LOCK).open("a+") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                lock.seek(0)
-                holder = lock.read().strip() or "unknown"
-                raise UnembedError(
-                    f"{folder} is being written by another process (pid {holder}): wait for it, "
-                    "or give another folder"
-                ) from None
-            lock.truncate(0)
-            lock.write(str(os.getpid()))
-            lock.flush()
+        check_folder(folder)
+        with _locked(folder) as lock:
             yield RunFolder(folder, lock, _resume(folder, key))
 
     @property
     def finished(self) -> bool:
         """Whether the run in this folder was completed."""
-        return (self.folder / MANIFEST).exists()
+        return holds_finished_run(self.folder)
 
     def write_table(self, path: str, table: pa.Table) -> Part:
         """Write a Parquet part whole or not at all, and journal it."""
@@ -99,8 +86,8 @@ class RunFolder:
         """Write a file whole or not at all, and journal it."""
         part = Part(path, rows, hashlib.sha256(data).hexdigest())
         write_whole(self.folder / path, data)
-        with (self.folder / JOURNAL).open("a") as journal:
-            journal.write(_line({"path": path, "rows": rows, "sha256": part.sha256}))
+        with _refusals(self.folder / JOURNAL), (self.folder / JOURNAL).open("a") as journal:
+            journal.write(_line(vars(part)))
             journal.flush()
             os.fsync(journal.fileno())
         self.done[path] = part
@@ -116,92 +103,228 @@ class RunFolder:
             "files": [vars(p) for p in sorted(files, key=lambda p: p.path)],
             "command": command,
         }
-        write_whole(self.folder / MANIFEST, json.dumps(manifest, indent=1).encode())
-        (self.folder / JOURNAL).unlink(missing_ok=True)
+        sealed = {**manifest, "sha256": _seal(manifest)}
+        write_whole(self.folder / MANIFEST, json.dumps(sealed, indent=1).encode())
+        with contextlib.suppress(OSError):
+            (self.folder / JOURNAL).unlink()
+
+
+def holds_finished_run(folder: str | Path) -> bool:
+    """Whether a completed run is in this folder, damaged or not."""
+    return (Path(folder) / MANIFEST).exists()
+
+
+def check_folder(folder: str | Path) -> None:
+    """Raise UnembedError unless a run may be written to, or resumed in, this folder."""
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise UnembedError(f"{folder} is a file: give a folder for the run")
+    if not folder.exists() or (folder / JOURNAL).exists() or (folder / MANIFEST).exists():
+        return
+    strangers = sorted(path.name for path in folder.iterdir() if path.name not in OURS)
+    if strangers:
+        more = f" and {len(strangers) - 1} more" if len(strangers) > 1 else ""
+        raise UnembedError(
+            f"{folder} holds files that are no run of unembed ({strangers[0]}{more}): "
+            "give an empty or new folder"
+        )
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write to a neighbouring ``.part`` file, flush to disk, and rename into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    with partial.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.replace(path)
-    descriptor = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    """Write to a neighbouring ``.part`` file, flush to disk, and rename into place.
+
+    Raises UnembedError, leaving what was at ``path`` as it was, where the system refuses.
+    """
+    partial = path.with_name(path.name + PARTIAL)
+    with _refusals(path):
+        try:
+            _make_folder(path.parent)
+            with partial.open("wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            partial.replace(path)
+            _sync_folder(path.parent)
+        except OSError:
+            with contextlib.suppress(OSError):
+                partial.unlink()
+            raise
 
 
 def read_manifest(folder: str | Path) -> Manifest:
-    """The manifest of a finished run. Raises UnembedError where there is none."""
+    """The manifest of a finished run. Raises UnembedError where there is none, or a damaged one."""
     folder = Path(folder)
     path = folder / MANIFEST
-    if not path.exists():
+    if not path.is_file():
         if (folder / JOURNAL).exists():
             raise UnembedError(f"{folder} holds an unfinished run: repeat its command to finish it")
-        raise UnembedError(f"{folder} holds no run (no {MANIFEST})")
+        raise UnembedError(f"{folder} holds no run (no {MANIFEST}): give the folder of a run")
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_bytes())
+        if values.pop("sha256", None) != _seal(values):
+            raise ValueError("its SHA-256 is not the one it states")
         return Manifest(
             values["provenance"],
             tuple(Part(**part) for part in values["parts"]),
             tuple(Part(**part) for part in values["files"]),
             values["command"],
         )
-    except (ValueError, KeyError, TypeError) as error:
-        raise UnembedError(f"{path} is damaged ({error!r}): run the audit again") from None
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise UnembedError(
+            f"{path} is damaged ({error}): restore it, or repeat the run in a new folder"
+        ) from None
 
 
 def verify(folder: str | Path, parts: tuple[Part, ...]) -> None:
     """Compare every part with its recorded SHA-256. Raises UnembedError naming a damaged one."""
     for part in parts:
         path = Path(folder) / part.path
-        if not path.exists():
-            raise UnembedError(f"{path} is missing from the run: repeat the run in a new folder")
-        if hashlib.sha256(path.read_bytes()).hexdigest() != part.sha256:
+        try:
+            with path.open("rb") as stream:
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        except FileNotFoundError:
             raise UnembedError(
-                f"{path} is damaged: its SHA-256 is not the one in {MANIFEST}; "
-                "restore it or repeat the run in a new folder"
+                f"{path} is missing from the run: restore it, or repeat the run in a new folder"
+            ) from None
+        except OSError as error:
+            raise UnembedError(f"{path} cannot be read: {error.strerror}") from error
+        if digest != part.sha256:
+            raise UnembedError(
+                f"{path} is damaged: its SHA-256 is not the one recorded when it was written; "
+                "restore it, or repeat the run in a new folder"
             )
+
+
+def verified_manifest(folder: str | Path) -> Manifest:
+    """The manifest of a finished run, with every file that it lists compared with its SHA-256.
+
+    Raises UnembedError where a file is damaged, missing, or beside the parts without being listed.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    verify(folder, (*manifest.parts, *manifest.files))
+    listed = {folder / part.path for part in manifest.parts}
+    for place in {path.parent for path in listed}:
+        beside = {path for path in place.iterdir() if path.suffix != PARTIAL}
+        for path in sorted(beside - listed):
+            raise UnembedError(f"{path} does not belong to this run: move it elsewhere")
+    return manifest
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[IO[str]]:
+    with contextlib.ExitStack() as stack:
+        with _refusals(folder):
+            _make_folder(folder)
+            lock = stack.enter_context((folder / LOCK).open("a+"))
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            holder = lock.read().strip() or "unknown"
+            raise UnembedError(
+                f"{folder} is being written by another process (pid {holder}): wait for it, "
+                "or give another folder"
+            ) from None
+        with _refusals(folder / LOCK):
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
+        yield lock
 
 
 def _resume(folder: Path, key: dict[str, Any]) -> dict[str, Part]:
     """The parts already finished under this key; starts the journal where there is none."""
     journal = folder / JOURNAL
     if (folder / MANIFEST).exists():
-        manifest = read_manifest(folder)
-        _same_run(folder, manifest.provenance, key)
+        _same_run(folder, read_manifest(folder).provenance, key)
+        manifest = verified_manifest(folder)
+        with contextlib.suppress(OSError):
+            journal.unlink()
         return {part.path: part for part in (*manifest.parts, *manifest.files)}
     lines = journal.read_bytes().split(b"\n") if journal.exists() else []
     whole = lines[:-1]
     if not whole:
         write_whole(journal, _line(key).encode())
         return {}
-    _same_run(folder, json.loads(whole[0]), key)
-    if lines[-1]:
-        write_whole(journal, b"".join(line + b"\n" for line in whole))
-    done = {}
+    try:
+        theirs = dict(json.loads(whole[0]))
+    except (ValueError, TypeError):
+        raise UnembedError(
+            f"{journal} is damaged in its first line, so it is not known which run {folder} holds: "
+            "give another folder, or delete this one"
+        ) from None
+    _same_run(folder, theirs, key)
+    done: dict[str, Part] = {}
     for line in whole[1:]:
-        part = Part(**json.loads(line))
-        with contextlib.suppress(UnembedError):
+        with contextlib.suppress(ValueError, TypeError):
+            part = Part(**json.loads(line))
             verify(folder, (part,))
             done[part.path] = part
+    if lines[-1] or len(done) < len(whole) - 1:
+        kept = [_line(key), *(_line(vars(part)) for part in done.values())]
+        write_whole(journal, "".join(kept).encode())
     return done
 
 
 def _same_run(folder: Path, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
-    for name in sorted(theirs.keys() | ours.keys()):
-        old, new = theirs.get(name), ours.get(name)
-        if old != new:
-            raise UnembedError(
-                f"{folder} holds another run: its {name} is {str(old)[:80]}, this one's is "
-                f"{str(new)[:80]}; give another folder, or repeat that run's own command"
-            )
+    old, new = dict(_leaves(theirs)), dict(_leaves(ours))
+    names = [name for name in {**new, **old} if old.get(name) != new.get(name)]
+    if names:
+        first, *rest = names
+        more = f" (and {', '.join(rest)})" if rest else ""
+        raise UnembedError(
+            f"{folder} holds another run: its {first} is {_shown(old.get(first))}, this one's is "
+            f"{_shown(new.get(first))}{more}; give another folder, or repeat that run's own command"
+        )
+
+
+def _leaves(values: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{above}{name}.")
+        else:
+            yield above + name, value
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 160 else f"{text[:157]}..."
 
 
 def _line(values: dict[str, Any]) -> str:
     return json.dumps(values, separators=(",", ":")) + "\n"
+
+
+def _seal(manifest: dict[str, Any]) -> str:
+    """SHA-256 of a manifest's values, so that a changed byte in it does not pass unseen."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def _make_folder(folder: Path) -> None:
+    """``mkdir -p`` that survives a power cut: each new folder's entry is flushed too."""
+    missing = [f for f in (folder, *folder.parents) if not f.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for made in missing:
+        _sync_folder(made.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _refusals(path: Path) -> Iterator[None]:
+    """Turn what the operating system refuses into an error that the user can mend."""
+    try:
+        yield
+    except OSError as error:
+        remedy = "make room" if error.errno in FULL else "make it writable, or give another folder"
+        raise UnembedError(
+            f"{path} cannot be written: {error.strerror}; {remedy}, and repeat the same command: "
+            "finished parts are kept"
+        ) from error

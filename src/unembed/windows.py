@@ -75,7 +75,7 @@ class Windows:
         predictions.
         """
         if context < 2:
-            raise UnembedError(f"a context of {context} predicts nothing: give at least 2")
+            raise UnembedError(f"--context {context} predicts nothing: give at least 2")
         if max_positions is not None and max_positions < 1:
             raise UnembedError(f"--max-positions must be at least 1, got {max_positions}")
         sizes = np.diff(corpus.starts)
@@ -151,7 +151,8 @@ def _batch(windows: Windows, chosen: Int[np.ndarray, "batch"], width: int) -> Ba
         start, length = int(windows.start[i]), int(windows.length[i])
         lead = int(windows.prefixed[i])
         tokens = corpus.ids[start : start + length + 1]
-        inputs[row, :lead] = corpus.bos if lead else 0
+        if corpus.bos is not None:
+            inputs[row, :lead] = corpus.bos
         inputs[row, lead : lead + length] = tokens[:-1]
         inputs[row, lead + length :] = tokens[-2]
         real[row, lead : lead + length] = True

@@ -100,7 +100,8 @@ def sums_by_document(
     values: Float[np.ndarray, " positions"], inverse: Int[np.ndarray, " positions"], documents: int
 ) -> Float[np.ndarray, " documents"]:
     """Sum of ``values`` in each document, accumulated in float64 in the order of the positions."""
-    return np.bincount(inverse, weights=values, minlength=documents)
+    # Of nothing, bincount gives integers.
+    return np.bincount(inverse, weights=values, minlength=documents).astype(np.float64, copy=False)
 
 
 def bootstrap_sums(

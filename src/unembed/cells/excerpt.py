@@ -57,8 +57,12 @@ def excerpts(audit: Audit, tokens: int = EXCERPT_TOKENS) -> list[DocumentView]:
     sizes = audit.documents["positions"].to_numpy()
     filled = np.flatnonzero(sizes)
     step = max(1, -(-len(filled) // SPREAD))
-    spread = [*filled[::step], *(filled[k] for j in range(1, step) for k in range(j, len(filled), step))]
-    chosen, left = [], tokens
+    spread = [
+        *filled[::step],
+        *(filled[k] for j in range(1, step) for k in range(j, len(filled), step)),
+    ]
+    chosen: list[int] = []
+    left = tokens
     for doc in spread:
         if chosen and sizes[doc] > left:
             continue

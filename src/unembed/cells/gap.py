@@ -148,9 +148,10 @@ def fit_gap(
     """Fit the expressibility gap ``eta(epsilon) = mean(margins < epsilon)`` (SPEC §2).
 
     The published protocol: 32 log-spaced epsilon from ``max(quantile(margins[margins > 0], .01),
-    1e-6)`` to ``quantile(margins, .25)``, then ``fit_line``. Every interval comes from resampling
-    whole documents, and a resample draws its own window, as a new run would. ``margins`` are in
-    logits, finite and not negative; ``documents`` holds each position's document id.
+    1e-6)`` to ``quantile(margins, .25)``, then ``fit_line``. The two ends are the quantiles to the
+    last bit: where margins are tied, rounding there would move eta. Every interval comes from
+    resampling whole documents, and a resample draws its own window, as a new run would. ``margins``
+    are in logits, finite and not negative; ``documents`` holds each position's document id.
     Raises ``GapUndefined`` for fewer than 100 margins or 32 distinct ones, and where the window is
     empty; ``ValueError`` for a negative or non-finite margin.
     """
@@ -162,8 +163,8 @@ def fit_gap(
     inverse, clusters = cluster(documents)
     sample = sort_sample(margins, inverse, clusters)
     low, high = _window(sample.values)
-    epsilon = np.logspace(np.log10(low), np.log10(high), POINTS)
-    fixed_epsilon = np.logspace(np.log10(FIXED_WINDOW[0]), np.log10(FIXED_WINDOW[1]), POINTS)
+    epsilon = np.geomspace(low, high, POINTS)
+    fixed_epsilon = np.geomspace(*FIXED_WINDOW, POINTS)
     moving, still = np.full((0, 4), np.nan), np.full((0, 4), np.nan)
     eta_low = eta_high = None
     if clusters >= 2:
@@ -289,7 +290,9 @@ def _refit(sample: SortedSample, *, resamples: int, seed: int) -> Float[np.ndarr
             continue
         start, stop = np.log10(low), np.log10(high)
         log_epsilon[row] = start + steps * (stop - start)
-        index = np.searchsorted(sample.values, 10 ** log_epsilon[row], side="left")
+        epsilon = 10 ** log_epsilon[row]
+        epsilon[0], epsilon[-1] = low, high
+        index = np.searchsorted(sample.values, epsilon, side="left")
         eta[row] = weight_before(sample, drawn, index) / drawn.cumulative[-1]
     return fit_rows(log_epsilon, eta)
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from unembed.cells.facets import facet_distance, relative_distance
@@ -33,7 +32,7 @@ def measure(
     targets: Int[Tensor, "positions"],
     wanted: Wanted,
     precision: Precision,
-) -> dict[str, np.ndarray[Any, Any]]:
+) -> dict[str, Shaped[np.ndarray, "positions ..."]]:
     """Every measured column of these positions, by column name, plus ``finite``.
 
     A row depends on its own hidden state and target alone: on CPU it is bitwise the same whatever
@@ -81,8 +80,8 @@ def _pad(ids: Int[Tensor, "positions"], rows: int) -> Int[Tensor, "rows"]:
     return torch.nn.functional.pad(ids, (0, rows - ids.shape[0]))
 
 
-def _plain(column: Tensor) -> np.ndarray[Any, Any]:
+def _plain(column: Tensor) -> Shaped[np.ndarray, "positions ..."]:
     if column.dtype == torch.int64:
         column = column.to(torch.int32)
-    found: np.ndarray[Any, Any] = column.cpu().numpy()
+    found: Shaped[np.ndarray, "positions ..."] = column.cpu().numpy()
     return found

@@ -189,8 +189,8 @@ def is_heldout(name: str) -> bool:
 def documents(split: Split) -> Iterator[Document]:
     """The documents of one split, in a fixed order and without exact duplicates.
 
-    Whatever a training document has in common with a held-out one is left out: files that are
-    copies of each other, and topics' paragraphs that occur in several topics.
+    Training documents that are copies of held-out ones are left out, and so are the paragraphs
+    that training topics share with held-out topics.
     """
     if split not in ("train", "heldout"):
         raise ValueError(f"split must be 'train' or 'heldout', not {split!r}")

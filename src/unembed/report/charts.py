@@ -176,13 +176,15 @@ def density(grid: Density, x_title: str, y_title: str) -> Spec:
     return {
         "title": heading(y_title),
         "data": {"values": rows},
-        "mark": {"type": "rect"},
+        "mark": {"type": "rect", "strokeWidth": 0.7},
         "encoding": {
             "x": axis("x", grid.x_edges, x_title),
             "x2": {"field": "x2"},
             "y": axis("y", grid.y_edges, None),
             "y2": {"field": "y2"},
             "color": {"field": "fill", "type": "nominal", "scale": None},
+            # A cell's own colour as its outline closes the hairlines between neighbours.
+            "stroke": {"field": "fill", "type": "nominal", "scale": None},
             "description": {"field": "tip"},
         },
     }

@@ -10,8 +10,8 @@ from typing import Any
 
 from unembed.cells.excerpt import DocumentView, TokenView
 
-TOKEN_BUDGET = 60_000
-"""Tokens that one page holds at most: at five candidates each this is about 4 MB."""
+TOKEN_BUDGET = 50_000
+"""Tokens that one page holds at most: with five candidates each they take less than 4 MB."""
 
 CANDIDATES = 5
 """Candidates kept for each token."""

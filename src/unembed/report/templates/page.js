@@ -96,6 +96,11 @@ if (source) {
     chooser.append(option);
   });
 
+  // A token that starts a line may leave its blank at the end of the line before: take its larger part.
+  function boxOf(token) {
+    return Array.from(token.getClientRects()).reduce((a, b) => (b.width > a.width ? b : a));
+  }
+
   function open(i) {
     if (opened !== null) close();
     opened = i;
@@ -104,10 +109,12 @@ if (source) {
     token.classList.add("open");
     token.setAttribute("aria-describedby", "details");
     details.hidden = false;
-    const box = (token.getClientRects()[0] ?? token.getBoundingClientRect());
+    const box = boxOf(token);
     const width = document.documentElement.clientWidth;
     if (getComputedStyle(details).position === "fixed") {
+      // On a phone the details lie across the bottom, or across the top where they would hide the token.
       details.style.left = details.style.top = "";
+      details.classList.toggle("at-top", box.bottom > innerHeight - details.offsetHeight - 16);
       return;
     }
     const below = box.bottom + 8 + details.offsetHeight < innerHeight || box.top < details.offsetHeight + 8;
@@ -237,8 +244,8 @@ if (source) {
   }
 
   function line(from, direction) {
-    const top = (i) => tokens[i].getClientRects()[0].top;
-    const left = (i) => tokens[i].getClientRects()[0].left;
+    const top = (i) => boxOf(tokens[i]).top;
+    const left = (i) => boxOf(tokens[i]).left;
     const start = top(from);
     let best = null;
     let level = null;

@@ -1,0 +1,5 @@
+"""``python -m unembed``."""
+
+from unembed.cli import main
+
+main()

@@ -1,0 +1,222 @@
+"""One audit's pass over a text: what is fixed before the first batch, and the tables it yields."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+from jaxtyping import Bool, Int, Shaped
+from torch import nn
+
+from unembed.cells.measure import Wanted, measure
+from unembed.corpus import Corpus
+from unembed.errors import NonFiniteError, UnembedError
+from unembed.head import Head, final_hidden
+from unembed.models import context_of, token_ids
+from unembed.product import Precision
+from unembed.provenance import Provenance, provenance_of
+from unembed.store import RunFolder
+from unembed.vocabulary import Vocabulary, word_starts
+from unembed.windows import Overflow, Windows, batches, parts
+
+PART_POSITIONS = 1 << 15
+MENTIONED = ("target", "top1", "top2", "facet", "topk_ids")
+"""Columns whose ids the run's vocabulary spells out."""
+ALWAYS = ("doc", "pos", "target", "word_start")
+
+
+@dataclass(frozen=True)
+class AuditOptions:
+    """How to audit.
+
+    ``top_k`` candidates are kept per position (0: none; the report's text view lists them).
+    ``facets`` adds the exact distance to the nearest facet, at about twice the head's cost.
+    ``native_head`` adds what the checkpoint-precision head decides. ``context`` None takes the
+    model's, at most 2,048 tokens. ``batch_tokens`` None takes 2,048 on CPU and 16,384 on a GPU.
+    Up to ``max_nonfinite`` positions with a non-finite logit are kept as nulls before the run
+    fails. A killed run loses at most the part it was writing, of ``part_positions``.
+    """
+
+    top_k: int = 5
+    facets: bool = False
+    native_head: bool = False
+    context: int | None = None
+    overflow: Overflow = "windows"
+    max_positions: int | None = None
+    batch_tokens: int | None = None
+    max_nonfinite: int = 0
+    part_positions: int = PART_POSITIONS
+
+    def __post_init__(self) -> None:
+        for name in ("top_k", "max_nonfinite"):
+            if getattr(self, name) < 0:
+                raise UnembedError(f"{name} must not be negative, got {getattr(self, name)}")
+        for name in ("context", "batch_tokens", "max_positions", "part_positions"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UnembedError(f"{name} must be at least 1, got {value}")
+
+
+@dataclass(frozen=True)
+class AuditRun:
+    """Everything that is fixed before the first batch."""
+
+    model: nn.Module
+    head: Head
+    windows: Windows
+    wanted: Wanted
+    precision: Precision
+    word_start: Bool[np.ndarray, "vocab"]
+    provenance: Provenance
+    max_nonfinite: int
+    nonfinite: list[int]
+
+    @staticmethod
+    def of(model: nn.Module, corpus: Corpus, options: AuditOptions, name: str) -> AuditRun:
+        """Recover the head, cut the windows, probe the product, and collect the provenance."""
+        highest = _highest_id(corpus)
+        head = Head.of(model, token_ids(corpus.tokenizer))
+        if highest >= head.vocab:
+            raise UnembedError(
+                f"the text holds token id {highest}, but {name} has a vocabulary of {head.vocab}: "
+                "the tokenizer does not belong to this model"
+            )
+        if options.native_head and head.weight.dtype == torch.float32:
+            raise UnembedError(
+                f"{name} is in float32, so its native head is the exact one: "
+                "add --dtype bfloat16 to see what that precision does"
+            )
+        windows = Windows.of(
+            corpus, context_of(model, options.context), options.overflow, options.max_positions
+        )
+        on_cpu = head.weight.device.type == "cpu"
+        precision = Precision.probe(head.weight)
+        wanted = Wanted(options.top_k, options.facets, options.native_head)
+        provenance = provenance_of(
+            "audit",
+            name,
+            model,
+            head,
+            precision,
+            windows.facts,
+            options.batch_tokens or (2048 if on_cpu else 16384),
+            options.part_positions,
+            vars(wanted),
+        )
+        starts = word_starts(corpus.tokenizer, head.vocab)
+        return AuditRun(
+            model, head, windows, wanted, precision, starts, provenance, options.max_nonfinite, []
+        )
+
+    def tables(self, done: frozenset[str], bar: Any) -> Iterator[tuple[str, pa.Table]]:
+        """The parts that are not done yet: path and table, in order of the text."""
+        for number, part in enumerate(parts(self.windows, self.provenance.part_positions)):
+            path = f"tokens/part-{number:05d}.parquet"
+            if path in done:
+                bar.update(int(self.windows.length[part.start : part.stop].sum()))
+                bar.initial = bar.n
+                continue
+            yield path, self._part(part, bar)
+
+    @torch.no_grad()
+    def _part(self, part: range, bar: Any) -> pa.Table:
+        device = self.head.weight.device
+        pieces: list[dict[str, Shaped[np.ndarray, "positions ..."]]] = []
+        for batch in batches(self.windows, part, self.provenance.batch_tokens):
+            hidden = final_hidden(self.model, batch.input_ids.to(device))
+            columns = measure(
+                hidden[batch.real.to(device)],
+                self.head,
+                batch.targets.to(device),
+                self.wanted,
+                self.precision,
+            )
+            columns |= {"doc": batch.doc, "pos": batch.pos}
+            pieces.append(columns)
+            bar.update(len(batch.doc))
+        whole = {name: np.concatenate([p[name] for p in pieces]) for name in pieces[0]}
+        order = np.lexsort((whole["pos"], whole["doc"]))
+        whole = {name: column[order] for name, column in whole.items()}
+        whole["word_start"] = self.word_start[whole["target"]]
+        bad = ~whole["finite"]
+        self._count_nonfinite(whole["doc"][bad], whole["pos"][bad])
+        return _to_table(whole)
+
+    def _count_nonfinite(self, doc: Int[np.ndarray, "bad"], pos: Int[np.ndarray, "bad"]) -> None:
+        before = sum(self.nonfinite)
+        self.nonfinite.append(len(doc))
+        over = self.max_nonfinite - before
+        if len(doc) > over:
+            raise NonFiniteError(
+                f"{self.provenance.model} gives logits that are not finite at document "
+                f"{self.windows.corpus.names[int(doc[over])]!r} (doc {doc[over]}) position "
+                f"{pos[over]}, after {before + over} such before it: --max-nonfinite "
+                f"{self.max_nonfinite} allows no more; mend the weights, or raise the limit to "
+                "leave such positions out as nulls"
+            )
+
+    def count_finished(self, folder: RunFolder) -> None:
+        """Count the non-finite positions of the parts that are finished."""
+        for path in sorted(folder.done):
+            if path.startswith("tokens/"):
+                table = pq.read_table(folder.folder / path, columns=["doc", "pos", "top1"])
+                bad = table.filter(pc.is_null(table["top1"]))
+                self._count_nonfinite(bad["doc"].to_numpy(), bad["pos"].to_numpy())
+
+    def vocabulary(self, tables: list[pa.Table] | Iterator[pa.Table]) -> Vocabulary:
+        """The text of every token id in these tables, and of the first token of each document."""
+        used: set[int] = set()
+        for table in tables:
+            for name in MENTIONED:
+                if name in table.column_names:
+                    column = table[name].combine_chunks()
+                    flat = column.flatten() if name == "topk_ids" else column
+                    used.update(flat.unique().drop_null().to_pylist())
+        used.update(self._first_tokens().tolist())
+        return Vocabulary.of(self.windows.corpus.tokenizer, used)
+
+    def documents(self) -> pa.Table:
+        """A row per document: name, first token (which nothing predicts), positions."""
+        corpus = self.windows.corpus
+        count = np.bincount(
+            self.windows.doc, weights=self.windows.length, minlength=len(corpus.names)
+        )
+        return pa.table(
+            {
+                "doc": pa.array(range(len(corpus.names)), pa.int32()),
+                "name": pa.array(corpus.names, pa.string()),
+                "first_token": pa.array(self._first_tokens(), pa.int32()),
+                "positions": pa.array(count.astype(np.int64), pa.int64()),
+            }
+        )
+
+    def _first_tokens(self) -> Int[np.ndarray, "documents"]:
+        corpus = self.windows.corpus
+        _, row = np.unique(corpus.document, return_index=True)
+        return np.asarray(corpus.ids[corpus.starts[row]])
+
+
+def _highest_id(corpus: Corpus) -> int:
+    step = 1 << 20
+    return max(int(corpus.ids[i : i + step].max()) for i in range(0, len(corpus.ids), step))
+
+
+def _to_table(columns: dict[str, Shaped[np.ndarray, "positions ..."]]) -> pa.Table:
+    missing = ~columns.pop("finite")
+    order = ["doc", "pos", *(name for name in columns if name not in ("doc", "pos"))]
+    arrays = {}
+    for name in order:
+        column, mask = columns[name], None if name in ALWAYS else missing
+        if column.ndim == 2:
+            flat = pa.array(np.ascontiguousarray(column).ravel())
+            holes = None if mask is None or not mask.any() else pa.array(mask)
+            arrays[name] = pa.FixedSizeListArray.from_arrays(flat, column.shape[1], mask=holes)
+        else:
+            arrays[name] = pa.array(column, mask=mask)
+    return pa.table(arrays)

@@ -1,0 +1,1 @@
+"""Moving the boundaries after training, and what it costs."""

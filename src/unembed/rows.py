@@ -1,0 +1,244 @@
+"""Rows of text out of files, folders and data sets."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unembed.errors import UnembedError
+
+SUFFIXES = (".txt", ".jsonl", ".parquet")
+OTHER_SUFFIXES = (".json", ".csv", ".tsv", ".md", ".html", ".gz", ".zst", ".zip", ".arrow")
+"""Suffixes that a file has and a hub data set's name has not."""
+HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?(:[^:/]*){0,2}")
+PARQUET_ROWS = 1000
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of text: where it stands, the name of the document it belongs to, and the text."""
+
+    where: str
+    document: str
+    text: str
+
+
+@dataclass(frozen=True)
+class RowRules:
+    """How rows are taken: the column of a record's text, and what a document is.
+
+    ``document`` None makes every row one; otherwise it is a regular expression that the first line
+    of each document matches (text), or the column that names a row's document (records).
+    """
+
+    text_column: str = "text"
+    document: str | None = None
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of a record that are read."""
+        return [self.text_column] if self.document is None else [self.text_column, self.document]
+
+
+def read_rows(path: str | Path, rules: RowRules) -> Iterator[Row]:
+    """The rows of a file, a folder, or a data set, blank ones included.
+
+    Raises UnembedError, naming file and row, for anything that cannot be read.
+    """
+    try:
+        yield from _rows_at(str(path), rules)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UnembedError(f"{error.filename or path} cannot be read: {reason}") from error
+
+
+def _rows_at(name: str, rules: RowRules) -> Iterator[Row]:
+    place = Path(name)
+    if not name.strip():
+        raise UnembedError("the corpus is an empty name: give a file, a folder or a data set")
+    if place.is_file():
+        yield from _file_rows(place, place.name, rules)
+    elif (place / "dataset_dict.json").is_file() or (place / "state.json").is_file():
+        yield from _dataset_rows(_saved(name), name, rules)
+    elif place.is_dir():
+        files = sorted(f for f in place.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
+        if not files:
+            raise UnembedError(f"{name} holds no {', '.join(SUFFIXES)} file: give a folder of them")
+        for file in files:
+            yield from _file_rows(file, file.relative_to(place).as_posix(), rules)
+    elif place.exists():
+        raise UnembedError(f"{name} is neither a file nor a folder: save the text in a file")
+    elif Path(name.partition(":")[0]).is_dir() or (
+        HUB_NAME.fullmatch(name) and place.suffix.lower() not in (*SUFFIXES, *OTHER_SUFFIXES)
+    ):
+        yield from _dataset_rows(_from_hub(name), name, rules)
+    else:
+        raise UnembedError(f"{name}: no such file or folder")
+
+
+def _file_rows(file: Path, label: str, rules: RowRules) -> Iterator[Row]:
+    readers = {".txt": _text_rows, ".jsonl": _jsonl_rows, ".parquet": _parquet_rows}
+    if file.suffix.lower() not in readers:
+        raise UnembedError(
+            f"{file}: cannot read a {file.suffix or 'suffixless'} file; "
+            f"give one of {', '.join(SUFFIXES)}"
+        )
+    yield from readers[file.suffix.lower()](file, label, rules)
+
+
+def _lines(file: Path) -> Iterator[tuple[int, str]]:
+    with file.open("rb") as stream:
+        for number, raw in enumerate(stream, 1):
+            try:
+                line = raw.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise UnembedError(
+                    f"{file}, line {number}: byte {error.start + 1} is not UTF-8 "
+                    f"(0x{raw[error.start]:02x}); convert the file, e.g. with iconv -t utf-8"
+                ) from None
+            yield number, (line.removeprefix("\ufeff") if number == 1 else line).rstrip("\r\n")
+
+
+def _text_rows(file: Path, label: str, rules: RowRules) -> Iterator[Row]:
+    try:
+        opening = None if rules.document is None else re.compile(rules.document)
+    except re.error as error:
+        raise UnembedError(
+            f"--document {rules.document!r} is not a regular expression ({error}); for .txt files "
+            "give one that the first line of each document matches"
+        ) from None
+    current = f"{label}:1"
+    for number, line in _lines(file):
+        here = f"{label}:{number}"
+        if opening is None or opening.search(line):
+            current = here
+        yield Row(f"{file}, line {number}", current, line)
+
+
+def _jsonl_rows(file: Path, label: str, rules: RowRules) -> Iterator[Row]:
+    for number, line in _lines(file):
+        here, where = f"{label}:{number}", f"{file}, line {number}"
+        if not line.strip():
+            yield Row(where, here, "")
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UnembedError(
+                f"{where} is not JSON ({error}): {line[:60]!r}; give one object a line"
+            ) from None
+        if not isinstance(record, dict):
+            raise UnembedError(f"{where} is not a JSON object: {line[:60]!r}")
+        yield _record_row(record, rules, here, where)
+
+
+def _parquet_rows(file: Path, label: str, rules: RowRules) -> Iterator[Row]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    number = 0
+    try:
+        with pq.ParquetFile(file) as source:
+            _need_columns(rules, source.schema_arrow.names, str(file))
+            for batch in source.iter_batches(PARQUET_ROWS, columns=rules.columns):
+                for record in batch.to_pylist():
+                    number += 1
+                    yield _record_row(record, rules, f"{label}:{number}", f"{file}, row {number}")
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        reached = f" after row {number}" if number else ""
+        raise UnembedError(
+            f"{file} cannot be read as Parquet{reached}: {_first_line(error)}; write it again"
+        ) from error
+
+
+def _dataset_rows(data: Any, name: str, rules: RowRules) -> Iterator[Row]:
+    _need_columns(rules, data.column_names, name)
+    for number, record in enumerate(data.select_columns(rules.columns), 1):
+        yield _record_row(record, rules, f"row {number}", f"{name}, row {number}")
+
+
+def _saved(name: str) -> Any:
+    with _datasets(name) as datasets:
+        data = datasets.load_from_disk(name)
+        if isinstance(data, dict) and len(data) > 1:
+            raise UnembedError(
+                f"{name} has the splits {', '.join(data)}: give the folder of one, "
+                f"{Path(name) / next(iter(data))}"
+            )
+        return next(iter(data.values())) if isinstance(data, dict) else data
+
+
+def _from_hub(name: str) -> Any:
+    wanted, _, rest = name.partition(":")
+    config, _, split = rest.partition(":")
+    with _datasets(name) as datasets:
+        data = datasets.load_dataset(wanted, config or None, split=split or None)
+        if isinstance(data, dict) and len(data) > 1:
+            raise UnembedError(
+                f"{name} has the splits {', '.join(data)}: name one, "
+                f"as {wanted}:{config}:{next(iter(data))}"
+            )
+        return next(iter(data.values())) if isinstance(data, dict) else data
+
+
+@contextlib.contextmanager
+def _datasets(name: str) -> Iterator[Any]:
+    """The ``datasets`` library with its bars off; what it raises becomes one line."""
+    try:
+        import datasets
+    except ImportError:
+        raise UnembedError(
+            f"{name} is not a file here, and reading a data set needs: pip install 'unembed[data]'"
+        ) from None
+    bars = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield datasets
+    except UnembedError:
+        raise
+    except Exception as error:
+        raise UnembedError(
+            f"{name} is neither a file or folder here nor a data set that could be loaded: "
+            f"{_first_line(error)}"
+        ) from error
+    finally:
+        if bars:
+            datasets.enable_progress_bars()
+
+
+def _record_row(record: dict[str, Any], rules: RowRules, here: str, where: str) -> Row:
+    _need_columns(rules, list(record), where)
+    text = record[rules.text_column]
+    if text is not None and not isinstance(text, str):
+        raise UnembedError(
+            f"{where}: column {rules.text_column!r} holds {text!r:.40}, not text: "
+            "name the text's with --text-column"
+        )
+    if rules.document is None:
+        return Row(where, here, text or "")
+    if record[rules.document] is None:
+        raise UnembedError(
+            f"{where}: column {rules.document!r} names no document: fill it, or choose another "
+            "with --document"
+        )
+    return Row(where, str(record[rules.document]), text or "")
+
+
+def _need_columns(rules: RowRules, present: Sequence[str], where: str) -> None:
+    for name in rules.columns:
+        if name not in present:
+            option = "--text-column" if name == rules.text_column else "--document"
+            raise UnembedError(
+                f"{where} has no column {name!r}; it has {', '.join(present) or 'none'}: "
+                f"name the {'text' if option == '--text-column' else 'document'}'s with {option}"
+            )
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else repr(error)

@@ -1,0 +1,1 @@
+"""How a task would move the head, before anything is trained."""

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unembed.corpus import Corpus
+from unembed.errors import UnembedError
+from unembed.windows import Windows, batches, parts
+
+BOS = 1
+Prediction = tuple[int, int, int, tuple[int, ...]]
+"""Document, position, target, and everything that the model has read before it."""
+
+
+def corpus_of(rows: list[list[int]], document: list[int], bos: int | None) -> Corpus:
+    offset, reached = [], dict.fromkeys(document, 0)
+    for number, row in zip(document, rows, strict=True):
+        offset.append(reached[number])
+        reached[number] += len(row)
+    return Corpus(
+        ids=np.array(sum(rows, []), dtype=np.int32),
+        starts=np.cumsum([0, *map(len, rows)]).astype(np.int64),
+        document=np.array(document, dtype=np.int32),
+        offset=np.array(offset, dtype=np.int32),
+        names=tuple(f"d{i}" for i in range(max(document) + 1)),
+        tokenizer=None,
+        bos=bos,
+        blank_rows=0,
+        short_rows=0,
+        rules="",
+        digest="",
+    )
+
+
+def expected(corpus: Corpus, context: int, overflow: str) -> list[Prediction]:
+    """Every prediction, row by row and token by token."""
+    found = []
+    for r in range(corpus.rows):
+        row = corpus.ids[corpus.starts[r] : corpus.starts[r + 1]].tolist()
+        if overflow == "truncate":
+            row = row[:context]
+        read: list[int] = []
+        for i, token in enumerate(row[:-1]):
+            if len(read) == context:
+                read = [] if corpus.bos is None else [corpus.bos]
+            read.append(token)
+            place = (int(corpus.document[r]), int(corpus.offset[r]) + i)
+            found.append((*place, row[i + 1], tuple(read)))
+    return found
+
+
+def seen(windows: Windows, part_positions: int, batch_tokens: int) -> list[list[Prediction]]:
+    """The predictions of every part, as the batches ask for them."""
+    found = []
+    for part in parts(windows, part_positions):
+        here: list[Prediction] = []
+        for batch in batches(windows, part, batch_tokens):
+            at = 0
+            for row, real in zip(batch.input_ids.tolist(), batch.real.tolist(), strict=True):
+                for column in np.flatnonzero(real):
+                    where = (int(batch.doc[at]), int(batch.pos[at]), int(batch.targets[at]))
+                    here.append((*where, tuple(row[: column + 1])))
+                    at += 1
+            assert at == len(batch.doc) == len(batch.pos) == len(batch.targets)
+        found.append(here)
+    return found
+
+
+@st.composite
+def corpora(draw: Any) -> Corpus:
+    bos = draw(st.sampled_from([None, BOS]))
+    tokens = st.lists(st.integers(2, 50), min_size=2, max_size=24)
+    rows = draw(st.lists(tokens, min_size=1, max_size=6))
+    rows = [[BOS, *row[1:]] for row in rows] if bos else rows
+    document = draw(st.lists(st.integers(0, 2), min_size=len(rows), max_size=len(rows)))
+    first = list(dict.fromkeys(document))
+    return corpus_of(rows, [first.index(d) for d in document], bos)
+
+
+@given(
+    corpus=corpora(),
+    context=st.integers(2, 9),
+    overflow=st.sampled_from(["windows", "truncate"]),
+    limit=st.none() | st.integers(1, 60),
+    part_positions=st.integers(1, 40),
+    batch_tokens=st.integers(1, 40),
+)
+@settings(max_examples=300, deadline=None)
+def test_every_token_but_the_first_is_predicted_once_from_the_right_context(
+    corpus: Corpus,
+    context: int,
+    overflow: Any,
+    limit: int | None,
+    part_positions: int,
+    batch_tokens: int,
+) -> None:
+    windows = Windows.of(corpus, context, overflow, limit)
+    naive = expected(corpus, context, overflow)[:limit]
+    found = seen(windows, part_positions, batch_tokens)
+    assert sorted(sum(found, [])) == sorted(naive)
+    assert windows.positions == len(naive)
+    if overflow == "windows" and limit is None:
+        assert windows.positions == corpus.tokens - corpus.rows
+    begins = np.cumsum([0, *map(len, found)])
+    for start, here in zip(begins, found, strict=False):
+        assert sorted(here) == sorted(naive[start : start + len(here)])
+        assert here
+
+
+@given(corpus=corpora(), context=st.integers(2, 9), batch_tokens=st.integers(1, 40))
+@settings(max_examples=100, deadline=None)
+def test_a_batch_keeps_to_its_budget(corpus: Corpus, context: int, batch_tokens: int) -> None:
+    windows = Windows.of(corpus, context)
+    widths = []
+    for batch in batches(windows, range(len(windows.length)), batch_tokens):
+        rows, width = batch.input_ids.shape
+        assert width <= context
+        assert rows == 1 or rows * width <= batch_tokens
+        widths.append(width)
+    assert widths == sorted(widths, reverse=True)
+
+
+def test_truncation_keeps_the_first_context_tokens_of_a_row() -> None:
+    corpus = corpus_of([[5, 6, 7, 8, 9], [5, 6]], [0, 1], None)
+    windows = Windows.of(corpus, 3, "truncate")
+    assert sum(seen(windows, 99, 99), []) == [(0, 0, 6, (5,)), (0, 1, 7, (5, 6)), (1, 0, 6, (5,))]
+    assert windows.facts.overflow == "truncate"
+
+
+def test_later_windows_begin_with_bos_and_do_not_count_it() -> None:
+    corpus = corpus_of([[BOS, 5, 6, 7, 8]], [0], BOS)
+    found = sum(seen(Windows.of(corpus, 2), 99, 99), [])
+    assert sorted(found) == [
+        (0, 0, 5, (BOS,)),
+        (0, 1, 6, (BOS, 5)),
+        (0, 2, 7, (BOS, 6)),
+        (0, 3, 8, (BOS, 7)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("context", "limit", "said"),
+    [
+        (1, None, "--context 1 predicts nothing: give at least 2"),
+        (0, None, "--context 0"),
+        (4, 0, "--max-positions must be at least 1, got 0"),
+    ],
+)
+def test_what_predicts_nothing(context: int, limit: int | None, said: str) -> None:
+    with pytest.raises(UnembedError, match=said):
+        Windows.of(corpus_of([[5, 6]], [0], None), context, "windows", limit)
