@@ -221,15 +221,16 @@ def test_a_damaged_saved_data_set(tmp_path: Path) -> None:
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A data set with configurations and splits, laid out as on the hub, in the folder ``books``."""
+    """A data set with configurations and splits in the folder ``books``, laid out as on the hub."""
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.chdir(tmp_path)
     for config in ("en", "fr"):
         for split in ("train", "test"):
-            jsonl_path = tmp_path / "books" / config / f"{split}.jsonl"
-            jsonl(jsonl_path.with_name(jsonl_path.name), [{"text": f"{config} {split}", "n": 1}])
+            folder = tmp_path / "books" / config
+            folder.mkdir(parents=True, exist_ok=True)
+            jsonl(folder / f"{split}.jsonl", [{"text": f"{config} {split}", "n": 1}])
     listed = "".join(
         f"- config_name: {config}\n  data_files:\n"
         + "".join(
@@ -248,7 +249,7 @@ def test_a_data_set_by_name_configuration_and_split(
     assert texts(f"{hub}/books:fr:train") == ["fr train"]
     with pytest.raises(UnembedError, match="has the splits train, test: name one, as books:en:"):
         rows("books:en")
-    with pytest.raises(UnembedError, match="books:de.*could be loaded"):
+    with pytest.raises(UnembedError, match=r"books:de.*could be loaded"):
         rows("books:de:train")
     with pytest.raises(UnembedError, match="no column 'txt'"):
         rows("books:en:test", text_column="txt")
@@ -256,5 +257,7 @@ def test_a_data_set_by_name_configuration_and_split(
 
 
 def test_a_data_set_that_the_hub_does_not_give(hub: Path) -> None:
-    with pytest.raises(UnembedError, match="some-one/no.such-set is neither a file or folder here"):
+    with pytest.raises(
+        UnembedError, match=r"some-one/no\.such-set is neither a file or folder here"
+    ):
         rows("some-one/no.such-set")

@@ -119,7 +119,6 @@ def audit_command(
     from unembed.cells.run import AuditOptions
     from unembed.corpus import Corpus
     from unembed.models import load
-    from unembed.report.drawing import ReportUnavailable
     from unembed.rows import RowRules, read_rows
     from unembed.store import check_folder, holds_finished_run
 
@@ -142,19 +141,34 @@ def audit_command(
     )
     if finished:
         click.echo(f"{out} was finished before: verified, nothing computed again", err=True)
-    try:
-        report = _write_report(done, out, out / "report.html")
-    except ReportUnavailable as error:
-        click.echo(f"no report: {error}", err=True)
-        report = None
-    if as_json:
-        summary = json.loads((out / "summary.json").read_text())
-        click.echo(json.dumps({"run": str(out), "summary": summary}, indent=1))
-        return
-    click.echo(str(done))
-    click.echo(f"{'run':<26}{out}")
-    if report is not None:
-        click.echo(f"{'report':<26}{report}")
+    _show(done, out, as_json)
+
+
+@cli.command("demo")
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("unembed-demo"),
+    show_default=True,
+    help="Run folder, written afresh each time.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def demo_command(out: Path, as_json: bool, quiet: bool) -> None:
+    """Audit the bundled model on your own Python's library text, in about a minute.
+
+    The model is a small Llama trained on other modules of the standard library; the text is held
+    out from its training. Nothing is downloaded.
+
+    \b
+    Example:
+      unembed demo -o unembed-demo
+    """
+    from unembed.demo.story import run_demo
+
+    command = shlex.join(["unembed", *sys.argv[1:]])
+    _show(run_demo(out, progress=not quiet, command=command), out, as_json)
 
 
 @cli.command("report")
@@ -181,6 +195,25 @@ def report_command(run: Path, out: Path | None) -> None:
         click.echo(_write_report(Audit.load(run), run, page))
     except ReportUnavailable as error:
         raise UnembedError(str(error)) from error
+
+
+def _show(done: Any, out: Path, as_json: bool) -> None:
+    """Write the report and print the short table, or the summary as JSON."""
+    from unembed.report.drawing import ReportUnavailable
+
+    try:
+        report = _write_report(done, out, out / "report.html")
+    except ReportUnavailable as error:
+        click.echo(f"no report: {error}", err=True)
+        report = None
+    if as_json:
+        summary = json.loads((out / "summary.json").read_text())
+        click.echo(json.dumps({"run": str(out), "summary": summary}, indent=1))
+        return
+    click.echo(str(done))
+    click.echo(f"{'run':<26}{out}")
+    if report is not None:
+        click.echo(f"{'report':<26}{report}")
 
 
 def _write_report(done: Any, run: Path, page: Path) -> Path:

@@ -59,7 +59,8 @@ def load(
     if dtype not in DTYPES:
         raise UnembedError(f"--dtype {dtype!r} is not one of {', '.join(DTYPES)}")
     place = _device(device)
-    _look_before_loading(name)
+    with _one_line(name, "cannot be read", "give the folder of a checkpoint that you may read"):
+        _look_before_loading(name)
     import transformers
 
     source: dict[str, Any] = {

@@ -117,11 +117,12 @@ def holds_finished_run(folder: str | Path) -> bool:
 def check_folder(folder: str | Path) -> None:
     """Raise UnembedError unless a run may be written to, or resumed in, this folder."""
     folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise UnembedError(f"{folder} is a file: give a folder for the run")
-    if not folder.exists() or (folder / JOURNAL).exists() or (folder / MANIFEST).exists():
-        return
-    strangers = sorted(path.name for path in folder.iterdir() if path.name not in OURS)
+    with _refusals(folder):
+        if folder.exists() and not folder.is_dir():
+            raise UnembedError(f"{folder} is a file: give a folder for the run")
+        if not folder.exists() or (folder / JOURNAL).exists() or (folder / MANIFEST).exists():
+            return
+        strangers = sorted(path.name for path in folder.iterdir() if path.name not in OURS)
     if strangers:
         more = f" and {len(strangers) - 1} more" if len(strangers) > 1 else ""
         raise UnembedError(
@@ -155,12 +156,20 @@ def read_manifest(folder: str | Path) -> Manifest:
     """The manifest of a finished run. Raises UnembedError where there is none, or a damaged one."""
     folder = Path(folder)
     path = folder / MANIFEST
-    if not path.is_file():
-        if (folder / JOURNAL).exists():
-            raise UnembedError(f"{folder} holds an unfinished run: repeat its command to finish it")
-        raise UnembedError(f"{folder} holds no run (no {MANIFEST}): give the folder of a run")
     try:
-        values = json.loads(path.read_bytes())
+        data = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        if (folder / JOURNAL).exists():
+            raise UnembedError(
+                f"{folder} holds an unfinished run: repeat its command to finish it"
+            ) from None
+        raise UnembedError(
+            f"{folder} holds no run (no {MANIFEST}): give the folder of a run"
+        ) from None
+    except OSError as error:
+        raise UnembedError(f"{path} cannot be read: {error.strerror}") from error
+    try:
+        values = json.loads(data)
         if values.pop("sha256", None) != _seal(values):
             raise ValueError("its SHA-256 is not the one it states")
         return Manifest(
@@ -169,7 +178,7 @@ def read_manifest(folder: str | Path) -> Manifest:
             tuple(Part(**part) for part in values["files"]),
             values["command"],
         )
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UnembedError(
             f"{path} is damaged ({error}): restore it, or repeat the run in a new folder"
         ) from None

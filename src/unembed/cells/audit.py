@@ -136,7 +136,7 @@ def audit(
             with progress_bar("audit", "tok", run.windows.positions, progress) as bar:
                 for path, table in run.tables(frozenset(folder.done), bar):
                     folder.write_table(path, table)
-            _finish(folder, run, command)
+            return _finish(folder, run, command)
         return _opened(folder.folder, run.provenance)
 
 
@@ -178,7 +178,7 @@ def headline(summary: AuditSummary) -> list[tuple[str, str]]:
     return rows
 
 
-def _finish(folder: RunFolder, run: AuditRun, command: str) -> None:
+def _finish(folder: RunFolder, run: AuditRun, command: str) -> Audit:
     files = sorted(path for path in folder.done if path.startswith("tokens/"))
     tables = (
         pq.read_table(path, columns=[n for n in pq.read_schema(path).names if n in MENTIONED])
@@ -186,10 +186,11 @@ def _finish(folder: RunFolder, run: AuditRun, command: str) -> None:
     )
     folder.write_table("vocabulary.parquet", run.vocabulary(tables).to_table())
     folder.write_table("documents.parquet", run.documents())
-    summary = _opened(folder.folder, run.provenance).summary
-    text = json.dumps(summary_to_json(summary), indent=1, allow_nan=False)
+    done = _opened(folder.folder, run.provenance)
+    text = json.dumps(summary_to_json(done.summary), indent=1, allow_nan=False)
     folder.write_bytes("summary.json", text.encode())
     folder.finish(run.provenance.to_json(), command)
+    return done
 
 
 def _opened(folder: Path, provenance: Provenance) -> Audit:

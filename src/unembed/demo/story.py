@@ -29,9 +29,7 @@ def heldout_corpus(checkpoint: Checkpoint) -> Corpus:
 
     The order mixes topics, docstrings and source, so that the first so many tokens are a sample.
     """
-    found = sorted(
-        documents("heldout"), key=lambda d: hashlib.sha256(d.name.encode()).hexdigest()
-    )
+    found = sorted(documents("heldout"), key=lambda d: hashlib.sha256(d.name.encode()).hexdigest())
     return Corpus.from_texts(
         (d.text for d in found), checkpoint.tokenizer, names=[d.name for d in found]
     )

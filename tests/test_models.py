@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from unembed.errors import UnembedError
+from unembed.head import Head
+from unembed.models import CONTEXT_LIMIT, context_of, load, token_ids
+
+SMALL = {
+    "vocab_size": 480,
+    "hidden_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 96,
+}
+
+
+def refused(folder: str | Path, **how: Any) -> str:
+    """The one line that loading this ends with."""
+    with pytest.raises(UnembedError) as caught:
+        load(folder, **how)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+@pytest.fixture
+def copy(llama_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(llama_folder, tmp_path / "model"))
+
+
+def test_a_folder_of_a_causal_model(
+    llama_folder: Path, llama: Any, tokenizer: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    got = load(llama_folder)
+    assert got.name == str(llama_folder)
+    assert not got.model.training
+    assert got.tokenizer.get_vocab() == tokenizer.get_vocab()
+    assert torch.equal(Head.of(got.model).weight, llama.lm_head.weight)
+    assert token_ids(got.tokenizer) == list(range(477))
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_dtypes(llama_folder: Path, dtype: str) -> None:
+    assert load(llama_folder, dtype=dtype).model.dtype is getattr(torch, dtype)
+
+
+def test_auto_keeps_the_precision_of_the_checkpoint(
+    llama: Any, checkpoint: Callable[..., Path]
+) -> None:
+    from transformers import LlamaForCausalLM
+
+    half = LlamaForCausalLM(llama.config).to(torch.bfloat16)
+    assert load(checkpoint(half)).model.dtype is torch.bfloat16
+
+
+def test_settings_that_are_none(llama_folder: Path) -> None:
+    assert "--dtype 'int3' is not one of auto, float32" in refused(llama_folder, dtype="int3")
+    for device in ("rubbish", "meta", *([] if torch.cuda.is_available() else ["cuda"])):
+        said = refused(llama_folder, device=device)
+        assert said.startswith(f"--device {device} cannot be used")
+        assert "or give cpu" in said
+
+
+@pytest.mark.parametrize("name", ["./missing", "/missing/model", "a/b/c"])
+def test_a_folder_that_is_not_there(name: str) -> None:
+    assert refused(name) == f"{name}: no such model folder"
+
+
+@pytest.mark.parametrize("name", ["missing", "some-one/missing"])
+def test_a_name_that_is_no_folder_and_not_on_the_hub(name: str) -> None:
+    assert f"{name} is no causal language model that can be loaded, nor is it a folder" in refused(
+        name
+    )
+
+
+def test_what_is_no_checkpoint(tmp_path: Path, copy: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    assert "is a file: give the folder" in refused(tmp_path / "file")
+    (tmp_path / "empty").mkdir()
+    assert "holds no config.json" in refused(tmp_path / "empty")
+    (copy / "model.safetensors").unlink()
+    assert "holds no .safetensors weights" in refused(copy)
+
+
+def test_pickled_weights_are_never_opened(copy: Path, llama: Any) -> None:
+    (copy / "model.safetensors").unlink()
+    torch.save(llama.state_dict(), copy / "pytorch_model.bin")
+    said = refused(copy)
+    assert "only as a pickle (pytorch_model.bin)" in said
+    assert "save_pretrained" in said
+
+
+class Trap:
+    """Unpickling it leaves a mark."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.mark,)
+
+
+def test_pickled_weights_beside_other_safetensors_are_never_opened(copy: Path) -> None:
+    (copy / "model.safetensors").rename(copy / "adapter.safetensors")
+    (copy / "pytorch_model.bin").write_bytes(pickle.dumps(Trap(copy / "sprung")))
+    assert "no file named model.safetensors" in refused(copy)
+    assert not (copy / "sprung").exists()
+
+
+@pytest.mark.parametrize("keep", [0, 5, 200, -1])
+def test_damaged_weights(copy: Path, keep: int) -> None:
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:keep])
+    assert "weights are damaged or incomplete" in refused(copy)
+    weights.write_bytes(b"\xff" * 1000)
+    assert "copy or download the checkpoint again" in refused(copy)
+
+
+def test_a_missing_shard(tmp_path: Path, llama: Any, tokenizer: Any) -> None:
+    llama.save_pretrained(tmp_path, max_shard_size="50KB")
+    tokenizer.save_pretrained(tmp_path)
+    next(tmp_path.glob("model-00002-*")).unlink()
+    said = refused(tmp_path)
+    assert "weights are damaged or incomplete" in said
+    assert "model-00002" in said
+
+
+def test_missing_parameters_are_never_made_up(copy: Path) -> None:
+    weights = load_file(copy / "model.safetensors")
+    cut = {name: t for name, t in weights.items() if "layers.1." not in name}
+    save_file(cut, copy / "model.safetensors", metadata={"format": "pt"})
+    assert "no trained weights for 9 parameters of LlamaForCausalLM" in refused(copy)
+
+
+def test_weights_of_the_head_are_never_dropped(copy: Path) -> None:
+    weights = load_file(copy / "model.safetensors")
+    save_file(
+        {**weights, "lm_head.bias": torch.ones(480)},
+        copy / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    assert "LlamaForCausalLM would ignore (lm_head.bias)" in refused(copy)
+
+
+def test_weights_elsewhere_may_be_left_over(copy: Path) -> None:
+    weights = load_file(copy / "model.safetensors")
+    extra = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(6)}
+    save_file({**weights, **extra}, copy / "model.safetensors", metadata={"format": "pt"})
+    load(copy)
+
+
+def test_models_without_a_causal_head(checkpoint: Callable[..., Path], llama: Any) -> None:
+    import transformers as tr
+
+    bare = refused(checkpoint(llama.model))
+    assert "no trained weights for 1 parameters of LlamaForCausalLM (first: lm_head.weight)" in bare
+    encoder = refused(checkpoint(tr.BertModel(tr.BertConfig(**SMALL))))
+    assert "no trained weights for 6 parameters of BertLMHeadModel" in encoder
+    masked = refused(checkpoint(tr.BertForMaskedLM(tr.BertConfig(**SMALL))))
+    assert "is a BertForMaskedLM, which is not causal" in masked
+    t5 = tr.T5Config(vocab_size=480, d_model=48, d_kv=12, d_ff=96, num_layers=1, num_heads=4)
+    assert "is no causal language model" in refused(checkpoint(tr.T5ForConditionalGeneration(t5)))
+    for said in (bare, encoder, masked):
+        assert "give a causal language model with its output head" in said
+
+
+@pytest.mark.parametrize("content", ['{"model_type": ', "{}", '{"model_type": "no-such-model"}'])
+def test_a_configuration_that_is_none(copy: Path, content: str) -> None:
+    (copy / "config.json").write_text(content)
+    assert "is no causal language model that can be loaded (" in refused(copy)
+
+
+@pytest.mark.parametrize("architecture", ["LlamaForCausalLM", "GPT2LMHeadModel"])
+def test_a_checkpoint_without_its_tokenizer(
+    architecture: str, copy: Path, checkpoint: Callable[..., Path]
+) -> None:
+    if architecture == "GPT2LMHeadModel":
+        from transformers import GPT2Config, GPT2LMHeadModel
+
+        small = GPT2Config(vocab_size=480, n_embd=48, n_layer=1, n_head=4, n_positions=64)
+        folder = checkpoint(GPT2LMHeadModel(small), tokenizer=None)
+    else:
+        folder = copy
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            (folder / name).unlink()
+    said = refused(folder)
+    assert "tokenizer" in said
+    assert "save the model's own there with tokenizer.save_pretrained" in said
+
+
+def test_a_damaged_tokenizer(copy: Path) -> None:
+    (copy / "tokenizer.json").write_text('{"version"')
+    assert "has no tokenizer that can be loaded" in refused(copy)
+
+
+def test_the_context_is_the_model_s_unless_told(llama: Any) -> None:
+    assert context_of(llama) == 64
+    assert context_of(llama, 32) == 32
+    with pytest.raises(UnembedError, match="--context 65 is more than the 64 tokens that Llama"):
+        context_of(llama, 65)
+
+
+def test_a_long_context_is_taken_only_when_asked_for(llama: Any) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    with torch.device("meta"):
+        long = LlamaForCausalLM(LlamaConfig(**SMALL, max_position_embeddings=131072))
+    assert context_of(long) == CONTEXT_LIMIT
+    assert context_of(long, 100_000) == 100_000
+    assert context_of(torch.nn.Linear(1, 1)) == CONTEXT_LIMIT
+    assert context_of(torch.nn.Linear(1, 1), 4096) == 4096
