@@ -130,8 +130,10 @@ def row_norm_cv(head: Head) -> float | None:
 
     None where a row is not finite.
     """
-    squares = torch.cat([chunk.float().square().sum(1).cpu() for chunk in head.weight.split(4096)])
-    norms = squares.double().sqrt()
+    norms = torch.empty(head.vocab, dtype=torch.float64)
+    for start in range(0, head.vocab, 1024):
+        rows = head.weight[start : start + 1024]
+        norms[start : start + 1024] = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float32)
     norms = norms if head.valid is None else norms[head.valid.cpu()]
     spread = float(norms.std(correction=0) / norms.mean())
     return spread if spread == spread and spread != float("inf") else None

@@ -24,14 +24,15 @@ def relative_distance(
     """Distance to the runner-up's facet in units of the hidden norm, the scale-free margin.
 
     ``(l_t - l_r) / (|w_t - w_r| |h|)`` with ``l = W h + b`` before scale and soft-cap, so it is a
-    distance in hidden space; taken from the difference of the rows in float64. Two equal rows
+    distance in hidden space; taken from the difference of the rows in float64, and without sign,
+    which float32 logits closer than their rounding may have the other way round. Two equal rows
     have no facet between them: 0 where their logits tie. Source: SPEC §1.
     """
     found = []
     for h, t, r in zip(hidden.split(ROWS), top1.split(ROWS), top2.split(ROWS), strict=True):
         h = h.double()
         gap, size = _facet(h, head, t, r)
-        found.append(torch.where(gap == 0, 0.0, gap / (size * h.norm(dim=1))).float())
+        found.append(torch.where(gap == 0, 0.0, gap.abs() / (size * h.norm(dim=1))).float())
     return torch.cat(found)
 
 
@@ -58,7 +59,7 @@ def facet_distance(
         columns = []
         for candidate in near.unbind(1):
             gap, size = _facet(h.double(), head, t, candidate)
-            columns.append(torch.where(size == 0, torch.inf, gap / size))
+            columns.append(torch.where(size == 0, torch.inf, gap.abs() / size))
         distance = torch.stack(columns, dim=1)
         best = distance.min(dim=1)
         tokens.append(near.gather(1, best.indices[:, None])[:, 0])

@@ -17,6 +17,8 @@ from unembed.store import JOURNAL, MANIFEST
 
 NAME = "the bundled model"
 POSITIONS = 100_000
+CHARACTERS = 6_000
+"""Of each document, so that the sample holds many of them: intervals cluster by document."""
 
 
 def bundled_model() -> Path:
@@ -25,13 +27,14 @@ def bundled_model() -> Path:
 
 
 def heldout_corpus(checkpoint: Checkpoint) -> Corpus:
-    """Held-out documents of the running interpreter's library, in an order fixed by their names.
+    """The beginnings of held-out documents of the running interpreter's library.
 
-    The order mixes topics, docstrings and source, so that the first so many tokens are a sample.
+    Their order is fixed by their names' hashes and mixes topics, docstrings and source, so that the
+    first so many tokens are a sample.
     """
     found = sorted(documents("heldout"), key=lambda d: hashlib.sha256(d.name.encode()).hexdigest())
     return Corpus.from_texts(
-        (d.text for d in found), checkpoint.tokenizer, names=[d.name for d in found]
+        (d.text[:CHARACTERS] for d in found), checkpoint.tokenizer, names=[d.name for d in found]
     )
 
 

@@ -159,7 +159,7 @@ def _histogram(
     caption = "Each bar is the share of positions in that range; the upper part of a bar is wrong."
     for beyond, words in ((counts.below, "to the left"), (counts.above, "to the right")):
         if beyond:
-            caption += f" {count(beyond)} positions lie further {words}."
+            caption += f" {counted(beyond, 'position')} further {words}."
     bins = tuple(
         (f"{decimal(low)} to {decimal(high)}", count(right), count(wrong))
         for low, high, right, wrong in zip(

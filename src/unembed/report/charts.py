@@ -45,7 +45,7 @@ def histogram(counts: Histogram, unit: str, median: float | None) -> Spec:
                     "field": "low",
                     "type": "quantitative",
                     "scale": {"domain": [counts.edges[0], end], "nice": False},
-                    "axis": {"title": unit, "grid": False, "tickCount": 6, "format": "~g"},
+                    "axis": {"title": unit, "grid": False, "tickCount": 6, "format": ".3~g"},
                 },
                 "x2": {"field": "high"},
                 "y": {
@@ -170,7 +170,7 @@ def density(grid: Density, x_title: str, y_title: str) -> Spec:
             "field": field,
             "type": "quantitative",
             "scale": {"domain": [edges[0], edges[-1]], "nice": False, "zero": False},
-            "axis": {"title": title, "tickCount": 6, "grid": False, "format": "~g"},
+            "axis": {"title": title, "tickCount": 6, "grid": False, "format": ".3~g"},
         }
 
     return {

@@ -75,7 +75,7 @@ def local_slope(gap: GapFit) -> Spec:
             "field": "y",
             "type": "quantitative",
             "scale": {"domain": [min(0.0, *gap.local_slope, 0.0), max(1.2, *gap.local_slope, 1.2)]},
-            "axis": {"title": None, "tickCount": 5, "format": "~g"},
+            "axis": {"title": None, "tickCount": 5, "format": ".3~g"},
         },
     }
     return {
@@ -188,6 +188,6 @@ def _log_axis(
         "axis": {
             "title": title,
             "values": [tick for tick in ticks if domain[0] <= tick <= domain[1]],
-            "format": "~%" if percent else "~g",
+            "format": "~%" if percent else ".3~g",
         },
     }

@@ -40,6 +40,7 @@ def audit_page(
             before=audit.sections_before_text(summary),
             after=audit.sections_after_text(summary),
             text=text_view(documents),
+            documents=summary.n_documents,
             candidates=CANDIDATES,
             facts=facts,
             notes=notes,

@@ -22,15 +22,14 @@ class TextView:
     """The documents that a page shows.
 
     ``json`` may stand inside ``<script type="application/json">``: it is ASCII and contains
-    neither ``<`` nor ``>`` nor ``&``. ``shown`` of ``offered`` documents are in it; ``shortened``
-    of them lack their end.
+    neither ``<`` nor ``>`` nor ``&``. ``shown`` documents are in it, ``shortened``
+    of which lack their end.
     """
 
     json: str
     names: tuple[str, ...]
     tokens: int
     shown: int
-    offered: int
     shortened: int
 
 
@@ -54,7 +53,6 @@ def text_view(documents: Sequence[DocumentView], budget: int = TOKEN_BUDGET) -> 
         names=tuple(document.name for document in chosen),
         tokens=sum(len(document.tokens) for document in chosen),
         shown=len(chosen),
-        offered=len(documents),
         shortened=shortened,
     )
 

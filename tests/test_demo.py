@@ -1,0 +1,44 @@
+"""The bundled model, and the story that the demo tells with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from unembed.demo import story
+from unembed.errors import UnembedError
+from unembed.head import Head
+from unembed.models import load
+
+LIMIT_BYTES = 8_000_000
+
+
+def test_the_bundled_model_is_small_and_whole() -> None:
+    folder = story.bundled_model()
+    assert sum(file.stat().st_size for file in folder.iterdir()) <= LIMIT_BYTES
+    checkpoint = load(folder)
+    head = Head.of(checkpoint.model)
+    assert head.weight.dtype == torch.float32
+    assert head.vocab == len(checkpoint.tokenizer) >= 8192
+    text = "def main() -> None:\n    print('ok')\n"
+    assert checkpoint.tokenizer.decode(checkpoint.tokenizer(text)["input_ids"]) == text
+
+
+def test_the_demo_audits_heldout_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(story, "POSITIONS", 4000)
+    done = story.run_demo(tmp_path / "run")
+    assert len(done) == 4000
+    loss = done.summary.nll_nats.value
+    assert loss is not None
+    assert loss < 5.5  # text in one language guessed by token frequency alone costs 7.1
+    again = story.run_demo(tmp_path / "run")
+    assert again.summary == done.summary
+
+
+def test_the_demo_never_clears_a_folder_of_yours(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(UnembedError, match="no run of unembed"):
+        story.run_demo(tmp_path)
+    assert (tmp_path / "thesis.txt").exists()
