@@ -72,3 +72,19 @@ def test_twin_rows_bound_no_facet() -> None:
     want_tokens, want = reference.facet_distance(hidden, head)
     assert token.tolist() == want_tokens
     assert distance.tolist() == pytest.approx(want, rel=1e-5)
+
+
+def test_a_near_twin_that_bounds_the_cell_is_found() -> None:
+    """Its squared distance to w_t drowns in float32 rounding, so it may come out negative."""
+    g = torch.Generator().manual_seed(0)
+    for seed in range(20):
+        weight = torch.randn(600, 64, generator=g)
+        hidden = weight[[7]] * 2
+        aside = torch.randn(64, generator=g)
+        aside -= (aside @ hidden[0] / hidden[0].square().sum() + 0.002) * hidden[0]
+        weight[400] = weight[7] + 1e-4 * aside
+        head = Head.from_parts(weight)
+        token, distance = facet_distance(hidden, head, torch.tensor([7]), Precision.probe(weight))
+        want_tokens, want = reference.facet_distance(hidden, head)
+        assert token.tolist() == want_tokens == [400], seed
+        assert distance.tolist() == pytest.approx(want, rel=1e-4)

@@ -177,6 +177,20 @@ def test_other_transforms_are_refused(bend: Any, message: str) -> None:
         Head.of(Odd(bend))
 
 
+class Bent(torch.nn.Linear):
+    """A head that is not the product with its weight."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.abs())
+
+
+def test_a_head_that_is_no_product_is_refused() -> None:
+    model = Odd(lambda x: x)
+    model.head = Bent(8, 50, bias=False)
+    with pytest.raises(HeadError, match="disagrees with Odd's own logits"):
+        Head.of(model)
+
+
 def test_a_scale_and_cap_of_an_unknown_model_are_read_off() -> None:
     head = Head.of(Odd(lambda x: 17.5 * torch.tanh(0.3 * x / 17.5)))
     assert head.scale == pytest.approx(0.3, rel=1e-5)

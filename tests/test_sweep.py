@@ -125,6 +125,17 @@ def test_ties_go_to_the_lowest_id() -> None:
     assert got.margin.tolist() == [0.0, 0.0, 0.0]
 
 
+def test_a_tie_between_groups_goes_to_the_lowest_id() -> None:
+    """One clear winner, and many columns far apart that tie for second."""
+    weight = torch.zeros(4000, 2)
+    weight[2000, 0] = 2.0
+    tied = torch.arange(3, 4000, 130)
+    weight[tied, 0] = 1.0
+    hidden = torch.tensor([[1.0, 0.0]])
+    got = sweep(hidden, Head.from_parts(weight), torch.tensor([0]), k=2)
+    assert got.topk_ids.tolist() == [[2000, 3]]
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(2, 1200), st.integers(1, 8), st.integers(2, 6), st.integers(0, 10**6))
 def test_small_integer_logits_match_a_plain_sort(vocab: int, n: int, k: int, seed: int) -> None:

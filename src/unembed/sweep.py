@@ -259,7 +259,7 @@ def _merge_topk(
     peaks = groups.amax(-1)
     count = min(k, peaks.shape[1])
     best = peaks.topk(count, dim=1)
-    order = best.indices.sort(dim=1).values
+    order = best.indices
     candidates = groups.gather(1, order[..., None].expand(-1, -1, GROUP)).flatten(1)
     columns = (order[..., None] * GROUP + torch.arange(GROUP, device=logits.device)).flatten(1)
     pool = torch.cat([values, candidates], dim=1)

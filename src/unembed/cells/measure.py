@@ -12,7 +12,7 @@ from torch import Tensor
 from unembed.cells.facets import facet_distance, relative_distance
 from unembed.cells.native import native_decisions
 from unembed.head import Head
-from unembed.product import Precision, pad_rows
+from unembed.product import Precision
 from unembed.sweep import sweep
 
 
@@ -38,17 +38,15 @@ def measure(
     A row depends on its own hidden state and target alone: on CPU it is bitwise the same whatever
     else is in the call. Source: SPEC §1 and the record of an audit.
     """
-    n = hidden.shape[0]
     swept = sweep(hidden, head, targets, k=max(2, wanted.top_k), precision=precision)
-    h = pad_rows(hidden)
-    top1, top2 = (_pad(swept.topk_ids[:, i], h.shape[0]) for i in (0, 1))
+    top1, top2 = swept.topk_ids[:, 0], swept.topk_ids[:, 1]
     columns: dict[str, Tensor] = {
         "target": targets,
-        "top1": swept.topk_ids[:, 0],
-        "top2": swept.topk_ids[:, 1],
+        "top1": top1,
+        "top2": top2,
         "margin": swept.margin,
-        "relative_distance": relative_distance(h, head, top1, top2)[:n],
-        "hidden_norm": h.double().norm(dim=1).float()[:n],
+        "relative_distance": relative_distance(hidden, head, top1, top2),
+        "hidden_norm": hidden.double().norm(dim=1).float(),
         "confidence": swept.confidence,
         "nll": swept.nll,
         "entropy": swept.entropy,
@@ -57,8 +55,8 @@ def measure(
         "rank": swept.rank,
     }
     if wanted.facets:
-        facet, distance = facet_distance(h, head, top1, precision)
-        columns |= {"facet": facet[:n], "facet_distance": distance[:n]}
+        facet, distance = facet_distance(hidden, head, top1, precision)
+        columns |= {"facet": facet, "facet_distance": distance}
     if wanted.native_head:
         native = native_decisions(hidden, head)
         columns |= {
@@ -74,10 +72,6 @@ def measure(
         }
     finite = swept.finite & torch.isfinite(columns["relative_distance"])
     return {name: _plain(column) for name, column in {**columns, "finite": finite}.items()}
-
-
-def _pad(ids: Int[Tensor, "positions"], rows: int) -> Int[Tensor, "rows"]:
-    return torch.nn.functional.pad(ids, (0, rows - ids.shape[0]))
 
 
 def _plain(column: Tensor) -> Shaped[np.ndarray, "positions ..."]:
