@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -377,12 +378,12 @@ def measure(model: LlamaForCausalLM, context: int, micro: int, bf16: bool, secon
     return float(np.median(rates[1:]))
 
 
-def write_model(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+def write_model(model: LlamaForCausalLM, tokenizer: Path, folder: Path) -> None:
     """Write the folder that ``from_pretrained`` loads: float16 weights, float32 when loaded."""
     half = LlamaForCausalLM(model.config)
     half.load_state_dict(model.state_dict())
     half.half().save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    shutil.copytree(tokenizer, folder, dirs_exist_ok=True)
     config_file = folder / "config.json"
     config = json.loads(config_file.read_text())
     config["dtype"] = "float32"
@@ -462,7 +463,7 @@ def main() -> None:
         }
         torch.save(state, temporary)
         temporary.replace(checkpoint_file)
-        write_model(model, tokenizer, args.out / "model")
+        write_model(model, args.out / "tokenizer", args.out / "model")
 
     step_tokens = args.batch * context
     rate, mean, last_eval, last_save = 0.0, 0.0, seconds, seconds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Shaped
 from torch import nn
@@ -34,9 +36,9 @@ from unembed.vocabulary import Vocabulary
 class Audit:
     """A table of positions with what produced it.
 
-    ``table`` has a row per predicted token in order of document and position; ``documents`` a row
-    per document; ``summary`` every headline number with its interval. Non-finite positions hold
-    nulls. Works wherever an Arrow table does (``pa.table(audit)``, ``pl.from_arrow(audit)``).
+    ``table`` has a row per predicted token in order of the text; ``documents`` a row per document;
+    ``summary`` every headline number with its interval. Non-finite positions hold nulls. Works
+    wherever an Arrow table does (``pa.table(audit)``, ``pl.from_arrow(audit)``).
     """
 
     provenance: Provenance
@@ -75,6 +77,12 @@ class Audit:
         values: np.ndarray = column.to_numpy()
         return values
 
+    def of_documents(self, documents: Sequence[int]) -> pa.Table:
+        """The positions of some documents, sorted; reads one part of the run at a time."""
+        wanted = pa.array(documents, pa.int32())
+        found = [part.filter(pc.is_in(part["doc"], wanted)) for part in self._parts(None)]
+        return pa.concat_tables(found).sort_by([("doc", "ascending"), ("pos", "ascending")])
+
     def to_pandas(self) -> Any:
         """The table as a pandas DataFrame."""
         return self.table.to_pandas()
@@ -93,11 +101,15 @@ class Audit:
         return f"<table>{rows}</table>"
 
     def _read(self, columns: list[str] | None) -> pa.Table:
-        if self.in_memory is not None:
-            return self.in_memory if columns is None else self.in_memory.select(columns)
-        assert self.folder is not None
-        files = sorted((self.folder / "tokens").glob("part-*.parquet"))
-        return pa.concat_tables(pq.read_table(f, columns=columns) for f in files)
+        return pa.concat_tables(self._parts(columns))
+
+    def _parts(self, columns: list[str] | None) -> Iterator[pa.Table]:
+        if self.folder is None:
+            assert self.in_memory is not None
+            yield self.in_memory if columns is None else self.in_memory.select(columns)
+        else:
+            for file in sorted((self.folder / "tokens").glob("part-*.parquet")):
+                yield pq.read_table(file, columns=columns)
 
 
 def audit(

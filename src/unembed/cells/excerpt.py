@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from unembed.cells.audit import Audit
@@ -70,12 +71,13 @@ def excerpts(audit: Audit, tokens: int = EXCERPT_TOKENS) -> list[DocumentView]:
         left -= int(sizes[doc])
         if left <= 0 or len(chosen) == SPREAD:
             break
-    return [_view(audit, doc, tokens) for doc in sorted(chosen)]
+    rows = audit.of_documents(chosen)
+    return [_view(audit, rows, doc, tokens) for doc in sorted(chosen)]
 
 
-def _view(audit: Audit, doc: int, tokens: int) -> DocumentView:
+def _view(audit: Audit, positions: pa.Table, doc: int, tokens: int) -> DocumentView:
     about = audit.documents.slice(doc, 1).to_pylist()[0]
-    rows = audit.table.filter(pc.equal(audit.table["doc"], doc)).slice(0, tokens).to_pylist()
+    rows = positions.filter(pc.equal(positions["doc"], doc)).slice(0, tokens).to_pylist()
     words = audit.vocabulary
     return DocumentView(
         about["name"], words[about["first_token"]], tuple(_token(row, words) for row in rows)
