@@ -9,8 +9,10 @@ import pytest
 import torch
 import transformers as tf
 
+from unembed import head as head_module
 from unembed.errors import HeadError
-from unembed.head import Head, final_hidden
+from unembed.head import Head, faster_body_route, final_hidden
+from unembed.product import Precision
 
 SMALL = {
     "vocab_size": 300,
@@ -118,6 +120,18 @@ def test_a_final_hidden_state_costs_no_logits(monkeypatch: pytest.MonkeyPatch) -
     with torch.no_grad():
         assert final_hidden(model, torch.ones(1, 5, dtype=torch.long)).shape == (1, 5, 32)
     assert not model.lm_head._forward_pre_hooks
+
+
+def test_the_body_takes_the_faster_product_only_where_it_is_as_exact(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fast, plain = Precision("onednn", 1e-7, True), Precision("ieee", 1e-7, True)
+    assert faster_body_route(build("llama"), fast) == "onednn"
+    assert faster_body_route(build("llama"), plain) == "ieee"
+    assert faster_body_route(build("llama", torch.bfloat16), fast) == "ieee"
+    answers = iter([torch.ones(1, 4, 8), torch.ones(1, 4, 8) + 2.0**-9])
+    monkeypatch.setattr(head_module, "final_hidden", lambda *_args: next(answers))
+    assert faster_body_route(build("llama"), fast) == "ieee"
 
 
 def test_padded_rows_and_unknown_ids_are_no_tokens() -> None:

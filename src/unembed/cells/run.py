@@ -17,9 +17,9 @@ from torch import nn
 from unembed.cells.measure import Wanted, measure
 from unembed.corpus import Corpus
 from unembed.errors import NonFiniteError, UnembedError
-from unembed.head import Head, final_hidden
+from unembed.head import Head, faster_body_route, final_hidden
 from unembed.models import context_of, token_ids
-from unembed.product import Precision
+from unembed.product import Precision, Route, float32_products
 from unembed.provenance import Provenance, provenance_of
 from unembed.store import RunFolder
 from unembed.vocabulary import Vocabulary, word_starts
@@ -72,6 +72,7 @@ class AuditRun:
     windows: Windows
     wanted: Wanted
     precision: Precision
+    body_route: Route
     word_start: Bool[np.ndarray, "vocab"]
     provenance: Provenance
     max_nonfinite: int
@@ -97,6 +98,7 @@ class AuditRun:
         )
         on_cpu = head.weight.device.type == "cpu"
         precision = Precision.probe(head.weight)
+        body_route = faster_body_route(model, precision)
         wanted = Wanted(options.top_k, options.facets, options.native_head)
         provenance = provenance_of(
             "audit",
@@ -107,11 +109,19 @@ class AuditRun:
             windows.facts,
             options.batch_tokens or (2048 if on_cpu else 16384),
             options.part_positions,
-            vars(wanted),
+            {**vars(wanted), "body_product": body_route},
         )
-        starts = word_starts(corpus.tokenizer, head.vocab)
         return AuditRun(
-            model, head, windows, wanted, precision, starts, provenance, options.max_nonfinite, []
+            model=model,
+            head=head,
+            windows=windows,
+            wanted=wanted,
+            precision=precision,
+            body_route=body_route,
+            word_start=word_starts(corpus.tokenizer, head.vocab),
+            provenance=provenance,
+            max_nonfinite=options.max_nonfinite,
+            nonfinite=[],
         )
 
     def tables(self, done: frozenset[str], bar: Any) -> Iterator[tuple[str, pa.Table]]:
@@ -129,7 +139,8 @@ class AuditRun:
         device = self.head.weight.device
         pieces: list[dict[str, Shaped[np.ndarray, "positions ..."]]] = []
         for batch in batches(self.windows, part, self.provenance.batch_tokens):
-            hidden = final_hidden(self.model, batch.input_ids.to(device))
+            with float32_products(self.body_route):
+                hidden = final_hidden(self.model, batch.input_ids.to(device))
             columns = measure(
                 hidden[batch.real.to(device)],
                 self.head,

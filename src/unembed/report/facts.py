@@ -11,7 +11,9 @@ def facts_of(provenance: Provenance, command: str) -> list[tuple[str, str]]:
     vocab, dim = provenance.head_shape
     padded = f", {vocab - provenance.head_tokens:,} of them no tokens"
     cv = provenance.row_norm_cv
-    options = ", ".join(f"{name} {value}" for name, value in provenance.options.items())
+    asked = dict(provenance.options)
+    body = asked.pop("body_product")
+    options = ", ".join(f"{name} {value}" for name, value in asked.items())
     facts = [
         ("Model", f"{provenance.model} ({provenance.architecture}, {provenance.model_dtype})"),
         ("Model digest", provenance.model_digest[:16]),
@@ -33,7 +35,7 @@ def facts_of(provenance: Provenance, command: str) -> list[tuple[str, str]]:
         (
             "Precision",
             f"float32 logits ({provenance.product_route} product, probed error "
-            f"{provenance.product_error:.1e} of |w||h|)",
+            f"{provenance.product_error:.1e} of |w||h|); body by {body}",
         ),
         ("Device", f"{provenance.device} ({provenance.cpu}, {provenance.threads} threads)"),
         (
