@@ -1,0 +1,167 @@
+"""The pass over the vocabulary against its peers and against the matrix product alone, in one run.
+
+    python benchmarks/sweep.py                          # GPT-2 and Qwen3-0.6B shapes
+    python benchmarks/sweep.py --shapes llama3 gemma3 --rows 256
+
+Each measurement is a fresh process; the peers alternate. ``product`` is the roofline: the best
+float32 product of the same matrices, nothing else. ``plain`` holds full float32 logits, as people
+write it; ``chunked`` does the same statistics over blocks of rows. ``loss`` is torch's fused linear
+cross-entropy where the wheel has it, which gives the loss alone. ``--json`` prints JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from audit import PeakMemory, resident_mib
+
+SHAPES = {
+    "gpt2": (768, 50_257),
+    "qwen3": (1_024, 151_936),
+    "llama3": (4_096, 128_256),
+    "gemma3": (1_152, 262_144),
+}
+PEERS = ("sweep", "product", "plain", "chunked", "loss")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["gpt2", "qwen3"])
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
+    parser.add_argument("--rows", type=int, default=512)
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--child", choices=PEERS, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.child:
+        print(json.dumps(measure(given)))
+        return
+    found: dict[str, dict[str, list[dict[str, float]]]] = {}
+    for shape in given.shapes:
+        runs = found.setdefault(shape, {peer: [] for peer in given.peers})
+        for _ in range(given.repeats):
+            for peer in given.peers:
+                command = [sys.executable, __file__, "--child", peer, "--shapes", shape]
+                command += ["--rows", str(given.rows), "--dtype", given.dtype]
+                done = subprocess.run(command, check=True, capture_output=True, text=True)
+                runs[peer].append(json.loads(done.stdout.splitlines()[-1]))
+        if not given.json:
+            report(shape, given, runs)
+    if given.json:
+        print(json.dumps(found, indent=1))
+
+
+def report(shape: str, given: argparse.Namespace, runs: dict[str, list[dict[str, float]]]) -> None:
+    dim, vocab = SHAPES[shape]
+    print(f"{shape}: {given.rows} rows, head {vocab:,} x {dim:,}, {given.dtype}")
+    ours = statistics.median(run["ms"] for run in runs["sweep"]) if "sweep" in runs else None
+    for peer, some in runs.items():
+        ms = statistics.median(run["ms"] for run in some)
+        mib = statistics.median(run["added_mib"] for run in some)
+        ratio = "" if ours is None else f"{ms / ours:>8.2f} x the sweep's time"
+        rate = 2 * given.rows * dim * vocab / ms / 1e6
+        print(f"  {peer:<8}{ms:>10.0f} ms{rate:>8.0f} GF/s{mib:>8.0f} MiB{ratio}")
+
+
+def measure(given: argparse.Namespace) -> dict[str, float]:
+    dim, vocab = SHAPES[given.shapes[0]]
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(vocab, dim, generator=generator).mul_(dim**-0.5 * 3)
+    weight = weight.to(getattr(torch, given.dtype))
+    hidden = torch.randn(given.rows, dim, generator=generator).to(weight.dtype)
+    targets = torch.randint(0, vocab, (given.rows,), generator=generator)
+    torch.set_grad_enabled(False)
+    work = JOBS[given.child](hidden, weight, targets)
+    before, times = resident_mib(), []
+    with PeakMemory() as peak:
+        work()
+        for _ in range(5):
+            start = time.perf_counter()
+            work()
+            times.append(time.perf_counter() - start)
+    return {"ms": 1e3 * statistics.median(times), "added_mib": peak.mib - before}
+
+
+def swept(hidden: Any, weight: Any, targets: Any) -> Callable[[], Any]:
+    from unembed.head import Head
+    from unembed.product import Precision
+    from unembed.sweep import sweep
+
+    head, precision = Head.from_parts(weight), Precision.probe(weight)
+    return lambda: sweep(hidden, head, targets, k=5, precision=precision)
+
+
+def product(hidden: Any, weight: Any, targets: Any) -> Callable[[], Any]:
+    """The faster of the wheel's two float32 products, over blocks and whole."""
+    from unembed.product import float32_products
+
+    hidden, weight = hidden.float(), weight.float()
+    buffer = torch.empty(len(hidden), len(weight))
+
+    def by(route: Any, block: int) -> Callable[[], None]:
+        def run() -> None:
+            with float32_products(route):
+                for start in range(0, len(weight), block):
+                    part = weight[start : start + block]
+                    torch.mm(hidden, part.T, out=buffer[:, start : start + len(part)])
+
+        return run
+
+    candidates = [by(r, b) for r in ("ieee", "onednn") for b in (4096, len(weight))]
+    return min(candidates, key=seconds)
+
+
+def seconds(job: Callable[[], Any]) -> float:
+    job()
+    start = time.perf_counter()
+    job()
+    return time.perf_counter() - start
+
+
+def plain(hidden: Any, weight: Any, targets: Any) -> Callable[[], Any]:
+    return lambda: statistics_of(torch.nn.functional.linear(hidden, weight).float(), targets)
+
+
+def chunked(hidden: Any, weight: Any, targets: Any) -> Callable[[], Any]:
+    def run() -> None:
+        for rows, some in zip(hidden.split(32), targets.split(32), strict=True):
+            statistics_of(torch.nn.functional.linear(rows, weight).float(), some)
+
+    return run
+
+
+def statistics_of(logits: Any, targets: Any) -> tuple[Any, ...]:
+    """Top-k, loss, entropy and rank, as one writes them with full logits."""
+    log_p = logits.log_softmax(-1)
+    own = logits.gather(1, targets[:, None])
+    entropy = -(log_p.exp() * log_p).sum(-1)
+    return logits.topk(5), -log_p.gather(1, targets[:, None]), entropy, (logits > own).sum(-1) + 1
+
+
+def fused_loss(hidden: Any, weight: Any, targets: Any) -> Callable[[], Any]:
+    function: Any = getattr(torch.nn.functional, "linear_cross_entropy", None)
+    if function is None:
+        return lambda: torch.nn.functional.cross_entropy(hidden @ weight.T, targets)
+    return lambda: function(hidden, weight, targets)
+
+
+JOBS = {
+    "sweep": swept,
+    "product": product,
+    "plain": plain,
+    "chunked": chunked,
+    "loss": fused_loss,
+}
+
+if __name__ == "__main__":
+    main()
