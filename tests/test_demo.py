@@ -33,6 +33,10 @@ def test_the_demo_audits_heldout_text(tmp_path: Path, monkeypatch: pytest.Monkey
     loss = done.summary.nll_nats.value
     assert loss is not None
     assert loss < 5.5  # text in one language guessed by token frequency alone costs 7.1
+    with monkeypatch.context() as other:
+        other.setattr(story, "NAME", "another model")
+        with pytest.raises(UnembedError, match="holds an audit of the bundled model"):
+            story.run_demo(tmp_path / "run")
     again = story.run_demo(tmp_path / "run")
     assert again.summary == done.summary
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers as tf
 
+import reference
 from unembed import head as head_module
 from unembed.errors import HeadError
 from unembed.head import Head, faster_body_route, final_hidden
@@ -100,12 +101,7 @@ def test_recipe_is_recovered_and_hidden_states_reach_the_head(
     with torch.no_grad():
         hidden = final_hidden(model, ids)
         theirs = model(input_ids=ids).logits.double()
-    logits = hidden.double() @ head.weight.double().T
-    if head.bias is not None:
-        logits = logits + head.bias.double()
-    logits = logits * head.scale
-    if head.softcap is not None:
-        logits = head.softcap * torch.tanh(logits / head.softcap)
+    logits = reference.logits(hidden, head)
     tolerance = 1e-5 if dtype == torch.float32 else 2e-2
     assert float((logits - theirs).abs().max()) <= tolerance * float(theirs.abs().max())
 

@@ -160,10 +160,12 @@ def faster_body_route(model: nn.Module, precision: Precision) -> Route:
     Only for float32 models: the hidden states of a probe batch by the head's route must be those of
     the plain one up to float32 rounding (1e-5 of the largest), else the body keeps the plain route.
     """
+    if precision.route == "ieee":
+        return "ieee"
     ids = _probe_ids(model, output_embedding(model).weight.device)
     with float32_products("ieee"):
         plain = final_hidden(model, ids)
-    if precision.route == "ieee" or plain.dtype != torch.float32:
+    if plain.dtype != torch.float32:
         return "ieee"
     with float32_products(precision.route):
         faster = final_hidden(model, ids)

@@ -13,7 +13,7 @@ from unembed.corpus import Corpus
 from unembed.demo.text import documents
 from unembed.errors import UnembedError
 from unembed.models import Checkpoint, load
-from unembed.store import JOURNAL, MANIFEST
+from unembed.store import check_folder, holds_finished_run, read_manifest
 
 NAME = "the bundled model"
 POSITIONS = 100_000
@@ -41,11 +41,13 @@ def heldout_corpus(checkpoint: Checkpoint) -> Corpus:
 def run_demo(out: Path, *, progress: bool = False, command: str = "") -> Audit:
     """Audit the bundled model on held-out documents, afresh each time.
 
-    Raises UnembedError where ``out`` holds anything but an earlier run.
+    Raises UnembedError where ``out`` holds anything but an earlier demo.
     """
-    if out.exists() and any(out.iterdir()):
-        if not ((out / MANIFEST).exists() or (out / JOURNAL).exists()):
-            raise UnembedError(f"{out} holds files that are no run of unembed: give another -o")
+    check_folder(out)
+    if holds_finished_run(out):
+        audited = read_manifest(out).provenance["model"]
+        if audited != NAME:
+            raise UnembedError(f"{out} holds an audit of {audited}: give another -o")
         shutil.rmtree(out)
     checkpoint = load(bundled_model())
     return audit(
