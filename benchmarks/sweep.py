@@ -94,7 +94,7 @@ def measure(given: argparse.Namespace) -> dict[str, float]:
 
 def swept(hidden: Any, weight: Any, targets: Any) -> Callable[[], Any]:
     from unembed.head import Head
-    from unembed.product import Precision
+    from unembed.precision import Precision
     from unembed.sweep import sweep
 
     head, precision = Head.from_parts(weight), Precision.probe(weight)

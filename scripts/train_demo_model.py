@@ -9,6 +9,8 @@ a folder that ``transformers`` loads::
 Everything is kept below ``--out``: the tokenizer, the token arrays, ``checkpoint.pt``,
 ``results.json`` and the finished ``model/``.  Starting the same command again resumes from the
 checkpoint.  Creating the file ``OUT/DECAY`` makes the learning rate's final decay begin at once.
+A finished run goes on when it is started with a larger ``--tokens``: the learning rate returns to
+the share ``--again`` of what it was and decays to zero over the tokens added.
 """
 
 from __future__ import annotations
@@ -289,11 +291,12 @@ def heldout_loss(
 
 @dataclass
 class Schedule:
-    """Warm up, stay, and decay to zero over the last part of the tokens."""
+    """Warm up, stay at ``peak``, and decay to zero over the last part of the tokens."""
 
     total: int
     warmup: int
     decay_from: int
+    peak: float = 1.0
 
     @classmethod
     def of(cls, total: int, warmup: float, decay: float) -> Schedule:
@@ -303,10 +306,10 @@ class Schedule:
     def scale(self, done: int) -> float:
         """The factor on the learning rate after ``done`` tokens."""
         if done < self.warmup:
-            return (done + 1) / (self.warmup + 1)
+            return self.peak * (done + 1) / (self.warmup + 1)
         if done < self.decay_from:
-            return 1.0
-        return max(0.0, (self.total - done) / (self.total - self.decay_from))
+            return self.peak
+        return self.peak * max(0.0, (self.total - done) / (self.total - self.decay_from))
 
     def decay_now(self, done: int) -> None:
         """Begin the decay here; it is as long as it would have been for the tokens so far."""
@@ -408,6 +411,7 @@ def main() -> None:
     parser.add_argument("--weight-decay", type=float, default=0.1)
     parser.add_argument("--warmup", type=float, default=0.02, help="share of the tokens")
     parser.add_argument("--decay", type=float, default=0.4, help="share of the tokens")
+    parser.add_argument("--again", type=float, default=0.4, help="learning rate of a second round")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--fp32", action="store_true", help="do not compute in bfloat16")
     parser.add_argument("--eval-every", type=float, default=240.0, help="seconds")
@@ -439,6 +443,9 @@ def main() -> None:
         optimizer.load_state_dict(saved["optimizer"])
         steps, seconds, curve = saved["steps"], saved["seconds"], saved["curve"]
         schedule, baselines = Schedule(**saved["schedule"]), saved["baselines"]
+        done = steps * args.batch * context
+        if args.tokens is not None and done >= schedule.total < args.tokens:
+            schedule = Schedule(args.tokens, warmup=0, decay_from=done, peak=args.again)
         log(f"resumed after {steps} steps")
     else:
         baselines = ngram_losses(train.ids, heldout.ids, shape.vocab_size)

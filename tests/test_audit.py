@@ -18,7 +18,7 @@ from unembed.cells.excerpt import excerpts
 from unembed.cells.measure import Wanted, measure
 from unembed.errors import NonFiniteError, UnembedError
 from unembed.head import Head
-from unembed.product import Precision
+from unembed.precision import Precision
 
 TEXTS = [
     "The lambda keyword creates an anonymous function.",

@@ -6,7 +6,7 @@ import torch
 import reference
 from unembed.cells.facets import facet_distance, relative_distance
 from unembed.head import Head
-from unembed.product import Precision
+from unembed.precision import Precision
 from unembed.sweep import sweep
 
 

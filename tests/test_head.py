@@ -13,7 +13,7 @@ import reference
 from unembed import head as head_module
 from unembed.errors import HeadError
 from unembed.head import Head, faster_body_route, final_hidden
-from unembed.product import Precision
+from unembed.precision import Precision
 
 SMALL = {
     "vocab_size": 300,

@@ -8,9 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import reference
+from unembed.epilogue.running import SEGMENT
 from unembed.head import Head
-from unembed.product import Precision, float32_products, pad_rows
-from unembed.sweep import SEGMENT, Sweep, sweep
+from unembed.precision import Precision
+from unembed.product import float32_products, pad_rows
+from unembed.sweep import Sweep, sweep
 
 VOCABS = (2, 3, 127, 129, 513, 50257, 129920, 151665)
 FIELDS = [field.name for field in dataclasses.fields(Sweep)]

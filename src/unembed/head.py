@@ -13,7 +13,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from unembed.errors import HeadError
-from unembed.product import Precision, Route, float32_products
+from unembed.precision import Precision
+from unembed.product import Route, float32_products
 
 PROBE_TOKENS = 8
 PROOF_BLOCK = 4096

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from unembed.head import Head, bytes_of
-from unembed.product import Precision
+from unembed.precision import Precision
 
 SCHEMA = 1
 PACKAGES = ("unembed", "torch", "transformers", "tokenizers", "numpy", "pyarrow")
@@ -59,6 +59,7 @@ class Provenance:
     row_norm_cv: float | None
     product_route: str
     product_error: float
+    epilogue: str
     text: TextFacts
     batch_tokens: int
     part_positions: int
@@ -106,6 +107,7 @@ def provenance_of(
         row_norm_cv=row_norm_cv(head),
         product_route=precision.route,
         product_error=precision.error,
+        epilogue=precision.epilogue,
         text=text,
         batch_tokens=batch_tokens,
         part_positions=part_positions,

@@ -7,7 +7,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from unembed.head import Head
-from unembed.product import Precision, float32_products, pad_rows
+from unembed.precision import Precision
+from unembed.product import float32_products, pad_rows
 
 FACET_BLOCK = 2048
 ROWS = 512

@@ -12,7 +12,7 @@ from torch import Tensor
 from unembed.cells.facets import facet_distance, relative_distance
 from unembed.cells.native import native_decisions
 from unembed.head import Head
-from unembed.product import Precision
+from unembed.precision import Precision
 from unembed.sweep import sweep
 
 

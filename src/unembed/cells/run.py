@@ -19,7 +19,8 @@ from unembed.corpus import Corpus
 from unembed.errors import NonFiniteError, UnembedError
 from unembed.head import Head, faster_body_route, final_hidden
 from unembed.models import context_of, token_ids
-from unembed.product import Precision, Route, float32_products
+from unembed.precision import Precision
+from unembed.product import Route, float32_products
 from unembed.provenance import Provenance, provenance_of
 from unembed.store import RunFolder
 from unembed.vocabulary import Vocabulary, word_starts

@@ -1,0 +1,148 @@
+"""The block's statistics in one pass of C++, compiled for this machine when it is first needed.
+
+A small file without dependencies takes a quarter of a second to compile, against ten or more for a
+general compiler of tensor programs, so even a short run can afford it. The library is kept in the
+user's cache folder under a name that holds the source, the compiler and the processor.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from unembed.epilogue.running import Running
+
+FLAGS = ("-O3", "-fPIC", "-std=c++17")
+ATTEMPTS = (("-march=native", "-fopenmp"), ("-march=native",), ())
+"""Tried in turn; without OpenMP the pass takes one thread."""
+
+
+def available() -> bool:
+    """Whether the kernel is there, compiling it where that has not been done."""
+    return _library() is not None
+
+
+def update(running: Running, logits: Float[Tensor, "rows block"], start: int) -> None:
+    """Take in a block of logits, which is left as it was. See ``running.Update``."""
+    library = _library()
+    if library is None:
+        raise RuntimeError("the compiled kernel is not available: ask available() first")
+    rows, width = logits.shape
+    _, height, parts = running.sums.shape
+    if height != rows or running.sums.stride(2) != 1 or logits.stride(1) != 1:
+        raise ValueError("running and logits must hold the same rows, their columns adjacent")
+    library.unembed_update(
+        logits.data_ptr(),
+        rows,
+        width,
+        logits.stride(0),
+        start,
+        running.targets.data_ptr(),
+        running.threshold.data_ptr(),
+        running.values.shape[1],
+        running.values.data_ptr(),
+        running.ids.data_ptr(),
+        running.larger.data_ptr(),
+        running.seen.data_ptr(),
+        running.sums.data_ptr(),
+        running.sums.stride(0),
+        parts,
+        torch.get_num_threads(),
+    )
+
+
+@cache
+def _library() -> Any:
+    """The loaded library, or None where there is no compiler or nothing it makes can be loaded."""
+    compiler = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
+    if compiler is None or platform.system() == "Windows":
+        return None
+    source = resources.files(__package__).joinpath("block.cpp").read_bytes()
+    name = f"block-{_key(source, compiler)}.so"
+    for folder in _folders():
+        try:
+            built = folder / name
+            if not built.exists():
+                _build(compiler, source, built)
+            return _loaded(built)
+        except (OSError, subprocess.SubprocessError):
+            continue
+    return None
+
+
+def _loaded(path: Path) -> Any:
+    library = ctypes.CDLL(str(path))
+    pointer, size = ctypes.c_void_p, ctypes.c_int64
+    library.unembed_update.restype = None
+    library.unembed_update.argtypes = [
+        *(pointer, size, size, size, size),
+        *(pointer, pointer, size, pointer, pointer),
+        *(pointer, pointer, pointer, size, size, size),
+    ]
+    return library
+
+
+def _build(compiler: str, source: bytes, target: Path) -> None:
+    """Compile into a folder of its own and put the finished library in place in one step."""
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        code, built, library = (Path(scratch) / f"block.{end}" for end in ("cpp", "o", "so"))
+        code.write_bytes(source)
+        for attempt in ATTEMPTS:
+            # OpenMP's own library is not named: torch has loaded one, and two would compete.
+            later = ("-undefined", "dynamic_lookup") if platform.system() == "Darwin" else ()
+            try:
+                for step in (
+                    (*FLAGS, *attempt, "-c", code, "-o", built),
+                    ("-shared", *later, built, "-o", library),
+                ):
+                    run = [compiler, *map(str, step)]
+                    subprocess.run(run, check=True, capture_output=True, timeout=60)
+                _loaded(library)
+            except (OSError, subprocess.SubprocessError):
+                continue
+            library.replace(target)
+            return
+    raise OSError(f"{compiler} could not compile the kernel")
+
+
+def _folders() -> list[Path]:
+    """Where the library may be kept: the user's cache, else a folder of this process alone."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    found = []
+    for folder in (Path(base) / "unembed", None):
+        try:
+            if folder is None:
+                folder = Path(tempfile.mkdtemp(prefix="unembed-"))
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if folder.stat().st_uid == os.getuid() and os.access(folder, os.W_OK):
+                found.append(folder)
+        except OSError:
+            continue
+    return found
+
+
+def _key(source: bytes, compiler: str) -> str:
+    """Names the source, the flags, the compiler and the processor's instruction sets."""
+    digest = hashlib.sha256(source)
+    stat = Path(compiler).resolve().stat()
+    digest.update(f"{compiler} {stat.st_size} {stat.st_mtime_ns} {FLAGS} {ATTEMPTS}".encode())
+    digest.update(f"{platform.machine()} {platform.processor()} {torch.__version__}".encode())
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = cpuinfo.read_text().splitlines()
+        kept = [line for line in lines if line.startswith(("model name", "flags", "Features"))]
+        digest.update("\n".join(sorted(set(kept))).encode())
+    return digest.hexdigest()[:20]

@@ -1,0 +1,89 @@
+"""The statistics of a sweep while it passes over the vocabulary."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+SEGMENT = 512
+"""Columns over which exponentials are summed in float32 before float64 takes over. It is part of
+the result's meaning (it fixes the order of summation); block sizes are multiples of it."""
+
+LOG2_E = 1 / math.log(2)
+
+
+@dataclass(frozen=True)
+class Running:
+    """What the blocks so far say about each row; kernels write into these tensors.
+
+    ``values`` and ``ids`` are the k largest logits, ties to the lowest id. ``larger`` counts logits
+    above ``threshold``, and ``seen`` is the logit in column ``targets`` (NaN until its block has
+    come by). ``sums`` holds, per segment of SEGMENT columns with maximum m: m, and the sums of e,
+    x e and e^2, where x = (logit - m) log2(e) and e = 2^x.
+    """
+
+    targets: Int[Tensor, "rows"]
+    threshold: Float[Tensor, "rows"]
+    values: Float[Tensor, "rows k"]
+    ids: Int[Tensor, "rows k"]
+    larger: Int[Tensor, "rows"]
+    seen: Float[Tensor, "rows"]
+    sums: Float[Tensor, "4 rows parts"]
+
+    @staticmethod
+    def of(
+        targets: Int[Tensor, "rows"], threshold: Float[Tensor, "rows"], k: int, vocab: int
+    ) -> Running:
+        """Before the first block."""
+        rows, device, parts = len(targets), threshold.device, -(-vocab // SEGMENT)
+        return Running(
+            targets,
+            threshold,
+            torch.full((rows, k), -torch.inf, device=device),
+            torch.zeros(rows, k, dtype=torch.long, device=device),
+            torch.zeros(rows, dtype=torch.long, device=device),
+            torch.full((rows,), torch.nan, device=device),
+            torch.empty(4, rows, parts, device=device),
+        )
+
+    def tile(self, rows: slice) -> Running:
+        """The same tensors, these rows of them."""
+        return Running(
+            self.targets[rows],
+            self.threshold[rows],
+            self.values[rows],
+            self.ids[rows],
+            self.larger[rows],
+            self.seen[rows],
+            self.sums[:, rows],
+        )
+
+    def combined(self, rows: int = 512) -> tuple[Tensor, Tensor, Tensor]:
+        """Logsumexp, entropy and sum of p^2 of every row in float64, after the last block."""
+        done = [_combine(some) for some in self.sums.split(rows, dim=1)]
+        logsumexp, entropy, sum_p2 = (torch.cat(column) for column in zip(*done, strict=True))
+        return logsumexp, entropy, sum_p2
+
+
+Update = Callable[[Running, Float[Tensor, "rows block"], int], None]
+"""``update(running, logits, start)`` takes in a block of logits whose first column is ``start``.
+
+The block's width is a multiple of SEGMENT and blocks come in order of their columns. The logits may
+be overwritten.
+"""
+
+
+def _combine(sums: Float[Tensor, "4 rows parts"]) -> tuple[Tensor, Tensor, Tensor]:
+    peak, z, s, q = sums.double().unbind(0)
+    top = peak.amax(-1, keepdim=True)
+    shift = peak - top
+    weight = shift.exp()
+    total = (weight * z).sum(-1)
+    slope = (weight * (s / LOG2_E + shift * z)).sum(-1)
+    square = (weight * weight * q).sum(-1)
+    return top[:, 0] + total.log(), total.log() - slope / total, square / total**2
