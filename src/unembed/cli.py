@@ -103,8 +103,9 @@ def cli() -> None:
 @click.option("--trust-remote-code", is_flag=True, help="Let the checkpoint run its own code.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
+@click.option("--profile", is_flag=True, help="Print on stderr where the time went.")
 def audit_command(
-    model: str, corpus: str, out: Path, as_json: bool, quiet: bool, **given: Any
+    model: str, corpus: str, out: Path, as_json: bool, quiet: bool, profile: bool, **given: Any
 ) -> None:
     """Measure every token decision of MODEL on CORPUS, and write table, summary and report.
 
@@ -118,7 +119,8 @@ def audit_command(
     from unembed.cells.audit import audit
     from unembed.cells.run import AuditOptions
     from unembed.corpus import Corpus
-    from unembed.models import load
+    from unembed.models import load, waiter
+    from unembed.phases import Phases
     from unembed.rows import RowRules, read_rows
     from unembed.store import check_folder, holds_finished_run
 
@@ -127,8 +129,13 @@ def audit_command(
     options = AuditOptions(**given)
     check_folder(out)
     next(read_rows(corpus, RowRules(**reading)), None)  # a bad name fails before a long load
-    checkpoint = load(model, **loading)
-    text = Corpus.read(corpus, checkpoint.tokenizer, **reading, progress=not quiet)
+    phases = Phases()
+    with phases("load"):
+        checkpoint = load(model, **loading)
+    if profile:
+        phases = Phases(phases.seconds, waiter(checkpoint.model))
+    with phases("read"):
+        text = Corpus.read(corpus, checkpoint.tokenizer, **reading, progress=not quiet)
     finished = holds_finished_run(out)
     done = audit(
         checkpoint.model,
@@ -138,10 +145,14 @@ def audit_command(
         name=checkpoint.name,
         command=shlex.join(["unembed", *sys.argv[1:]]),
         progress=not quiet,
+        phases=phases,
     )
     if finished:
         click.echo(f"{out} was finished before: verified, nothing computed again", err=True)
-    _show(done, out, as_json)
+    with phases("report"):
+        _show(done, out, as_json)
+    if profile:
+        click.echo(str(phases), err=True)
 
 
 @cli.command("demo")

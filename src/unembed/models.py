@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,6 +105,14 @@ def context_of(model: nn.Module, asked: int | None = None) -> int:
             f"configured for: give at most {limit}"
         )
     return asked
+
+
+def waiter(model: nn.Module) -> Callable[[], None]:
+    """A function that waits until the model's device has done what it was asked."""
+    device = next(model.parameters()).device
+    accelerator = getattr(torch, device.type)
+    synchronize: Callable[[], None] = getattr(accelerator, "synchronize", lambda: None)
+    return synchronize
 
 
 def token_ids(tokenizer: Any) -> list[int]:

@@ -26,6 +26,7 @@ from unembed.cells.summary import (
 )
 from unembed.corpus import Corpus
 from unembed.errors import UnembedError
+from unembed.phases import Phases
 from unembed.progress import progress_bar
 from unembed.provenance import SCHEMA, Provenance
 from unembed.store import RunFolder, verified_manifest
@@ -121,6 +122,7 @@ def audit(
     name: str | None = None,
     command: str = "",
     progress: bool = False,
+    phases: Phases | None = None,
 ) -> Audit:
     """Measure every token decision of a causal language model on a text.
 
@@ -130,25 +132,29 @@ def audit(
 
     With ``out`` the positions are written there as Parquet parts: a killed run goes on where it
     stopped when called again, to the same bytes. ``name`` is what the provenance calls the model,
-    ``command`` how to replay the run. Raises UnembedError for input that cannot be used, and
-    NonFiniteError, naming document and position, where logits are not finite.
-    Source: SPEC §1-2.
+    ``command`` how to replay the run; ``phases`` collects where the time went. Raises UnembedError
+    for input that cannot be used, and NonFiniteError, naming document and position, where logits
+    are not finite. Source: SPEC §1-2.
     """
     options = options or AuditOptions()
+    phases = phases or Phases()
     model.eval()
-    run = AuditRun.of(model, corpus, options, name or type(model).__name__)
+    with phases("prepare"):
+        run = AuditRun.of(model, corpus, options, name or type(model).__name__)
     if out is None:
         with progress_bar("audit", "tok", run.windows.positions, progress) as bar:
-            tables = [table for _path, table in run.tables(frozenset(), bar)]
+            tables = [table for _path, table in run.tables(frozenset(), bar, phases)]
         table = pa.concat_tables(tables)
         return Audit(run.provenance, run.vocabulary([table]), run.documents(), in_memory=table)
     with RunFolder.open(out, run.provenance.to_json()) as folder:
         run.count_finished(folder)
         if not folder.finished:
             with progress_bar("audit", "tok", run.windows.positions, progress) as bar:
-                for path, table in run.tables(frozenset(folder.done), bar):
-                    folder.write_table(path, table)
-            return _finish(folder, run, command)
+                for path, table in run.tables(frozenset(folder.done), bar, phases):
+                    with phases("write"):
+                        folder.write_table(path, table)
+            with phases("summary"):
+                return _finish(folder, run, command)
         return _opened(folder.folder, run.provenance)
 
 

@@ -19,6 +19,7 @@ from unembed.corpus import Corpus
 from unembed.errors import NonFiniteError, UnembedError
 from unembed.head import Head, faster_body_route, final_hidden
 from unembed.models import context_of, token_ids
+from unembed.phases import Phases
 from unembed.precision import Precision
 from unembed.product import Route, float32_products
 from unembed.provenance import Provenance, provenance_of
@@ -125,7 +126,9 @@ class AuditRun:
             nonfinite=[],
         )
 
-    def tables(self, done: frozenset[str], bar: Any) -> Iterator[tuple[str, pa.Table]]:
+    def tables(
+        self, done: frozenset[str], bar: Any, phases: Phases
+    ) -> Iterator[tuple[str, pa.Table]]:
         """The parts that are not done yet: path and table, in order of the text."""
         for number, part in enumerate(parts(self.windows, self.provenance.part_positions)):
             path = f"tokens/part-{number:05d}.parquet"
@@ -133,22 +136,19 @@ class AuditRun:
                 bar.update(int(self.windows.length[part.start : part.stop].sum()))
                 bar.initial = bar.n
                 continue
-            yield path, self._part(part, bar)
+            yield path, self._part(part, bar, phases)
 
     @torch.no_grad()
-    def _part(self, part: range, bar: Any) -> pa.Table:
+    def _part(self, part: range, bar: Any, phases: Phases) -> pa.Table:
         device = self.head.weight.device
         pieces: list[dict[str, Shaped[np.ndarray, "positions ..."]]] = []
         for batch in batches(self.windows, part, self.provenance.batch_tokens):
-            with float32_products(self.body_route):
+            with phases("body"), float32_products(self.body_route):
                 hidden = final_hidden(self.model, batch.input_ids.to(device))
-            columns = measure(
-                hidden[batch.real.to(device)],
-                self.head,
-                batch.targets.to(device),
-                self.wanted,
-                self.precision,
-            )
+                hidden = hidden[batch.real.to(device)]
+            with phases("head"):
+                targets = batch.targets.to(device)
+                columns = measure(hidden, self.head, targets, self.wanted, self.precision)
             columns |= {"doc": batch.doc, "pos": batch.pos}
             pieces.append(columns)
             bar.update(len(batch.doc))

@@ -1,0 +1,39 @@
+"""Where the time of a run went."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+
+def _nothing() -> None:
+    """On a CPU nothing is left running when a call returns."""
+
+
+@dataclass(frozen=True)
+class Phases:
+    """Wall seconds by phase, in order of first use; phases do not nest.
+
+    ``finish`` waits for the device at the end of a phase (``torch.cuda.synchronize`` on a GPU), so
+    that work is counted where it was asked for.
+    """
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    finish: Callable[[], None] = _nothing
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Count the time inside the block."""
+        start = time.perf_counter()
+        try:
+            yield
+            self.finish()
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def __str__(self) -> str:
+        total = sum(self.seconds.values()) or 1.0
+        rows = [*self.seconds.items(), ("total", sum(self.seconds.values()))]
+        return "\n".join(f"{name:<12}{s:>9.2f} s{s / total:>8.1%}" for name, s in rows)
