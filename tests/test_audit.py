@@ -98,6 +98,19 @@ def test_rows_are_bitwise_the_same_in_any_batch(llama: Any, dtype: torch.dtype) 
             assert joined.tobytes() == column.tobytes(), (size, name)
 
 
+@pytest.mark.usefixtures("threads_restored")
+def test_an_audit_is_bitwise_the_same_on_any_number_of_threads(llama: Any, corpus: Corpus) -> None:
+    options = AuditOptions(part_positions=40, batch_tokens=24)
+    runs = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        runs.append(audit(llama, corpus, options))
+        assert torch.get_num_threads() == threads
+    for run in runs[1:]:
+        assert run.table.equals(runs[0].table)
+        assert run.provenance == runs[0].provenance
+
+
 def test_a_run_folder_holds_the_same_table(llama: Any, corpus: Corpus, tmp_path: Path) -> None:
     options = AuditOptions(facets=True, part_positions=50)
     here = audit(llama, corpus, options)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
+from threading import Lock
+from typing import Any
 
 
 def _nothing() -> None:
@@ -17,11 +19,18 @@ class Phases:
     """Wall seconds by phase, in order of first use; phases do not nest.
 
     ``finish`` waits for the device at the end of a phase (``torch.cuda.synchronize`` on a GPU), so
-    that work is counted where it was asked for.
+    that work is counted where it was asked for. Of phases that ``workers`` threads are in side by
+    side, each counts its share.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
     finish: Callable[[], None] = _nothing
+    workers: int = 1
+    lock: AbstractContextManager[Any] = field(default_factory=Lock, repr=False)
+
+    def among(self, workers: int) -> Phases:
+        """The same account, for threads that work side by side."""
+        return replace(self, workers=workers)
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
@@ -31,7 +40,9 @@ class Phases:
             yield
             self.finish()
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+            spent = (time.perf_counter() - start) / self.workers
+            with self.lock:
+                self.seconds[name] = self.seconds.get(name, 0.0) + spent
 
     def __str__(self) -> str:
         total = sum(self.seconds.values()) or 1.0

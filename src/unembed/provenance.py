@@ -39,9 +39,9 @@ class TextFacts:
 class Provenance:
     """Everything that the numbers of a run depend on, as plain values.
 
-    Two runs with equal provenance hold equal bytes on one machine. ``cpu`` and ``threads`` are
-    there because a transformer's body may round differently on another machine; the head's pass
-    does not depend on threads.
+    Two runs with equal provenance hold equal bytes on one machine. ``cpu`` is there
+    because a transformer's body may round differently on another machine, and ``threads``, those
+    that each batch was computed by, because it may on another number of them.
     """
 
     kind: str
@@ -89,6 +89,7 @@ def provenance_of(
     batch_tokens: int,
     part_positions: int,
     options: dict[str, Any],
+    threads: int,
 ) -> Provenance:
     """Collect the provenance of a run that is about to start."""
     return Provenance(
@@ -114,7 +115,7 @@ def provenance_of(
         options=options,
         versions={"python": platform.python_version(), **_versions()},
         cpu=torch.backends.cpu.get_cpu_capability(),
-        threads=torch.get_num_threads(),
+        threads=threads,
     )
 
 

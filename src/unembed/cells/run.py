@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -23,13 +25,15 @@ from unembed.phases import Phases
 from unembed.precision import Precision
 from unembed.product import Route, float32_products
 from unembed.provenance import Provenance, provenance_of
+from unembed.replicas import replicas_of, side_by_side
 from unembed.store import RunFolder
 from unembed.vocabulary import Vocabulary, word_starts
-from unembed.windows import Overflow, Windows, batches, parts
+from unembed.windows import Batch, Overflow, Windows, batches, parts
 
 PART_POSITIONS = 1 << 15
 MENTIONED = ("target", "top1", "top2", "facet", "topk_ids")
 """Columns whose ids the run's vocabulary spells out."""
+Columns = dict[str, np.ndarray]
 ALWAYS = ("doc", "pos", "target", "word_start")
 
 
@@ -67,9 +71,9 @@ class AuditOptions:
 
 @dataclass(frozen=True)
 class AuditRun:
-    """Everything that is fixed before the first batch."""
+    """Everything that is fixed before the first batch; ``models`` work on batches side by side."""
 
-    model: nn.Module
+    models: list[nn.Module]
     head: Head
     windows: Windows
     wanted: Wanted
@@ -101,6 +105,9 @@ class AuditRun:
         on_cpu = head.weight.device.type == "cpu"
         precision = Precision.probe(head.weight)
         body_route = faster_body_route(model, precision)
+        threads = torch.get_num_threads()
+        abreast = on_cpu and body_route == precision.route  # the route is a whole process's setting
+        models = replicas_of(model, threads if abreast else 1)
         wanted = Wanted(options.top_k, options.facets, options.native_head)
         provenance = provenance_of(
             "audit",
@@ -112,9 +119,10 @@ class AuditRun:
             options.batch_tokens or (2048 if on_cpu else 16384),
             options.part_positions,
             {**vars(wanted), "body_product": body_route},
+            threads=1 if len(models) == threads else threads,
         )
         return AuditRun(
-            model=model,
+            models=models,
             head=head,
             windows=windows,
             wanted=wanted,
@@ -130,28 +138,41 @@ class AuditRun:
         self, done: frozenset[str], bar: Any, phases: Phases
     ) -> Iterator[tuple[str, pa.Table]]:
         """The parts that are not done yet: path and table, in order of the text."""
+        todo: list[tuple[str, range]] = []
         for number, part in enumerate(parts(self.windows, self.provenance.part_positions)):
             path = f"tokens/part-{number:05d}.parquet"
             if path in done:
                 bar.update(int(self.windows.length[part.start : part.stop].sum()))
                 bar.initial = bar.n
-                continue
-            yield path, self._part(part, bar, phases)
+            else:
+                todo.append((path, part))
+        share = phases.among(len(self.models))
+        planned = (
+            (path, batch)
+            for path, part in todo
+            for batch in batches(self.windows, part, self.provenance.batch_tokens)
+        )
+
+        def work(model: nn.Module, item: tuple[str, Batch]) -> tuple[str, Columns]:
+            return item[0], self._columns(model, item[1], share)
+
+        with float32_products(self.precision.route):
+            measured = side_by_side(self.models, work, planned)
+            for path, pieces in groupby(_counting(measured, bar), key=itemgetter(0)):
+                yield path, self._table([columns for _path, columns in pieces])
 
     @torch.no_grad()
-    def _part(self, part: range, bar: Any, phases: Phases) -> pa.Table:
+    def _columns(self, model: nn.Module, batch: Batch, phases: Phases) -> Columns:
         device = self.head.weight.device
-        pieces: list[dict[str, Shaped[np.ndarray, "positions ..."]]] = []
-        for batch in batches(self.windows, part, self.provenance.batch_tokens):
-            with phases("body"), float32_products(self.body_route):
-                hidden = final_hidden(self.model, batch.input_ids.to(device))
-                hidden = hidden[batch.real.to(device)]
-            with phases("head"):
-                targets = batch.targets.to(device)
-                columns = measure(hidden, self.head, targets, self.wanted, self.precision)
-            columns |= {"doc": batch.doc, "pos": batch.pos}
-            pieces.append(columns)
-            bar.update(len(batch.doc))
+        with phases("body"), float32_products(self.body_route):
+            hidden = final_hidden(model, batch.input_ids.to(device))
+            hidden = hidden[batch.real.to(device)]
+        with phases("head"):
+            targets = batch.targets.to(device)
+            columns = measure(hidden, self.head, targets, self.wanted, self.precision)
+        return columns | {"doc": batch.doc, "pos": batch.pos}
+
+    def _table(self, pieces: list[Columns]) -> pa.Table:
         whole = {name: np.concatenate([p[name] for p in pieces]) for name in pieces[0]}
         order = np.lexsort((whole["pos"], whole["doc"]))
         whole = {name: column[order] for name, column in whole.items()}
@@ -212,6 +233,12 @@ class AuditRun:
         corpus = self.windows.corpus
         _, row = np.unique(corpus.document, return_index=True)
         return np.asarray(corpus.ids[corpus.starts[row]])
+
+
+def _counting(measured: Iterator[tuple[str, Columns]], bar: Any) -> Iterator[tuple[str, Columns]]:
+    for path, columns in measured:
+        bar.update(len(columns["doc"]))
+        yield path, columns
 
 
 def _highest_id(corpus: Corpus) -> int:

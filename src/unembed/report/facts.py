@@ -37,7 +37,10 @@ def facts_of(provenance: Provenance, command: str) -> list[tuple[str, str]]:
             f"float32 logits ({provenance.product_route} product, probed error "
             f"{provenance.product_error:.1e} of |w||h|); body by {body}",
         ),
-        ("Device", f"{provenance.device} ({provenance.cpu}, {provenance.threads} threads)"),
+        (
+            "Device",
+            f"{provenance.device} ({provenance.cpu}, threads for each batch: {provenance.threads})",
+        ),
         (
             "Batches",
             f"{provenance.batch_tokens:,} tokens, padded; {provenance.part_positions:,} a part",
