@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -153,21 +154,34 @@ def summarise(
     accuracy, nll, entropy, confidence, below_half, *in_bands = _means(
         columns, right, inverse, documents, resamples=resamples, seed=seed
     )
-    margin_quantiles, distance_quantiles = (
-        quantile_estimates(
-            values, inverse, documents, [q / 100 for q in QUANTILES], resamples=resamples, seed=seed
-        )
-        for values in (columns.margin, columns.relative_distance)
-    )
-    spearman_margin, spearman_distance = (
-        spearman_estimate(
-            values, columns.entropy, inverse, documents, resamples=resamples, seed=seed
-        )
-        for values in (columns.margin, columns.relative_distance)
-    )
+    both = (columns.margin, columns.relative_distance)
+    shares = [q / 100 for q in QUANTILES]
+    with ThreadPoolExecutor() as pool:
+        # Array operations run side by side; each figure is computed as it would be alone.
+        fitted = pool.submit(fit_gap, columns.margin, columns.doc, resamples=resamples, seed=seed)
+        quantiles = [
+            pool.submit(
+                quantile_estimates,
+                *(values, inverse, documents, shares),
+                resamples=resamples,
+                seed=seed,
+            )
+            for values in both
+        ]
+        correlations = [
+            pool.submit(
+                spearman_estimate,
+                *(values, columns.entropy, inverse, documents),
+                resamples=resamples,
+                seed=seed,
+            )
+            for values in both
+        ]
+    margin_quantiles, distance_quantiles = (future.result() for future in quantiles)
+    spearman_margin, spearman_distance = (future.result() for future in correlations)
     gap, gap_reason = None, None
     try:
-        gap = fit_gap(columns.margin, columns.doc, resamples=resamples, seed=seed)
+        gap = fitted.result()
     except GapUndefined as reason:
         gap_reason = str(reason)
     distances = columns.relative_distance
