@@ -72,15 +72,27 @@ def _library() -> Any:
         return None
     source = resources.files(__package__).joinpath("block.cpp").read_bytes()
     name = f"block-{_key(source, compiler)}.so"
-    for folder in _folders():
+    try:
+        return _kept_in(_cache_folder(), name, compiler, source)
+    except (OSError, RuntimeError):
+        pass
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            return _kept_in(Path(folder), name, compiler, source)
+    except (OSError, RuntimeError):
+        return None
+
+
+def _kept_in(folder: Path, name: str, compiler: str, source: bytes) -> Any:
+    """The library of this name in the folder, compiled there if it is missing or damaged."""
+    library = folder / name
+    if library.exists():
         try:
-            built = folder / name
-            if not built.exists():
-                _build(compiler, source, built)
-            return _loaded(built)
-        except (OSError, subprocess.SubprocessError):
-            continue
-    return None
+            return _loaded(library)
+        except OSError:
+            library.unlink()
+    _build(compiler, source, library)
+    return _loaded(library)
 
 
 def _loaded(path: Path) -> Any:
@@ -115,23 +127,17 @@ def _build(compiler: str, source: bytes, target: Path) -> None:
                 continue
             library.replace(target)
             return
-    raise OSError(f"{compiler} could not compile the kernel")
+    raise RuntimeError(f"{compiler} could not compile the kernel")
 
 
-def _folders() -> list[Path]:
-    """Where the library may be kept: the user's cache, else a folder of this process alone."""
+def _cache_folder() -> Path:
+    """The user's cache folder, theirs alone, for what lies in it is run."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    found = []
-    for folder in (Path(base) / "unembed", None):
-        try:
-            if folder is None:
-                folder = Path(tempfile.mkdtemp(prefix="unembed-"))
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            if folder.stat().st_uid == os.getuid() and os.access(folder, os.W_OK):
-                found.append(folder)
-        except OSError:
-            continue
-    return found
+    folder = Path(base) / "unembed"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if folder.stat().st_uid != os.getuid():
+        raise PermissionError(f"{folder} belongs to another user")
+    return folder
 
 
 def _key(source: bytes, compiler: str) -> str:

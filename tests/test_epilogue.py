@@ -1,0 +1,147 @@
+"""The kernels against each other; tests/test_sweep.py holds them against float64."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unembed import epilogue
+from unembed.epilogue import compiled, eager
+from unembed.epilogue.running import SEGMENT, Running
+
+needs_compiler = pytest.mark.skipif(not compiled.available(), reason="no C++ compiler here")
+
+
+@pytest.fixture
+def fresh_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """An empty cache folder, and no library loaded yet."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    compiled._library.cache_clear()
+    yield tmp_path / "unembed"
+    compiled._library.cache_clear()
+
+
+def run(update: Any, logits: torch.Tensor, targets: torch.Tensor, k: int, block: int) -> Running:
+    vocab = logits.shape[1]
+    threshold = logits.gather(1, targets[:, None])[:, 0]
+    running = Running.of(targets, threshold, k, vocab)
+    for start in range(0, vocab, block):
+        update(running, logits[:, start : start + block].clone(), start)
+    return running
+
+
+@needs_compiler
+@settings(max_examples=30, deadline=None)
+@given(
+    st.integers(1, 40), st.integers(1, 4), st.integers(2, 9), st.booleans(), st.integers(0, 10**6)
+)
+def test_the_compiled_kernel_is_the_eager_one(
+    rows: int, segments: int, k: int, tied: bool, seed: int
+) -> None:
+    g = torch.Generator().manual_seed(seed)
+    logits = torch.randn(rows, segments * SEGMENT, generator=g) * 8
+    logits = logits.round() if tied else logits
+    logits[:, -5:] = -1e38
+    targets = torch.randint(0, logits.shape[1] - 5, (rows,), generator=g)
+    a = run(compiled.update, logits, targets, k, SEGMENT)
+    b = run(eager.update, logits, targets, k, 2 * SEGMENT)
+    for name in ("values", "ids", "larger", "seen"):
+        assert torch.equal(getattr(a, name), getattr(b, name)), name
+    assert torch.equal(a.sums[0], b.sums[0])
+    assert torch.allclose(a.sums, b.sums, rtol=2e-6, atol=1e-30)
+    for ours, theirs in zip(a.combined(), b.combined(), strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-6, atol=1e-6)
+
+
+@needs_compiler
+def test_powers_of_two_are_those_of_float64() -> None:
+    """Each segment holds its maximum, 0, and one other logit, whose power the sum then shows."""
+    x = torch.linspace(0, 89, 4000)
+    logits = torch.full((len(x), SEGMENT), -1e38)
+    logits[:, 3], logits[:, 200] = 0.0, -x
+    got = run(compiled.update, logits, torch.zeros(len(x), dtype=torch.long), 2, SEGMENT)
+    power = torch.exp2(-(x * 1.44269504).double())
+    want = torch.where(x * 1.44269504 > 126, 0.0, power)
+    assert torch.equal(got.sums[0, :, 0], torch.zeros(len(x)))
+    assert torch.allclose(got.sums[1, :, 0].double(), 1 + want, rtol=1e-7, atol=0)
+    assert torch.allclose(got.sums[3, :, 0].double(), 1 + want**2, rtol=1e-7, atol=0)
+    slope = got.sums[2, :, 0].double() / -(x * 1.44269504).double().clamp_min(1e-30)
+    assert torch.allclose(slope[1:], want[1:], rtol=2e-6, atol=0)
+
+
+@needs_compiler
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_a_logit_that_is_not_finite_shows(bad: float) -> None:
+    logits = torch.randn(3, 2 * SEGMENT)
+    logits[1, 700] = bad
+    running = run(compiled.update, logits, torch.zeros(3, dtype=torch.long), 2, SEGMENT)
+    sums = torch.stack(running.combined())
+    assert torch.isfinite(sums).all(0).tolist() == [True, False, True]
+
+
+@needs_compiler
+def test_the_library_is_compiled_once(fresh_library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert compiled.available()
+    [kept] = fresh_library.iterdir()
+    assert kept.suffix == ".so"
+    assert stat.S_IMODE(fresh_library.stat().st_mode) == 0o700
+
+    def refuse(*_args: object, **_named: object) -> None:
+        raise AssertionError("compiled again")
+
+    compiled._library.cache_clear()
+    monkeypatch.setattr(subprocess, "run", refuse)
+    assert compiled.available()
+
+
+@needs_compiler
+def test_a_damaged_library_is_compiled_again(
+    fresh_library: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert compiled.available()
+    [kept] = fresh_library.iterdir()
+    damaged = tmp_path / "other" / "unembed" / kept.name
+    damaged.parent.mkdir(parents=True)
+    damaged.write_bytes(b"no library")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
+    compiled._library.cache_clear()
+    assert compiled.available()
+    assert damaged.stat().st_size == kept.stat().st_size
+
+
+@needs_compiler
+def test_a_cache_that_cannot_be_written_is_done_without(
+    fresh_library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh_library.write_text("a file where the folder should be")
+    monkeypatch.setenv("TMPDIR", str(fresh_library.parent))
+    assert compiled.available()
+
+
+@pytest.mark.usefixtures("fresh_library")
+def test_without_a_compiler_torch_operations_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda _name: None)
+    assert not compiled.available()
+    assert epilogue.fastest(torch.device("cpu")) == "eager"
+    with pytest.raises(RuntimeError, match="available"):
+        run(compiled.update, torch.zeros(1, SEGMENT), torch.zeros(1, dtype=torch.long), 2, SEGMENT)
+
+
+@pytest.mark.usefixtures("fresh_library")
+def test_a_compiler_that_fails_is_done_without(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    broken = tmp_path / "c++"
+    broken.write_text("#!/bin/sh\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    assert not compiled.available()
