@@ -2,11 +2,14 @@
 
     python benchmarks/sweep.py                          # GPT-2 and Qwen3-0.6B shapes
     python benchmarks/sweep.py --shapes llama3 gemma3 --rows 256
+    python benchmarks/sweep.py --shapes qwen3 --rows 2048 --peers door cross_entropy
 
 Each measurement is a fresh process; the peers alternate. ``product`` is the roofline: the best
-float32 product of the same matrices, nothing else. ``plain`` holds full float32 logits, as people
-write it; ``chunked`` does the same statistics over blocks of rows. ``loss`` is torch's fused linear
-cross-entropy where the wheel has it, which gives the loss alone. ``--json`` prints JSON.
+float32 product of the same matrices, nothing else. ``eager`` is the sweep by torch operations, as
+it runs without a C++ compiler. ``plain`` holds full float32 logits, as people write it; ``chunked``
+does the same statistics over blocks of rows. ``loss`` is torch's fused linear cross-entropy, which
+gives the loss alone. ``door`` and ``cross_entropy`` are forward and backward: ``head_loss`` against
+``cross_entropy(linear)``, gradients to hidden states and weight. ``--json`` prints JSON.
 """
 
 from __future__ import annotations
@@ -30,16 +33,18 @@ SHAPES = {
     "llama3": (4_096, 128_256),
     "gemma3": (1_152, 262_144),
 }
-PEERS = ("sweep", "product", "plain", "chunked", "loss")
+PEERS = ("sweep", "eager", "product", "plain", "chunked", "loss", "door", "cross_entropy")
+USUAL = ["sweep", "product", "plain", "chunked", "loss"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["gpt2", "qwen3"])
-    parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=USUAL)
     parser.add_argument("--rows", type=int, default=512)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--times", type=int, default=5, help="repetitions in a process")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--child", choices=PEERS, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -53,6 +58,7 @@ def main() -> None:
             for peer in given.peers:
                 command = [sys.executable, __file__, "--child", peer, "--shapes", shape]
                 command += ["--rows", str(given.rows), "--dtype", given.dtype]
+                command += ["--times", str(given.times)]
                 done = subprocess.run(command, check=True, capture_output=True, text=True)
                 runs[peer].append(json.loads(done.stdout.splitlines()[-1]))
         if not given.json:
@@ -64,13 +70,14 @@ def main() -> None:
 def report(shape: str, given: argparse.Namespace, runs: dict[str, list[dict[str, float]]]) -> None:
     dim, vocab = SHAPES[shape]
     print(f"{shape}: {given.rows} rows, head {vocab:,} x {dim:,}, {given.dtype}")
-    ours = statistics.median(run["ms"] for run in runs["sweep"]) if "sweep" in runs else None
+    first = next(iter(runs))
+    ours = statistics.median(run["ms"] for run in runs[first])
     for peer, some in runs.items():
         ms = statistics.median(run["ms"] for run in some)
         mib = statistics.median(run["added_mib"] for run in some)
-        ratio = "" if ours is None else f"{ms / ours:>8.2f} x the sweep's time"
+        ratio = f"{ms / ours:>8.2f} x {first}'s time"
         rate = 2 * given.rows * dim * vocab / ms / 1e6
-        print(f"  {peer:<8}{ms:>10.0f} ms{rate:>8.0f} GF/s{mib:>8.0f} MiB{ratio}")
+        print(f"  {peer:<14}{ms:>10.0f} ms{rate:>8.0f} GF/s{mib:>8.0f} MiB{ratio}")
 
 
 def measure(given: argparse.Namespace) -> dict[str, float]:
@@ -80,12 +87,12 @@ def measure(given: argparse.Namespace) -> dict[str, float]:
     weight = weight.to(getattr(torch, given.dtype))
     hidden = torch.randn(given.rows, dim, generator=generator).to(weight.dtype)
     targets = torch.randint(0, vocab, (given.rows,), generator=generator)
-    torch.set_grad_enabled(False)
+    torch.set_grad_enabled(given.child in ("door", "cross_entropy"))
     work = JOBS[given.child](hidden, weight, targets)
     before, times = resident_mib(), []
     with PeakMemory() as peak:
         work()
-        for _ in range(5):
+        for _ in range(given.times):
             start = time.perf_counter()
             work()
             times.append(time.perf_counter() - start)
@@ -98,6 +105,17 @@ def swept(hidden: Any, weight: Any, targets: Any) -> Callable[[], Any]:
     from unembed.sweep import sweep
 
     head, precision = Head.from_parts(weight), Precision.probe(weight)
+    return lambda: sweep(hidden, head, targets, k=5, precision=precision)
+
+
+def eager(hidden: Any, weight: Any, targets: Any) -> Callable[[], Any]:
+    from dataclasses import replace
+
+    from unembed.head import Head
+    from unembed.precision import Precision
+    from unembed.sweep import sweep
+
+    head, precision = Head.from_parts(weight), replace(Precision.probe(weight), epilogue="eager")
     return lambda: sweep(hidden, head, targets, k=5, precision=precision)
 
 
@@ -149,18 +167,45 @@ def statistics_of(logits: Any, targets: Any) -> tuple[Any, ...]:
 
 
 def fused_loss(hidden: Any, weight: Any, targets: Any) -> Callable[[], Any]:
-    function: Any = getattr(torch.nn.functional, "linear_cross_entropy", None)
-    if function is None:
-        return lambda: torch.nn.functional.cross_entropy(hidden @ weight.T, targets)
+    function: Any = torch.nn.functional.linear_cross_entropy
     return lambda: function(hidden, weight, targets)
+
+
+def door(hidden: Any, weight: Any, targets: Any) -> Callable[[], Any]:
+    from unembed.head import Head
+    from unembed.loss import head_loss
+    from unembed.precision import Precision
+
+    hidden, weight = hidden.requires_grad_(), weight.requires_grad_()
+    head, precision = Head.from_parts(weight), Precision.probe(weight)
+
+    def run() -> None:
+        hidden.grad = weight.grad = None
+        head_loss(hidden, head, targets, precision=precision).nll.mean().backward()
+
+    return run
+
+
+def cross_entropy(hidden: Any, weight: Any, targets: Any) -> Callable[[], Any]:
+    hidden, weight = hidden.requires_grad_(), weight.requires_grad_()
+
+    def run() -> None:
+        hidden.grad = weight.grad = None
+        logits = torch.nn.functional.linear(hidden, weight).float()
+        torch.nn.functional.cross_entropy(logits, targets).backward()
+
+    return run
 
 
 JOBS = {
     "sweep": swept,
+    "eager": eager,
     "product": product,
     "plain": plain,
     "chunked": chunked,
     "loss": fused_loss,
+    "door": door,
+    "cross_entropy": cross_entropy,
 }
 
 if __name__ == "__main__":

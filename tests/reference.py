@@ -79,3 +79,17 @@ def relative_distance(hidden: Tensor, head: Head, top1: Tensor, top2: Tensor) ->
             gap += float(head.bias[t].double() - head.bias[r].double())
         found.append(gap / float(wall.norm() * h.norm()) if gap else 0.0)
     return found
+
+
+def head_loss(hidden: Tensor, head: Head, targets: Tensor, topk_ids: Tensor) -> dict[str, Tensor]:
+    """The differentiable statistics by plain autograd through all logits in float64."""
+    all_logits = logits(hidden, head)
+    tokens = all_logits if head.valid is None else all_logits[:, head.valid]
+    log_p = tokens.log_softmax(-1)
+    logsumexp = tokens.logsumexp(-1)
+    return {
+        "nll": logsumexp - all_logits.gather(1, targets[:, None])[:, 0],
+        "topk_values": all_logits.gather(1, topk_ids),
+        "entropy": -(log_p.exp() * log_p).sum(-1),
+        "logsumexp": logsumexp,
+    }

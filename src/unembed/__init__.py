@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from unembed.corpus import Corpus as Corpus
     from unembed.errors import UnembedError as UnembedError
     from unembed.head import Head as Head
+    from unembed.loss import HeadLoss as HeadLoss
+    from unembed.loss import head_loss as head_loss
     from unembed.models import Checkpoint as Checkpoint
     from unembed.models import load as load
     from unembed.provenance import Provenance as Provenance
@@ -32,10 +34,12 @@ _HOMES = {
     "Estimate": "cells.estimate",
     "GapFit": "cells.gap",
     "Head": "head",
+    "HeadLoss": "loss",
     "Provenance": "provenance",
     "UnembedError": "errors",
     "audit": "cells.audit",
     "fit_gap": "cells.gap",
+    "head_loss": "loss",
     "load": "models",
 }
 

@@ -1,8 +1,9 @@
-"""Blocks of float32 logits, and the target's logit, the same bits in whatever block they come."""
+"""Blocks of float32 logits, and the target's logit before its block has come by."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -11,10 +12,18 @@ from torch import Tensor
 from unembed.epilogue.running import SEGMENT
 from unembed.head import Head
 from unembed.precision import Precision
-from unembed.product import TILE, float32_products, pad_rows
+from unembed.product import (
+    TILE,
+    WIDE_BLOCK,
+    WIDE_ROWS,
+    float32_products,
+    left_operand,
+    multiply,
+    right_operand,
+)
 
 ROWS = 512
-"""Rows of a logit block; with BLOCK columns it stays inside the cache."""
+"""Rows of a logit block on CPU; with BLOCK columns it stays inside the cache."""
 
 BLOCK = 4096
 
@@ -23,31 +32,58 @@ NEVER = -1e38
 so that 0 times it is 0."""
 
 
+@dataclass(frozen=True)
+class BlockShape:
+    """Rows and columns of a logit block; a sweep pads its rows to a multiple of ``padding``."""
+
+    rows: int
+    columns: int
+    padding: int
+
+    @staticmethod
+    def of(device: torch.device, rows: int, columns: int | None = None) -> BlockShape:
+        """The shape that suits the device, for this many rows, with these columns if any are given.
+
+        On CUDA all blocks of a sweep have the same height, because its library picks its kernel,
+        and with it the last bits of a logit, by the shape. Any number of blocks of that height has
+        that height again, if there are not more of them.
+        """
+        if device.type != "cuda":
+            return BlockShape(ROWS, columns or BLOCK, TILE)
+        tiles = max(1, -(-rows // WIDE_ROWS))
+        height = max(1, -(-rows // (tiles * TILE))) * TILE
+        return BlockShape(height, columns or WIDE_BLOCK, height)
+
+
 def logit_blocks(
-    inputs: Float[Tensor, "rows dim"], head: Head, precision: Precision, block: int = BLOCK
+    inputs: Float[Tensor, "rows dim"], head: Head, precision: Precision, block: int | None = None
 ) -> Iterator[tuple[int, Float[Tensor, "tile block"], slice]]:
     """Blocks of float32 logits: (first column, logits, rows), blocks outer and row tiles inner.
 
-    The rows must be padded (``product.pad_rows``). Columns are padded to a multiple of SEGMENT; a
-    padded column, or one that is not a token, holds NEVER. The block is overwritten by the next.
+    The rows must be padded (``product.pad_rows``), in any dtype. Columns are padded to a multiple
+    of SEGMENT; a padded column, or one that is not a token, holds NEVER. The block is overwritten
+    by the next. ``block`` is its width, by ``BlockShape`` where it is None.
     """
     rows = inputs.shape[0]
-    buffer = torch.empty(min(rows, ROWS) * block, device=inputs.device)
-    for start in range(0, head.vocab, block):
-        stop = min(start + block, head.vocab)
-        weight = pad_rows(head.weight[start:stop])
+    shape = BlockShape.of(inputs.device, rows, block)
+    left = left_operand(inputs, head.weight.dtype, precision.route)
+    buffer = torch.empty(min(rows, shape.rows) * shape.columns, device=inputs.device)
+    for start in range(0, head.vocab, shape.columns):
+        stop = min(start + shape.columns, head.vocab)
+        weight = right_operand(head.weight[start:stop], left)
         bias = None if head.bias is None else head.bias[start:stop].to(torch.float32)
         barred = None if head.valid is None else ~head.valid[start:stop]
+        if barred is not None and not bool(barred.any()):
+            barred = None
         width = -(-(stop - start) // SEGMENT) * SEGMENT
-        for top in range(0, rows, ROWS):
-            span = slice(top, min(top + ROWS, rows))
+        for top in range(0, rows, shape.rows):
+            span = slice(top, min(top + shape.rows, rows))
             height = span.stop - span.start
             logits = buffer[: height * width].view(height, width)
-            with float32_products(precision.route):
-                torch.mm(inputs[span], weight.T, out=logits[:, : weight.shape[0]])
+            multiply(left[span], weight, precision.route, logits[:, : weight.shape[0]])
             real = logits[:, : stop - start]
             apply_recipe(real, head, bias)
-            if barred is not None and bool(barred.any()):
+            if barred is not None:
                 real.masked_fill_(barred, NEVER)
             logits[:, stop - start :] = NEVER
             yield start, logits, span
@@ -71,20 +107,51 @@ def target_logits(
     targets: Int[Tensor, "rows"],
     precision: Precision,
 ) -> Float[Tensor, "rows"]:
-    """The target's logit of every row, from products of TILE rows with their TILE targets.
+    """The target's logit of every row, so that larger ones can be counted before its block comes.
 
-    Where the route is invariant these are bitwise the logits that the blocks will hold, so larger
-    ones can be counted before the target's own block has come by.
+    Where the route is invariant, they are the diagonals of products of TILE rows with their TILE
+    targets, and bitwise the logits that the blocks will hold. Elsewhere they are dot products
+    taken in float64, within ``target_tolerance`` of those.
     """
     found = torch.empty(inputs.shape[0], device=inputs.device)
-    for top in range(0, inputs.shape[0], TILE):
-        span = slice(top, top + TILE)
-        chosen = targets[span]
-        with float32_products(precision.route):
-            square = inputs[span] @ head.weight[chosen].to(torch.float32).T
-        apply_recipe(square, head, None if head.bias is None else head.bias[chosen].float())
-        found[span] = square.diagonal()
+    step = TILE if precision.invariant else ROWS
+    for top in range(0, inputs.shape[0], step):
+        span = slice(top, top + step)
+        rows, chosen = inputs[span], targets[span]
+        bias = None if head.bias is None else head.bias[chosen].float()
+        if precision.invariant:
+            with float32_products(precision.route):
+                square = rows.to(torch.float32) @ head.weight[chosen].to(torch.float32).T
+            apply_recipe(square, head, bias)
+            found[span] = square.diagonal()
+        else:
+            dots = (rows.double() * head.weight[chosen].double()).sum(1).float()
+            apply_recipe(dots[None], head, bias)
+            found[span] = dots
     barred = torch.zeros_like(targets, dtype=torch.bool)
     if head.valid is not None:
         barred = ~head.valid[targets]
     return found.masked_fill_(barred, NEVER)
+
+
+def target_tolerance(
+    inputs: Float[Tensor, "rows dim"],
+    head: Head,
+    targets: Int[Tensor, "rows"],
+    threshold: Float[Tensor, "rows"],
+    precision: Precision,
+) -> Float[Tensor, "rows"] | None:
+    """How far from ``target_logits`` the target's logit may lie in its block; None where nowhere.
+
+    ``scale error |w| |h|`` by the probe's error, and four roundings of the logit for the recipe. An
+    estimate: a logit outside it costs a recount, not the rank.
+    """
+    if precision.invariant:
+        return None
+    sizes = torch.empty_like(threshold)
+    for top in range(0, inputs.shape[0], ROWS):
+        span = slice(top, top + ROWS)
+        sizes[span] = inputs[span].float().norm(dim=1)
+        sizes[span] *= head.weight[targets[span]].float().norm(dim=1)
+    rounding = 4 * torch.finfo(torch.float32).eps * threshold.abs()
+    return head.scale * precision.error * sizes + rounding

@@ -15,7 +15,7 @@ from unembed.epilogue.running import LOG2_E
 from unembed.head import Head
 from unembed.precision import Precision
 from unembed.product import Route, float32_products
-from unembed.sweep import _check, sweep
+from unembed.sweep import check, sweep
 
 
 @dataclass(frozen=True)
@@ -57,21 +57,20 @@ def head_loss(
     are computed again, block by block, on the way back. Gradients reach ``hidden``, ``head.weight``
     and ``head.bias``, each only where it requires one, in its own dtype; a frozen weight costs
     nothing. Rows that are not tokens get a zero gradient. Everything is float32, under autocast
-    too, or float64 where ``hidden`` is. Every row given counts: select the positions that are not
-    ignored before the call. ``precision`` comes from ``Precision.probe`` and is probed here where it
-    is None, so give one in a training loop.
+    too, or float64 where ``hidden`` is. Every row given counts: where positions are to be ignored,
+    select the others before the call. ``precision`` comes from ``Precision.probe`` and is probed
+    here where it is None, so give one in a training loop.
 
     Raises ValueError for shapes or targets that do not fit the head, and for a target that is not a
     token, whose NLL would be infinite. Not twice differentiable. Source: SPEC §0, §1, §5.
     """
-    _check(hidden, head, targets, k, block)
+    check(hidden, head, targets, k, block)
     if head.valid is not None and not bool(head.valid[targets].all()):
         stray = int(targets[~head.valid[targets]][0])
         raise ValueError(f"target {stray} is not a token of this head: leave such positions out")
-    precision = precision or Precision.probe(head.weight.detach())
-    ids = targets.long()
+    differentiable: Any = _HeadLoss.apply
     return HeadLoss(
-        *_HeadLoss.apply(hidden, head.weight, head.bias, head, ids, k, precision, block)
+        *differentiable(hidden, head.weight, head.bias, head, targets.long(), k, precision, block)
     )
 
 
@@ -87,16 +86,16 @@ class _HeadLoss(torch.autograd.Function):
         head: Head,
         targets: Int[Tensor, "positions"],
         k: int,
-        precision: Precision,
+        precision: Precision | None,
         block: int,
     ) -> tuple[Tensor, ...]:
         with torch.autocast(hidden.device.type, enabled=False):
+            precision = precision or Precision.probe(weight, hidden.dtype)
             if hidden.dtype == torch.float64:
                 found = _float64_statistics(hidden, head, targets, k, block)
             else:
                 found = _float32_statistics(hidden, head, targets, k, precision, block)
         ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(found.topk_ids)
         ctx.save_for_backward(
             hidden, weight, bias, targets, found.topk_ids, found.entropy, found.logsumexp
         )
@@ -104,7 +103,7 @@ class _HeadLoss(torch.autograd.Function):
         return found.nll, found.topk_values, found.topk_ids, found.entropy, found.logsumexp
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(
         ctx: Any,
         to_nll: Tensor | None,
@@ -114,9 +113,9 @@ class _HeadLoss(torch.autograd.Function):
         to_logsumexp: Tensor | None,
     ) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, targets, topk_ids, entropy, logsumexp = ctx.saved_tensors
-        none = torch.zeros_like(logsumexp)
-        to_nll = none if to_nll is None else to_nll
-        to_topk = none[:, None].expand(topk_ids.shape) if to_topk is None else to_topk
+        zero = torch.zeros_like(logsumexp)
+        to_nll = zero if to_nll is None else to_nll
+        to_topk = zero[:, None].expand(topk_ids.shape) if to_topk is None else to_topk
         flat = to_nll if to_logsumexp is None else to_nll + to_logsumexp
         if to_entropy is not None:
             flat = flat - to_entropy * entropy
@@ -139,9 +138,9 @@ class _HeadLoss(torch.autograd.Function):
 class _Incoming:
     """The loss's gradient in each row's logits, in as few numbers as it takes.
 
-    ``scale dL/dl_v = p_v (flat + slope log p_v)``, plus ``at_ids`` where v is among ``ids``. With
-    unit scale an NLL gives g to ``flat`` and -g at its target, a logsumexp g to ``flat``, an entropy
-    H gives -g to ``slope`` and -g H to ``flat``, since ``dH/dl_v = -p_v (log p_v + H)``.
+    ``scale dL/dl_v = p_v (flat + slope log p_v)``, plus ``at_ids`` where v is among ``ids``. At
+    scale 1 an NLL gives g to ``flat`` and -g at its target, a logsumexp g to ``flat``, and an
+    entropy H -g to ``slope`` and -g H to ``flat``, since ``dH/dl_v = -p_v (log p_v + H)``.
     """
 
     logsumexp: Float[Tensor, "rows"]
@@ -163,7 +162,8 @@ def _logit_gradient(
 ) -> None:
     """Turn a block of logits, whose first column is ``start``, into dL/d(W h + b) in place.
 
-    A soft-capped logit l passes on ``1 - (l / softcap)^2`` of its gradient. Powers of two are several times faster than ``exp`` in torch's CPU library.
+    A soft-capped logit l passes on ``1 - (l / softcap)^2`` of its gradient. Powers of two are
+    several times faster than ``exp`` in torch's CPU library.
     """
     width = logits.shape[1]
     uncapping = None
@@ -202,6 +202,8 @@ def _gradients(
         weight = head.weight[columns].to(dtype)
         bias = None if head.bias is None else head.bias[columns].to(dtype)
         barred = None if head.valid is None else ~head.valid[columns]
+        barred = barred if barred is not None and bool(barred.any()) else None
+        # A view where the dtype is the same, so that only other dtypes are copied back.
         at_weight = None if to_weight is None else to_weight[columns].to(dtype)
         at_bias = None if bias is None else torch.zeros_like(bias)
         for top in range(0, n, ROWS):
@@ -211,13 +213,13 @@ def _gradients(
                 torch.mm(inputs[rows], weight.T, out=logits)
             apply_recipe(logits, head, bias)
             _logit_gradient(logits, incoming.tile(rows), start, head.softcap)
-            if barred is not None and bool(barred.any()):
+            if barred is not None:
                 logits.masked_fill_(barred, 0.0)
             with float32_products(route):
                 if to_hidden is not None:
                     to_hidden[rows].addmm_(logits, weight)
                 if at_weight is not None:
-                    at_weight.addmm_(logits.T, inputs[rows], beta=float(top > 0))
+                    at_weight.addmm_(logits.T, inputs[rows])
             if to_bias is not None and at_bias is not None:
                 at_bias += logits.sum(0)
         if to_weight is not None and at_weight is not None and to_weight.dtype != dtype:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from unembed.blocks import BLOCK, logit_blocks, target_logits
+from unembed.blocks import NEVER, BlockShape, logit_blocks, target_logits, target_tolerance
 from unembed.epilogue import update_of
 from unembed.epilogue.running import SEGMENT, Running
 from unembed.head import Head
@@ -59,7 +59,7 @@ def sweep(
     *,
     k: int = 2,
     precision: Precision | None = None,
-    block: int = BLOCK,
+    block: int | None = None,
 ) -> Sweep:
     """Top-k, logsumexp, entropy, target logit and rank of every position, float32-exact.
 
@@ -72,24 +72,28 @@ def sweep(
         rank = 1 + (logits > logits.gather(1, targets)).sum(-1)
 
     in O(positions * (k + vocab / 512) + block) memory. On CPU the result of a row is bitwise the
-    same for any ``block``, any other rows in the call, and any number of threads. ``precision``
-    comes from ``Precision.probe`` and is probed here where it is None.
+    same for any ``block``, any other rows in the call, and any number of threads; elsewhere these
+    may move the last bits of a logit. ``precision`` comes from ``Precision.probe`` and is probed
+    here where it is None; ``block``, the columns taken at once, suits the device where it is None.
     Raises ValueError for shapes or targets that do not fit the head. Source: SPEC §1.
     """
-    _check(hidden, head, targets, k, block)
-    precision = precision or Precision.probe(head.weight)
+    check(hidden, head, targets, k, block)
+    precision = precision or Precision.probe(head.weight, hidden.dtype)
     n, k = hidden.shape[0], min(k, head.tokens)
-    inputs = pad_rows(hidden)
+    shape = BlockShape.of(hidden.device, n, block)
+    inputs = pad_rows(hidden, shape.padding, hidden.dtype)
     index = torch.zeros(len(inputs), dtype=torch.long, device=inputs.device)
     index[:n] = targets
     threshold = target_logits(inputs, head, index, precision)
-    running, update = Running.of(index, threshold, k, head.vocab), update_of(precision.epilogue)
+    tolerance = target_tolerance(inputs, head, index, threshold, precision)
+    running = Running.of(index, threshold, k, head.vocab, tolerance)
+    update = update_of(precision.epilogue)
     for start, logits, rows in logit_blocks(inputs, head, precision, block):
         update(running.tile(rows), logits, start)
-    seen, larger = running.seen, running.larger
-    differs = (seen != threshold) & torch.isfinite(seen)
-    if bool(differs.any()):
-        larger[differs] = _recount(inputs[differs], head, seen[differs], precision, block)
+    larger, unsure = running.counted()
+    if bool(unsure.any()):
+        seen = running.seen[unsure]
+        larger[unsure] = _recount(inputs[unsure], head, index[unsure], seen, precision, shape)
     logsumexp, entropy, sum_p2 = running.combined()
     finite = torch.isfinite(logsumexp) & torch.isfinite(entropy) & torch.isfinite(sum_p2)
     return Sweep(
@@ -98,7 +102,7 @@ def sweep(
         logsumexp[:n].float(),
         entropy[:n].float(),
         sum_p2[:n].float(),
-        seen[:n],
+        running.seen[:n],
         larger[:n] + 1,
         finite[:n],
     )
@@ -107,34 +111,41 @@ def sweep(
 def _recount(
     inputs: Float[Tensor, "rows dim"],
     head: Head,
-    threshold: Float[Tensor, "rows"],
+    targets: Int[Tensor, "rows"],
+    seen: Float[Tensor, "rows"],
     precision: Precision,
-    block: int,
+    shape: BlockShape,
 ) -> Int[Tensor, "rows"]:
-    """Count again for rows whose target logit came out differently in its block."""
+    """Count again for rows whose target came out differently in its block, in blocks as high."""
     n = inputs.shape[0]
-    padded = pad_rows(inputs)
+    padded = pad_rows(inputs, shape.padding, inputs.dtype)
     limit = torch.full((padded.shape[0],), torch.inf, device=inputs.device)
-    limit[:n] = threshold
+    limit[:n] = seen
+    own = torch.full((padded.shape[0],), -1, device=inputs.device)
+    own[:n] = targets
     larger = torch.zeros(len(padded), dtype=torch.long, device=inputs.device)
-    for _start, logits, rows in logit_blocks(padded, head, precision, block):
+    for start, logits, rows in logit_blocks(padded, head, precision, shape.columns):
+        local = own[rows] - start
+        inside = ((local >= 0) & (local < logits.shape[1])).nonzero()[:, 0]
+        logits[inside, local[inside]] = NEVER  # a target is not larger than itself
         larger[rows] += (logits > limit[rows, None]).sum(1)
     return larger[:n]
 
 
-def _check(
+def check(
     hidden: Float[Tensor, "positions dim"],
     head: Head,
     targets: Int[Tensor, "positions"],
     k: int,
-    block: int,
+    block: int | None,
 ) -> None:
+    """Raise ValueError for arguments of a pass that do not fit the head or each other."""
     if hidden.shape[1] != head.dim or targets.shape != hidden.shape[:1]:
         raise ValueError(
             f"hidden {tuple(hidden.shape)} and targets {tuple(targets.shape)} do not fit a head of "
             f"width {head.dim}"
         )
-    if k < 2 or block < SEGMENT or block % SEGMENT:
+    if k < 2 or (block is not None and (block < SEGMENT or block % SEGMENT)):
         raise ValueError(f"k must be at least 2 and block a multiple of {SEGMENT}: {k}, {block}")
     if len(targets) and not (int(targets.min()) >= 0 and int(targets.max()) < head.vocab):
         raise ValueError(f"targets must be ids below {head.vocab}, got up to {int(targets.max())}")

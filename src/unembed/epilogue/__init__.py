@@ -1,4 +1,4 @@
-"""What is taken from each block of logits while it is in the cache: one record, three kernels."""
+"""What is taken from each block of logits while it is at hand: one record, three kernels."""
 
 from __future__ import annotations
 
@@ -9,14 +9,28 @@ import torch
 from unembed.epilogue import compiled, eager
 from unembed.epilogue.running import Update
 
-Epilogue = Literal["compiled", "eager"]
+Epilogue = Literal["compiled", "triton", "eager"]
 
 
 def fastest(device: torch.device) -> Epilogue:
     """The fastest kernel that this machine can run for tensors on this device."""
-    return "compiled" if device.type == "cpu" and compiled.available() else "eager"
+    if device.type == "cpu" and compiled.available():
+        return "compiled"
+    return "triton" if device.type == "cuda" and _triton_runs(device) else "eager"
 
 
 def update_of(epilogue: Epilogue) -> Update:
     """The kernel by its name."""
+    if epilogue == "triton":
+        from unembed.epilogue import rowwise  # needs triton, which not every machine has
+
+        return rowwise.update
     return compiled.update if epilogue == "compiled" else eager.update
+
+
+def _triton_runs(device: torch.device) -> bool:
+    try:
+        from unembed.epilogue import rowwise
+    except ImportError:
+        return False
+    return rowwise.available(device)

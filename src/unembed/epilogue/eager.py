@@ -21,8 +21,11 @@ def update(running: Running, logits: Float[Tensor, "rows block"], start: int) ->
     here = logits.gather(1, local.clamp(0, width - 1)[:, None])[:, 0]
     running.seen.copy_(torch.where(inside, here, running.seen))
     running.larger.add_(_count_larger(logits, running.threshold, scratch))
+    if running.tolerance is not None:
+        torch.sub(logits, running.threshold[:, None], out=scratch).abs_()
+        running.near.add_((scratch <= running.tolerance[:, None]).sum(1))
     peaks = logits.view(count, -1, GROUP).amax(-1)
-    _keep_topk(logits, peaks, start, running.values, running.ids)
+    keep_topk(logits, peaks, start, running.values, running.ids)
     first = start // SEGMENT
     _sum_segments(logits, peaks, scratch, running.sums[:, :, first : first + width // SEGMENT])
 
@@ -64,7 +67,7 @@ def _sum_segments(
     torch.sum(e, -1, out=q)
 
 
-def _keep_topk(
+def keep_topk(
     logits: Float[Tensor, "rows block"],
     peaks: Float[Tensor, "rows groups"],
     start: int,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 SEGMENT = 512
@@ -23,8 +23,10 @@ class Running:
 
     ``values`` and ``ids`` are the k largest logits, ties to the lowest id. ``larger`` counts logits
     above ``threshold``, and ``seen`` is the logit in column ``targets`` (NaN until its block has
-    come by). ``sums`` holds, per segment of SEGMENT columns with maximum m: m, and the sums of e,
-    x e and e^2, where x = (logit - m) log2(e) and e = 2^x.
+    come by). Where the threshold may be ``tolerance`` away from it, ``near`` counts logits l with
+    ``|l - threshold| <= tolerance``; a kernel may leave that at 0. ``sums`` holds, per segment of
+    SEGMENT columns with maximum m: m, and the sums of e, x e and e^2, where
+    x = (logit - m) log2(e) and e = 2^x.
     """
 
     targets: Int[Tensor, "rows"]
@@ -34,10 +36,16 @@ class Running:
     larger: Int[Tensor, "rows"]
     seen: Float[Tensor, "rows"]
     sums: Float[Tensor, "4 rows parts"]
+    tolerance: Float[Tensor, "rows"] | None
+    near: Int[Tensor, "rows"]
 
     @staticmethod
     def of(
-        targets: Int[Tensor, "rows"], threshold: Float[Tensor, "rows"], k: int, vocab: int
+        targets: Int[Tensor, "rows"],
+        threshold: Float[Tensor, "rows"],
+        k: int,
+        vocab: int,
+        tolerance: Float[Tensor, "rows"] | None = None,
     ) -> Running:
         """Before the first block."""
         rows, device, parts = len(targets), threshold.device, -(-vocab // SEGMENT)
@@ -49,6 +57,8 @@ class Running:
             torch.zeros(rows, dtype=torch.long, device=device),
             torch.full((rows,), torch.nan, device=device),
             torch.empty(4, rows, parts, device=device),
+            tolerance,
+            torch.zeros(rows, dtype=torch.long, device=device),
         )
 
     def tile(self, rows: slice) -> Running:
@@ -61,7 +71,23 @@ class Running:
             self.larger[rows],
             self.seen[rows],
             self.sums[:, rows],
+            None if self.tolerance is None else self.tolerance[rows],
+            self.near[rows],
         )
+
+    def counted(self) -> tuple[Int[Tensor, "rows"], Bool[Tensor, "rows"]]:
+        """Logits larger than the target's, and the rows where that takes another count.
+
+        With the target alone in the tolerance, every other logit is on the same side of it as of
+        the threshold. Then ``larger`` is right, less the target itself if that is above.
+        """
+        sure = (self.seen == self.threshold) | ~torch.isfinite(self.seen)
+        if self.tolerance is None:
+            return self.larger, ~sure
+        close = (self.seen - self.threshold).abs() <= self.tolerance
+        alone = close & (self.near == 1)
+        itself = alone & (self.seen > self.threshold)
+        return self.larger - itself.long(), ~(sure | alone)
 
     def combined(self, rows: int = 512) -> tuple[Tensor, Tensor, Tensor]:
         """Logsumexp, entropy and sum of p^2 of every row in float64, after the last block."""
