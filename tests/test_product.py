@@ -281,3 +281,8 @@ def test_on_a_gpu_few_rows_are_counted_again(monkeypatch: pytest.MonkeyPatch) ->
     assert torch.equal(got.rank == 1, first)
     monkeypatch.setattr(module, "target_logits", lambda *a: target_logits(*a) + 1.0)
     assert torch.equal(sweep(hidden, head, targets).rank, got.rank)
+
+
+def test_a_weight_in_training_can_be_probed() -> None:
+    weight = torch.randn(600, 48, requires_grad=True)
+    assert Precision.probe(weight) == Precision.probe(weight.detach())

@@ -39,6 +39,7 @@ class Precision:
     epilogue: Epilogue = "eager"
 
     @staticmethod
+    @torch.no_grad()
     def probe(
         weight: Float[Tensor, "vocab dim"], hidden_dtype: torch.dtype | None = None
     ) -> Precision:
