@@ -8,6 +8,7 @@ same on any number of cores.
 from __future__ import annotations
 
 import copy
+import ctypes
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -55,6 +56,7 @@ def side_by_side(
         finally:
             free.put(model)
 
+    _give_large_blocks_back()
     pool = ThreadPoolExecutor(len(models), "batch", torch.set_num_threads, (alone,))
     waiting: deque[Future[Result]] = deque()
     try:
@@ -67,3 +69,16 @@ def side_by_side(
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)
+
+
+def _give_large_blocks_back() -> None:
+    """Have glibc return blocks over 4 MiB to the system when they are freed.
+
+    It raises that bound by itself, and then each thread's arena keeps the tensors that it frees:
+    500 MiB more for two threads at GPT-2's width, and no time saved.
+    """
+    m_mmap_threshold = -3
+    try:
+        ctypes.CDLL(None).mallopt(m_mmap_threshold, 4 << 20)
+    except (OSError, TypeError, AttributeError):
+        return  # not glibc
