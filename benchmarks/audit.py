@@ -8,7 +8,7 @@ Each measurement is a fresh process that loads the checkpoint from disk, reads t
 its table; the peers alternate. ``audit`` is the command line, with its summary and its report.
 ``plain`` is what people write first: batches of eight rows as they come, full float32 logits, topk,
 log_softmax, entropy and rank. ``rows`` takes one row at a time and writes a CSV line for each
-position. The table gives the whole process's seconds, and the memory above the loaded model.
+position; ``tokens`` does so with a loop over the row's positions. The table gives the whole process's seconds, and the memory above the loaded model.
 """
 
 from __future__ import annotations
@@ -212,6 +212,31 @@ def row_by_row(given: argparse.Namespace) -> dict[str, float]:
     return {"positions": count, "added_mib": peak.mib - before}
 
 
+def token_by_token(given: argparse.Namespace) -> dict[str, float]:
+    import torch
+
+    model, rows = loaded(given)
+    before, count = resident_mib(), 0
+    with (
+        PeakMemory() as peak,
+        torch.inference_mode(),
+        tempfile.NamedTemporaryFile("w", suffix=".csv", newline="") as file,
+    ):
+        writer = csv.writer(file)
+        for number, row in enumerate(rows):
+            logits = model(input_ids=row[None]).logits[0].float()
+            for at, target in enumerate(row[1:].tolist()):
+                own = logits[at]
+                (first, second), ids = (x.tolist() for x in own.topk(2))
+                log_p = own.log_softmax(-1)
+                entropy = -(log_p.exp() * log_p).sum().item()
+                rank = int((own > own[target]).sum()) + 1
+                line = (first - second, *ids, target, -log_p[target].item(), entropy, rank)
+                writer.writerow((number, at, *line))
+            count += len(row) - 1
+    return {"positions": count, "added_mib": peak.mib - before}
+
+
 def statistics_of(logits: Any, targets: Any) -> tuple[Any, ...]:
     """Top-k, loss, entropy and rank, as one writes them with full logits."""
     log_p = logits.log_softmax(-1)
@@ -248,6 +273,7 @@ PEERS: dict[str, Callable[[argparse.Namespace], dict[str, float]]] = {
     "audit": with_audit,
     "plain": plainly,
     "rows": row_by_row,
+    "tokens": token_by_token,
 }
 
 if __name__ == "__main__":

@@ -110,8 +110,8 @@ def _refuse_other_texts(before: Audit, after: Audit) -> None:
     a, b = before.provenance.text, after.provenance.text
     if _tokenizer(a.tokenizer) != _tokenizer(b.tokenizer):
         raise UnembedError(
-            f"the tokenizers differ, {a.tokenizer} before and {b.tokenizer} after: decisions can be "
-            "compared only over one vocabulary"
+            f"the tokenizers differ, {a.tokenizer} before and {b.tokenizer} after: decisions can "
+            "be compared only over one vocabulary"
         )
     if a.digest != b.digest:
         raise UnembedError(
