@@ -8,7 +8,8 @@ Each measurement is a fresh process that loads the checkpoint from disk, reads t
 its table; the peers alternate. ``audit`` is the command line, with its summary and its report.
 ``plain`` is what people write first: batches of eight rows as they come, full float32 logits, topk,
 log_softmax, entropy and rank. ``rows`` takes one row at a time and writes a CSV line for each
-position; ``tokens`` does so with a loop over the row's positions. The table gives the whole process's seconds, and the memory above the loaded model.
+position; ``tokens`` does so with a loop over the row's positions. The table gives the whole
+process's seconds, and the memory above the loaded model.
 """
 
 from __future__ import annotations
@@ -144,6 +145,15 @@ def resident_mib() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
+def resident_with(model: Any) -> float:
+    """Resident set once every weight has been read: loading only maps the file."""
+    import torch
+
+    for parameter in model.parameters():
+        torch.linalg.vector_norm(parameter)
+    return resident_mib()
+
+
 def with_audit(given: argparse.Namespace) -> dict[str, float]:
     """The command line itself; its memory is looked at from the first batch on."""
     import unembed.cells.audit as module
@@ -152,10 +162,10 @@ def with_audit(given: argparse.Namespace) -> dict[str, float]:
     peaks: list[tuple[float, PeakMemory]] = []
     whole = module.audit
 
-    def watched(*args: Any, **named: Any) -> Any:
-        before = resident_mib()
+    def watched(model: Any, *args: Any, **named: Any) -> Any:
+        before = resident_with(model)
         with PeakMemory() as peak:
-            done = whole(*args, **named)
+            done = whole(model, *args, **named)
         peaks.append((before, peak))
         return done
 
@@ -177,7 +187,7 @@ def plainly(given: argparse.Namespace) -> dict[str, float]:
     import torch
 
     model, rows = loaded(given)
-    before, kept = resident_mib(), []
+    before, kept = resident_with(model), []
     with PeakMemory() as peak, torch.inference_mode():
         for some in batches_of(rows, 8):
             ids = torch.nn.utils.rnn.pad_sequence(some, batch_first=True)
@@ -194,7 +204,7 @@ def row_by_row(given: argparse.Namespace) -> dict[str, float]:
     import torch
 
     model, rows = loaded(given)
-    before, count = resident_mib(), 0
+    before, count = resident_with(model), 0
     with (
         PeakMemory() as peak,
         torch.inference_mode(),
@@ -216,7 +226,7 @@ def token_by_token(given: argparse.Namespace) -> dict[str, float]:
     import torch
 
     model, rows = loaded(given)
-    before, count = resident_mib(), 0
+    before, count = resident_with(model), 0
     with (
         PeakMemory() as peak,
         torch.inference_mode(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -156,7 +157,7 @@ def summarise(
     )
     both = (columns.margin, columns.relative_distance)
     shares = [q / 100 for q in QUANTILES]
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         # Array operations run side by side; each figure is computed as it would be alone.
         fitted = pool.submit(fit_gap, columns.margin, columns.doc, resamples=resamples, seed=seed)
         quantiles = [
