@@ -3,13 +3,17 @@
     python benchmarks/sweep.py                          # GPT-2 and Qwen3-0.6B shapes
     python benchmarks/sweep.py --shapes llama3 gemma3 --rows 256
     python benchmarks/sweep.py --shapes qwen3 --rows 2048 --peers door cross_entropy
+    python benchmarks/sweep.py --device cuda --dtype bfloat16 --shapes llama3 --rows 16384
 
 Each measurement is a fresh process; the peers alternate. ``product`` is the roofline: the best
 float32 product of the same matrices, nothing else. ``eager`` is the sweep by torch operations, as
 it runs without a C++ compiler. ``plain`` holds full float32 logits, as people write it; ``chunked``
 does the same statistics over blocks of rows. ``loss`` is torch's fused linear cross-entropy, which
 gives the loss alone. ``door`` and ``cross_entropy`` are forward and backward: ``head_loss`` against
-``cross_entropy(linear)``, gradients to hidden states and weight. ``--json`` prints JSON.
+``cross_entropy(linear)``, gradients to hidden states and weight. ``liger`` and ``cut`` are the fused
+losses of liger-kernel and cut-cross-entropy, on a GPU where they are installed. There ``product``
+is the product in the operands' own dtype, and memory is the allocator's peak. ``--json`` prints
+JSON.
 """
 
 from __future__ import annotations
@@ -33,7 +37,18 @@ SHAPES = {
     "llama3": (4_096, 128_256),
     "gemma3": (1_152, 262_144),
 }
-PEERS = ("sweep", "eager", "product", "plain", "chunked", "loss", "door", "cross_entropy")
+PEERS = (
+    "sweep",
+    "eager",
+    "product",
+    "plain",
+    "chunked",
+    "loss",
+    "door",
+    "cross_entropy",
+    "liger",
+    "cut",
+)
 USUAL = ["sweep", "product", "plain", "chunked", "loss"]
 
 
@@ -43,6 +58,7 @@ def main() -> None:
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=USUAL)
     parser.add_argument("--rows", type=int, default=512)
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--times", type=int, default=5, help="repetitions in a process")
     parser.add_argument("--json", action="store_true")
@@ -58,7 +74,7 @@ def main() -> None:
             for peer in given.peers:
                 command = [sys.executable, __file__, "--child", peer, "--shapes", shape]
                 command += ["--rows", str(given.rows), "--dtype", given.dtype]
-                command += ["--times", str(given.times)]
+                command += ["--times", str(given.times), "--device", given.device]
                 done = subprocess.run(command, check=True, capture_output=True, text=True)
                 runs[peer].append(json.loads(done.stdout.splitlines()[-1]))
         if not given.json:
@@ -69,7 +85,8 @@ def main() -> None:
 
 def report(shape: str, given: argparse.Namespace, runs: dict[str, list[dict[str, float]]]) -> None:
     dim, vocab = SHAPES[shape]
-    print(f"{shape}: {given.rows} rows, head {vocab:,} x {dim:,}, {given.dtype}")
+    where = "" if given.device == "cpu" else f", {torch.cuda.get_device_name(given.device)}"
+    print(f"{shape}: {given.rows} rows, head {vocab:,} x {dim:,}, {given.dtype}{where}")
     first = next(iter(runs))
     ours = statistics.median(run["ms"] for run in runs[first])
     for peer, some in runs.items():
@@ -87,16 +104,21 @@ def measure(given: argparse.Namespace) -> dict[str, float]:
     weight = weight.to(getattr(torch, given.dtype))
     hidden = torch.randn(given.rows, dim, generator=generator).to(weight.dtype)
     targets = torch.randint(0, vocab, (given.rows,), generator=generator)
-    torch.set_grad_enabled(given.child in ("door", "cross_entropy"))
-    work = JOBS[given.child](hidden, weight, targets)
-    before, times = resident_mib(), []
+    weight, hidden, targets = (x.to(given.device) for x in (weight, hidden, targets))
+    torch.set_grad_enabled(given.child in TRAINING)
+    work, on_gpu = JOBS[given.child](hidden, weight, targets), given.device != "cpu"
+    finish = torch.cuda.synchronize if on_gpu else lambda: None
+    held = torch.cuda.memory_allocated() / 2**20 if on_gpu else resident_mib()
+    times = []
     with PeakMemory() as peak:
-        work()
-        for _ in range(given.times):
+        for _ in range(given.times + 1):
+            finish()
             start = time.perf_counter()
             work()
+            finish()
             times.append(time.perf_counter() - start)
-    return {"ms": 1e3 * statistics.median(times), "added_mib": peak.mib - before}
+    top = torch.cuda.max_memory_allocated() / 2**20 if on_gpu else peak.mib
+    return {"ms": 1e3 * statistics.median(times[1:]), "added_mib": top - held}
 
 
 def swept(hidden: Any, weight: Any, targets: Any) -> Callable[[], Any]:
@@ -120,9 +142,12 @@ def eager(hidden: Any, weight: Any, targets: Any) -> Callable[[], Any]:
 
 
 def product(hidden: Any, weight: Any, targets: Any) -> Callable[[], Any]:
-    """The faster of the wheel's two float32 products, over blocks and whole."""
+    """The faster of the wheel's two float32 products, over blocks and whole; on a GPU its own."""
     from unembed.product import float32_products
 
+    if hidden.is_cuda:
+        whole = torch.empty(len(hidden), len(weight), dtype=weight.dtype, device=weight.device)
+        return lambda: torch.mm(hidden, weight.T, out=whole)
     hidden, weight = hidden.float(), weight.float()
     buffer = torch.empty(len(hidden), len(weight))
 
@@ -197,6 +222,22 @@ def cross_entropy(hidden: Any, weight: Any, targets: Any) -> Callable[[], Any]:
     return run
 
 
+def liger(hidden: Any, weight: Any, targets: Any) -> Callable[[], Any]:
+    from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
+
+    loss, hidden, weight = LigerFusedLinearCrossEntropyLoss(), hidden, weight.requires_grad_()
+    hidden.requires_grad_()
+    return lambda: loss(weight, hidden, targets).backward()
+
+
+def cut(hidden: Any, weight: Any, targets: Any) -> Callable[[], Any]:
+    from cut_cross_entropy import linear_cross_entropy
+
+    hidden, weight = hidden.requires_grad_(), weight.requires_grad_()
+    return lambda: linear_cross_entropy(hidden, weight, targets).backward()
+
+
+TRAINING = ("door", "cross_entropy", "liger", "cut")
 JOBS = {
     "sweep": swept,
     "eager": eager,
@@ -206,6 +247,8 @@ JOBS = {
     "loss": fused_loss,
     "door": door,
     "cross_entropy": cross_entropy,
+    "liger": liger,
+    "cut": cut,
 }
 
 if __name__ == "__main__":
