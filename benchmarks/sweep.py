@@ -10,10 +10,10 @@ float32 product of the same matrices, nothing else. ``eager`` is the sweep by to
 it runs without a C++ compiler. ``plain`` holds full float32 logits, as people write it; ``chunked``
 does the same statistics over blocks of rows. ``loss`` is torch's fused linear cross-entropy, which
 gives the loss alone. ``door`` and ``cross_entropy`` are forward and backward: ``head_loss`` against
-``cross_entropy(linear)``, gradients to hidden states and weight. ``liger`` and ``cut`` are the fused
-losses of liger-kernel and cut-cross-entropy, on a GPU where they are installed. There ``product``
-is the product in the operands' own dtype, and memory is the allocator's peak. ``--json`` prints
-JSON.
+``cross_entropy(linear)``, gradients to hidden states and weight. ``liger`` and ``cut`` are the
+fused losses of liger-kernel and cut-cross-entropy, on a GPU where they are installed. There
+``product`` is the product in the operands' own dtype, and memory is the allocator's peak.
+``--json`` prints JSON.
 """
 
 from __future__ import annotations
