@@ -102,12 +102,12 @@ def summarise_pair(
     def table(group: Int[np.ndarray, " positions"], names: Sequence[str]) -> tuple[FlipGroup, ...]:
         return flip_table(columns, group, names, **how)
 
-    margins = [_margins(side, pair.target) for side in (pair.before, pair.after)]
-    calibrations = [_calibration(side, pair.target) for side in (pair.before, pair.after)]
+    old, new = (_margins(side, pair.target) for side in (pair.before, pair.after))
+    was, now = (_calibration(side, pair.target) for side in (pair.before, pair.after))
     with ThreadPoolExecutor(2) as pool:
-        moved = pool.submit(compare_margins, *margins, pair.doc, **how)
-        calibrated = pool.submit(compare_calibration, *calibrations, pair.doc, **how)
-        predicted = pool.submit(predict_flips, *margins, pair.doc, topk_logits=topk_logits, **how)
+        moved = pool.submit(compare_margins, old, new, pair.doc, **how)
+        calibrated = pool.submit(compare_calibration, was, now, pair.doc, **how)
+        predicted = pool.submit(predict_flips, old, new, pair.doc, topk_logits=topk_logits, **how)
         band_before = table(groups.band_before, BAND_NAMES)
         band_after = table(groups.band_after, BAND_NAMES)
         frequency = table(groups.frequency, FREQUENCY_NAMES)
