@@ -11,6 +11,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from unembed.cells.audit import Audit as Audit
     from unembed.cells.audit import audit as audit
+    from unembed.cells.compare import Comparison as Comparison
+    from unembed.cells.compare import Only as Only
+    from unembed.cells.compare import compare as compare
+    from unembed.cells.comparison import ComparisonSummary as ComparisonSummary
     from unembed.cells.estimate import Estimate as Estimate
     from unembed.cells.gap import GapFit as GapFit
     from unembed.cells.gap import fit_gap as fit_gap
@@ -30,14 +34,18 @@ _HOMES = {
     "AuditOptions": "cells.run",
     "AuditSummary": "cells.summary",
     "Checkpoint": "models",
+    "Comparison": "cells.compare",
+    "ComparisonSummary": "cells.comparison",
     "Corpus": "corpus",
     "Estimate": "cells.estimate",
     "GapFit": "cells.gap",
     "Head": "head",
     "HeadLoss": "loss",
+    "Only": "cells.compare",
     "Provenance": "provenance",
     "UnembedError": "errors",
     "audit": "cells.audit",
+    "compare": "cells.compare",
     "fit_gap": "cells.gap",
     "head_loss": "loss",
     "load": "models",

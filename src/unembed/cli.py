@@ -155,6 +155,64 @@ def audit_command(
         click.echo(str(phases), err=True)
 
 
+@cli.command("compare")
+@click.argument("before", type=click.Path(path_type=Path))
+@click.argument("after", type=click.Path(path_type=Path))
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Run folder.")
+@click.option("--class", "classes", multiple=True, help="Keep targets of this token class.")
+@click.option(
+    "--frequency", "frequencies", multiple=True, help="Keep targets that occur so often: 1, 2-4 …"
+)
+@click.option("--band", "bands", multiple=True, help="Keep margins before in this band: [0, 0.5) …")
+@click.option("--documents", help="Keep documents whose name this regular expression finds.")
+@click.option(
+    "--terms",
+    "terms_file",
+    type=click.Path(path_type=Path),
+    help="Keep targets that are part of a term in this file, one a line.",
+)
+@click.option("--tokenizer", help="What spells the terms [the checkpoint audited before].")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+def compare_command(
+    before: Path,
+    after: Path,
+    out: Path,
+    terms_file: Path | None,
+    tokenizer: str | None,
+    as_json: bool,
+    **kept: Any,
+) -> None:
+    """Say which decisions changed between two audits of one text, and whether they were right.
+
+    BEFORE and AFTER are run folders of unembed audit, of any two checkpoints with one tokenizer.
+    Several --class, --frequency or --band keep positions of any of them; different options keep
+    those that pass all.
+
+    \b
+    Example:
+      unembed compare runs/base runs/tuned -o runs/base-tuned
+      unembed compare runs/base runs/int8 -o runs/names --class entity-like
+    """
+    from unembed.cells.audit import Audit
+    from unembed.cells.compare import Only, compare
+    from unembed.models import load_tokenizer
+    from unembed.rows import RowRules, read_rows
+    from unembed.store import check_folder, holds_finished_run
+
+    check_folder(out)
+    old, new = Audit.load(before), Audit.load(after)
+    if terms_file is not None:
+        lines = (row.text.strip() for row in read_rows(terms_file, RowRules()))
+        kept["terms"] = tuple(line for line in lines if line)
+        kept["tokenizer"] = load_tokenizer(tokenizer or old.provenance.model)
+    finished = holds_finished_run(out)
+    command = shlex.join(["unembed", *sys.argv[1:]])
+    done = compare(old, new, only=Only(**kept), out=out, command=command)
+    if finished:
+        click.echo(f"{out} was finished before: the same comparison", err=True)
+    _print(done, out, None, as_json)
+
+
 @cli.command("demo")
 @click.option(
     "-o",
@@ -217,14 +275,20 @@ def _show(done: Any, out: Path, as_json: bool) -> None:
     except ReportUnavailable as error:
         click.echo(f"no report: {error}", err=True)
         report = None
+    _print(done, out, report, as_json)
+
+
+def _print(done: Any, out: Path, report: Path | None, as_json: bool) -> None:
+    """The short table and where everything lies, or the summary as JSON."""
+    from unembed.cells.headline import as_text
+
     if as_json:
         summary = json.loads((out / "summary.json").read_text())
         click.echo(json.dumps({"run": str(out), "summary": summary}, indent=1))
         return
+    places = [("run", out), ("report", report)]
     click.echo(str(done))
-    click.echo(f"{'run':<26}{out}")
-    if report is not None:
-        click.echo(f"{'report':<26}{report}")
+    click.echo(as_text((name, str(path)) for name, path in places if path is not None))
 
 
 def _write_report(done: Any, run: Path, page: Path) -> Path:

@@ -88,6 +88,17 @@ def load(
     return Checkpoint(name, model.to(place).eval(), tokenizer)
 
 
+def load_tokenizer(name: str | Path) -> Any:
+    """The tokenizer of a checkpoint, without its weights. Raises UnembedError as ``load`` does."""
+    import transformers
+
+    name = str(name)
+    with _quiet(transformers), _one_line(name, "has no tokenizer that can be loaded"):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name)
+        _refuse_empty(name, tokenizer)
+    return tokenizer
+
+
 def context_of(model: nn.Module, asked: int | None = None) -> int:
     """The context in tokens: the one asked for, or the model's own, at most CONTEXT_LIMIT.
 

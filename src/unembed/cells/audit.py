@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Shaped
 from torch import nn
 
+from unembed.cells.headline import as_html, as_text, shown
 from unembed.cells.run import MENTIONED, AuditOptions, AuditRun
 from unembed.cells.summary import (
     AuditColumns,
@@ -95,11 +96,10 @@ class Audit:
         return self.table.__arrow_c_stream__(requested_schema)
 
     def __str__(self) -> str:
-        return "\n".join(f"{name:<26}{text}" for name, text in headline(self.summary))
+        return as_text(headline(self.summary))
 
     def _repr_html_(self) -> str:
-        rows = "".join(f"<tr><th>{n}</th><td>{t}</td></tr>" for n, t in headline(self.summary))
-        return f"<table>{rows}</table>"
+        return as_html(headline(self.summary))
 
     def _read(self, columns: list[str] | None) -> pa.Table:
         return pa.concat_tables(self._parts(columns))
@@ -160,15 +160,6 @@ def audit(
 
 def headline(summary: AuditSummary) -> list[tuple[str, str]]:
     """The short table that an audit prints: name and value with its interval."""
-
-    def shown(value: Any, form: str) -> str:
-        if value.value is None:
-            return f"undefined: {value.reason}"
-        text = format(value.value, form)
-        if value.low is None or value.high is None:
-            return f"{text}  (no interval: one document)"
-        return f"{text}  [{format(value.low, form)}, {format(value.high, form)}]"
-
     rows = [
         ("positions", f"{summary.n_positions:,} in {summary.n_documents:,} documents"),
         ("accuracy", shown(summary.accuracy, ".1%")),

@@ -25,8 +25,8 @@ from unembed.cells.comparison import (
     comparison_to_json,
     summarise_pair,
 )
-from unembed.cells.estimate import Estimate
 from unembed.cells.flips import RESAMPLES
+from unembed.cells.headline import as_html, as_text, shown
 from unembed.cells.pairing import Pair, pair
 from unembed.cells.tokens import (
     CLASSES,
@@ -160,11 +160,10 @@ class Comparison:
         return self.table.__arrow_c_stream__(requested_schema)
 
     def __str__(self) -> str:
-        return "\n".join(f"{name:<30}{text}" for name, text in headline(self.summary))
+        return as_text(headline(self.summary))
 
     def _repr_html_(self) -> str:
-        rows = "".join(f"<tr><th>{n}</th><td>{t}</td></tr>" for n, t in headline(self.summary))
-        return f"<table>{rows}</table>"
+        return as_html(headline(self.summary))
 
 
 def compare(
@@ -251,16 +250,6 @@ def headline(summary: ComparisonSummary) -> list[tuple[str, str]]:
         rows.append(("not finite", f"{summary.n_nonfinite:,} positions left out"))
     rows += [("note", note) for note in summary.notes]
     return rows
-
-
-def shown(estimate: Estimate, form: str) -> str:
-    """An estimate with its interval, or why there is none."""
-    if estimate.value is None:
-        return f"undefined: {estimate.reason}"
-    text = format(estimate.value, form)
-    if estimate.low is None or estimate.high is None:
-        return f"{text}  (no interval)"
-    return f"{text}  [{format(estimate.low, form)}, {format(estimate.high, form)}]"
 
 
 def _groups(paired: Pair) -> Groups:
