@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from unembed.cells.compare import Comparison
 from unembed.demo import story
 from unembed.errors import UnembedError
 from unembed.head import Head
@@ -28,8 +29,12 @@ def test_the_bundled_model_is_small_and_whole() -> None:
 
 def test_the_demo_audits_heldout_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(story, "POSITIONS", 4000)
-    done = story.run_demo(tmp_path / "run")
-    assert len(done) == 4000
+    told = story.run_demo(tmp_path / "run")
+    done = told.audit
+    assert len(done) == len(told.rounded) == 4000
+    assert Comparison.load(tmp_path / "run" / "comparison").summary == told.rounded.summary
+    flips = told.rounded.summary.flips
+    assert 0 < flips.changed < 400  # rounding to 8 bits changes about one decision in a hundred
     loss = done.summary.nll_nats.value
     assert loss is not None
     assert loss < 5.5  # text in one language guessed by token frequency alone costs 7.1
@@ -38,7 +43,8 @@ def test_the_demo_audits_heldout_text(tmp_path: Path, monkeypatch: pytest.Monkey
         with pytest.raises(UnembedError, match="holds an audit of the bundled model"):
             story.run_demo(tmp_path / "run")
     again = story.run_demo(tmp_path / "run")
-    assert again.summary == done.summary
+    assert again.audit.summary == done.summary
+    assert again.rounded.summary == told.rounded.summary
 
 
 def test_the_demo_never_clears_a_folder_of_yours(tmp_path: Path) -> None:

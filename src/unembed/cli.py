@@ -225,10 +225,10 @@ def compare_command(
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def demo_command(out: Path, as_json: bool, quiet: bool) -> None:
-    """Audit the bundled model on your own Python's library text, in about a minute.
+    """Audit the bundled model on your own Python's library text, and its bfloat16 version.
 
     The model is a small Llama trained on other modules of the standard library; the text is held
-    out from its training. Nothing is downloaded.
+    out from its training. Nothing is downloaded. Takes about a minute.
 
     \b
     Example:
@@ -237,7 +237,11 @@ def demo_command(out: Path, as_json: bool, quiet: bool) -> None:
     from unembed.demo.story import run_demo
 
     command = shlex.join(["unembed", *sys.argv[1:]])
-    _show(run_demo(out, progress=not quiet, command=command), out, as_json)
+    story = run_demo(out, progress=not quiet, command=command)
+    _show(story.audit, out, as_json)
+    if not as_json:
+        click.echo("\nThe same model rounded to bfloat16:\n")
+        _print(story.rounded, out / "comparison", None, as_json)
 
 
 @cli.command("report")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
 from unembed.cells.audit import Audit, audit
+from unembed.cells.compare import Comparison, compare
 from unembed.cells.run import AuditOptions
 from unembed.corpus import Corpus
 from unembed.demo.text import documents
@@ -38,10 +40,19 @@ def heldout_corpus(checkpoint: Checkpoint) -> Corpus:
     )
 
 
-def run_demo(out: Path, *, progress: bool = False, command: str = "") -> Audit:
-    """Audit the bundled model on held-out documents, afresh each time.
+@dataclass(frozen=True)
+class Story:
+    """What the demo measured: the model, and what rounding it to bfloat16 changes."""
 
-    Raises UnembedError where ``out`` holds anything but an earlier demo.
+    audit: Audit
+    rounded: Comparison
+
+
+def run_demo(out: Path, *, progress: bool = False, command: str = "") -> Story:
+    """Audit the bundled model on held-out documents, then its bfloat16 version, and compare.
+
+    Everything is done afresh: the audit in ``out``, the others in ``out/bfloat16`` and
+    ``out/comparison``. Raises UnembedError where ``out`` holds anything but an earlier demo.
     """
     check_folder(out)
     if holds_finished_run(out):
@@ -49,13 +60,21 @@ def run_demo(out: Path, *, progress: bool = False, command: str = "") -> Audit:
         if audited != NAME:
             raise UnembedError(f"{out} holds an audit of {audited}: give another -o")
         shutil.rmtree(out)
-    checkpoint = load(bundled_model())
-    return audit(
-        checkpoint.model,
-        heldout_corpus(checkpoint),
-        AuditOptions(max_positions=POSITIONS),
-        out=out,
-        name=NAME,
-        command=command,
-        progress=progress,
-    )
+    whole, narrow = load(bundled_model()), load(bundled_model(), dtype="bfloat16")
+    text = heldout_corpus(whole)
+
+    def audited_as(checkpoint: Checkpoint, name: str, folder: Path) -> Audit:
+        options = AuditOptions(max_positions=POSITIONS)
+        return audit(
+            checkpoint.model,
+            text,
+            options,
+            out=folder,
+            name=name,
+            command=command,
+            progress=progress,
+        )
+
+    before = audited_as(whole, NAME, out)
+    after = audited_as(narrow, f"{NAME} in bfloat16", out / "bfloat16")
+    return Story(before, compare(before, after, out=out / "comparison", command=command))
