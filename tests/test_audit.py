@@ -111,6 +111,29 @@ def test_an_audit_is_bitwise_the_same_on_any_number_of_threads(llama: Any, corpu
         assert run.provenance == runs[0].provenance
 
 
+@pytest.mark.parametrize("route", ["ieee", "onednn"])
+def test_the_body_takes_its_own_route(
+    llama: Any, corpus: Corpus, monkeypatch: pytest.MonkeyPatch, route: str
+) -> None:
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip("this build has one float32 product")
+    seen: set[str] = set()
+    plain = run_module.final_hidden
+
+    def watched(*args: Any) -> torch.Tensor:
+        seen.add(torch.backends.mkldnn.matmul.fp32_precision)
+        return plain(*args)
+
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    head_route = Precision("onednn", 1e-7, True)
+    monkeypatch.setattr(run_module.Precision, "probe", staticmethod(lambda _weight: head_route))
+    monkeypatch.setattr(run_module, "faster_body_route", lambda *_args: route)
+    monkeypatch.setattr(run_module, "final_hidden", watched)
+    audit(llama, corpus)
+    assert seen == {"bf16" if route == "onednn" else before}
+    assert torch.backends.mkldnn.matmul.fp32_precision == before
+
+
 def test_a_run_folder_holds_the_same_table(llama: Any, corpus: Corpus, tmp_path: Path) -> None:
     options = AuditOptions(facets=True, part_positions=50)
     here = audit(llama, corpus, options)

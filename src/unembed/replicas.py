@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import ctypes
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+Worker = TypeVar("Worker")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -36,33 +37,34 @@ def replicas_of(model: nn.Module, count: int) -> list[nn.Module]:
 
 
 def side_by_side(
-    models: list[nn.Module], work: Callable[[nn.Module, Item], Result], items: Iterable[Item]
+    workers: Sequence[Worker], work: Callable[[Worker, Item], Result], items: Iterable[Item]
 ) -> Iterator[Result]:
-    """``work(model, item)`` for every item, in the items' order, one at a time for each model.
+    """``work(worker, item)`` for every item, in the items' order, one at a time for each worker.
 
-    With one model each operation has all of torch's threads; with several, each has one. The next
-    items are worked on while the caller uses a result, a few ahead of it.
+    A worker is a model, or several that belong together. With one worker each operation has all of
+    torch's threads; with several, each has one. The next items are worked on while the caller uses
+    a result, a few ahead of it.
     """
-    free: SimpleQueue[nn.Module] = SimpleQueue()
-    for model in models:
-        free.put(model)
+    free: SimpleQueue[Worker] = SimpleQueue()
+    for worker in workers:
+        free.put(worker)
     threads = torch.get_num_threads()
-    alone = threads if len(models) == 1 else 1
+    alone = threads if len(workers) == 1 else 1
 
     def one(item: Item) -> Result:
-        model = free.get()
+        worker = free.get()
         try:
-            return work(model, item)
+            return work(worker, item)
         finally:
-            free.put(model)
+            free.put(worker)
 
     _give_large_blocks_back()
-    pool = ThreadPoolExecutor(len(models), "batch", torch.set_num_threads, (alone,))
+    pool = ThreadPoolExecutor(len(workers), "batch", torch.set_num_threads, (alone,))
     waiting: deque[Future[Result]] = deque()
     try:
         for item in items:
             waiting.append(pool.submit(one, item))
-            if len(waiting) > 2 * len(models):
+            if len(waiting) > 2 * len(workers):
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

@@ -13,7 +13,7 @@ from unembed.cells.facets import facet_distance, relative_distance
 from unembed.cells.native import native_decisions
 from unembed.head import Head
 from unembed.precision import Precision
-from unembed.sweep import sweep
+from unembed.sweep import Sweep, sweep
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,31 @@ def measure(
     A row depends on its own hidden state and target alone: on CPU it is bitwise the same whatever
     else is in the call. Source: SPEC §1 and the record of an audit.
     """
-    swept = sweep(hidden, head, targets, k=max(2, wanted.top_k), precision=precision)
+    swept = swept_for(hidden, head, targets, wanted, precision)
+    return columns_of(hidden, head, targets, swept, wanted, precision)
+
+
+def swept_for(
+    hidden: Float[Tensor, "positions dim"],
+    head: Head,
+    targets: Int[Tensor, "positions"],
+    wanted: Wanted,
+    precision: Precision,
+) -> Sweep:
+    """The pass over the vocabulary that the wanted columns need."""
+    return sweep(hidden, head, targets, k=max(2, wanted.top_k), precision=precision)
+
+
+@torch.no_grad()
+def columns_of(
+    hidden: Float[Tensor, "positions dim"],
+    head: Head,
+    targets: Int[Tensor, "positions"],
+    swept: Sweep,
+    wanted: Wanted,
+    precision: Precision,
+) -> dict[str, Shaped[np.ndarray, "positions ..."]]:
+    """``measure`` after the pass."""
     top1, top2 = swept.topk_ids[:, 0], swept.topk_ids[:, 1]
     columns: dict[str, Tensor] = {
         "target": targets,

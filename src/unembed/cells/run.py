@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -13,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
-from jaxtyping import Bool, Int, Shaped
-from torch import nn
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor, nn
 
 from unembed.cells.measure import Wanted, measure
 from unembed.corpus import Corpus
@@ -138,6 +139,23 @@ class AuditRun:
         self, done: frozenset[str], bar: Any, phases: Phases
     ) -> Iterator[tuple[str, pa.Table]]:
         """The parts that are not done yet: path and table, in order of the text."""
+        share = phases.among(len(self.models))
+
+        def work(model: nn.Module, item: tuple[str, Batch]) -> tuple[str, Columns]:
+            path, batch = item
+            hidden = self.hidden(model, batch, share)
+            with share("head"):
+                targets = batch.targets.to(hidden.device)
+                columns = measure(hidden, self.head, targets, self.wanted, self.precision)
+            return path, columns | {"doc": batch.doc, "pos": batch.pos}
+
+        with held_routes({self.precision.route, self.body_route}):
+            measured = side_by_side(self.models, work, self.planned(done, bar))
+            for path, pieces in groupby(_counting(measured, bar), key=itemgetter(0)):
+                yield path, self.table([columns for _path, columns in pieces])
+
+    def planned(self, done: frozenset[str], bar: Any) -> Iterator[tuple[str, Batch]]:
+        """The batches of every part that is not done yet, with the part's path."""
         todo: list[tuple[str, range]] = []
         for number, part in enumerate(parts(self.windows, self.provenance.part_positions)):
             path = f"tokens/part-{number:05d}.parquet"
@@ -146,36 +164,25 @@ class AuditRun:
                 bar.initial = bar.n
             else:
                 todo.append((path, part))
-        share = phases.among(len(self.models))
-        planned = (
+        return (
             (path, batch)
             for path, part in todo
             for batch in batches(self.windows, part, self.provenance.batch_tokens)
         )
 
-        def work(model: nn.Module, item: tuple[str, Batch]) -> tuple[str, Columns]:
-            return item[0], self._columns(model, item[1], share)
-
-        with float32_products(self.precision.route):
-            measured = side_by_side(self.models, work, planned)
-            for path, pieces in groupby(_counting(measured, bar), key=itemgetter(0)):
-                yield path, self._table([columns for _path, columns in pieces])
-
     @torch.no_grad()
-    def _columns(self, model: nn.Module, batch: Batch, phases: Phases) -> Columns:
+    def hidden(
+        self, model: nn.Module, batch: Batch, phases: Phases
+    ) -> Float[Tensor, "positions dim"]:
+        """The final hidden states of a batch's predictions, by one of the models."""
         device = self.head.weight.device
         with phases("body"), float32_products(self.body_route):
             hidden = final_hidden(model, batch.input_ids.to(device))
-            hidden = hidden[batch.real.to(device)]
-        with phases("head"):
-            targets = batch.targets.to(device)
-            columns = measure(hidden, self.head, targets, self.wanted, self.precision)
-        return columns | {"doc": batch.doc, "pos": batch.pos}
+            return hidden[batch.real.to(device)]
 
-    def _table(self, pieces: list[Columns]) -> pa.Table:
-        whole = {name: np.concatenate([p[name] for p in pieces]) for name in pieces[0]}
-        order = np.lexsort((whole["pos"], whole["doc"]))
-        whole = {name: column[order] for name, column in whole.items()}
+    def table(self, pieces: list[Columns]) -> pa.Table:
+        """A part's table from its batches' columns, sorted, its non-finite rows counted."""
+        whole = joined(pieces)
         whole["word_start"] = self.word_start[whole["target"]]
         bad = ~whole["finite"]
         self._count_nonfinite(whole["doc"][bad], whole["pos"][bad])
@@ -233,6 +240,23 @@ class AuditRun:
         corpus = self.windows.corpus
         _, row = np.unique(corpus.document, return_index=True)
         return np.asarray(corpus.ids[corpus.starts[row]])
+
+
+@contextmanager
+def held_routes(routes: set[Route]) -> Iterator[None]:
+    """Keep the one route that all products take set throughout, for threads come and go from it.
+
+    Where there are several, nothing is held, and each product sets its own.
+    """
+    with float32_products(*routes) if len(routes) == 1 else nullcontext():
+        yield
+
+
+def joined(pieces: list[Columns]) -> Columns:
+    """Columns of batches as those of a part, in order of the text."""
+    whole = {name: np.concatenate([p[name] for p in pieces]) for name in pieces[0]}
+    order = np.lexsort((whole["pos"], whole["doc"]))
+    return {name: column[order] for name, column in whole.items()}
 
 
 def _counting(measured: Iterator[tuple[str, Columns]], bar: Any) -> Iterator[tuple[str, Columns]]:
