@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import reference
+import unembed.cells.run as run_module
 from test_head import ARCHITECTURES, build
 from unembed import Audit, AuditOptions, Corpus, audit
 from unembed.cells.excerpt import excerpts
