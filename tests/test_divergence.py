@@ -8,10 +8,20 @@ import torch
 import reference
 from test_sweep import make
 from unembed.divergence import Divergence, Voice, divergence
+from unembed.epilogue import compiled
 from unembed.epilogue.running import SEGMENT
 from unembed.head import Head
 from unembed.precision import Precision
 from unembed.sweep import sweep
+
+
+@pytest.fixture(params=["compiled", "eager"], autouse=True)
+def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "eager":
+        monkeypatch.setattr("unembed.epilogue.compiled.available", lambda: False)
+    elif not compiled.available():
+        pytest.skip("no C++ compiler here")
+    return str(request.param)
 
 
 def voice(head: Head, hidden: torch.Tensor, targets: torch.Tensor, k: int = 3) -> Voice:
@@ -75,8 +85,9 @@ def test_two_models_that_are_sure_of_different_tokens() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_model_is_at_no_distance_from_itself(dtype: torch.dtype) -> None:
+def test_a_model_is_at_no_distance_from_itself(dtype: torch.dtype, kernel: str) -> None:
     first, _ = pair(3000, dtype=dtype)
+    assert first.precision.epilogue == kernel
     got = divergence(first, first)
     for name in ("kl_forward", "kl_backward", "total_variation"):
         assert torch.equal(getattr(got, name), torch.zeros(9)), name
@@ -127,3 +138,13 @@ def test_other_tokens_are_refused() -> None:
     shorter = Voice(first.hidden[:3], first.head, first.swept, first.precision)
     with pytest.raises(ValueError, match="9 positions of one model, 3 of the other"):
         divergence(first, shorter)
+
+
+def test_a_logit_that_is_not_finite_shows() -> None:
+    first, second = pair(600)
+    hidden = first.hidden.clone()
+    hidden[4, 0] = torch.nan
+    broken = voice(first.head, hidden, torch.zeros(9, dtype=torch.long))
+    for got in (divergence(broken, second), divergence(second, broken)):
+        for column in fields(got)[:3]:
+            assert torch.isnan(column).tolist() == [row == 4 for row in range(9)]

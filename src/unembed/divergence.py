@@ -9,12 +9,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from unembed.blocks import BLOCK, logit_blocks
+from unembed.epilogue import compiled
 from unembed.epilogue.running import LOG2_E, SEGMENT
 from unembed.head import Head
 from unembed.precision import Precision
 from unembed.product import pad_rows
 from unembed.sweep import Sweep
-
 
 FLOOR = -1e4
 """Below the log-probability of any token, and its exponential is 0 in float32."""
@@ -68,6 +68,7 @@ def divergence(first: Voice, second: Voice, *, block: int = BLOCK) -> Divergence
     n = len(first.hidden)
     a, b = pad_rows(first.hidden), pad_rows(second.hidden)
     bases = [_base(voice.swept.logsumexp, len(a)) for voice in (first, second)]
+    take_in = compiled.apart if first.precision.epilogue == "compiled" else segment_sums
     parts = -(-min(first.head.vocab, second.head.vocab) // SEGMENT)
     sums = torch.zeros(5, len(a), parts, device=a.device)
     for (start, p, rows), (_start, q, _rows) in zip(
@@ -77,9 +78,11 @@ def divergence(first: Voice, second: Voice, *, block: int = BLOCK) -> Divergence
     ):
         columns = min(p.shape[1], q.shape[1])
         at = slice(start // SEGMENT, (start + columns) // SEGMENT)
-        _take_in(
-            p[:, :columns].sub_(bases[0][rows, None]),
-            q[:, :columns].sub_(bases[1][rows, None]),
+        take_in(
+            p[:, :columns],
+            q[:, :columns],
+            (bases[0][rows], bases[1][rows]),
+            FLOOR,
             sums[:, rows, at],
         )
     mass_p, mass_q, forward, backward, apart = sums.double().sum(-1)
@@ -93,22 +96,25 @@ def divergence(first: Voice, second: Voice, *, block: int = BLOCK) -> Divergence
     )
 
 
-def _take_in(
+def segment_sums(
     p: Float[Tensor, "rows block"],
     q: Float[Tensor, "rows block"],
+    bases: tuple[Float[Tensor, "rows"], Float[Tensor, "rows"]],
+    bottom: float,
     sums: Float[Tensor, "5 rows parts"],
 ) -> None:
-    """Sums over each segment of p, q, p log(p/q), q log(q/p) and |p - q|, from log p and log q.
+    """Sums over each segment of p, q, p log(p/q), q log(q/p) and |p - q|, from logits.
 
-    Log-probabilities are cut at FLOOR, so that rows that are no tokens multiply 0 by a number.
+    A logit less its base is a log-probability, and ends at ``bottom``, so that rows that are no
+    tokens multiply 0 by a number. The logits are overwritten.
     """
     shape = (len(p), -1, SEGMENT)
-    log_p, log_q = p.clamp_min(FLOOR).view(shape), q.clamp_min(FLOOR).view(shape)
+    log_p = p.sub_(bases[0][:, None]).clamp_min_(bottom).view(shape)
+    log_q = q.sub_(bases[1][:, None]).clamp_min_(bottom).view(shape)
     ratio = log_p - log_q
     p_, q_ = (log_p * LOG2_E).exp2_(), (log_q * LOG2_E).exp2_()
-    for total, term in zip(
-        sums.unbind(0), (p_, q_, p_ * ratio, -q_ * ratio, (p_ - q_).abs_()), strict=True
-    ):
+    terms = (p_, q_, p_ * ratio, -q_ * ratio, (p_ - q_).abs_())
+    for total, term in zip(sums.unbind(0), terms, strict=True):
         torch.sum(term, -1, out=total)
 
 

@@ -22,7 +22,9 @@ MANIFEST = "manifest.json"
 JOURNAL = "journal.jsonl"
 LOCK = ".lock"
 PARTIAL = ".part"
-OURS = (MANIFEST, JOURNAL, LOCK, MANIFEST + PARTIAL, JOURNAL + PARTIAL)
+BENEATH = ("before", "after", "divergence")
+"""Runs that may lie in the folder of a run that is made from them, and be finished before it."""
+OURS = (MANIFEST, JOURNAL, LOCK, MANIFEST + PARTIAL, JOURNAL + PARTIAL, *BENEATH)
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 

@@ -147,15 +147,14 @@ def audit(
         table = pa.concat_tables(tables)
         return Audit(run.provenance, run.vocabulary([table]), run.documents(), in_memory=table)
     with RunFolder.open(out, run.provenance.to_json()) as folder:
-        run.count_finished(folder)
+        run.count_finished(folder, frozenset(folder.done))
         if not folder.finished:
             with progress_bar("audit", "tok", run.windows.positions, progress) as bar:
                 for path, table in run.tables(frozenset(folder.done), bar, phases):
                     with phases("write"):
                         folder.write_table(path, table)
-            with phases("summary"):
-                return _finish(folder, run, command)
-        return _opened(folder.folder, run.provenance)
+        with phases("summary"):
+            return finish_audit(folder, run, command)
 
 
 def headline(summary: AuditSummary) -> list[tuple[str, str]]:
@@ -187,7 +186,10 @@ def headline(summary: AuditSummary) -> list[tuple[str, str]]:
     return rows
 
 
-def _finish(folder: RunFolder, run: AuditRun, command: str) -> Audit:
+def finish_audit(folder: RunFolder, run: AuditRun, command: str) -> Audit:
+    """Complete a run whose parts are all written, if that is left to do, and open it."""
+    if folder.finished:
+        return _opened(folder.folder, run.provenance)
     files = sorted(path for path in folder.done if path.startswith("tokens/"))
     tables = (
         pq.read_table(path, columns=[n for n in pq.read_schema(path).names if n in MENTIONED])

@@ -151,7 +151,7 @@ class AuditRun:
 
         with held_routes({self.precision.route, self.body_route}):
             measured = side_by_side(self.models, work, self.planned(done, bar))
-            for path, pieces in groupby(_counting(measured, bar), key=itemgetter(0)):
+            for path, pieces in groupby(counting(measured, bar), key=itemgetter(0)):
                 yield path, self.table([columns for _path, columns in pieces])
 
     def planned(self, done: frozenset[str], bar: Any) -> Iterator[tuple[str, Batch]]:
@@ -201,9 +201,9 @@ class AuditRun:
                 "leave such positions out as nulls"
             )
 
-    def count_finished(self, folder: RunFolder) -> None:
-        """Count the non-finite positions of the parts that are finished."""
-        for path in sorted(folder.done):
+    def count_finished(self, folder: RunFolder, done: frozenset[str]) -> None:
+        """Count the non-finite positions of the parts that are done."""
+        for path in sorted(done):
             if path.startswith("tokens/"):
                 table = pq.read_table(folder.folder / path, columns=["doc", "pos", "top1"])
                 bad = table.filter(pc.is_null(table["top1"]))
@@ -259,9 +259,11 @@ def joined(pieces: list[Columns]) -> Columns:
     return {name: column[order] for name, column in whole.items()}
 
 
-def _counting(measured: Iterator[tuple[str, Columns]], bar: Any) -> Iterator[tuple[str, Columns]]:
+def counting(measured: Iterator[tuple[str, Any]], bar: Any) -> Iterator[tuple[str, Any]]:
+    """The same results, each shown on the bar: columns, or several tables' columns."""
     for path, columns in measured:
-        bar.update(len(columns["doc"]))
+        first = columns if isinstance(columns, dict) else columns[0]
+        bar.update(len(first["doc"]))
         yield path, columns
 
 

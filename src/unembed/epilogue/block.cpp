@@ -103,3 +103,38 @@ extern "C" void unembed_update(
         larger[r] += count;
     }
 }
+
+// Two models' logits p and q less their bases: per segment the sums of p, q, p log(p/q),
+// q log(q/p) and |p - q|, as probabilities. See divergence.py; log-probabilities end at `bottom`.
+extern "C" void unembed_apart(
+    const float *p, const float *q, int64_t rows, int64_t width, int64_t p_stride, int64_t q_stride,
+    const float *p_base, const float *q_base, float bottom, float *sums, int64_t plane,
+    int64_t parts, int64_t threads) {
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t r = 0; r < rows; r++) {
+        const lanes low = spread(bottom);
+        for (int64_t c = 0; c < width; c += SEGMENT) {
+            lanes a = {}, b = {}, forward = {}, backward = {}, apart = {};
+            for (int64_t i = c; i < c + SEGMENT; i += LANES) {
+                lanes x = *(const lanes *)(p + r * p_stride + i) - p_base[r];
+                lanes y = *(const lanes *)(q + r * q_stride + i) - q_base[r];
+                x = x < low ? low : x;
+                y = y < low ? low : y;
+                lanes d = x - y;
+                lanes e = power_of_two(x * 1.44269504f), f = power_of_two(y * 1.44269504f);
+                lanes g = e - f;
+                a += e;
+                b += f;
+                forward += e * d;
+                backward -= f * d;
+                apart += g < 0.0f ? -g : g;
+            }
+            float *out = sums + r * parts + c / SEGMENT;
+            out[0] = total(a);
+            out[plane] = total(b);
+            out[2 * plane] = total(forward);
+            out[3 * plane] = total(backward);
+            out[4 * plane] = total(apart);
+        }
+    }
+}

@@ -64,6 +64,32 @@ def update(running: Running, logits: Float[Tensor, "rows block"], start: int) ->
     )
 
 
+def apart(
+    p: Float[Tensor, "rows block"],
+    q: Float[Tensor, "rows block"],
+    bases: tuple[Float[Tensor, "rows"], Float[Tensor, "rows"]],
+    bottom: float,
+    sums: Float[Tensor, "5 rows parts"],
+) -> None:
+    """Sums over each segment of two models' logits; see ``divergence.segment_sums``."""
+    library = _library()
+    if library is None:
+        raise RuntimeError("the compiled kernel is not available: ask available() first")
+    library.unembed_apart(
+        p.data_ptr(),
+        q.data_ptr(),
+        *p.shape,
+        p.stride(0),
+        q.stride(0),
+        *(base.data_ptr() for base in bases),
+        bottom,
+        sums.data_ptr(),
+        sums.stride(0),
+        sums.stride(1),
+        torch.get_num_threads(),
+    )
+
+
 @cache
 def _library() -> Any:
     """The loaded library, or None where there is no compiler or nothing it makes can be loaded."""
@@ -103,6 +129,11 @@ def _loaded(path: Path) -> Any:
         *(pointer, size, size, size, size),
         *(pointer, pointer, size, pointer, pointer),
         *(pointer, pointer, pointer, size, size, size),
+    ]
+    library.unembed_apart.restype = None
+    library.unembed_apart.argtypes = [
+        *(pointer, pointer, size, size, size, size),
+        *(pointer, pointer, ctypes.c_float, pointer, size, size, size),
     ]
     return library
 
