@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from unembed.cells.comparison import (
     comparison_to_json,
     summarise_pair,
 )
+from unembed.cells.divergences import DivergenceColumns
 from unembed.cells.flips import RESAMPLES
 from unembed.cells.headline import as_html, as_text, shown
 from unembed.cells.pairing import Pair, pair
@@ -73,7 +74,9 @@ class Only:
                     f"{self.documents!r} is no regular expression: {error}"
                 ) from None
         if self.terms and self.tokenizer is None:
-            raise UnembedError("terms need the tokenizer that spells them")
+            raise UnembedError(
+                f"terms ({', '.join(map(repr, self.terms))}) need the tokenizer that spells them"
+            )
 
     @property
     def words(self) -> str | None:
@@ -110,7 +113,8 @@ class Only:
             ("classes", self.classes),
             ("frequencies", self.frequencies),
             ("bands", self.bands),
-            ("terms", self.terms),
+            # Quoted, for a term may hold a comma.
+            ("terms", tuple(map(repr, self.terms))),
         ]
 
 
@@ -170,6 +174,7 @@ def compare(
     before: Audit,
     after: Audit,
     *,
+    divergence: pa.Table | None = None,
     only: Only | None = None,
     out: str | Path | None = None,
     command: str = "",
@@ -181,43 +186,54 @@ def compare(
     Rows pair on (document, position). Churn, flips and their tests, runner-up rotation, margin
     bands, frequency, token class, calibration, and the flips that the margins before predict; each
     margin figure raw and scale-free, each figure with an interval over documents.
-    ``compare(a, a)`` is zero throughout. With ``out`` the run is written there.
+    ``compare(a, a)`` is zero throughout. ``divergence`` is ``live.audit_both``'s table. With
+    ``out`` the run is written there.
     Raises UnembedError where the audits are not of one text, tokenizer and windows, or where
     ``only`` leaves nothing. Source: SPEC §4.
     """
     only = only or Only()
     paired = pair(before, after)
     groups = _groups(paired)
-    topk = _topk_logits(before, paired)
     if only.words is not None:
         kept = only.chosen(paired, groups, before.documents["name"].to_pylist())
         paired = paired.rows(kept)
         groups = Groups(**{name: column[kept] for name, column in vars(groups).items()})
-        topk = None if topk is None else topk[kept]
-    summary = summarise_pair(
-        paired, groups, only=only.words, topk_logits=topk, resamples=resamples, seed=seed
-    )
+    apart = None if divergence is None else _divergence(divergence, paired)
     provenance = {
         "kind": "comparison",
         "schema": SCHEMA,
         "before": before.provenance.to_json(),
         "after": after.provenance.to_json(),
         "only": only.words,
+        "divergence": divergence is not None,
         "resamples": resamples,
         "seed": seed,
     }
-    table = _table(paired, groups)
+
+    def summarised() -> ComparisonSummary:
+        return summarise_pair(
+            paired,
+            groups,
+            only=only.words,
+            topk_logits=_topk_logits(before, paired),
+            divergence=apart,
+            resamples=resamples,
+            seed=seed,
+        )
+
     if out is None:
-        return Comparison(summary, provenance, in_memory=table)
+        return Comparison(summarised(), provenance, in_memory=_table(paired, groups, apart))
     with RunFolder.open(out, provenance) as folder:
-        if not folder.finished:
-            for number, start in enumerate(range(0, table.num_rows, PART_ROWS)):
-                path = f"tokens/part-{number:05d}.parquet"
-                if path not in folder.done:
-                    folder.write_table(path, table.slice(start, PART_ROWS))
-            text = json.dumps(comparison_to_json(summary), indent=1, allow_nan=False)
-            folder.write_bytes("summary.json", text.encode())
-            folder.finish(provenance, command)
+        if folder.finished:
+            return Comparison.load(folder.folder)
+        summary, table = summarised(), _table(paired, groups, apart)
+        for number, start in enumerate(range(0, table.num_rows, PART_ROWS)):
+            path = f"tokens/part-{number:05d}.parquet"
+            if path not in folder.done:
+                folder.write_table(path, table.slice(start, PART_ROWS))
+        text = json.dumps(comparison_to_json(summary), indent=1, allow_nan=False)
+        folder.write_bytes("summary.json", text.encode())
+        folder.finish(provenance, command)
         return Comparison(summary, provenance, folder.folder)
 
 
@@ -244,6 +260,15 @@ def headline(summary: ComparisonSummary) -> list[tuple[str, str]]:
         ("runner-up rotation", shown(movement.rotation.share, ".2%")),
         ("churn that margins predict", shown(summary.prediction.predicted, ".2%")),
     ]
+    if summary.divergence is not None:
+        apart = summary.divergence
+        rows += [
+            ("KL(before‖after) (nats)", shown(apart.kl_forward.mean, ".5f")),
+            ("KL(after‖before) (nats)", shown(apart.kl_backward.mean, ".5f")),
+            ("total variation", shown(apart.total_variation.mean, ".4f")),
+            ("speculative acceptance", shown(apart.acceptance, ".2%")),
+            ("top-k overlap", shown(apart.overlap, ".2%")),
+        ]
     if summary.only is not None:
         rows.insert(1, ("only", summary.only))
     if summary.n_nonfinite:
@@ -271,31 +296,26 @@ def _topk_logits(before: Audit, paired: Pair) -> Any:
         return None
     column = before.table["topk_logits"].combine_chunks()
     logits = column.fill_null([0.0] * k) if column.null_count else column
-    values = logits.flatten().to_numpy().reshape(-1, k)
-    if len(values) != len(paired.doc):
-        values = values[np.isin(_keys(before), _key(paired.doc, paired.pos))]
-    return values
+    return logits.flatten().to_numpy().reshape(-1, k)[paired.row]
 
 
-def _keys(audit: Audit) -> Any:
-    return _key(audit.column("doc"), audit.column("pos"))
+def _divergence(table: pa.Table, paired: Pair) -> DivergenceColumns:
+    """The divergences at the paired positions, which are finite there."""
+    names = [field.name for field in fields(DivergenceColumns)]
+    return DivergenceColumns(**{name: table[name].to_numpy()[paired.row] for name in names})
 
 
-def _key(doc: Any, pos: Any) -> Any:
-    return doc.astype(np.int64) << 32 | pos.astype(np.int64)
-
-
-def _table(paired: Pair, groups: Groups) -> pa.Table:
+def _table(paired: Pair, groups: Groups, apart: DivergenceColumns | None) -> pa.Table:
     columns: dict[str, Any] = {"doc": paired.doc, "pos": paired.pos, "target": paired.target}
     for name, side in (("before", paired.before), ("after", paired.after)):
-        columns |= {f"{name}_{key}": column for key, column in asdict(side).items()}
+        columns |= {f"{name}_{key}": column for key, column in vars(side).items()}
         columns[f"{name}_right"] = side.top1 == paired.target
+    columns |= {} if apart is None else vars(apart)
     columns["word_start"] = paired.word_start
     for name, labels, group in (
         ("class", CLASSES, groups.token_class),
         ("frequency", FREQUENCY_NAMES, groups.frequency),
     ):
-        columns[name] = pa.DictionaryArray.from_arrays(
-            pa.array(group, pa.int8()), pa.array(labels, pa.string())
-        )
+        # Plain text: every part of a folder would bring a dictionary of its own.
+        columns[name] = pa.array(labels, pa.string()).take(pa.array(group))
     return pa.table(columns)

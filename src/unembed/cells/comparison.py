@@ -15,6 +15,11 @@ from unembed.cells.calibration import (
     CalibrationComparison,
     compare_calibration,
 )
+from unembed.cells.divergences import (
+    DivergenceColumns,
+    DivergenceSummary,
+    summarise_divergences,
+)
 from unembed.cells.flips import (
     RESAMPLES,
     FlipColumns,
@@ -53,7 +58,7 @@ class ComparisonSummary:
     ``only`` says which positions were kept, where not all were. ``n_nonfinite`` positions were left
     out before that. Groups are those of SPEC §4; ``by_band_after`` bands the same positions by the
     margin after, so its rows before and after are the same positions too. ``token_texts`` spells
-    the ids of ``tokens``.
+    the ids of ``tokens``. ``divergence`` is there where both models were run together.
     """
 
     n_positions: int
@@ -73,6 +78,7 @@ class ComparisonSummary:
     movement: Movement
     calibration: CalibrationComparison
     prediction: FlipPrediction
+    divergence: DivergenceSummary | None = None
 
 
 def bands_of(margin: Float[np.ndarray, " positions"]) -> Int[np.ndarray, " positions"]:
@@ -86,6 +92,7 @@ def summarise_pair(
     *,
     only: str | None = None,
     topk_logits: Float[np.ndarray, "positions k"] | None = None,
+    divergence: DivergenceColumns | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> ComparisonSummary:
@@ -134,6 +141,9 @@ def summarise_pair(
         movement=moved.result(),
         calibration=calibrated.result(),
         prediction=predicted.result(),
+        divergence=None
+        if divergence is None
+        else summarise_divergences(divergence, pair.doc, **how),
     )
 
 

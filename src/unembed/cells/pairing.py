@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+import pyarrow as pa
+from jaxtyping import Bool, Float, Int, Shaped
 
 from unembed.cells.audit import Audit
 from unembed.errors import UnembedError
@@ -17,9 +18,13 @@ MATTERS = {
     "device": "the device",
     "cpu": "the processor",
     "product_route": "the head's product",
+    "body_product": "the body's product",
     "epilogue": "the kernel",
     "batch_tokens": "the batch size",
-    "threads": "the threads of a batch",
+    "part_positions": "the part size",
+    "threads": "the number of threads of a batch",
+    "torch": "the version of torch",
+    "transformers": "the version of transformers",
 }
 """What two audits may differ in besides their models, for float rounding follows it."""
 
@@ -46,10 +51,12 @@ class Side:
 class Pair:
     """Positions that both audits measured, in order of the text.
 
-    ``nonfinite`` counts the positions left out because either audit has a logit there that is not
-    finite. ``notes`` say what differs besides the model, one sentence each.
+    ``row`` is each one's row in the audits' tables. ``nonfinite`` counts the positions left out
+    because either audit has a logit there that is not finite. ``notes`` say what differs besides
+    the model, one sentence each.
     """
 
+    row: Int[np.ndarray, " positions"]
     doc: Int[np.ndarray, " positions"]
     pos: Int[np.ndarray, " positions"]
     target: Int[np.ndarray, " positions"]
@@ -63,6 +70,7 @@ class Pair:
     def rows(self, chosen: Bool[np.ndarray, " positions"]) -> Pair:
         """The chosen positions."""
         return Pair(
+            self.row[chosen],
             self.doc[chosen],
             self.pos[chosen],
             self.target[chosen],
@@ -82,20 +90,17 @@ def pair(before: Audit, after: Audit) -> Pair:
     document that differs where the text does. Source: SPEC §4.
     """
     _refuse_other_texts(before, after)
-    keys = {name: before.column(name) for name in ("doc", "pos", "target", "word_start")}
+    keys = {name: _column(before, name) for name in ("doc", "pos", "target", "word_start")}
     for name, column in keys.items():
-        if not np.array_equal(column, after.column(name)):
-            raise UnembedError(
-                f"the two audits have one text but differ in column {name!r}: repeat the older one "
-                "with this version"
-            )
+        _refuse_other_keys(name, column, _column(after, name))
     sides = [
-        Side(**{name: audit.column(name) for name in Side.__dataclass_fields__})
+        Side(**{name: _column(audit, name) for name in Side.__dataclass_fields__})
         for audit in (before, after)
     ]
     finite = np.isfinite(sides[0].margin) & np.isfinite(sides[1].margin)
     texts = {**before.vocabulary.texts, **after.vocabulary.texts}
     whole = Pair(
+        row=np.arange(len(finite)),
         **keys,
         before=sides[0],
         after=sides[1],
@@ -133,36 +138,71 @@ def _refuse_other_texts(before: Audit, after: Audit) -> None:
             )
 
 
+def _refuse_other_keys(
+    name: str, before: Shaped[np.ndarray, " positions"], after: Shaped[np.ndarray, " others"]
+) -> None:
+    if np.array_equal(before, after):
+        return
+    if len(before) != len(after):
+        how = f"{len(before)} rows before, {len(after)} after"
+    else:
+        row = int(np.flatnonzero(before != after)[0])
+        how = f"row {row} is {before[row]} before and {after[row]} after"
+    raise UnembedError(
+        f"the two audits have one text but differ in column {name!r} ({how}): repeat the older one "
+        "with this version"
+    )
+
+
 def _tokenizer(label: str) -> str:
     """The size, without the class: one tokenizer may load as its slow or its fast class."""
     return label.rpartition("(")[2]
 
 
+def _column(audit: Audit, name: str) -> Shaped[np.ndarray, " positions"]:
+    try:
+        return audit.column(name)
+    except (KeyError, pa.ArrowInvalid):
+        where = audit.folder or f"the audit of {audit.provenance.model}"
+        raise UnembedError(
+            f"{where} has no column {name!r}: an older version wrote it; repeat the audit in a "
+            "new folder"
+        ) from None
+
+
 def _first_difference(before: Audit, after: Audit) -> str:
+    """The first document with other tokens; other names alone make no other text."""
     a, b = (audit.documents.to_pylist() for audit in (before, after))
-    for number, (left, right) in enumerate(zip(a, b, strict=False)):
-        if left != right:
-            return (
-                f"the first document that differs is {number}: {left['name']!r} of "
-                f"{left['positions']} positions before, {right['name']!r} of {right['positions']} "
-                "after"
-            )
-    if len(a) != len(b):
-        return f"{len(a)} documents before, {len(b)} after"
-    docs, targets = (
-        [audit.column(name) for audit in (before, after)] for name in ("doc", "target")
+    number = min(len(a), len(b))
+    for i, (left, right) in enumerate(zip(a, b, strict=False)):
+        if any(left[name] != right[name] for name in ("first_token", "positions")):
+            number = i
+            break
+    (doc, target), (_, other) = (
+        [_column(audit, name) for name in ("doc", "target")] for audit in (before, after)
     )
-    shared = min(len(targets[0]), len(targets[1]))
-    where = np.flatnonzero(targets[0][:shared] != targets[1][:shared])
-    if len(where) == 0:
-        return "the positions measured are the same, so they differ beyond --max-positions"
-    number = int(docs[0][where[0]])
-    return f"the first document that differs is {number}: {a[number]['name']!r}"
+    # Up to that document, as many positions in each: rows of one number are the same position.
+    same = sum(one["positions"] for one in a[:number])
+    where = np.flatnonzero(target[:same] != other[:same])
+    if len(where):
+        number = int(doc[where[0]])
+    if number == min(len(a), len(b)):
+        if len(a) != len(b):
+            return f"{len(a)} documents before, {len(b)} after"
+        return "what was measured is the same, so they differ in what the audits left out"
+    left, right = a[number], b[number]
+    equal = left["positions"] == right["positions"]
+    return (
+        f"the first document that differs is {number}: {left['name']!r} of {left['positions']} "
+        f"positions before, {right['name']!r} of {right['positions']} after"
+        + (", with other tokens" if equal else "")
+    )
 
 
 def _notes(before: Provenance, after: Provenance) -> tuple[str, ...]:
+    was, now = ({**vars(one), **one.options, **one.versions} for one in (before, after))
     return tuple(
-        f"{words} differs: {getattr(before, name)} before, {getattr(after, name)} after"
+        f"{words} differs: {was.get(name)} before, {now.get(name)} after"
         for name, words in MATTERS.items()
-        if getattr(before, name) != getattr(after, name)
+        if was.get(name) != now.get(name)
     )

@@ -17,7 +17,7 @@ STEPS = 9
 """Steps of the sequential scale ``--seq-1`` … ``--seq-9``."""
 
 
-def histogram(counts: Histogram, unit: str, median: float | None) -> Spec:
+def histogram(counts: Histogram, unit: str, median: float | None, ticks: int = 6) -> Spec:
     """Share of positions per bin, right decisions below, wrong ones stacked on them."""
     n = sum(counts.right) + sum(counts.wrong) + counts.below + counts.above
     rows: list[Spec] = []
@@ -45,7 +45,7 @@ def histogram(counts: Histogram, unit: str, median: float | None) -> Spec:
                     "field": "low",
                     "type": "quantitative",
                     "scale": {"domain": [counts.edges[0], end], "nice": False},
-                    "axis": {"title": unit, "grid": False, "tickCount": 6, "format": ".3~g"},
+                    "axis": {"title": unit, "grid": False, "tickCount": ticks, "format": ".3~g"},
                 },
                 "x2": {"field": "high"},
                 "y": {

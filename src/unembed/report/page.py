@@ -8,9 +8,19 @@ from typing import Any
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
+from unembed.cells.comparison import ComparisonSummary
 from unembed.cells.excerpt import DocumentView
+from unembed.cells.flip_excerpt import FlipDocument
 from unembed.cells.summary import AuditSummary
-from unembed.report import audit, wording
+from unembed.report import (
+    audit,
+    comparison,
+    comparison_calibration,
+    comparison_groups,
+    comparison_margins,
+    wording,
+)
+from unembed.report.comparison_text import flip_text_view
 from unembed.report.text import CANDIDATES, text_view
 
 
@@ -48,6 +58,51 @@ def audit_page(
     )
 
 
+def comparison_page(
+    title: str,
+    summary: ComparisonSummary,
+    facts: Sequence[tuple[str, str]],
+    documents: Sequence[FlipDocument],
+    notes: Sequence[str] = (),
+) -> str:
+    """The page of one comparison: what changed, for whom, and the sample's text with its flips.
+
+    ``notes`` follow those of the summary, which say what differs besides the model. Otherwise as
+    ``audit_page``: one file that loads nothing, whole documents until the token budget is spent,
+    the same bytes for the same arguments.
+
+    Raises ``ReportUnavailable`` where the extra ``plot`` is not installed.
+    """
+    apart = comparison_calibration.divergence_section(summary)
+    return (
+        _environment()
+        .get_template("comparison.html.jinja")
+        .render(
+            title=title,
+            headline=comparison.headline(summary),
+            extent=comparison.extent(summary),
+            account=comparison.account(summary),
+            cards=comparison.cards(summary),
+            before=(
+                comparison.flow_section(summary),
+                comparison_groups.groups_section(summary),
+                comparison_groups.tokens_section(summary),
+            ),
+            after=(
+                comparison_margins.margins_section(summary),
+                comparison_calibration.calibration_section(summary.calibration),
+                comparison_calibration.prediction_section(summary.prediction),
+                *([] if apart is None else [apart]),
+            ),
+            text=flip_text_view(documents),
+            changed=summary.flips.changed,
+            documents=summary.n_documents,
+            facts=facts,
+            notes=(*summary.notes, *notes),
+        )
+    )
+
+
 def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("unembed.report"),
@@ -56,9 +111,9 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    loader = environment.loader
-    assert loader is not None
-    environment.globals["inline"] = lambda name: Markup(loader.get_source(environment, name)[0])
+    environment.globals["inline"] = lambda name: Markup(
+        environment.get_template(name).render() + "\n"
+    )
     return environment
 
 

@@ -25,11 +25,12 @@ class Card:
 
 @dataclass(frozen=True)
 class Table:
-    """A table whose first column names the row."""
+    """A table whose first column names the row; the rows ``faint`` rest on little."""
 
     caption: str
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    faint: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -74,3 +75,8 @@ def card(label: str, estimate: Estimate, form: Wording, unit: str = "", remark: 
         reason=estimate.reason or "",
         remark=remark,
     )
+
+
+def line(name: str, estimate: Estimate, form: Wording) -> tuple[str, str, str]:
+    """A row of a table from an estimate: name, value, interval."""
+    return name, wording.point(estimate, form), wording.interval(estimate, form)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -38,7 +38,21 @@ def text_view(documents: Sequence[DocumentView], budget: int = TOKEN_BUDGET) -> 
 
     A document that does not fit is left out. Only if not even one fits is the first shown in part.
     """
-    chosen: list[DocumentView] = []
+    return fit_and_encode(documents, budget, _strings, _columns)
+
+
+def fit_and_encode(
+    documents: Sequence[Any],
+    budget: int,
+    strings: Callable[[Any], Iterator[str]],
+    columns: Callable[[Any, dict[str, int]], dict[str, Any]],
+) -> TextView:
+    """``text_view`` for any documents with a name and tokens.
+
+    ``strings`` gives the strings of one document, ``columns`` its columns, in which a string is its
+    number in the given table.
+    """
+    chosen: list[Any] = []
     left = budget
     for document in documents:
         if len(document.tokens) <= left:
@@ -49,7 +63,7 @@ def text_view(documents: Sequence[DocumentView], budget: int = TOKEN_BUDGET) -> 
         chosen = [replace(documents[0], tokens=documents[0].tokens[:budget])]
         shortened = int(len(documents[0].tokens) > budget)
     return TextView(
-        json=_encode(chosen),
+        json=_encode(chosen, strings, columns),
         names=tuple(document.name for document in chosen),
         tokens=sum(len(document.tokens) for document in chosen),
         shown=len(chosen),
@@ -57,12 +71,16 @@ def text_view(documents: Sequence[DocumentView], budget: int = TOKEN_BUDGET) -> 
     )
 
 
-def _encode(documents: Sequence[DocumentView]) -> str:
+def _encode(
+    documents: Sequence[Any],
+    strings: Callable[[Any], Iterator[str]],
+    columns: Callable[[Any, dict[str, int]], dict[str, Any]],
+) -> str:
     # The commonest strings come first, so that they get the shortest numbers.
-    counts = Counter(string for document in documents for string in _strings(document))
+    counts = Counter(string for document in documents for string in strings(document))
     table = sorted(counts, key=lambda string: (-counts[string], string))
     index = {string: number for number, string in enumerate(table)}
-    data = {"strings": table, "documents": [_columns(document, index) for document in documents]}
+    data = {"strings": table, "documents": [columns(document, index) for document in documents]}
     text = json.dumps(data, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -85,10 +103,10 @@ def _columns(document: DocumentView, index: dict[str, int]) -> dict[str, Any]:
         "text": [index[token.text] for token in tokens],
         "right": "".join("1" if token.right else "0" for token in tokens),
         "rank": [token.rank for token in tokens],
-        "margin": [_units(token.margin, 1e3) for token in tokens],
-        "relative": [_units(token.relative_distance, 1e5) for token in tokens],
-        "entropy": [_units(token.entropy_nats, 1e3) for token in tokens],
-        "nll": [_units(token.nll_nats, 1e3) for token in tokens],
+        "margin": [units(token.margin, 1e3) for token in tokens],
+        "relative": [units(token.relative_distance, 1e5) for token in tokens],
+        "entropy": [units(token.entropy_nats, 1e3) for token in tokens],
+        "nll": [units(token.nll_nats, 1e3) for token in tokens],
         "candidates": [_candidates(token, index) for token in tokens],
     }
 
@@ -99,5 +117,6 @@ def _candidates(token: TokenView, index: dict[str, int]) -> list[int]:
     return [number for text, p in pairs for number in (index[text], round(1000 * p))]
 
 
-def _units(value: float | None, units: float) -> int | None:
-    return None if value is None else round(value * units)
+def units(value: float | None, per: float) -> int | None:
+    """A fraction as a whole number of units, ``per`` of which make one."""
+    return None if value is None else round(value * per)

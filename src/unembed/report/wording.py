@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from unicodedata import category
 
 from unembed.cells.estimate import Estimate
 
 Wording = Callable[[float], str]
 
 _PERCENT = "\u00a0%"
+_POINTS = "\u00a0pp"
+
+_BLANKS = {"\n": "⏎", "\t": "→", "\u00a0": "·", " ": "·"}
 
 _UNSEEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f"
@@ -49,6 +53,21 @@ def decimal(value: float) -> str:
     return f"{value:,.{digits}f}".replace("-", "−")
 
 
+def signed(value: float) -> str:
+    """``decimal`` with its sign: ``+0.412``."""
+    return "+" * (value > 0) + decimal(value)
+
+
+def points(value: float) -> str:
+    """A difference of two shares in percentage points: ``0.0041`` as ``+0.410 pp``."""
+    return signed(100.0 * value) + _POINTS
+
+
+def change(value: float) -> str:
+    """A relative change in percent: ``0.283`` as ``+28.30 %``."""
+    return signed(100.0 * value) + _PERCENT
+
+
 def point(estimate: Estimate, wording: Wording) -> str:
     """The value in words, or the reason why there is none."""
     return f"none: {estimate.reason}" if estimate.value is None else wording(estimate.value)
@@ -58,7 +77,8 @@ def interval(estimate: Estimate, wording: Wording) -> str:
     """The 95 % interval as ``23.2 to 25.0 %``; empty where there is none."""
     if estimate.low is None or estimate.high is None:
         return ""
-    return f"{wording(estimate.low).removesuffix(_PERCENT)} to {wording(estimate.high)}"
+    low = wording(estimate.low).removesuffix(_PERCENT).removesuffix(_POINTS)
+    return f"{low} to {wording(estimate.high)}"
 
 
 def full(estimate: Estimate, wording: Wording) -> str:
@@ -78,3 +98,15 @@ def visible(text: str) -> str:
     Newlines and tabs stay. Lone surrogates, which UTF-8 cannot hold, are spelt out too.
     """
     return _UNSEEN.sub(lambda found: f"⟨U+{ord(found[0]):04X}⟩", text)
+
+
+def token(text: str, longest: int = 60) -> str:
+    """A lone token: ``visible``, its blanks at either end marked, cut after ``longest``."""
+    bare = text.strip("".join(_BLANKS))
+    lead, _, tail = text.partition(bare) if bare else (text, "", "")
+    marked = ["".join(_BLANKS[blank] for blank in end) for end in (lead, tail)]
+    middle = bare.replace("\n", "⏎").replace("\t", "→")
+    if middle and category(middle[0])[0] == "M":
+        middle = "◌" + middle
+    whole = visible(marked[0] + middle + marked[1])
+    return whole if len(whole) <= longest else whole[: longest - 1] + "…"

@@ -81,9 +81,11 @@ if (source) {
   const pane = document.getElementById("tokens");
   const details = document.getElementById("details");
   const chooser = document.getElementById("document");
+  {% block controls %}
   const threshold = document.getElementById("threshold");
   const tally = document.getElementById("tally");
   const WIDEST = 5000; // thousandths of a logit: from here on a token is not tinted
+  {% endblock %}
   let current;
   let tokens = [];
   let reachable = 0;
@@ -131,6 +133,7 @@ if (source) {
     opened = null;
   }
 
+  {% block details %}
   function fill(i) {
     const right = current.right[i] === "1";
     const target = strings[current.text[i]];
@@ -179,13 +182,17 @@ if (source) {
     item.append(write(element("bdi"), text, false), track, element("span", "percent", percent));
     return item;
   }
+  {% endblock %}
 
   function show(number) {
     close();
     current = documents[number];
     const fragment = document.createDocumentFragment();
+    {% block lead %}
     fragment.append(write(element("bdi", "lead-token"), current.lead, true));
+    {% endblock %}
     tokens = current.text.map((id, i) => {
+      {% block look %}
       const margin = current.margin[i];
       const token = element("bdi", margin === null ? "token broken" : "token");
       if (current.right[i] === "0") token.classList.add("wrong-token");
@@ -194,6 +201,7 @@ if (source) {
         const narrowness = 1 - Math.sqrt(Math.min(1, margin / WIDEST));
         token.style.setProperty("--narrowness", `${Math.round(100 * narrowness)}%`);
       }
+      {% endblock %}
       token.dir = "auto";
       token.tabIndex = -1;
       token.dataset.i = i;
@@ -205,16 +213,20 @@ if (source) {
     filter();
   }
 
+  {% block matches %}
   function matches(i, kind, width) {
     if (kind === "wrong") return current.right[i] === "0";
     if (kind === "narrow") return current.margin[i] !== null && current.margin[i] < width;
     return true;
   }
+  {% endblock %}
 
   function filter() {
     const kind = document.querySelector("input[name=filter]:checked").value;
+    {% block width %}
     const width = Math.round(1000 * threshold.value);
     document.getElementById("width").textContent = Number(threshold.value).toFixed(1);
+    {% endblock %}
     let kept = 0;
     let first = null;
     tokens.forEach((token, i) => {
@@ -299,10 +311,12 @@ if (source) {
   document.addEventListener("keydown", (event) => { if (event.key === "Escape") close(); });
 
   chooser.addEventListener("change", () => show(Number(chooser.value)));
+  {% block listen %}
   threshold.addEventListener("input", () => {
     document.querySelector("input[name=filter][value=narrow]").checked = true;
     filter();
   });
+  {% endblock %}
   for (const radio of document.querySelectorAll("input[name=filter]")) {
     radio.addEventListener("change", filter);
   }
