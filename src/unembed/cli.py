@@ -156,8 +156,9 @@ def audit_command(
 
 
 @cli.command("compare")
-@click.argument("before", type=click.Path(path_type=Path))
-@click.argument("after", type=click.Path(path_type=Path))
+@click.argument("before")
+@click.argument("after")
+@click.argument("corpus", required=False)
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Run folder.")
 @click.option("--class", "classes", multiple=True, help="Keep targets of this token class.")
 @click.option(
@@ -172,45 +173,96 @@ def audit_command(
     help="Keep targets that are part of a term in this file, one a line.",
 )
 @click.option("--tokenizer", help="What spells the terms [the checkpoint audited before].")
+@click.option("--max-positions", type=int, help="With CORPUS: stop after so many tokens.")
+@click.option("--text-column", default="text", show_default=True, help="With CORPUS, as in audit.")
+@click.option("--document", help="With CORPUS, as in audit.")
+@click.option("--dtype", default="auto", show_default=True, help="With CORPUS: the first body's.")
+@click.option("--dtype-after", help="With CORPUS: the second body's [as --dtype].")
+@click.option("--device", help="With CORPUS, as in audit.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@click.option("--quiet", is_flag=True, help="No progress bar.")
 def compare_command(
-    before: Path,
-    after: Path,
+    before: str,
+    after: str,
+    corpus: str | None,
     out: Path,
     terms_file: Path | None,
     tokenizer: str | None,
     as_json: bool,
-    **kept: Any,
+    quiet: bool,
+    **given: Any,
 ) -> None:
-    """Say which decisions changed between two audits of one text, and whether they were right.
+    """Say which decisions changed between two models, and whether they were right.
 
-    BEFORE and AFTER are run folders of unembed audit, of any two checkpoints with one tokenizer.
+    Without CORPUS, BEFORE and AFTER are run folders of unembed audit on one text, of any two
+    checkpoints with one tokenizer. With CORPUS they are the checkpoints: both are run together,
+    which adds exact KL divergences, total variation and the chance of acceptance in speculative
+    decoding, without storing a logit. Their audits are in RUN/before and RUN/after.
+
     Several --class, --frequency or --band keep positions of any of them; different options keep
     those that pass all.
 
     \b
     Example:
       unembed compare runs/base runs/tuned -o runs/base-tuned
+      unembed compare ./base ./tuned reviews.txt -o runs/live
       unembed compare runs/base runs/int8 -o runs/names --class entity-like
     """
     from unembed.cells.audit import Audit
     from unembed.cells.compare import Only, compare
     from unembed.models import load_tokenizer
     from unembed.rows import RowRules, read_rows
-    from unembed.store import check_folder, holds_finished_run
+    from unembed.store import check_folder
 
-    check_folder(out)
-    old, new = Audit.load(before), Audit.load(after)
+    kept = {name: given.pop(name) for name in ("classes", "frequencies", "bands", "documents")}
     if terms_file is not None:
         lines = (row.text.strip() for row in read_rows(terms_file, RowRules()))
         kept["terms"] = tuple(line for line in lines if line)
+    Only(**kept, tokenizer=...)  # a bad filter fails before a long load
+    check_folder(out)
+    command, apart = shlex.join(["unembed", *sys.argv[1:]]), None
+    if corpus is None:
+        old, new = Audit.load(before), Audit.load(after)
+    else:
+        old, new, apart = _audited_both(before, after, corpus, out, command, not quiet, **given)
+    if terms_file is not None:
         kept["tokenizer"] = load_tokenizer(tokenizer or old.provenance.model)
-    finished = holds_finished_run(out)
-    command = shlex.join(["unembed", *sys.argv[1:]])
-    done = compare(old, new, only=Only(**kept), out=out, command=command)
-    if finished:
-        click.echo(f"{out} was finished before: the same comparison", err=True)
-    _print(done, out, None, as_json)
+    done = compare(old, new, divergence=apart, only=Only(**kept), out=out, command=command)
+    _print(done, out, _page_of(done, out), as_json)
+
+
+def _audited_both(
+    before: str,
+    after: str,
+    corpus: str,
+    out: Path,
+    command: str,
+    progress: bool,
+    *,
+    max_positions: int | None,
+    text_column: str,
+    document: str | None,
+    dtype: str,
+    dtype_after: str | None,
+    device: str | None,
+) -> tuple[Any, Any, Any]:
+    from unembed.cells.live import audit_both
+    from unembed.cells.run import AuditOptions
+    from unembed.corpus import Corpus
+    from unembed.models import load
+    from unembed.rows import RowRules, read_rows
+
+    next(read_rows(corpus, RowRules(text_column, document)), None)
+    old, new = (
+        load(name, dtype=kind, device=device)
+        for name, kind in ((before, dtype), (after, dtype_after or dtype))
+    )
+    text = Corpus.read(
+        corpus, old.tokenizer, text_column=text_column, document=document, progress=progress
+    )
+    options = AuditOptions(max_positions=max_positions)
+    found = audit_both(old, new, text, options, out=out, command=command, progress=progress)
+    return found.before, found.after, found.divergence
 
 
 @cli.command("demo")
@@ -241,7 +293,7 @@ def demo_command(out: Path, as_json: bool, quiet: bool) -> None:
     _show(story.audit, out, as_json)
     if not as_json:
         click.echo("\nThe same model rounded to bfloat16:\n")
-        _print(story.rounded, out / "comparison", None, as_json)
+        _show(story.rounded, out / "comparison", as_json)
 
 
 @cli.command("report")
@@ -250,36 +302,44 @@ def demo_command(out: Path, as_json: bool, quiet: bool) -> None:
     "-o", "--out", type=click.Path(path_type=Path), help="Page to write [report.html in RUN]."
 )
 def report_command(run: Path, out: Path | None) -> None:
-    """Draw the page of a finished audit again, after checking every file of the run.
+    """Draw the page of a finished run again, after checking every file of it.
 
     \b
     Example:
       unembed report runs/reviews -o reviews.html
     """
     from unembed.cells.audit import Audit
+    from unembed.cells.compare import Comparison
     from unembed.report.drawing import ReportUnavailable
+    from unembed.store import read_manifest
 
     page = out or run / "report.html"
     if page.is_dir():
         raise UnembedError(
             f"{page} is a folder: give a file for the page, such as {page}/page.html"
         )
+    compared = read_manifest(run).provenance.get("kind") == "comparison"
     try:
-        click.echo(_write_report(Audit.load(run), run, page))
+        done = Comparison.load(run) if compared else Audit.load(run)
+        click.echo(_write_page(done, run, page))
     except ReportUnavailable as error:
         raise UnembedError(str(error)) from error
 
 
 def _show(done: Any, out: Path, as_json: bool) -> None:
     """Write the report and print the short table, or the summary as JSON."""
+    _print(done, out, _page_of(done, out), as_json)
+
+
+def _page_of(done: Any, out: Path) -> Path | None:
+    """Write the run's page; without the plotting library, say so."""
     from unembed.report.drawing import ReportUnavailable
 
     try:
-        report = _write_report(done, out, out / "report.html")
+        return _write_page(done, out, out / "report.html")
     except ReportUnavailable as error:
         click.echo(f"no report: {error}", err=True)
-        report = None
-    _print(done, out, report, as_json)
+        return None
 
 
 def _print(done: Any, out: Path, report: Path | None, as_json: bool) -> None:
@@ -295,17 +355,36 @@ def _print(done: Any, out: Path, report: Path | None, as_json: bool) -> None:
     click.echo(as_text((name, str(path)) for name, path in places if path is not None))
 
 
-def _write_report(done: Any, run: Path, page: Path) -> Path:
+def _write_page(done: Any, run: Path, page: Path) -> Path:
+    from unembed.cells.audit import Audit
+    from unembed.store import read_manifest, write_whole
+
+    draw = _audit_html if isinstance(done, Audit) else _comparison_html
+    html = draw(done, read_manifest(run).command)
+    write_whole(page, html.encode("utf-8", "replace"))
+    return page
+
+
+def _audit_html(done: Any, command: str) -> str:
     from unembed.cells.excerpt import excerpts
     from unembed.report.facts import facts_of
     from unembed.report.page import audit_page
-    from unembed.store import read_manifest, write_whole
 
-    facts = facts_of(done.provenance, read_manifest(run).command)
     title = f"Token decisions of {Path(done.provenance.model).name}"
-    html = audit_page(title, done.summary, facts, excerpts(done))
-    write_whole(page, html.encode("utf-8", "replace"))
-    return page
+    return audit_page(title, done.summary, facts_of(done.provenance, command), excerpts(done))
+
+
+def _comparison_html(done: Any, command: str) -> str:
+    from unembed.cells.flip_excerpt import flip_excerpts
+    from unembed.provenance import Provenance
+    from unembed.report.facts import facts_of_both
+    from unembed.report.page import comparison_page
+
+    old, new = (Provenance.from_json(done.provenance[side]) for side in ("before", "after"))
+    names, first = (done.documents[name].to_pylist() for name in ("name", "first_token"))
+    title = f"From {Path(old.model).name} to {Path(new.model).name}: what changed"
+    sample = flip_excerpts(done, done.vocabulary, names, first)
+    return comparison_page(title, done.summary, facts_of_both(old, new, command), sample)
 
 
 def _fail(message: str) -> None:

@@ -40,6 +40,7 @@ from unembed.cells.tokens import (
 from unembed.errors import UnembedError
 from unembed.provenance import SCHEMA
 from unembed.store import RunFolder, verified_manifest
+from unembed.vocabulary import Vocabulary
 
 PART_ROWS = 1 << 18
 
@@ -123,11 +124,13 @@ class Comparison:
     """Two audits of one text, position by position, with every figure of SPEC §4.
 
     ``table`` has a row per position: ``doc pos target``, then ``before_`` and ``after_`` columns;
-    works wherever an Arrow table does. ``provenance`` names both runs.
+    works wherever an Arrow table does. ``provenance`` holds both audits'.
     """
 
     summary: ComparisonSummary
     provenance: dict[str, Any] = field(repr=False)
+    vocabulary: Vocabulary = field(repr=False)
+    documents: pa.Table = field(repr=False)
     folder: Path | None = None
     in_memory: pa.Table | None = field(default=None, repr=False)
 
@@ -141,8 +144,15 @@ class Comparison:
                 f"{values.get('schema')!r}, where a comparison of schema {SCHEMA} is needed: "
                 "repeat it with unembed compare in a new folder"
             )
-        summary = json.loads((Path(folder) / "summary.json").read_text())
-        return Comparison(comparison_from_json(summary), values, Path(folder))
+        folder = Path(folder)
+        summary = json.loads((folder / "summary.json").read_text())
+        return Comparison(
+            comparison_from_json(summary),
+            values,
+            Vocabulary.from_table(pq.read_table(folder / "vocabulary.parquet")),
+            pq.read_table(folder / "documents.parquet"),
+            folder,
+        )
 
     @cached_property
     def table(self) -> pa.Table:
@@ -221,8 +231,10 @@ def compare(
             seed=seed,
         )
 
+    named = (paired.vocabulary, before.documents)
     if out is None:
-        return Comparison(summarised(), provenance, in_memory=_table(paired, groups, apart))
+        table = _table(paired, groups, apart)
+        return Comparison(summarised(), provenance, *named, in_memory=table)
     with RunFolder.open(out, provenance) as folder:
         if folder.finished:
             return Comparison.load(folder.folder)
@@ -231,10 +243,12 @@ def compare(
             path = f"tokens/part-{number:05d}.parquet"
             if path not in folder.done:
                 folder.write_table(path, table.slice(start, PART_ROWS))
+        folder.write_table("vocabulary.parquet", paired.vocabulary.to_table())
+        folder.write_table("documents.parquet", before.documents)
         text = json.dumps(comparison_to_json(summary), indent=1, allow_nan=False)
         folder.write_bytes("summary.json", text.encode())
         folder.finish(provenance, command)
-        return Comparison(summary, provenance, folder.folder)
+        return Comparison(summary, provenance, *named, folder.folder)
 
 
 def headline(summary: ComparisonSummary) -> list[tuple[str, str]]:

@@ -49,3 +49,12 @@ def facts_of(provenance: Provenance, command: str) -> list[tuple[str, str]]:
         ("Versions", ", ".join(f"{name} {v}" for name, v in provenance.versions.items())),
     ]
     return [*facts, ("Command", command)] if command else facts
+
+
+def facts_of_both(before: Provenance, after: Provenance, command: str) -> list[tuple[str, str]]:
+    """The facts of two runs: once where they agree, of both sides where they do not."""
+    facts: list[tuple[str, str]] = []
+    for (label, old), (_, new) in zip(facts_of(before, ""), facts_of(after, ""), strict=True):
+        same = old == new
+        facts += [(label, old)] if same else [(f"{label}, before", old), (f"{label}, after", new)]
+    return [*facts, ("Command", command)] if command else facts
