@@ -547,3 +547,80 @@ def test_a_defect_keeps_its_traceback(
     with pytest.raises(OSError, match="as nobody foresaw"):
         cli.main()
     assert capfd.readouterr().err == ""
+
+
+@pytest.fixture(scope="session")
+def rounded(
+    tmp_path_factory: pytest.TempPathFactory, llama_folder: Path, story: Path
+) -> tuple[Path, Path]:
+    """Audits of a model and of its bfloat16 version."""
+    runs = tmp_path_factory.mktemp("rounded")
+    for kind in ("float32", "bfloat16"):
+        where = str(runs / kind)
+        assert invoke("audit", llama_folder, story, "-o", where, "--dtype", kind, "--quiet") == 0
+    return runs / "float32", runs / "bfloat16"
+
+
+def test_compare_says_what_changed(
+    run: Callable[..., Ended], rounded: tuple[Path, Path], tmp_path: Path
+) -> None:
+    done = run("compare", *rounded, "-o", tmp_path / "run")
+    assert done.code == 0, done.err
+    assert "changed top token (churn)" in done.out
+    assert "the model's dtype differs: float32 before, bfloat16 after" in done.out
+    page = (tmp_path / "run" / "report.html").read_bytes()
+    again = run("report", tmp_path / "run", "-o", tmp_path / "again.html")
+    assert again.code == 0, again.err
+    assert (tmp_path / "again.html").read_bytes() == page
+    as_json = run("compare", *rounded, "-o", tmp_path / "run", "--json")
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert json.loads(as_json.out)["summary"] == summary
+
+
+def test_compare_keeps_what_is_asked_for(
+    run: Callable[..., Ended], rounded: tuple[Path, Path], tmp_path: Path, llama_folder: Path
+) -> None:
+    terms = tmp_path / "terms.txt"
+    terms.write_text("with\n\nassert\n")
+    asked = ["--terms", terms, "--tokenizer", llama_folder, "--class", "function"]
+    done = run("compare", *rounded, "-o", tmp_path / "run", "--json", *asked)
+    assert done.code == 0, done.err
+    summary = json.loads(done.out)["summary"]
+    assert summary["only"] == "classes function; terms 'with', 'assert'"
+    assert 0 < summary["n_positions"] < 500
+
+
+def test_compare_with_a_corpus_runs_both_models(
+    run: Callable[..., Ended], llama_folder: Path, story: Path, tmp_path: Path
+) -> None:
+    models = (llama_folder, llama_folder, story, "--dtype-after", "bfloat16")
+    done = run("compare", *models, "-o", tmp_path / "run", "--max-positions", "300", "--quiet")
+    assert done.code == 0, done.err
+    assert "KL(before‖after) (nats)" in done.out
+    assert run("report", tmp_path / "run" / "before").code == 0
+    again = run("compare", *models, "-o", tmp_path / "run", "--max-positions", "300", "--quiet")
+    assert again.out == done.out
+
+
+def test_what_compare_refuses(
+    run: Callable[..., Ended],
+    rounded: tuple[Path, Path],
+    llama_folder: Path,
+    short: Path,
+    tmp_path: Path,
+) -> None:
+    other = tmp_path / "other"
+    assert invoke("audit", llama_folder, short, "-o", str(other), "--quiet") == 0
+    out = ("-o", tmp_path / "run")
+    before, after = rounded
+    assert "the texts differ (digest" in run("compare", before, other, *out).line
+    assert "holds no run" in run("compare", before, tmp_path / "missing", *out).line
+    message = run("compare", before, after, *out, "--class", "verb").line
+    assert message.startswith("'verb' is none of the classes structural, numeric")
+    assert "'(' is no regular" in run("compare", before, after, *out, "--documents", "(").line
+    message = run("compare", before, after, *out, "--documents", "nowhere").line
+    assert "no position is left with documents matching 'nowhere'" in message
+    message = run("compare", before, after, *out, "--max-positions", "9").line
+    assert message.startswith("--max-positions needs a CORPUS")
+    assert "no such" in run("compare", "/no/model", llama_folder, short, *out).line
+    assert not (tmp_path / "run").exists()

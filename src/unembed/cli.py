@@ -174,10 +174,10 @@ def audit_command(
 )
 @click.option("--tokenizer", help="What spells the terms [the checkpoint audited before].")
 @click.option("--max-positions", type=int, help="With CORPUS: stop after so many tokens.")
-@click.option("--text-column", default="text", show_default=True, help="With CORPUS, as in audit.")
+@click.option("--text-column", help="With CORPUS, as in audit.")
 @click.option("--document", help="With CORPUS, as in audit.")
-@click.option("--dtype", default="auto", show_default=True, help="With CORPUS: the first body's.")
-@click.option("--dtype-after", help="With CORPUS: the second body's [as --dtype].")
+@click.option("--dtype", help="With CORPUS: precision of the first body [the checkpoint's].")
+@click.option("--dtype-after", help="With CORPUS: of the second [as --dtype].")
 @click.option("--device", help="With CORPUS, as in audit.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
@@ -222,6 +222,9 @@ def compare_command(
     check_folder(out)
     command, apart = shlex.join(["unembed", *sys.argv[1:]]), None
     if corpus is None:
+        if any(given.values()):
+            names = ", ".join(f"--{n.replace('_', '-')}" for n, value in given.items() if value)
+            raise UnembedError(f"{names} needs a CORPUS: two runs are compared as they are")
         old, new = Audit.load(before), Audit.load(after)
     else:
         old, new, apart = _audited_both(before, after, corpus, out, command, not quiet, **given)
@@ -240,9 +243,9 @@ def _audited_both(
     progress: bool,
     *,
     max_positions: int | None,
-    text_column: str,
+    text_column: str | None,
     document: str | None,
-    dtype: str,
+    dtype: str | None,
     dtype_after: str | None,
     device: str | None,
 ) -> tuple[Any, Any, Any]:
@@ -252,6 +255,7 @@ def _audited_both(
     from unembed.models import load
     from unembed.rows import RowRules, read_rows
 
+    text_column, dtype = text_column or "text", dtype or "auto"
     next(read_rows(corpus, RowRules(text_column, document)), None)
     old, new = (
         load(name, dtype=kind, device=device)
