@@ -106,7 +106,13 @@ def make_comparison(noise: float = 0.6, n: int = 1500) -> Comparison:
     for name, one in (("before", pair.before), ("after", pair.after)):
         columns |= {f"{name}_{key}": column for key, column in asdict(one).items()}
     summary = summarise_pair(pair, groups, resamples=100)
-    return Comparison(summary, {}, in_memory=pa.table(columns))
+    return Comparison(
+        summary,
+        {},
+        pair.vocabulary,
+        pa.table({"name": pa.array([], pa.string())}),
+        in_memory=pa.table(columns),
+    )
 
 
 @pytest.fixture(scope="module")
