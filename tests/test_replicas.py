@@ -49,6 +49,17 @@ def test_results_come_in_order_and_no_model_is_used_twice_at_a_time() -> None:
     assert list(alone) == [before]
 
 
+def test_threads_are_shared_out_among_the_workers() -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(6)
+        seen = side_by_side([0, 1], lambda _worker, _item: torch.get_num_threads(), range(4))
+        assert set(seen) == {3}
+        assert torch.get_num_threads() == 6
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_failure_stops_the_rest_and_is_raised() -> None:
     done: list[int] = []
 

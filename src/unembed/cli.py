@@ -386,7 +386,10 @@ def _comparison_html(done: Any, command: str) -> str:
 
     old, new = (Provenance.from_json(done.provenance[side]) for side in ("before", "after"))
     names, first = (done.documents[name].to_pylist() for name in ("name", "first_token"))
-    title = f"From {Path(old.model).name} to {Path(new.model).name}: what changed"
+    sides = [Path(side.model).name for side in (old, new)]
+    if sides[0] == sides[1]:
+        sides = [f"{sides[0]} in {old.model_dtype}", new.model_dtype]
+    title = f"From {sides[0]} to {sides[1]}: what changed"
     sample = flip_excerpts(done, done.vocabulary, names, first)
     return comparison_page(title, done.summary, facts_of_both(old, new, command), sample)
 

@@ -1,8 +1,8 @@
-"""Batches side by side: on a CPU a thread for each core with its own copy of the model's modules.
+"""Batches side by side: on a CPU each core, up to eight, with its own copy of the model's modules.
 
 A core that takes whole batches never waits for another one at the end of an operation, which small
 models, and cores that share their machine, lose half their time to. What a batch gives is also the
-same on any number of cores.
+same on any number of cores up to that.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from torch import nn
 Worker = TypeVar("Worker")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+MOST = 8
+"""Batches at a time, for each holds its own activations; more cores work on one together."""
 
 
 def replicas_of(model: nn.Module, count: int) -> list[nn.Module]:
@@ -41,15 +44,14 @@ def side_by_side(
 ) -> Iterator[Result]:
     """``work(worker, item)`` for every item, in the items' order, one at a time for each worker.
 
-    A worker is a model, or several that belong together. With one worker each operation has all of
-    torch's threads; with several, each has one. The next items are worked on while the caller uses
-    a result, a few ahead of it.
+    A worker is a model, or several that belong together. Torch's threads are shared out among the
+    workers. The next items are worked on while the caller uses a result, a few ahead of it.
     """
     free: SimpleQueue[Worker] = SimpleQueue()
     for worker in workers:
         free.put(worker)
     threads = torch.get_num_threads()
-    alone = threads if len(workers) == 1 else 1
+    each = max(1, threads // len(workers))
 
     def one(item: Item) -> Result:
         worker = free.get()
@@ -59,7 +61,7 @@ def side_by_side(
             free.put(worker)
 
     _give_large_blocks_back()
-    pool = ThreadPoolExecutor(len(workers), "batch", torch.set_num_threads, (alone,))
+    pool = ThreadPoolExecutor(len(workers), "batch", torch.set_num_threads, (each,))
     waiting: deque[Future[Result]] = deque()
     try:
         for item in items:

@@ -26,7 +26,7 @@ from unembed.phases import Phases
 from unembed.precision import Precision
 from unembed.product import Route, float32_products
 from unembed.provenance import Provenance, provenance_of
-from unembed.replicas import replicas_of, side_by_side
+from unembed.replicas import MOST, replicas_of, side_by_side
 from unembed.store import RunFolder
 from unembed.vocabulary import Vocabulary, word_starts
 from unembed.windows import Batch, Overflow, Windows, batches, parts
@@ -108,7 +108,7 @@ class AuditRun:
         body_route = faster_body_route(model, precision)
         threads = torch.get_num_threads()
         abreast = on_cpu and body_route == precision.route  # the route is a whole process's setting
-        models = replicas_of(model, threads if abreast else 1)
+        models = replicas_of(model, min(threads, MOST) if abreast else 1)
         wanted = Wanted(options.top_k, options.facets, options.native_head)
         provenance = provenance_of(
             "audit",
@@ -120,7 +120,7 @@ class AuditRun:
             options.batch_tokens or (2048 if on_cpu else 16384),
             options.part_positions,
             {**vars(wanted), "body_product": body_route},
-            threads=1 if len(models) == threads else threads,
+            threads=max(1, threads // len(models)),
         )
         return AuditRun(
             models=models,
