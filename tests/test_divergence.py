@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -121,6 +122,16 @@ def test_padded_rows_of_one_head_change_nothing() -> None:
     for a, b in ((first, voice(head, second.hidden, targets)), (first, second)):
         got = divergence(a, b)
         assert torch.allclose(got.kl_forward, divergence(first, second).kl_forward, atol=1e-6)
+
+
+def test_the_rounding_of_a_normaliser_does_not_reach_the_divergences() -> None:
+    """A logsumexp of hundreds is known to a few 1e-5 alone."""
+    first, second = pair(700)
+    rounded = dataclasses.replace(second.swept, logsumexp=second.swept.logsumexp + 3e-5)
+    got = divergence(first, dataclasses.replace(second, swept=rounded))
+    want = divergence(first, second)
+    for name in ("kl_forward", "kl_backward"):
+        assert torch.allclose(getattr(got, name), getattr(want, name), rtol=0, atol=3e-6), name
 
 
 def test_overlap_counts_shared_candidates() -> None:
