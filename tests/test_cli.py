@@ -593,7 +593,7 @@ def test_compare_keeps_what_is_asked_for(
 def test_compare_with_a_corpus_runs_both_models(
     run: Callable[..., Ended], llama_folder: Path, story: Path, tmp_path: Path
 ) -> None:
-    models = (llama_folder, llama_folder, story, "--dtype-after", "bfloat16")
+    models = (llama_folder, llama_folder, story, "--dtype-after", "bfloat16", "--context", "32")
     done = run("compare", *models, "-o", tmp_path / "run", "--max-positions", "300", "--quiet")
     assert done.code == 0, done.err
     assert "KL(before‖after) (nats)" in done.out

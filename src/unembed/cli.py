@@ -174,6 +174,9 @@ def audit_command(
 )
 @click.option("--tokenizer", help="What spells the terms [the checkpoint audited before].")
 @click.option("--max-positions", type=int, help="With CORPUS: stop after so many tokens.")
+@click.option("--top-k", type=int, help="With CORPUS: candidates to keep and to overlap [5].")
+@click.option("--context", type=int, help="With CORPUS, as in audit.")
+@click.option("--batch-tokens", type=int, help="With CORPUS, as in audit.")
 @click.option("--text-column", help="With CORPUS, as in audit.")
 @click.option("--document", help="With CORPUS, as in audit.")
 @click.option("--dtype", help="With CORPUS: precision of the first body [the checkpoint's].")
@@ -222,9 +225,11 @@ def compare_command(
     check_folder(out)
     command, apart = shlex.join(["unembed", *sys.argv[1:]]), None
     if corpus is None:
-        if any(given.values()):
-            names = ", ".join(f"--{n.replace('_', '-')}" for n, value in given.items() if value)
-            raise UnembedError(f"{names} needs a CORPUS: two runs are compared as they are")
+        asked = [f"--{n.replace('_', '-')}" for n, value in given.items() if value is not None]
+        if asked:
+            raise UnembedError(
+                f"{', '.join(asked)} needs a CORPUS: two runs are compared as they are"
+            )
         old, new = Audit.load(before), Audit.load(after)
     else:
         old, new, apart = _audited_both(before, after, corpus, out, command, not quiet, **given)
@@ -242,12 +247,12 @@ def _audited_both(
     command: str,
     progress: bool,
     *,
-    max_positions: int | None,
     text_column: str | None,
     document: str | None,
     dtype: str | None,
     dtype_after: str | None,
     device: str | None,
+    **given: Any,
 ) -> tuple[Any, Any, Any]:
     from unembed.cells.live import audit_both
     from unembed.cells.run import AuditOptions
@@ -264,7 +269,7 @@ def _audited_both(
     text = Corpus.read(
         corpus, old.tokenizer, text_column=text_column, document=document, progress=progress
     )
-    options = AuditOptions(max_positions=max_positions)
+    options = AuditOptions(**{name: n for name, n in given.items() if n is not None})
     found = audit_both(old, new, text, options, out=out, command=command, progress=progress)
     return found.before, found.after, found.divergence
 
