@@ -16,13 +16,13 @@ from unembed.cells.bootstrap import (
 )
 from unembed.cells.estimate import Estimate
 from unembed.cells.quantiles import (
-    quantile_estimates,
     resample,
     resampled_quantiles,
     sort_sample,
     value_at_rank,
     weight_before,
 )
+from unembed.cells.resampled import quantile_estimates
 
 
 def resampled_values_oracle(values, documents, draws):

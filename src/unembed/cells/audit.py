@@ -64,7 +64,7 @@ class Audit:
     @cached_property
     def table(self) -> pa.Table:
         """All positions."""
-        return self._read(None)
+        return self.read()
 
     @cached_property
     def summary(self) -> AuditSummary:
@@ -73,7 +73,7 @@ class Audit:
 
     def column(self, name: str) -> Shaped[np.ndarray, "positions ..."]:
         """One column; nulls become NaN in float columns and -1 in the others."""
-        column = self._read([name])[name]
+        column = self.read([name])[name]
         if not pa.types.is_floating(column.type):
             column = column.fill_null(False if pa.types.is_boolean(column.type) else -1)
         values: np.ndarray = column.to_numpy()
@@ -101,7 +101,8 @@ class Audit:
     def _repr_html_(self) -> str:
         return as_html(headline(self.summary))
 
-    def _read(self, columns: list[str] | None) -> pa.Table:
+    def read(self, columns: list[str] | None = None) -> pa.Table:
+        """These columns of all positions, or all of them; the others stay on disk."""
         return pa.concat_tables(self._parts(columns))
 
     def _parts(self, columns: list[str] | None) -> Iterator[pa.Table]:

@@ -134,18 +134,29 @@ def ratio_estimates(
     nothing has value None.
     """
     k, documents = numerators.shape
-    draws = np.full((0, k), np.nan)
-    if documents >= 2:
-        stacked = np.concatenate([numerators, denominators])
-        totals = bootstrap_sums(stacked, resamples=resamples, seed=seed)
-        below = totals[:, k:]
-        draws = np.where(below > 0, totals[:, :k] / np.where(below > 0, below, 1), np.nan)
-    estimates = []
-    for i in range(k):
-        total = float(denominators[i].sum())
-        if total == 0:
-            estimates.append(Estimate(None, reason="no position to average over"))
-            continue
-        low, high = interval(draws[:, i], documents)
-        estimates.append(Estimate(float(numerators[i].sum()) / total, low, high, n=int(total)))
-    return tuple(estimates)
+    stacked = np.concatenate([numerators, denominators])
+    totals = totals_and_resamples(stacked, resamples=resamples, seed=seed)
+    return tuple(ratio_of_totals(totals[:, i], totals[:, k + i], documents) for i in range(k))
+
+
+def totals_and_resamples(
+    sums: Float[np.ndarray, "k documents"], *, resamples: int = RESAMPLES, seed: int = 0
+) -> Float[np.ndarray, "rows k"]:
+    """Totals of k per-document sums over the documents, and in the rows below in each resample.
+
+    The first row alone where there are fewer than two documents to resample.
+    """
+    totals: Float[np.ndarray, "rows k"] = sums.sum(axis=1)[None]
+    if sums.shape[1] < 2:
+        return totals
+    return np.concatenate([totals, bootstrap_sums(sums, resamples=resamples, seed=seed)])
+
+
+def ratio_of_totals(
+    sums: Float[np.ndarray, " rows"], counts: Float[np.ndarray, " rows"], documents: int
+) -> Estimate:
+    """The first row's ratio, with the interval of the other rows'; see ``totals_and_resamples``."""
+    if counts[0] == 0:
+        return Estimate(None, reason="no position to average over")
+    draws = np.where(counts > 0, sums / np.where(counts > 0, counts, 1), np.nan)
+    return Estimate(float(draws[0]), *interval(draws[1:], documents), n=int(counts[0]))

@@ -10,13 +10,15 @@ from jaxtyping import Bool, Float, Int
 
 from unembed.cells.bootstrap import (
     RESAMPLES,
-    bootstrap_sums,
     cluster,
     interval,
     interval_levels,
+    ratio_of_totals,
     sums_by_document,
+    totals_and_resamples,
 )
 from unembed.cells.estimate import Estimate
+from unembed.cells.record import check_columns
 
 BINS = 15
 """Equal-width bins of confidence on [0, 1], the usual number."""
@@ -43,16 +45,7 @@ class CalibrationColumns:
     sum_p2: Float[np.ndarray, " positions"]
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            column = getattr(self, field.name)
-            if column.shape != self.confidence.shape:
-                raise ValueError(
-                    f"column {field.name} has shape {column.shape}, "
-                    f"confidence {self.confidence.shape}"
-                )
-            if not np.isfinite(column).all():
-                bad = column[~np.isfinite(column)][0]
-                raise ValueError(f"column {field.name} holds {bad}; leave such rows out")
+        check_columns(self, finite=True)
         outside = np.abs(self.confidence - 0.5) > 0.5 + ROUNDING
         if outside.any():
             raise ValueError(f"a confidence lies in [0, 1], got {self.confidence[outside][0]}")
@@ -169,7 +162,7 @@ def compare_calibration(
     documents = cluster(doc)[1]
     ece = two.ece - one.ece
     low, high = interval(ece[1:], documents)
-    difference = _mean(ece, np.ones(ece.size), documents)
+    difference = ratio_of_totals(ece, (one.size > 0).astype(np.float64), documents)
     if difference.value is not None and low is not None and high is not None:
         twice = 2 * difference.value
         difference = dataclasses.replace(difference, low=twice - high, high=twice - low)
@@ -177,8 +170,8 @@ def compare_calibration(
         before=_calibration(one, documents),
         after=_calibration(two, documents),
         ece_difference=_counted(difference, one.size[0]),
-        brier_difference=_mean(two.brier - one.brier, one.size, documents),
-        nll_difference_nats=_mean(two.nll - one.nll, one.size, documents),
+        brier_difference=ratio_of_totals(two.brier - one.brier, one.size, documents),
+        nll_difference_nats=ratio_of_totals(two.nll - one.nll, one.size, documents),
     )
 
 
@@ -202,11 +195,7 @@ def _resampled(
         nll = columns.nll.astype(np.float64)
         brier = columns.sum_p2.astype(np.float64) - 2 * np.exp(-nll) + 1
         rows += [sums_by_document(values, inverse, documents)[None] for values in (brier, nll)]
-    sums = np.concatenate(rows)
-    totals = sums.sum(axis=1)[None]
-    if documents >= 2:
-        drawn = bootstrap_sums(sums, resamples=resamples, seed=seed)
-        totals = np.concatenate([totals, drawn])
+    totals = totals_and_resamples(np.concatenate(rows), resamples=resamples, seed=seed)
     return tuple(
         _Totals(
             n=part[:, :BINS],
@@ -241,8 +230,8 @@ def _calibration(totals: _Totals, documents: int) -> Calibration:
             low=EDGES[b],
             high=EDGES[b + 1],
             n=int(totals.n[0, b]),
-            confidence=_mean(totals.confidence[:, b], totals.n[:, b], documents),
-            accuracy=_mean(totals.right[:, b], totals.n[:, b], documents),
+            confidence=ratio_of_totals(totals.confidence[:, b], totals.n[:, b], documents),
+            accuracy=ratio_of_totals(totals.right[:, b], totals.n[:, b], documents),
         )
         for b in range(BINS)
     )
@@ -250,8 +239,8 @@ def _calibration(totals: _Totals, documents: int) -> Calibration:
         ece=ece,
         ece_by_chance=float(noise.mean()) if noise.size else None,
         mce=mce,
-        brier=_mean(totals.brier, size, documents),
-        nll_nats=_mean(totals.nll, size, documents),
+        brier=ratio_of_totals(totals.brier, size, documents),
+        nll_nats=ratio_of_totals(totals.nll, size, documents),
         bins=bins,
     )
 
@@ -270,15 +259,6 @@ def _norm(
         return Estimate(value, n=n)
     reach = float(np.quantile(noise[np.isfinite(noise)], interval_levels(documents)[1]))
     return Estimate(value, max(0.0, value - reach), max(value, high), n=n)
-
-
-def _mean(
-    sums: Float[np.ndarray, " rows"], counts: Float[np.ndarray, " rows"], documents: int
-) -> Estimate:
-    draws = _divide(sums, counts)
-    if not np.isfinite(draws[0]):
-        return Estimate(None, reason="no position to average over")
-    return Estimate(float(draws[0]), *interval(draws[1:], documents), n=int(counts[0]))
 
 
 def _counted(estimate: Estimate, n: float) -> Estimate:

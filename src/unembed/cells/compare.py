@@ -308,7 +308,7 @@ def _topk_logits(before: Audit, paired: Pair) -> Any:
     k = before.provenance.options["top_k"]
     if k < 2:
         return None
-    column = before.table["topk_logits"].combine_chunks()
+    column = before.read(["topk_logits"])["topk_logits"].combine_chunks()
     logits = column.fill_null([0.0] * k) if column.null_count else column
     return logits.flatten().to_numpy().reshape(-1, k)[paired.row]
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from unembed.cells.bootstrap import cluster, interval, ratio_estimates, sums_by_document
+from unembed.cells.bootstrap import cluster, ratio_estimates, sums_by_document
 from unembed.cells.estimate import Estimate
 from unembed.cells.flips import RESAMPLES
-from unembed.cells.resampled import Sample, quantile_draws
+from unembed.cells.resampled import quantile_estimates
 
 
 @dataclass(frozen=True)
@@ -70,16 +70,9 @@ def summarise_divergences(
         )
     )
 
-    levels = (0.5, 0.99)
-    samples = [Sample(values[name], inverse, levels) for name in names[:3]]
-    draws = quantile_draws(samples, documents, resamples=resamples, seed=seed)
-
     def apart(name: str) -> Apart:
-        found = np.quantile(values[name], levels)
-        drawn = draws[names.index(name)]
-        median, high = (
-            Estimate(float(at), *interval(drawn[:, i], documents), n=len(doc))
-            for i, at in enumerate(found)
+        median, high = quantile_estimates(
+            values[name], inverse, documents, (0.5, 0.99), resamples=resamples, seed=seed
         )
         return Apart(means[name], median, high)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from jaxtyping import Float, Int
 
 from unembed.cells.bootstrap import cluster, interval, resample_weights
 from unembed.cells.estimate import Estimate
+from unembed.cells.record import check_columns
 
 RESAMPLES = 10_000
 """Default number of resamples of a comparison: interval ends known to 0.03 standard errors."""
@@ -40,10 +40,7 @@ class FlipColumns:
     after_top1: Int[np.ndarray, " positions"]
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            shape = getattr(self, field.name).shape
-            if shape != self.doc.shape or len(shape) != 1:
-                raise ValueError(f"column {field.name} has shape {shape}, doc {self.doc.shape}")
+        check_columns(self)
 
 
 @dataclass(frozen=True)

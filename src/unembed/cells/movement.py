@@ -18,6 +18,7 @@ from unembed.cells.bootstrap import (
     sums_by_document,
 )
 from unembed.cells.estimate import Estimate
+from unembed.cells.record import check_columns
 from unembed.cells.resampled import Sample, quantile_draws
 from unembed.cells.shapes import Histogram, histogram, round_edges
 from unembed.cells.summary import MARGIN_BANDS, QUANTILES
@@ -42,15 +43,7 @@ class MarginColumns:
     relative_distance: Float[np.ndarray, " positions"]
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            column = getattr(self, field.name)
-            if column.shape != self.top1.shape:
-                raise ValueError(
-                    f"column {field.name} has shape {column.shape}, top1 {self.top1.shape}"
-                )
-            if not np.isfinite(column).all():
-                bad = column[~np.isfinite(column)][0]
-                raise ValueError(f"column {field.name} holds {bad}; leave such rows out")
+        check_columns(self, finite=True)
 
 
 @dataclass(frozen=True)

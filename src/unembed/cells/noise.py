@@ -12,10 +12,11 @@ from jaxtyping import Float, Int
 
 from unembed.cells.bootstrap import (
     RESAMPLES,
-    bootstrap_sums,
     cluster,
     interval,
+    ratio_of_totals,
     sums_by_document,
+    totals_and_resamples,
 )
 from unembed.cells.estimate import Estimate
 from unembed.cells.movement import MarginColumns
@@ -147,8 +148,8 @@ def predict_flips(
     ones = np.ones(doc.size)
     observed_sums = [sums_by_document(values, inverse, documents) for values in (flipped, ones)]
     if noise.value is None:
-        totals = _totals(np.stack(observed_sums), resamples=resamples, seed=seed)
-        observed = _ratio(totals[:, 0], totals[:, 1], documents)
+        totals = totals_and_resamples(np.stack(observed_sums), resamples=resamples, seed=seed)
+        observed = ratio_of_totals(totals[:, 0], totals[:, 1], documents)
         nothing = Estimate(None, n=observed.n, reason=noise.reason)
         return FlipPrediction(
             scale, noise, gaps.shape[1], nothing, observed, nothing, (), noise.reason
@@ -167,7 +168,7 @@ def predict_flips(
         sums_by_document(values, cell, documents * count).reshape(documents, count).T
         for values in (ones, chance, flipped)
     ]
-    totals = _totals(
+    totals = totals_and_resamples(
         np.concatenate([np.stack([*observed_sums, *predicted_sums]), *binned]),
         resamples=resamples,
         seed=seed,
@@ -182,9 +183,9 @@ def predict_flips(
         scale=scale,
         noise=noise,
         candidates=gaps.shape[1],
-        predicted=_ratio(expected, size, documents),
-        observed=_ratio(flips, size, documents),
-        difference=_ratio(flips - expected, size, documents),
+        predicted=ratio_of_totals(expected, size, documents),
+        observed=ratio_of_totals(flips, size, documents),
+        difference=ratio_of_totals(flips - expected, size, documents),
         bins=bins,
         bins_reason=None if bins else reason,
     )
@@ -197,8 +198,8 @@ def _bins(totals: Float[np.ndarray, "rows columns"], documents: int) -> tuple[Ch
             low=low,
             high=high,
             n=int(counts[0, b]),
-            predicted=_ratio(chances[:, b], counts[:, b], documents),
-            observed=_ratio(hits[:, b], counts[:, b], documents),
+            predicted=ratio_of_totals(chances[:, b], counts[:, b], documents),
+            observed=ratio_of_totals(hits[:, b], counts[:, b], documents),
         )
         for b, (low, high) in enumerate(itertools.pairwise(CHANCE_EDGES))
     )
@@ -266,26 +267,6 @@ def _union(behind: torch.Tensor) -> Float[np.ndarray, " positions"]:
     chance[near] = total
     found: Float[np.ndarray, " positions"] = chance.numpy()
     return found
-
-
-def _totals(
-    sums: Float[np.ndarray, "k documents"], *, resamples: int, seed: int
-) -> Float[np.ndarray, "rows k"]:
-    """Totals of the documents as they are, then of each resample of them."""
-    totals: Float[np.ndarray, "rows k"] = sums.sum(axis=1)[None]
-    if sums.shape[1] < 2:
-        return totals
-    drawn = bootstrap_sums(sums, resamples=resamples, seed=seed)
-    return np.concatenate([totals, drawn])
-
-
-def _ratio(
-    sums: Float[np.ndarray, " rows"], counts: Float[np.ndarray, " rows"], documents: int
-) -> Estimate:
-    if counts[0] == 0:
-        return Estimate(None, reason="no position to average over")
-    draws = sums / np.where(counts > 0, counts, np.nan)
-    return Estimate(float(draws[0]), *interval(draws[1:], documents), n=int(counts[0]))
 
 
 def _interpolated(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from unembed.cells.bootstrap import RESAMPLES, interval, resample_weights
-from unembed.cells.estimate import Estimate
+from unembed.cells.bootstrap import RESAMPLES, resample_weights
 
 COUNTS_ELEMENTS = 4 << 20
 """Largest table of per-document block counts, 32 MiB of float64."""
@@ -155,32 +154,3 @@ def resampled_quantiles(
     found = value_at_rank(sample, drawn, np.concatenate([first, second]))
     k = len(levels)
     return np.where(size > 0, interpolate(found[:k], found[k:], position - whole), np.nan)
-
-
-def quantile_estimates(
-    values: Float[np.ndarray, " positions"],
-    inverse: Int[np.ndarray, " positions"],
-    documents: int,
-    levels: Sequence[float],
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> tuple[Estimate, ...]:
-    """Estimate quantiles, each with its document-bootstrap interval (SPEC §2, §4).
-
-    ``np.quantile(values, levels)`` in float64, in the unit of the values, which must be finite.
-    ``inverse`` numbers the documents from 0 as ``bootstrap.cluster`` does.
-    """
-    if values.size == 0:
-        return tuple(Estimate(None, reason="no position to take a quantile of") for _ in levels)
-    at = np.asarray(levels, dtype=np.float64)
-    found = np.quantile(values.astype(np.float64), at)
-    draws = np.full((0, len(at)), np.nan)
-    if documents >= 2:
-        sample = sort_sample(values, inverse, documents)
-        drawn = resample(sample, resamples=resamples, seed=seed)
-        draws = np.array([resampled_quantiles(sample, one, at) for one in drawn])
-    return tuple(
-        Estimate(float(found[i]), *interval(draws[:, i], documents), n=values.size)
-        for i in range(len(at))
-    )

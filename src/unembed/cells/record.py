@@ -7,6 +7,8 @@ import types
 import typing
 from typing import Any, TypeVar
 
+import numpy as np
+
 Record = TypeVar("Record")
 
 
@@ -52,3 +54,18 @@ def _read(kind: Any, data: Any, name: str) -> Any:
         values = {key: _read(hints[key], item, f"{name}.{key}") for key, item in data.items()}
         return typing.cast(Any, kind)(**values)
     return float(data) if kind is float else data
+
+
+def check_columns(columns: Any, *, finite: bool = False) -> None:
+    """Raise ``ValueError`` where the arrays of a record differ in length from its first one, or,
+    on request, hold a number that is not finite.
+    """
+    names = [field.name for field in dataclasses.fields(columns)]
+    first = getattr(columns, names[0]).shape
+    for name in names:
+        column = getattr(columns, name)
+        if column.shape != first or len(first) != 1:
+            raise ValueError(f"column {name} has shape {column.shape}, {names[0]} {first}")
+        if finite and not np.isfinite(column).all():
+            bad = column[~np.isfinite(column)][0]
+            raise ValueError(f"column {name} holds {bad}; leave such rows out")

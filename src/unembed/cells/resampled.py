@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from unembed.cells.bootstrap import resample_weights
-from unembed.cells.flips import RESAMPLES
+from unembed.cells.bootstrap import RESAMPLES, interval, resample_weights
+from unembed.cells.estimate import Estimate
 from unembed.cells.quantiles import COUNTS_ELEMENTS, interpolate
 
 LADDER_STEPS = 24
@@ -27,6 +27,34 @@ class Sample:
     values: Float[np.ndarray, " n"]
     inverse: Int[np.ndarray, " n"]
     levels: tuple[float, ...]
+
+
+def quantile_estimates(
+    values: Float[np.ndarray, " positions"],
+    inverse: Int[np.ndarray, " positions"],
+    documents: int,
+    levels: Sequence[float],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> tuple[Estimate, ...]:
+    """Estimate quantiles, each with its document-bootstrap interval (SPEC §2, §4).
+
+    ``np.quantile(values, levels)`` in float64, in the unit of the values, which must be finite.
+    ``inverse`` numbers the documents from 0 as ``bootstrap.cluster`` does.
+    """
+    if values.size == 0:
+        return tuple(Estimate(None, reason="no position to take a quantile of") for _ in levels)
+    at = np.asarray(levels, dtype=np.float64)
+    found = np.quantile(values.astype(np.float64), at)
+    draws = np.full((0, len(at)), np.nan)
+    if documents >= 2:
+        sample = Sample(values, inverse, tuple(levels))
+        [draws] = quantile_draws([sample], documents, resamples=resamples, seed=seed)
+    return tuple(
+        Estimate(float(found[i]), *interval(draws[:, i], documents), n=values.size)
+        for i in range(len(at))
+    )
 
 
 def quantile_draws(

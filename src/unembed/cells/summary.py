@@ -16,9 +16,9 @@ from jaxtyping import Bool, Float, Int
 from unembed.cells.bootstrap import RESAMPLES, cluster, ratio_estimates, sums_by_document
 from unembed.cells.estimate import Estimate
 from unembed.cells.gap import GapFit, GapUndefined, fit_gap
-from unembed.cells.quantiles import quantile_estimates
 from unembed.cells.rank_correlation import spearman_estimate
-from unembed.cells.record import record_from_json, record_to_json
+from unembed.cells.record import check_columns, record_from_json, record_to_json
+from unembed.cells.resampled import quantile_estimates
 from unembed.cells.rounding import NativeColumns, NativeHead, native_head
 from unembed.cells.shapes import Density, Histogram, density, histogram, round_edges
 
@@ -71,10 +71,7 @@ class AuditColumns:
     finite: Bool[np.ndarray, " positions"]
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            shape = getattr(self, field.name).shape
-            if shape != self.doc.shape or len(shape) != 1:
-                raise ValueError(f"column {field.name} has shape {shape}, doc {self.doc.shape}")
+        check_columns(self)
 
 
 @dataclass(frozen=True)
