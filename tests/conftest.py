@@ -14,6 +14,10 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import pytest
 import torch
 
+from browser import chromium, opened
+
+__all__ = ["chromium", "opened"]
+
 VOCAB = 480
 CONTEXT = 64
 

@@ -2,9 +2,7 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from typing import Any
 
@@ -12,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from browser import Watched, browser_test
 from unembed.cells.compare import Comparison
 from unembed.cells.comparison import Groups, bands_of, summarise_pair
 from unembed.cells.divergences import Apart, DivergenceSummary
@@ -392,35 +391,6 @@ def test_differences_in_points() -> None:
 
 # In a browser ------------------------------------------------------------------------------------
 
-BROWSER = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
-
-
-@dataclass(frozen=True)
-class Watched:
-    """A page open in the browser, with everything that it said and asked for."""
-
-    page: Any
-    trouble: list[str]
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=BROWSER, args=FLAGS)
-        yield browser
-        browser.close()
-
 
 @pytest.fixture(scope="module")
 def file(page: str, tmp_path_factory: pytest.TempPathFactory) -> str:
@@ -429,35 +399,9 @@ def file(page: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     return path.as_uri()
 
 
-@pytest.fixture
-def opened(chromium: Any, file: str, request: pytest.FixtureRequest) -> Iterator[Watched]:
-    width, height = getattr(request, "param", (1200, 900))
-    context = chromium.new_context(
-        viewport={"width": width, "height": height}, color_scheme="light", reduced_motion="reduce"
-    )
-    trouble: list[str] = []
-    context.set_default_timeout(10_000)
-    view = context.new_page()
-    view.on("console", lambda message: trouble.append(f"console: {message.text}"))
-    view.on("pageerror", lambda error: trouble.append(f"error: {error}"))
-    view.on("dialog", lambda dialog: (trouble.append("dialog"), dialog.dismiss()))
-    view.on(
-        "request",
-        lambda asked: (
-            None
-            if asked.url == file or asked.url.startswith("data:")
-            else trouble.append(f"request: {asked.url}")
-        ),
-    )
-    view.goto(file)
-    yield Watched(view, trouble)
-    context.close()
-    assert trouble == []
-
-
-@pytest.mark.browser
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome is installed")
 class TestInBrowser:
+    pytestmark = browser_test
+
     def test_charts_have_a_size_and_tell_their_reading(self, opened: Watched) -> None:
         charts = opened.page.locator(".chart.wide svg")
         assert charts.count() == 12
