@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-EXTRAS ?= data,plot,dev
+EXTRAS ?= data,plot,quant,dev
 STAMP := $(VENV)/.installed
 
 .PHONY: demo test check format clean

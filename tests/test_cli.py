@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,8 @@ def process(*argv: str | Path) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         env=environment,
+        # A shell's background job, as this one may be, is born deaf to Ctrl-C, and so are its own.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.default_int_handler),
     )
 
 
@@ -507,6 +510,28 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
     assert results(out) == results(calm)
     assert not list(out.rglob("*.part"))
     assert not (out / "journal.jsonl").exists()
+
+
+def test_quantize_makes_the_second_model(
+    run: Callable[..., Ended], llama_folder: Path, story: Path, tmp_path: Path
+) -> None:
+    where = ("-o", tmp_path / "run")
+    assert "MODEL CORPUS" in run("compare", "a", "b", "c", "--quantize", "int8", *where).line
+    assert (
+        "'int5' is not one of"
+        in run("compare", llama_folder, story, "--quantize", "int5", *where).line
+    )
+    assert "needs --quantize" in run("compare", "a", "b", story, "--quantize-head", *where).line
+    assert (
+        "--quantize-head needs a CORPUS" in run("compare", "a", "b", "--quantize-head", *where).line
+    )
+    assert not (tmp_path / "run").exists()
+    pytest.importorskip("torchao", reason="the extra quant is not installed")
+    done = run("compare", llama_folder, story, "--quantize", "int4", *where, "--json")
+    summary = json.loads(done.out)["summary"]
+    assert summary["divergence"]["kl_forward"]["mean"]["value"] > 0
+    after = Audit.load(tmp_path / "run" / "after").provenance
+    assert after.model.startswith(f"{llama_folder} in int4 (torchao ")
 
 
 def test_as_a_module_and_as_a_script(tmp_path: Path) -> None:

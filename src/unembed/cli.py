@@ -160,6 +160,20 @@ def audit_command(
 @click.argument("after")
 @click.argument("corpus", required=False)
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Run folder.")
+@click.option(
+    "--seed-before",
+    "more_before",
+    metavar="RUN",
+    multiple=True,
+    help="A further run of BEFORE, trained with another seed; repeatable.",
+)
+@click.option(
+    "--seed-after",
+    "more_after",
+    metavar="RUN",
+    multiple=True,
+    help="A further run of AFTER, trained with another seed; repeatable.",
+)
 @click.option("--class", "classes", multiple=True, help="Keep targets of this token class.")
 @click.option(
     "--frequency", "frequencies", multiple=True, help="Keep targets that occur so often: 1, 2-4 …"
@@ -181,6 +195,8 @@ def audit_command(
 @click.option("--document", help="With CORPUS, as in audit.")
 @click.option("--dtype", help="With CORPUS: precision of the first body [the checkpoint's].")
 @click.option("--dtype-after", help="With CORPUS: of the second [as --dtype].")
+@click.option("--quantize", help="Make the second model from the first: int8 or int4 weights.")
+@click.option("--quantize-head", is_flag=True, default=None, help="The head's weights too.")
 @click.option("--device", help="With CORPUS, as in audit.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
@@ -189,6 +205,8 @@ def compare_command(
     after: str,
     corpus: str | None,
     out: Path,
+    more_before: tuple[str, ...],
+    more_after: tuple[str, ...],
     terms_file: Path | None,
     tokenizer: str | None,
     as_json: bool,
@@ -200,7 +218,11 @@ def compare_command(
     Without CORPUS, BEFORE and AFTER are run folders of unembed audit on one text, of any two
     checkpoints with one tokenizer. With CORPUS they are the checkpoints: both are run together,
     which adds exact KL divergences, total variation and the chance of acceptance in speculative
-    decoding, without storing a logit. Their audits are in RUN/before and RUN/after.
+    decoding, without storing a logit. Their audits are in RUN/before and RUN/after. With --quantize
+    give MODEL and CORPUS: the second model is the first with its weights rounded.
+
+    Further runs of a side, by --seed-before and --seed-after, are of checkpoints trained with other
+    seeds: every pair is compared, and intervals hold the spread between seeds too.
 
     Several --class, --frequency or --band keep positions of any of them; different options keep
     those that pass all.
@@ -209,10 +231,13 @@ def compare_command(
     Example:
       unembed compare runs/base runs/tuned -o runs/base-tuned
       unembed compare ./base ./tuned reviews.txt -o runs/live
+      unembed compare ./base reviews.txt --quantize int8 -o runs/int8
       unembed compare runs/base runs/int8 -o runs/names --class entity-like
+      unembed compare runs/base runs/seed0 --seed-after runs/seed1 --seed-after runs/seed2 -o runs/3
     """
     from unembed.cells.audit import Audit
-    from unembed.cells.compare import Only, compare
+    from unembed.cells.compare import compare
+    from unembed.cells.only import Only
     from unembed.models import load_tokenizer
     from unembed.rows import RowRules, read_rows
     from unembed.store import check_folder
@@ -224,19 +249,40 @@ def compare_command(
     Only(**kept, tokenizer=...)  # a bad filter fails before a long load
     check_folder(out)
     command, apart = shlex.join(["unembed", *sys.argv[1:]]), None
+    if given["quantize"] is not None:
+        before, after, corpus = _to_quantize(before, after, corpus)
+    if corpus is not None and (more_before or more_after):
+        raise UnembedError(
+            "--seed-before and --seed-after take no CORPUS: audit each checkpoint, and compare "
+            "the runs"
+        )
     if corpus is None:
         asked = [f"--{n.replace('_', '-')}" for n, value in given.items() if value is not None]
         if asked:
             raise UnembedError(
                 f"{', '.join(asked)} needs a CORPUS: two runs are compared as they are"
             )
-        old, new = Audit.load(before), Audit.load(after)
+        olds, news = (
+            [Audit.load(run) for run in runs]
+            for runs in ((before, *more_before), (after, *more_after))
+        )
     else:
         old, new, apart = _audited_both(before, after, corpus, out, command, not quiet, **given)
+        olds, news = [old], [new]
     if terms_file is not None:
-        kept["tokenizer"] = load_tokenizer(tokenizer or old.provenance.model)
-    done = compare(old, new, divergence=apart, only=Only(**kept), out=out, command=command)
+        kept["tokenizer"] = load_tokenizer(tokenizer or olds[0].provenance.model)
+    done = compare(olds, news, divergence=apart, only=Only(**kept), out=out, command=command)
     _print(done, out, _page_of(done, out), as_json)
+
+
+def _to_quantize(model: str, text: str, more: str | None) -> tuple[str, str, str]:
+    """MODEL twice and its CORPUS, out of what was given before -o."""
+    if more is not None:
+        raise UnembedError(
+            f"--quantize makes the second model from the first, so {text} is one too many: give "
+            "MODEL CORPUS"
+        )
+    return model, model, text
 
 
 def _audited_both(
@@ -251,6 +297,8 @@ def _audited_both(
     document: str | None,
     dtype: str | None,
     dtype_after: str | None,
+    quantize: str | None,
+    quantize_head: bool | None,
     device: str | None,
     **given: Any,
 ) -> tuple[Any, Any, Any]:
@@ -258,14 +306,21 @@ def _audited_both(
     from unembed.cells.run import AuditOptions
     from unembed.corpus import Corpus
     from unembed.models import load
+    from unembed.quantized import check_scheme, quantized
     from unembed.rows import RowRules, read_rows
 
+    if quantize is not None:
+        check_scheme(quantize)
+    elif quantize_head:
+        raise UnembedError("--quantize-head needs --quantize int8 or int4")
     text_column, dtype = text_column or "text", dtype or "auto"
     next(read_rows(corpus, RowRules(text_column, document)), None)
     old, new = (
         load(name, dtype=kind, device=device)
         for name, kind in ((before, dtype), (after, dtype_after or dtype))
     )
+    if quantize is not None:
+        new = quantized(new, quantize, head=bool(quantize_head))
     text = Corpus.read(
         corpus, old.tokenizer, text_column=text_column, document=document, progress=progress
     )
@@ -286,7 +341,9 @@ def _audited_both(
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def demo_command(out: Path, as_json: bool, quiet: bool) -> None:
-    """Audit the bundled model on your own Python's library text, and its bfloat16 version.
+    """Audit the bundled model on your own Python's library text, then its roundings.
+
+    bfloat16 and int8 versions of it are compared with it (int8 takes the extra quant).
 
     The model is a small Llama trained on other modules of the standard library; the text is held
     out from its training. Nothing is downloaded. Takes about a minute.
@@ -300,9 +357,13 @@ def demo_command(out: Path, as_json: bool, quiet: bool) -> None:
     command = shlex.join(["unembed", *sys.argv[1:]])
     story = run_demo(out, progress=not quiet, command=command)
     _show(story.audit, out, as_json)
-    if not as_json:
-        click.echo("\nThe same model rounded to bfloat16:\n")
-        _show(story.rounded, out / "comparison", as_json)
+    if as_json:
+        return
+    for name, comparison in story.rounded.items():
+        click.echo(f"\nThe same model rounded to {name}:\n")
+        _show(comparison, out / name, as_json)
+    if "int8" not in story.rounded:
+        click.echo("int8 was left out: pip install 'unembed[quant]'", err=True)
 
 
 @cli.command("report")
@@ -390,13 +451,21 @@ def _comparison_html(done: Any, command: str) -> str:
     from unembed.report.page import comparison_page
 
     old, new = (Provenance.from_json(done.provenance[side]) for side in ("before", "after"))
+    more = [
+        [Provenance.from_json(run) for run in done.provenance[side]]
+        for side in ("more_before", "more_after")
+    ]
     names, first = (done.documents[name].to_pylist() for name in ("name", "first_token"))
     sides = [Path(side.model).name for side in (old, new)]
-    if sides[0] == sides[1]:
+    if any(more):
+        sides = [
+            name + f" and {len(n)} more" * bool(n) for name, n in zip(sides, more, strict=True)
+        ]
+    elif sides[0] == sides[1]:
         sides = [f"{sides[0]} in {old.model_dtype}", new.model_dtype]
     title = f"From {sides[0]} to {sides[1]}: what changed"
     sample = flip_excerpts(done, done.vocabulary, names, first)
-    return comparison_page(title, done.summary, facts_of_both(old, new, command), sample)
+    return comparison_page(title, done.summary, facts_of_both(old, new, command, *more), sample)
 
 
 def _fail(message: str) -> None:

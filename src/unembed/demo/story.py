@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from unembed.corpus import Corpus
 from unembed.demo.text import documents
 from unembed.errors import UnembedError
 from unembed.models import Checkpoint, load
+from unembed.quantized import quantized, torchao_is_there
 from unembed.store import check_folder, holds_finished_run, read_manifest
 
 NAME = "the bundled model"
@@ -42,17 +43,18 @@ def heldout_corpus(checkpoint: Checkpoint) -> Corpus:
 
 @dataclass(frozen=True)
 class Story:
-    """What the demo measured: the model, and what rounding it to bfloat16 changes."""
+    """What the demo measured: the model, and what each rounding of it changes, by its name."""
 
     audit: Audit
-    rounded: Comparison
+    rounded: dict[str, Comparison]
 
 
 def run_demo(out: Path, *, progress: bool = False, command: str = "") -> Story:
-    """Audit the bundled model on held-out documents, then its bfloat16 version, and compare.
+    """Audit the bundled model on held-out documents, then its bfloat16 and int8 versions.
 
-    Everything is done afresh: the audit in ``out``, the others in ``out/bfloat16`` and
-    ``out/comparison``. Raises UnembedError where ``out`` holds anything but an earlier demo.
+    Everything is done afresh: the audit in ``out``, the comparison with each version in
+    ``out/bfloat16`` and ``out/int8``. int8 is left out without the extra ``quant``. Raises
+    UnembedError where ``out`` holds anything but an earlier demo.
     """
     check_folder(out)
     if holds_finished_run(out):
@@ -60,21 +62,28 @@ def run_demo(out: Path, *, progress: bool = False, command: str = "") -> Story:
         if audited != NAME:
             raise UnembedError(f"{out} holds an audit of {audited}: give another -o")
         shutil.rmtree(out)
-    whole, narrow = load(bundled_model()), load(bundled_model(), dtype="bfloat16")
+    whole = replace(load(bundled_model()), name=NAME)
     text = heldout_corpus(whole)
 
-    def audited_as(checkpoint: Checkpoint, name: str, folder: Path) -> Audit:
+    def audited_as(checkpoint: Checkpoint, folder: Path) -> Audit:
         options = AuditOptions(max_positions=POSITIONS)
         return audit(
             checkpoint.model,
             text,
             options,
             out=folder,
-            name=name,
+            name=checkpoint.name,
             command=command,
             progress=progress,
         )
 
-    before = audited_as(whole, NAME, out)
-    after = audited_as(narrow, f"{NAME} in bfloat16", out / "bfloat16")
-    return Story(before, compare(before, after, out=out / "comparison", command=command))
+    before = audited_as(whole, out)
+    narrow = load(bundled_model(), dtype="bfloat16")
+    versions = {"bfloat16": replace(narrow, name=f"{NAME} in bfloat16")}
+    if torchao_is_there():
+        versions["int8"] = quantized(whole, "int8")
+    rounded = {}
+    for name, version in versions.items():
+        after = audited_as(version, out / name / "after")
+        rounded[name] = compare(before, after, out=out / name, command=command)
+    return Story(before, rounded)
