@@ -20,7 +20,7 @@ import torch
 from unembed import Audit, AuditOptions, Corpus, UnembedError, audit
 from unembed.cells import compare as compare_module
 from unembed.cells.bootstrap import interval_levels, resample_weights
-from unembed.cells.compare import Comparison, Only, compare, headline
+from unembed.cells.compare import Comparison, compare, headline
 from unembed.cells.comparison import (
     BAND_NAMES,
     bands_of,
@@ -29,8 +29,10 @@ from unembed.cells.comparison import (
 )
 from unembed.cells.flips import mcnemar_p
 from unembed.cells.noise import CHANCE_EDGES
+from unembed.cells.only import Only
 from unembed.cells.tokens import CLASSES, FREQUENCY_NAMES, classify
 from unembed.store import RunFolder
+from unembed.vocabulary import Vocabulary
 
 RESAMPLES = 40
 BANDS = {
@@ -842,6 +844,27 @@ def test_a_filter_that_leaves_nothing_is_refused(
             compare(before, after, only=only, resamples=5)
     with pytest.raises(UnembedError, match="the term ' ' is blank"):
         compare(before, after, only=Only(terms=(" ",), tokenizer=tokenizer), resamples=5)
+
+
+def test_terms_of_another_tokenizer_are_refused(
+    audited: Callable[..., Audit], tokenizer: Any, small_tokenizer: Any
+) -> None:
+    before, after = audited("before"), audited("after")
+    small = Only(terms=("with",), tokenizer=small_tokenizer)
+    label = before.provenance.text.tokenizer
+    with pytest.raises(UnembedError) as caught:
+        compare(before, after, only=small, resamples=2)
+    assert f"the tokenizers differ, {label} in the audits and " in str(caught.value)
+    assert f"({len(small_tokenizer)} tokens) for the terms" in str(caught.value)
+    target = int(before.column("target")[0])
+    texts = {**after.vocabulary.texts, target: "?!"}
+    odd = [dataclasses.replace(one, vocabulary=Vocabulary(texts)) for one in (before, after)]
+    terms = Only(terms=("with",), tokenizer=tokenizer)
+    message = f"id {target} is '\\?!' in the audits and '.*' for the terms"
+    with pytest.raises(UnembedError, match=message):
+        compare(*odd, only=terms, resamples=2)
+    assert len(compare(before, after, only=terms, resamples=2)) > 0
+    assert len(compare(*odd, only=Only(classes=("content",)), resamples=2)) > 0
 
 
 def test_an_empty_filter_keeps_everything(audited: Callable[..., Audit]) -> None:

@@ -12,16 +12,21 @@ import pytest
 
 from browser import Watched, browser_test
 from unembed.cells.compare import Comparison
-from unembed.cells.comparison import Groups, bands_of, summarise_pair
-from unembed.cells.divergences import Apart, DivergenceSummary
-from unembed.cells.estimate import Estimate
+from unembed.cells.comparison import (
+    Groups,
+    bands_of,
+    comparison_from_json,
+    comparison_to_json,
+    summarise_pair,
+)
+from unembed.cells.divergences import DivergenceColumns
 from unembed.cells.flip_excerpt import FlipDocument, flip_excerpts
 from unembed.cells.flips import KEPT_WRONG, RIGHT_TO_WRONG, WRONG_TO_RIGHT
 from unembed.cells.pairing import Pair, Side
 from unembed.cells.tokens import classes_of, frequency_buckets
 from unembed.report import wording
 from unembed.report.comparison import account, headline
-from unembed.report.comparison_calibration import divergence_section
+from unembed.report.comparison_divergences import divergence_section
 from unembed.report.comparison_flow import streams
 from unembed.report.comparison_text import flip_text_view
 from unembed.report.page import comparison_page
@@ -69,7 +74,9 @@ def side(logits: np.ndarray, target: np.ndarray) -> Side:
     )
 
 
-def make_comparison(noise: float = 0.6, n: int = 1500) -> Comparison:
+def make_comparison(
+    noise: float = 0.6, n: int = 1500, apart: DivergenceColumns | None = None
+) -> Comparison:
     """A synthetic pair of heads over 27 tokens: the one after has noisy logits."""
     rng = np.random.default_rng(3)
     vocab = len(WORDS.texts)
@@ -104,7 +111,7 @@ def make_comparison(noise: float = 0.6, n: int = 1500) -> Comparison:
     columns = {"doc": doc, "pos": pos, "target": target}
     for name, one in (("before", pair.before), ("after", pair.after)):
         columns |= {f"{name}_{key}": column for key, column in asdict(one).items()}
-    summary = summarise_pair(pair, groups, resamples=100)
+    summary = summarise_pair(pair, groups, divergence=apart, resamples=100)
     return Comparison(
         summary,
         {},
@@ -117,6 +124,20 @@ def make_comparison(noise: float = 0.6, n: int = 1500) -> Comparison:
 @pytest.fixture(scope="module")
 def comparison() -> Comparison:
     return make_comparison()
+
+
+@pytest.fixture(scope="module")
+def live() -> Comparison:
+    """Both models run together: divergences that vary as those of a rounding do."""
+    rng = np.random.default_rng(8)
+    kl = np.exp(rng.normal(-6, 1.5, 1500)).astype(np.float32)
+    columns = DivergenceColumns(
+        kl,
+        (kl * rng.uniform(0.8, 1.2, kl.size)).astype(np.float32),
+        np.minimum(1, np.sqrt(kl / 2)).astype(np.float32),
+        rng.integers(5, 9, kl.size).astype(np.float32) / 8,
+    )
+    return make_comparison(apart=columns)
 
 
 @pytest.fixture(scope="module")
@@ -292,23 +313,89 @@ class TestPage:
                     assert abs(kept["nll"][i] / 1e3 - one.nll_nats) <= 0.5e-3
 
 
-class TestSpecialCases:
-    def test_divergences_are_shown_where_there_are_any(self, comparison: Comparison) -> None:
+class TestDivergences:
+    def test_only_where_both_models_ran_together(self, page: str, comparison: Comparison) -> None:
+        assert comparison.summary.divergence is None
         assert divergence_section(comparison.summary) is None
-        apart = Apart(Estimate(0.02, 0.01, 0.03, 9), Estimate(0.004, n=9), Estimate(0.7, n=9))
-        found = DivergenceSummary(apart, apart, apart, Estimate(0.93, n=9), Estimate(0.88, n=9))
-        section = divergence_section(replace(comparison.summary, divergence=found))
-        assert section is not None
-        rows = section.tables[0].rows
-        assert rows[0] == (
-            "KL(before‖after), nats",
-            "0.0200 (0.0100 to 0.0300)",
-            "0.004000",
-            "0.700",
-        )
-        assert rows[2][1] == "2.0\u00a0% (1.0 to 3.0\u00a0%)"
-        assert section.tables[1].rows[0][1] == "93.0\u00a0%"
+        assert 'id="divergence"' not in page
 
+    def test_numbers_are_those_of_the_record(self, live: Comparison) -> None:
+        apart = live.summary.divergence
+        section = divergence_section(live.summary)
+        assert apart is not None
+        assert section is not None
+        assert wording.full(apart.top_share, wording.share) in section.lead
+        measures, agreement = section.tables
+        assert measures.rows[0][1] == wording.full(apart.kl_forward.mean, wording.decimal)
+        assert measures.rows[1][3] == wording.full(apart.kl_backward.high, wording.decimal)
+        assert agreement.rows[0][1] == f"{100 * (apart.acceptance.value or 0):.2f}\u00a0%"
+        figures = {figure.name: figure for figure in section.figures}
+        assert list(figures) == [
+            *("kl-curve", "tv-curve", "kl-band-before", "acceptance-band-before"),
+            *("kl-frequency", "acceptance-frequency", "kl-token-class", "acceptance-token-class"),
+        ]
+        [curve] = figures["kl-curve"].tables
+        for row, forward, backward in zip(
+            curve.rows, apart.kl_forward.above, apart.kl_backward.above, strict=True
+        ):
+            shares = [wording.full(one.share, wording.share) for one in (forward, backward)]
+            assert row == (wording.decimal(forward.threshold), *shares)
+        summary = live.summary
+        for name, flipped in (
+            ("band-before", summary.by_band_before),
+            ("frequency", summary.by_frequency),
+            ("token-class", summary.by_class),
+        ):
+            [table] = figures[f"kl-{name}"].tables
+            assert [row[:2] for row in table.rows] == [
+                (group.name, wording.count(group.flips.n)) for group in flipped
+            ]
+
+    def test_charts_draw_what_the_record_holds(self, live: Comparison) -> None:
+        apart = live.summary.divergence
+        section = divergence_section(live.summary)
+        assert apart is not None
+        assert section is not None
+        figures = {figure.name: figure.chart for figure in section.figures}
+        for estimate, words, chart in (
+            (apart.kl_forward.above[20].share, wording.share, "kl-curve"),
+            (apart.total_variation.above[18].share, wording.share, "tv-curve"),
+            (apart.groups["frequency"][3].kl_forward, wording.decimal, "kl-frequency"),
+        ):
+            assert (estimate.value or 0) > 0
+            for drawn in (figures[chart].wide, figures[chart].narrow):
+                assert wording.full(estimate, words) in drawn
+        # Thresholds that every position exceeds, or none, are not drawn but for the first.
+        steps = [one.share.value for one in apart.total_variation.above]
+        drawn = sum(0 < (step or 0) < 1 for step in steps) + (1.0 in steps) + (0.0 in steps)
+        assert figures["tv-curve"].wide.count("total variation above") == drawn < len(steps)
+
+    def test_the_page_holds_the_section(self, live: Comparison) -> None:
+        page = comparison_page("t", live.summary, FACTS, [])
+        ids = [attributes["id"] for _, attributes in Elements(page).tags if "id" in attributes]
+        assert len(ids) == len(set(ids))
+        assert {"divergence", "figure-kl-curve", "figure-acceptance-frequency"} <= set(ids)
+        assert 'href="#divergence"' in page
+        assert "NaN" not in page
+        assert len(page.encode()) < 800_000
+
+    def test_the_record_survives_json(self, live: Comparison) -> None:
+        text = json.dumps(comparison_to_json(live.summary), allow_nan=False)
+        assert comparison_from_json(json.loads(text)) == live.summary
+
+    def test_two_equal_models(self, comparison: Comparison) -> None:
+        n = comparison.summary.n_positions
+        nothing, one = np.zeros(n, np.float32), np.ones(n, np.float32)
+        same = make_comparison(0.0, apart=DivergenceColumns(nothing, nothing, nothing, one))
+        section = divergence_section(same.summary)
+        assert section is not None
+        assert section.figures == ()
+        assert section.lead.endswith("Here they are the same at every position.")
+        assert section.tables[0].rows[0][1:] == ("0 (0 to 0)",) * 3
+        assert section.tables[1].rows[2][1] == "none: the total is 0"
+
+
+class TestSpecialCases:
     def test_no_change_is_said_once(self) -> None:
         same = make_comparison(noise=0.0)
         page = comparison_page("t", same.summary, FACTS, [])

@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from unembed.cells.audit import Audit as Audit
     from unembed.cells.audit import audit as audit
     from unembed.cells.compare import Comparison as Comparison
-    from unembed.cells.compare import Only as Only
     from unembed.cells.compare import compare as compare
     from unembed.cells.comparison import ComparisonSummary as ComparisonSummary
     from unembed.cells.estimate import Estimate as Estimate
     from unembed.cells.gap import GapFit as GapFit
     from unembed.cells.gap import fit_gap as fit_gap
+    from unembed.cells.only import Only as Only
     from unembed.cells.run import AuditOptions as AuditOptions
     from unembed.cells.summary import AuditSummary as AuditSummary
     from unembed.corpus import Corpus as Corpus
@@ -41,7 +41,7 @@ _HOMES = {
     "GapFit": "cells.gap",
     "Head": "head",
     "HeadLoss": "loss",
-    "Only": "cells.compare",
+    "Only": "cells.only",
     "Provenance": "provenance",
     "UnembedError": "errors",
     "audit": "cells.audit",

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import Bool
 
 from unembed.cells.audit import Audit
+from unembed.cells.compared import ComparedRows, run_columns, stacked
 from unembed.cells.comparison import (
-    BAND_NAMES,
     ComparisonSummary,
-    Groups,
-    bands_of,
     comparison_from_json,
     comparison_to_json,
     summarise_pair,
@@ -28,15 +24,9 @@ from unembed.cells.comparison import (
 from unembed.cells.divergences import DivergenceColumns
 from unembed.cells.flips import RESAMPLES
 from unembed.cells.headline import as_html, as_text, shown
-from unembed.cells.pairing import Pair, pair
-from unembed.cells.tokens import (
-    CLASSES,
-    FREQUENCY_NAMES,
-    classes_of,
-    encodings_of,
-    frequency_buckets,
-    marks_of_terms,
-)
+from unembed.cells.only import Only
+from unembed.cells.pairing import Pair
+from unembed.cells.seeds import over_seeds, runs_in_words
 from unembed.errors import UnembedError
 from unembed.provenance import SCHEMA
 from unembed.store import RunFolder, verified_manifest
@@ -46,85 +36,14 @@ PART_ROWS = 1 << 18
 
 
 @dataclass(frozen=True)
-class Only:
-    """Which positions to compare; what is left empty keeps all.
-
-    ``classes`` and ``frequencies`` are of the target, ``bands`` of the margin before.
-    ``documents`` is a regular expression that a document's name must contain. ``terms`` are words
-    of the user's: a position is kept where its target is part of one, spelled by ``tokenizer``.
-    """
-
-    classes: tuple[str, ...] = ()
-    frequencies: tuple[str, ...] = ()
-    bands: tuple[str, ...] = ()
-    documents: str | None = None
-    terms: tuple[str, ...] = ()
-    tokenizer: Any = field(default=None, compare=False, repr=False)
-
-    def __post_init__(self) -> None:
-        known = {"classes": CLASSES, "frequencies": FREQUENCY_NAMES, "bands": BAND_NAMES}
-        for name, choices in known.items():
-            for value in getattr(self, name):
-                if value not in choices:
-                    raise UnembedError(f"{value!r} is none of the {name} {', '.join(choices)}")
-        if self.documents is not None:
-            try:
-                re.compile(self.documents)
-            except re.error as error:
-                raise UnembedError(
-                    f"{self.documents!r} is no regular expression: {error}"
-                ) from None
-        if self.terms and self.tokenizer is None:
-            raise UnembedError(
-                f"terms ({', '.join(map(repr, self.terms))}) need the tokenizer that spells them"
-            )
-
-    @property
-    def words(self) -> str | None:
-        """The filter in words, None where everything is kept."""
-        said = [f"{name} {', '.join(kept)}" for name, kept in self._lists() if kept]
-        if self.documents is not None:
-            said.append(f"documents matching {self.documents!r}")
-        return "; ".join(said) or None
-
-    def chosen(
-        self, paired: Pair, groups: Groups, names: Sequence[str]
-    ) -> Bool[np.ndarray, " positions"]:
-        """The positions kept. Raises UnembedError where there is none."""
-        kept = np.ones(len(paired.doc), dtype=bool)
-        for wanted, choices, group in (
-            (self.classes, CLASSES, groups.token_class),
-            (self.frequencies, FREQUENCY_NAMES, groups.frequency),
-            (self.bands, BAND_NAMES, groups.band_before),
-        ):
-            if wanted:
-                kept &= np.isin(group, [choices.index(name) for name in wanted])
-        if self.documents is not None:
-            matching = [re.search(self.documents, name) is not None for name in names]
-            kept &= np.array(matching)[paired.doc]
-        if self.terms:
-            spelled = encodings_of(self.terms, self.tokenizer)
-            kept &= marks_of_terms(paired.doc, paired.pos, paired.target, spelled)
-        if not kept.any():
-            raise UnembedError(f"no position is left with {self.words}: keep more")
-        return kept
-
-    def _lists(self) -> list[tuple[str, tuple[str, ...]]]:
-        return [
-            ("classes", self.classes),
-            ("frequencies", self.frequencies),
-            ("bands", self.bands),
-            # Quoted, for a term may hold a comma.
-            ("terms", tuple(map(repr, self.terms))),
-        ]
-
-
-@dataclass(frozen=True)
 class Comparison:
     """Two audits of one text, position by position, with every figure of SPEC §4.
 
     ``table`` has a row per position: ``doc pos target``, then ``before_`` and ``after_`` columns;
-    works wherever an Arrow table does. ``provenance`` holds both audits'.
+    works wherever an Arrow table does. With several runs on a side it has the rows of each pair
+    of runs one below the other, and ``before_run`` and ``after_run`` number them from 0.
+    ``provenance`` holds both audits', and those of further runs as ``more_before`` and
+    ``more_after``.
     """
 
     summary: ComparisonSummary
@@ -181,8 +100,8 @@ class Comparison:
 
 
 def compare(
-    before: Audit,
-    after: Audit,
+    before: Audit | Sequence[Audit],
+    after: Audit | Sequence[Audit],
     *,
     divergence: pa.Table | None = None,
     only: Only | None = None,
@@ -198,53 +117,75 @@ def compare(
     margin figure raw and scale-free, each figure with an interval over documents.
     ``compare(a, a)`` is zero throughout. ``divergence`` is ``live.audit_both``'s table. With
     ``out`` the run is written there.
-    Raises UnembedError where the audits are not of one text, tokenizer and windows, or where
-    ``only`` leaves nothing. Source: SPEC §4.
+
+    Either side may be several audits, of checkpoints trained with different seeds. Each run before
+    is paired with each after and the rows of all pairs are pooled: a figure is the one over all
+    seeds, its interval that over documents, widened by the spread between seeds
+    (``seeds.widened``), and there are no p-values.
+    Raises UnembedError where the audits are not of one text, tokenizer and windows, where two of
+    one side are one model, where ``only`` leaves nothing or spells terms with another tokenizer,
+    and for ``divergence`` with several audits on a side. Source: SPEC §4.
     """
     only = only or Only()
-    paired = pair(before, after)
-    groups = _groups(paired)
-    if only.words is not None:
-        kept = only.chosen(paired, groups, before.documents["name"].to_pylist())
-        paired = paired.rows(kept)
-        groups = Groups(**{name: column[kept] for name, column in vars(groups).items()})
-    apart = None if divergence is None else _divergence(divergence, paired)
+    olds, news = _runs(before, "before"), _runs(after, "after")
+    seeds = len(olds), len(news)
+    if divergence is not None and seeds != (1, 1):
+        raise UnembedError(
+            f"divergences take one model on each side, got {seeds[0]} before and {seeds[1]} after: "
+            "compare several seeds by their audits alone"
+        )
+    k = min(one.provenance.options["top_k"] for one in olds)
+    parts = [ComparedRows.of(old, new, only, k) for old in olds for new in news]
+    rows = stacked(parts)
+    apart = None if divergence is None else _divergence(divergence, rows.paired)
+    (first, *more_before), (second, *more_after) = (
+        [one.provenance.to_json() for one in side] for side in (olds, news)
+    )
     provenance = {
         "kind": "comparison",
         "schema": SCHEMA,
-        "before": before.provenance.to_json(),
-        "after": after.provenance.to_json(),
+        "before": first,
+        "after": second,
+        "more_before": more_before,
+        "more_after": more_after,
         "only": only.words,
         "divergence": divergence is not None,
         "resamples": resamples,
         "seed": seed,
     }
 
-    def summarised() -> ComparisonSummary:
+    def summarised(some: ComparedRows) -> ComparisonSummary:
         return summarise_pair(
-            paired,
-            groups,
+            some.paired,
+            some.groups,
             only=only.words,
-            topk_logits=_topk_logits(before, paired),
+            topk_logits=some.topk_logits,
             divergence=apart,
             resamples=resamples,
             seed=seed,
         )
 
-    named = (paired.vocabulary, before.documents)
+    def computed() -> tuple[ComparisonSummary, pa.Table]:
+        if len(parts) == 1:
+            return summarised(rows), rows.table(apart)
+        singles = [summarised(part) for part in parts]
+        runs = run_columns([len(part.paired.doc) for part in parts], seeds)
+        return over_seeds(summarised(rows), singles, seeds), rows.table(None, runs)
+
+    named = (rows.paired.vocabulary, olds[0].documents)
     if out is None:
-        table = _table(paired, groups, apart)
-        return Comparison(summarised(), provenance, *named, in_memory=table)
+        summary, table = computed()
+        return Comparison(summary, provenance, *named, in_memory=table)
     with RunFolder.open(out, provenance) as folder:
         if folder.finished:
             return Comparison.load(folder.folder)
-        summary, table = summarised(), _table(paired, groups, apart)
+        summary, table = computed()
         for number, start in enumerate(range(0, table.num_rows, PART_ROWS)):
             path = f"tokens/part-{number:05d}.parquet"
             if path not in folder.done:
                 folder.write_table(path, table.slice(start, PART_ROWS))
-        folder.write_table("vocabulary.parquet", paired.vocabulary.to_table())
-        folder.write_table("documents.parquet", before.documents)
+        folder.write_table("vocabulary.parquet", rows.paired.vocabulary.to_table())
+        folder.write_table("documents.parquet", olds[0].documents)
         text = json.dumps(comparison_to_json(summary), indent=1, allow_nan=False)
         folder.write_bytes("summary.json", text.encode())
         folder.finish(provenance, command)
@@ -285,51 +226,31 @@ def headline(summary: ComparisonSummary) -> list[tuple[str, str]]:
         ]
     if summary.only is not None:
         rows.insert(1, ("only", summary.only))
+    runs = runs_in_words(summary.seeds)
+    if runs is not None:
+        rows.insert(1, ("seeds", runs))
     if summary.n_nonfinite:
         rows.append(("not finite", f"{summary.n_nonfinite:,} positions left out"))
     rows += [("note", note) for note in summary.notes]
     return rows
 
 
-def _groups(paired: Pair) -> Groups:
-    tokens, where = np.unique(paired.target, return_inverse=True)
-    classes = classes_of([paired.vocabulary[token] for token in tokens.tolist()])
-    return Groups(
-        bands_of(paired.before.margin),
-        bands_of(paired.after.margin),
-        frequency_buckets(paired.target).astype(np.int64),
-        classes[where].astype(np.int64),
-        paired.word_start.astype(np.int64),
-    )
-
-
-def _topk_logits(before: Audit, paired: Pair) -> Any:
-    """The candidates' logits before, at the paired positions; None where none were kept."""
-    k = before.provenance.options["top_k"]
-    if k < 2:
-        return None
-    column = before.read(["topk_logits"])["topk_logits"].combine_chunks()
-    logits = column.fill_null([0.0] * k) if column.null_count else column
-    return logits.flatten().to_numpy().reshape(-1, k)[paired.row]
+def _runs(side: Audit | Sequence[Audit], name: str) -> list[Audit]:
+    """The audits of one side. Raises UnembedError for none, and where two are one model."""
+    runs = [side] if isinstance(side, Audit) else list(side)
+    if not runs:
+        raise UnembedError(f"there is no audit {name}: give one, or one for each seed")
+    for one, other in combinations([run.provenance for run in runs], 2):
+        same = (one.model_digest, one.model_dtype) == (other.model_digest, other.model_dtype)
+        if same:
+            raise UnembedError(
+                f"two seeds are one model: {one.model} and {other.model}, both {name}, have the "
+                f"digest {one.model_digest[:12]} in {one.model_dtype}; give each seed once"
+            )
+    return runs
 
 
 def _divergence(table: pa.Table, paired: Pair) -> DivergenceColumns:
     """The divergences at the paired positions, which are finite there."""
     names = [field.name for field in fields(DivergenceColumns)]
     return DivergenceColumns(**{name: table[name].to_numpy()[paired.row] for name in names})
-
-
-def _table(paired: Pair, groups: Groups, apart: DivergenceColumns | None) -> pa.Table:
-    columns: dict[str, Any] = {"doc": paired.doc, "pos": paired.pos, "target": paired.target}
-    for name, side in (("before", paired.before), ("after", paired.after)):
-        columns |= {f"{name}_{key}": column for key, column in vars(side).items()}
-        columns[f"{name}_right"] = side.top1 == paired.target
-    columns |= {} if apart is None else vars(apart)
-    columns["word_start"] = paired.word_start
-    for name, labels, group in (
-        ("class", CLASSES, groups.token_class),
-        ("frequency", FREQUENCY_NAMES, groups.frequency),
-    ):
-        # Plain text: every part of a folder would bring a dictionary of its own.
-        columns[name] = pa.array(labels, pa.string()).take(pa.array(group))
-    return pa.table(columns)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from unembed.cells.calibration import (
     CalibrationColumns,
@@ -18,6 +18,7 @@ from unembed.cells.calibration import (
 from unembed.cells.divergences import (
     DivergenceColumns,
     DivergenceSummary,
+    Grouping,
     summarise_divergences,
 )
 from unembed.cells.flips import (
@@ -50,6 +51,10 @@ class Groups:
     token_class: Int[np.ndarray, " positions"]
     word_start: Int[np.ndarray, " positions"]
 
+    def rows(self, chosen: Bool[np.ndarray, " positions"]) -> Groups:
+        """The chosen positions."""
+        return Groups(**{name: column[chosen] for name, column in vars(self).items()})
+
 
 @dataclass(frozen=True)
 class ComparisonSummary:
@@ -59,6 +64,10 @@ class ComparisonSummary:
     out before that. Groups are those of SPEC §4; ``by_band_after`` bands the same positions by the
     margin after, so its rows before and after are the same positions too. ``token_texts`` spells
     the ids of ``tokens``. ``divergence`` is there where both models were run together.
+
+    ``seeds`` counts the runs before and after. With several every count, ``n_positions``,
+    ``n_nonfinite`` and each ``n`` among them, is a total over all pairs of runs, the number of rows
+    of the table; documents are counted once. Intervals then hold the spread between seeds too.
     """
 
     n_positions: int
@@ -79,6 +88,7 @@ class ComparisonSummary:
     calibration: CalibrationComparison
     prediction: FlipPrediction
     divergence: DivergenceSummary | None = None
+    seeds: tuple[int, int] = (1, 1)
 
 
 def bands_of(margin: Float[np.ndarray, " positions"]) -> Int[np.ndarray, " positions"]:
@@ -143,7 +153,7 @@ def summarise_pair(
         prediction=predicted.result(),
         divergence=None
         if divergence is None
-        else summarise_divergences(divergence, pair.doc, **how),
+        else summarise_divergences(divergence, pair.doc, _groupings(groups), **how),
     )
 
 
@@ -156,6 +166,14 @@ def comparison_to_json(summary: ComparisonSummary) -> dict[str, Any]:
 def comparison_from_json(data: dict[str, Any]) -> ComparisonSummary:
     """Rebuild a summary from ``comparison_to_json``'s value; ValueError where it does not fit."""
     return record_from_json(ComparisonSummary, data)
+
+
+def _groupings(groups: Groups) -> dict[str, Grouping]:
+    return {
+        "band_before": Grouping(groups.band_before, BAND_NAMES),
+        "frequency": Grouping(groups.frequency, FREQUENCY_NAMES),
+        "token_class": Grouping(groups.token_class, CLASSES),
+    }
 
 
 def _margins(side: Side, target: Int[np.ndarray, " positions"]) -> MarginColumns:

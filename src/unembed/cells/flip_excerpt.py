@@ -71,9 +71,10 @@ def flip_excerpts(
     Documents of SHORT positions or more come first. They are taken whole, from the largest share
     down, while they fit into about ``tokens`` tokens, at most SPREAD of them; the first is cut to
     ``tokens`` if it is longer. ``names`` and ``first_tokens`` belong to the documents by number,
-    and ``vocabulary`` spells the tokens of both audits.
+    and ``vocabulary`` spells the tokens of both audits. With several seeds they are of the first
+    run of each side.
     """
-    table = comparison.table
+    table = _first_pair(comparison.table)
     doc = table["doc"].to_numpy()
     before, after = (table[f"{side}_top1"].to_numpy() for side in ("before", "after"))
     sizes = np.bincount(doc, minlength=len(names))
@@ -87,6 +88,14 @@ def flip_excerpts(
         )
         for number in sorted(_chosen(sizes, changed, tokens))
     ]
+
+
+def _first_pair(table: pa.Table) -> pa.Table:
+    """The rows of the first run before and the first after, which come first in the table."""
+    if "before_run" not in table.column_names:
+        return table
+    numbers = [table[name].to_numpy() for name in ("before_run", "after_run")]
+    return table.slice(0, int(((numbers[0] == 0) & (numbers[1] == 0)).sum()))
 
 
 def _chosen(

@@ -51,7 +51,7 @@ class Flips:
     ``net = wrong_to_right - right_to_wrong``; net as a share of the positions is
     ``accuracy_difference``, after minus before. ``documents`` counts the documents that the
     positions lie in. ``mcnemar_p`` takes the positions for independent;
-    ``clustered_mcnemar_p`` only the documents.
+    ``clustered_mcnemar_p`` only the documents; with several seeds neither exists.
     """
 
     n: int
@@ -69,7 +69,7 @@ class Flips:
     accuracy_after: Estimate
     accuracy_difference: Estimate
     flip_ratio: Estimate
-    mcnemar_p: float
+    mcnemar_p: float | None
     clustered_mcnemar_p: Estimate
 
 
@@ -88,14 +88,17 @@ class FlipGroup:
 
 @dataclass(frozen=True)
 class TokenFlips:
-    """The flips at the ``n`` positions whose target is ``token``, with the sign test's p."""
+    """The flips at the ``n`` positions whose target is ``token``, with the sign test's p.
+
+    None with several seeds, for the same positions are then counted several times.
+    """
 
     token: int
     n: int
     wrong_to_right: int
     right_to_wrong: int
     net: int
-    sign_p: float
+    sign_p: float | None
 
 
 @dataclass(frozen=True)

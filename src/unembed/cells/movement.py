@@ -292,11 +292,12 @@ def _sharpening(medians: list[Float[np.ndarray, " rows"]], n: int, documents: in
         raw_change=raw,
         scale_free_change=estimate(distance_after / distance - 1),
         share_left=left,
-        verdict="none" if left.value is None else _verdict(_ends(left), low > 0),
+        verdict="none" if left.value is None else verdict_of(_ends(left), low > 0),
     )
 
 
-def _verdict(share: tuple[float, float], sharper: bool) -> str:
+def verdict_of(share: tuple[float, float], sharper: bool) -> str:
+    """What an interval of ``Sharpening.share_left`` says; ``sharper``: the raw margin grew."""
     low, high = share
     if high < -NEGLIGIBLE:
         return "opposed"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -111,9 +112,58 @@ def pair(before: Audit, after: Audit) -> Pair:
     return whole if whole.nonfinite == 0 else whole.rows(finite)
 
 
+def pooled(pairs: Sequence[Pair]) -> Pair:
+    """The rows of several pairs one below the other, in the order of the pairs.
+
+    Documents keep their numbers, so that the rows of one document are one cluster in all pairs;
+    ``nonfinite`` is the sum. Rows of different pairs may be one position: nothing that reads
+    consecutive rows as text may read past the first pair. One pair is returned as it is. Raises
+    UnembedError where the pairs spell a token differently.
+    """
+    if len(pairs) == 1:
+        return pairs[0]
+    texts: dict[int, str] = {}
+    for one in pairs:
+        refuse_other_tokens(texts, one.vocabulary.texts, "in one pair of runs", "in another")
+        texts |= one.vocabulary.texts
+
+    def stacked(name: str) -> Shaped[np.ndarray, " positions"]:
+        return np.concatenate([getattr(one, name) for one in pairs])
+
+    def side(name: str) -> Side:
+        sides = [vars(getattr(one, name)) for one in pairs]
+        return Side(**{key: np.concatenate([one[key] for one in sides]) for key in sides[0]})
+
+    return Pair(
+        **{name: stacked(name) for name in ("row", "doc", "pos", "target", "word_start")},
+        before=side("before"),
+        after=side("after"),
+        vocabulary=Vocabulary(texts),
+        nonfinite=sum(one.nonfinite for one in pairs),
+        notes=tuple(dict.fromkeys(note for one in pairs for note in one.notes)),
+    )
+
+
+def vocabulary_size(label: str) -> str:
+    """A tokenizer's size from its label: one may load as its slow or its fast class."""
+    return label.rpartition("(")[2]
+
+
+def refuse_other_tokens(
+    ours: Mapping[int, str], theirs: Mapping[int, str], where: str, elsewhere: str
+) -> None:
+    """Raise UnembedError where a token that both know has two texts, quoting both."""
+    for token in ours.keys() & theirs.keys():
+        if ours[token] != theirs[token]:
+            raise UnembedError(
+                f"the tokenizers differ: id {token} is {ours[token]!r} {where} and "
+                f"{theirs[token]!r} {elsewhere}"
+            )
+
+
 def _refuse_other_texts(before: Audit, after: Audit) -> None:
     a, b = before.provenance.text, after.provenance.text
-    if _tokenizer(a.tokenizer) != _tokenizer(b.tokenizer):
+    if vocabulary_size(a.tokenizer) != vocabulary_size(b.tokenizer):
         raise UnembedError(
             f"the tokenizers differ, {a.tokenizer} before and {b.tokenizer} after: decisions can "
             "be compared only over one vocabulary"
@@ -130,12 +180,7 @@ def _refuse_other_texts(before: Audit, after: Audit) -> None:
                 f"{getattr(b, name)} after; give both the same --context, --overflow and "
                 "--max-positions"
             )
-    for token in before.vocabulary.texts.keys() & after.vocabulary.texts.keys():
-        if before.vocabulary[token] != after.vocabulary[token]:
-            raise UnembedError(
-                f"the tokenizers differ: id {token} is {before.vocabulary[token]!r} before and "
-                f"{after.vocabulary[token]!r} after"
-            )
+    refuse_other_tokens(before.vocabulary.texts, after.vocabulary.texts, "before", "after")
 
 
 def _refuse_other_keys(
@@ -152,11 +197,6 @@ def _refuse_other_keys(
         f"the two audits have one text but differ in column {name!r} ({how}): repeat the older one "
         "with this version"
     )
-
-
-def _tokenizer(label: str) -> str:
-    """The size, without the class: one tokenizer may load as its slow or its fast class."""
-    return label.rpartition("(")[2]
 
 
 def _column(audit: Audit, name: str) -> Shaped[np.ndarray, " positions"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from unembed.cells.comparison import ComparisonSummary
 from unembed.cells.estimate import Estimate
+from unembed.cells.seeds import NO_P, runs_in_words
 from unembed.report.comparison_flow import flow, streams
 from unembed.report.comparison_margins import nothing_moved, sharpening_words
 from unembed.report.parts import Card, Figure, Key, Section, Table, card, line
@@ -40,6 +41,12 @@ def extent(summary: ComparisonSummary) -> str:
         f"{counted(summary.n_positions, 'position')} in "
         f"{counted(summary.n_documents, 'document')}, paired one to one."
     )
+    runs = runs_in_words(summary.seeds)
+    if runs is not None:
+        words += (
+            f" {runs}, and intervals hold the spread between runs beside that between documents. "
+            "The text below is of the first pair."
+        )
     if summary.n_nonfinite:
         words += f" {counted(summary.n_nonfinite, 'position')}, not finite, left out."
     if summary.n_documents < 2:
@@ -158,7 +165,11 @@ def flow_section(summary: ComparisonSummary) -> Section:
             line("accuracy after", flips.accuracy_after, share),
             line("accuracy difference", flips.accuracy_difference, points),
             line("flip ratio, gained over lost", flips.flip_ratio, decimal),
-            ("McNemar’s p, positions independent", p_value(flips.mcnemar_p), ""),
+            (
+                "McNemar’s p, positions independent",
+                p_value(flips.mcnemar_p) + (f": {NO_P}" if flips.mcnemar_p is None else ""),
+                "",
+            ),
             ("McNemar’s p, documents independent", _p(flips.clustered_mcnemar_p), ""),
         ),
     )
@@ -188,8 +199,10 @@ def flow_section(summary: ComparisonSummary) -> Section:
     )
 
 
-def p_value(p: float) -> str:
+def p_value(p: float | None) -> str:
     """A p-value; tiny ones as a bound."""
+    if p is None:
+        return "none"
     return "< 0.0001" if p < 1e-4 else decimal(p)
 
 
@@ -204,6 +217,9 @@ def _told(summary: ComparisonSummary) -> str:
     if flips.wrong_to_right == flips.right_to_wrong == 0:
         return "for no decision changed between right and wrong"
     if low is None or high is None:
+        why = flips.accuracy_difference.reason
+        if why is not None:
+            return f"with {why}"
         return "without an interval, for there are fewer than two documents"
     said = "" if p.value is None else f" (McNemar’s test by document: p {_equals(p.value)})"
     if low <= 0 <= high:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from unembed.cells.calibration import Calibration, CalibrationComparison
-from unembed.cells.comparison import ComparisonSummary
 from unembed.cells.estimate import Estimate
 from unembed.cells.noise import FlipPrediction
 from unembed.report import comparison_curves as curves
@@ -118,43 +117,6 @@ def prediction_section(prediction: FlipPrediction) -> Section:
             ),
         ),
         (numbers,),
-    )
-
-
-def divergence_section(summary: ComparisonSummary) -> Section | None:
-    """How far the two distributions are apart, where both models were run together."""
-    apart = summary.divergence
-    if apart is None:
-        return None
-    rows = tuple(
-        (name, *(full(one, form) for one in (measure.mean, measure.median, measure.high)))
-        for name, measure, form in (
-            ("KL(before‖after), nats", apart.kl_forward, decimal),
-            ("KL(after‖before), nats", apart.kl_backward, decimal),
-            ("total variation", apart.total_variation, share),
-        )
-    )
-    return Section(
-        "divergence",
-        "How far apart the distributions are",
-        "Exact over the whole vocabulary, position by position: the two may part far below their "
-        "top tokens, where no decision shows it.",
-        (),
-        (
-            Table(
-                f"Divergence, n = {count(apart.kl_forward.mean.n)}, with 95 % intervals",
-                ("measure", "mean", "median", "99\u00a0% quantile"),
-                rows,
-            ),
-            Table(
-                f"Agreement, n = {count(apart.acceptance.n)}",
-                ("figure", "value", "95 % interval"),
-                (
-                    line("speculative acceptance", apart.acceptance, share),
-                    line("overlap of the top-k", apart.overlap, share),
-                ),
-            ),
-        ),
     )
 
 

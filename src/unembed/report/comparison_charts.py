@@ -104,7 +104,13 @@ def before_and_after(groups: Sequence[FlipGroup], noun: str) -> Spec:
         "data": {"values": rows},
         "layer": [
             {
-                "mark": {"type": "rule", "strokeWidth": 2, "color": "var(--accent)", "aria": False},
+                "mark": {
+                    "type": "rule",
+                    "strokeWidth": 2,
+                    "color": "var(--accent)",
+                    "clip": True,
+                    "aria": False,
+                },
                 "encoding": {
                     "y": y,
                     "yOffset": shift,

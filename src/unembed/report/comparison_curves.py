@@ -89,7 +89,13 @@ def _diagonal(
             },
             {
                 "data": {"values": rows},
-                "mark": {"type": "rule", "strokeWidth": 2, "color": colour, "aria": False},
+                "mark": {
+                    "type": "rule",
+                    "strokeWidth": 2,
+                    "color": colour,
+                    "clip": True,
+                    "aria": False,
+                },
                 "encoding": {
                     "x": encoding["x"],
                     "y": encoding["y"] | {"field": "y_low"},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from unembed.provenance import Provenance
 
 
@@ -51,10 +53,23 @@ def facts_of(provenance: Provenance, command: str) -> list[tuple[str, str]]:
     return [*facts, ("Command", command)] if command else facts
 
 
-def facts_of_both(before: Provenance, after: Provenance, command: str) -> list[tuple[str, str]]:
-    """The facts of two runs: once where they agree, of both sides where they do not."""
+def facts_of_both(
+    before: Provenance,
+    after: Provenance,
+    command: str,
+    more_before: Sequence[Provenance] = (),
+    more_after: Sequence[Provenance] = (),
+) -> list[tuple[str, str]]:
+    """The facts of two runs: once where they agree, of both sides where they do not.
+
+    Of further runs of a side, trained with other seeds, model and digest.
+    """
     facts: list[tuple[str, str]] = []
     for (label, old), (_, new) in zip(facts_of(before, ""), facts_of(after, ""), strict=True):
         same = old == new
         facts += [(label, old)] if same else [(f"{label}, before", old), (f"{label}, after", new)]
+    for side, runs in (("before", more_before), ("after", more_after)):
+        for number, run in enumerate(runs, 2):
+            (_, model), (_, digest), *_ = facts_of(run, "")
+            facts.append((f"Run {number} {side}", f"{model}, digest {digest}"))
     return [*facts, ("Command", command)] if command else facts

@@ -16,6 +16,7 @@ from unembed.report import (
     audit,
     comparison,
     comparison_calibration,
+    comparison_divergences,
     comparison_groups,
     comparison_margins,
     wording,
@@ -73,7 +74,7 @@ def comparison_page(
 
     Raises ``ReportUnavailable`` where the extra ``plot`` is not installed.
     """
-    apart = comparison_calibration.divergence_section(summary)
+    apart = comparison_divergences.divergence_section(summary)
     return (
         _environment()
         .get_template("comparison.html.jinja")
