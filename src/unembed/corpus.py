@@ -6,12 +6,12 @@ import hashlib
 import tempfile
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from unembed.errors import UnembedError
 from unembed.progress import progress_bar
@@ -89,6 +89,34 @@ class Corpus:
             for name in [f"text {i + 1}" if names is None else names[i]]
         )
         return _tokenise(rows, tokenizer, "texts in memory, one document each", "the texts given")
+
+    def subset(self, kept: Bool[np.ndarray, "documents"], rules: str) -> Corpus:
+        """The documents marked in ``kept``, numbered anew in the same order.
+
+        Equal to a corpus read from their rows alone, but for the rows left out in reading, which
+        are counted as here. ``rules`` says how they were chosen.
+        """
+        rows = np.flatnonzero(kept[self.document])
+        number = (np.cumsum(kept) - 1).astype(np.int32)
+        document = number[self.document[rows]]
+        sizes = np.diff(self.starts)[rows]
+        digest = hashlib.sha256()
+        pieces = []
+        for doc, row in zip(document.tolist(), rows.tolist(), strict=True):
+            ids = np.asarray(self.ids[self.starts[row] : self.starts[row + 1]], dtype=np.int32)
+            digest.update(np.array([doc, len(ids)], dtype=np.int64).tobytes())
+            digest.update(ids.tobytes())
+            pieces.append(ids)
+        return replace(
+            self,
+            ids=np.concatenate([*pieces, np.zeros(0, dtype=np.int32)]),
+            starts=np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
+            document=document,
+            offset=self.offset[rows],
+            names=tuple(name for name, keep in zip(self.names, kept, strict=True) if keep),
+            rules=f"{self.rules}; {rules}",
+            digest=digest.hexdigest(),
+        )
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from unembed.epilogue.running import LOG2_E
 from unembed.head import Head
 from unembed.precision import Precision
 from unembed.product import Route, float32_products
+from unembed.rowcosines import CosineGradient, row_cosines
 from unembed.sweep import check, sweep
 
 
@@ -25,7 +26,8 @@ class HeadLoss:
     ``nll`` and ``entropy`` are in nats over the full vocabulary. ``topk_values`` are the largest
     logits in descending order, ties to the lowest id; the selection is hard, so their gradient goes
     to the selected logits alone. k is cut to the number of tokens. A position with a logit that is
-    not finite has NaN for ``nll``, ``entropy`` and ``logsumexp``.
+    not finite has NaN for ``nll``, ``entropy`` and ``logsumexp``. ``topk_cosines``, where they were
+    asked for, are those between the head's rows of ``topk_ids``.
     """
 
     nll: Float[Tensor, "positions"]
@@ -33,6 +35,7 @@ class HeadLoss:
     topk_ids: Int[Tensor, "positions k"]
     entropy: Float[Tensor, "positions"]
     logsumexp: Float[Tensor, "positions"]
+    topk_cosines: Float[Tensor, "positions k k"] | None = None
 
 
 def head_loss(
@@ -41,6 +44,7 @@ def head_loss(
     targets: Int[Tensor, "positions"],
     k: int = 2,
     *,
+    cosines: bool = False,
     precision: Precision | None = None,
     block: int = BLOCK,
 ) -> HeadLoss:
@@ -52,14 +56,16 @@ def head_loss(
         values, ids = logits.sort(descending=True, stable=True)     # the first k of each
         logsumexp = logits.logsumexp(-1); nll = logsumexp - logits.gather(1, targets)
         entropy = logsumexp - (logits.softmax(-1) * logits)[:, valid].sum(-1)
+        unit = normalize(W, dim=1)[ids]; topk_cosines = unit @ unit.mT         # with ``cosines``
 
-    in O(positions * (k + vocab / 512) + block) memory beside the gradients themselves: the logits
-    are computed again, block by block, on the way back. Gradients reach ``hidden``, ``head.weight``
-    and ``head.bias``, each only where it requires one, in its own dtype; a frozen weight costs
-    nothing. Rows that are not tokens get a zero gradient. Everything is float32, under autocast
-    too, or float64 where ``hidden`` is. Every row given counts: where positions are to be ignored,
-    select the others before the call. ``precision`` comes from ``Precision.probe`` and is probed
-    here where it is None, so give one in a training loop.
+    in O(positions * (k + vocab / 512) + block) memory beside the gradients themselves, and k * k a
+    position for the cosines: the logits are computed again, block by block, on the way back.
+    Gradients reach ``hidden``, ``head.weight`` and ``head.bias``, each only where it requires one,
+    in its own dtype; a frozen weight costs nothing. Rows that are not tokens get a zero gradient. A
+    zero row has cosine 0 with every row and gets no gradient from it. Everything is float32, under
+    autocast too, or float64 where ``hidden`` is. Every row given counts: where positions are to be
+    ignored, select the others before the call. ``precision`` comes from ``Precision.probe`` and is
+    probed here where it is None, so give one in a training loop.
 
     Raises ValueError for shapes or targets that do not fit the head, and for a target that is not a
     token, whose NLL would be infinite. Not twice differentiable. Source: SPEC §0, §1, §5.
@@ -70,7 +76,9 @@ def head_loss(
         raise ValueError(f"target {stray} is not a token of this head: leave such positions out")
     differentiable: Any = _HeadLoss.apply
     return HeadLoss(
-        *differentiable(hidden, head.weight, head.bias, head, targets.long(), k, precision, block)
+        *differentiable(
+            hidden, head.weight, head.bias, head, targets.long(), k, cosines, precision, block
+        )
     )
 
 
@@ -86,21 +94,32 @@ class _HeadLoss(torch.autograd.Function):
         head: Head,
         targets: Int[Tensor, "positions"],
         k: int,
+        cosines: bool,
         precision: Precision | None,
         block: int,
-    ) -> tuple[Tensor, ...]:
+    ) -> tuple[Tensor | None, ...]:
         with torch.autocast(hidden.device.type, enabled=False):
             precision = precision or Precision.probe(weight, hidden.dtype)
             if hidden.dtype == torch.float64:
                 found = _float64_statistics(hidden, head, targets, k, block)
             else:
                 found = _float32_statistics(hidden, head, targets, k, precision, block)
+            between = row_cosines(weight, found.topk_ids, found.nll.dtype) if cosines else None
+        if between is not None and not ctx.needs_input_grad[1]:
+            ctx.mark_non_differentiable(between)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(
             hidden, weight, bias, targets, found.topk_ids, found.entropy, found.logsumexp
         )
         ctx.head, ctx.route, ctx.block = head, precision.route, block
-        return found.nll, found.topk_values, found.topk_ids, found.entropy, found.logsumexp
+        return (
+            found.nll,
+            found.topk_values,
+            found.topk_ids,
+            found.entropy,
+            found.logsumexp,
+            between,
+        )
 
     @staticmethod
     @once_differentiable
@@ -111,6 +130,7 @@ class _HeadLoss(torch.autograd.Function):
         _to_ids: Tensor | None,
         to_entropy: Tensor | None,
         to_logsumexp: Tensor | None,
+        to_cosines: Tensor | None,
     ) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, targets, topk_ids, entropy, logsumexp = ctx.saved_tensors
         zero = torch.zeros_like(logsumexp)
@@ -127,11 +147,12 @@ class _HeadLoss(torch.autograd.Function):
             torch.cat([targets[:, None], topk_ids], 1),
             scale * torch.cat([-to_nll[:, None], to_topk], 1),
         )
+        between = None if to_cosines is None else CosineGradient.of(weight, topk_ids, to_cosines)
         head = replace(ctx.head, weight=weight, bias=bias)
         needed = ctx.needs_input_grad[:3]
         with torch.autocast(hidden.device.type, enabled=False):
-            gradients = _gradients(hidden, head, incoming, needed, ctx.route, ctx.block)
-        return *gradients, None, None, None, None, None
+            gradients = _gradients(hidden, head, incoming, between, needed, ctx.route, ctx.block)
+        return *gradients, None, None, None, None, None, None
 
 
 @dataclass(frozen=True)
@@ -186,6 +207,7 @@ def _gradients(
     hidden: Float[Tensor, "positions dim"],
     head: Head,
     incoming: _Incoming,
+    between: CosineGradient | None,
     needed: tuple[bool, ...],
     route: Route,
     block: int,
@@ -222,6 +244,8 @@ def _gradients(
                     at_weight.addmm_(logits.T, inputs[rows])
             if to_bias is not None and at_bias is not None:
                 at_bias += logits.sum(0)
+        if between is not None and at_weight is not None:
+            between.add_to(at_weight, start)
         if to_weight is not None and at_weight is not None and to_weight.dtype != dtype:
             to_weight[columns] = at_weight
         if to_bias is not None and at_bias is not None:

@@ -68,7 +68,7 @@ def load(
         "revision": revision or "main",
         "trust_remote_code": trust_remote_code,
     }
-    with _quiet(transformers):
+    with quietly():
         with _one_line(name, "is no causal language model that can be loaded"):
             config = transformers.AutoConfig.from_pretrained(name, **source)
             _refuse_masked(name, config)
@@ -94,7 +94,7 @@ def load_tokenizer(name: str | Path) -> Any:
     import transformers
 
     name = str(name)
-    with _quiet(transformers), _one_line(name, "has no tokenizer that can be loaded"):
+    with quietly(), _one_line(name, "has no tokenizer that can be loaded"):
         tokenizer = transformers.AutoTokenizer.from_pretrained(name)
         _refuse_empty(name, tokenizer)
     return tokenizer
@@ -219,8 +219,11 @@ def _one_line(name: str, failure: str, remedy: str = REMEDY) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
-    """Keep the library's warnings and bars off stderr: what matters is raised as an error."""
+def quietly() -> Iterator[None]:
+    """Keep transformers' warnings and bars off stderr: what matters is raised as an error."""
+    import transformers as library
+
+    transformers: Any = library
     level = transformers.logging.get_verbosity()
     bars = transformers.utils.logging.is_progress_bar_enabled()
     transformers.logging.set_verbosity(logging.CRITICAL)

@@ -1,0 +1,101 @@
+"""A forward pass that ends at the model's head, where a loss can be taken without logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from unembed.errors import UnembedError
+from unembed.head import Head, output_embedding
+from unembed.precision import Precision
+
+Read = TypeVar("Read")
+IGNORED = -100
+"""A label that is no target, as transformers has it."""
+
+
+@dataclass(frozen=True)
+class Door:
+    """The head of a model in training, reached from inside of its forward pass.
+
+    There the weights are whole under DDP and FSDP alike, and the loss can be taken from the hidden
+    states before any logit exists. ``bare`` is the model without wrappers; ``recipe`` its head,
+    whose weight and bias are replaced by the living ones.
+    """
+
+    bare: nn.Module
+    recipe: Head
+
+    @staticmethod
+    def of(model: nn.Module, token_ids: list[int] | None = None) -> Door:
+        """The door of an unwrapped model. Raises HeadError as ``Head.of`` does."""
+        was = model.training
+        try:
+            return Door(model, Head.of(model.eval(), token_ids))
+        finally:
+            model.train(was)
+
+    def through(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        read: Callable[[Float[Tensor, "batch seq dim"], Head], Read],
+    ) -> Read:
+        """``read(hidden, head)``, called where ``model(**inputs)`` would compute its logits.
+
+        ``model`` is the bare one or a wrapper around it. What the model makes of the logits after
+        its head is computed on one number a position instead.
+        """
+        module = output_embedding(self.bare)
+        found: list[Read] = []
+
+        def instead(hidden: Tensor, *_args: object, **_kwargs: object) -> Tensor:
+            living = replace(self.recipe, weight=module.weight, bias=getattr(module, "bias", None))
+            found.append(read(hidden, living))
+            return hidden[..., :1]
+
+        module.forward = instead
+        try:
+            model(**{**inputs, "use_cache": False})
+        finally:
+            del module.forward
+        if len(found) != 1:
+            raise UnembedError(
+                f"{type(self.bare).__name__} calls its head {len(found)} times in a forward pass: "
+                "only models that call it once can be refined"
+            )
+        return found[0]
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Where a batch has a next token to predict: ``kept`` marks inputs, ``ids`` are the tokens."""
+
+    kept: Tensor
+    ids: Int[Tensor, "positions"]
+
+    @staticmethod
+    def of(labels: Int[Tensor, "batch seq"]) -> Targets:
+        """Position t predicts ``labels[:, t + 1]``, unless that is ``IGNORED`` (SPEC §0)."""
+        after = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
+        kept = after != IGNORED
+        return Targets(kept, after[kept])
+
+
+@dataclass(frozen=True)
+class Probed:
+    """The product's precision for each dtype that a head is read in, probed once."""
+
+    known: dict[tuple[torch.dtype, torch.dtype], Precision]
+
+    def of(self, weight: Tensor, hidden: Tensor) -> Precision:
+        """The precision for this weight and these hidden states."""
+        key = (weight.dtype, hidden.dtype)
+        if key not in self.known:
+            self.known[key] = Precision.probe(weight.detach(), hidden.dtype)
+        return self.known[key]

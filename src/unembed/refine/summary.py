@@ -1,0 +1,156 @@
+"""The figures of a refinement: both comparisons, what moved, and how the run went."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from unembed.cells.comparison import ComparisonSummary
+from unembed.cells.estimate import Estimate
+from unembed.cells.headline import shown
+from unembed.cells.record import record_from_json
+from unembed.refine.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step as it was logged; the gradients are compared at some steps only."""
+
+    step: int
+    loss: float
+    cross_entropy: float | None
+    penalty: float | None
+    gradient_norm: float | None
+    gradient_ratio: float | None
+    gradient_cosine: float | None
+
+
+@dataclass(frozen=True)
+class WatchedStep:
+    """The watched held-out positions after a step: means, medians and shares of ``n``.
+
+    ``churn`` and ``right_to_wrong`` are against the starting model, the latter at the budget's
+    classes. ``stable_candidates`` is the mean share of the starting model's top 5 that still are.
+    """
+
+    step: int
+    n: int
+    nll: float
+    accuracy: float
+    median_margin: float
+    median_relative_distance: float
+    churn: float
+    right_to_wrong: float
+    stable_candidates: float
+
+
+@dataclass(frozen=True)
+class RefinementSummary:
+    """What a refinement did, held out and on its training text, and how its run went.
+
+    ``clipped`` is the share of steps whose gradient was longer than the clip: at such steps lambda
+    is no clean dose. ``gradient_ratio`` is the mean of ``|lambda P'| / |CE'|`` in the head's input.
+    """
+
+    objective: str
+    weight: float
+    scope: str
+    seed: int
+    moves: str
+    n_moving: int
+    n_total: int
+    steps: int
+    stopped: str | None
+    clipped: float | None
+    gradient_ratio: float | None
+    gradient_cosine: float | None
+    log: tuple[Step, ...]
+    watched: tuple[WatchedStep, ...]
+    heldout: ComparisonSummary
+    training: ComparisonSummary
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> RefinementSummary:
+        """Rebuild a summary from ``record_to_json``'s values."""
+        return record_from_json(RefinementSummary, data)
+
+
+def summarise_refinement(
+    recipe: Recipe, kept: dict[str, Any], heldout: ComparisonSummary, training: ComparisonSummary
+) -> RefinementSummary:
+    """Put together what a run left behind: ``kept`` is its note beside the refined model."""
+    lines = [line for line in kept["log"] if "loss" in line]
+    norms = [line["grad_norm"] for line in lines if line.get("grad_norm") is not None]
+    watched = [WatchedStep(**line["watched"]) for line in kept["log"] if "watched" in line]
+    clipped = float(np.mean([n > recipe.clip for n in norms])) if norms and recipe.clip else None
+    return RefinementSummary(
+        objective=recipe.objective.name,
+        weight=recipe.weight,
+        scope=recipe.scope,
+        seed=recipe.seed,
+        moves=kept["moves"],
+        n_moving=kept["n_moving"],
+        n_total=kept["n_total"],
+        steps=len(lines),
+        stopped=kept["stopped"],
+        clipped=clipped,
+        gradient_ratio=_mean(lines, "gradient_ratio"),
+        gradient_cosine=_mean(lines, "gradient_cosine"),
+        log=tuple(
+            Step(
+                line["step"],
+                line["loss"],
+                line.get("cross_entropy"),
+                line.get("penalty"),
+                line.get("grad_norm"),
+                line.get("gradient_ratio"),
+                line.get("gradient_cosine"),
+            )
+            for line in lines
+        ),
+        watched=tuple(watched),
+        heldout=heldout,
+        training=training,
+    )
+
+
+def headline(summary: RefinementSummary) -> list[tuple[str, str]]:
+    """The short table that a refinement prints: held out, then on the training text."""
+    rows = [
+        ("objective", f"{summary.objective} at {summary.weight:g}, scope {summary.scope}"),
+        ("moved", summary.moves),
+        ("steps", f"{summary.steps}" + (f"; stopped {summary.stopped}" if summary.stopped else "")),
+    ]
+    if summary.clipped is not None:
+        rows.append(("clipped steps", f"{summary.clipped:.0%}"))
+    if summary.gradient_ratio is not None and summary.gradient_cosine is not None:
+        ratio, cosine = summary.gradient_ratio, summary.gradient_cosine
+        rows.append(("gradients, P over CE", f"{ratio:.3g} as long, cosine {cosine:+.2f}"))
+    for name, side in (("held out", summary.heldout), ("training", summary.training)):
+        rows += [(f"{name}: {label}", value) for label, value in _side(side)]
+    return rows
+
+
+def _side(side: ComparisonSummary) -> list[tuple[str, str]]:
+    moved = side.movement.everywhere
+    return [
+        ("positions", f"{side.n_positions:,} in {side.n_documents:,} documents"),
+        ("median change of margin", shown(moved.margin.median, "+.3f")),
+        ("median change, scale-free", shown(moved.relative_distance.median, "+.5f")),
+        ("loss difference (nats)", shown(side.calibration.nll_difference_nats, "+.4f")),
+        ("accuracy difference", shown(side.flips.accuracy_difference, "+.2%")),
+        ("churn", shown(side.flips.churn, ".2%")),
+        ("right to wrong", _with_count(side.flips.right_to_wrong_share, side.flips.right_to_wrong)),
+        ("wrong to right", _with_count(side.flips.wrong_to_right_share, side.flips.wrong_to_right)),
+    ]
+
+
+def _with_count(share: Estimate, count: int) -> str:
+    return f"{shown(share, '.2%')}, {count:,}"
+
+
+def _mean(lines: list[dict[str, Any]], name: str) -> float | None:
+    values = [line[name] for line in lines if name in line]
+    return float(np.mean(values)) if values else None
