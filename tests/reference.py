@@ -87,9 +87,31 @@ def head_loss(hidden: Tensor, head: Head, targets: Tensor, topk_ids: Tensor) -> 
     tokens = all_logits if head.valid is None else all_logits[:, head.valid]
     log_p = tokens.log_softmax(-1)
     logsumexp = tokens.logsumexp(-1)
+    rows = head.weight.double()[topk_ids]
+    norms = rows.norm(dim=-1, keepdim=True)
+    unit = rows / norms.masked_fill(norms == 0, torch.inf)
     return {
         "nll": logsumexp - all_logits.gather(1, targets[:, None])[:, 0],
         "topk_values": all_logits.gather(1, topk_ids),
         "entropy": -(log_p.exp() * log_p).sum(-1),
         "logsumexp": logsumexp,
+        "topk_cosines": unit @ unit.mT,
     }
+
+
+def penalty(name: str, logits: Tensor, rows: Tensor) -> float:
+    """The fisher or cosine penalty of one position, pair by pair, from the rows themselves."""
+    p = logits.double().softmax(0)
+    unit = rows.double() / rows.double().norm(dim=1, keepdim=True)
+    metric = torch.diag(p) - torch.outer(p, p)
+    total = 0.0
+    for i in range(len(p)):
+        for j in range(len(p)):
+            if i == j:
+                continue
+            distance = 1 - float(unit[i] @ unit[j])
+            if name == "fisher":
+                v = unit @ (unit[i] - unit[j])
+                distance = max(float(v @ metric @ v), 1e-8) ** 0.5
+            total += float(p[i] * p[j]) * distance
+    return total

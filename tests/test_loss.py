@@ -10,11 +10,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import reference
+from unembed import rowcosines
 from unembed.head import Head
 from unembed.loss import HeadLoss, head_loss
 from unembed.precision import Precision
 
 FIELDS = ("nll", "topk_values", "entropy", "logsumexp")
+ALL = (*FIELDS, "topk_cosines")
 IEEE = Precision("ieee", 0.0, True)
 RECIPES: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -70,7 +72,7 @@ def exact(hidden: Tensor, head: Head, targets: Tensor, ids: Tensor, **how: Any) 
     double = [t.detach().double().requires_grad_() for t in leaves(hidden, head)]
     twin = replace(head, weight=double[1], bias=double[2] if len(double) > 2 else None)
     loss = mixture(reference.head_loss(double[0], twin, targets, ids), **how)
-    return list(torch.autograd.grad(loss, double))
+    return list(torch.autograd.grad(loss, double, materialize_grads=True))
 
 
 def furthest(got: list[Tensor], want: list[Tensor]) -> float:
@@ -99,13 +101,13 @@ class Record(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("how", RECIPES.values(), ids=RECIPES)
-@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize("field", ALL)
 def test_gradcheck_in_float64(field: str, how: dict[str, Any]) -> None:
     hidden, head, targets = make(700, 3, 4, dtype=torch.float64, **how)
 
     def run(*parts: Tensor) -> Tensor:
         own = replace(head, weight=parts[1], bias=parts[2] if len(parts) > 2 else None)
-        found = head_loss(parts[0], own, targets, 3, precision=IEEE, block=512)
+        found = head_loss(parts[0], own, targets, 3, cosines=True, precision=IEEE, block=512)
         return getattr(found, field)
 
     torch.manual_seed(0)
@@ -113,17 +115,19 @@ def test_gradcheck_in_float64(field: str, how: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("how", RECIPES.values(), ids=RECIPES)
-@pytest.mark.parametrize("only", [*((name,) for name in FIELDS), FIELDS])
+@pytest.mark.parametrize("only", [*((name,) for name in ALL), ALL])
 def test_float64_is_the_oracle(only: tuple[str, ...], how: dict[str, Any]) -> None:
     hidden, head, targets = make(1300, 5, 7, dtype=torch.float64, **how)
-    got = head_loss(hidden, head, targets, 3, precision=IEEE, block=512)
+    got = head_loss(hidden, head, targets, 3, cosines=True, precision=IEEE, block=512)
     want = reference.head_loss(hidden, head, targets, got.topk_ids)
     listed = reference.decisions(reference.logits(hidden, head), targets, 3)
     assert got.topk_ids.tolist() == listed["topk_ids"]
-    for name in FIELDS:
+    for name in ALL:
         assert torch.allclose(getattr(got, name), want[name], rtol=1e-12, atol=1e-12), name
-    grads = torch.autograd.grad(mixture(got, only), leaves(hidden, head))
-    assert furthest(list(grads), exact(hidden, head, targets, got.topk_ids, only=only)) < 1e-12
+    wanted = leaves(hidden, head) if only != ("topk_cosines",) else [head.weight]
+    grads = torch.autograd.grad(mixture(got, only), wanted)
+    full = exact(hidden, head, targets, got.topk_ids, only=only)
+    assert furthest(list(grads), full if len(wanted) > 1 else full[1:2]) < 1e-12
 
 
 @pytest.mark.parametrize("how", RECIPES.values(), ids=RECIPES)
@@ -133,9 +137,9 @@ def test_float32_errs_as_a_naive_float32_loss_does(
 ) -> None:
     """By at most what the naive one errs and 2e-6 of the largest gradient more."""
     hidden, head, targets = make(vocab, dim, n, **how)
-    got = head_loss(hidden, head, targets, 3, block=1024)
-    want = exact(hidden, head, targets, got.topk_ids)
-    grads = torch.autograd.grad(mixture(got), leaves(hidden, head))
+    got = head_loss(hidden, head, targets, 3, cosines=True, block=1024)
+    want = exact(hidden, head, targets, got.topk_ids, only=ALL)
+    grads = torch.autograd.grad(mixture(got, ALL), leaves(hidden, head))
     assert all(g.dtype == torch.float32 for g in grads)
 
     products = hidden @ head.weight.T
@@ -144,13 +148,15 @@ def test_float32_errs_as_a_naive_float32_loss_does(
         products = head.softcap * torch.tanh(products / head.softcap)
     tokens = products if head.valid is None else products[:, head.valid]
     logsumexp, log_p = tokens.logsumexp(-1), tokens.log_softmax(-1)
+    unit = torch.nn.functional.normalize(head.weight[got.topk_ids], dim=-1)
     naive = {
         "nll": logsumexp - products.gather(1, targets[:, None])[:, 0],
         "topk_values": products.gather(1, got.topk_ids),
         "entropy": -(log_p.exp() * log_p).sum(-1),
         "logsumexp": logsumexp,
+        "topk_cosines": unit @ unit.mT,
     }
-    plain = torch.autograd.grad(mixture(naive), leaves(hidden, head))
+    plain = torch.autograd.grad(mixture(naive, ALL), leaves(hidden, head))
     assert furthest(list(grads), want) <= furthest(list(plain), want) + 2e-6
 
 
@@ -185,10 +191,11 @@ def test_a_saturated_softmax_has_finite_gradients() -> None:
 def test_half_inputs_get_gradients_in_their_dtype(dtype: torch.dtype) -> None:
     """The float64 gradient rounded once: half an ulp, and 1e-5 of the largest entry."""
     hidden, head, targets = make(1300, 33, 530, dtype=dtype, **RECIPES["all"])
-    got = head_loss(hidden, head, targets, 3)
-    assert got.nll.dtype == torch.float32
-    loss = mixture(got) / 100
-    want = [g / 100 for g in exact(hidden, head, targets, got.topk_ids)]
+    got = head_loss(hidden, head, targets, 3, cosines=True)
+    assert got.topk_cosines is not None
+    assert {got.nll.dtype, got.topk_cosines.dtype} == {torch.float32}
+    loss = mixture(got, ALL) / 100
+    want = [g / 100 for g in exact(hidden, head, targets, got.topk_ids, only=ALL)]
     for g, w in zip(torch.autograd.grad(loss, leaves(hidden, head)), want, strict=True):
         assert g.dtype == dtype
         budget = torch.finfo(dtype).eps / 2 * w.abs() + 1e-5 * w.abs().max()
@@ -198,14 +205,14 @@ def test_half_inputs_get_gradients_in_their_dtype(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_blocks_change_nothing(dtype: torch.dtype) -> None:
     hidden, head, targets = make(5003, 17, 40, dtype=dtype, **RECIPES["all"])
-    whole = head_loss(hidden, head, targets, 3, block=512 * 10)
-    before = torch.autograd.grad(mixture(whole), leaves(hidden, head))
+    whole = head_loss(hidden, head, targets, 3, cosines=True, block=512 * 10)
+    before = torch.autograd.grad(mixture(whole, ALL), leaves(hidden, head))
     for block in (512, 1536):
-        pieces = head_loss(hidden, head, targets, 3, block=block)
-        for name in FIELDS:
+        pieces = head_loss(hidden, head, targets, 3, cosines=True, block=block)
+        for name in ALL:
             a, b = getattr(pieces, name), getattr(whole, name)
             assert torch.equal(a, b) if dtype == torch.float32 else torch.allclose(a, b, atol=1e-12)
-        after = torch.autograd.grad(mixture(pieces), leaves(hidden, head))
+        after = torch.autograd.grad(mixture(pieces, ALL), leaves(hidden, head))
         eps = 10 * torch.finfo(dtype).eps
         assert furthest(list(after), [g.double() for g in before]) < eps
 
@@ -214,7 +221,7 @@ def test_rows_that_are_no_tokens_get_no_gradient() -> None:
     hidden, head, targets = make(1300, 5, 7, **RECIPES["all"])
     with torch.no_grad():
         head.weight[1270:] = 1e4 * hidden[:1]
-    loss = mixture(head_loss(hidden, head, targets, 3, block=512))
+    loss = mixture(head_loss(hidden, head, targets, 3, cosines=True, block=512), ALL)
     _, at_weight, at_bias = torch.autograd.grad(loss, leaves(hidden, head))
     assert head.valid is not None
     assert float(at_weight[~head.valid].abs().max()) == 0.0
@@ -229,6 +236,58 @@ def test_no_tensor_holds_every_logit() -> None:
     assert max(record.sizes) <= 600 * 512
     assert hidden.grad is not None
     assert head.weight.grad is not None
+
+
+def test_no_tensor_holds_every_selected_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the cosines cost no second tensor of the weight's size."""
+    n, k, dim = 600, 5, 64
+    hidden, head, targets = make(2900, dim, n)
+    monkeypatch.setattr(rowcosines, "GATHERED", 256)
+    whole = {}
+    for cosines, only in ((False, FIELDS), (True, ALL)):
+        with Record() as record:
+            found = head_loss(hidden, head, targets, k, cosines=cosines, precision=IEEE, block=512)
+            mixture(found, only).backward()
+        whole[cosines] = record.sizes.count(head.weight.numel())
+        assert n * k * dim not in record.sizes
+        assert 255 // k * k * dim in record.sizes or not cosines
+    assert whole[True] == whole[False]
+
+
+def test_a_zero_row_has_cosine_zero_and_equal_rows_stay_finite() -> None:
+    hidden, head, targets = make(40, 6, 3)
+    with torch.no_grad():
+        head.weight[7] = 0.0
+        head.weight[8] = head.weight[9]
+        head.weight[10] = 1e-30 * head.weight[11]
+    found = head_loss(hidden, head, targets, 40, cosines=True)
+    assert found.topk_cosines is not None
+    cosines = torch.empty(3, 40, 40)
+    for position, ids in enumerate(found.topk_ids.tolist()):
+        cosines[position, torch.tensor(ids)[:, None], ids] = found.topk_cosines[position].detach()
+    assert bool((cosines[:, 7] == 0).all())
+    others = torch.arange(40) != 7
+    assert bool((cosines.diagonal(dim1=1, dim2=2)[:, others] == 1).all())
+    assert cosines[:, 8, 9].tolist() == pytest.approx([1.0] * 3)
+    assert cosines[:, 10, 11].tolist() == pytest.approx([1.0] * 3)
+    assert float(cosines.abs().max()) <= 1.0
+    (gradient,) = torch.autograd.grad(mixture(found, ("topk_cosines",)), [head.weight])
+    assert bool(torch.isfinite(gradient).all())
+    assert float(gradient[7].abs().max()) == 0.0
+    keep = (others & (torch.arange(40) != 10)).nonzero()[:, 0]
+    want = exact(hidden, head, targets, found.topk_ids, only=("topk_cosines",))[1]
+    assert furthest([gradient[keep]], [want[keep]]) < 1e-5
+
+
+def test_a_frozen_weight_leaves_the_cosines_constant() -> None:
+    hidden, head, targets = make(700, 5, 7)
+    head.weight.requires_grad_(False)
+    found = head_loss(hidden, head, targets, 3, cosines=True)
+    assert found.topk_cosines is not None
+    assert not found.topk_cosines.requires_grad
+    mixture(found, ALL).backward()
+    assert head.weight.grad is None
+    assert head_loss(hidden, head, targets).topk_cosines is None
 
 
 @pytest.mark.parametrize(
@@ -277,9 +336,10 @@ def test_a_tied_embedding_gathers_both_gradients() -> None:
 
 def test_autocast_changes_nothing() -> None:
     hidden, head, targets = make(700, 33, 40, bias=True)
-    want = torch.autograd.grad(mixture(head_loss(hidden, head, targets)), leaves(hidden, head))
+    plain = head_loss(hidden, head, targets, cosines=True)
+    want = torch.autograd.grad(mixture(plain, ALL), leaves(hidden, head))
     with torch.autocast("cpu", dtype=torch.bfloat16), Record() as record:
-        loss = mixture(head_loss(hidden, head, targets))
+        loss = mixture(head_loss(hidden, head, targets, cosines=True), ALL)
         got = torch.autograd.grad(loss, leaves(hidden, head))
     assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
     assert torch.bfloat16 not in record.dtypes
@@ -299,9 +359,9 @@ def test_a_position_that_is_not_finite_says_so() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_no_positions_give_zero_gradients(dtype: torch.dtype) -> None:
     hidden, head, targets = make(700, 5, 0, dtype=dtype, bias=True)
-    got = head_loss(hidden, head, targets)
+    got = head_loss(hidden, head, targets, cosines=True)
     assert got.topk_values.shape == (0, 2)
-    for gradient in torch.autograd.grad(mixture(got), leaves(hidden, head)):
+    for gradient in torch.autograd.grad(mixture(got, ALL), leaves(hidden, head)):
         assert float(gradient.abs().sum()) == 0.0
 
 

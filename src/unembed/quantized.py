@@ -38,7 +38,7 @@ def quantized(checkpoint: Checkpoint, scheme: str, *, head: bool = False) -> Che
 
         model = copy.deepcopy(checkpoint.model)
         door = output_embedding(model)
-        layers = [one for one in model.modules() if _is_linear(one) and (head or one is not door)]
+        layers = [one for one in model.modules() if is_linear(one) and (head or one is not door)]
         if all(one is door for one in layers):
             raise UnembedError(
                 f"{checkpoint.name} has no linear layer besides its head: nothing to quantise"
@@ -71,7 +71,7 @@ def torchao_is_there() -> bool:
     return find_spec("torchao") is not None
 
 
-def _is_linear(module: nn.Module) -> bool:
+def is_linear(module: nn.Module) -> bool:
     """A linear layer, or GPT-2's, which holds the transposed weight."""
     return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
 

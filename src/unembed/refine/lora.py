@@ -12,7 +12,7 @@ from torch import nn
 from unembed.errors import UnembedError
 from unembed.head import output_embedding
 from unembed.models import hushed
-from unembed.quantized import _is_linear
+from unembed.quantized import is_linear
 
 NAMES_SHOWN = 8
 
@@ -93,7 +93,7 @@ def _strip(model: Any) -> None:
 def _targets(model: nn.Module, lora: Lora) -> list[str]:
     """The paths of the linear layers to adapt."""
     head = output_embedding(model)
-    linear = {path: m for path, m in model.named_modules() if _is_linear(m)}
+    linear = {path: m for path, m in model.named_modules() if is_linear(m)}
     body = [path for path, module in linear.items() if module is not head]
     kinds = list(dict.fromkeys(path.rpartition(".")[2] for path in body))
     if lora.targets is None:

@@ -16,7 +16,7 @@ from unembed.errors import UnembedError
 from unembed.head import final_hidden, output_embedding
 from unembed.models import hushed
 from unembed.refine.lora import Lora, adapted, check_peft
-from unembed.refine.temperature import PROBE_TOKENS, _last_norm
+from unembed.refine.temperature import PROBE_TOKENS, last_norm
 
 SCOPES = ("full", "last-N-blocks", "final-norm", "head", "norm+head", "lora")
 UNTIED = ("full", "head", "norm+head")
@@ -189,7 +189,7 @@ def _final_norm(model: nn.Module, scope: str) -> nn.Module:
     """The norm before the head; one that belongs to a block is none."""
     ids = torch.arange(PROBE_TOKENS, device=output_embedding(model).weight.device)[None]
     with _evaluating(model):
-        norm = _last_norm(model, ids)
+        norm = last_norm(model, ids)
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
     if norm is None or any(norm is inner for members in lists for inner in members.modules()):
         raise UnembedError(

@@ -75,7 +75,7 @@ def temperature(model: nn.Module, factor: float) -> Scaled:
             f"temperature there: scale its logits by sharpened(head, {factor})"
         )
     ids = torch.arange(PROBE_TOKENS, device=head.weight.device)[None] % head.vocab
-    norm = _last_norm(model, ids)
+    norm = last_norm(model, ids)
     if norm is None:
         raise UnembedError(
             f"{name} runs no norm with a gain before its head: scale its logits by "
@@ -116,7 +116,7 @@ def _times_one_plus(weight: Tensor, factor: float) -> Tensor:
     return (1 + weight.double()) * factor - 1
 
 
-def _last_norm(model: nn.Module, ids: Int[Tensor, "batch seq"]) -> nn.Module | None:
+def last_norm(model: nn.Module, ids: Int[Tensor, "batch seq"]) -> nn.Module | None:
     """The last module with a vector for its weight that the model runs before its head."""
     called: list[nn.Module] = []
 
