@@ -554,7 +554,7 @@ def test_help_has_examples_and_loads_no_library(tmp_path: Path) -> None:
         "heavy = {'torch', 'transformers', 'pyarrow', 'numpy', 'datasets'} & sys.modules.keys()\n"
         "assert not heavy, heavy\n"
     )
-    for verb in ([], ["audit"], ["report"]):
+    for verb in ([], ["audit"], ["compare"], ["refine"], ["demo"], ["report"]):
         argv = [sys.executable, "-c", program, *verb, "--help"]
         asked = subprocess.run(argv, capture_output=True, text=True, check=False)
         assert (asked.returncode, asked.stderr) == (0, "")

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+import json
 import os
 import tracemalloc
 from collections.abc import Iterator
@@ -182,3 +184,45 @@ def test_wikitext_keeps_the_rows_it_should(tokenizer: Any) -> None:
     corpus = Corpus.read(file, tokenizer)
     assert corpus.rows == 2461
     assert corpus.rows + corpus.blank_rows + corpus.short_rows == file.read_bytes().count(b"\n")
+
+
+def test_a_subset_is_what_its_rows_alone_would_be(tmp_path: Path, tokenizer: Any) -> None:
+    rows = [("a", "one of a"), ("b", "one of b"), ("a", "two of a, longer"), ("c", "one of c"),
+            ("b", "two of b"), ("d", "x"), ("c", "two of c")]  # fmt: skip
+
+    def read(chosen: list[tuple[str, str]]) -> Corpus:
+        file = tmp_path / "t.jsonl"
+        file.write_text("".join(json.dumps({"text": t, "book": b}) + "\n" for b, t in chosen))
+        return Corpus.read(file, tokenizer, document="book")
+
+    whole = read(rows)
+    assert whole.names == ("a", "b", "c")  # of d nothing was kept
+    assert whole.short_rows == 1
+    for kept in itertools.product([False, True], repeat=3):
+        if not any(kept):
+            continue
+        chosen = {name for name, keep in zip(whole.names, kept, strict=True) if keep}
+        part = whole.subset(np.array(kept), "some of them")
+        alone = read([row for row in rows if row[0] in chosen])
+        assert decoded(part) == decoded(alone)
+        for name in ("ids", "starts", "document", "offset"):
+            ours, theirs = getattr(part, name), getattr(alone, name)
+            assert ours.dtype == theirs.dtype, name
+            assert np.array_equal(ours, theirs), name
+        assert part.names == alone.names
+        assert part.digest == alone.digest
+        assert part.rules == f"{whole.rules}; some of them"
+        assert (part.blank_rows, part.short_rows) == (0, 1)
+        assert (part.bos, part.tokenizer) == (whole.bos, tokenizer)
+
+
+def test_a_subset_of_a_spooled_corpus_is_in_memory(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "IN_MEMORY_TOKENS", 0)
+    whole = Corpus.from_texts(["the first", "the second one", "the third"], tokenizer)
+    assert isinstance(whole.ids, np.memmap)
+    part = whole.subset(np.array([True, False, True]), "two")
+    assert not isinstance(part.ids, np.memmap)
+    assert decoded(part) == ["the first", "the third"]
+    assert part.subset(np.array([True, True]), "both").digest == part.digest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from unembed.demo import story
 from unembed.errors import UnembedError
 from unembed.head import Head
 from unembed.models import load
+from unembed.refine import engine
+from unembed.refine.train import load_refinement
 
 LIMIT_BYTES = 8_000_000
 
@@ -29,6 +32,9 @@ def test_the_bundled_model_is_small_and_whole() -> None:
 
 def test_the_demo_audits_heldout_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(story, "POSITIONS", 4000)
+    short = replace(story.RECIPE, steps=2, context=32, audit_positions=300, watch_positions=60)
+    monkeypatch.setattr(story, "RECIPE", short)
+    monkeypatch.setattr(story, "OBJECTIVES", (("none", 0.0), ("margin", 0.15)))
     told = story.run_demo(tmp_path / "run")
     done = told.audit
     assert "bfloat16" in told.rounded
@@ -37,6 +43,14 @@ def test_the_demo_audits_heldout_text(tmp_path: Path, monkeypatch: pytest.Monkey
         assert Comparison.load(tmp_path / "run" / name).summary == rounded.summary
         flips = rounded.summary.flips
         assert 0 < flips.changed < 400  # rounding to 8 bits changes about one decision in a hundred
+    assert list(told.refined) == ["none", "margin"]
+    for name, refined in told.refined.items():
+        again = load_refinement(tmp_path / "run" / "refined" / name)
+        assert again.summary == refined.summary
+        assert (again.summary.objective, again.summary.steps) == (name, 2)
+        assert len(again.heldout) == len(again.training) == 300
+    losses = [refined.summary.log[0].loss for refined in told.refined.values()]
+    assert len(set(losses)) == 2
     loss = done.summary.nll_nats.value
     assert loss is not None
     assert loss < 5.5  # text in one language guessed by token frequency alone costs 7.1
@@ -44,7 +58,10 @@ def test_the_demo_audits_heldout_text(tmp_path: Path, monkeypatch: pytest.Monkey
         other.setattr(story, "NAME", "another model")
         with pytest.raises(UnembedError, match="holds an audit of the bundled model"):
             story.run_demo(tmp_path / "run")
+    monkeypatch.setattr(engine, "find_spec", lambda _name: None)
     again = story.run_demo(tmp_path / "run")
+    assert again.refined == {}
+    assert not (tmp_path / "run" / "refined").exists()
     assert again.audit.summary == done.summary
     assert [one.summary for one in again.rounded.values()] == [
         one.summary for one in told.rounded.values()

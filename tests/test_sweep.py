@@ -189,6 +189,7 @@ def test_rows_that_are_not_finite_are_flagged_and_leave_the_others_alone() -> No
     hidden[4, 0] = torch.inf
     got = sweep(hidden, head, targets)
     assert got.finite.tolist() == [True, True, False, True, False, True]
+    assert int(got.topk_ids.max()) < head.vocab
     keep = got.finite
     for name in FIELDS:
         assert torch.equal(getattr(got, name)[keep], getattr(clean, name)[keep]), name

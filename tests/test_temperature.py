@@ -11,7 +11,7 @@ from torch import Tensor
 from test_head import build
 from unembed.errors import UnembedError
 from unembed.head import Head, final_hidden
-from unembed.refine.temperature import sharpened, temperature
+from unembed.refine.temperature import temperature
 from unembed.sweep import Sweep, sweep
 
 NORMS = {
@@ -61,7 +61,7 @@ def some_head(**how: Any) -> tuple[Head, Tensor]:
 @pytest.mark.parametrize("how", [{}, {"bias": True, "scale": 0.3}, {"softcap": 9.0, "bias": True}])
 def test_a_sharpened_head_decides_as_before(how: dict[str, Any], factor: float) -> None:
     head, hidden = some_head(**how)
-    hot = sharpened(head, factor)
+    hot = head.sharpened(factor)
     before, after = swept(head, hidden), swept(hot, hidden)
     assert torch.equal(before.topk_ids, after.topk_ids)
     assert torch.equal(before.rank, after.rank)
@@ -84,9 +84,9 @@ def test_sharpening_may_tie_neighbours_but_lets_none_pass() -> None:
     logits = 1.5 + steps * torch.finfo(torch.float32).eps
     head = Head.from_parts(logits[:, None].contiguous())
     hidden, targets = torch.ones(1, 1), torch.tensor([999])
-    exact = sweep(hidden, sharpened(head, 2.0), targets, k=1000)
+    exact = sweep(hidden, head.sharpened(2.0), targets, k=1000)
     assert exact.topk_ids[0].tolist() == list(range(999, -1, -1))
-    merged = sweep(hidden, sharpened(head, 1.4), targets, k=1000)
+    merged = sweep(hidden, head.sharpened(1.4), targets, k=1000)
     assert bool((merged.topk_values[0].diff() <= 0).all())
     assert 1 < len(merged.topk_values.unique()) < 1000
     groups = (1.4 * logits)[merged.topk_ids[0]]
@@ -128,7 +128,7 @@ def test_bfloat16_gains_round_and_say_how_much() -> None:
 def test_a_head_that_length_does_not_scale_is_refused_untouched(name: str, part: str) -> None:
     model = perturbed(name)
     kept = parameters(model)
-    with pytest.raises(UnembedError, match=rf"has a {part}.*sharpened\(head, 1.3\)"):
+    with pytest.raises(UnembedError, match=rf"has a {part}.*Head.sharpened\(1.3\)"):
         temperature(model, 1.3)
     assert all(torch.equal(p, kept[path]) for path, p in parameters(model).items())
 
@@ -148,6 +148,6 @@ def test_no_factor_but_a_positive_one() -> None:
     head, _ = some_head()
     for factor in (0.0, -1.0, float("inf"), float("nan")):
         with pytest.raises(UnembedError, match=f"factor {factor} scales no logits"):
-            sharpened(head, factor)
+            head.sharpened(factor)
         with pytest.raises(UnembedError, match=f"factor {factor} scales no logits"):
             temperature(torch.nn.Identity(), factor)

@@ -28,11 +28,20 @@ if TYPE_CHECKING:
     from unembed.models import Checkpoint as Checkpoint
     from unembed.models import load as load
     from unembed.provenance import Provenance as Provenance
+    from unembed.refine.lora import Lora as Lora
+    from unembed.refine.objectives import Objective as Objective
+    from unembed.refine.protection import Protection as Protection
+    from unembed.refine.recipe import Budget as Budget
+    from unembed.refine.recipe import Recipe as Recipe
+    from unembed.refine.train import Refinement as Refinement
+    from unembed.refine.train import refine as refine
+    from unembed.refine.weighting import Weighting as Weighting
 
 _HOMES = {
     "Audit": "cells.audit",
     "AuditOptions": "cells.run",
     "AuditSummary": "cells.summary",
+    "Budget": "refine.recipe",
     "Checkpoint": "models",
     "Comparison": "cells.compare",
     "ComparisonSummary": "cells.comparison",
@@ -41,14 +50,21 @@ _HOMES = {
     "GapFit": "cells.gap",
     "Head": "head",
     "HeadLoss": "loss",
+    "Lora": "refine.lora",
+    "Objective": "refine.objectives",
     "Only": "cells.only",
+    "Protection": "refine.protection",
     "Provenance": "provenance",
+    "Recipe": "refine.recipe",
+    "Refinement": "refine.train",
     "UnembedError": "errors",
+    "Weighting": "refine.weighting",
     "audit": "cells.audit",
     "compare": "cells.compare",
     "fit_gap": "cells.gap",
     "head_loss": "loss",
     "load": "models",
+    "refine": "refine.train",
 }
 
 __all__ = list(_HOMES)
@@ -57,6 +73,8 @@ __all__ = list(_HOMES)
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'unembed' has no attribute {name!r}")
+    if name == "refine":  # a package of that name is there too, and can be called
+        return import_module("unembed.refine")
     value = getattr(import_module(f"unembed.{_HOMES[name]}"), name)
     globals()[name] = value
     return value

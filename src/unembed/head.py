@@ -111,6 +111,23 @@ class Head:
             digest.update(b"none" if tensor is None else bytes_of(tensor))
         return Head(weight, bias, scale, softcap, valid, tied, digest.hexdigest())
 
+    def sharpened(self, factor: float) -> Head:
+        """The head with all its logits times ``factor``; its soft-cap, if any, rises with them.
+
+        ``cap tanh(x / cap)`` times f is ``(f cap) tanh(f x / (f cap))``, so bias and soft-cap
+        change nothing, and the product ``W h`` keeps its bits. A power of two then rounds nothing,
+        and no decision changes. Another factor rounds each logit once more, which lets none pass
+        another but can make a tie of two that lie one rounding step apart (1e-7 of their size; with
+        a bias or a soft-cap, a few), and a tie goes to the lowest id.
+        Raises HeadError for a factor that is not positive. Source: SPEC §5.
+        """
+        if not 0 < factor < math.inf:
+            raise HeadError(f"factor {factor} scales no logits: give a positive number")
+        cap = None if self.softcap is None else self.softcap * factor
+        return Head.from_parts(
+            self.weight, self.bias, self.scale * factor, cap, self.valid, tied=self.tied
+        )
+
 
 class _HeadReachedError(Exception):
     """Carries the head's input out of a forward pass that stops there."""

@@ -98,7 +98,7 @@ def sweep(
     finite = torch.isfinite(logsumexp) & torch.isfinite(entropy) & torch.isfinite(sum_p2)
     return Sweep(
         running.values[:n],
-        running.ids[:n],
+        running.ids[:n].clamp_max(head.vocab - 1),  # past the end where no logit is a number
         logsumexp[:n].float(),
         entropy[:n].float(),
         sum_p2[:n].float(),

@@ -47,7 +47,7 @@ class AuditOptions:
     ``native_head`` adds what the checkpoint-precision head decides. ``context`` None takes the
     model's, at most 2,048 tokens. ``batch_tokens`` None takes 2,048 on CPU and 16,384 on a GPU.
     Up to ``max_nonfinite`` positions with a non-finite logit are kept as nulls before the run
-    fails. A killed run loses at most the part it was writing, of ``part_positions``.
+    fails. ``logit_scale`` multiplies every logit, the control for sharpening (SPEC §5). A killed run loses at most the part it was writing, of ``part_positions``.
     """
 
     top_k: int = 5
@@ -59,6 +59,7 @@ class AuditOptions:
     batch_tokens: int | None = None
     max_nonfinite: int = 0
     part_positions: int = PART_POSITIONS
+    logit_scale: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("top_k", "max_nonfinite"):
@@ -90,6 +91,8 @@ class AuditRun:
         """Recover the head, cut the windows, probe the product, and collect the provenance."""
         highest = _highest_id(corpus)
         head = Head.of(model, token_ids(corpus.tokenizer))
+        if options.logit_scale != 1.0:
+            head = head.sharpened(options.logit_scale)
         if highest >= head.vocab:
             raise UnembedError(
                 f"the text holds token id {highest}, but {name} has a vocabulary of {head.vocab}: "

@@ -16,6 +16,10 @@ from unembed.demo.text import documents
 from unembed.errors import UnembedError
 from unembed.models import Checkpoint, load
 from unembed.quantized import quantized, torchao_is_there
+from unembed.refine.engine import accelerate_is_there
+from unembed.refine.objectives import Objective
+from unembed.refine.recipe import Recipe
+from unembed.refine.train import Refinement, refine
 from unembed.store import check_folder, holds_finished_run, read_manifest
 
 NAME = "the bundled model"
@@ -23,38 +27,57 @@ POSITIONS = 100_000
 CHARACTERS = 6_000
 """Of each document, so that the sample holds many of them: intervals cluster by document."""
 
+OBJECTIVES = (("none", 0.0), ("fisher", 0.6), ("margin", 0.15))
+"""What the demo refines by, with weights at which fisher and margin gain about the same."""
+RECIPE = Recipe(
+    steps=60,
+    batch_size=4,
+    context=256,
+    learning_rate=1e-4,
+    clip=10.0,
+    heldout=0.4,
+    watch_every=20,
+    watch_positions=2048,
+    audit_positions=20_000,
+)
+REFINED_CHARACTERS = 3_000
+
 
 def bundled_model() -> Path:
     """The folder of the bundled checkpoint."""
     return Path(str(resources.files("unembed.demo") / "model"))
 
 
-def heldout_corpus(checkpoint: Checkpoint) -> Corpus:
+def heldout_corpus(checkpoint: Checkpoint, characters: int = CHARACTERS) -> Corpus:
     """The beginnings of held-out documents of the running interpreter's library.
 
-    Their order is fixed by their names' hashes and mixes topics, docstrings and source, so that the
-    first so many tokens are a sample.
+    Each is cut after ``characters``. Their order is fixed by their names' hashes and mixes topics,
+    docstrings and source, so that the first so many tokens are a sample.
     """
     found = sorted(documents("heldout"), key=lambda d: hashlib.sha256(d.name.encode()).hexdigest())
     return Corpus.from_texts(
-        (d.text[:CHARACTERS] for d in found), checkpoint.tokenizer, names=[d.name for d in found]
+        (d.text[:characters] for d in found), checkpoint.tokenizer, names=[d.name for d in found]
     )
 
 
 @dataclass(frozen=True)
 class Story:
-    """What the demo measured: the model, and what each rounding of it changes, by its name."""
+    """What the demo measured: the model, what each rounding of it changes, by its name, and what
+    refining it by each objective does.
+    """
 
     audit: Audit
     rounded: dict[str, Comparison]
+    refined: dict[str, Refinement]
 
 
 def run_demo(out: Path, *, progress: bool = False, command: str = "") -> Story:
     """Audit the bundled model on held-out documents, then its bfloat16 and int8 versions.
 
-    Everything is done afresh: the audit in ``out``, the comparison with each version in
-    ``out/bfloat16`` and ``out/int8``. int8 is left out without the extra ``quant``. Raises
-    UnembedError where ``out`` holds anything but an earlier demo.
+    Then refine it by each of OBJECTIVES on a part of these documents. Everything is done afresh:
+    the audit in ``out``, the comparison with each version in ``out/bfloat16`` and ``out/int8``, the
+    refinements in ``out/refined``. int8 is left out without the extra ``quant``, the refinements
+    without ``train``. Raises UnembedError where ``out`` holds anything but an earlier demo.
     """
     check_folder(out)
     if holds_finished_run(out):
@@ -86,4 +109,24 @@ def run_demo(out: Path, *, progress: bool = False, command: str = "") -> Story:
     for name, version in versions.items():
         after = audited_as(version, out / name / "after")
         rounded[name] = compare(before, after, out=out / name, command=command)
-    return Story(before, rounded)
+    refined = {}
+    if accelerate_is_there():
+        refined = _refined(whole, out / "refined", progress, command)
+    return Story(before, rounded, refined)
+
+
+def _refined(
+    checkpoint: Checkpoint, out: Path, progress: bool, command: str
+) -> dict[str, Refinement]:
+    text = heldout_corpus(checkpoint, REFINED_CHARACTERS)
+    return {
+        name: refine(
+            checkpoint,
+            text,
+            replace(RECIPE, objective=Objective(name), weight=weight),
+            out=out / name,
+            command=command,
+            progress=progress,
+        )
+        for name, weight in OBJECTIVES
+    }

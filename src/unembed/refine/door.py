@@ -49,19 +49,21 @@ class Door:
         """``read(hidden, head)``, called where ``model(**inputs)`` would compute its logits.
 
         ``model`` is the bare one or a wrapper around it. What the model makes of the logits after
-        its head is computed on one number a position instead.
+        its head is computed on one number a position instead. A tensor that requires a gradient is
+        joined to the model's output, where DDP and FSDP look for what a backward pass will need.
         """
         module = output_embedding(self.bare)
         found: list[Read] = []
 
         def instead(hidden: Tensor, *_args: object, **_kwargs: object) -> Tensor:
             living = replace(self.recipe, weight=module.weight, bias=getattr(module, "bias", None))
-            found.append(read(hidden, living))
-            return hidden[..., :1]
+            value = read(hidden, living)
+            found.append(value)
+            return _joined(hidden[..., :1].detach(), value)
 
         module.forward = instead
         try:
-            model(**{**inputs, "use_cache": False})
+            output = model(**{**inputs, "use_cache": False})
         finally:
             del module.forward
         if len(found) != 1:
@@ -69,7 +71,30 @@ class Door:
                 f"{type(self.bare).__name__} calls its head {len(found)} times in a forward pass: "
                 "only models that call it once can be refined"
             )
-        return found[0]
+        return _joined(found[0], output.logits)
+
+
+class _Joined(torch.autograd.Function):
+    """The first tensor, bit for bit; the second gets a gradient of zeros."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, beside: Tensor) -> Tensor:
+        ctx.save_for_backward(beside)
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        [beside] = ctx.saved_tensors
+        return gradient, torch.zeros_like(beside)
+
+
+def _joined(value: Read, beside: object) -> Read:
+    """``value``, whose backward pass goes through ``beside`` too."""
+    if not (isinstance(value, Tensor) and isinstance(beside, Tensor) and beside.requires_grad):
+        return value
+    differentiable: Any = _Joined.apply
+    joined: Read = differentiable(value, beside)
+    return joined
 
 
 @dataclass(frozen=True)

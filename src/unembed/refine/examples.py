@@ -125,5 +125,5 @@ class Examples(Dataset[dict[str, Tensor]]):
         return torch.from_numpy(counts)
 
 
-def _padded(row: Float[Tensor, "n"] | Int[Tensor, "n"], width: int, fill: float) -> Tensor:
+def _padded(row: Float[Tensor, "n"] | Int[Tensor, "n"], width: int, fill: int | float) -> Tensor:
     return torch.nn.functional.pad(row, (0, width - len(row)), value=fill)

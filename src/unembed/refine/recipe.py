@@ -15,6 +15,9 @@ from unembed.refine.protection import Protection
 from unembed.refine.scope import check_scope
 from unembed.refine.weighting import Weighting, refuse_unknown_classes
 
+MIN_CONTEXT = 3
+"""Tokens a training window; the last of them is predicted alone."""
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -86,6 +89,11 @@ class Recipe:
         for name in (*whole, "audit_positions"):
             if getattr(self, name) < 1:
                 raise UnembedError(f"{name} is {getattr(self, name)}: give at least 1")
+        if self.context is not None and self.context < MIN_CONTEXT:
+            raise UnembedError(
+                f"context is {self.context}: give at least {MIN_CONTEXT}, of which the last token "
+                "is only predicted"
+            )
         if not 0 < self.learning_rate < math.inf:
             raise UnembedError(f"learning_rate is {self.learning_rate}: give a number above 0")
         for name in ("warmup", "heldout"):
@@ -117,6 +125,5 @@ def steps_of(recipe: Recipe) -> Mapping[str, Any]:
         "max_grad_norm": recipe.clip,
         "seed": recipe.seed,
         "bf16": recipe.bf16,
-        "activation_checkpointing": recipe.gradient_checkpointing,
         "save_steps": recipe.watch_every,
     }

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from unembed.cells.comparison import ComparisonSummary
-from unembed.cells.estimate import Estimate
-from unembed.cells.headline import shown
+from unembed.cells.headline import NAME_WIDTH, shown
 from unembed.cells.record import record_from_json
 from unembed.refine.recipe import Recipe
+
+WIDTH = 100
+SIDE_WIDTH = 33
 
 
 @dataclass(frozen=True)
@@ -117,38 +120,44 @@ def summarise_refinement(
 
 
 def headline(summary: RefinementSummary) -> list[tuple[str, str]]:
-    """The short table that a refinement prints: held out, then on the training text."""
-    rows = [
-        ("objective", f"{summary.objective} at {summary.weight:g}, scope {summary.scope}"),
-        ("moved", summary.moves),
-        ("steps", f"{summary.steps}" + (f"; stopped {summary.stopped}" if summary.stopped else "")),
-    ]
+    """The short table that a refinement prints, held out beside the training text."""
+    what = f"{summary.objective} at {summary.weight:g}" if summary.objective != "none" else "none"
+    steps = f"{summary.steps:,}"
     if summary.clipped is not None:
-        rows.append(("clipped steps", f"{summary.clipped:.0%}"))
+        steps += f", clipped at {summary.clipped:.0%}"
+    rows = [("objective", f"{what}, scope {summary.scope}"), *_wrapped("moved", summary.moves)]
+    rows.append(("steps", steps))
+    if summary.stopped is not None:
+        rows += _wrapped("stopped", summary.stopped)
     if summary.gradient_ratio is not None and summary.gradient_cosine is not None:
         ratio, cosine = summary.gradient_ratio, summary.gradient_cosine
         rows.append(("gradients, P over CE", f"{ratio:.3g} as long, cosine {cosine:+.2f}"))
-    for name, side in (("held out", summary.heldout), ("training", summary.training)):
-        rows += [(f"{name}: {label}", value) for label, value in _side(side)]
+    rows.append(("", f"{'held out':<{SIDE_WIDTH}}| training"))
+    for (label, held), (_, trained) in zip(
+        _side(summary.heldout), _side(summary.training), strict=True
+    ):
+        rows.append((label, f"{held:<{SIDE_WIDTH}}| {trained}"))
     return rows
+
+
+def _wrapped(name: str, words: str) -> list[tuple[str, str]]:
+    """A value of several lines."""
+    first, *rest = textwrap.wrap(words, WIDTH - NAME_WIDTH)
+    return [(name, first), *(("", line) for line in rest)]
 
 
 def _side(side: ComparisonSummary) -> list[tuple[str, str]]:
     moved = side.movement.everywhere
     return [
         ("positions", f"{side.n_positions:,} in {side.n_documents:,} documents"),
-        ("median change of margin", shown(moved.margin.median, "+.3f")),
-        ("median change, scale-free", shown(moved.relative_distance.median, "+.5f")),
+        ("median Δ margin (logits)", shown(moved.margin.median, "+.3f")),
+        ("median Δ scale-free margin", shown(moved.relative_distance.median, "+.5f")),
         ("loss difference (nats)", shown(side.calibration.nll_difference_nats, "+.4f")),
         ("accuracy difference", shown(side.flips.accuracy_difference, "+.2%")),
         ("churn", shown(side.flips.churn, ".2%")),
-        ("right to wrong", _with_count(side.flips.right_to_wrong_share, side.flips.right_to_wrong)),
-        ("wrong to right", _with_count(side.flips.wrong_to_right_share, side.flips.wrong_to_right)),
+        ("right to wrong", shown(side.flips.right_to_wrong_share, ".2%")),
+        ("wrong to right", shown(side.flips.wrong_to_right_share, ".2%")),
     ]
-
-
-def _with_count(share: Estimate, count: int) -> str:
-    return f"{shown(share, '.2%')}, {count:,}"
 
 
 def _mean(lines: list[dict[str, Any]], name: str) -> float | None:

@@ -29,24 +29,6 @@ class Scaled:
     error: float
 
 
-def sharpened(head: Head, factor: float) -> Head:
-    """The head with all its logits times ``factor``; its soft-cap, if it has one, rises with them.
-
-    ``cap tanh(x / cap)`` times f is ``(f cap) tanh(f x / (f cap))``, so bias and soft-cap change
-    nothing. The product ``W h`` keeps its bits, and a power of two rounds nothing after it: no
-    decision changes. Another factor rounds each logit once more. That lets none pass another, but
-    can make a tie of two that lie one rounding step apart, 1e-7 of their size (a few steps, and in
-    either order, after a soft-cap), and a tie goes to the lowest id.
-
-    Raises UnembedError for a factor that is not positive. Source: SPEC §5.
-    """
-    _check(factor)
-    cap = None if head.softcap is None else head.softcap * factor
-    return Head.from_parts(
-        head.weight, head.bias, head.scale * factor, cap, head.valid, tied=head.tied
-    )
-
-
 @torch.no_grad()
 def temperature(model: nn.Module, factor: float) -> Scaled:
     """Multiply the final norm's gain, and its bias, in place, so that logits grow by ``factor``.
@@ -59,7 +41,7 @@ def temperature(model: nn.Module, factor: float) -> Scaled:
     This is the route for whatever reads a checkpoint. A power of two is exact where the gain is
     the weight itself. Another factor rounds each gain by itself, which turns the hidden state a
     little: in float32 that decides near-ties alone, in bfloat16 it is 1 part in 256 and flips
-    tokens. ``sharpened`` leaves the hidden state alone.
+    tokens. ``Head.sharpened`` leaves the hidden state alone.
 
     Raises UnembedError for a factor that is not positive, where the head has a bias or a soft-cap,
     which a longer hidden state does not scale, or where no norm passes the proof.
@@ -72,14 +54,14 @@ def temperature(model: nn.Module, factor: float) -> Scaled:
         part = "bias" if head.softcap is None else "soft-cap"
         raise UnembedError(
             f"the head of {name} has a {part}, {head.recipe}: a longer hidden state is no pure "
-            f"temperature there: scale its logits by sharpened(head, {factor})"
+            f"temperature there: scale its logits by Head.sharpened({factor})"
         )
     ids = torch.arange(PROBE_TOKENS, device=head.weight.device)[None] % head.vocab
     norm = last_norm(model, ids)
     if norm is None:
         raise UnembedError(
             f"{name} runs no norm with a gain before its head: scale its logits by "
-            f"sharpened(head, {factor})"
+            f"Head.sharpened({factor})"
         )
     where = next(path for path, module in model.named_modules() if module is norm)
     before = final_hidden(model, ids)
@@ -99,7 +81,7 @@ def temperature(model: nn.Module, factor: float) -> Scaled:
         _set(norm, kept)
     raise UnembedError(
         f"the final hidden states of {name} do not follow the gain of {where}: put the model in "
-        f"evaluation mode, or scale its logits by sharpened(head, {factor})"
+        f"evaluation mode, or scale its logits by Head.sharpened({factor})"
     )
 
 

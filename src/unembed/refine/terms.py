@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from functools import partial
 
@@ -40,8 +41,13 @@ def term_of(
         ewc=(held.ewc, Ewc.of(door.bare, _losses(door, examples))) if held.ewc else None,
         margin=MarginAnchor(held.margin) if held.margin else None,
         kl=KlAnchor.of(held.kl, held.classes, vocabulary, vocab) if held.kl else None,
-        reference=start.eval() if held.needs_reference else None,
+        reference=_evaluating(start) if held.needs_reference else None,
     )
+
+
+def _evaluating(model: nn.Module) -> nn.Module:
+    """The model where it is in evaluation mode, else a copy that is."""
+    return copy.deepcopy(model).eval() if model.training else model
 
 
 def _losses(door: Door, examples: Examples) -> Iterator[Float[Tensor, ""]]:

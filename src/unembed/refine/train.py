@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import shutil
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from unembed.models import Checkpoint, context_of, load, quietly, token_ids
 from unembed.progress import progress_bar
 from unembed.provenance import SCHEMA, digest_of
 from unembed.refine.door import Door
-from unembed.refine.engine import PrinterCallback, TrainingArguments
+from unembed.refine.engine import PrinterCallback, TrainingArguments, check_accelerate
 from unembed.refine.examples import Examples, split
 from unembed.refine.protection import KlAnchor
 from unembed.refine.recipe import Recipe, steps_of
@@ -40,7 +41,14 @@ from unembed.windows import Windows, batches
 
 WATCH_TOKENS = 2048
 CHECKPOINTS = "checkpoints"
-DISK_FULL = ("No space left", "PytorchStreamWriter", "os error 28", "File too large")
+DISK_FULL = (
+    "No space left",
+    "File too large",
+    "os error 28",
+    "PytorchStreamWriter",
+    "inline_container",
+    "iostream error",
+)
 """How a refused write reads, by the library that met it."""
 MODEL = "model"
 NOTE = "trained.json"
@@ -88,6 +96,7 @@ def refine(
     Raises UnembedError for what cannot be trained, and where the run fails; the model given is
     never changed. Source: SPEC §5.
     """
+    check_accelerate()
     recipe = recipe or Recipe()
     out = Path(out)
     part = split(corpus, recipe.heldout)
@@ -99,7 +108,7 @@ def refine(
         "corpus": corpus.rules,
         "corpus_digest": corpus.digest,
         "recipe": recipe.to_json(),
-        "positions": None if positions is None else len(positions.keys),
+        "positions": None if positions is None else _digest(positions),
     }
     with RunFolder.open(out, key) as folder:
         if not folder.finished:
@@ -216,6 +225,9 @@ class _Job:
                 term = term_of(recipe, door, start, examples, vocabulary)
                 trainer.refine_with(term, token_ids=ids)
                 _trained(trainer, self.out / CHECKPOINTS)
+                # The Trainer trains without a cache; the model generates with one.
+                config: Any = scoped.model.config
+                config.use_cache = getattr(start.config, "use_cache", False)
                 _save(finished(scoped), self.checkpoint.tokenizer, dtype, self.out / MODEL)
         return {
             "moves": scoped.words,
@@ -248,9 +260,13 @@ def _arguments(
     recipe: Recipe, folder: Path, report_to: tuple[str, ...], start: nn.Module
 ) -> TrainingArguments:
     on_cpu = next(start.parameters()).device.type == "cpu"
-    return TrainingArguments(
+    known = {one.name for one in fields(TrainingArguments)}
+    way = "activation" if "activation_checkpointing" in known else "gradient"
+    less_memory: dict[str, Any] = {f"{way}_checkpointing": recipe.gradient_checkpointing}
+    arguments = TrainingArguments(
         output_dir=str(folder),
         **steps_of(recipe),
+        **less_memory,
         logging_steps=1,
         save_strategy="steps",
         save_total_limit=2,
@@ -260,6 +276,14 @@ def _arguments(
         dataloader_pin_memory=not on_cpu,
         use_cpu=on_cpu,
     )
+    # With more GPUs in sight the Trainer would spread its batches over all of them.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
+
+
+def _digest(positions: Positions) -> str:
+    listed = positions.keys.tobytes() + positions.weights.tobytes()
+    return hashlib.sha256(listed).hexdigest()
 
 
 def _trained(trainer: RefineTrainer, checkpoints: Path) -> None:
@@ -271,8 +295,9 @@ def _trained(trainer: RefineTrainer, checkpoints: Path) -> None:
         if not any(sign in words for sign in DISK_FULL):
             raise
         raise UnembedError(
-            f"a checkpoint could not be written to {checkpoints} ({words.splitlines()[0]}): make "
-            "room and repeat the command, which goes on from the checkpoint before"
+            f"a checkpoint could not be written to {checkpoints}, as on a full disk "
+            f"({words.splitlines()[0]}): make room and repeat the command, which goes on from the "
+            "checkpoint before"
         ) from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,6 +107,11 @@ class RefineMixin:
         trainer: Any = self
         self.term, self.diagnose_every = term, diagnose_every
         self._heard, self._probed = Heard(), Probed({})
+        if trainer.args.n_gpu > 1:
+            raise UnembedError(
+                f"one process would train on {trainer.args.n_gpu} GPUs, with a head on each: start "
+                "one process a GPU with torchrun, or set CUDA_VISIBLE_DEVICES"
+            )
         if not term.plain:
             self._door = Door.of(trainer.model, token_ids)
             trainer.loss_is_scaled_for_ga = True
@@ -113,24 +119,18 @@ class RefineMixin:
     def compute_loss(
         self,
         model: nn.Module,
-        inputs: dict[str, Any],
+        inputs: MutableMapping[str, Any],
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """The loss of one batch, with its graph; evaluation is the Trainer's own."""
         weights = inputs.pop(POSITION_WEIGHTS, None)
-        trainer: Any = self
         if self._door is None or self.term is None or return_outputs:
             base: Any = super()
             loss = base.compute_loss(model, inputs, return_outputs, num_items_in_batch)
         else:
             loss = self._refined(model, dict(inputs), weights, num_items_in_batch)
-        value = loss[0] if return_outputs else loss
-        if not bool(torch.isfinite(value).all()):
-            raise UnembedError(
-                f"the loss is {float(value.detach().mean())} at step {trainer.state.global_step}: "
-                "lower the learning rate or the weight, or load the model in float32"
-            )
+        self._refuse_broken(loss[0] if return_outputs else loss)
         return loss
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
@@ -158,7 +158,9 @@ class RefineMixin:
         )
         n = len(found.ids)
         if items is None:
-            share: Any = 1 / trainer.current_gradient_accumulation_steps
+            # Older Trainers divide by the steps themselves where they counted no items.
+            ours = hasattr(Trainer, "loss_is_scaled_for_ga")
+            share: Any = 1 / trainer.current_gradient_accumulation_steps if ours else 1
         else:
             abreast = trainer.accelerator.num_processes
             shared = trainer.args.average_tokens_across_devices
@@ -176,6 +178,7 @@ class RefineMixin:
     ) -> Float[Tensor, ""]:
         term, rows = self.term, hidden[targets.kept]
         assert term is not None
+        self._refuse_broken(rows)
         precision = self._probed.of(head.weight, rows)
         said = head_loss(
             rows,
@@ -234,6 +237,14 @@ class RefineMixin:
             total = total + term.kl.penalty(reading, reference, targets.ids)
         return total
 
+    def _refuse_broken(self, values: Tensor) -> None:
+        if not bool(torch.isfinite(values).all()):
+            trainer: Any = self
+            raise UnembedError(
+                f"the loss is not finite at step {trainer.state.global_step}: lower the learning "
+                "rate or the weight, or load the model in float32"
+            )
+
     def _note(self, cross_entropy: Tensor, penalty: Tensor, n: int) -> None:
         self._heard.positions += n
         self._heard.cross_entropy += float(cross_entropy) * n
@@ -254,8 +265,8 @@ class RefineMixin:
         assert term is not None
         cross_entropy = term.ce_weight * said.nll.mean()
         [ours] = torch.autograd.grad(cross_entropy, where, retain_graph=True)
-        [both] = torch.autograd.grad(total, where, retain_graph=True)
-        theirs, ours = (both - ours).float().flatten(), ours.float().flatten()
+        [theirs] = torch.autograd.grad(total - cross_entropy, where, retain_graph=True)
+        theirs, ours = theirs.float().flatten(), ours.float().flatten()
         sizes = float(theirs.norm()), float(ours.norm())
         if min(sizes) > 0:
             self._heard.compared += 1

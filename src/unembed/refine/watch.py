@@ -48,23 +48,26 @@ class Watch:
         targets = np.concatenate([batch.targets.numpy() for batch in batches])
         counted = protected.cpu().numpy()[targets]
         watch = Watch(door, batches, counted, budget, Probed({}), {})
-        watch.start.update(watch.columns(door.bare))
+        watch.start.update(watch.columns(door.bare, "before the first step"))
         return watch
 
     @torch.no_grad()
-    def columns(self, model: nn.Module) -> dict[str, np.ndarray]:
-        """The decisions of the model as it is now; ``model`` may be a wrapper around it."""
+    def columns(self, model: nn.Module, when: str) -> dict[str, np.ndarray]:
+        """The decisions of the model as it is now; ``model`` may be a wrapper around it.
+
+        Raises UnembedError, saying ``when``, where a hidden state or a loss is not finite.
+        """
         was = model.training
         model.eval()
         try:
-            found = [self._measured(model, batch) for batch in self.batches]
+            found = [self._measured(model, batch, when) for batch in self.batches]
         finally:
             model.train(was)
         return {name: np.concatenate([one[name] for one in found]) for name in found[0]}
 
     def watched(self, model: nn.Module, step: int) -> WatchedStep:
         """Compare the model as it is now with the start."""
-        now, start = self.columns(model), self.start
+        now, start = self.columns(model, f"after step {step}"), self.start
         right, was = (side["top1"] == side["target"] for side in (now, start))
         kept = (start["topk_ids"][:, :, None] == now["topk_ids"][:, None, :]).any(2)
         lost = (was & ~right)[self.counted]
@@ -93,12 +96,15 @@ class Watch:
             )
         return None
 
-    def _measured(self, model: nn.Module, batch: Batch) -> dict[str, np.ndarray]:
+    def _measured(self, model: nn.Module, batch: Batch, when: str) -> dict[str, np.ndarray]:
         def read(hidden: Float[Tensor, "batch seq dim"], head: Head) -> dict[str, np.ndarray]:
             rows = hidden[batch.real.to(hidden.device)]
+            _refuse_broken(rows, when)
             targets: Int[Tensor, "positions"] = batch.targets.to(hidden.device)
             precision = self.probed.of(head.weight, rows)
-            return measure(rows, head, targets, Wanted(CANDIDATES), precision)
+            columns = measure(rows, head, targets, Wanted(CANDIDATES), precision)
+            _refuse_broken(torch.from_numpy(columns["nll"]), when)
+            return columns
 
         ids = batch.input_ids.to(next(self.door.bare.parameters()).device)
         return self.door.through(model, {"input_ids": ids}, read)
@@ -111,7 +117,6 @@ class Warden(TrainerCallback):
         self.watch, self.every, self.bar = watch, every, bar
         self.stopped: str | None = None
         self.good: dict[str, Tensor] = {}
-        self.losses: list[float] = []
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
@@ -125,6 +130,9 @@ class Warden(TrainerCallback):
     ) -> None:
         """Measure every so many steps, and go back to the last good weights where it costs."""
         self.bar.update(1)
+        if state.global_step >= state.max_steps:
+            # From a checkpoint of the last step the Trainer would go on by one more.
+            control.should_save = False
         if state.global_step % self.every and state.global_step < state.max_steps:
             return
         model = given["model"]
@@ -148,15 +156,15 @@ class Warden(TrainerCallback):
     ) -> None:
         """Stop a run whose loss has left for good."""
         logs: dict[str, float] = given.get("logs") or {}
-        if "loss" not in logs:
+        if "loss" not in logs or self.stopped is not None:
             return
-        loss = float(logs.get("cross_entropy", logs["loss"]))
-        self.losses.append(loss)
-        guess = math.log(self.watch.door.recipe.tokens)
-        if loss > max(guess, self.losses[0] + DIVERGED_NATS):
+        history: list[dict[str, float]] = state.log_history
+        first = _loss(next(line for line in history if "loss" in line))
+        loss, guess = _loss(logs), math.log(self.watch.door.recipe.tokens)
+        if loss > max(guess, first + DIVERGED_NATS):
             raise UnembedError(
                 f"the run diverged: cross-entropy {loss:.2f} nats at step {state.global_step}, "
-                f"{self.losses[0]:.2f} at its start: lower the learning rate or the weight"
+                f"{first:.2f} at its start: lower the learning rate or the weight"
             )
 
     def _keep(self, model: nn.Module) -> None:
@@ -165,3 +173,15 @@ class Warden(TrainerCallback):
             for name, parameter in model.named_parameters()
             if parameter.requires_grad
         }
+
+
+def _loss(logs: dict[str, float]) -> float:
+    return logs.get("cross_entropy", logs["loss"])
+
+
+def _refuse_broken(values: Tensor, when: str) -> None:
+    if not bool(torch.isfinite(values).all()):
+        raise UnembedError(
+            f"the loss on held-out text is not finite {when}: lower the learning rate or the "
+            "weight, or load the model in float32"
+        )

@@ -90,7 +90,7 @@ def before_and_after(groups: Sequence[FlipGroup], noun: str) -> Spec:
                         f"{noun} {group.name}, n = {wording.count(accuracy.n)}",
                         "fill": "var(--paper)" if when == "before" else "var(--accent)",
                     }
-                    | ends(accuracy, "x")
+                    | ends_of_share(accuracy, "x")
                 )
     x = {
         "type": "quantitative",
@@ -104,13 +104,7 @@ def before_and_after(groups: Sequence[FlipGroup], noun: str) -> Spec:
         "data": {"values": rows},
         "layer": [
             {
-                "mark": {
-                    "type": "rule",
-                    "strokeWidth": 2,
-                    "color": "var(--accent)",
-                    "clip": True,
-                    "aria": False,
-                },
+                "mark": {"type": "rule", "strokeWidth": 2, "color": "var(--accent)", "aria": False},
                 "encoding": {
                     "y": y,
                     "yOffset": shift,
@@ -150,6 +144,14 @@ def ends(estimate: Estimate, name: str) -> Spec:
         name: value,
         f"{name}_low": value if estimate.low is None else estimate.low,
         f"{name}_high": value if estimate.high is None else estimate.high,
+    }
+
+
+def ends_of_share(estimate: Estimate, name: str) -> Spec:
+    """``ends`` within 0 and 1: an interval over few seeds may lie partly outside."""
+    return {
+        field: None if value is None else min(max(value, 0.0), 1.0)
+        for field, value in ends(estimate, name).items()
     }
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from unembed.cells.calibration import ReliabilityBin
 from unembed.cells.noise import ChanceBin
 from unembed.report import wording
-from unembed.report.comparison_charts import ends, plain_axis
+from unembed.report.comparison_charts import ends_of_share, plain_axis
 from unembed.report.drawing import Spec, heading
 
 
@@ -20,7 +20,7 @@ def reliability(bins: Sequence[ReliabilityBin], colour: str) -> Spec:
             f"n = {wording.count(one.n)}\nmean {wording.full(one.confidence, wording.share)}\n"
             f"accuracy {wording.full(one.accuracy, wording.share)}",
         }
-        | ends(one.accuracy, "y")
+        | ends_of_share(one.accuracy, "y")
         for one in bins
         if one.confidence.value is not None and one.accuracy.value is not None
     ]
@@ -38,7 +38,7 @@ def chances(bins: Sequence[ChanceBin]) -> Spec:
             f"predicted {wording.full(one.predicted, wording.share)}\n"
             f"observed {wording.full(one.observed, wording.share)}",
         }
-        | ends(one.observed, "y")
+        | ends_of_share(one.observed, "y")
         for one in bins
         if one.n and one.predicted.value is not None and one.observed.value is not None
     ]
@@ -89,13 +89,7 @@ def _diagonal(
             },
             {
                 "data": {"values": rows},
-                "mark": {
-                    "type": "rule",
-                    "strokeWidth": 2,
-                    "color": colour,
-                    "clip": True,
-                    "aria": False,
-                },
+                "mark": {"type": "rule", "strokeWidth": 2, "color": colour, "aria": False},
                 "encoding": {
                     "x": encoding["x"],
                     "y": encoding["y"] | {"field": "y_low"},

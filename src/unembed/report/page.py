@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from jinja2 import Environment, PackageLoader
@@ -12,6 +13,8 @@ from unembed.cells.comparison import ComparisonSummary
 from unembed.cells.excerpt import DocumentView
 from unembed.cells.flip_excerpt import FlipDocument
 from unembed.cells.summary import AuditSummary
+from unembed.refine.dose_records import DoseTable
+from unembed.refine.summary import RefinementSummary
 from unembed.report import (
     audit,
     comparison,
@@ -19,9 +22,13 @@ from unembed.report import (
     comparison_divergences,
     comparison_groups,
     comparison_margins,
+    dose,
+    refinement,
+    refinement_curves,
     wording,
 )
 from unembed.report.comparison_text import flip_text_view
+from unembed.report.dose_tables import published_tables
 from unembed.report.text import CANDIDATES, text_view
 
 
@@ -100,6 +107,86 @@ def comparison_page(
             documents=summary.n_documents,
             facts=facts,
             notes=(*summary.notes, *notes),
+        )
+    )
+
+
+def dose_page(
+    title: str,
+    heldout: DoseTable,
+    training: DoseTable,
+    facts: Sequence[tuple[str, str]],
+    notes: Sequence[str] = (),
+) -> str:
+    """The page of a grid: verdicts at the same gain, frontier, dose curves, read-outs, tables.
+
+    The charts are of the held-out text, the tables of both. ``notes`` follow those of the tables,
+    such as points that could not be trained. Otherwise as ``audit_page``.
+
+    Raises ``ReportUnavailable`` where the extra ``plot`` is not installed.
+    """
+    sections = (
+        dose.frontier_section(heldout),
+        dose.doses_section(heldout),
+        dose.read_outs_section(heldout),
+    )
+    return (
+        _environment()
+        .get_template("dose.html.jinja")
+        .render(
+            title=title,
+            reading=dose.reading(heldout),
+            extent=dose.extent(heldout, training),
+            verdicts=dose.verdicts(heldout),
+            verdicts_lead=dose.verdicts_lead(heldout),
+            matched=dose.matched_tables(heldout),
+            sections=[section for section in sections if section is not None],
+            heldout=published_tables(heldout),
+            training=(*dose.matched_tables(training), *published_tables(training)),
+            facts=facts,
+            notes=tuple(dict.fromkeys((*heldout.notes, *training.notes, *notes))),
+        )
+    )
+
+
+def refinement_page(
+    title: str,
+    summary: RefinementSummary,
+    recipe: Mapping[str, Any],
+    facts: Sequence[tuple[str, str]],
+    pages: tuple[str, str],
+) -> str:
+    """The page of one refinement: gain and cost, how the run went, what moved held out.
+
+    ``recipe`` holds the plain values of the run's recipe, ``pages`` where the held-out and the
+    training comparison's pages lie. Otherwise as ``audit_page``.
+
+    Raises ``ReportUnavailable`` where the extra ``plot`` is not installed.
+    """
+    watched = refinement_curves.watched_section(summary)
+    moved = (
+        comparison.flow_section(summary.heldout),
+        comparison_margins.margins_section(summary.heldout),
+    )
+    return (
+        _environment()
+        .get_template("refinement.html.jinja")
+        .render(
+            title=title,
+            headline=refinement.headline(summary),
+            extent=refinement.extent(summary),
+            account=refinement.account(summary),
+            notes=refinement.notes(summary),
+            cards=refinement.cards(summary),
+            sections=(
+                refinement.cost_section(summary),
+                refinement_curves.training_section(summary, recipe["clip"]),
+                *([] if watched is None else [watched]),
+                *(replace(section, title=f"Held out: {section.title}") for section in moved),
+            ),
+            heldout_page=pages[0],
+            training_page=pages[1],
+            facts=(*refinement.recipe_facts(recipe), *facts),
         )
     )
 

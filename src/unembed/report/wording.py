@@ -32,9 +32,9 @@ def counted(n: int, noun: str) -> str:
 
 
 def share(value: float) -> str:
-    """A fraction in percent, ``0.2412`` as ``24.1 %``; tiny ones keep two digits."""
+    """A fraction in percent, ``0.2412`` as ``24.1 %``; small ones keep more decimals."""
     percent = 100.0 * value
-    digits = 1 if percent == 0.0 or abs(percent) >= 0.1 else 3
+    digits = 1 if percent == 0.0 or abs(percent) >= 10 else 2 if abs(percent) >= 0.1 else 3
     return f"{percent:.{digits}f}{_PERCENT}"
 
 

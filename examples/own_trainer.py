@@ -1,0 +1,78 @@
+"""Refine with a Trainer, or a loop, of your own.
+
+    pip install "unembed[train]"
+    python examples/own_trainer.py MODEL TEXT.txt        # a folder or a hub name; a line is a row
+
+Both take 20 steps and print their losses; the Trainer leaves its checkpoint in ``refined``.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArguments
+
+from unembed.head import Head, final_hidden, output_embedding
+from unembed.loss import head_loss
+from unembed.models import Checkpoint, load, token_ids
+from unembed.precision import Precision
+from unembed.refine.objectives import Objective, mean_loss
+from unembed.refine.trainer import RefineMixin, Term
+
+
+class MyTrainer(RefineMixin, Trainer):
+    """Yours, with all that it overrides."""
+
+
+def with_a_trainer(checkpoint: Checkpoint, texts: list[str], **arguments: Any) -> MyTrainer:
+    """Any arguments, data set and collator will do that give ``input_ids`` and ``labels``."""
+    tokenizer = checkpoint.tokenizer
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.convert_ids_to_tokens(0)
+    trainer = MyTrainer(
+        model=checkpoint.model,
+        args=TrainingArguments(**arguments),
+        train_dataset=[{"input_ids": tokenizer(text)["input_ids"]} for text in texts],
+        data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
+    )
+    trainer.refine_with(Term(Objective("fisher"), 0.6), token_ids=token_ids(tokenizer))
+    trainer.train()
+    return trainer
+
+
+def with_a_loop(checkpoint: Checkpoint, texts: list[str], steps: int = 20) -> list[float]:
+    """Plain PyTorch, a text a step: hidden states up to the head, and the loss from there."""
+    model, objective = checkpoint.model, Objective("fisher")
+    head = Head.of(model, token_ids(checkpoint.tokenizer))
+    head = replace(head, weight=output_embedding(model).weight)  # the one that is trained
+    precision = Precision.probe(head.weight.detach(), head.weight.dtype)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
+    losses = []
+    for step in range(steps):
+        ids = torch.tensor([checkpoint.tokenizer(texts[step % len(texts)])["input_ids"]])
+        ids = ids.to(head.weight.device)
+        hidden = final_hidden(model.train(), ids)[0, :-1]
+        said = head_loss(hidden, head, ids[0, 1:], k=5, cosines=True, precision=precision)
+        loss = mean_loss(said, objective, 0.6)
+        optimizer.zero_grad()
+        loss.total.backward()
+        optimizer.step()
+        losses.append(float(loss.cross_entropy))
+    return losses
+
+
+def main() -> None:
+    """Both, on the model and the text of the command line."""
+    name, file = sys.argv[1:]
+    texts = [line for line in Path(file).read_text().splitlines() if line.strip()]
+    with_a_trainer(
+        load(name), texts, output_dir="refined", max_steps=20, learning_rate=1e-5, save_steps=20
+    )
+    print("the plain loop:", *(f"{loss:.3f}" for loss in with_a_loop(load(name), texts)))
+
+
+if __name__ == "__main__":
+    main()

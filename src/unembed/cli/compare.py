@@ -1,0 +1,185 @@
+"""``unembed compare``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from unembed.cli.printing import page_of, print_run, typed
+from unembed.errors import UnembedError
+
+
+@click.command("compare")
+@click.argument("before")
+@click.argument("after")
+@click.argument("corpus", required=False)
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Run folder.")
+@click.option(
+    "--seed-before",
+    "more_before",
+    metavar="RUN",
+    multiple=True,
+    help="A further run of BEFORE, trained with another seed; repeatable.",
+)
+@click.option(
+    "--seed-after",
+    "more_after",
+    metavar="RUN",
+    multiple=True,
+    help="A further run of AFTER, trained with another seed; repeatable.",
+)
+@click.option("--class", "classes", multiple=True, help="Keep targets of this token class.")
+@click.option(
+    "--frequency", "frequencies", multiple=True, help="Keep targets that occur so often: 1, 2-4 …"
+)
+@click.option("--band", "bands", multiple=True, help="Keep margins before in this band: [0, 0.5) …")
+@click.option("--documents", help="Keep documents whose name this regular expression finds.")
+@click.option(
+    "--terms",
+    "terms_file",
+    type=click.Path(path_type=Path),
+    help="Keep targets that are part of a term in this file, one a line.",
+)
+@click.option("--tokenizer", help="What spells the terms [the checkpoint audited before].")
+@click.option("--max-positions", type=int, help="With CORPUS: stop after so many tokens.")
+@click.option("--top-k", type=int, help="With CORPUS: candidates to keep and to overlap [5].")
+@click.option("--context", type=int, help="With CORPUS, as in audit.")
+@click.option("--batch-tokens", type=int, help="With CORPUS, as in audit.")
+@click.option("--text-column", help="With CORPUS, as in audit.")
+@click.option("--document", help="With CORPUS, as in audit.")
+@click.option("--dtype", help="With CORPUS: precision of the first body [the checkpoint's].")
+@click.option("--dtype-after", help="With CORPUS: of the second [as --dtype].")
+@click.option("--quantize", help="Make the second model from the first: int8 or int4 weights.")
+@click.option("--quantize-head", is_flag=True, default=None, help="The head's weights too.")
+@click.option("--device", help="With CORPUS, as in audit.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def compare_command(
+    before: str,
+    after: str,
+    corpus: str | None,
+    out: Path,
+    more_before: tuple[str, ...],
+    more_after: tuple[str, ...],
+    terms_file: Path | None,
+    tokenizer: str | None,
+    as_json: bool,
+    quiet: bool,
+    **given: Any,
+) -> None:
+    """Say which decisions changed between two models, and whether they were right.
+
+    Without CORPUS, BEFORE and AFTER are run folders of unembed audit on one text, of any two
+    checkpoints with one tokenizer. With CORPUS they are the checkpoints: both are run together,
+    which adds exact KL divergences, total variation and the chance of acceptance in speculative
+    decoding, without storing a logit. Their audits are in RUN/before and RUN/after. With --quantize
+    give MODEL and CORPUS: the second model is the first with its weights rounded.
+
+    Further runs of a side, by --seed-before and --seed-after, are of checkpoints trained with other
+    seeds: every pair is compared, and intervals hold the spread between seeds too.
+
+    Several --class, --frequency or --band keep positions of any of them; different options keep
+    those that pass all.
+
+    \b
+    Example:
+      unembed compare runs/base runs/tuned -o runs/base-tuned
+      unembed compare ./base ./tuned reviews.txt -o runs/live
+      unembed compare ./base reviews.txt --quantize int8 -o runs/int8
+      unembed compare runs/base runs/int8 -o runs/names --class entity-like
+      unembed compare runs/base runs/seed0 --seed-after runs/seed1 --seed-after runs/seed2 -o runs/3
+    """
+    from unembed.cells.audit import Audit
+    from unembed.cells.compare import compare
+    from unembed.cells.only import Only
+    from unembed.models import load_tokenizer
+    from unembed.rows import RowRules, read_rows
+    from unembed.store import check_folder
+
+    kept = {name: given.pop(name) for name in ("classes", "frequencies", "bands", "documents")}
+    if terms_file is not None:
+        lines = (row.text.strip() for row in read_rows(terms_file, RowRules()))
+        kept["terms"] = tuple(line for line in lines if line)
+    Only(**kept, tokenizer=...)  # a bad filter fails before a long load
+    check_folder(out)
+    command, apart = typed(), None
+    if given["quantize"] is not None:
+        before, after, corpus = _to_quantize(before, after, corpus)
+    if corpus is not None and (more_before or more_after):
+        raise UnembedError(
+            "--seed-before and --seed-after take no CORPUS: audit each checkpoint, and compare "
+            "the runs"
+        )
+    if corpus is None:
+        asked = [f"--{n.replace('_', '-')}" for n, value in given.items() if value is not None]
+        if asked:
+            raise UnembedError(
+                f"{', '.join(asked)} needs a CORPUS: two runs are compared as they are"
+            )
+        olds, news = (
+            [Audit.load(run) for run in runs]
+            for runs in ((before, *more_before), (after, *more_after))
+        )
+    else:
+        old, new, apart = _audited_both(before, after, corpus, out, command, not quiet, **given)
+        olds, news = [old], [new]
+    if terms_file is not None:
+        kept["tokenizer"] = load_tokenizer(tokenizer or olds[0].provenance.model)
+    done = compare(olds, news, divergence=apart, only=Only(**kept), out=out, command=command)
+    print_run(done, out, page_of(done, out), as_json)
+
+
+def _to_quantize(model: str, text: str, more: str | None) -> tuple[str, str, str]:
+    """MODEL twice and its CORPUS, out of what was given before -o."""
+    if more is not None:
+        raise UnembedError(
+            f"--quantize makes the second model from the first, so {text} is one too many: give "
+            "MODEL CORPUS"
+        )
+    return model, model, text
+
+
+def _audited_both(
+    before: str,
+    after: str,
+    corpus: str,
+    out: Path,
+    command: str,
+    progress: bool,
+    *,
+    text_column: str | None,
+    document: str | None,
+    dtype: str | None,
+    dtype_after: str | None,
+    quantize: str | None,
+    quantize_head: bool | None,
+    device: str | None,
+    **given: Any,
+) -> tuple[Any, Any, Any]:
+    from unembed.cells.live import audit_both
+    from unembed.cells.run import AuditOptions
+    from unembed.corpus import Corpus
+    from unembed.models import load
+    from unembed.quantized import check_scheme, quantized
+    from unembed.rows import RowRules, read_rows
+
+    if quantize is not None:
+        check_scheme(quantize)
+    elif quantize_head:
+        raise UnembedError("--quantize-head needs --quantize int8 or int4")
+    text_column, dtype = text_column or "text", dtype or "auto"
+    next(read_rows(corpus, RowRules(text_column, document)), None)
+    old, new = (
+        load(name, dtype=kind, device=device)
+        for name, kind in ((before, dtype), (after, dtype_after or dtype))
+    )
+    if quantize is not None:
+        new = quantized(new, quantize, head=bool(quantize_head))
+    text = Corpus.read(
+        corpus, old.tokenizer, text_column=text_column, document=document, progress=progress
+    )
+    options = AuditOptions(**{name: n for name, n in given.items() if n is not None})
+    found = audit_both(old, new, text, options, out=out, command=command, progress=progress)
+    return found.before, found.after, found.divergence

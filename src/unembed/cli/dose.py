@@ -1,0 +1,134 @@
+"""``unembed dose``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import click
+
+from unembed.cli.printing import show, typed
+from unembed.cli.refine import HOLDING, MOVING, RUNNING, TRAINING, WEIGHTING, recipe_of
+from unembed.errors import UnembedError
+
+OURS = ("--report-to", "--positions", "--weight-values", "--seed")
+"""Options of a single refinement that a grid has no use for."""
+
+
+def _options(command: Callable[..., None]) -> Callable[..., None]:
+    every = (*MOVING, *TRAINING, *WEIGHTING, *HOLDING, *RUNNING)
+    return reduce(lambda made, option: option(made), reversed(every), command)
+
+
+@click.command("dose")
+@click.argument("model")
+@click.argument("corpus")
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Run folder.")
+@click.option(
+    "--objectives",
+    default="fisher,margin,entropy",
+    show_default=True,
+    help="Of margin, fisher, fisher-expand, entropy, cosine.",
+)
+@click.option(
+    "--weights",
+    default="0,0.15,0.3,0.6",
+    show_default=True,
+    help="Of the penalty; or by objective, 'fisher=0.5,2;margin=0.1,0.4'.",
+)
+@click.option("--seeds", type=int, default=3, show_default=True, help="Runs of each dose.")
+@click.option("--keep-models", is_flag=True, help="Keep every refined model.")
+@_options
+def dose_command(
+    model: str,
+    corpus: str,
+    out: Path,
+    objectives: str,
+    weights: str,
+    seeds: int,
+    keep_models: bool,
+    dtype: str,
+    device: str | None,
+    text_column: str,
+    document: str | None,
+    as_json: bool,
+    quiet: bool,
+    **given: Any,
+) -> None:
+    """Refine MODEL by several objectives, weights and seeds, and compare them at equal gain.
+
+    Beside them stand the same training without a penalty (weight 0) and a mere temperature. Says,
+    with intervals over seeds and documents, what each dose gained, what it cost, and whether the
+    objectives differ. Refined models are deleted once they are measured. A killed grid goes on with
+    the same command. Options are those of unembed refine.
+
+    \b
+    Example:
+      unembed dose ./my-model reviews.txt -o runs/dose --objectives fisher,margin --steps 200
+    """
+    from unembed.corpus import Corpus
+    from unembed.models import load
+    from unembed.refine.dose import Grid, dose
+    from unembed.refine.engine import check_accelerate
+    from unembed.rows import RowRules, read_rows
+    from unembed.store import check_folder
+
+    check_accelerate()
+    for option in OURS:
+        if given.pop(option.removeprefix("--").replace("-", "_")) not in (None, ()):
+            raise UnembedError(f"{option} is not for a grid: give it to unembed refine")
+    if seeds < 1:
+        raise UnembedError(f"--seeds {seeds} trains nothing: give at least 1")
+    grid = Grid(
+        tuple(_objective(name.strip()) for name in objectives.split(",")),
+        _weights(weights),
+        tuple(range(seeds)),
+        recipe_of({**given, "objective": "none"}),
+    )
+    check_folder(out)
+    next(read_rows(corpus, RowRules(text_column, document)), None)
+    checkpoint = load(model, dtype=dtype, device=device)
+    text = Corpus.read(
+        corpus,
+        checkpoint.tokenizer,
+        text_column=text_column,
+        document=document,
+        progress=not quiet,
+    )
+    done = dose(
+        checkpoint,
+        text,
+        grid,
+        out=out,
+        keep_models=keep_models,
+        command=typed(),
+        progress=not quiet,
+    )
+    show(done, out, as_json)
+
+
+def _objective(name: str) -> Any:
+    from unembed.refine.objectives import Objective
+
+    if name == "fisher-expand":
+        return Objective("fisher", direction="expand")
+    return Objective(name)
+
+
+def _weights(asked: str) -> tuple[float, ...] | dict[str, tuple[float, ...]]:
+    """``0,0.3`` as numbers, ``fisher=0.5,2;margin=0.1`` as those of each objective."""
+    if "=" not in asked:
+        return _numbers(asked)
+    parts = (part.partition("=") for part in asked.split(";"))
+    return {name.strip(): _numbers(values) for name, _equals, values in parts}
+
+
+def _numbers(texts: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(text) for text in texts.split(","))
+    except ValueError:
+        raise UnembedError(
+            f"--weights {texts!r} are no numbers: give such as 0,0.3,0.6 or fisher=0.5,2;margin=0.1"
+        ) from None

@@ -1,0 +1,247 @@
+"""``unembed refine``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import reduce
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from unembed.cli.printing import show, typed
+from unembed.errors import UnembedError
+
+if TYPE_CHECKING:
+    from unembed.refine.recipe import Recipe
+
+Given = dict[str, Any]
+FILE = click.Path(path_type=Path)
+
+TERM = (
+    click.option("--objective", help="none, margin, fisher, entropy or cosine [fisher]."),
+    click.option("--weight", type=float, help="Of the penalty beside the cross-entropy [0.6]."),
+    click.option("--k", type=int, help="Leading tokens that fisher and cosine read [5]."),
+    click.option("--threshold", type=float, help="Margins below it count, for margin [1 logit]."),
+    click.option("--direction", help="contract or expand, for fisher [contract]."),
+)
+MOVING = (
+    click.option(
+        "--scope", help="full, last-N-blocks, final-norm, head, norm+head or lora [full]."
+    ),
+    click.option("--untie", is_flag=True, default=None, help="Give a tied head its own matrix."),
+    click.option("--lora-rank", type=int, help="With scope lora [8]."),
+    click.option("--lora-alpha", type=int, help="With scope lora [16]."),
+    click.option(
+        "--lora-target",
+        "lora_targets",
+        multiple=True,
+        help="A linear layer by the end of its path; repeatable [all but the head].",
+    ),
+)
+TRAINING = (
+    click.option("--steps", type=int, help="Optimiser steps [200]."),
+    click.option("--learning-rate", type=float, help="At its peak [1e-05]."),
+    click.option("--batch-size", type=int, help="Windows a batch [8]."),
+    click.option("--accumulation", type=int, help="Batches a step [1]."),
+    click.option("--clip", type=float, help="Longest gradient [1; 0: none]."),
+    click.option("--seed", type=int, help="Of the order and of dropout [0]."),
+    click.option("--context", type=int, help="Tokens of context [the model's, at most 2048]."),
+    click.option("--heldout", type=float, help="Share of documents never trained on [0.2]."),
+    click.option("--bf16", is_flag=True, default=None, help="Compute the body in bfloat16."),
+    click.option(
+        "--gradient-checkpointing", is_flag=True, default=None, help="Less memory, slower."
+    ),
+)
+WEIGHTING = (
+    click.option(
+        "--weight-frequency", type=float, metavar="POWER", help="Targets weigh count^-POWER [0]."
+    ),
+    click.option(
+        "--weight-class",
+        "weight_classes",
+        multiple=True,
+        metavar="CLASS=VALUE",
+        help="Weight of targets of a class, * for the others; repeatable.",
+    ),
+    click.option("--weight-values", type=FILE, help="Table of tokens (or ids) and their values."),
+    click.option("--only-below", type=float, metavar="MARGIN", help="Count margins below it."),
+    click.option("--only-right", is_flag=True, default=None, help="Count right decisions."),
+    click.option("--positions", type=FILE, help="Parquet with doc, pos, perhaps weight."),
+)
+HOLDING = (
+    click.option("--protect-ewc", type=float, help="Hold the weights, by their Fisher [0]."),
+    click.option("--protect-margin", type=float, help="Hold mean margin and logsumexp [0]."),
+    click.option("--protect-kl", type=float, help="Hold the distributions [0]."),
+    click.option(
+        "--protect-class",
+        "protect_classes",
+        multiple=True,
+        help="--protect-kl at targets of this class; repeatable [everywhere].",
+    ),
+    click.option("--budget-nll", type=float, help="Stop past this relative rise of the loss."),
+    click.option("--budget-right-to-wrong", type=float, help="Stop past this share."),
+    click.option(
+        "--budget-class",
+        "budget_classes",
+        multiple=True,
+        help="Count right to wrong at this class; repeatable [everywhere].",
+    ),
+    click.option("--watch-every", type=int, help="Steps between measurements, held out [50]."),
+)
+RUNNING = (
+    click.option("--report-to", multiple=True, help="Log to wandb, tensorboard …; repeatable."),
+    click.option("--dtype", default="auto", show_default=True, help="Precision to load in."),
+    click.option("--device", help="Where to run [a GPU if there is one]."),
+    click.option("--text-column", default="text", show_default=True, help="As in audit."),
+    click.option("--document", help="As in audit: the unit of intervals, and of what is held out."),
+    click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON."),
+    click.option("--quiet", is_flag=True, help="No progress bar."),
+)
+
+
+def _options(command: Callable[..., None]) -> Callable[..., None]:
+    every = (*TERM, *MOVING, *TRAINING, *WEIGHTING, *HOLDING, *RUNNING)
+    return reduce(lambda made, option: option(made), reversed(every), command)
+
+
+@click.command("refine")
+@click.argument("model")
+@click.argument("corpus")
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Run folder.")
+@_options
+def refine_command(
+    model: str,
+    corpus: str,
+    out: Path,
+    dtype: str,
+    device: str | None,
+    text_column: str,
+    document: str | None,
+    report_to: tuple[str, ...],
+    positions: Path | None,
+    weight_values: Path | None,
+    as_json: bool,
+    quiet: bool,
+    **given: Any,
+) -> None:
+    """Train a copy of MODEL on CORPUS to move its decisions, and say what that cost.
+
+    Cross-entropy and a penalty of narrow decisions are minimised together. A share of the documents
+    is held out; both models are audited and compared on either part. The refined model is in
+    RUN/model, as any other checkpoint. A killed run goes on with the same command.
+
+    --objective none is the control: the same training without a penalty.
+
+    \b
+    Example:
+      unembed refine ./my-model reviews.txt -o runs/fisher --steps 300 --learning-rate 2e-5
+      unembed refine ./my-model reviews.txt -o runs/control --steps 300 --learning-rate 2e-5 \\
+        --objective none
+    """
+    from unembed.corpus import Corpus
+    from unembed.models import load, load_tokenizer
+    from unembed.refine.engine import check_accelerate
+    from unembed.refine.train import refine
+    from unembed.refine.weighting import read_positions, read_values
+    from unembed.rows import RowRules, read_rows
+    from unembed.store import check_folder, holds_finished_run
+
+    check_accelerate()
+    recipe = recipe_of(given)
+    check_folder(out)
+    listed = None if positions is None else read_positions(positions)
+    next(read_rows(corpus, RowRules(text_column, document)), None)
+    if weight_values is not None:
+        values = read_values(weight_values, load_tokenizer(model))
+        recipe = replace(recipe, weighting=replace(recipe.weighting, values=values))
+    checkpoint = load(model, dtype=dtype, device=device)
+    text = Corpus.read(
+        corpus,
+        checkpoint.tokenizer,
+        text_column=text_column,
+        document=document,
+        progress=not quiet,
+    )
+    finished = holds_finished_run(out)
+    done = refine(
+        checkpoint,
+        text,
+        recipe,
+        out=out,
+        positions=listed,
+        command=typed(),
+        progress=not quiet,
+        report_to=report_to,
+    )
+    if finished:
+        click.echo(f"{out} was finished before: verified, nothing computed again", err=True)
+    show(done, out, as_json)
+
+
+def recipe_of(given: Given) -> Recipe:
+    """The recipe of what was given; what was left out is as in ``Recipe``."""
+    from unembed.refine.lora import Lora
+    from unembed.refine.objectives import Objective
+    from unembed.refine.protection import Protection
+    from unembed.refine.recipe import Budget, Recipe
+    from unembed.refine.weighting import Weighting
+
+    said = {name: value for name, value in given.items() if value not in (None, ())}
+    asked = said.pop("objective", "fisher")
+    objective = Objective(asked, **_part(said, k="k", threshold="threshold", direction="direction"))
+    adapters = _part(said, lora_rank="rank", lora_alpha="alpha", lora_targets="targets")
+    weighting = Weighting(
+        classes=_weights(said.pop("weight_classes", ())),
+        **_part(
+            said,
+            weight_frequency="frequency",
+            only_below="below_margin",
+            only_right="only_right",
+        ),
+    )
+    protection = Protection(
+        **_part(
+            said,
+            protect_ewc="ewc",
+            protect_margin="margin",
+            protect_kl="kl",
+            protect_classes="classes",
+        )
+    )
+    budget = Budget(
+        **_part(
+            said,
+            budget_nll="nll",
+            budget_right_to_wrong="right_to_wrong",
+            budget_classes="classes",
+        )
+    )
+    return Recipe(
+        objective=objective,
+        lora=Lora(**adapters) if adapters else None,
+        weighting=weighting,
+        protection=protection,
+        budget=budget,
+        **said,
+    )
+
+
+def _part(said: Given, **fields: str) -> Given:
+    """Take options out of what was said, by the names that a record has for them."""
+    return {field: said.pop(name) for name, field in fields.items() if name in said}
+
+
+def _weights(classes: tuple[str, ...]) -> dict[str, float]:
+    """``CLASS=VALUE`` as numbers by class."""
+    found: dict[str, float] = {}
+    for asked in classes:
+        name, equals, value = asked.partition("=")
+        try:
+            found[name] = float(value)
+        except ValueError:
+            equals = ""
+        if not equals:
+            raise UnembedError(f"--weight-class {asked!r} is not CLASS=VALUE: try numeric=2")
+    return found

@@ -1,0 +1,35 @@
+"""``unembed report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from unembed.cli.pages import load_run, write_page
+from unembed.errors import UnembedError
+
+
+@click.command("report")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), help="Page to write [report.html in RUN]."
+)
+def report_command(run: Path, out: Path | None) -> None:
+    """Draw the page of a finished run again, after checking every file of it.
+
+    \b
+    Example:
+      unembed report runs/reviews -o reviews.html
+    """
+    from unembed.report.drawing import ReportUnavailable
+
+    page = out or run / "report.html"
+    if page.is_dir():
+        raise UnembedError(
+            f"{page} is a folder: give a file for the page, such as {page}/page.html"
+        )
+    try:
+        click.echo(write_page(load_run(run), run, page))
+    except ReportUnavailable as error:
+        raise UnembedError(str(error)) from error

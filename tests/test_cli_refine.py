@@ -1,0 +1,305 @@
+"""``unembed refine`` on the command line, and the names that a Python program needs for it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import unembed
+from test_cli import Ended, invoke
+from unembed.cli.refine import HOLDING, MOVING, TERM, TRAINING, WEIGHTING, recipe_of
+from unembed.errors import UnembedError
+from unembed.refine.lora import Lora
+from unembed.refine.objectives import Objective
+from unembed.refine.protection import Protection
+from unembed.refine.recipe import Budget, Recipe
+from unembed.refine.weighting import Weighting
+
+QUICK = (
+    *("--steps", "4", "--batch-size", "2", "--context", "32", "--learning-rate", "1e-3"),
+    *("--watch-every", "2", "--heldout", "0.4", "--quiet"),
+)
+
+Run = Callable[..., Ended]
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str]) -> Run:
+    def call(*argv: str | Path) -> Ended:
+        capfd.readouterr()
+        return Ended(invoke(*argv), *capfd.readouterr())
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory, topics: list[str]) -> Path:
+    file = tmp_path_factory.mktemp("corpus") / "short.txt"
+    file.write_text("\n".join(topic[:80].replace("\n", " ") for topic in topics[:14]))
+    return file
+
+
+@pytest.fixture(scope="module")
+def refined(tmp_path_factory: pytest.TempPathFactory, llama_folder: Path, text: Path) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "refined"
+    assert invoke("refine", llama_folder, text, "-o", str(out), *QUICK) == 0
+    return out
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.name != ".lock"]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(paths)}
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """What click hands over where these options were given and no others."""
+    names = [
+        option.name
+        for part in (TERM, MOVING, TRAINING, WEIGHTING, HOLDING)
+        for option in click_options(part)
+        if option.name not in ("weight_values", "positions")
+    ]
+    assert options.keys() <= set(names)
+    return {name: options.get(name) for name in names}
+
+
+def click_options(part: tuple[Any, ...]) -> list[Any]:
+    def command() -> None: ...
+
+    for option in part:
+        option(command)
+    return list(command.__click_params__)  # type: ignore[attr-defined]
+
+
+def test_what_is_left_out_is_the_recipes_own() -> None:
+    assert recipe_of(given()) == Recipe()
+
+
+def test_every_option_reaches_the_recipe() -> None:
+    asked = given(
+        objective="fisher",
+        weight=0.0,
+        k=3,
+        threshold=2.0,
+        direction="expand",
+        scope="lora",
+        lora_rank=4,
+        lora_alpha=5,
+        lora_targets=("q_proj", "v_proj"),
+        steps=7,
+        learning_rate=0.5,
+        batch_size=2,
+        accumulation=3,
+        clip=0.0,
+        seed=11,
+        context=64,
+        heldout=0.3,
+        bf16=True,
+        gradient_checkpointing=True,
+        weight_frequency=0.5,
+        weight_classes=("numeric=2", "*=0.5"),
+        only_below=1.5,
+        only_right=True,
+        protect_ewc=1.0,
+        protect_margin=2.0,
+        protect_kl=3.0,
+        protect_classes=("function",),
+        budget_nll=0.01,
+        budget_right_to_wrong=0.02,
+        budget_classes=("numeric",),
+        watch_every=9,
+    )
+    assert recipe_of(asked) == Recipe(
+        objective=Objective("fisher", 3, 2.0, "expand"),
+        weight=0.0,
+        scope="lora",
+        lora=Lora(4, 5, targets=("q_proj", "v_proj")),
+        weighting=Weighting(0.5, {"numeric": 2.0, "*": 0.5}, below_margin=1.5, only_right=True),
+        protection=Protection(1.0, 2.0, 3.0, ("function",)),
+        budget=Budget(0.01, 0.02, ("numeric",)),
+        steps=7,
+        learning_rate=0.5,
+        batch_size=2,
+        accumulation=3,
+        clip=0.0,
+        seed=11,
+        context=64,
+        heldout=0.3,
+        bf16=True,
+        gradient_checkpointing=True,
+        watch_every=9,
+    )
+    assert recipe_of(given(scope="head", untie=True)) == Recipe(scope="head", untie=True)
+
+
+def test_the_help_names_the_defaults_of_the_recipe() -> None:
+    plain = Recipe()
+    records = (plain.objective, Lora(), plain)
+    values = {f.name: getattr(r, f.name) for r in records for f in dataclasses.fields(r)}
+    values |= {"lora_rank": Lora().rank, "lora_alpha": Lora().alpha, "objective": "fisher"}
+    told = 0
+    for part in (TERM, MOVING, TRAINING, HOLDING):
+        for option in click_options(part):
+            found = re.search(r"\[([^];: ]+)[^]]*\]", option.help)
+            if found and option.name in values and values[option.name] is not None:
+                shown = found[1]
+                value = values[option.name]
+                assert shown == (f"{value:g}" if isinstance(value, float) else str(value)), option
+                told += 1
+    assert told >= 15
+
+
+def test_a_refinement_leaves_a_model_two_comparisons_and_pages(
+    run: Run,
+    refined: Path,
+    llama_folder: Path,
+    text: Path,
+) -> None:
+    before = bytes_of(refined)
+    pages = ("report.html", "heldout/report.html", "training/report.html")
+    assert {"model/config.json", "summary.json", *pages} <= before.keys()
+    manifest = json.loads(before["manifest.json"])
+    assert manifest["command"].startswith(f"unembed refine {llama_folder} {text} -o ")
+    again = run("refine", llama_folder, text, "-o", refined, *QUICK)
+    assert again.code == 0
+    assert again.err == f"{refined} was finished before: verified, nothing computed again\n"
+    assert max(map(len, again.out.splitlines()[:-2])) <= 100
+    assert "held out" in again.out
+    assert "| training" in again.out
+    assert bytes_of(refined) == before
+    assert run("refine", llama_folder, text, "-o", refined, *QUICK).out == again.out
+    as_json = run("refine", llama_folder, text, "-o", refined, *QUICK, "--json")
+    assert json.loads(as_json.out) == {
+        "run": str(refined),
+        "summary": json.loads(before["summary.json"]),
+    }
+    assert "holds another run" in run("refine", llama_folder, text, "-o", refined).line
+
+
+def test_the_refined_model_is_a_checkpoint_as_any_other(
+    run: Run,
+    refined: Path,
+    text: Path,
+    tmp_path: Path,
+) -> None:
+    ended = run("audit", refined / "model", text, "-o", tmp_path / "run", "--quiet")
+    assert ended.code == 0, ended.err
+
+
+def test_report_draws_all_three_pages_again(
+    run: Run,
+    refined: Path,
+    tmp_path: Path,
+) -> None:
+    before = bytes_of(refined)
+    pages = [path for path in before if path.endswith("report.html")]
+    assert len(pages) == 3
+    for page in pages:
+        (refined / page).unlink()
+    assert run("report", refined) == Ended(0, f"{refined}/report.html\n", "")
+    assert bytes_of(refined) == before
+    elsewhere = tmp_path / "pages" / "page.html"
+    assert run("report", refined, "-o", elsewhere).code == 0
+    links = re.findall(r'href="([^"#]*report\.html)"', elsewhere.read_text())
+    assert [(elsewhere.parent / link).resolve() for link in links] == [
+        refined / "heldout/report.html",
+        refined / "training/report.html",
+    ]
+
+
+BAD = [
+    (["--objective", "hinge"], "objective 'hinge' is unknown"),
+    (["--weight", "-1"], "weight is -1.0: give a number from 0 up"),
+    (["--k", "1"], "k 1 is less than the 2 tokens"),
+    (["--direction", "sideways"], "direction 'sideways' is neither"),
+    (["--scope", "tail"], "scope 'tail' is not one of full"),
+    (["--untie", "--scope", "final-norm"], "untie with scope 'final-norm' changes nothing"),
+    (["--lora-rank", "4"], "scope 'full' takes no LoRA settings"),
+    (["--steps", "0"], "steps is 0: give at least 1"),
+    (["--heldout", "1"], "heldout is 1.0: give a share below 1"),
+    (["--weight-class", "numeric"], "--weight-class 'numeric' is not CLASS=VALUE"),
+    (["--weight-class", "numeric=much"], "--weight-class 'numeric=much' is not CLASS=VALUE"),
+    (["--weight-class", "verb=2"], "'verb' is no token class"),
+    (["--only-below", "0"], "below_margin is 0.0: give a number above 0"),
+    (["--protect-class", "numeric"], "give kl a weight"),
+    (["--budget-class", "numeric"], "needs a bound on right_to_wrong"),
+    (["--weight-values", "missing.csv"], "missing.csv cannot be read"),
+    (["--positions", "missing.parquet"], "missing.parquet cannot be read as Parquet"),
+    (["--context", "65"], "65"),
+]
+
+
+@pytest.mark.parametrize(("options", "said"), BAD)
+def test_options_that_cannot_be_used(
+    options: list[str],
+    said: str,
+    run: Run,
+    llama_folder: Path,
+    text: Path,
+    tmp_path: Path,
+) -> None:
+    ended = run("refine", llama_folder, text, "-o", tmp_path / "run", "--quiet", *options)
+    assert said in ended.line
+    assert not (tmp_path / "run" / "manifest.json").exists()
+
+
+def test_values_and_positions_are_read(
+    run: Run,
+    llama_folder: Path,
+    text: Path,
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "values.csv").write_text("id,value\n5,2.5\n")
+    pq.write_table(pa.table({"doc": [0, 1, 2, 3], "pos": [1, 1, 1, 1]}), tmp_path / "at.parquet")
+    files = ("--weight-values", tmp_path / "values.csv", "--positions", tmp_path / "at.parquet")
+    ended = run("refine", llama_folder, text, "-o", tmp_path / "run", *QUICK, *files)
+    assert ended.code == 0, ended.err
+    key = json.loads((tmp_path / "run" / "manifest.json").read_text())["provenance"]
+    assert key["recipe"]["weighting"]["values"] in ({"5": 2.5}, {5: 2.5})
+    assert key["positions"] is not None
+
+
+def test_without_accelerate_one_line_says_so(
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("unembed.refine.engine.find_spec", lambda _name: None)
+    ended = run("refine", "m", "c", "-o", tmp_path / "run")
+    assert ended.line == "a refinement needs accelerate: pip install 'unembed[train]'"
+
+
+def test_recipe_of_refuses_no_option_that_it_does_not_know() -> None:
+    with pytest.raises(TypeError):
+        recipe_of({"no_such": 1})
+    with pytest.raises(UnembedError):
+        recipe_of(given(weight=-1.0))
+
+
+@pytest.mark.parametrize(
+    "first", ["from unembed import Recipe", "from unembed.refine.recipe import Recipe", "pass"]
+)
+def test_refine_is_a_verb_whatever_was_imported_before(first: str) -> None:
+    program = (
+        f"{first}\n"
+        "import unembed\n"
+        "from unembed import refine\n"
+        "assert refine is unembed.refine\n"
+        "from unembed.refine import train\n"
+        "train.refine = lambda *given, out: (given, out)\n"
+        "assert refine(1, 2, out=3) == unembed.refine(1, 2, out=3) == ((1, 2), 3)\n"
+        "assert not set(unembed.__all__) - set(dir(unembed))\n"
+        "for name in unembed.__all__: getattr(unembed, name)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+    assert len(unembed.__all__) == len(set(unembed.__all__))
