@@ -1,15 +1,19 @@
-"""Five objectives, their weights, three seeds on the bundled model: tables of docs/findings.md.
+"""What refining does to the bundled model: the grids behind docs/findings.md.
 
-    python examples/refine_sweep.py runs/sweep
+    python examples/refine_sweep.py objectives runs/objectives
+    python examples/refine_sweep.py scopes runs/scopes
+    python examples/refine_sweep.py weightings runs/weightings
 
 The text is that of the running interpreter's library which the bundled model never saw; a fifth of
-its documents is held out. A killed sweep goes on with the same command. About an hour on two cores.
+its documents is held out. Three seeds each. A killed sweep goes on with the same command.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from unembed.corpus import Corpus
@@ -17,23 +21,12 @@ from unembed.demo.story import bundled_model
 from unembed.demo.text import documents
 from unembed.models import Checkpoint, load
 from unembed.refine.dose import Grid, dose
+from unembed.refine.lora import Lora
 from unembed.refine.objectives import Objective
 from unembed.refine.recipe import Recipe
+from unembed.refine.weighting import Weighting
 
-OBJECTIVES = (
-    Objective("fisher"),
-    Objective("margin"),
-    Objective("entropy"),
-    Objective("cosine"),
-    Objective("fisher", direction="expand"),
-)
-WEIGHTS = {
-    "fisher": (0.5, 2.0, 5.0),
-    "margin": (0.1, 0.4, 1.0),
-    "entropy": (0.05, 0.15, 0.4),
-    "cosine": (0.3, 1.0, 3.0),
-    "fisher-expand": (0.5, 2.0),
-}
+FISHER = Objective("fisher")
 RECIPE = Recipe(
     steps=100,
     learning_rate=1e-4,
@@ -42,6 +35,57 @@ RECIPE = Recipe(
     watch_every=100,
     audit_positions=40_000,
 )
+OBJECTIVES = Grid(
+    (
+        FISHER,
+        Objective("margin"),
+        Objective("entropy"),
+        Objective("cosine"),
+        Objective("fisher", direction="expand"),
+    ),
+    {
+        "fisher": (0.5, 2.0, 5.0),
+        "margin": (0.1, 0.4, 1.0),
+        "entropy": (0.05, 0.15, 0.4),
+        "cosine": (0.3, 1.0, 3.0),
+        "fisher-expand": (0.5, 2.0),
+    },
+    recipe=RECIPE,
+    read_out_positions=40_000,
+)
+ONE = Grid(
+    (FISHER,),
+    (2.0,),
+    recipe=replace(RECIPE, audit_positions=20_000),
+    changes=("int8",),
+    noise=(),
+    read_out_positions=20_000,
+)
+SCOPES = {
+    "last-2-blocks": {},
+    "final-norm": {"learning_rate": 1e-2},
+    "head": {"untie": True},
+    "norm+head": {"untie": True},
+    "lora": {"learning_rate": 1e-3, "lora": Lora()},
+}
+WEIGHTINGS = {
+    "frequency 0.5": Weighting(frequency=0.5),
+    "no structural": Weighting(classes={"structural": 0.0}),
+    "entity-like and numeric": Weighting(classes={"entity-like": 5.0, "numeric": 5.0}),
+}
+
+
+def grids(part: str) -> Iterator[tuple[str, Grid]]:
+    """The grids of one part, by the folder of each."""
+    if part == "objectives":
+        yield ".", OBJECTIVES
+    elif part == "scopes":
+        for scope, given in SCOPES.items():
+            recipe = replace(ONE.recipe, scope=scope, **given)
+            yield scope, replace(ONE, recipe=recipe)
+    else:
+        for name, weighting in WEIGHTINGS.items():
+            yield name, replace(ONE, recipe=replace(ONE.recipe, weighting=weighting))
 
 
 def text_of(checkpoint: Checkpoint) -> Corpus:
@@ -52,14 +96,18 @@ def text_of(checkpoint: Checkpoint) -> Corpus:
 
 
 def main() -> None:
-    """Run the sweep, or go on with it."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Run a part, or go on with it."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("part", choices=("objectives", "scopes", "weightings"))
     parser.add_argument("out", type=Path)
-    parser.add_argument("--seeds", type=int, default=3)
     given = parser.parse_args()
     checkpoint = load(bundled_model())
-    grid = Grid(OBJECTIVES, WEIGHTS, tuple(range(given.seeds)), RECIPE, read_out_positions=40_000)
-    print(dose(checkpoint, text_of(checkpoint), grid, out=given.out, progress=True))
+    text = text_of(checkpoint)
+    for name, grid in grids(given.part):
+        print(name)
+        print(dose(checkpoint, text, grid, out=given.out / name, progress=True), flush=True)
 
 
 if __name__ == "__main__":
