@@ -208,6 +208,17 @@ def test_a_process_killed_between_manifest_and_journal_is_finished(run: Path) ->
     assert files(run) == before
 
 
+def test_a_run_that_is_refused_before_it_began_leaves_the_folder_free(tmp_path: Path) -> None:
+    with pytest.raises(UnembedError, match="no such layer"), RunFolder.open(tmp_path, {"a": 1}):
+        raise UnembedError("no such layer")
+    with RunFolder.open(tmp_path, {"a": 2}) as folder:
+        folder.write_bytes("kept.txt", b"kept")
+    with pytest.raises(UnembedError, match="later"), RunFolder.open(tmp_path, {"a": 2}):
+        raise UnembedError("later")
+    with RunFolder.open(tmp_path, {"a": 2}) as folder:
+        assert set(folder.done) == {"kept.txt"}
+
+
 @pytest.mark.parametrize("finished", [False, True])
 def test_another_run_is_named_by_what_differs(tmp_path: Path, finished: bool) -> None:
     fill(tmp_path / "run", stop_after=2 if finished else 1)

@@ -65,13 +65,19 @@ class RunFolder:
     def open(folder: str | Path, key: dict[str, Any]) -> Iterator[RunFolder]:
         """Lock the folder and read its journal; a finished run is verified.
 
-        Raises UnembedError if it holds another run or other files, is in use, or is damaged.
+        Raises UnembedError if it holds another run or other files, is in use, or is damaged. A run
+        that ends in an UnembedError before it wrote anything leaves the folder to any other.
         """
         folder = Path(folder)
         key = json.loads(json.dumps(key))
         check_folder(folder)
         with _locked(folder) as lock:
-            yield RunFolder(folder, lock, _resume(folder, key))
+            opened = RunFolder(folder, lock, _resume(folder, key))
+            try:
+                yield opened
+            except UnembedError:
+                opened._leave()
+                raise
 
     @property
     def finished(self) -> bool:
@@ -94,6 +100,12 @@ class RunFolder:
             os.fsync(journal.fileno())
         self.done[path] = part
         return part
+
+    def _leave(self) -> None:
+        """Let another run have a folder in which this one was refused before it did anything."""
+        if {path.name for path in self.folder.iterdir()} == {JOURNAL, LOCK} and not self.done:
+            with contextlib.suppress(OSError):
+                (self.folder / JOURNAL).unlink()
 
     def finish(self, provenance: dict[str, Any], command: str) -> None:
         """Write the manifest, which makes the run a finished one, and drop the journal."""
