@@ -47,8 +47,8 @@ class AuditOptions:
     ``native_head`` adds what the checkpoint-precision head decides. ``context`` None takes the
     model's, at most 2,048 tokens. ``batch_tokens`` None takes 2,048 on CPU and 16,384 on a GPU.
     Up to ``max_nonfinite`` positions with a non-finite logit are kept as nulls before the run
-    fails. ``logit_scale`` multiplies every logit, the control for sharpening (SPEC §5). A killed run
-    loses at most the part it was writing, of ``part_positions``.
+    fails. A killed run loses at most the part it was writing, of ``part_positions``.
+    ``logit_scale`` multiplies every logit, the control for sharpening (SPEC §5).
     """
 
     top_k: int = 5
