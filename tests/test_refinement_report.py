@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from dataclasses import replace
 from typing import Any
@@ -9,12 +11,22 @@ from typing import Any
 import pytest
 
 from browser import Watched, browser_test
+from test_benchmarks import run_of, scores
 from test_comparison_report import Elements, make_comparison
+from unembed.refine.benchmarks import BenchmarkComparison, compare_benchmarks
 from unembed.refine.recipe import Recipe
 from unembed.refine.summary import RefinementSummary, Step, WatchedStep
+from unembed.refine.summary import headline as printed
 from unembed.report import wording
 from unembed.report.page import refinement_page
-from unembed.report.refinement import account, extent, headline, notes
+from unembed.report.refinement import (
+    account,
+    benchmark_tables,
+    cost_section,
+    extent,
+    headline,
+    notes,
+)
 from unembed.report.refinement_curves import spaced, training_section, watched_section
 
 PAGES = ("heldout/report.html", "training/report.html")
@@ -190,6 +202,63 @@ def test_words(summary: RefinementSummary) -> None:
     stopped, clipped = notes(hurt)
     assert stopped == "The run stopped at step 9: too dear."
     assert wording.share(0.25) in clipped
+
+
+LONG = "a_task_of_ones_own_with_a_long_name"
+
+
+def make_benchmarks(limit: int | None = None) -> BenchmarkComparison:
+    old = run_of(scores("piqa", [0.0, 1.0, 0.0, 0.0]), scores(LONG, [0.5, 0.25], "f1"))
+    new = run_of(scores("piqa", [1.0, 1.0, 0.0, 1.0]), scores(LONG, [0.25, 0.25], "f1"))
+    return compare_benchmarks(replace(old, limit=limit), replace(new, limit=limit))
+
+
+def test_a_summary_with_benchmarks_survives_json(summary: RefinementSummary) -> None:
+    scored = replace(summary, benchmarks=make_benchmarks())
+    assert RefinementSummary.from_json(json.loads(json.dumps(_json(scored)))) == scored
+    without = _json(summary)
+    del without["benchmarks"]
+    assert RefinementSummary.from_json(without) == summary
+
+
+def test_a_row_is_printed_for_each_task(summary: RefinementSummary) -> None:
+    plain = printed(summary)
+    rows = printed(replace(summary, benchmarks=make_benchmarks()))
+    assert rows[: len(plain)] == plain
+    # Differences 1, 0, 0, 1: their standard deviation is sqrt(1/3), half of it the error.
+    error = 1.959963984540054 * math.sqrt(1 / 3) / 2
+    assert rows[len(plain) :] == [
+        ("benchmarks", "before → after, difference [95 % interval], n"),
+        ("piqa", f"0.2500 → 0.7500, +0.5000  [{0.5 - error:+.4f}, {0.5 + error:+.4f}], n 4"),
+        (LONG, ""),
+        ("", "0.3750 → 0.2500, -0.1250  [-0.3700, +0.1200], n 2"),
+        ("mean of 2 tasks", rows[-1][1]),
+    ]
+    assert rows[-1][1].startswith("0.3125 → 0.5000, +0.1875  [")
+    assert rows[-1][1].endswith("], n 6")
+
+
+def test_benchmarks_are_a_table_of_the_page(summary: RefinementSummary, page: str) -> None:
+    found = make_benchmarks(limit=4)
+    [table] = benchmark_tables(found)
+    assert table.caption.endswith("paired by document, the first 4 of each task")
+    first, second, mean = table.rows
+    piqa = found.tasks[0]
+    assert first[:5] == ("piqa, acc", "4", "0.250", "0.750", "+0.500")
+    assert first[5] == wording.interval(piqa.difference, wording.signed)
+    assert first[6] == wording.decimal(math.sqrt(1 / 3) / 2)
+    assert first[7:] == ("0", "2", "0.500")
+    assert second[0] == f"{LONG}, f1"
+    assert second[7:] == ("", "", "")
+    assert mean[:5] == ("mean of 2 tasks", "6", "0.312", "0.500", "+0.188")
+    assert {len(row) for row in table.rows} == {len(table.head)}
+    assert found.mean_standard_error is not None
+    assert mean[6] == wording.decimal(found.mean_standard_error)
+
+    scored = replace(summary, benchmarks=found)
+    assert cost_section(scored).tables[-1] == table
+    assert "McNemar" in drawn(scored)
+    assert "lm-evaluation-harness" not in page
 
 
 def _json(summary: RefinementSummary) -> Any:

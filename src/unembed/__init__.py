@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from unembed.models import Checkpoint as Checkpoint
     from unembed.models import load as load
     from unembed.provenance import Provenance as Provenance
+    from unembed.refine.benchmark_pair import Benchmarks as Benchmarks
+    from unembed.refine.dose import Doses as Doses
+    from unembed.refine.dose import Grid as Grid
+    from unembed.refine.dose import dose as dose
     from unembed.refine.lora import Lora as Lora
     from unembed.refine.objectives import Objective as Objective
     from unembed.refine.protection import Protection as Protection
@@ -41,13 +45,16 @@ _HOMES = {
     "Audit": "cells.audit",
     "AuditOptions": "cells.run",
     "AuditSummary": "cells.summary",
+    "Benchmarks": "refine.benchmark_pair",
     "Budget": "refine.recipe",
     "Checkpoint": "models",
     "Comparison": "cells.compare",
     "ComparisonSummary": "cells.comparison",
     "Corpus": "corpus",
+    "Doses": "refine.dose",
     "Estimate": "cells.estimate",
     "GapFit": "cells.gap",
+    "Grid": "refine.dose",
     "Head": "head",
     "HeadLoss": "loss",
     "Lora": "refine.lora",
@@ -61,6 +68,7 @@ _HOMES = {
     "Weighting": "refine.weighting",
     "audit": "cells.audit",
     "compare": "cells.compare",
+    "dose": "refine.dose",
     "fit_gap": "cells.gap",
     "head_loss": "loss",
     "load": "models",

@@ -14,6 +14,7 @@ from unembed.cli.printing import show, typed
 from unembed.errors import UnembedError
 
 if TYPE_CHECKING:
+    from unembed.refine.benchmark_pair import Benchmarks
     from unembed.refine.recipe import Recipe
 
 Given = dict[str, Any]
@@ -90,6 +91,17 @@ HOLDING = (
     ),
     click.option("--watch-every", type=int, help="Steps between measurements, held out [50]."),
 )
+BENCHMARKING = (
+    click.option(
+        "--benchmark",
+        "benchmark_tasks",
+        multiple=True,
+        metavar="TASK",
+        help="Run this task of lm-eval on both models; paper: the usual six; repeatable.",
+    ),
+    click.option("--benchmark-limit", type=int, help="First documents of each task [all]."),
+    click.option("--benchmark-path", type=FILE, help="Folder with tasks of your own."),
+)
 RUNNING = (
     click.option("--report-to", multiple=True, help="Log to wandb, tensorboard …; repeatable."),
     click.option("--dtype", default="auto", show_default=True, help="Precision to load in."),
@@ -102,7 +114,7 @@ RUNNING = (
 
 
 def _options(command: Callable[..., None]) -> Callable[..., None]:
-    every = (*TERM, *MOVING, *TRAINING, *WEIGHTING, *HOLDING, *RUNNING)
+    every = (*TERM, *MOVING, *TRAINING, *WEIGHTING, *HOLDING, *BENCHMARKING, *RUNNING)
     return reduce(lambda made, option: option(made), reversed(every), command)
 
 
@@ -122,6 +134,9 @@ def refine_command(
     report_to: tuple[str, ...],
     positions: Path | None,
     weight_values: Path | None,
+    benchmark_tasks: tuple[str, ...],
+    benchmark_limit: int | None,
+    benchmark_path: Path | None,
     as_json: bool,
     quiet: bool,
     **given: Any,
@@ -150,6 +165,7 @@ def refine_command(
 
     check_accelerate()
     recipe = recipe_of(given)
+    benchmarks = _benchmarks(benchmark_tasks, benchmark_limit, benchmark_path)
     check_folder(out)
     listed = None if positions is None else read_positions(positions)
     next(read_rows(corpus, RowRules(text_column, document)), None)
@@ -171,6 +187,7 @@ def refine_command(
         recipe,
         out=out,
         positions=listed,
+        benchmarks=benchmarks,
         command=typed(),
         progress=not quiet,
         report_to=report_to,
@@ -226,6 +243,23 @@ def recipe_of(given: Given) -> Recipe:
         budget=budget,
         **said,
     )
+
+
+def _benchmarks(asked: tuple[str, ...], limit: int | None, path: Path | None) -> Benchmarks | None:
+    """What to run on both models; ``paper`` stands for the benchmarks of SPEC §6."""
+    if not asked:
+        for option, value in (("limit", limit), ("path", path)):
+            if value is not None:
+                raise UnembedError(
+                    f"--benchmark-{option} {value} needs a task: give --benchmark too, such as "
+                    "--benchmark paper"
+                )
+        return None
+    from unembed.refine.benchmark_pair import Benchmarks
+    from unembed.refine.benchmarks import TASKS
+
+    tasks = [task for name in asked for task in (TASKS if name == "paper" else (name,))]
+    return Benchmarks(tuple(tasks), limit, include_path=None if path is None else str(path))
 
 
 def _part(said: Given, **fields: str) -> Given:

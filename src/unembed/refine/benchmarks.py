@@ -111,7 +111,7 @@ def benchmark(
     leaves the choice to the harness. ``progress`` passes its output to stderr. Raises UnembedError
     where it is not installed, does not know a task, or fails.
     """
-    _check(tasks, limit, batch_size, include_path)
+    check_tasks(tasks, limit, batch_size, include_path)
     arguments = ["--batch_size", str(batch_size), "--seed", SEEDS, "--log_samples"]
     for flag, value in (("limit", limit), ("device", device), ("include_path", include_path)):
         arguments += [] if value is None else [f"--{flag}", str(value)]
@@ -260,9 +260,10 @@ def _mean(columns: list[Float[np.ndarray, " _"]]) -> tuple[Estimate, float | Non
     return Estimate(value, value - Z95 * error, value + Z95 * error, n), error
 
 
-def _check(
+def check_tasks(
     tasks: Sequence[str], limit: int | None, batch_size: int, include_path: str | Path | None
 ) -> None:
+    """Raise UnembedError without lm-eval, and for settings that no run can have."""
     if any(importlib.util.find_spec(module) is None for module in ("lm_eval", "accelerate")):
         raise UnembedError(
             "benchmarks run lm-evaluation-harness, which is not installed with its Hugging Face "

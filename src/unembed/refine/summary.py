@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from unembed.cells.comparison import ComparisonSummary
+from unembed.cells.estimate import Estimate
 from unembed.cells.headline import NAME_WIDTH, shown
 from unembed.cells.record import record_from_json
+from unembed.refine.benchmarks import BenchmarkComparison
 from unembed.refine.recipe import Recipe
 
 WIDTH = 100
@@ -73,15 +75,20 @@ class RefinementSummary:
     watched: tuple[WatchedStep, ...]
     heldout: ComparisonSummary
     training: ComparisonSummary
+    benchmarks: BenchmarkComparison | None = None
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> RefinementSummary:
-        """Rebuild a summary from ``record_to_json``'s values."""
-        return record_from_json(RefinementSummary, data)
+        """Rebuild a summary from ``record_to_json``'s values; ``benchmarks`` may be left out."""
+        return record_from_json(RefinementSummary, {"benchmarks": None, **data})
 
 
 def summarise_refinement(
-    recipe: Recipe, kept: dict[str, Any], heldout: ComparisonSummary, training: ComparisonSummary
+    recipe: Recipe,
+    kept: dict[str, Any],
+    heldout: ComparisonSummary,
+    training: ComparisonSummary,
+    benchmarks: BenchmarkComparison | None = None,
 ) -> RefinementSummary:
     """Put together what a run left behind: ``kept`` is its note beside the refined model."""
     lines = [line for line in kept["log"] if "loss" in line]
@@ -116,6 +123,7 @@ def summarise_refinement(
         watched=tuple(watched),
         heldout=heldout,
         training=training,
+        benchmarks=benchmarks,
     )
 
 
@@ -137,7 +145,27 @@ def headline(summary: RefinementSummary) -> list[tuple[str, str]]:
         _side(summary.heldout), _side(summary.training), strict=True
     ):
         rows.append((label, f"{held:<{SIDE_WIDTH}}| {trained}"))
+    return rows if summary.benchmarks is None else rows + _scored(summary.benchmarks)
+
+
+def _scored(benchmarks: BenchmarkComparison) -> list[tuple[str, str]]:
+    """A row for each task, under its own line where the name is long, and one for the means."""
+    rows = [("benchmarks", "before → after, difference [95 % interval], n")]
+    for task in benchmarks.tasks:
+        told = _both(task.before, task.after, task.difference)
+        if len(task.task) < NAME_WIDTH:
+            rows.append((task.task, told))
+        else:
+            rows += [(task.task, ""), ("", told)]
+    if len(benchmarks.tasks) > 1:
+        means = (benchmarks.mean_before, benchmarks.mean_after, benchmarks.mean_difference)
+        rows.append((f"mean of {len(benchmarks.tasks)} tasks", _both(*means)))
     return rows
+
+
+def _both(before: Estimate, after: Estimate, difference: Estimate) -> str:
+    values = f"{before.value:.4f} → {after.value:.4f}"
+    return f"{values}, {shown(difference, '+.4f')}, n {difference.n:,}"
 
 
 def _wrapped(name: str, words: str) -> list[tuple[str, str]]:

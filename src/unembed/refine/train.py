@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 from unembed.cells.audit import audit
@@ -24,6 +23,8 @@ from unembed.errors import UnembedError
 from unembed.models import Checkpoint, context_of, load, quietly, token_ids
 from unembed.progress import progress_bar
 from unembed.provenance import SCHEMA, digest_of
+from unembed.refine.benchmark_pair import Benchmarks
+from unembed.refine.checkpoints import save_model, train_on
 from unembed.refine.door import Door
 from unembed.refine.engine import PrinterCallback, TrainingArguments, check_accelerate
 from unembed.refine.examples import Examples, split
@@ -35,22 +36,14 @@ from unembed.refine.terms import term_of
 from unembed.refine.trainer import RefineTrainer
 from unembed.refine.watch import Warden, Watch
 from unembed.refine.weighting import Positions
-from unembed.store import RunFolder, read_manifest, write_whole
+from unembed.store import RunFolder, holds_finished_run, read_manifest, write_whole
 from unembed.vocabulary import Vocabulary
 from unembed.windows import Windows, batches
 
 WATCH_TOKENS = 2048
 CHECKPOINTS = "checkpoints"
-DISK_FULL = (
-    "No space left",
-    "File too large",
-    "os error 28",
-    "PytorchStreamWriter",
-    "inline_container",
-    "iostream error",
-)
-"""How a refused write reads, by the library that met it."""
 MODEL = "model"
+BENCHMARKS = "benchmarks"
 NOTE = "trained.json"
 
 
@@ -82,6 +75,7 @@ def refine(
     *,
     out: str | Path,
     positions: Positions | None = None,
+    benchmarks: Benchmarks | None = None,
     command: str = "",
     progress: bool = False,
     report_to: tuple[str, ...] = (),
@@ -92,9 +86,10 @@ def refine(
     refined model is saved in ``out/model``, the comparisons in ``out/heldout`` and
     ``out/training``. A killed run goes on from its last checkpoint when called again, and ends in
     the same weights. ``positions`` lists those of the whole corpus that the penalty counts, with
-    their weights. ``report_to`` names loggers of the Trainer ("wandb", "tensorboard" ...).
-    Raises UnembedError for what cannot be trained, and where the run fails; the model given is
-    never changed. Source: SPEC §5.
+    their weights. ``benchmarks`` are run on both models at the end, in ``out/benchmarks``: the
+    checkpoint has to be one that ``load`` gives unchanged by its name. ``report_to`` names loggers
+    of the Trainer ("wandb", "tensorboard" ...). Raises UnembedError for what cannot be trained, and
+    where the run fails; the model given is never changed. Source: SPEC §5.
     """
     check_accelerate()
     recipe = recipe or Recipe()
@@ -109,7 +104,10 @@ def refine(
         "corpus_digest": corpus.digest,
         "recipe": recipe.to_json(),
         "positions": None if positions is None else _digest(positions),
+        "benchmarks": None if benchmarks is None else record_to_json(benchmarks),
     }
+    if benchmarks is not None and not holds_finished_run(out):
+        benchmarks.check(checkpoint)
     with RunFolder.open(out, key) as folder:
         if not folder.finished:
             placed = None if positions is None else part.placed(positions)
@@ -127,7 +125,12 @@ def refine(
                 _compared(checkpoint, trained.checkpoint, text, recipe, out / name, progress)
                 for name, text in (("heldout", part.heldout), ("training", part.training))
             )
-            summary = summarise_refinement(recipe, trained.note, heldout.summary, training.summary)
+            scored = None
+            if benchmarks is not None:
+                scored = benchmarks.run_on_both(checkpoint, out / MODEL, out / BENCHMARKS, progress)
+            summary = summarise_refinement(
+                recipe, trained.note, heldout.summary, training.summary, scored
+            )
             text = json.dumps(record_to_json(summary), indent=1, allow_nan=False)
             folder.write_bytes("summary.json", text.encode())
             folder.finish(key, command)
@@ -224,11 +227,11 @@ class _Job:
                 trainer.remove_callback(PrinterCallback)
                 term = term_of(recipe, door, start, examples, vocabulary)
                 trainer.refine_with(term, token_ids=ids)
-                _trained(trainer, self.out / CHECKPOINTS)
+                train_on(trainer, self.out / CHECKPOINTS)
                 # The Trainer trains without a cache; the model generates with one.
                 config: Any = scoped.model.config
                 config.use_cache = getattr(start.config, "use_cache", False)
-                _save(finished(scoped), self.checkpoint.tokenizer, dtype, self.out / MODEL)
+                save_model(finished(scoped), self.checkpoint.tokenizer, dtype, self.out / MODEL)
         return {
             "moves": scoped.words,
             "n_moving": scoped.n_moving,
@@ -284,48 +287,3 @@ def _arguments(
 def _digest(positions: Positions) -> str:
     listed = positions.keys.tobytes() + positions.weights.tobytes()
     return hashlib.sha256(listed).hexdigest()
-
-
-def _trained(trainer: RefineTrainer, checkpoints: Path) -> None:
-    """Run the Trainer from its last whole checkpoint; what the disk refuses is one line."""
-    try:
-        trainer.train(resume_from_checkpoint=_last_whole(checkpoints))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        words = str(error)
-        if not any(sign in words for sign in DISK_FULL):
-            raise
-        raise UnembedError(
-            f"a checkpoint could not be written to {checkpoints}, as on a full disk "
-            f"({words.splitlines()[0]}): make room and repeat the command, which goes on from the "
-            "checkpoint before"
-        ) from error
-
-
-def _last_whole(checkpoints: Path) -> str | None:
-    """The newest checkpoint that was written to its end; others are removed."""
-    found = []
-    for folder in checkpoints.glob("checkpoint-*"):
-        try:
-            state = json.loads((folder / "trainer_state.json").read_text())
-            found.append((int(state["global_step"]), str(folder)))
-        except (OSError, ValueError, KeyError):
-            shutil.rmtree(folder)
-    return max(found)[1] if found else None
-
-
-def _save(model: nn.Module, tokenizer: Any, dtype: torch.dtype, folder: Path) -> None:
-    """Write a checkpoint whole or not at all."""
-    partial = folder.with_name(folder.name + ".part")
-    shutil.rmtree(partial, ignore_errors=True)
-    whole: Any = model.to(dtype).eval()
-    try:
-        whole.save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise UnembedError(
-            f"the refined model could not be written to {folder}: {error}; make room and repeat "
-            "the command"
-        ) from error
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from unembed.cells.comparison import ComparisonSummary
 from unembed.cells.estimate import Estimate
+from unembed.refine.benchmarks import BenchmarkComparison
 from unembed.refine.summary import RefinementSummary
 from unembed.report.comparison_margins import sharpening_words
 from unembed.report.parts import Card, Section, Table, card
 from unembed.report.wording import (
     Wording,
+    count,
     counted,
     decimal,
     full,
@@ -22,6 +24,7 @@ from unembed.report.wording import (
     signed,
 )
 
+Number = TypeVar("Number", int, float)
 Figured = tuple[str, Wording, str, Callable[[ComparisonSummary], Estimate]]
 
 FIGURES: tuple[Figured, ...] = (
@@ -121,8 +124,37 @@ def cost_section(summary: RefinementSummary) -> Section:
         "Gain and cost",
         "Gain on the training text that held-out text does not show is memory. An interval that "
         "holds 0 tells no change from chance.",
-        tables=(table, levels),
+        tables=(table, levels, *benchmark_tables(summary.benchmarks)),
     )
+
+
+def benchmark_tables(benchmarks: BenchmarkComparison | None) -> tuple[Table, ...]:
+    """Every task before and after with its paired difference, and the mean over tasks."""
+    if benchmarks is None:
+        return ()
+    means = (benchmarks.mean_before, benchmarks.mean_after, benchmarks.mean_difference)
+    rows = [
+        (
+            f"{task.task}, {task.metric}",
+            *_scored(task.before, task.after, task.difference, task.standard_error),
+            _or_blank(task.right_to_wrong, count),
+            _or_blank(task.wrong_to_right, count),
+            _or_blank(task.mcnemar_p, decimal),
+        )
+        for task in benchmarks.tasks
+    ]
+    mean = (
+        f"mean of {counted(len(rows), 'task')}",
+        *_scored(*means, benchmarks.mean_standard_error),
+        *("", "", ""),
+    )
+    of = "" if benchmarks.limit is None else f", the first {count(benchmarks.limit)} of each task"
+    head = (
+        *("task, metric", "documents", "before", "after", "difference"),
+        *("95 % interval", "standard error", "right → wrong", "wrong → right", "McNemar’s p"),
+    )
+    caption = f"Benchmarks of lm-evaluation-harness, paired by document{of}"
+    return (Table(caption, head, (*rows, mean)),)
 
 
 def recipe_facts(recipe: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -132,6 +164,23 @@ def recipe_facts(recipe: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, values in recipe.items():
         if isinstance(values, dict):
             yield name.capitalize(), _words(values)
+
+
+def _scored(
+    before: Estimate, after: Estimate, difference: Estimate, standard_error: float | None
+) -> tuple[str, ...]:
+    return (
+        count(difference.n),
+        point(before, decimal),
+        point(after, decimal),
+        point(difference, signed),
+        interval(difference, signed),
+        _or_blank(standard_error, decimal),
+    )
+
+
+def _or_blank(value: Number | None, form: Callable[[Number], str]) -> str:
+    return "" if value is None else form(value)
 
 
 def _words(values: Mapping[str, Any]) -> str:
