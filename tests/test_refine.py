@@ -197,22 +197,32 @@ def in_process(out: Path, killed_at: int) -> None:
     trained(checkpoint, corpus, recipe, out)
 
 
+def in_processes(*runs: tuple[Path, int]) -> list[int]:
+    """``in_process`` for each of them, and how each ended.
+
+    One import of the libraries for all: the parent forks, the child is killed. This process will
+    not do, for what other tests left behind in it may round differently.
+    """
+    words = [word for out, step in runs for word in (str(out), str(step))]
+    done = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [int(code) for code in done.stdout.split()]
+
+
 def test_a_killed_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     """Between checkpoints, while one is half-written, and between the last step and the model."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    in_process(whole, -1)
-    command = [sys.executable, __file__, str(killed)]
-    # One import of the libraries for all kills: the parent forks, the child is killed.
-    done = subprocess.run([*command, "3", "8", "9"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert [int(code) for code in done.stdout.split()] == [-signal.SIGKILL] * 3
+    assert in_processes((whole, -1), *((killed, step) for step in (3, 8, 9))) == [
+        0,
+        *[-signal.SIGKILL] * 3,
+    ]
     assert not (killed / "model").exists()
     newest = killed / "checkpoints" / "checkpoint-8"
     state = newest / "trainer_state.json"
     state.write_bytes(state.read_bytes()[:200])
     (killed / "checkpoints" / "checkpoint-9").mkdir()
     (killed / "model.part").mkdir()
-    in_process(killed, -1)
+    assert in_processes((killed, -1)) == [0]
     assert same_weights(saved(killed), saved(whole))
     notes = [json.loads((out / "trained.json").read_text()) for out in (killed, whole)]
     for note in notes:
@@ -505,9 +515,9 @@ def test_every_anchor_holds_what_it_anchors(
 
 
 if __name__ == "__main__":
-    for step in sys.argv[2:]:
+    for folder, step in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
         child = os.fork()
         if not child:
-            in_process(Path(sys.argv[1]), int(step))
+            in_process(Path(folder), int(step))
             os._exit(0)
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
