@@ -662,7 +662,9 @@ def test_the_same_points_give_the_same_table(
 def test_the_headline_names_every_dose_and_verdict(table: DoseTable) -> None:
     lines = headline(table)
     assert [name for name, _ in lines[1:10]] == [row.name for row in table.rows]
-    assert [words for _, words in lines[10:]] == [one.verdict for one in table.matched]
+    told = [one for one in table.matched if "median margin" in one.verdict and one.at is not None]
+    assert [words for _, words in lines[10:]] == [one.verdict for one in told]
+    assert 0 < len(told) < len(table.matched)
 
 
 def test_what_is_refused(grid: Grid, points: list[DosePoint]) -> None:

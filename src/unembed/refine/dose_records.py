@@ -149,7 +149,9 @@ class DoseTable:
 
 
 def headline(table: DoseTable) -> list[tuple[str, str]]:
-    """The short table that a grid prints: a line for each dose and each verdict."""
+    """The short table that a grid prints: a line for each dose, and for each verdict at the same
+    median margin.
+    """
     rows = [("positions", f"{table.n_positions:,} in {table.n_documents:,} documents")]
     for row in table.rows:
         figures = row.figures
@@ -161,7 +163,8 @@ def headline(table: DoseTable) -> list[tuple[str, str]]:
                 f"{shown(figures.right_to_wrong, '.2%')}",
             )
         )
-    rows += [(f"{one.first}, {one.second}", one.verdict) for one in table.matched]
+    told = [one for one in table.matched if one.gain == "median_margin_gain" and one.at is not None]
+    rows += [(f"{one.first}, {one.second}", one.verdict) for one in told]
     if table.n_nonfinite:
         rows.append(("not finite", f"{table.n_nonfinite:,} positions left out"))
     return rows + [("note", note) for note in table.notes]
