@@ -13,7 +13,7 @@ from unembed.cells.audit import Audit
 from unembed.cells.compare import compare
 from unembed.corpus import Corpus
 from unembed.demo.story import bundled_model, heldout_corpus
-from unembed.errors import UnembedError
+from unembed.errors import UnembedError, WriteError
 from unembed.models import Checkpoint, load
 from unembed.refine import dose as dosing
 from unembed.refine.dose import Doses, Grid, dose
@@ -137,6 +137,18 @@ def test_a_point_that_fails_is_noted(
     assert "the run diverged" in str(done)
     shutil.rmtree(tmp_path / "run" / "points" / "none-0-seed0")
     assert Doses.load(tmp_path / "run") == done
+
+
+def test_a_full_disk_stops_the_grid_and_fails_no_point(
+    bundled: tuple[Checkpoint, Corpus], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_given: object) -> None:
+        raise WriteError("trained.json cannot be written: No space left on device")
+
+    monkeypatch.setattr(dosing, "train", refused)
+    with pytest.raises(WriteError, match="No space left"):
+        dose(*bundled, GRID, out=tmp_path / "run")
+    assert not list((tmp_path / "run").rglob("failed.json"))
 
 
 @pytest.mark.parametrize(

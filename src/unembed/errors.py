@@ -16,3 +16,7 @@ class HeadError(UnembedError):
 
 class NonFiniteError(UnembedError):
     """More rows with non-finite logits than the limit allows."""
+
+
+class WriteError(UnembedError):
+    """The system refuses to write a file; the same command goes on once it can."""

@@ -16,7 +16,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from unembed.errors import UnembedError
+from unembed.errors import UnembedError, WriteError
 
 MANIFEST = "manifest.json"
 JOURNAL = "journal.jsonl"
@@ -347,7 +347,7 @@ def _refusals(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         remedy = "make room" if error.errno in FULL else "make it writable, or give another folder"
-        raise UnembedError(
+        raise WriteError(
             f"{path} cannot be written: {error.strerror}; {remedy}, and repeat the same command: "
             "finished parts are kept"
         ) from error

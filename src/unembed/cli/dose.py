@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import click
 
 from unembed.cli.printing import show, typed
-from unembed.cli.refine import HOLDING, MOVING, RUNNING, TRAINING, WEIGHTING, recipe_of
+from unembed.cli.refine import (
+    HOLDING,
+    MOVING,
+    RUNNING,
+    TRAINING,
+    WEIGHTING,
+    recipe_of,
+    with_options,
+)
 from unembed.errors import UnembedError
 
 OURS = ("--report-to", "--positions", "--weight-values", "--seed")
 """Options of a single refinement that a grid has no use for."""
-
-
-def _options(command: Callable[..., None]) -> Callable[..., None]:
-    every = (*MOVING, *TRAINING, *WEIGHTING, *HOLDING, *RUNNING)
-    return reduce(lambda made, option: option(made), reversed(every), command)
 
 
 @click.command("dose")
@@ -40,7 +41,7 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
 )
 @click.option("--seeds", type=int, default=3, show_default=True, help="Runs of each dose.")
 @click.option("--keep-models", is_flag=True, help="Keep every refined model.")
-@_options
+@with_options(*MOVING, *TRAINING, *WEIGHTING, *HOLDING, *RUNNING)
 def dose_command(
     model: str,
     corpus: str,

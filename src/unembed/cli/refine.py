@@ -113,16 +113,19 @@ RUNNING = (
 )
 
 
-def _options(command: Callable[..., None]) -> Callable[..., None]:
-    every = (*TERM, *MOVING, *TRAINING, *WEIGHTING, *HOLDING, *BENCHMARKING, *RUNNING)
-    return reduce(lambda made, option: option(made), reversed(every), command)
+Command = Callable[..., None]
+
+
+def with_options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """A decorator that gives a command these options, listed in this order."""
+    return lambda command: reduce(lambda made, option: option(made), reversed(options), command)
 
 
 @click.command("refine")
 @click.argument("model")
 @click.argument("corpus")
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Run folder.")
-@_options
+@with_options(*TERM, *MOVING, *TRAINING, *WEIGHTING, *HOLDING, *BENCHMARKING, *RUNNING)
 def refine_command(
     model: str,
     corpus: str,

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from unembed.errors import UnembedError
+from unembed.errors import WriteError
 from unembed.refine.trainer import RefineTrainer
 
 DISK_FULL = (
@@ -33,7 +33,7 @@ def train_on(trainer: RefineTrainer, checkpoints: Path) -> None:
         words = str(error)
         if not any(sign in words for sign in DISK_FULL):
             raise
-        raise UnembedError(
+        raise WriteError(
             f"a checkpoint could not be written to {checkpoints}, as on a full disk "
             f"({words.splitlines()[0]}): make room and repeat the command, which goes on from the "
             "checkpoint before"
@@ -62,7 +62,7 @@ def save_model(model: nn.Module, tokenizer: Any, dtype: torch.dtype, folder: Pat
         tokenizer.save_pretrained(partial)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
-        raise UnembedError(
+        raise WriteError(
             f"the refined model could not be written to {folder}: {error}; make room and repeat "
             "the command"
         ) from error

@@ -40,6 +40,11 @@ class Door:
         finally:
             model.train(was)
 
+    def living(self, model: nn.Module) -> Head:
+        """The head with the weight and bias that ``model`` has now."""
+        module = output_embedding(model)
+        return replace(self.recipe, weight=module.weight, bias=getattr(module, "bias", None))
+
     def through(
         self,
         model: nn.Module,
@@ -56,8 +61,7 @@ class Door:
         found: list[Read] = []
 
         def instead(hidden: Tensor, *_args: object, **_kwargs: object) -> Tensor:
-            living = replace(self.recipe, weight=module.weight, bias=getattr(module, "bias", None))
-            value = read(hidden, living)
+            value = read(hidden, self.living(self.bare))
             found.append(value)
             return _joined(hidden[..., :1].detach(), value)
 

@@ -18,7 +18,7 @@ from unembed.cells.audit import Audit, audit
 from unembed.cells.headline import as_html, as_text
 from unembed.cells.run import AuditOptions
 from unembed.corpus import Corpus
-from unembed.errors import UnembedError
+from unembed.errors import UnembedError, WriteError
 from unembed.models import Checkpoint
 from unembed.progress import progress_bar
 from unembed.provenance import SCHEMA, digest_of
@@ -64,9 +64,11 @@ class Grid:
                     f"weights and objectives do not fit: {odd[0]!r} is in one of them alone"
                 )
         doses = [self.weights_of(one) for one in self.objectives]
-        for name, values in (("objectives", labels), ("seeds", self.seeds), *_named(doses)):
+        for values in (labels, self.seeds, *doses):
             if not values or len(set(values)) != len(values):
-                raise UnembedError(f"{name} {values} must be given, each once")
+                raise UnembedError(
+                    f"objectives, weights and seeds must be given, each once, got {values}"
+                )
         if any(not 0 <= weight < math.inf for weights in doses for weight in weights):
             raise UnembedError(f"weights {self.weights} must be 0 or more")
         if any(one.name == "none" for one in self.objectives):
@@ -170,10 +172,6 @@ def _key(checkpoint: Checkpoint, corpus: Corpus, grid: Grid) -> dict[str, Any]:
     }
 
 
-def _named(doses: Sequence[tuple[float, ...]]) -> list[tuple[str, tuple[float, ...]]]:
-    return [("weights", weights) for weights in doses]
-
-
 def label_of(objective: Objective) -> str:
     """The objective's name, with its direction where that is not the usual one."""
     return objective.name + ("-expand" if objective.direction == "expand" else "")
@@ -228,9 +226,9 @@ class _Points:
             trained = train(
                 self.checkpoint, self.part.training, self.part.heldout, recipe, folder
             ).checkpoint
+        except WriteError:
+            raise
         except UnembedError as error:
-            if "could not be written" in str(error):
-                raise
             write_whole(failure, json.dumps(str(error)).encode())
             return str(error)
         for side in SIDES:

@@ -50,11 +50,15 @@ class Term:
             raise ValueError("an anchor needs the reference model that it holds to")
 
     @property
+    def penalised(self) -> bool:
+        """Whether P counts."""
+        return self.weight > 0 and self.objective.name != "none"
+
+    @property
     def plain(self) -> bool:
         """Whether the cross-entropy is all there is, so that the Trainer needs no help."""
-        penalised = self.weight > 0 and self.objective.name != "none"
         held = (self.ewc, self.margin, self.kl)
-        return not penalised and self.ce_weight == 1.0 and all(one is None for one in held)
+        return not self.penalised and self.ce_weight == 1.0 and all(one is None for one in held)
 
 
 @dataclass
@@ -217,16 +221,7 @@ class RefineMixin:
         with torch.no_grad():
             ids: Int[Tensor, "batch seq"] = inputs["input_ids"]
             start = final_hidden(term.reference, ids)[targets.kept]
-            module: Any = term.reference.get_output_embeddings()  # type: ignore[operator]
-            head = Head(
-                module.weight,
-                getattr(module, "bias", None),
-                door.recipe.scale,
-                door.recipe.softcap,
-                door.recipe.valid,
-                door.recipe.tied,
-                door.recipe.digest,
-            )
+            head = door.living(term.reference)
             precision = self._probed.of(head.weight, start)
         total = reading.hidden.new_zeros(())
         if term.margin is not None:
@@ -253,9 +248,7 @@ class RefineMixin:
     def _diagnosed(self) -> bool:
         trainer: Any = self
         due = self.diagnose_every and trainer.state.global_step % self.diagnose_every == 0
-        term = self.term
-        penalised = term is not None and term.weight > 0 and term.objective.name != "none"
-        return bool(due and penalised)
+        return bool(due and self.term is not None and self.term.penalised)
 
     def _compare_gradients(self, said: HeadLoss, total: Tensor, where: Tensor) -> None:
         """``|lambda P'| / |CE'|`` and their cosine, both in the head's input (its weight, where

@@ -43,7 +43,7 @@ def differences(groups: Sequence[FlipGroup], noun: str) -> Spec:
         "axis": plain_axis(None, grid=True, form="+.2~f")
         | {"labelExpr": "datum.value === 0 ? '0' : datum.label"},
     }
-    y = _rows(groups)
+    y = label_axis([_row_label(group) for group in groups])
     stroke = {"field": "stroke"} | NO_SCALE
     return {
         "title": heading("accuracy after − before, percentage points"),
@@ -97,7 +97,7 @@ def before_and_after(groups: Sequence[FlipGroup], noun: str) -> Spec:
         "scale": {"domain": [0, 1]},
         "axis": plain_axis(None, grid=True, form=".0%"),
     }
-    y = _rows(groups)
+    y = label_axis([_row_label(group) for group in groups])
     shift = {"field": "when", "sort": ["before", "after"], "scale": {"paddingOuter": 1.2}}
     return {
         "title": heading("accuracy"),
@@ -155,13 +155,13 @@ def ends_of_share(estimate: Estimate, name: str) -> Spec:
     }
 
 
-def _rows(groups: Sequence[FlipGroup]) -> Spec:
-    order = [_row_label(group) for group in groups]
+def label_axis(order: Sequence[str]) -> Spec:
+    """A row for each label, in this order; ``|`` breaks a label's line."""
     return {
         "field": "group",
         "type": "nominal",
-        "sort": order,
-        "scale": {"domain": order},
+        "sort": list(order),
+        "scale": {"domain": list(order)},
         "axis": {
             "title": None,
             "labelExpr": "split(datum.label, '|')",

@@ -13,7 +13,7 @@ from unembed.cells.divergences import (
     Exceedance,
 )
 from unembed.cells.estimate import Estimate
-from unembed.report.comparison_charts import ends, plain_axis
+from unembed.report.comparison_charts import ends, label_axis, plain_axis
 from unembed.report.drawing import Spec, draw, heading
 from unembed.report.parts import Figure, Key, Section, Table, line
 from unembed.report.wording import Wording, count, decimal, full, share
@@ -247,27 +247,13 @@ def _points(
         for group, value in values
         if value.value is not None
     ]
-    order = [_label(group) for group, _value in values]
     x = {
         "type": "quantitative",
         "scale": {"zero": zero},
         "axis": plain_axis(None, grid=True, form="~g" if form is decimal else ".3~%")
         | {"labelOverlap": "greedy", "labelSeparation": 16, "tickCount": 4},
     }
-    y = {
-        "field": "group",
-        "type": "nominal",
-        "sort": order,
-        "scale": {"domain": order},
-        "axis": {
-            "title": None,
-            "labelExpr": "split(datum.label, '|')",
-            "labelLineHeight": 14,
-            "labelOverlap": False,
-            "labelOffset": -6,
-            "domain": False,
-        },
-    }
+    y = label_axis([_label(group) for group, _value in values])
     return {
         "title": heading(title),
         "data": {"values": rows},
