@@ -1,0 +1,107 @@
+"""How alike the updates of several tasks are: matrices of cosines, each with its errors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+KINDS = ("joint", "activation", "error", "proxy", "coupling", "first_moment")
+"""The quantities of SPEC §7 that two tasks are compared by."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """One quantity for every pair of tasks; NaN where it could not be estimated.
+
+    ``sketch_se`` and ``sampling_se`` are standard errors, 0 where there is none (an exact value has
+    no sketch error), NaN where one is not known. ``low`` and ``high`` bound the 95 % interval of
+    both together.
+    """
+
+    value: Float[np.ndarray, "tasks tasks"]
+    sketch_se: Float[np.ndarray, "tasks tasks"]
+    sampling_se: Float[np.ndarray, "tasks tasks"]
+    low: Float[np.ndarray, "tasks tasks"]
+    high: Float[np.ndarray, "tasks tasks"]
+
+
+@dataclass(frozen=True)
+class TaskFacts:
+    """What is known of one task: its samples, how spread they are, and whether they suffice.
+
+    ``participation_ratio`` is ``tr(F)² / ‖F‖²``, the effective number of directions of its Fisher;
+    ``residual`` is δ, the share of F that ``M ⊗ Γ`` leaves (None where it cannot be had).
+    ``status`` is "ok", or a reason such as "too few samples: n = 40, participation ratio 310".
+    """
+
+    name: str
+    samples: int
+    documents: int
+    participation_ratio: float | None
+    residual: float | None
+    status: str
+
+
+@dataclass(frozen=True)
+class Alignments:
+    """Every pair of several tasks, by each quantity (SPEC §7, §10).
+
+    ``joint`` is the cosine of head Fishers; ``activation`` and ``error`` those of its marginals;
+    ``proxy`` their product; ``coupling`` ``joint / proxy``; ``first_moment`` the signed cosine of
+    mean gradients, None where it was not kept. ``method`` is "exact" or the construction's name.
+    """
+
+    tasks: tuple[TaskFacts, ...]
+    joint: Pairs
+    activation: Pairs | None
+    error: Pairs | None
+    proxy: Pairs | None
+    coupling: Pairs | None
+    first_moment: Pairs | None
+    method: str
+    unit: str
+    fisher: str
+    debiased: bool
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The tasks' names, in order of the matrices."""
+        return tuple(task.name for task in self.tasks)
+
+    def pairs(self, kind: str) -> Pairs | None:
+        """A quantity by its name, one of ``KINDS``."""
+        if kind not in KINDS:
+            raise ValueError(f"{kind!r} is not one of {', '.join(KINDS)}")
+        found: Pairs | None = getattr(self, kind)
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; NaN becomes None."""
+        plain: dict[str, Any] = {
+            "method": self.method,
+            "unit": self.unit,
+            "fisher": self.fisher,
+            "debiased": self.debiased,
+            "tasks": [vars(task) for task in self.tasks],
+        }
+        for kind in KINDS:
+            pairs = self.pairs(kind)
+            plain[kind] = None if pairs is None else {k: _plain(v) for k, v in vars(pairs).items()}
+        return plain
+
+    @staticmethod
+    def from_json(values: dict[str, Any]) -> Alignments:
+        """Read back what ``to_json`` wrote."""
+        given = dict(values)
+        for kind in KINDS:
+            if given[kind] is not None:
+                given[kind] = Pairs(**{k: np.array(v, float) for k, v in given[kind].items()})
+        given["tasks"] = tuple(TaskFacts(**task) for task in given["tasks"])
+        return Alignments(**given)
+
+
+def _plain(matrix: Float[np.ndarray, "tasks tasks"]) -> list[list[float | None]]:
+    return [[None if np.isnan(x) else float(x) for x in row] for row in matrix]
