@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import reference
-import unembed.cells.run as run_module
+import unembed.model_pass as model_pass
 from test_head import ARCHITECTURES, build
 from unembed import Audit, AuditOptions, Corpus, audit
 from unembed.cells.excerpt import excerpts
@@ -119,7 +119,7 @@ def test_the_body_takes_its_own_route(
     if not torch.backends.mkldnn.is_available():
         pytest.skip("this build has one float32 product")
     seen: set[str] = set()
-    plain = run_module.final_hidden
+    plain = model_pass.final_hidden
 
     def watched(*args: Any) -> torch.Tensor:
         seen.add(torch.backends.mkldnn.matmul.fp32_precision)
@@ -127,9 +127,9 @@ def test_the_body_takes_its_own_route(
 
     before = torch.backends.mkldnn.matmul.fp32_precision
     head_route = Precision("onednn", 1e-7, True)
-    monkeypatch.setattr(run_module.Precision, "probe", staticmethod(lambda _weight: head_route))
-    monkeypatch.setattr(run_module, "faster_body_route", lambda *_args: route)
-    monkeypatch.setattr(run_module, "final_hidden", watched)
+    monkeypatch.setattr(model_pass.Precision, "probe", staticmethod(lambda _weight: head_route))
+    monkeypatch.setattr(model_pass, "faster_body_route", lambda *_args: route)
+    monkeypatch.setattr(model_pass, "final_hidden", watched)
     audit(llama, corpus)
     assert seen == {"bf16" if route == "onednn" else before}
     assert torch.backends.mkldnn.matmul.fp32_precision == before

@@ -17,7 +17,7 @@ from jaxtyping import Shaped
 from torch import nn
 
 from unembed.cells.headline import as_html, as_text, shown
-from unembed.cells.run import MENTIONED, AuditOptions, AuditRun
+from unembed.cells.run import MENTIONED, AuditOptions, AuditRun, token_file
 from unembed.cells.summary import (
     AuditColumns,
     AuditSummary,
@@ -27,6 +27,7 @@ from unembed.cells.summary import (
 )
 from unembed.corpus import Corpus
 from unembed.errors import UnembedError
+from unembed.model_pass import Companion
 from unembed.phases import Phases
 from unembed.progress import progress_bar
 from unembed.provenance import SCHEMA, Provenance
@@ -124,6 +125,7 @@ def audit(
     command: str = "",
     progress: bool = False,
     phases: Phases | None = None,
+    companion: Companion | None = None,
 ) -> Audit:
     """Measure every token decision of a causal language model on a text.
 
@@ -133,27 +135,34 @@ def audit(
 
     With ``out`` the positions are written there as Parquet parts: a killed run goes on where it
     stopped when called again, to the same bytes. ``name`` is what the provenance calls the model,
-    ``command`` how to replay the run; ``phases`` collects where the time went. Raises UnembedError
-    for input that cannot be used, and NonFiniteError, naming document and position, where logits
-    are not finite. Source: SPEC §1-2.
+    ``command`` how to replay the run; ``phases`` collects where the time went. A ``companion``
+    takes its own from the same pass and keeps it in the same folder (``out`` is needed then).
+    Raises UnembedError for input that cannot be used, and NonFiniteError, naming document and
+    position, where logits are not finite. Source: SPEC §1-2.
     """
+    if companion is not None and out is None:
+        raise UnembedError("a companion of an audit keeps what it finds in its folder: give out")
     options = options or AuditOptions()
     phases = phases or Phases()
     model.eval()
     with phases("prepare"):
-        run = AuditRun.of(model, corpus, options, name or type(model).__name__)
+        run = AuditRun.of(model, corpus, options, name or type(model).__name__, companion)
+    positions = run.reading.windows.positions
     if out is None:
-        with progress_bar("audit", "tok", run.windows.positions, progress) as bar:
-            tables = [table for _path, table in run.tables(frozenset(), bar, phases)]
+        with progress_bar("audit", "tok", positions, progress) as bar:
+            tables = [table for _part, table, _ in run.parts(frozenset(), bar, phases)]
         table = pa.concat_tables(tables)
         return Audit(run.provenance, run.vocabulary([table]), run.documents(), in_memory=table)
     with RunFolder.open(out, run.provenance.to_json()) as folder:
-        run.count_finished(folder, frozenset(folder.done))
+        done = run.finished_parts(folder)
+        run.count_finished(folder, done)
         if not folder.finished:
-            with progress_bar("audit", "tok", run.windows.positions, progress) as bar:
-                for path, table in run.tables(frozenset(folder.done), bar, phases):
+            with progress_bar("audit", "tok", positions, progress) as bar:
+                for part, table, found in run.parts(done, bar, phases):
                     with phases("write"):
-                        folder.write_table(path, table)
+                        folder.write_table(token_file(part), table)
+                        if companion is not None:
+                            companion.keep(folder, part, found)
         with phases("summary"):
             return finish_audit(folder, run, command)
 
@@ -201,6 +210,8 @@ def finish_audit(folder: RunFolder, run: AuditRun, command: str) -> Audit:
     done = _opened(folder.folder, run.provenance)
     text = json.dumps(summary_to_json(done.summary), indent=1, allow_nan=False)
     folder.write_bytes("summary.json", text.encode())
+    if run.companion is not None:
+        run.companion.finish(folder)
     folder.finish(run.provenance.to_json(), command)
     return done
 

@@ -5,20 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from unembed.cells.audit import Audit, finish_audit
-from unembed.cells.measure import columns_of, swept_for
-from unembed.cells.run import AuditOptions, AuditRun, Columns, counting, held_routes, joined
+from unembed.cells.run import AuditOptions, AuditRun, Columns, joined, token_file
 from unembed.corpus import Corpus
 from unembed.divergence import Voice, divergence
 from unembed.errors import UnembedError
@@ -26,7 +22,6 @@ from unembed.models import Checkpoint, context_of
 from unembed.phases import Phases
 from unembed.progress import progress_bar
 from unembed.provenance import SCHEMA
-from unembed.replicas import side_by_side
 from unembed.store import RunFolder
 from unembed.windows import Batch
 
@@ -69,9 +64,10 @@ def audit_both(
     with phases("prepare"):
         runs = [AuditRun.of(one.model.eval(), corpus, options, one.name) for one in (before, after)]
     both = _Both(*runs)
+    positions = runs[0].reading.windows.positions
     if out is None:
-        with progress_bar("compare", "tok", runs[0].windows.positions, progress) as bar:
-            found = [tables for _path, tables in both.tables(frozenset(), bar, phases)]
+        with progress_bar("compare", "tok", positions, progress) as bar:
+            found = [tables for _part, tables in both.tables(frozenset(), bar, phases)]
         whole = [pa.concat_tables(tables) for tables in zip(*found, strict=True)]
         audits = [
             Audit(run.provenance, run.vocabulary([table]), run.documents(), in_memory=table)
@@ -86,14 +82,14 @@ def audit_both(
             stack.enter_context(RunFolder.open(Path(out) / name, key))
             for name, key in zip(names, keys, strict=True)
         ]
-        done = frozenset.intersection(*(frozenset(folder.done) for folder in folders))
+        done = frozenset.intersection(*(runs[0].finished_parts(folder) for folder in folders))
         for run, folder in zip(runs, folders, strict=False):
             run.count_finished(folder, done)
-        with progress_bar("compare", "tok", runs[0].windows.positions, progress) as bar:
-            for path, tables in both.tables(done, bar, phases):
+        with progress_bar("compare", "tok", positions, progress) as bar:
+            for part, tables in both.tables(done, bar, phases):
                 with phases("write"):
                     for folder, table in zip(folders, tables, strict=True):
-                        folder.write_table(path, table)
+                        folder.write_table(token_file(part), table)
         with phases("summary"):
             audits = [
                 finish_audit(folder, run, command)
@@ -117,54 +113,29 @@ class _Both:
         self, done: frozenset[str], bar: Any, phases: Phases
     ) -> Iterator[tuple[str, tuple[pa.Table, pa.Table, pa.Table]]]:
         """The parts that are not done yet: both audits' tables and the divergences'."""
-        runs = (self.before, self.after)
-        routes = {route for run in runs for route in (run.precision.route, run.body_route)}
-        pairs = list(zip(self.before.models, self.after.models, strict=False))
-        pairs = pairs if len(routes) == 1 else pairs[:1]
-        share = phases.among(len(pairs))
-
-        def work(models: tuple[nn.Module, nn.Module], item: tuple[str, Batch]) -> Any:
-            path, batch = item
-            return path, self._columns(models, batch, share)
-
-        with held_routes(routes):
-            measured = side_by_side(pairs, work, self.before.planned(done, bar))
-            for path, pieces in groupby(counting(measured, bar), key=itemgetter(0)):
-                before, after, apart = zip(*(columns for _path, columns in pieces), strict=True)
-                yield (
-                    path,
-                    (
-                        self.before.table(list(before)),
-                        self.after.table(list(after)),
-                        _apart(joined(list(apart))),
-                    ),
-                )
+        found = self.before.reading.results(
+            self._columns, bar, phases, beside=[self.after.reading], done=done
+        )
+        for part, pieces in found:
+            before, after, apart = zip(*pieces, strict=True)
+            tables = self.before.table(list(before)), self.after.table(list(after))
+            yield part, (*tables, _apart(joined(list(apart))))
 
     @torch.no_grad()
     def _columns(
-        self, models: tuple[nn.Module, nn.Module], batch: Batch, phases: Phases
+        self, models: tuple[nn.Module, ...], batch: Batch, phases: Phases
     ) -> tuple[Columns, Columns, Columns]:
-        place = {"doc": batch.doc, "pos": batch.pos}
         voices, found = [], []
         for run, model in zip((self.before, self.after), models, strict=True):
-            hidden = run.hidden(model, batch, phases)
+            hidden = run.reading.hidden(model, batch, phases)
             with phases("head"):
-                voice, columns = _heard(run, hidden, batch)
-            voices.append(voice)
-            found.append(columns | place)
+                swept = run.swept(hidden, batch)
+                found.append(run.columns(hidden, swept, batch))
+            voices.append(Voice(hidden, run.reading.head, swept, run.reading.precision))
         with phases("divergence"):
             apart = divergence(*voices)
         columns = {name: getattr(apart, name).cpu().numpy() for name in DIVERGENCES}
-        return found[0], found[1], columns | place
-
-
-def _heard(
-    run: AuditRun, hidden: Float[Tensor, "positions dim"], batch: Batch
-) -> tuple[Voice, Columns]:
-    targets = batch.targets.to(hidden.device)
-    swept = swept_for(hidden, run.head, targets, run.wanted, run.precision)
-    columns = columns_of(hidden, run.head, targets, swept, run.wanted, run.precision)
-    return Voice(hidden, run.head, swept, run.precision), columns
+        return found[0], found[1], columns | {"doc": batch.doc, "pos": batch.pos}
 
 
 def _apart(columns: Columns) -> pa.Table:

@@ -38,19 +38,8 @@ def measure(
     A row depends on its own hidden state and target alone: on CPU it is bitwise the same whatever
     else is in the call. Source: SPEC §1 and the record of an audit.
     """
-    swept = swept_for(hidden, head, targets, wanted, precision)
+    swept = sweep(hidden, head, targets, k=max(2, wanted.top_k), precision=precision)
     return columns_of(hidden, head, targets, swept, wanted, precision)
-
-
-def swept_for(
-    hidden: Float[Tensor, "positions dim"],
-    head: Head,
-    targets: Int[Tensor, "positions"],
-    wanted: Wanted,
-    precision: Precision,
-) -> Sweep:
-    """The pass over the vocabulary that the wanted columns need."""
-    return sweep(hidden, head, targets, k=max(2, wanted.top_k), precision=precision)
 
 
 @torch.no_grad()

@@ -16,18 +16,18 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from unembed.cells.native import native_decisions
-from unembed.cells.run import AuditOptions, AuditRun, Columns, counting, held_routes, joined
+from unembed.cells.run import AuditOptions, AuditRun, Columns, joined
 from unembed.corpus import Corpus
 from unembed.divergence import Voice, divergence
 from unembed.errors import NonFiniteError, UnembedError
 from unembed.head import Head
+from unembed.model_pass import ModelPass
 from unembed.models import Checkpoint
 from unembed.phases import Phases
 from unembed.progress import progress_bar
 from unembed.provenance import Provenance
 from unembed.quantized import SCHEMES, quantized, torchao_is_there
 from unembed.refine.logit_noise import noise_flips
-from unembed.replicas import side_by_side
 from unembed.sweep import Sweep, sweep
 from unembed.windows import Batch
 
@@ -164,9 +164,9 @@ def read_outs(
     for name in kept:
         if name in BODIES:
             other = _disturbed(checkpoint, name)
-            bodies[name] = AuditRun.of(other.model, corpus, options, other.name)
-    ways = _Ways(run, bodies, _rounded_head(run.head), tuple(kept), deviations)
-    with progress_bar("read-outs", "tok", run.windows.positions, progress) as bar:
+            bodies[name] = ModelPass.of(other.model, corpus, options, other.name)
+    ways = _Ways(run, bodies, _rounded_head(run.reading.head), tuple(kept), deviations)
+    with progress_bar("read-outs", "tok", run.reading.windows.positions, progress) as bar:
         found = ways.columns(bar)
     return ReadOuts(
         provenance=run.provenance,
@@ -185,7 +185,7 @@ class _Ways:
     """One undisturbed run, those with bodies of their own, and what is asked of them."""
 
     run: AuditRun
-    bodies: dict[str, AuditRun]
+    bodies: dict[str, ModelPass]
     rounded: Head
     changes: tuple[str, ...]
     noise: tuple[float, ...]
@@ -197,29 +197,21 @@ class _Ways:
 
     def columns(self, bar: Any) -> Columns:
         """Every column of the whole text, in its order."""
-        runs = [self.run, *self.bodies.values()]
-        routes = {route for one in runs for route in (one.precision.route, one.body_route)}
-        teams = list(zip(*(one.models for one in runs), strict=False))
-        teams = teams if len(routes) == 1 else teams[:1]
-
-        def work(team: tuple[nn.Module, ...], item: tuple[str, Batch]) -> tuple[str, Columns]:
-            return item[0], self._batch(team, item[1])
-
-        with held_routes(routes):
-            measured = side_by_side(teams, work, self.run.planned(frozenset(), bar))
-            return joined([columns for _path, columns in counting(measured, bar)])
+        others = list(self.bodies.values())
+        found = self.run.reading.results(self._batch, bar, Phases(), beside=others)
+        return joined([columns for _part, pieces in found for columns in pieces])
 
     @torch.no_grad()
-    def _batch(self, team: tuple[nn.Module, ...], batch: Batch) -> Columns:
-        run = self.run
-        hidden = run.hidden(team[0], batch, Phases())
-        whole = _voice(run, hidden, run.head, batch, run.provenance.model, self.candidates)
+    def _batch(self, team: tuple[nn.Module, ...], batch: Batch, phases: Phases) -> Columns:
+        run, name = self.run.reading, self.run.provenance.model
+        hidden = run.hidden(team[0], batch, phases)
+        whole = _voice(run, hidden, run.head, batch, name, self.candidates)
         plain = replace(whole, swept=_best_two(whole.swept))
         columns: dict[str, Tensor] = {}
-        for (name, other), model in zip(self.bodies.items(), team[1:], strict=True):
-            theirs = other.hidden(model, batch, Phases())
-            voice = _voice(other, theirs, other.head, batch, other.provenance.model)
-            columns |= _apart(name, plain, voice)
+        for (change, other), model in zip(self.bodies.items(), team[1:], strict=True):
+            theirs = other.hidden(model, batch, phases)
+            voice = _voice(other, theirs, other.head, batch, f"{name} in {change}")
+            columns |= _apart(change, plain, voice)
         if HEAD in self.changes:
             voice = _voice(run, hidden.to(torch.bfloat16), self.rounded, batch, HEAD)
             columns |= _apart(HEAD, plain, voice)
@@ -235,7 +227,7 @@ class _Ways:
 
 
 def _voice(
-    run: AuditRun,
+    run: ModelPass,
     hidden: Float[Tensor, "positions dim"],
     head: Head,
     batch: Batch,

@@ -8,7 +8,7 @@ estimate ``(g·g')²``, so that the mean of ψ over a task is a sketch of its Fi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
@@ -52,6 +52,7 @@ class SketchSpec:
             raise UnembedError(f"a head of {self.vocab} rows and width {self.dim} has no sketch")
 
 
+@runtime_checkable
 class LinearMap(Protocol):
     """A fixed random linear map, ``x -> S x``, taken block by block of the columns of S.
 
@@ -75,6 +76,7 @@ class LinearMap(Protocol):
         ...
 
 
+@runtime_checkable
 class Sketch(Protocol):
     """One construction for one head, its random numbers drawn: a function of the spec alone.
 
