@@ -15,8 +15,9 @@ import pytest
 import torch
 
 from browser import chromium, opened
+from command_line import run
 
-__all__ = ["chromium", "opened"]
+__all__ = ["chromium", "opened", "run"]
 
 VOCAB = 480
 CONTEXT = 64

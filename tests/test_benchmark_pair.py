@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
+from command_line import Run
 from test_benchmarks import scores
-from test_cli import Ended, invoke
 from unembed.cli.dose import dose_command
 from unembed.cli.refine import _benchmarks as asked_for
 from unembed.corpus import Corpus
@@ -29,17 +29,6 @@ QUICK = (
     *("--steps", "2", "--batch-size", "2", "--context", "32", "--learning-rate", "1e-2"),
     *("--watch-every", "2", "--heldout", "0.4", "--quiet", "--device", "cpu"),
 )
-
-Run = Callable[..., Ended]
-
-
-@pytest.fixture
-def run(capfd: pytest.CaptureFixture[str]) -> Run:
-    def call(*argv: str | Path) -> Ended:
-        capfd.readouterr()
-        return Ended(invoke(*argv), *capfd.readouterr())
-
-    return call
 
 
 @pytest.fixture(scope="module")

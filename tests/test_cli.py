@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,48 +20,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from command_line import Ended, invoke
 from unembed import Audit, AuditOptions, audit, cli, load
 from unembed.corpus import Corpus
 from unembed.windows import Windows
 
 PART = "32"
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def line(self) -> str:
-        """The one line that the user is told on stderr."""
-        assert self.code == 2, self.err
-        assert self.out == ""
-        [line] = self.err.splitlines()
-        assert line.startswith("unembed: ")
-        return line.removeprefix("unembed: ")
-
-
-def invoke(*argv: str | Path) -> int:
-    """Run the command line in this process, as the script does, and return its exit status."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["unembed", *map(str, argv)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-    return int(caught.value.code or 0)
-
-
-@pytest.fixture
-def run(capfd: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
-    def call(*argv: str | Path) -> Ended:
-        capfd.readouterr()
-        code = invoke(*argv)
-        return Ended(code, *capfd.readouterr())
-
-    return call
 
 
 def process(*argv: str | Path) -> subprocess.Popen[str]:

@@ -7,7 +7,6 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import unembed
-from test_cli import Ended, invoke
+from command_line import Run, invoke
 from unembed.cli.refine import HOLDING, MOVING, TERM, TRAINING, WEIGHTING, recipe_of
 from unembed.errors import UnembedError
 from unembed.refine.lora import Lora
@@ -29,17 +28,6 @@ QUICK = (
     *("--steps", "4", "--batch-size", "2", "--context", "32", "--learning-rate", "1e-3"),
     *("--watch-every", "2", "--heldout", "0.4", "--quiet"),
 )
-
-Run = Callable[..., Ended]
-
-
-@pytest.fixture
-def run(capfd: pytest.CaptureFixture[str]) -> Run:
-    def call(*argv: str | Path) -> Ended:
-        capfd.readouterr()
-        return Ended(invoke(*argv), *capfd.readouterr())
-
-    return call
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from unembed.errors import UnembedError
-from unembed.rows import Row, RowRules, read_rows
+from unembed.rows import Pair, Row, RowRules, read_rows
 
 
 def rows(path: str | Path, **rules: Any) -> list[Row]:
@@ -261,3 +261,95 @@ def test_a_data_set_that_the_hub_does_not_give(hub: Path) -> None:
         UnembedError, match=r"some-one/no\.such-set is neither a file or folder here"
     ):
         rows("some-one/no.such-set")
+
+
+CHAT = {
+    "prompt": [{"role": "user", "content": "is it?"}],
+    "completion": [{"role": "assistant", "content": "yes"}],
+}
+PAIRS = [
+    {"prompt": "one:", "completion": " two", "book": "a"},
+    {"prompt": "three:", "completion": None, "book": "b"},
+    {"prompt": None, "completion": "four", "book": "b"},
+]
+
+
+@pytest.mark.parametrize(("writer", "name"), WRITERS)
+def test_prompts_and_completions(writer: Any, name: str, tmp_path: Path) -> None:
+    path = writer(tmp_path / name, PAIRS)
+    found = rows(path, completion_only=True)
+    assert [row.pair for row in found] == [
+        Pair("one:", " two"),
+        Pair("three:", ""),
+        Pair("", "four"),
+    ]
+    assert [row.text for row in found] == ["one: two", "three:", "four"]
+    assert len({row.document for row in found}) == 3
+    booked = rows(path, completion_only=True, document="book")
+    assert [row.document for row in booked] == ["a", "b", "b"]
+    assert all(row.pair is None for row in rows(path, text_column="completion"))
+
+
+@pytest.mark.parametrize(("writer", "name"), WRITERS)
+def test_prompts_and_completions_of_messages(writer: Any, name: str, tmp_path: Path) -> None:
+    (row,) = rows(writer(tmp_path / name, [CHAT]), completion_only=True)
+    assert row.pair == Pair(CHAT["prompt"], CHAT["completion"])
+    assert (row.text, row.pair.answer) == ("is it?yes", "yes")
+
+
+@pytest.mark.parametrize(("writer", "name"), WRITERS)
+def test_a_document_may_be_a_prompt(writer: Any, name: str, tmp_path: Path) -> None:
+    path = writer(tmp_path / name, PAIRS[:1] * 2)
+    found = rows(path, completion_only=True, document="prompt")
+    assert [row.document for row in found] == ["one:"] * 2
+
+
+@pytest.mark.parametrize(("writer", "name"), WRITERS)
+def test_a_missing_prompt_or_completion(writer: Any, name: str, tmp_path: Path) -> None:
+    for column in ("prompt", "completion"):
+        (tmp_path / column).mkdir()
+        kept = {name: value for name, value in PAIRS[0].items() if name != column}
+        path = writer(tmp_path / column / name, [kept])
+        with pytest.raises(
+            UnembedError,
+            match=f"{path.name}.* has no column '{column}'; it has .*--completion-only reads the",
+        ):
+            rows(path, completion_only=True)
+
+
+def test_a_later_row_without_its_completion_is_named(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "r.jsonl", [PAIRS[0], {"prompt": "alone"}])
+    with pytest.raises(UnembedError, match=r"r\.jsonl, line 2 has no column 'completion'"):
+        rows(path, completion_only=True)
+    blank = rows(write(tmp_path / "b.jsonl", json.dumps(PAIRS[0]) + "\n\n"), completion_only=True)
+    assert blank[1].pair is None
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        ({"prompt": "a", "completion": 3}, "column 'completion' holds 3, neither text nor a list"),
+        ({"prompt": {"a": 1}, "completion": "b"}, "column 'prompt' holds {'a': 1}, neither"),
+        ({**CHAT, "prompt": "a"}, "one of 'prompt' and 'completion' is text and the other"),
+        ({**CHAT, "completion": "a"}, "one of 'prompt' and 'completion' is text and the other"),
+        ({**CHAT, "prompt": []}, "column 'prompt' holds no messages and column 'completion' does"),
+        ({**CHAT, "prompt": ["a"]}, "column 'prompt' lists 'a', which is no message"),
+        ({**CHAT, "completion": [{"role": "user"}]}, "column 'completion' lists .* no message"),
+        ({**CHAT, "prompt": [{"role": "user", "content": [1]}]}, "'prompt' lists .* no message"),
+    ],
+)
+def test_what_is_no_prompt_and_completion(
+    record: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    path = jsonl(tmp_path / "r.jsonl", [PAIRS[0], record])
+    with pytest.raises(UnembedError, match=rf"r\.jsonl, line 2: .*{said}"):
+        rows(path, completion_only=True)
+
+
+def test_text_has_no_completions(tmp_path: Path) -> None:
+    with pytest.raises(
+        UnembedError, match=r"t\.txt: text has no prompts .* give JSONL or Parquet with the columns"
+    ):
+        rows(write(tmp_path / "t.txt", "a"), completion_only=True)
+    with pytest.raises(UnembedError, match="--text-column 'body' and --completion-only exclude"):
+        RowRules("body", completion_only=True)

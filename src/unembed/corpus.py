@@ -5,17 +5,19 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Shaped
 
+from unembed.completions import encoded_pairs
 from unembed.errors import UnembedError
 from unembed.progress import progress_bar
-from unembed.rows import Row, RowRules, read_rows
+from unembed.rows import COMPLETION, PROMPT, Pair, Row, RowRules, read_rows
 
 TOKENISE_ROWS = 1000
 TOKENISE_CHARACTERS = 1 << 22
@@ -29,7 +31,12 @@ class Corpus:
     ``ids`` holds all tokens end to end; row r is ``ids[starts[r]:starts[r + 1]]``. Row r belongs to
     document ``document[r]`` and begins at position ``offset[r]`` of it; documents are numbered in
     order of first appearance and named in ``names``. ``bos`` is the id that the tokenizer puts
-    before every row, if it does. ``digest`` is the SHA-256 of ids, row lengths and documents.
+    before every row, if it does. ``digest`` is the SHA-256 of ids, row lengths and documents, and
+    of ``counted`` where there is one.
+
+    ``counted`` marks the tokens whose prediction counts, those of completions; None counts all that
+    are predicted. The first token of a row is not predicted, and never marked. ``blank_rows`` are
+    then those of an empty completion, ``short_rows`` those of one without a token to predict.
     """
 
     ids: Int[np.ndarray, "tokens"]
@@ -43,6 +50,7 @@ class Corpus:
     short_rows: int
     rules: str
     digest: str
+    counted: Bool[np.ndarray, "tokens"] | None = None
 
     @property
     def rows(self) -> int:
@@ -61,6 +69,8 @@ class Corpus:
         *,
         text_column: str = "text",
         document: str | None = None,
+        completion_only: bool = False,
+        reword: Callable[[Iterable[Row]], Iterator[Row]] | None = None,
         progress: bool = False,
     ) -> Corpus:
         """Read a ``.txt``, ``.jsonl`` or ``.parquet`` file, a folder of them, a data set saved with
@@ -70,13 +80,27 @@ class Corpus:
         are skipped; rows of fewer than two tokens are counted and dropped. A document is a row,
         unless ``document`` says otherwise: for text, a regular expression that the first line of
         each document matches; for records, the column that names a row's document.
+
+        ``completion_only`` reads the columns ``prompt`` and ``completion`` of records, texts or
+        lists of messages, and counts the predictions of the completion's tokens alone
+        (``completions``). ``reword`` changes rows before they are tokenised, as answer words do.
         Raises UnembedError for anything that cannot be read, naming file and row.
         """
         how = f"document {document!r}" if document else "a document is a row"
-        rules = f"{path}: column {text_column!r}, {how}, rows under two tokens dropped"
-        rows = read_rows(path, RowRules(text_column, document))
+        columns, dropped = f"column {text_column!r}", "rows under two tokens dropped"
+        if completion_only:
+            columns = f"columns {PROMPT!r} and {COMPLETION!r}"
+            dropped = "completions alone counted, empty ones dropped"
+        rows = read_rows(path, RowRules(text_column, document, completion_only))
         with progress_bar("reading", "row", None, progress) as bar:
-            return _tokenise(_counted(rows, bar), tokenizer, rules, str(path))
+            read = _counted(rows, bar)
+            return _tokenise(
+                read if reword is None else reword(read),
+                tokenizer,
+                f"{path}: {columns}, {how}, {dropped}",
+                str(path),
+                completion_only,
+            )
 
     @staticmethod
     def from_texts(
@@ -88,7 +112,24 @@ class Corpus:
             for i, text in enumerate(texts)
             for name in [f"text {i + 1}" if names is None else names[i]]
         )
-        return _tokenise(rows, tokenizer, "texts in memory, one document each", "the texts given")
+        rules = "texts in memory, one document each"
+        return _tokenise(rows, tokenizer, rules, "the texts given", False)
+
+    @staticmethod
+    def from_pairs(
+        pairs: Iterable[Pair], tokenizer: Any, *, names: Sequence[str] | None = None
+    ) -> Corpus:
+        """A corpus of prompts and completions already in memory, one document each.
+
+        Only predictions of the completions' tokens count, as with ``read(completion_only=True)``.
+        """
+        rows = (
+            Row(name, name, pair.text, pair)
+            for i, pair in enumerate(pairs)
+            for name in [f"pair {i + 1}" if names is None else names[i]]
+        )
+        rules = "pairs in memory, one document each, completions alone counted"
+        return _tokenise(rows, tokenizer, rules, "the pairs given", True)
 
     def subset(self, kept: Bool[np.ndarray, "documents"], rules: str) -> Corpus:
         """The documents marked in ``kept``, numbered anew in the same order.
@@ -101,12 +142,12 @@ class Corpus:
         document = number[self.document[rows]]
         sizes = np.diff(self.starts)[rows]
         digest = hashlib.sha256()
-        pieces = []
+        pieces, marks = [], []
         for doc, row in zip(document.tolist(), rows.tolist(), strict=True):
-            ids = np.asarray(self.ids[self.starts[row] : self.starts[row + 1]], dtype=np.int32)
-            digest.update(np.array([doc, len(ids)], dtype=np.int64).tobytes())
-            digest.update(ids.tobytes())
+            ids, counted = self._row(row)
+            _add_row(digest, doc, ids, counted)
             pieces.append(ids)
+            marks.append(np.zeros(0, dtype=bool) if counted is None else counted)
         return replace(
             self,
             ids=np.concatenate([*pieces, np.zeros(0, dtype=np.int32)]),
@@ -116,14 +157,52 @@ class Corpus:
             names=tuple(name for name, keep in zip(self.names, kept, strict=True) if keep),
             rules=f"{self.rules}; {rules}",
             digest=digest.hexdigest(),
+            counted=None if self.counted is None else np.concatenate([*marks, np.zeros(0, bool)]),
         )
+
+    def counting(self, counted: Bool[np.ndarray, "tokens"], rules: str) -> Corpus:
+        """The same tokens, of which those marked in ``counted`` count; ``rules`` says which."""
+        marked = replace(self, counted=counted, rules=f"{self.rules}; {rules}")
+        digest = hashlib.sha256()
+        for row, number in enumerate(self.document.tolist()):
+            _add_row(digest, number, *marked._row(row))
+        return replace(marked, digest=digest.hexdigest())
+
+    def document_hashes(self) -> Int[np.ndarray, "documents"]:
+        """A number below 2^63 for each document's input, the same wherever that input is read.
+
+        The first 63 bits of the SHA-256 of the document's token ids that do not count, its prompt;
+        of all of its token ids where nothing is marked, or where no prompt but a BOS token stands
+        before the completion. So tasks that share prompts share numbers, whatever their answers.
+        """
+        prompts = [hashlib.sha256() for _ in self.names]
+        wholes = [hashlib.sha256() for _ in self.names]
+        prompted = np.zeros(len(self.names), dtype=bool)
+        for row, number in enumerate(self.document.tolist()):
+            ids, counted = self._row(row)
+            wholes[number].update(ids.tobytes())
+            if counted is not None:
+                prompt = ids[~counted]
+                prompts[number].update(prompt.tobytes())
+                prompted[number] |= bool((prompt != self.bos).any())
+        chosen = [p if given else w for p, w, given in zip(prompts, wholes, prompted, strict=True)]
+        first = [int.from_bytes(digest.digest()[:8], "big") >> 1 for digest in chosen]
+        return np.array(first, dtype=np.int64)
+
+    def _row(
+        self, row: int
+    ) -> tuple[Int[np.ndarray, "row_tokens"], Bool[np.ndarray, "row_tokens"] | None]:
+        span = slice(self.starts[row], self.starts[row + 1])
+        counted = None if self.counted is None else np.asarray(self.counted[span])
+        return np.asarray(self.ids[span], dtype=np.int32), counted
 
 
 @dataclass(frozen=True)
 class _Gathered:
-    """The rows kept so far; their tokens go to a temporary file, so that memory stays bounded."""
+    """The rows kept so far; tokens and marks go to temporary files, so that memory is bounded."""
 
     spool: IO[bytes]
+    marks: IO[bytes] | None
     ends: array[int]
     document: array[int]
     offset: array[int]
@@ -132,50 +211,63 @@ class _Gathered:
     digest: Any
 
     @staticmethod
-    def into(spool: IO[bytes]) -> _Gathered:
+    def into(spool: IO[bytes], marks: IO[bytes] | None) -> _Gathered:
         columns = array("q", [0]), array("i"), array("i")
-        return _Gathered(spool, *columns, {}, array("i"), hashlib.sha256())
+        return _Gathered(spool, marks, *columns, {}, array("i"), hashlib.sha256())
 
-    def add(self, name: str, ids: list[int]) -> None:
+    def add(self, name: str, ids: list[int], marked: list[bool] | None) -> None:
         number = self.documents.setdefault(name, len(self.documents))
         if number == len(self.reached):
             self.reached.append(0)
-        data = np.asarray(ids, dtype=np.int32).tobytes()
-        self.spool.write(data)
-        self.digest.update(np.array([number, len(ids)], dtype=np.int64).tobytes())
-        self.digest.update(data)
+        row = np.asarray(ids, dtype=np.int32)
+        counted = None if marked is None else np.asarray(marked, dtype=bool)
+        self.spool.write(row.tobytes())
+        if self.marks is not None and counted is not None:
+            self.marks.write(counted.tobytes())
+        _add_row(self.digest, number, row, counted)
         self.ends.append(self.ends[-1] + len(ids))
         self.document.append(number)
         self.offset.append(self.reached[number])
         self.reached[number] += len(ids)
 
     def tokens(self) -> Int[np.ndarray, "tokens"]:
-        self.spool.flush()
+        return self._read(self.spool, np.int32)
+
+    def counted(self) -> Bool[np.ndarray, "tokens"] | None:
+        return None if self.marks is None else self._read(self.marks, np.bool_)
+
+    def _read(self, spool: IO[bytes], dtype: type[np.generic]) -> Shaped[np.ndarray, "tokens"]:
+        spool.flush()
         if self.ends[-1] > IN_MEMORY_TOKENS:
-            return np.memmap(self.spool, dtype=np.int32, mode="r")
-        self.spool.seek(0)
-        return np.frombuffer(self.spool.read(), dtype=np.int32)
+            return np.memmap(spool, dtype=dtype, mode="r")
+        spool.seek(0)
+        return np.frombuffer(spool.read(), dtype=dtype)
 
 
-def _tokenise(rows: Iterator[Row], tokenizer: Any, rules: str, where: str) -> Corpus:
+def _tokenise(
+    rows: Iterator[Row], tokenizer: Any, rules: str, where: str, completion_only: bool
+) -> Corpus:
     blank = short = 0
     bos = getattr(tokenizer, "bos_token_id", None)
     always_bos = bos is not None
     try:
-        with tempfile.TemporaryFile() as spool:
-            kept = _Gathered.into(spool)
+        with ExitStack() as files:
+            spool = files.enter_context(tempfile.TemporaryFile())
+            marks = files.enter_context(tempfile.TemporaryFile()) if completion_only else None
+            kept = _Gathered.into(spool, marks)
             for batch in _batched(rows):
-                filled = [row for row in batch if row.text.strip()]
+                filled = [row for row in batch if _filled(row, completion_only)]
                 blank += len(batch) - len(filled)
-                for row, ids in zip(filled, _encode(filled, tokenizer), strict=True):
-                    if len(ids) < 2:
+                encoded = _encode(filled, tokenizer, completion_only)
+                for row, (ids, marked) in zip(filled, encoded, strict=True):
+                    if len(ids) < 2 or not (marked is None or any(marked)):
                         short += 1
                         continue
-                    kept.add(row.document, ids)
+                    kept.add(row.document, ids, marked)
                     always_bos = always_bos and ids[0] == bos
             if not kept.document:
-                raise UnembedError(_nothing(where, blank, short))
-            tokens = kept.tokens()
+                raise UnembedError(_nothing(where, blank, short, completion_only))
+            tokens, counted = kept.tokens(), kept.counted()
     except OSError as error:
         raise UnembedError(
             f"the tokens could not be kept in {tempfile.gettempdir()}: {error.strerror}; "
@@ -193,15 +285,30 @@ def _tokenise(rows: Iterator[Row], tokenizer: Any, rules: str, where: str) -> Co
         short,
         rules,
         kept.digest.hexdigest(),
+        counted,
     )
 
 
-def _encode(rows: list[Row], tokenizer: Any) -> list[list[int]]:
+def _filled(row: Row, completion_only: bool) -> bool:
+    if completion_only:
+        return row.pair is not None and bool(row.pair.answer.strip())
+    return bool(row.text.strip())
+
+
+def _encode(
+    rows: list[Row], tokenizer: Any, completion_only: bool
+) -> list[tuple[list[int], list[bool] | None]]:
+    """The token ids of each row, and which count; None counts all."""
     if not rows:
         return []
-    texts = [row.text for row in rows]
     try:
-        return list(tokenizer(texts, verbose=False, return_attention_mask=False)["input_ids"])
+        if completion_only:
+            return [(pair.ids, pair.counted) for pair in encoded_pairs(rows, tokenizer)]
+        texts = [row.text for row in rows]
+        found = tokenizer(texts, verbose=False, return_attention_mask=False)["input_ids"]
+        return [(ids, None) for ids in found]
+    except UnembedError:
+        raise
     except Exception:
         for row in rows:
             broken = next((c for c in row.text if "\ud800" <= c <= "\udfff"), None)
@@ -213,7 +320,24 @@ def _encode(rows: list[Row], tokenizer: Any) -> list[list[int]]:
         raise
 
 
-def _nothing(where: str, blank: int, short: int) -> str:
+def _add_row(
+    digest: Any,
+    number: int,
+    ids: Int[np.ndarray, "row_tokens"],
+    counted: Bool[np.ndarray, "row_tokens"] | None,
+) -> None:
+    digest.update(np.array([number, len(ids)], dtype=np.int64).tobytes())
+    digest.update(ids.tobytes())
+    if counted is not None:
+        digest.update(counted.tobytes())
+
+
+def _nothing(where: str, blank: int, short: int, completion_only: bool) -> str:
+    if completion_only and blank + short:
+        return (
+            f"{where}: all {blank + short} completions are empty or masked ({blank} empty, {short} "
+            "without a token to predict): give prompts followed by completions"
+        )
     if short:
         return (
             f"{where}: all {short} rows that are not blank are shorter than two tokens, "

@@ -133,7 +133,7 @@ class ModelPass:
         for number, part in enumerate(parts(self.windows, self.part_positions)):
             path = f"part-{number:05d}"
             if path in done:
-                bar.update(int(self.windows.length[part.start : part.stop].sum()))
+                bar.update(int(self.windows.counts[part.start : part.stop].sum()))
                 bar.initial = bar.n
             else:
                 todo.append((path, part))
@@ -156,12 +156,12 @@ class ModelPass:
 
 @runtime_checkable
 class Companion(Protocol):
-    """A second reader of the pass that an audit makes, which takes its own from each block.
+    """A second reader of the pass that an audit makes, which takes its own from each block."""
 
-    ``key`` are the plain values that its numbers depend on.
-    """
-
-    key: dict[str, Any]
+    @property
+    def key(self) -> dict[str, Any]:
+        """The plain values that its numbers depend on."""
+        ...
 
     def swept(
         self,

@@ -113,7 +113,7 @@ def provenance_of(
         batch_tokens=batch_tokens,
         part_positions=part_positions,
         options=options,
-        versions={"python": platform.python_version(), **_versions()},
+        versions={"python": platform.python_version(), **versions_of_packages()},
         cpu=torch.backends.cpu.get_cpu_capability(),
         threads=threads,
     )
@@ -147,7 +147,8 @@ def describe_device(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def _versions() -> dict[str, str]:
+def versions_of_packages() -> dict[str, str]:
+    """The version of each package that a number may depend on."""
     found = {}
     for package in PACKAGES:
         try:

@@ -1,4 +1,4 @@
-"""Rows of text out of files, folders and data sets."""
+"""Rows of text, or of prompts and completions, out of files, folders and data sets."""
 
 from __future__ import annotations
 
@@ -17,15 +17,42 @@ OTHER_SUFFIXES = (".json", ".csv", ".tsv", ".md", ".html", ".gz", ".zst", ".zip"
 """Suffixes that a file has and a hub data set's name has not."""
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?(:[^:/]*){0,2}")
 PARQUET_ROWS = 1000
+PROMPT, COMPLETION = "prompt", "completion"
+"""The columns of records for supervised fine-tuning."""
+
+Messages = list[dict[str, Any]]
+"""A conversation, each message with its ``role`` and its ``content``."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A prompt and its completion: two texts, or two lists of messages."""
+
+    prompt: str | Messages
+    completion: str | Messages
+
+    @property
+    def answer(self) -> str:
+        """The completion's text; that of messages is their contents, end to end."""
+        return _said(self.completion)
+
+    @property
+    def text(self) -> str:
+        """Prompt and completion end to end; of messages their contents, in no template."""
+        return _said(self.prompt) + self.answer
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row of text: where it stands, the name of the document it belongs to, and the text."""
+    """One row of text: where it stands, the name of the document it belongs to, and the text.
+
+    Where completions are read, ``pair`` is what the text is made of; None is a blank row.
+    """
 
     where: str
     document: str
     text: str
+    pair: Pair | None = None
 
 
 @dataclass(frozen=True)
@@ -34,14 +61,26 @@ class RowRules:
 
     ``document`` None makes every row one; otherwise it is a regular expression that the first line
     of each document matches (text), or the column that names a row's document (records).
+    ``completion_only`` reads the columns ``prompt`` and ``completion`` in place of the text's.
     """
 
     text_column: str = "text"
     document: str | None = None
+    completion_only: bool = False
+
+    def __post_init__(self) -> None:
+        if self.completion_only and self.text_column != "text":
+            raise UnembedError(
+                f"--text-column {self.text_column!r} and --completion-only exclude each other: "
+                f"completions are read from the columns {PROMPT!r} and {COMPLETION!r}"
+            )
 
     @property
     def columns(self) -> list[str]:
         """The columns of a record that are read."""
+        if self.completion_only:
+            named = (PROMPT, COMPLETION, self.document)
+            return [name for name in dict.fromkeys(named) if name is not None]
         return [self.text_column] if self.document is None else [self.text_column, self.document]
 
 
@@ -105,6 +144,11 @@ def _lines(file: Path) -> Iterator[tuple[int, str]]:
 
 
 def _text_rows(file: Path, label: str, rules: RowRules) -> Iterator[Row]:
+    if rules.completion_only:
+        raise UnembedError(
+            f"{file}: text has no prompts and completions to tell apart: give JSONL or Parquet "
+            f"with the columns {PROMPT!r} and {COMPLETION!r}"
+        )
     try:
         opening = None if rules.document is None else re.compile(rules.document)
     except re.error as error:
@@ -213,30 +257,75 @@ def _datasets(name: str) -> Iterator[Any]:
 
 def _record_row(record: dict[str, Any], rules: RowRules, here: str, where: str) -> Row:
     _need_columns(rules, list(record), where)
-    text = record[rules.text_column]
+    pair = _pair(record, where) if rules.completion_only else None
+    text = record[rules.text_column] if pair is None else pair.text
     if text is not None and not isinstance(text, str):
         raise UnembedError(
             f"{where}: column {rules.text_column!r} holds {text!r:.40}, not text: "
             "name the text's with --text-column"
         )
     if rules.document is None:
-        return Row(where, here, text or "")
+        return Row(where, here, text or "", pair)
     if record[rules.document] is None:
         raise UnembedError(
             f"{where}: column {rules.document!r} names no document: fill it, or choose another "
             "with --document"
         )
-    return Row(where, str(record[rules.document]), text or "")
+    return Row(where, str(record[rules.document]), text or "", pair)
+
+
+def _pair(record: dict[str, Any], where: str) -> Pair:
+    """A record's prompt and completion; what is null is empty, as it is of a text column."""
+    for name in (PROMPT, COMPLETION):
+        value = record[name]
+        if isinstance(value, list):
+            _need_messages(value, name, where)
+        elif value is not None and not isinstance(value, str):
+            raise UnembedError(
+                f"{where}: column {name!r} holds {value!r:.40}, neither text nor a list of "
+                "messages: write it as a string"
+            )
+    prompt, completion = record[PROMPT], record[COMPLETION]
+    if not prompt and isinstance(completion, list) and completion:
+        raise UnembedError(
+            f"{where}: column {PROMPT!r} holds no messages and column {COMPLETION!r} does: begin "
+            "the conversation in the prompt"
+        )
+    if prompt and completion and type(prompt) is not type(completion):
+        raise UnembedError(
+            f"{where}: one of {PROMPT!r} and {COMPLETION!r} is text and the other a list of "
+            "messages: write both in one way"
+        )
+    return Pair(prompt or "", completion or "")
+
+
+def _need_messages(messages: list[Any], name: str, where: str) -> None:
+    for message in messages:
+        said = message if isinstance(message, dict) else {}
+        if not (isinstance(said.get("role"), str) and isinstance(said.get("content"), str)):
+            raise UnembedError(
+                f"{where}: column {name!r} lists {message!r:.60}, which is no message: give each "
+                "a 'role' and a 'content' of text"
+            )
+
+
+def _said(part: str | Messages) -> str:
+    return part if isinstance(part, str) else "".join(message["content"] for message in part)
 
 
 def _need_columns(rules: RowRules, present: Sequence[str], where: str) -> None:
     for name in rules.columns:
-        if name not in present:
-            option = "--text-column" if name == rules.text_column else "--document"
-            raise UnembedError(
-                f"{where} has no column {name!r}; it has {', '.join(present) or 'none'}: "
-                f"name the {'text' if option == '--text-column' else 'document'}'s with {option}"
-            )
+        if name in present:
+            continue
+        if rules.completion_only and name in (PROMPT, COMPLETION):
+            remedy = f"--completion-only reads the columns {PROMPT!r} and {COMPLETION!r}"
+        elif name == rules.text_column:
+            remedy = "name the text's with --text-column"
+        else:
+            remedy = "name the document's with --document"
+        raise UnembedError(
+            f"{where} has no column {name!r}; it has {', '.join(present) or 'none'}: {remedy}"
+        )
 
 
 def _first_line(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -60,6 +61,7 @@ def sweep(
     k: int = 2,
     precision: Precision | None = None,
     block: int | None = None,
+    beside: Callable[[Float[Tensor, "rows block"], int, slice], None] | None = None,
 ) -> Sweep:
     """Top-k, logsumexp, entropy, target logit and rank of every position, float32-exact.
 
@@ -75,6 +77,8 @@ def sweep(
     same for any ``block``, any other rows in the call, and any number of threads; elsewhere these
     may move the last bits of a logit. ``precision`` comes from ``Precision.probe`` and is probed
     here where it is None; ``block``, the columns taken at once, suits the device where it is None.
+    ``beside(logits, first_column, rows)`` sees each block of logits first, padded rows and all, and
+    must leave it as it is: one pass over the vocabulary, many readers.
     Raises ValueError for shapes or targets that do not fit the head. Source: SPEC §1.
     """
     check(hidden, head, targets, k, block)
@@ -89,6 +93,8 @@ def sweep(
     running = Running.of(index, threshold, k, head.vocab, tolerance)
     update = update_of(precision.epilogue)
     for start, logits, rows in logit_blocks(inputs, head, precision, block):
+        if beside is not None:
+            beside(logits, start, rows)
         update(running.tile(rows), logits, start)
     larger, unsure = running.counted()
     if bool(unsure.any()):

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from unembed.corpus import Corpus
@@ -26,6 +26,9 @@ class Windows:
     tokens one further; every token of a row but its first is predicted once. Where the tokenizer
     begins rows with a BOS token, later windows of a row begin with one too, whose own prediction is
     not counted (``prefixed``). ``doc`` and ``pos`` place the window's first prediction.
+
+    ``counts`` is how many of a window's predictions count: all, ``length[i]``, unless the corpus
+    marks tokens (``Corpus.counted``). Where it does, windows in which none counts are left out.
     """
 
     corpus: Corpus
@@ -36,11 +39,16 @@ class Windows:
     prefixed: np.ndarray
     doc: Int[np.ndarray, "windows"]
     pos: Int[np.ndarray, "windows"]
+    counts: Int[np.ndarray, "windows"]
 
     @property
     def positions(self) -> int:
-        """Number of predictions in all windows."""
-        return int(self.length.sum())
+        """Number of predictions that count, in all windows."""
+        return int(self.counts.sum())
+
+    def counted(self, i: int) -> Bool[np.ndarray, "predictions"]:
+        """Which of the predictions of window i count."""
+        return _counted(self.corpus, int(self.start[i]), int(self.length[i]))
 
     @property
     def facts(self) -> TextFacts:
@@ -72,7 +80,8 @@ class Windows:
         ``overflow="windows"`` makes consecutive windows of rows longer than the context;
         ``"truncate"`` keeps the first ``context`` tokens of a row (so context - 1 predictions) and
         drops the rest, the protocol of arXiv 2604.06767. ``max_positions`` stops after so many
-        predictions.
+        predictions that count.
+        Raises UnembedError where nothing would be predicted.
         """
         if context < 2:
             raise UnembedError(f"--context {context} predicts nothing: give at least 2")
@@ -88,16 +97,28 @@ class Windows:
         nth = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
         begin = np.where(nth == 0, 0, context + (nth - 1) * later)
         length = np.minimum(predictions[row] - begin, np.where(nth == 0, context, later))
+        counts = length
+        if corpus.counted is not None:
+            spans = zip((corpus.starts[row] + begin).tolist(), length.tolist(), strict=True)
+            counts = np.array([np.count_nonzero(_counted(corpus, *span)) for span in spans])
+            if not counts.any():
+                raise UnembedError(
+                    f"all {corpus.rows} completions are empty or masked: none is within the "
+                    f"context of {context} tokens, overflow {overflow!r}; give a larger --context"
+                )
+        keep = counts > 0 if corpus.counted is not None else np.ones(len(length), dtype=bool)
         if max_positions is not None:
-            before = np.cumsum(length) - length
-            keep = before < max_positions
-            length = np.minimum(length, max_positions - before)[keep]
-            row, nth, begin = row[keep], nth[keep], begin[keep]
-        prefixed = (nth > 0) & (corpus.bos is not None)
+            keep &= np.cumsum(counts) - counts < max_positions
+        row, nth, begin, length, counts = (x[keep] for x in (row, nth, begin, length, counts))
         start = corpus.starts[row] + begin
+        if max_positions is not None and (over := int(counts.sum()) - max_positions) > 0:
+            last = np.flatnonzero(_counted(corpus, int(start[-1]), int(length[-1])))
+            counts[-1] -= over
+            length[-1] = last[counts[-1] - 1] + 1
+        prefixed = (nth > 0) & (corpus.bos is not None)
         pos = (corpus.offset[row] + begin).astype(np.int32)
         doc = corpus.document[row]
-        return Windows(corpus, context, overflow, start, length, prefixed, doc, pos)
+        return Windows(corpus, context, overflow, start, length, prefixed, doc, pos, counts)
 
 
 @dataclass(frozen=True)
@@ -116,14 +137,14 @@ class Batch:
 
 
 def parts(windows: Windows, part_positions: int) -> Iterator[range]:
-    """Consecutive windows with about ``part_positions`` predictions each, in order of the text."""
+    """Consecutive windows with about ``part_positions`` predictions that count in each."""
     first, filled = 0, 0
-    for i, length in enumerate(windows.length.tolist()):
-        if filled and filled + length > part_positions:
+    for i, count in enumerate(windows.counts.tolist()):
+        if filled and filled + count > part_positions:
             yield range(first, i)
             first, filled = i, 0
-        filled += length
-    yield range(first, len(windows.length))
+        filled += count
+    yield range(first, len(windows.counts))
 
 
 def batches(windows: Windows, part: range, batch_tokens: int) -> Iterator[Batch]:
@@ -155,10 +176,11 @@ def _batch(windows: Windows, chosen: Int[np.ndarray, "batch"], width: int) -> Ba
             inputs[row, :lead] = corpus.bos
         inputs[row, lead : lead + length] = tokens[:-1]
         inputs[row, lead + length :] = tokens[-2]
-        real[row, lead : lead + length] = True
-        targets.append(tokens[1:])
-        doc.append(np.full(length, windows.doc[i], dtype=np.int32))
-        pos.append(np.arange(windows.pos[i], windows.pos[i] + length, dtype=np.int32))
+        counted = windows.counted(i)
+        real[row, lead : lead + length] = counted
+        targets.append(tokens[1:][counted])
+        doc.append(np.full(windows.counts[i], windows.doc[i], dtype=np.int32))
+        pos.append((windows.pos[i] + np.flatnonzero(counted)).astype(np.int32))
     return Batch(
         torch.from_numpy(inputs),
         torch.from_numpy(real),
@@ -166,3 +188,10 @@ def _batch(windows: Windows, chosen: Int[np.ndarray, "batch"], width: int) -> Ba
         np.concatenate(doc),
         np.concatenate(pos),
     )
+
+
+def _counted(corpus: Corpus, start: int, length: int) -> Bool[np.ndarray, "predictions"]:
+    """Which of the ``length`` predictions made from ``start`` on count."""
+    if corpus.counted is None:
+        return np.ones(length, dtype=bool)
+    return np.asarray(corpus.counted[start + 1 : start + length + 1])

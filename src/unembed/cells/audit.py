@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +27,7 @@ from unembed.cells.summary import (
 )
 from unembed.corpus import Corpus
 from unembed.errors import UnembedError
-from unembed.model_pass import Companion
+from unembed.model_pass import Companion, ModelPass
 from unembed.phases import Phases
 from unembed.progress import progress_bar
 from unembed.provenance import SCHEMA, Provenance
@@ -125,7 +125,7 @@ def audit(
     command: str = "",
     progress: bool = False,
     phases: Phases | None = None,
-    companion: Companion | None = None,
+    companion: Callable[[ModelPass], Companion] | None = None,
 ) -> Audit:
     """Measure every token decision of a causal language model on a text.
 
@@ -135,8 +135,8 @@ def audit(
 
     With ``out`` the positions are written there as Parquet parts: a killed run goes on where it
     stopped when called again, to the same bytes. ``name`` is what the provenance calls the model,
-    ``command`` how to replay the run; ``phases`` collects where the time went. A ``companion``
-    takes its own from the same pass and keeps it in the same folder (``out`` is needed then).
+    ``command`` how to replay the run; ``phases`` collects where the time went. ``companion``
+    makes another reader of the same pass, which keeps what it finds in the same folder.
     Raises UnembedError for input that cannot be used, and NonFiniteError, naming document and
     position, where logits are not finite. Source: SPEC §1-2.
     """
@@ -161,8 +161,8 @@ def audit(
                 for part, table, found in run.parts(done, bar, phases):
                     with phases("write"):
                         folder.write_table(token_file(part), table)
-                        if companion is not None:
-                            companion.keep(folder, part, found)
+                        if run.companion is not None:
+                            run.companion.keep(folder, part, found)
         with phases("summary"):
             return finish_audit(folder, run, command)
 

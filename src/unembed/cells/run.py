@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -74,9 +74,9 @@ class AuditRun:
         corpus: Corpus,
         options: AuditOptions,
         name: str,
-        companion: Companion | None = None,
+        companion: Callable[[ModelPass], Companion] | None = None,
     ) -> AuditRun:
-        """Prepare the pass and collect the provenance."""
+        """Prepare the pass and collect the provenance; ``companion`` is made for the pass."""
         reading = ModelPass.of(model, corpus, options, name)
         if options.logit_scale != 1.0:
             reading = replace(reading, head=reading.head.sharpened(options.logit_scale))
@@ -88,6 +88,7 @@ class AuditRun:
             )
         wanted = Wanted(options.top_k, options.facets, options.native_head)
         given = {**vars(wanted), "body_product": reading.body_route}
+        beside = None if companion is None else companion(reading)
         provenance = provenance_of(
             "audit",
             name,
@@ -97,7 +98,7 @@ class AuditRun:
             reading.windows.facts,
             reading.batch_tokens,
             reading.part_positions,
-            given if companion is None else given | {"sketch": companion.key},
+            given if beside is None else given | {"sketch": beside.key},
             threads=reading.threads,
         )
         return AuditRun(
@@ -107,7 +108,7 @@ class AuditRun:
             provenance=provenance,
             max_nonfinite=options.max_nonfinite,
             nonfinite=[],
-            companion=companion,
+            companion=beside,
         )
 
     def parts(
@@ -200,7 +201,7 @@ class AuditRun:
         corpus = self.reading.windows.corpus
         count = np.bincount(
             self.reading.windows.doc,
-            weights=self.reading.windows.length,
+            weights=self.reading.windows.counts,
             minlength=len(corpus.names),
         )
         return pa.table(

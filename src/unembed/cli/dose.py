@@ -7,16 +7,9 @@ from typing import Any
 
 import click
 
+from unembed.cli.options import Source, with_options
 from unembed.cli.printing import show, typed
-from unembed.cli.refine import (
-    HOLDING,
-    MOVING,
-    RUNNING,
-    TRAINING,
-    WEIGHTING,
-    recipe_of,
-    with_options,
-)
+from unembed.cli.refine import HOLDING, MOVING, RUNNING, TRAINING, WEIGHTING, recipe_of
 from unembed.errors import UnembedError
 
 OURS = ("--report-to", "--positions", "--weight-values", "--seed")
@@ -50,10 +43,6 @@ def dose_command(
     weights: str,
     seeds: int,
     keep_models: bool,
-    dtype: str,
-    device: str | None,
-    text_column: str,
-    document: str | None,
     as_json: bool,
     quiet: bool,
     **given: Any,
@@ -69,11 +58,8 @@ def dose_command(
     Example:
       unembed dose ./my-model reviews.txt -o runs/dose --objectives fisher,margin --steps 200
     """
-    from unembed.corpus import Corpus
-    from unembed.models import load
     from unembed.refine.dose import Grid, dose
     from unembed.refine.engine import check_accelerate
-    from unembed.rows import RowRules, read_rows
     from unembed.store import check_folder
 
     check_accelerate()
@@ -82,6 +68,7 @@ def dose_command(
             raise UnembedError(f"{option} is not for a grid: give it to unembed refine")
     if seeds < 1:
         raise UnembedError(f"--seeds {seeds} trains nothing: give at least 1")
+    source = Source.taken(given)
     grid = Grid(
         tuple(_objective(name.strip()) for name in objectives.split(",")),
         _weights(weights),
@@ -89,15 +76,7 @@ def dose_command(
         recipe_of({**given, "objective": "none"}),
     )
     check_folder(out)
-    next(read_rows(corpus, RowRules(text_column, document)), None)
-    checkpoint = load(model, dtype=dtype, device=device)
-    text = Corpus.read(
-        corpus,
-        checkpoint.tokenizer,
-        text_column=text_column,
-        document=document,
-        progress=not quiet,
-    )
+    checkpoint, text = source.open(model, corpus, quiet=quiet)
     done = dose(
         checkpoint,
         text,

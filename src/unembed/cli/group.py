@@ -9,15 +9,26 @@ from typing import Any
 
 import click
 
+from unembed.cli.align import align_command
 from unembed.cli.audit import audit_command
 from unembed.cli.compare import compare_command
 from unembed.cli.demo import demo_command
 from unembed.cli.dose import dose_command
 from unembed.cli.refine import refine_command
 from unembed.cli.report import report_command
+from unembed.cli.sketch import sketch_command
 from unembed.errors import UnembedError
 
-VERBS = (audit_command, compare_command, refine_command, dose_command, demo_command, report_command)
+VERBS = (
+    audit_command,
+    compare_command,
+    refine_command,
+    dose_command,
+    sketch_command,
+    align_command,
+    demo_command,
+    report_command,
+)
 
 
 class Verbs(click.Group):

@@ -22,6 +22,10 @@ def load_run(run: Path) -> Any:
             from unembed.refine.dose import Doses
 
             return Doses.load(run)
+        case "alignment":
+            from unembed.updates.alignment_run import AlignmentRun
+
+            return AlignmentRun.load(run)
         case _:
             from unembed.cells.audit import Audit
 
@@ -40,6 +44,8 @@ def write_page(done: Any, run: Path, page: Path) -> Path:
             html = _refinement_html(done, command, page)
         case "dose":
             html = _dose_html(done, run, command)
+        case "alignment":
+            html = _alignment_html(done, command)
         case _:
             html = _audit_html(done, command)
     write_whole(page, html.encode("utf-8", "replace"))
@@ -118,3 +124,10 @@ def _dose_html(done: Any, run: Path, command: str) -> str:
     notes = [f"{name} could not be trained: {reason}." for name, reason in done.failed.items()]
     title = f"{Path(start.model).name}, refined by dose"
     return dose_page(title, done.heldout, done.training, facts, notes)
+
+
+def _alignment_html(done: Any, command: str) -> str:
+    from unembed.report.alignment import alignment_page
+
+    title = f"How alike {len(done.alignments.tasks)} tasks would move the head"
+    return alignment_page(done.alignments, title=title, facts=done.facts, command=command)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from unembed.cli.options import LOADING, PRINTING, TEXT, Source, with_options
 from unembed.cli.printing import show, typed
 from unembed.errors import UnembedError
 
@@ -104,21 +103,10 @@ BENCHMARKING = (
 )
 RUNNING = (
     click.option("--report-to", multiple=True, help="Log to wandb, tensorboard …; repeatable."),
-    click.option("--dtype", default="auto", show_default=True, help="Precision to load in."),
-    click.option("--device", help="Where to run [a GPU if there is one]."),
-    click.option("--text-column", default="text", show_default=True, help="As in audit."),
-    click.option("--document", help="As in audit: the unit of intervals, and of what is held out."),
-    click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON."),
-    click.option("--quiet", is_flag=True, help="No progress bar."),
+    *LOADING,
+    *TEXT,
+    *PRINTING,
 )
-
-
-Command = Callable[..., None]
-
-
-def with_options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    """A decorator that gives a command these options, listed in this order."""
-    return lambda command: reduce(lambda made, option: option(made), reversed(options), command)
 
 
 @click.command("refine")
@@ -130,10 +118,6 @@ def refine_command(
     model: str,
     corpus: str,
     out: Path,
-    dtype: str,
-    device: str | None,
-    text_column: str,
-    document: str | None,
     report_to: tuple[str, ...],
     positions: Path | None,
     weight_values: Path | None,
@@ -158,31 +142,22 @@ def refine_command(
       unembed refine ./my-model reviews.txt -o runs/control --steps 300 --learning-rate 2e-5 \\
         --objective none
     """
-    from unembed.corpus import Corpus
-    from unembed.models import load, load_tokenizer
+    from unembed.models import load_tokenizer
     from unembed.refine.engine import check_accelerate
     from unembed.refine.train import refine
     from unembed.refine.weighting import read_positions, read_values
-    from unembed.rows import RowRules, read_rows
     from unembed.store import check_folder, holds_finished_run
 
     check_accelerate()
+    source = Source.taken(given)
     recipe = recipe_of(given)
     benchmarks = _benchmarks(benchmark_tasks, benchmark_limit, benchmark_path)
     check_folder(out)
     listed = None if positions is None else read_positions(positions)
-    next(read_rows(corpus, RowRules(text_column, document)), None)
     if weight_values is not None:
         values = read_values(weight_values, load_tokenizer(model))
         recipe = replace(recipe, weighting=replace(recipe.weighting, values=values))
-    checkpoint = load(model, dtype=dtype, device=device)
-    text = Corpus.read(
-        corpus,
-        checkpoint.tokenizer,
-        text_column=text_column,
-        document=document,
-        progress=not quiet,
-    )
+    checkpoint, text = source.open(model, corpus, quiet=quiet)
     finished = holds_finished_run(out)
     done = refine(
         checkpoint,

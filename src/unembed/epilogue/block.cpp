@@ -3,6 +3,7 @@
 // Everything a row gets is computed in an order that depends on the row alone, 16 lanes wide on
 // every machine, so neither the block's width nor the number of threads changes a bit of it.
 #include <cstdint>
+#include <utility>
 
 typedef float lanes __attribute__((vector_size(64), aligned(4)));
 typedef int32_t whole __attribute__((vector_size(64), aligned(4)));
@@ -137,4 +138,129 @@ extern "C" void unembed_apart(
             out[4 * plane] = total(apart);
         }
     }
+}
+
+// Elements of a and b one after the other: of their first halves, or of their second ones.
+template <int... I> static inline lanes interleave(lanes a, lanes b, int half,
+                                                   std::integer_sequence<int, I...>) {
+#ifdef __clang__
+    return half ? __builtin_shufflevector(a, b, (8 + I / 2 + I % 2 * LANES)...)
+                : __builtin_shufflevector(a, b, (I / 2 + I % 2 * LANES)...);
+#else
+    return half ? __builtin_shuffle(a, b, whole{(8 + I / 2 + I % 2 * LANES)...})
+                : __builtin_shuffle(a, b, whole{(I / 2 + I % 2 * LANES)...});
+#endif
+}
+
+// Each of the four rounds turns the numbers' places, (row, lane) as eight bits, by one bit.
+static inline void transpose(lanes *x) {
+    const auto lane = std::make_integer_sequence<int, LANES>{};
+    for (int round = 0; round < 4; round++) {
+        lanes y[LANES];
+        for (int i = 0; i < LANES / 2; i++) {
+            y[2 * i] = interleave(x[i], x[i + LANES / 2], 0, lane);
+            y[2 * i + 1] = interleave(x[i], x[i + LANES / 2], 1, lane);
+        }
+        for (int i = 0; i < LANES; i++) x[i] = y[i];
+    }
+}
+
+static inline void fetch(const float *at) { __builtin_prefetch(at, 1, 2); }
+
+// Count-sketches of exp(logit - reference), of 16 rows at a time, whose numbers for one bucket lie
+// side by side: then an addition to a bucket is one of vectors. A table's entry is the bucket, and
+// its top bit the sign. See features.py for what is kept of a row.
+//
+// The sums of all rows do not fit into the cache. While a group is worked on, those of the next are
+// fetched in their order, and the logits too: an addition then waits for the cache, not for memory.
+template <int MAPS> static void scatter(
+    const float *logits, int64_t rows, int64_t width, int64_t stride, int64_t start,
+    const int64_t *targets, const int32_t *tables, int64_t plane, float *sums, int64_t buckets,
+    float rise, float *reference, float *own, double *rest, double *squares, int64_t threads) {
+    const int64_t groups = rows / LANES, size = MAPS * buckets * LANES, tiles = width / LANES;
+    const int64_t ahead = (size / LANES + tiles - 1) / tiles * LANES;
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t g = 0; g < groups; g++) {
+        const float *top = logits + g * LANES * stride;
+        float *sum = sums + g * size, *high = reference + g * LANES;
+        const int64_t *target = targets + g * LANES;
+        double *z = rest + g * LANES, *q = squares + g * LANES;
+        for (int64_t s = 0; s < width; s += SEGMENT) {
+            lanes shrink = spread(1.0f);
+            bool rises = false, held = false, targeted = false;
+            for (int r = 0; r < LANES; r++) {
+                targeted |= target[r] >= start + s && target[r] < start + s + SEGMENT;
+                lanes peak = spread(-__builtin_inff());
+                for (int64_t i = s; i < s + SEGMENT; i += LANES) {
+                    lanes x = *(const lanes *)(top + r * stride + i);
+                    peak = x > peak ? x : peak;
+                }
+                const float m = largest(peak);
+                if (!(m > high[r] + rise)) continue;
+                shrink[r] = power_of_two(spread((high[r] - m) * 1.44269504f))[0];
+                rises = true;
+                held |= z[r] > 0;
+                high[r] = m;
+                own[g * LANES + r] *= shrink[r];
+                z[r] *= shrink[r];
+                q[r] *= (double)shrink[r] * shrink[r];
+            }
+            if (rises && held)
+                for (int64_t i = 0; i < size; i += LANES) *(lanes *)(sum + i) *= shrink;
+            const lanes base = *(const lanes *)high;
+            // The next segment of these rows, or the first of the next rows.
+            const float *next = s + SEGMENT < width ? top + s + SEGMENT : top + LANES * stride;
+            const bool more = s + SEGMENT < width || g + 1 < groups;
+            lanes total_e = {}, total_ee = {};
+            for (int64_t c = s; c < s + SEGMENT; c += LANES) {
+                lanes e[LANES];
+                for (int r = 0; r < LANES; r++) {
+                    e[r] = *(const lanes *)(top + r * stride + c);
+                    if (more) fetch(next + r * stride + (c - s));
+                }
+                if (g + 1 < groups) {
+                    const int64_t from = c / LANES * ahead;
+                    for (int64_t i = from; i < from + ahead && i < size; i += LANES)
+                        fetch(sum + size + i);
+                }
+                transpose(e);
+                for (int j = 0; j < LANES; j++)
+                    e[j] = power_of_two((e[j] - base) * 1.44269504f);
+                for (int r = 0; targeted && r < LANES; r++) {
+                    const int64_t j = target[r] - start - c;
+                    if (j < 0 || j >= LANES) continue;
+                    own[g * LANES + r] = e[j][r];
+                    e[j][r] = 0;
+                }
+                lanes sum_e = {}, sum_ee = {};
+                const int32_t *entry = tables + start + c;
+                for (int j = 0; j < LANES; j++) {
+                    sum_e += e[j];
+                    sum_ee += e[j] * e[j];
+                    for (int k = 0; k < MAPS; k++) {
+                        const int32_t t = entry[k * plane + j];
+                        const whole sign = (whole{} + t) & (whole{} + INT32_MIN);
+                        const int64_t bucket = k * buckets + (t & INT32_MAX);
+                        *(lanes *)(sum + bucket * LANES) += (lanes)((whole)e[j] ^ sign);
+                    }
+                }
+                total_e += sum_e;
+                total_ee += sum_ee;
+            }
+            for (int r = 0; r < LANES; r++) {
+                z[r] += total_e[r];
+                q[r] += total_ee[r];
+            }
+        }
+    }
+}
+
+extern "C" void unembed_scatter(
+    const float *logits, int64_t rows, int64_t width, int64_t stride, int64_t start,
+    const int64_t *targets, const int32_t *tables, int64_t maps, int64_t plane, float *sums,
+    int64_t buckets, float rise, float *reference, float *own, double *rest, double *squares,
+    int64_t threads) {
+    (maps == 2 ? scatter<2> : scatter<3>)(
+        logits, rows, width, stride, start, targets, tables, plane, sums, buckets, rise, reference,
+        own, rest, squares, threads);
 }

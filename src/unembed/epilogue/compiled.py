@@ -1,6 +1,6 @@
 """The block's statistics in one pass of C++, compiled for this machine when it is first needed.
 
-A small file without dependencies takes a quarter of a second to compile, against ten or more for a
+A small file without dependencies takes about half a second to compile, against ten or more for a
 general compiler of tensor programs, so even a short run can afford it. The library is kept in the
 user's cache folder under a name that holds the source, the compiler and the processor.
 """
@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64, Int, Int32
 from torch import Tensor
 
-from unembed.epilogue.running import Running
+from unembed.epilogue.running import SEGMENT, Running
 
 FLAGS = ("-O3", "-fPIC", "-std=c++17")
 ATTEMPTS = (("-march=native", "-fopenmp"), ("-march=native",), ())
@@ -90,6 +90,44 @@ def apart(
     )
 
 
+def scatter(
+    logits: Float[Tensor, "rows block"],
+    start: int,
+    targets: Int[Tensor, "rows"],
+    tables: Int32[Tensor, "maps padded"],
+    rise: float,
+    sums: Float[Tensor, "groups maps buckets 16"],
+    reference: Float[Tensor, "rows"],
+    own: Float[Tensor, "rows"],
+    totals: tuple[Float64[Tensor, "rows"], Float64[Tensor, "rows"]],
+) -> None:
+    """Take a block into two or three count-sketches of each row; see ``features.Projections``."""
+    library = _library()
+    if library is None:
+        raise RuntimeError("the compiled kernel is not available: ask available() first")
+    groups, maps, buckets, lanes = sums.shape
+    rows, width = logits.shape
+    fits = groups * lanes == rows and width % SEGMENT == 0 and start + width <= tables.shape[1]
+    if not fits or maps not in (2, 3) or lanes != 16 or logits.stride(1) != 1:
+        raise ValueError("logits, tables and sums do not fit each other")
+    library.unembed_scatter(
+        logits.data_ptr(),
+        rows,
+        width,
+        logits.stride(0),
+        start,
+        targets.data_ptr(),
+        tables.data_ptr(),
+        maps,
+        tables.stride(0),
+        sums.data_ptr(),
+        buckets,
+        rise,
+        *(x.data_ptr() for x in (reference, own, *totals)),
+        torch.get_num_threads(),
+    )
+
+
 @cache
 def _library() -> Any:
     """The loaded library, or None where there is no compiler or nothing it makes can be loaded."""
@@ -134,6 +172,12 @@ def _loaded(path: Path) -> Any:
     library.unembed_apart.argtypes = [
         *(pointer, pointer, size, size, size, size),
         *(pointer, pointer, ctypes.c_float, pointer, size, size, size),
+    ]
+    library.unembed_scatter.restype = None
+    library.unembed_scatter.argtypes = [
+        *(pointer, size, size, size, size),
+        *(pointer, pointer, size, size, pointer, size),
+        *(ctypes.c_float, pointer, pointer, pointer, pointer, size),
     ]
     return library
 

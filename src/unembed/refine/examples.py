@@ -72,7 +72,7 @@ def split(corpus: Corpus, share: float) -> Split:
 class Examples(Dataset[dict[str, Tensor]]):
     """A data set of token windows as the Trainer takes them.
 
-    ``targets`` are all tokens that are predicted, in order of the text.
+    Tokens that do not count (``Corpus.counted``) are read and are no labels.
     """
 
     windows: Windows
@@ -92,6 +92,8 @@ class Examples(Dataset[dict[str, Tensor]]):
         ids = np.asarray(corpus.ids[start : start + length + 1], dtype=np.int64)
         labels = ids.copy()
         labels[0] = IGNORED
+        counted = windows.counted(i)
+        labels[1:][~counted] = IGNORED
         if windows.prefixed[i]:
             ids = np.concatenate([[corpus.bos], ids])
             labels = np.concatenate([[IGNORED], labels])
@@ -99,6 +101,7 @@ class Examples(Dataset[dict[str, Tensor]]):
         if self.positions is not None:
             doc = np.full(length, windows.doc[i], dtype=np.int64)
             weights = self.positions.of(doc, windows.pos[i] + np.arange(length))
+            weights[torch.from_numpy(~counted)] = 0.0
             # The first may be a BOS, the last predicts nothing.
             before = torch.zeros(len(ids) - 1 - length)
             found[POSITION_WEIGHTS] = torch.cat([before, weights, torch.zeros(1)])
@@ -119,9 +122,10 @@ class Examples(Dataset[dict[str, Tensor]]):
     def target_counts(self, vocab: int) -> Int[Tensor, "vocab"]:
         """How often each token is predicted."""
         corpus, counts = self.windows.corpus, np.zeros(vocab, dtype=np.int64)
-        for start, length in zip(self.windows.start, self.windows.length, strict=True):
+        spans = zip(self.windows.start, self.windows.length, strict=True)
+        for i, (start, length) in enumerate(spans):
             targets = corpus.ids[int(start) + 1 : int(start) + int(length) + 1]
-            counts += np.bincount(targets, minlength=vocab)
+            counts += np.bincount(targets[self.windows.counted(i)], minlength=vocab)
         return torch.from_numpy(counts)
 
 

@@ -48,7 +48,7 @@ def audit_page(
     Raises ``ReportUnavailable`` where the extra ``plot`` is not installed.
     """
     return (
-        _environment()
+        environment()
         .get_template("audit.html.jinja")
         .render(
             title=title,
@@ -83,7 +83,7 @@ def comparison_page(
     """
     apart = comparison_divergences.divergence_section(summary)
     return (
-        _environment()
+        environment()
         .get_template("comparison.html.jinja")
         .render(
             title=title,
@@ -131,7 +131,7 @@ def dose_page(
         dose.read_outs_section(heldout),
     )
     return (
-        _environment()
+        environment()
         .get_template("dose.html.jinja")
         .render(
             title=title,
@@ -169,7 +169,7 @@ def refinement_page(
         comparison_margins.margins_section(summary.heldout),
     )
     return (
-        _environment()
+        environment()
         .get_template("refinement.html.jinja")
         .render(
             title=title,
@@ -191,18 +191,17 @@ def refinement_page(
     )
 
 
-def _environment() -> Environment:
-    environment = Environment(
+def environment() -> Environment:
+    """The templates of every page."""
+    found = Environment(
         loader=PackageLoader("unembed.report"),
         autoescape=True,
         finalize=_printable,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals["inline"] = lambda name: Markup(
-        environment.get_template(name).render() + "\n"
-    )
-    return environment
+    found.globals["inline"] = lambda name: Markup(found.get_template(name).render() + "\n")
+    return found
 
 
 def _printable(value: Any) -> Any:

@@ -56,11 +56,14 @@ class SketchSpec:
 class LinearMap(Protocol):
     """A fixed random linear map, ``x -> S x``, taken block by block of the columns of S.
 
-    ``width`` float32 numbers a row come out; a complex result holds real and imaginary parts in
-    whatever order the construction likes, which its ``factor`` undoes.
+    A complex result holds real and imaginary parts in whatever order the construction likes, which
+    its ``factor`` undoes.
     """
 
-    width: int
+    @property
+    def width(self) -> int:
+        """Float32 numbers a row that come out."""
+        ...
 
     def add(
         self, block: Float[Tensor, "rows columns"], start: int, into: Float[Tensor, "rows width"]
@@ -78,17 +81,29 @@ class LinearMap(Protocol):
 
 @runtime_checkable
 class Sketch(Protocol):
-    """One construction for one head, its random numbers drawn: a function of the spec alone.
+    """One construction for one head, its random numbers drawn: a function of the spec alone."""
 
-    ``error`` are the maps r and s on the vocabulary and ``activation`` those on the hidden state;
-    ``error_squared`` has the columns ``r_k s_k`` in the sense of ``factor``: for the one-hot vector
-    of k, ``factor(error_squared.columns(k)) == factor(r.columns(k)) * factor(s.columns(k))``.
-    """
+    @property
+    def spec(self) -> SketchSpec:
+        """What decides all of its numbers."""
+        ...
 
-    spec: SketchSpec
-    error: tuple[LinearMap, LinearMap]
-    error_squared: LinearMap
-    activation: tuple[LinearMap, LinearMap]
+    @property
+    def error(self) -> tuple[LinearMap, LinearMap]:
+        """The maps r and s on the vocabulary."""
+        ...
+
+    @property
+    def error_squared(self) -> LinearMap:
+        """The map with columns ``r_k s_k`` in the sense of ``factor``: for the one-hot vector of k,
+        ``factor(error_squared.columns(k)) == factor(r.columns(k)) * factor(s.columns(k))``.
+        """
+        ...
+
+    @property
+    def activation(self) -> tuple[LinearMap, LinearMap]:
+        """The maps r and s on the hidden state."""
+        ...
 
     def factor(self, raw: Float[Tensor, "rows width"]) -> Shaped[Tensor, "rows features"]:
         """Features (real or complex) of what a map gave, to be multiplied with other factors.

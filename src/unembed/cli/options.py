@@ -1,0 +1,145 @@
+"""Options that several verbs have, and the model and the text that they open."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from unembed.corpus import Corpus
+    from unembed.models import Checkpoint
+    from unembed.phases import Phases
+    from unembed.updates.verbalizers import Verbalizers
+
+Command = Callable[..., None]
+
+WINDOWS = (
+    click.option("--context", type=int, help="Tokens of context [the model's, at most 2048]."),
+    click.option(
+        "--overflow",
+        type=click.Choice(["windows", "truncate"]),
+        default="windows",
+        show_default=True,
+        help="Rows longer than the context: consecutive windows, or drop the rest.",
+    ),
+)
+TEXT = (
+    click.option(
+        "--text-column", default="text", show_default=True, help="Column of a record's text."
+    ),
+    click.option(
+        "--document",
+        help="What a document is, for the intervals: a regular expression that its first line "
+        "matches (.txt), or the column that names it (records). [a row]",
+    ),
+    click.option(
+        "--completion-only",
+        is_flag=True,
+        help="Read the columns prompt and completion; only the completions' tokens count.",
+    ),
+)
+BATCHES = (
+    click.option(
+        "--batch-tokens", type=int, help="Padded tokens a batch [2048 on CPU, 16384 on GPU]."
+    ),
+    click.option(
+        "--part-positions",
+        type=int,
+        default=1 << 15,
+        show_default=True,
+        help="Positions a file holds; a killed run loses at most one file.",
+    ),
+)
+LOADING = (
+    click.option("--dtype", default="auto", show_default=True, help="Precision of the body."),
+    click.option("--device", help="Where to run [a GPU if there is one]."),
+    click.option("--revision", help="Branch, tag or commit of a hub model."),
+    click.option("--trust-remote-code", is_flag=True, help="Let the checkpoint run its own code."),
+)
+PRINTING = (
+    click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON."),
+    click.option("--quiet", is_flag=True, help="No progress bar."),
+)
+
+
+def with_options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """A decorator that gives a command these options, listed in this order."""
+    return lambda command: reduce(lambda made, option: option(made), reversed(options), command)
+
+
+@dataclass(frozen=True)
+class Source:
+    """What was given for LOADING and TEXT: how MODEL is loaded, and how CORPUS is read."""
+
+    loading: dict[str, Any]
+    reading: dict[str, Any]
+
+    @staticmethod
+    def taken(given: dict[str, Any]) -> Source:
+        """Take these options out of all that were given."""
+        loading = ("dtype", "device", "revision", "trust_remote_code")
+        reading = ("text_column", "document", "completion_only")
+        return Source(*({name: given.pop(name) for name in some} for some in (loading, reading)))
+
+    def open(
+        self,
+        model: str,
+        corpus: str,
+        *,
+        quiet: bool,
+        phases: Phases | None = None,
+        verbalizers: Verbalizers | None = None,
+    ) -> tuple[Checkpoint, Corpus]:
+        """MODEL and CORPUS; a bad name of a text fails before a long load."""
+        from unembed.models import load
+        from unembed.phases import Phases
+
+        phases = phases or Phases()
+        self.check(corpus)
+        with phases("load"):
+            checkpoint = load(model, **self.loading)
+        with phases("read"):
+            text = self.read(corpus, checkpoint, quiet=quiet, verbalizers=verbalizers)
+        return checkpoint, text
+
+    def open_all(
+        self, model: str, corpora: Sequence[str], *, quiet: bool
+    ) -> tuple[Checkpoint, dict[str, Corpus]]:
+        """MODEL and several texts, by the names that were given for them."""
+        from unembed.errors import UnembedError
+        from unembed.models import load
+
+        for corpus in corpora:
+            self.check(corpus)
+        twice = {name for name in corpora if corpora.count(name) > 1}
+        if twice:
+            raise UnembedError(f"{min(twice)} is given twice: give each text once")
+        checkpoint = load(model, **self.loading)
+        texts = {corpus: self.read(corpus, checkpoint, quiet=quiet) for corpus in corpora}
+        return checkpoint, texts
+
+    def check(self, corpus: str) -> None:
+        """Raise UnembedError for a text that cannot be read."""
+        from unembed.rows import RowRules, read_rows
+
+        next(read_rows(corpus, RowRules(**self.reading)), None)
+
+    def read(
+        self,
+        corpus: str,
+        checkpoint: Checkpoint,
+        *,
+        quiet: bool,
+        verbalizers: Verbalizers | None = None,
+    ) -> Corpus:
+        """CORPUS by a model's tokenizer."""
+        from unembed.corpus import Corpus
+
+        reword = None if verbalizers is None else verbalizers.apply
+        return Corpus.read(
+            corpus, checkpoint.tokenizer, **self.reading, reword=reword, progress=not quiet
+        )

@@ -1,0 +1,238 @@
+"""What a sketch takes from each batch of a pass over a text, and how the parts become one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import reduce
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from unembed.errors import UnembedError
+from unembed.head import Head, bytes_of
+from unembed.model_pass import ModelPass, Reading
+from unembed.models import Checkpoint, token_ids
+from unembed.precision import Precision
+from unembed.provenance import digest_of, versions_of_packages
+from unembed.store import RunFolder
+from unembed.sweep import Sweep
+from unembed.updates.constructions import sketch_of
+from unembed.updates.features import features, sequence_features
+from unembed.updates.signature import Fisher, Identity, Signature, Unit
+from unembed.updates.signature_file import as_bytes, from_bytes
+from unembed.updates.sketch import Construction, Sketch, SketchSpec
+from unembed.updates.state import BLOCKS, Features, State, accumulate, empty
+from unembed.windows import Batch
+
+FILE = "signature.safetensors"
+"""The finished signature in the folder of an audit."""
+
+
+@dataclass(frozen=True)
+class SketchOptions(Reading):
+    """How to sketch a text that is read as ``Reading`` says.
+
+    ``fisher`` "empirical" takes the text's own next tokens as labels, "true" the model's
+    distribution over them, which needs no labels. A sample is a ``unit``: a "token", or a
+    "sequence" (a window), whose gradients are summed before they are squared: these are other
+    Fishers. ``first_moment`` keeps the mean gradient too, whose cosine is signed. ``blocks`` of
+    documents give sampling errors; 0 keeps none. Source: SPEC §7, §9.
+    """
+
+    construction: Construction = "complex_tensorsketch"
+    m: int = 4096
+    seed: int = 0
+    fisher: Fisher = "empirical"
+    unit: Unit = "token"
+    first_moment: bool = False
+    blocks: int = BLOCKS
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        SketchSpec(2, 1, self.construction, self.m, self.seed)
+        empty(self.m, blocks=self.blocks)
+        for name, value, known in (
+            ("fisher", self.fisher, ("empirical", "true")),
+            ("unit", self.unit, ("token", "sequence")),
+        ):
+            if value not in known:
+                raise UnembedError(f"{name} {value!r} is not one of {', '.join(known)}")
+        if self.first_moment and self.fisher == "true":
+            raise UnembedError(
+                "the true Fisher's mean gradient is 0: ask for no first moment of it, or for the "
+                "empirical Fisher"
+            )
+
+
+@dataclass(frozen=True)
+class Sketcher:
+    """A reader of a pass that sums up sketched gradients; ``hashes`` are those of the documents.
+
+    It can be the companion of an audit. ``documents`` is how many of them are read.
+    """
+
+    name: str
+    identity: Identity
+    sketch: Sketch
+    first: bool
+    blocks: int
+    hashes: Int[np.ndarray, "documents"]
+    documents: int
+    facts: dict[str, str]
+
+    @staticmethod
+    def of(
+        reading: ModelPass, options: SketchOptions, checkpoint: Checkpoint, task: str
+    ) -> Sketcher:
+        """For this pass; where its head is restricted to some tokens, so is the sketch's softmax.
+
+        The restriction is part of the identity only where it leaves out tokens of the tokenizer.
+        """
+        head, windows = reading.head, reading.windows
+        corpus = windows.corpus
+        spec = SketchSpec(head.vocab, head.dim, options.construction, options.m, options.seed)
+        identity = Identity(
+            spec,
+            options.unit,
+            options.fisher,
+            _head_digest(head),
+            digest_of(checkpoint.model),
+            _tokenizer_digest(corpus.tokenizer),
+            _support(head, len(token_ids(corpus.tokenizer))),
+        )
+        facts = {
+            "model": checkpoint.name,
+            "text": corpus.rules,
+            "text_digest": corpus.digest,
+            "context": f"{windows.context}, {windows.overflow}",
+            "positions": str(windows.positions),
+            "tokenizer": windows.facts.tokenizer,
+            "versions": ", ".join(f"{k} {v}" for k, v in versions_of_packages().items()),
+        }
+        return Sketcher(
+            task,
+            identity,
+            sketch_of(spec, head.weight.device),
+            options.first_moment,
+            options.blocks,
+            corpus.document_hashes(),
+            len(np.unique(windows.doc)),
+            facts,
+        )
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """The plain values that the sketch depends on, but for the pass."""
+        return {**asdict(self.identity), "first_moment": self.first, "blocks": self.blocks}
+
+    def swept(
+        self,
+        hidden: Float[Tensor, "positions dim"],
+        head: Head,
+        targets: Int[Tensor, "positions"],
+        batch: Batch,
+        k: int,
+        precision: Precision,
+    ) -> tuple[Sweep, State]:
+        """The sweep of a batch, and the state of its samples; rows not finite are left out."""
+        window = batch.real.nonzero()[:, 0]
+        hashes = self.hashes[batch.doc]
+        fisher, first = self.identity.fisher, self.first
+        if self.identity.unit == "token":
+            found, made = features(
+                hidden,
+                head,
+                targets,
+                self.sketch,
+                fisher=fisher,
+                precision=precision,
+                k=k,
+                first=first,
+            )
+            kept = found.finite
+        else:
+            _, sequence = window.unique(return_inverse=True)
+            found, made = sequence_features(
+                hidden,
+                head,
+                targets,
+                sequence.to(hidden.device),
+                self.sketch,
+                fisher=fisher,
+                precision=precision,
+                k=k,
+                first=first,
+            )
+            bad = torch.zeros(len(made.joint), device=hidden.device)
+            kept = bad.index_add_(0, sequence.to(hidden.device), (~found.finite).float()) == 0
+            _, where = np.unique(sequence.numpy(), return_index=True)
+            hashes = hashes[where]
+        if not bool(kept.all()):
+            made, hashes = _some(made, kept), hashes[kept.cpu().numpy()]
+        state = empty(self.identity.spec.m, first=first, blocks=self.blocks)
+        return found, accumulate(state, made, hashes, documents=0)
+
+    def signature(self, states: Sequence[State]) -> Signature:
+        """The signature of all samples, of the states that ``swept`` found."""
+        state = replace(reduce(State.__add__, states), documents=self.documents)
+        return Signature(self.name, self.identity, state, self.facts)
+
+    def keep(self, folder: RunFolder, part: str, found: list[State]) -> None:
+        """Write what was found in a part's batches, in order of the text."""
+        folder.write_bytes(_file(part), as_bytes(self.signature(found)))
+
+    def kept(self, folder: RunFolder, part: str) -> bool:
+        """Whether a part's was written before."""
+        return _file(part) in folder.done
+
+    def finish(self, folder: RunFolder) -> None:
+        """Write the signature of all parts."""
+        folder.write_bytes(FILE, as_bytes(self.gathered(folder)))
+
+    def gathered(self, folder: RunFolder) -> Signature:
+        """The signature of all parts that were kept."""
+        paths = sorted(path for path in folder.done if path.startswith("sketch/"))
+        return self.signature(
+            [from_bytes((folder.folder / path).read_bytes(), path).state for path in paths]
+        )
+
+
+def _file(part: str) -> str:
+    return f"sketch/{part}.safetensors"
+
+
+def _some(made: Features, kept: Bool[Tensor, "rows"]) -> Features:
+    """The rows that are kept."""
+    first, norm = made.first, made.squared_norm
+    return Features(
+        made.joint[kept],
+        made.activation[kept],
+        made.error[kept],
+        None if first is None else first[kept],
+        None if norm is None else norm[kept],
+    )
+
+
+def _head_digest(head: Head) -> str:
+    digest = hashlib.sha256(f"{head.scale!r} {head.softcap!r} {head.weight.dtype}".encode())
+    for tensor in (head.weight, head.bias):
+        digest.update(b"none" if tensor is None else bytes_of(tensor))
+    return digest.hexdigest()
+
+
+def _support(head: Head, known: int) -> str:
+    """A digest of the tokens that the softmax is over, or "" where they are all that there are."""
+    if head.valid is None or head.tokens == min(known, head.vocab):
+        return ""
+    return hashlib.sha256(bytes_of(head.valid)).hexdigest()
+
+
+def _tokenizer_digest(tokenizer: Any) -> str:
+    tokens = sorted((int(i), token) for token, i in tokenizer.get_vocab().items())
+    return hashlib.sha256(json.dumps(tokens).encode()).hexdigest()

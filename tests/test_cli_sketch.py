@@ -1,0 +1,145 @@
+"""``unembed sketch`` and ``unembed align`` on the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from command_line import Run, invoke
+
+QUICK = ("--m", "256", "--context", "32", "--quiet")
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory, topics: list[str]) -> list[Path]:
+    folder = tmp_path_factory.mktemp("texts")
+    files = []
+    for i in range(3):
+        file = folder / f"text{i}.txt"
+        file.write_text("\n".join(topic[:100].replace("\n", " ") for topic in topics[i::3]))
+        files.append(file)
+    return files
+
+
+@pytest.fixture(scope="module")
+def signatures(
+    tmp_path_factory: pytest.TempPathFactory, llama_folder: Path, texts: list[Path]
+) -> list[Path]:
+    folder = tmp_path_factory.mktemp("signatures")
+    found = []
+    for file in texts:
+        out = folder / f"{file.stem}.safetensors"
+        assert invoke("sketch", llama_folder, file, "-o", out, *QUICK) == 0
+        found.append(out)
+    return found
+
+
+def test_texts_are_sketched_and_aligned(
+    run: Run, llama_folder: Path, texts: list[Path], signatures: list[Path], tmp_path: Path
+) -> None:
+    again = run("sketch", llama_folder, texts[0], "-o", signatures[0], *QUICK)
+    assert again.code == 0
+    assert "finished before" in again.err
+    assert "text0" in again.out
+    done = run("align", *signatures, "-o", tmp_path / "run")
+    assert done.code == 0, done.err
+    assert done.out.startswith("joint")
+    assert "coupling" in done.out
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "text2" in page
+    as_json = run("align", *signatures, "-o", tmp_path / "run", "--json")
+    summary = json.loads(as_json.out)["summary"]
+    assert [task["name"] for task in summary["tasks"]] == ["text0", "text1", "text2"]
+    redrawn = run("report", tmp_path / "run", "-o", tmp_path / "page.html")
+    assert redrawn.code == 0
+    assert (tmp_path / "page.html").read_text() == page
+
+
+def test_short_texts_are_aligned_without_files(
+    run: Run, llama_folder: Path, texts: list[Path], tmp_path: Path
+) -> None:
+    short = tmp_path / "short.txt"
+    short.write_text("\n".join(texts[0].read_text().splitlines()[:3]))
+    other = tmp_path / "other.txt"
+    other.write_text("\n".join(texts[1].read_text().splitlines()[:3]))
+    done = run(
+        "align", short, other, "--model", llama_folder, "-o", tmp_path / "run", "--quiet", "--json"
+    )
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["summary"]["method"] == "exact"
+
+
+def test_an_audit_sketches_in_its_pass(
+    run: Run, llama_folder: Path, texts: list[Path], signatures: list[Path], tmp_path: Path
+) -> None:
+    audited = tmp_path / "audited"
+    done = run("audit", llama_folder, texts[0], "-o", audited, "--sketch", "--quiet")
+    assert done.code == 0, done.err
+    assert "signature.safetensors" in done.out
+    refused = run("align", audited, signatures[0], "-o", tmp_path / "run")
+    assert "m 4096" in refused.line
+    assert "m 256" in refused.line
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "shown"),
+    [
+        ("--seed", "7", ("seed 0", "seed 7")),
+        ("--m", "512", ("m 256", "m 512")),
+        ("--construction", "srht", ("complex_tensors", "srht")),
+        ("--unit", "sequence", ("unit token", "unit sequence")),
+        ("--fisher", "true", ("fisher empirical", "fisher true")),
+    ],
+)
+def test_signatures_that_do_not_compare(
+    run: Run,
+    llama_folder: Path,
+    texts: list[Path],
+    signatures: list[Path],
+    tmp_path: Path,
+    option: str,
+    value: str,
+    shown: tuple[str, str],
+) -> None:
+    other = tmp_path / "other.safetensors"
+    options = [one for one in QUICK if option != "--m" or one not in ("--m", "256")]
+    assert run("sketch", llama_folder, texts[1], "-o", other, *options, option, value).code == 0
+    line = run("align", signatures[0], other, "-o", tmp_path / "run").line
+    assert all(word in line for word in shown), line
+    assert not (tmp_path / "run" / "manifest.json").exists()
+
+
+def test_bad_input(
+    run: Run, llama_folder: Path, texts: list[Path], signatures: list[Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out.safetensors"
+    more = run("sketch", llama_folder, texts[0], "-o", out, *QUICK, "--max-positions", "99999")
+    assert "99,999 were asked for" in more.line
+    assert "no such file" in run("sketch", llama_folder, tmp_path / "x.txt", "-o", out).line
+    assert "is a folder" in run("sketch", llama_folder, texts[0], "-o", tmp_path).line
+    assert "power of two" in run("sketch", llama_folder, texts[0], "-o", out, "--m", "1000").line
+    odd = run("sketch", llama_folder, texts[0], "-o", out, "--construction", "fft")
+    assert odd.code == 2
+    assert "'fft' is not one of" in odd.err
+    assert "two or more" in run("align", signatures[0], "-o", tmp_path / "run").line
+    missing = run("align", signatures[0], tmp_path / "no.safetensors", "-o", tmp_path / "run")
+    assert "does not exist" in missing.line
+    foreign = tmp_path / "model.safetensors"
+    save_file({"weight": torch.zeros(3)}, foreign)
+    assert "model.safetensors" in run("align", signatures[0], foreign, "-o", tmp_path / "run").line
+    whole = signatures[1].read_bytes()
+    cut = tmp_path / "cut.safetensors"
+    for data in (whole[:-9], whole[:40], b"", whole[:5000] + b"\x01" + whole[5001:]):
+        cut.write_bytes(data)
+        assert "cut.safetensors" in run("align", signatures[0], cut, "-o", tmp_path / "run").line
+    masked = tmp_path / "masked.jsonl"
+    masked.write_text('{"prompt": "a b c", "completion": ""}\n')
+    empty = run("sketch", llama_folder, masked, "-o", out, "--completion-only")
+    assert "completion" in empty.line
+    words = run("sketch", llama_folder, texts[0], "-o", out, "--verbalizers", texts[0])
+    assert "not JSON" in words.line
+    assert not out.exists()
