@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -35,6 +36,7 @@ def test_the_demo_audits_heldout_text(tmp_path: Path, monkeypatch: pytest.Monkey
     short = replace(story.RECIPE, steps=2, context=32, audit_positions=300, watch_positions=60)
     monkeypatch.setattr(story, "RECIPE", short)
     monkeypatch.setattr(story, "OBJECTIVES", (("none", 0.0), ("margin", 0.15)))
+    monkeypatch.setattr(story, "TOPIC_POSITIONS", 300)
     told = story.run_demo(tmp_path / "run")
     done = told.audit
     assert "bfloat16" in told.rounded
@@ -51,6 +53,10 @@ def test_the_demo_audits_heldout_text(tmp_path: Path, monkeypatch: pytest.Monkey
         assert len(again.heldout) == len(again.training) == 300
     losses = [refined.summary.log[0].loss for refined in told.refined.values()]
     assert len(set(losses)) == 2
+    alike = told.topics.alignments
+    assert len(alike.tasks) >= 10
+    assert all(task.samples == 300 for task in alike.tasks)
+    assert np.nanmedian(alike.joint.value) > 0.1
     loss = done.summary.nll_nats.value
     assert loss is not None
     assert loss < 5.5  # text in one language guessed by token frequency alone costs 7.1

@@ -41,7 +41,8 @@ def demo_command(out: Path, as_json: bool, quiet: bool) -> None:
     """Audit the bundled model on your own Python's library text, then change it.
 
     bfloat16 and int8 versions of it are compared with it (int8 takes the extra quant). Then it is
-    trained a little further, with and without a penalty of narrow decisions (the extra train).
+    trained a little further, with and without a penalty of narrow decisions (the extra train), and
+    a dozen topics of the library are sketched: which of them would move its head alike?
 
     The model is a small Llama trained on other modules of the standard library; the text is held
     out from its training. Nothing is downloaded. Takes two or three minutes.
@@ -51,6 +52,7 @@ def demo_command(out: Path, as_json: bool, quiet: bool) -> None:
       unembed demo -o unembed-demo
     """
     from unembed.demo.story import run_demo
+    from unembed.updates.tables import alignments_text
 
     command = typed()
     story = run_demo(out, progress=not quiet, command=command)
@@ -63,6 +65,9 @@ def demo_command(out: Path, as_json: bool, quiet: bool) -> None:
     if "int8" not in story.rounded:
         click.echo("int8 was left out: pip install 'unembed[quant]'", err=True)
     _show_refined(story.refined, out / "refined")
+    click.echo("\nHow alike training on a dozen topics of the library would move the head:\n")
+    click.echo(alignments_text(story.topics.alignments))
+    click.echo(f"{'report, topics':<{NAME}}{page_of(story.topics, out / 'topics')}")
 
 
 def _show_refined(refined: dict[str, Refinement], out: Path) -> None:

@@ -13,14 +13,19 @@ from unembed.cells.compare import Comparison, compare
 from unembed.cells.run import AuditOptions
 from unembed.corpus import Corpus
 from unembed.demo.text import documents
+from unembed.demo.topics import topic_corpora
 from unembed.errors import UnembedError
 from unembed.models import Checkpoint, load
+from unembed.progress import progress_bar
 from unembed.quantized import quantized, torchao_is_there
 from unembed.refine.engine import accelerate_is_there
 from unembed.refine.objectives import Objective
 from unembed.refine.recipe import Recipe
 from unembed.refine.train import Refinement, refine
 from unembed.store import check_folder, holds_finished_run, read_manifest
+from unembed.updates.alignment_run import AlignmentRun, align_files
+from unembed.updates.run import sketch
+from unembed.updates.sketcher import SketchOptions
 
 NAME = "the bundled model"
 POSITIONS = 100_000
@@ -41,6 +46,7 @@ RECIPE = Recipe(
     audit_positions=20_000,
 )
 REFINED_CHARACTERS = 3_000
+TOPIC_POSITIONS = 2_000
 
 
 def bundled_model() -> Path:
@@ -62,22 +68,25 @@ def heldout_corpus(checkpoint: Checkpoint, characters: int = CHARACTERS) -> Corp
 
 @dataclass(frozen=True)
 class Story:
-    """What the demo measured: the model, what each rounding of it changes, by its name, and what
-    refining it by each objective does.
+    """What the demo measured: the model, what each rounding of it changes, by its name, what
+    refining it by each objective does, and how alike a dozen topics would move its head.
     """
 
     audit: Audit
     rounded: dict[str, Comparison]
     refined: dict[str, Refinement]
+    topics: AlignmentRun
 
 
 def run_demo(out: Path, *, progress: bool = False, command: str = "") -> Story:
     """Audit the bundled model on held-out documents, then its bfloat16 and int8 versions.
 
-    Then refine it by each of OBJECTIVES on a part of these documents. Everything is done afresh:
-    the audit in ``out``, the comparison with each version in ``out/bfloat16`` and ``out/int8``, the
-    refinements in ``out/refined``. int8 is left out without the extra ``quant``, the refinements
-    without ``train``. Raises UnembedError where ``out`` holds anything but an earlier demo.
+    Then refine it by each of OBJECTIVES on a part of these documents, and sketch a dozen topics of
+    the library. Everything is done afresh: the audit in ``out``, the comparison with each version
+    in ``out/bfloat16`` and ``out/int8``, the refinements in ``out/refined``, the signatures in
+    ``out/signatures`` and their alignments in ``out/topics``. int8 is left
+    out without the extra ``quant``, the refinements without ``train``. Raises UnembedError where
+    ``out`` holds anything but an earlier demo.
     """
     check_folder(out)
     if holds_finished_run(out):
@@ -112,7 +121,7 @@ def run_demo(out: Path, *, progress: bool = False, command: str = "") -> Story:
     refined = {}
     if accelerate_is_there():
         refined = _refined(whole, out / "refined", progress, command)
-    return Story(before, rounded, refined)
+    return Story(before, rounded, refined, _topics(whole, out, progress, command))
 
 
 def _refined(
@@ -130,3 +139,17 @@ def _refined(
         )
         for name, weight in OBJECTIVES
     }
+
+
+def _topics(checkpoint: Checkpoint, out: Path, progress: bool, command: str) -> AlignmentRun:
+    files = []
+    every = topic_corpora(checkpoint).items()
+    texts = {n: text for n, text in every if text.tokens - text.rows >= TOPIC_POSITIONS}
+    with progress_bar("topics", "topic", len(texts), progress) as bar:
+        for name, text in texts.items():
+            file = out / "signatures" / f"{name.replace(' ', '-')}.safetensors"
+            options = SketchOptions(max_positions=TOPIC_POSITIONS)
+            sketch(checkpoint, text, options, out=file, task=name)
+            files.append(file)
+            bar.update()
+    return align_files(files, out=out / "topics", command=command)

@@ -23,7 +23,7 @@ TOPICS = {
     "language reference": "topic:",
     "docstrings in C": "doc:",
 }
-"""How the names of a topic's documents begin. Every supported Python has all of them."""
+"""How the names of a topic's documents begin. Some Pythons lack packages, and so topics."""
 
 DOCUMENTS, CHARACTERS = 20, 600
 """Of each topic, and of each document: many short ones, for documents are what is independent."""
@@ -34,9 +34,9 @@ def topic_corpora(
 ) -> dict[str, Corpus]:
     """Passages of some documents of each topic, in an order fixed by their names' hashes.
 
-    They are taken out of the middle: modules begin alike. Documents are at least that long.
-
-    The bundled model was trained on most of them: what is compared is how each would move it on.
+    They are taken out of the middle, for modules begin alike, of documents that are at least that
+    long. A topic with half of the documents or fewer is left out. The bundled model was trained on
+    most of them: what is compared is how each would move it on.
     """
     every = list(chain(documents("train"), documents("heldout")))
     every.sort(key=lambda document: hashlib.sha256(document.name.encode()).hexdigest())
@@ -44,6 +44,8 @@ def topic_corpora(
     for topic, beginning in TOPICS.items():
         own = (one for one in every if one.name.startswith(beginning))
         some = [one for one in own if len(one.text) >= characters][:each]
+        if len(some) <= each // 2:
+            continue
         names = [one.name for one in some]
         texts = (_middle(one.text, characters) for one in some)
         found[topic] = Corpus.from_texts(texts, checkpoint.tokenizer, names=names)
