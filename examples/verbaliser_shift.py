@@ -2,6 +2,7 @@
 
     python examples/verbaliser_shift.py -o shift.json            # four kinds of text, all 24 tasks
     python examples/verbaliser_shift.py --classes 3              # six tasks, five sources each
+    python examples/verbaliser_shift.py --classes 2 --start flat # flipped labels
     python examples/verbaliser_shift.py --frequencies unequal
     python examples/verbaliser_shift.py --softmax full --steps 20
 
@@ -18,6 +19,7 @@ import argparse
 import itertools
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -61,6 +63,8 @@ CHARACTERS = 300
 TIE = 1e-7
 """Scores this close are one score."""
 DRAWS = 2000
+SHOWN = ("joint, all pairs", "S(Γ), all pairs", "gradient cosine, all pairs", "oracle")
+"""What is shown by how many kinds have the same word."""
 
 Task = tuple[int, ...]
 """The number of each kind's answer word."""
@@ -72,7 +76,8 @@ class Setup:
 
     With ``frequencies`` unequal, of C kinds the first has C times as many prompts as the last.
     ``softmax`` restricted is over the answer words alone, in scores as in training. Training is
-    full-batch gradient descent; a step is ``rate`` over the mean square of the activations.
+    full-batch gradient descent; a step is ``rate`` over the mean square of the activations. The
+    ``start`` is the model's head, or flat: the answer words share the mean of their rows.
     """
 
     classes: int = 4
@@ -80,6 +85,7 @@ class Setup:
     prompts: int = 36
     frequencies: Literal["equal", "unequal"] = "equal"
     softmax: Literal["restricted", "full"] = "restricted"
+    start: Literal["model", "flat"] = "model"
     steps: int = 100
     rate: float = 2.0
     m: int = 4096
@@ -124,9 +130,14 @@ class Half:
         reading = ModelPass.of(
             checkpoint.model, answers.answers(corpus), SketchOptions(), checkpoint.name
         )
-        reading = replace(reading, head=answers.head(reading.head, checkpoint.tokenizer))
-        samples = samples_of(reading, "prompts")
         ids = torch.from_numpy(answers.token_ids(checkpoint.tokenizer))
+        head = answers.head(reading.head, checkpoint.tokenizer)
+        if setup.start == "flat":
+            weight = head.weight.clone()
+            weight[ids] = weight[ids].mean(0)
+            head = Head.from_parts(weight, valid=head.valid)
+        reading = replace(reading, head=head)
+        samples = samples_of(reading, "prompts")
         return Half(reading, samples, (samples.targets[:, None] == ids).int().argmax(1), ids)
 
     def targets(self, task: Task, kinds: Int[Tensor, "some"] | None = None) -> Int[Tensor, "some"]:
@@ -268,7 +279,8 @@ def measure(checkpoint: Checkpoint, found: list[Document], setup: Setup, seed: i
         for way, alignments in ways.items():
             pairs = alignments.pairs(kind)
             assert pairs is not None
-            scores[label + way] = pairs.value
+            if kind not in ("activation", "proxy") or "all pairs" not in way:
+                scores[label + way] = pairs.value
     weight = first.reading.head.weight
     weight = weight[first.ids] if setup.softmax == "restricted" else weight
     before, _ = losses(second, weight, tasks, setup)
@@ -292,15 +304,19 @@ def choose(
 class Line:
     """A method's figures over all targets and seeds, each with a 95 % interval.
 
-    ``share`` is the summed gain of the chosen sources over that of the best; ``regret`` is the mean
-    of best minus chosen, in nats. The bootstrap draws targets and seeds, both with replacement.
-    ``range`` holds the least and the largest score of two different tasks.
+    ``share`` is the summed gain of the chosen sources over that of the best, None where the latter
+    is not surely positive; ``regret`` is the mean of best minus chosen, in nats. The bootstrap
+    draws targets and seeds, both with replacement: within a seed the targets are nearly one
+    question asked again, so the seeds are what counts. ``range`` holds the least and the largest
+    score of two different tasks, and ``unknown`` is how many could not be estimated; such a source
+    is chosen last.
     """
 
     method: str
     range: list[float]
+    unknown: int
     top1: list[float]
-    share: list[float]
+    share: list[float] | None
     regret: list[float]
 
 
@@ -318,13 +334,23 @@ def judged(method: str, seeds: list[Measured]) -> Line:
         rows, columns = (rng.integers(0, n, n) for n in table.shape[1:])
         draws.append(table[:, rows][:, :, columns].mean((1, 2)))
     hit, chosen, best = np.array(draws).T
-    figures = [
-        [float(x[0]), *np.quantile(x[1:], (0.025, 0.975)).tolist()]
-        for x in (hit, chosen / best, best - chosen)
-    ]
     apart = ~np.eye(len(seeds[0].tasks), dtype=bool)
     scores = np.concatenate([one.scores[method][apart] for one in seeds])
-    return Line(method, [float(scores.min()), float(scores.max())], *figures)
+    known = scores[~np.isnan(scores)]
+    ends = [float(known.min()), float(known.max())] if len(known) else []
+    return Line(
+        method,
+        ends,
+        len(scores) - len(known),
+        with_interval(hit),
+        with_interval(chosen / best) if (best > 0).all() else None,
+        with_interval(best - chosen),
+    )
+
+
+def with_interval(draws: Float[np.ndarray, " draws"]) -> list[float]:
+    """The first draw, which is of all there is, and a 95 % interval from the others."""
+    return [float(draws[0]), *np.quantile(draws[1:], (0.025, 0.975)).tolist()]
 
 
 def by_matches(seeds: list[Measured]) -> list[dict[str, float]]:
@@ -334,8 +360,8 @@ def by_matches(seeds: list[Measured]) -> list[dict[str, float]]:
         masks = [np.array([[sum(map(int.__eq__, s, t)) == kept for t in m.tasks] for s in m.tasks])
                  for m in seeds]  # fmt: skip
         if any(mask.any() for mask in masks):
-            row = {"same": kept, "pairs": sum(int(mask.sum()) for mask in masks)}
-            for column in ("joint", "S(Γ)", "gradient cosine", "oracle"):
+            row = {"same": float(kept), "pairs": float(sum(mask.sum() for mask in masks))}
+            for column in SHOWN:
                 some = [m.scores[column][mask] for m, mask in zip(seeds, masks, strict=True)]
                 row[column] = float(np.concatenate(some).mean())
             rows.append(row)
@@ -352,12 +378,45 @@ def run(setup: Setup, checkpoint: Checkpoint, found: list[Document]) -> list[Mea
     return [measure(checkpoint, found, setup, seed) for seed in range(setup.seeds)]
 
 
+def printed(
+    setup: Setup, seeds: list[Measured], lines: list[Line], matches: list[dict[str, float]]
+) -> Iterator[str]:
+    """The tables as lines of text."""
+    tasks = len(seeds[0].tasks)
+    loss, accuracy = (
+        float(np.mean(x)) for x in zip(*((s.loss, s.accuracy) for s in seeds), strict=True)
+    )
+    yield f"{tasks} tasks, {tasks - 1} sources each, {len(seeds)} seeds; prompts {setup.counts}"
+    yield f"loss before {loss:.3f} nats, accuracy of a task's own head {accuracy:.1%}"
+    heads = ("top-1 %", "oracle share %", "regret, nats", "scores")
+    yield f"{'method':34}" + "".join(f"{head:>24}" for head in heads)
+    for line in lines:
+        row = f"{line.method:34}"
+        for figure, scale, form in (
+            (line.top1, 100, ".1f"),
+            (line.share, 100, ".1f"),
+            (line.regret, 1, ".3f"),
+        ):
+            mean, low, high = (f"{scale * x:{form}}" for x in figure or (0, 0, 0))
+            cell = f"{mean} [{low}, {high}]" if figure else "no gain to share"
+            row += f"{cell:>24}"
+        ends = " to ".join(f"{end:.6f}" for end in line.range)
+        yield f"{row}{ends:>24}" + (f", {line.unknown} unknown" if line.unknown else "")
+    yield "means over pairs by how many kinds have the same word in both; gain in nats"
+    for means in matches:
+        yield "  ".join(f"{k.replace('oracle', 'gain')} {v:.4g}" for k, v in means.items())
+
+
 def main() -> None:
     """Measure, print the tables, and write them down."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    known = {"frequencies": ("equal", "unequal"), "softmax": ("restricted", "full")}
+    known = {
+        "frequencies": ("equal", "unequal"),
+        "softmax": ("restricted", "full"),
+        "start": ("model", "flat"),
+    }
     for field, value in asdict(Setup()).items():
         parser.add_argument(f"--{field}", type=type(value), default=value, choices=known.get(field))
     parser.add_argument("-o", "--out", type=Path)
@@ -368,23 +427,8 @@ def main() -> None:
     seeds = run(setup, load(bundled_model()), found)
     lines = [judged(method, seeds) for method in seeds[0].scores]
     matches = by_matches(seeds)
-    tasks = len(seeds[0].tasks)
-    print(f"{tasks} tasks, {tasks - 1} sources each, {len(seeds)} seeds; prompts {setup.counts}")
-    print(f"loss before {np.mean([s.loss for s in seeds]):.3f} nats, accuracy of a task's own head "
-          f"{np.mean([s.accuracy for s in seeds]):.1%}")  # fmt: skip
-    print(f"{'method':34} {'top-1 %':>20} {'oracle share %':>20} {'regret, nats':>22}"
-          f" {'scores':>20}")  # fmt: skip
-    for line in lines:
-        cells = [
-            f"{scale * x[0]:{form}} [{scale * x[1]:{form}}, {scale * x[2]:{form}}]"
-            for x, scale, form in (
-                (line.top1, 100, ".1f"), (line.share, 100, ".1f"), (line.regret, 1, ".3f"))
-        ]  # fmt: skip
-        print(f"{line.method:34} {cells[0]:>20} {cells[1]:>20} {cells[2]:>22}"
-              f" {line.range[0]:9.6f} to {line.range[1]:9.6f}")  # fmt: skip
-    print("means over pairs by how many kinds have the same word in both; gain in nats")
-    for row in matches:
-        print("  ".join(f"{k.replace('oracle', 'gain')} {v:.3g}" for k, v in row.items()))
+    for line in printed(setup, seeds, lines, matches):
+        print(line)
     if out:
         kept = {"setup": asdict(setup), "methods": [asdict(x) for x in lines], "pairs": matches}
         out.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

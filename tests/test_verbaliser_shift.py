@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -107,7 +108,7 @@ def test_the_oracle_chooses_best_and_the_words_that_agree_gain_most(measured) ->
     rows = shift.by_matches([measured])
     assert [row["same"] for row in rows] == [0, 1]
     assert [row["pairs"] for row in rows] == [12, 18]
-    for column in ("joint", "gradient cosine", "oracle"):
+    for column in ("joint, all pairs", "gradient cosine, all pairs", "oracle"):
         assert rows[0][column] < rows[1][column], column
 
 
@@ -192,6 +193,51 @@ def test_a_full_softmax_is_another_sketch(
     before, _ = shift.losses(full, full.reading.head.weight, task, setup)
     after, _ = shift.losses(full, shift.trained(full, task[0], setup), task, setup)
     assert after < before
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_from_a_flat_start_flipped_labels_score_alike_but_for_the_sign(
+    checkpoint: Checkpoint, found: list[Document], classes: int
+) -> None:
+    setup = shift.replace(SETUP, classes=classes, start="flat")
+    one = shift.measure(checkpoint, found, setup, 0)
+    assert one.loss == pytest.approx(np.log(classes), abs=1e-6)
+    apart = ~np.eye(len(one.tasks), dtype=bool)
+    # The errors are 1/C - [the answer], whatever the prompt: only what goes with what differs.
+    assert np.abs(one.scores["S(Γ), exact, all pairs"] - 1).max() < 1e-6
+    signed = one.scores["gradient cosine, exact, all pairs"][apart]
+    if classes == 2:
+        for method in ("joint", "joint, exact", "joint, all pairs"):
+            assert np.abs(one.scores[method][apart] - 1).max() < 1e-5, method
+        assert np.abs(signed + 1).max() < 1e-6
+        assert (one.gains[apart] < 0).all()
+        assert (one.gains[~apart] > 0).all()
+    else:
+        rows = shift.by_matches([one])
+        assert rows[0]["joint, all pairs"] < rows[1]["joint, all pairs"]
+        assert signed.min() < 0
+
+
+def test_the_tables_are_printed_and_written(
+    found: list[Document],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "shift.json"
+    monkeypatch.setattr(shift, "documents", lambda split: found if split == "train" else [])
+    options = "--classes 3 --prompts 6 --steps 2 --seeds 2 --m 256"
+    monkeypatch.setattr(sys, "argv", ["verbaliser_shift.py", *options.split(), "-o", str(out)])
+    shift.main()
+    said = capsys.readouterr().out
+    kept = json.loads(out.read_text(encoding="utf-8"))
+    assert kept["setup"]["m"] == 256
+    methods = {line["method"]: line for line in kept["methods"]}
+    assert methods["S(M)"]["top1"] == pytest.approx([0.2] * 3)
+    assert methods["S(M)"]["range"] == pytest.approx([1, 1])
+    assert methods["S(M)"]["unknown"] == 0
+    assert all(f"\n{method} " in said for method in methods)
+    assert "6 tasks, 5 sources each, 2 seeds; prompts [6, 6, 6]" in said
 
 
 def test_the_same_seed_gives_the_same_scores(

@@ -1,4 +1,4 @@
-"""The geometry of a language model's output head: measure, compare and move token decisions.
+"""The geometry of a language model's output head: measure, compare, move and foresee decisions.
 
 The names below are loaded when first used, so that ``import unembed`` costs next to nothing.
 """
@@ -40,8 +40,15 @@ if TYPE_CHECKING:
     from unembed.refine.train import Refinement as Refinement
     from unembed.refine.train import refine as refine
     from unembed.refine.weighting import Weighting as Weighting
+    from unembed.updates.alignment import align as align
+    from unembed.updates.alignments import Alignments as Alignments
+    from unembed.updates.run import sketch as sketch
+    from unembed.updates.signature import Signature as Signature
+    from unembed.updates.sketcher import SketchOptions as SketchOptions
+    from unembed.updates.texts import align_texts as align_texts
 
 _HOMES = {
+    "Alignments": "updates.alignments",
     "Audit": "cells.audit",
     "AuditOptions": "cells.run",
     "AuditSummary": "cells.summary",
@@ -64,8 +71,12 @@ _HOMES = {
     "Provenance": "provenance",
     "Recipe": "refine.recipe",
     "Refinement": "refine.train",
+    "Signature": "updates.signature",
+    "SketchOptions": "updates.sketcher",
     "UnembedError": "errors",
     "Weighting": "refine.weighting",
+    "align": "updates.alignment",
+    "align_texts": "updates.texts",
     "audit": "cells.audit",
     "compare": "cells.compare",
     "dose": "refine.dose",
@@ -73,6 +84,7 @@ _HOMES = {
     "head_loss": "loss",
     "load": "models",
     "refine": "refine.train",
+    "sketch": "updates.run",
 }
 
 __all__ = list(_HOMES)
