@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from test_corpus import with_bos
 from test_windows import corpus_of
-from unembed import corpus as module
+from unembed import tokenised as module
 from unembed.cells.audit import audit
 from unembed.cells.run import AuditOptions
 from unembed.corpus import Corpus

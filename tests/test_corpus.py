@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unembed import corpus as module
+from unembed import tokenised as module
 from unembed.corpus import Corpus
 from unembed.errors import UnembedError
 

@@ -11,7 +11,7 @@ import torch
 import reference_updates as oracle
 from unembed.errors import UnembedError
 from unembed.head import Head
-from unembed.updates import exact
+from unembed.updates import exact, kernels
 from unembed.updates.alignments import KINDS, Alignments
 from unembed.updates.exact import exact_alignments, truncation_bound
 from unembed.updates.grams import (
@@ -227,7 +227,7 @@ def test_block_sizes_and_the_order_of_positions_change_nothing(
     whole = exact_alignments(tasks, head, **ways[how])  # type: ignore[arg-type]
     for block in (1, 3, 7, 23):
         same(exact_alignments(tasks, head, block=block, **ways[how]), whole)  # type: ignore[arg-type]
-    monkeypatch.setattr(exact, "BAND", 100)
+    monkeypatch.setattr(kernels, "BAND", 100)
     same(exact_alignments(tasks, head, block=2, **ways[how]), whole)  # type: ignore[arg-type]
     order = np.random.default_rng(0).permutation(10)
     shuffled = Samples(
@@ -451,10 +451,10 @@ def kept_of(rows: list[list[float]], dropped: list[float]) -> TopkErrors:
 def test_the_slack_covers_the_worst_of_what_may_be_dropped(s: float, off: float) -> None:
     """Errors (1, s) and (0, 1) kept of (1, s) and (off, 1): as bad as Cauchy and Schwarz allow."""
     kept = kept_of([[1, s], [0, 1]], [0, off])
-    errors = exact._Errors(lambda: kept.blocks(2), kept, None)
+    errors = kernels.Errors(lambda: kept.blocks(2), kept, None)
     span = slice(0, 2)
     hidden = torch.ones(2, 1, dtype=torch.float64)
-    found = exact._Kernels.of(hidden, errors, errors.gram(span), span, np.arange(2))
+    found = kernels.Kernels.of(hidden, errors, errors.gram(span), span, np.arange(2))
     assert found.slack is not None
     for quantity in (0, 2):
         assert found.values[quantity, 0, 1] == pytest.approx(s**2)

@@ -16,9 +16,9 @@ from unembed.errors import UnembedError
 from unembed.head import Head
 from unembed.precision import Precision
 from unembed.sweep import Sweep, sweep
-from unembed.updates import features as module
 from unembed.updates.constructions import sketch_of
 from unembed.updates.features import features, sequence_features
+from unembed.updates.projections import bucket_tables
 from unembed.updates.signature import Fisher
 from unembed.updates.sketch import CONSTRUCTIONS, Construction, Sketch, SketchSpec
 from unembed.updates.state import Features
@@ -345,5 +345,5 @@ def test_what_does_not_fit_is_refused() -> None:
 def test_count_sketches_are_compiled_where_they_can_be() -> None:
     head, *_ = make(700)
     for construction in CONSTRUCTIONS:
-        tables = module._tables(sketched(head, construction).error)
+        tables = bucket_tables(sketched(head, construction).error)
         assert (tables is not None) == construction.endswith("tensorsketch")

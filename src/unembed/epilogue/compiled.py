@@ -101,7 +101,7 @@ def scatter(
     own: Float[Tensor, "rows"],
     totals: tuple[Float64[Tensor, "rows"], Float64[Tensor, "rows"]],
 ) -> None:
-    """Take a block into two or three count-sketches of each row; see ``features.Projections``."""
+    """Take a block into two or three count-sketches of each row; see ``Projections``."""
     library = _library()
     if library is None:
         raise RuntimeError("the compiled kernel is not available: ask available() first")

@@ -2,42 +2,25 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Literal
 
 import numpy as np
-import torch
-from jaxtyping import Float, Int
-from torch import Tensor
+from jaxtyping import Float
 
 from unembed.errors import UnembedError
 from unembed.head import Head
 from unembed.updates.alignments import Alignments, Pairs, TaskFacts
-from unembed.updates.grams import (
-    BlocksOf,
-    TopkErrors,
-    error_blocks,
-    fisher_gram,
-    gram,
-    logsumexp,
-    probability_blocks,
-    residual,
-    residual_sums,
-    topk_errors,
-)
+from unembed.updates.grams import residual, residual_sums
 from unembed.updates.jackknife import QUANTITIES, Cells, cosines, standard_errors
+from unembed.updates.kernels import Errors, run_starts, run_sums, strips
 from unembed.updates.samples import Pool, Samples
+from unembed.updates.signature import Fisher, Unit
 
-Fisher = Literal["empirical", "true"]
-Unit = Literal["token", "sequence"]
 MOST = 20_000
 BLOCKS = 32
 MOST_CELLS = 2048
 ELEMENTS = 1 << 22
-BAND = 1 << 26
 
 
 def exact_alignments(
@@ -133,85 +116,6 @@ def truncation_bound(
 
 
 @dataclass(frozen=True)
-class _Errors:
-    """Errors by blocks of columns (probabilities, for the true Fisher), and what goes with them.
-
-    ``kept`` where they are truncated; ``spread`` is ``1 - Σ p²``, the trace of ``F(p)``.
-    """
-
-    blocks: BlocksOf
-    kept: TopkErrors | None
-    spread: Float[Tensor, "positions"] | None
-
-    def gram(self, rows: slice) -> Float[Tensor, "rows positions"]:
-        """Inner products of errors, or of the true Fishers of the logits."""
-        return (gram if self.spread is None else fisher_gram)(self.blocks, rows)
-
-    @staticmethod
-    def of(pool: Pool, head: Head, fisher: Fisher, top_k: int | None, columns: int) -> _Errors:
-        if top_k is not None:
-            kept = topk_errors(pool.hidden, pool.targets, head, top_k, columns)
-            return _Errors(partial(kept.blocks, columns), kept, None)
-        total = logsumexp(pool.hidden, head, columns)
-        if fisher == "empirical":
-            whole = partial(error_blocks, pool.hidden, pool.targets, head, total, columns)
-            return _Errors(whole, None, None)
-        drawn = partial(probability_blocks, pool.hidden, head, total, columns)
-        spread = torch.ones_like(total)
-        for p in drawn():
-            spread -= p.square_().sum(1)
-        return _Errors(drawn, None, spread)
-
-
-@dataclass(frozen=True)
-class _Kernels:
-    """The kernels of some samples with all: values, slack, and each sample's own ``‖g‖²``."""
-
-    values: Float[np.ndarray, "quantities rows samples"]
-    slack: Float[np.ndarray, "quantities rows samples"] | None
-    trace: Float[np.ndarray, " rows"]
-
-    @staticmethod
-    def of(
-        hidden: Float[Tensor, "positions dim"],
-        errors: _Errors,
-        e: Float[Tensor, "strip positions"],
-        span: slice,
-        first: Int[np.ndarray, " samples"],
-    ) -> _Kernels:
-        """Of the samples in a span of positions, from its rows of the errors' Gram matrix.
-
-        Each sample begins at its ``first`` position.
-        """
-        rows = slice(*np.searchsorted(first, [span.start, span.stop]))
-        own = np.arange(rows.start, rows.stop)
-
-        def summed(kernel: Tensor) -> Float[np.ndarray, "rows samples"]:
-            values: np.ndarray = kernel.cpu().numpy()
-            if len(first) == len(hidden):
-                return values
-            return _cells(values, first[rows] - span.start, first)
-
-        a = hidden[span] @ hidden.T
-        if errors.spread is not None:
-            joint, x, y = summed(a.square() * e), summed(a.square()), summed(e)
-            each = (hidden[span].square().sum(1) * errors.spread[span]).cpu().numpy()
-            trace = np.add.reduceat(each, first[rows] - span.start)
-            return _Kernels(np.stack([joint, x, y, np.zeros_like(x)]), None, trace)
-        inner, x, y = summed(a * e), summed(a.square()), summed(e.square())
-        values, trace = np.stack([np.square(inner), x, y, inner]), inner[own - rows.start, own]
-        if errors.kept is None:
-            return _Kernels(values, None, trace)
-        off = errors.kept.slack(span)
-        first_off = summed(a.abs() * off)
-        joint_off = 2 * np.abs(inner) * first_off + np.square(first_off)
-        error_off = summed(2 * e.abs() * off + off.square())
-        return _Kernels(
-            values, np.stack([joint_off, np.zeros_like(x), error_off, first_off]), trace
-        )
-
-
-@dataclass(frozen=True)
 class _Measured:
     """Sums over pairs, the mean ``‖g‖²`` of each task, and its residual."""
 
@@ -234,30 +138,30 @@ def _measure(
     blocks = max(2, min(BLOCKS, MOST_CELLS // max(len(tasks), 1)))
     pool = Pool.of(tasks, head, blocks)
     n = len(pool.task)
-    first = _starts(pool.task, pool.sequence) if unit == "sequence" else np.arange(n)
+    first = run_starts(pool.task, pool.sequence) if unit == "sequence" else np.arange(n)
     task, document = pool.task[first], pool.document[first]
     cell = task * blocks + pool.block[first]
-    size, columns = len(tasks) * blocks, _starts(cell)
+    size, columns = len(tasks) * blocks, run_starts(cell)
     sums = np.zeros((len(QUANTITIES), size, size))
     slack = np.zeros_like(sums)
     pairs = np.zeros((size, size))
     traces, triples = np.zeros(len(tasks)), np.zeros((len(tasks), 6))
     block = max(1, min(block, ELEMENTS // n))
-    errors = _Errors.of(pool, head, fisher, top_k, block)
-    for rows, kernels in _strips(pool, errors, first, block):
+    errors = Errors.of(pool, head, fisher, top_k, block)
+    for rows, kernels in strips(pool, errors, first, block):
         np.add.at(traces, task[rows], kernels.trace)
         values = kernels.values
         counted = np.ones(values.shape[1:])
         if debias:
             counted[document[rows, None] == document] = 0
             values *= counted
-        own = _starts(cell[rows])
+        own = run_starts(cell[rows])
         into = np.ix_(cell[rows][own], cell[columns])
-        pairs[into] += _cells(counted, own, columns)
+        pairs[into] += run_sums(counted, own, columns)
         for i in range(len(QUANTITIES)):
-            sums[i][into] += _cells(values[i], own, columns)
+            sums[i][into] += run_sums(values[i], own, columns)
             if kernels.slack is not None:
-                slack[i][into] += _cells(kernels.slack[i] * counted, own, columns)
+                slack[i][into] += run_sums(kernels.slack[i] * counted, own, columns)
         for t in np.unique(task[rows]):
             mine = np.flatnonzero(task == t)
             here = mine[(mine >= rows.start) & (mine < rows.stop)]
@@ -327,53 +231,6 @@ def _range(
     floor = np.where(same, values, np.where(np.isnan(floor), -np.inf, floor))
     ceiling = np.where(same, values, np.where(np.isnan(ceiling), np.inf, ceiling))
     return floor, ceiling
-
-
-def _cells(
-    kernel: Float[np.ndarray, "rows samples"],
-    rows: Int[np.ndarray, " row_groups"],
-    columns: Int[np.ndarray, " column_groups"],
-) -> Float[np.ndarray, "row_groups column_groups"]:
-    """Sums over runs of rows and of columns, given where each run starts."""
-    return np.asarray(np.add.reduceat(np.add.reduceat(kernel, columns, 1), rows, 0))
-
-
-def _starts(*keys: Int[np.ndarray, " samples"]) -> Int[np.ndarray, " runs"]:
-    """Where a new run of equal keys begins."""
-    new = np.ones(len(keys[0]), dtype=bool)
-    new[1:] = np.any([key[1:] != key[:-1] for key in keys], axis=0)
-    return np.flatnonzero(new)
-
-
-@torch.no_grad()
-def _strips(
-    pool: Pool, errors: _Errors, first: Int[np.ndarray, " samples"], block: int
-) -> Iterator[tuple[slice, _Kernels]]:
-    """The kernels of all samples, some rows at a time, and which samples the rows are.
-
-    The Gram matrix of the errors is taken in bands, for each is a pass over the whole head.
-    """
-    hidden, n = pool.hidden.double(), len(pool.task)
-    for band in _runs(pool, slice(0, n), BAND // n):
-        e = errors.gram(band)
-        for span in _runs(pool, band, block):
-            here = e[span.start - band.start : span.stop - band.start]
-            rows = slice(*np.searchsorted(first, [span.start, span.stop]).tolist())
-            yield rows, _Kernels.of(hidden, errors, here, span, first)
-
-
-def _runs(pool: Pool, within: slice, positions: int) -> Iterator[slice]:
-    """Runs of whole documents of so many positions at most, where none is longer.
-
-    What is summed over a document, or over a sequence of it, is then of one run.
-    """
-    starts = _starts(pool.task[within], pool.document[within]) + within.start
-    begin = within.start
-    for start, stop in itertools.pairwise([*starts.tolist(), within.stop]):
-        if stop - begin > positions and start > begin:
-            yield slice(begin, start)
-            begin = start
-    yield slice(begin, within.stop)
 
 
 def _check(tasks: Sequence[Samples], fisher: str, unit: str, top_k: int | None, block: int) -> None:

@@ -7,121 +7,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Float64, Int, Int32, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from unembed.blocks import ROWS, BlockShape
-from unembed.epilogue import compiled
-from unembed.epilogue.running import LOG2_E, SEGMENT
 from unembed.errors import UnembedError
 from unembed.head import Head
 from unembed.precision import Precision
-from unembed.product import TILE, WIDE_ROWS
+from unembed.product import WIDE_ROWS
 from unembed.sweep import Sweep, sweep
+from unembed.updates.projections import Projections, bucket_tables
 from unembed.updates.signature import Fisher
 from unembed.updates.sketch import LinearMap, Sketch
 from unembed.updates.state import Features
-from unembed.updates.tensorsketch import CountSketch
-
-RISE = 16.0
-"""Nats by which a logit may pass the reference of its exponentials before that follows: to follow
-rescales all sums, and e^16 is far from float32's largest number, its square too."""
-
-BELOW = -1e30
-"""A reference below every logit of a token and above that of a column that is none."""
 
 SLICE = 64
 """Rows whose factors are taken and multiplied at once, so that they stay in the cache."""
-
-
-@dataclass(frozen=True)
-class Projections:
-    """Linear maps of each row's ``exp(logit - reference)``, a ``sweep``'s reader; all in place.
-
-    ``sums`` are those of each map without the target's own column, which ``own`` holds; ``rest``
-    and ``squares`` are the same exponentials' sum and sum of squares. So ``1 - p_y`` is
-    ``rest / (rest + own)`` and ``p - onehot(y)`` is never the difference of two numbers near 1. A
-    column that is not a token counts as 0. With ``tables`` (bucket, and the sign as the top bit)
-    the sums lie as (16 rows, map, bucket, row), for the compiled kernel; else as (map, row, width).
-    """
-
-    targets: Int[Tensor, "rows"]
-    maps: tuple[LinearMap, ...]
-    tables: Int32[Tensor, "maps padded"] | None
-    sums: Float[Tensor, "..."]
-    reference: Float[Tensor, "rows"]
-    own: Float[Tensor, "rows"]
-    rest: Float64[Tensor, "rows"]
-    squares: Float64[Tensor, "rows"]
-
-    @staticmethod
-    def of(
-        targets: Int[Tensor, "rows"],
-        maps: tuple[LinearMap, ...],
-        tables: Int32[Tensor, "maps padded"] | None,
-    ) -> Projections:
-        """Before the first block, for as many rows as a sweep of these targets pads them to."""
-        device, missing = targets.device, -len(targets) % TILE
-        targets = torch.nn.functional.pad(targets.long(), (0, missing))
-        rows, width = len(targets), maps[0].width
-        grouped = (rows // TILE, len(maps), width, TILE)
-        return Projections(
-            targets,
-            maps,
-            tables,
-            torch.zeros(grouped if tables is not None else (len(maps), rows, width), device=device),
-            torch.full((rows,), BELOW, device=device),
-            torch.zeros(rows, device=device),
-            *torch.zeros(2, rows, dtype=torch.float64, device=device).unbind(0),
-        )
-
-    def take(self, logits: Float[Tensor, "rows block"], start: int, rows: slice) -> None:
-        """Take in a block of logits, which is left as it was: the ``beside`` of a ``sweep``."""
-        if self.tables is None:
-            self._add(logits, start, slice(rows.start, min(rows.stop, len(self.targets))))
-            return
-        compiled.scatter(
-            logits,
-            start,
-            self.targets[rows],
-            self.tables,
-            RISE,
-            self.sums[rows.start // TILE : rows.stop // TILE],
-            self.reference[rows],
-            self.own[rows],
-            (self.rest[rows], self.squares[rows]),
-        )
-
-    def _add(self, logits: Float[Tensor, "padded block"], start: int, rows: slice) -> None:
-        """The same by the maps' own ``add``."""
-        logits = logits[: rows.stop - rows.start]
-        reference, own = self.reference[rows], self.own[rows]
-        rest, squares, sums = self.rest[rows], self.squares[rows], self.sums[:, rows]
-        peak = logits.amax(1)
-        rises = peak > reference + RISE
-        if bool(rises.any()):
-            top = torch.where(rises, peak, reference)
-            shrink = torch.exp2((reference - top) * LOG2_E)
-            reference.copy_(top)
-            sums *= shrink[:, None]
-            for part in (own, rest, squares, squares):
-                part *= shrink
-        e = (logits - reference[:, None]).mul_(LOG2_E).exp2_()
-        local = self.targets[rows] - start
-        inside = ((local >= 0) & (local < e.shape[1])).nonzero()[:, 0]
-        own[inside] = e[inside, local[inside]]
-        e[inside, local[inside]] = 0
-        rest += e.sum(1)
-        squares += e.square().sum(1)
-        for into, each in zip(sums, self.maps, strict=True):
-            each.add(e, start, into)
-
-    def raw(self, which: int, rows: slice) -> Float[Tensor, "some width"]:
-        """One map of these rows' exponentials, a copy; the rows begin and end a group of 16."""
-        if self.tables is None:
-            return self.sums[which, rows].clone()
-        part = self.sums[rows.start // TILE : rows.stop // TILE, which]
-        return part.transpose(1, 2).contiguous().view(-1, part.shape[1])
 
 
 @dataclass(frozen=True)
@@ -271,7 +172,7 @@ def _passes(
         raise UnembedError("the true Fisher's mean gradient is 0: ask for no first moment of it")
     precision = precision or Precision.probe(head.weight, hidden.dtype)
     maps = (*sketch.error, sketch.error_squared) if fisher == "true" else sketch.error
-    tables = _tables(maps) if precision.epilogue == "compiled" else None
+    tables = bucket_tables(maps) if precision.epilogue == "compiled" else None
     step = ROWS if hidden.device.type == "cpu" else WIDE_ROWS
     if tables is not None and block is None:
         block = 2 * BlockShape.of(hidden.device, len(hidden)).columns
@@ -335,17 +236,6 @@ def _mapped(side: LinearMap, rows: Float[Tensor, "rows dim"]) -> Float[Tensor, "
     into = torch.zeros(len(rows), side.width, device=rows.device)
     side.add(rows, 0, into)
     return into
-
-
-def _tables(maps: tuple[LinearMap, ...]) -> Int32[Tensor, "maps padded"] | None:
-    """Bucket and sign of every column, padded to whole segments; None for maps of other kinds."""
-    tables = []
-    for each in maps:
-        if not isinstance(each, CountSketch):
-            return None
-        sign = (each.sign < 0).int() << 31
-        tables.append(torch.nn.functional.pad(each.index | sign, (0, -len(sign) % SEGMENT)))
-    return torch.stack(tables)
 
 
 def _joined(swept: list[Sweep]) -> Sweep:
