@@ -155,3 +155,21 @@ def test_later_windows_begin_with_bos_and_do_not_count_it() -> None:
 def test_what_predicts_nothing(context: int, limit: int | None, said: str) -> None:
     with pytest.raises(UnembedError, match=said):
         Windows.of(corpus_of([[5, 6]], [0], None), context, "windows", limit)
+
+
+def test_windows_from_all_over_the_text(tokenizer: Any, topics: list[str]) -> None:
+    corpus = Corpus.from_texts(topics, tokenizer)
+    whole = Windows.of(corpus, 16)
+    spread = Windows.of(corpus, 16, max_positions=200, spread=True)
+    first = Windows.of(corpus, 16, max_positions=200)
+    assert spread.positions == first.positions == 200
+    assert len(np.unique(spread.doc)) > len(np.unique(first.doc))
+    places = set(zip(whole.doc.tolist(), whole.pos.tolist(), strict=True))
+    assert set(zip(spread.doc.tolist(), spread.pos.tolist(), strict=True)) <= places
+    assert list(spread.doc) == sorted(spread.doc)
+    every = Windows.of(corpus, 16, max_positions=10**6, spread=True)
+    assert np.array_equal(every.start, whole.start)
+    assert np.array_equal(every.length, whole.length)
+    more = Windows.of(corpus, 16, max_positions=300, spread=True)
+    kept = set(zip(more.doc.tolist(), more.pos.tolist(), strict=True))
+    assert set(zip(spread.doc.tolist(), spread.pos.tolist(), strict=True)) <= kept

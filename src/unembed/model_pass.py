@@ -38,8 +38,9 @@ Found = TypeVar("Found")
 class Reading:
     """How a text is read.
 
-    ``context`` None takes the model's, at most 2,048 tokens. ``batch_tokens`` None takes 2,048 on
-    CPU and 16,384 on a GPU. A killed run loses at most the part it was writing, of
+    ``context`` None takes the model's, at most 2,048 tokens. ``max_positions`` are those of the
+    text's beginning or, with ``spread``, of windows from all over it. ``batch_tokens`` None takes
+    2,048 on CPU and 16,384 on a GPU. A killed run loses at most the part it was writing, of
     ``part_positions``.
     """
 
@@ -48,6 +49,7 @@ class Reading:
     max_positions: int | None = None
     batch_tokens: int | None = None
     part_positions: int = PART_POSITIONS
+    spread: bool = False
 
     def __post_init__(self) -> None:
         for name in ("context", "batch_tokens", "max_positions", "part_positions"):
@@ -80,7 +82,11 @@ class ModelPass:
                 "the tokenizer does not belong to this model"
             )
         windows = Windows.of(
-            corpus, context_of(model, reading.context), reading.overflow, reading.max_positions
+            corpus,
+            context_of(model, reading.context),
+            reading.overflow,
+            reading.max_positions,
+            spread=reading.spread,
         )
         on_cpu = head.weight.device.type == "cpu"
         precision = Precision.probe(head.weight)

@@ -74,13 +74,16 @@ class Windows:
         context: int,
         overflow: Overflow = "windows",
         max_positions: int | None = None,
+        *,
+        spread: bool = False,
     ) -> Windows:
         """Cut the rows of a corpus into windows.
 
         ``overflow="windows"`` makes consecutive windows of rows longer than the context;
         ``"truncate"`` keeps the first ``context`` tokens of a row (so context - 1 predictions) and
         drops the rest, the protocol of arXiv 2604.06767. ``max_positions`` stops after so many
-        predictions that count.
+        predictions that count: those of the first windows or, with ``spread``, of windows from all
+        over the text, chosen by a hash of their number.
         Raises UnembedError where nothing would be predicted.
         """
         if context < 2:
@@ -108,13 +111,17 @@ class Windows:
                 )
         keep = counts > 0 if corpus.counted is not None else np.ones(len(length), dtype=bool)
         if max_positions is not None:
-            keep &= np.cumsum(counts) - counts < max_positions
+            order = _scattered(len(keep)) if spread else np.arange(len(keep))
+            keep[order] &= np.cumsum(counts[order]) - counts[order] < max_positions
+            cut = int(order[keep[order]][-1])
+            if (over := int(counts[keep].sum()) - max_positions) > 0:
+                first = int(corpus.starts[row[cut]] + begin[cut])
+                last = np.flatnonzero(_counted(corpus, first, int(length[cut])))
+                left = int(counts[cut]) - over
+                length, counts = length.copy(), counts.copy()
+                counts[cut], length[cut] = left, last[left - 1] + 1
         row, nth, begin, length, counts = (x[keep] for x in (row, nth, begin, length, counts))
         start = corpus.starts[row] + begin
-        if max_positions is not None and (over := int(counts.sum()) - max_positions) > 0:
-            last = np.flatnonzero(_counted(corpus, int(start[-1]), int(length[-1])))
-            counts[-1] -= over
-            length[-1] = last[counts[-1] - 1] + 1
         prefixed = (nth > 0) & (corpus.bos is not None)
         pos = (corpus.offset[row] + begin).astype(np.int32)
         doc = corpus.document[row]
@@ -188,6 +195,15 @@ def _batch(windows: Windows, chosen: Int[np.ndarray, "batch"], width: int) -> Ba
         np.concatenate(doc),
         np.concatenate(pos),
     )
+
+
+def _scattered(count: int) -> Int[np.ndarray, "windows"]:
+    """The numbers below ``count`` in an order that looks random and is always the same."""
+    z = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ z >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ z >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+    order: Int[np.ndarray, "windows"] = np.argsort(z ^ z >> np.uint64(31), kind="stable")
+    return order
 
 
 def _counted(corpus: Corpus, start: int, length: int) -> Bool[np.ndarray, "predictions"]:

@@ -45,7 +45,7 @@ FILE = click.Path(path_type=Path)
     "object says which word replaces each completion.",
 )
 @click.option("--restrict", is_flag=True, help="Restrict the softmax to an object's words too.")
-@click.option("--max-positions", type=int, help="Take so many predicted tokens [all].")
+@click.option("--max-positions", type=int, help="Take so many, from all over the text [all].")
 @with_options(*WINDOWS, *TEXT)
 @click.option(
     "--construction",

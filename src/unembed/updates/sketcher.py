@@ -45,6 +45,7 @@ class SketchOptions(Reading):
     documents give sampling errors; 0 keeps none. Source: SPEC §7, §9.
     """
 
+    spread: bool = True
     construction: Construction = "complex_tensorsketch"
     m: int = 4096
     seed: int = 0
@@ -110,7 +111,7 @@ class Sketcher:
             "model": checkpoint.name,
             "text": corpus.rules,
             "text_digest": corpus.digest,
-            "context": f"{windows.context}, {windows.overflow}",
+            "context": f"{windows.context}, {windows.overflow}" + ", spread" * options.spread,
             "positions": str(windows.positions),
             "tokenizer": windows.facts.tokenizer,
             "versions": ", ".join(f"{k} {v}" for k, v in versions_of_packages().items()),
