@@ -45,7 +45,8 @@ def align(signatures: Sequence[Signature], *, debias: bool = True) -> Alignments
     at a reduced width (tasks that share inputs lose a block together; of others the variances
     add); it is NaN where no blocks, or fewer than two, were kept. ``low`` and ``high`` hold 95 %
     with both errors: cosines on Fisher's z scale while a standard error stays within 1, plainly
-    beyond; coupling, while positive, on the logarithmic one. What a signature did not keep is None.
+    beyond; coupling, while positive, on the logarithmic one, and NaN where the interval of
+    activation or error holds 0. What a signature did not keep is None.
     Raises UnembedError for no signatures, two of one name, and for two that do not compare.
     """
     if not signatures:
@@ -93,7 +94,7 @@ def align(signatures: Sequence[Signature], *, debias: bool = True) -> Alignments
         activation=activation,
         error=error,
         proxy=proxy,
-        coupling=coupling,
+        coupling=_determined(coupling, activation, error),
         first_moment=first,
         method=identity.spec.construction,
         unit=identity.unit,
@@ -125,6 +126,16 @@ def _numbers(
         sampling = np.sqrt(np.where(variance < 0, noisy, variance))
     low, high = interval(value, np.hypot(sketch, sampling), scale)
     return np.stack([value, sketch, sampling, low, high])
+
+
+def _determined(
+    coupling: Pairs | None, activation: Pairs | None, error: Pairs | None
+) -> Pairs | None:
+    """The coupling without the pairs whose activation or error may be 0: no ratio to that."""
+    if coupling is None or activation is None or error is None:
+        return None
+    nothing = (activation.low <= 0) | (error.low <= 0)
+    return Pairs(*(np.where(nothing, np.nan, array) for array in vars(coupling).values()))
 
 
 def interval(
