@@ -94,7 +94,9 @@ def text_of(checkpoint: Checkpoint) -> Corpus:
     """Beginnings of held-out documents, in an order that mixes topics, docstrings and source."""
     found = sorted(documents("heldout"), key=lambda d: hashlib.sha256(d.name.encode()).hexdigest())
     names = [one.name for one in found]
-    return Corpus.from_texts((one.text[:CHARACTERS] for one in found), checkpoint.tokenizer, names=names)
+    return Corpus.from_texts(
+        (one.text[:CHARACTERS] for one in found), checkpoint.tokenizer, names=names
+    )
 
 
 def main() -> None:

@@ -40,7 +40,7 @@ def alignments_text(found: Alignments) -> str:
 
 
 def _matrix(found: Alignments) -> str:
-    width = min(NAME_WIDTH, 2 + max(len(name) for name in found.names))
+    width = min(NAME_WIDTH, 2 + max(len(name) for name in ("joint", *found.names)))
     lines = [f"{'joint':<{width}}" + "".join(f"{n[: CELL - 2]:<{CELL}}" for n in found.names)]
     for i, task in enumerate(found.tasks):
         cells = [_cell(found.joint, i, j) for j in range(i + 1)]
