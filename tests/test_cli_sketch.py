@@ -44,6 +44,15 @@ def test_texts_are_sketched_and_aligned(
     again = run("sketch", llama_folder, texts[0], "-o", signatures[0], *QUICK)
     assert again.code == 0
     assert "finished before" in again.err
+    adapter = tmp_path / "adapter"
+    exported = run(
+        "sketch", llama_folder, texts[0], "-o", signatures[0], *QUICK, "--export", adapter
+    )
+    assert str(adapter / "fisher_signature.safetensors") in exported.out
+    compact = run(
+        "align", adapter / "fisher_signature.safetensors", signatures[1], "-o", tmp_path / "c"
+    )
+    assert compact.code == 0, compact.err
     assert "text0" in again.out
     done = run("align", *signatures, "-o", tmp_path / "run")
     assert done.code == 0, done.err

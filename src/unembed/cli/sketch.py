@@ -56,7 +56,11 @@ FILE = click.Path(path_type=Path)
 )
 @click.option("--m", type=int, default=4096, show_default=True, help="Numbers a signature holds.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the random maps.")
-@click.option("--export", type=FILE, help="Also write the compact signature (16 KiB) here.")
+@click.option(
+    "--export",
+    type=FILE,
+    help="Also write the compact signature (16 KiB): a file, or the folder of an adapter.",
+)
 @click.option(
     "--export-dtype",
     type=click.Choice(["float32", "float16", "int8"]),
@@ -112,7 +116,7 @@ def sketch_command(
     if before:
         click.echo(f"{out} was finished before: verified, nothing computed again", err=True)
     if export is not None:
-        exported(made, export, dtype=export_dtype)
+        export = exported(made, export, dtype=export_dtype)
     if as_json:
         click.echo(json.dumps(_plain(made, out), indent=1))
         return

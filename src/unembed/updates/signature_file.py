@@ -89,8 +89,8 @@ def export(signature: Signature, path: str | Path, *, dtype: Dtype = "float32") 
 
     The debiased squared norm goes with it, so that alignments stay debiased. At m = 4096 the vector
     takes 16 KiB as float32, 8 as float16 and 4 as int8, which are fractions of its largest number.
-    The cosine of two of 200 samples moved by less than 1e-6, 1e-4 and 2e-3. A folder gets the file
-    ``fisher_signature.safetensors``.
+    The cosine of two of 200 samples moved by less than 1e-6, 1e-4 and 2e-3. A path without that
+    suffix is a folder, which gets the file ``fisher_signature.safetensors``.
     What is read back has one fold and neither marginals nor sampling errors.
     Raises UnembedError where the squared norm is not positive, and where it cannot be written.
     """
@@ -113,7 +113,7 @@ def export(signature: Signature, path: str | Path, *, dtype: Dtype = "float32") 
         "weight": float(state.weight.sum()),
         "weight_squared": float(state.weight_squared.sum()),
     }
-    path = path / COMPACT_FILE if path.is_dir() else path
+    path = path if path.suffix == ".safetensors" and not path.is_dir() else path / COMPACT_FILE
     write_whole(path, _sealed(signature, facts, {"joint": stored, "hashes": state.hashes}))
     return path
 
