@@ -7,7 +7,7 @@
 A dozen topics of the interpreter's library on the bundled model, 2,400 positions each. Exact
 cosines come from Gram matrices of all positions, sketches see the same ones, so that what is left
 is the sketch's error alone. ``plug-in`` are cosines with all pairs of samples, ``debiased`` those
-without pairs of one document, exactly, and by two folds of documents, sketched. Coverage is that
+without pairs of one document. Coverage is that
 of the 95 % interval of the sketch's own standard error, over pairs and seeds, for plug-in cosines.
 ``limit`` is what independent normal features would give, (1 - cosine^2) / sqrt(m).
 """
@@ -33,7 +33,7 @@ from unembed.updates.alignments import Alignments
 from unembed.updates.constructions import sketch_of
 from unembed.updates.features import features
 from unembed.updates.samples import Samples
-from unembed.updates.signature import Identity, Signature, accumulate, empty
+from unembed.updates.signature import Identity, Signature, empty, finished, piece
 from unembed.updates.sketch import CONSTRUCTIONS, SketchSpec
 from unembed.updates.sketcher import SketchOptions
 from unembed.updates.texts import samples_of
@@ -162,13 +162,14 @@ def sketched(tasks: Tasks, construction: str, m: int, seed: int) -> dict[str, Al
     identity = Identity(spec, "token", "empirical", "", "", "")
     signatures = []
     for task in tasks.samples:
-        state = empty(m)
+        pieces = []
         for rows in torch.arange(len(task.targets)).split(ROWS):
             _, some = features(
                 task.hidden[rows], head, task.targets[rows], made, precision=precision
             )
-            state = accumulate(state, some, task.document[rows.numpy()])
-        signatures.append(Signature(task.name, identity, state, {}))
+            documents = task.document[rows.numpy()]
+            pieces.append(piece(empty(m), some, documents, np.zeros(len(rows), dtype=bool)))
+        signatures.append(Signature(task.name, identity, finished(pieces), {}))
     return {
         "plug-in": align(signatures, debias=False),
         "debiased": align(signatures),

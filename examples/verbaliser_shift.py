@@ -43,7 +43,7 @@ from unembed.updates.alignment import align
 from unembed.updates.alignments import Alignments
 from unembed.updates.exact import exact_alignments
 from unembed.updates.samples import Samples
-from unembed.updates.signature import Signature, State
+from unembed.updates.signature import Piece, Signature, finished
 from unembed.updates.sketcher import Sketcher, SketchOptions
 from unembed.updates.texts import samples_of
 from unembed.updates.verbalizers import Verbalizers
@@ -168,7 +168,7 @@ def signatures_of(
     reading = half.reading
     sketcher = Sketcher.of(reading, options, checkpoint, "prompts")
 
-    def work(team: tuple[torch.nn.Module, ...], batch: Batch, phases: Phases) -> list[State]:
+    def work(team: tuple[torch.nn.Module, ...], batch: Batch, phases: Phases) -> list[Piece]:
         hidden = reading.hidden(team[0], batch, phases)
         kinds = (batch.targets[:, None] == half.ids).int().argmax(1)
         return [
@@ -179,9 +179,12 @@ def signatures_of(
         ]
 
     with progress_bar("sketch", "tok", reading.windows.positions, False) as bar:
-        found = [states for _, some in reading.results(work, bar, Phases()) for states in some]
+        parts = [
+            [finished([pieces[t] for pieces in some]) for t in range(len(tasks))]
+            for _, some in reading.results(work, bar, Phases())
+        ]
     return [
-        replace(sketcher, name=name(task)).signature([states[t] for states in found])
+        replace(sketcher, name=name(task)).signature([states[t] for states in parts])
         for t, task in enumerate(tasks)
     ]
 

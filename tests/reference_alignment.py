@@ -106,12 +106,12 @@ def mean(kernel: list[list[float]], counted: list[list[bool]]) -> float:
     return math.fsum(kept) / len(kept) if kept else math.nan
 
 
-def alignment(a: Task, b: Task, *, debias: bool, shared: bool, whole: bool) -> dict[str, float]:
-    """Every quantity of two tasks. Norms are over pairs of different samples (``whole``) or folds;
-    with ``shared`` inputs, products too are over pairs of different folds."""
+def alignment(a: Task, b: Task, *, debias: bool, shared: bool) -> dict[str, float]:
+    """Every quantity of two tasks. Norms are over pairs of samples of different documents; with
+    ``shared`` inputs, norms and products are over pairs of different folds."""
 
-    def across(x: Task, y: Task) -> list[list[bool]]:
-        return [[bool((int(i) ^ int(j)) & 1) for j in y.document] for i in x.document]
+    def apart(x: Task) -> list[list[bool]]:
+        return [[bool(i != j) for j in x.document] for i in x.document]
 
     def halves(x: Task, y: Task, kernel: list[list[float]]) -> float:
         """Each of the two pairs of folds counts alike."""
@@ -123,21 +123,21 @@ def alignment(a: Task, b: Task, *, debias: bool, shared: bool, whole: bool) -> d
             means.append(mean(kernel, chosen))
         return sum(means) / 2
 
-    def all_pairs(x: Task, y: Task, itself: bool) -> list[list[bool]]:
-        return [[itself or i != j for j in range(len(y.document))] for i in range(len(x.document))]
+    def all_pairs(x: Task, y: Task) -> list[list[bool]]:
+        return [[True] * len(y.document) for _ in x.document]
 
     ab, aa, bb = kernels(a, b), kernels(a, a), kernels(b, b)
     found = {}
     for name in KERNELS:
-        n = mean(ab[name], all_pairs(a, b, True))
+        n = mean(ab[name], all_pairs(a, b))
         if debias and shared:
             n = halves(a, b, ab[name])
         norms = []
         for x, kernel in ((a, aa[name]), (b, bb[name])):
             if not debias:
-                norms.append(mean(kernel, all_pairs(x, x, True)))
-            elif whole and not shared:
-                norms.append(mean(kernel, all_pairs(x, x, False)))
+                norms.append(mean(kernel, all_pairs(x, x)))
+            elif not shared:
+                norms.append(mean(kernel, apart(x)))
             else:
                 norms.append(halves(x, x, kernel))
         found[name] = n / math.sqrt(norms[0] * norms[1]) if min(norms) > 0 else math.nan

@@ -21,10 +21,13 @@ from reference_alignment import (
     spec_of,
 )
 from unembed.errors import UnembedError
+from unembed.head import Head
 from unembed.updates.alignment import _numbers, align, interval
 from unembed.updates.alignments import KINDS, Alignments
 from unembed.updates.constructions import sketch_of
 from unembed.updates.estimators import Cosine, Kind
+from unembed.updates.exact import exact_alignments
+from unembed.updates.samples import Samples
 from unembed.updates.signature import (
     Features,
     Identity,
@@ -71,9 +74,7 @@ def test_agrees_with_loops_over_every_pair(debias: bool, per_document: int) -> N
     got = aligned(tasks, debias=debias)
     for i in range(3):
         for j in range(3):
-            want = alignment(
-                tasks[i], tasks[j], debias=debias, shared=i == j, whole=per_document == 1
-            )
+            want = alignment(tasks[i], tasks[j], debias=debias, shared=False)
             for kind in KINDS:
                 pairs = got.pairs(kind)
                 assert pairs is not None
@@ -85,7 +86,7 @@ def test_tasks_that_share_inputs_agree_with_loops_over_the_pairs_across_folds() 
     a = small(60, 1, per_document=2)
     b = replace(small(60, 2, per_document=2), document=a.document, activation=a.activation)
     got = aligned([a, b])
-    want = alignment(a, b, debias=True, shared=True, whole=False)
+    want = alignment(a, b, debias=True, shared=True)
     for kind in KINDS:
         pairs = got.pairs(kind)
         assert pairs is not None
@@ -128,10 +129,14 @@ def test_debiased_norms_and_products_are_without_bias() -> None:
             continue
         one = kind((chosen(pool, at), document))
         note("norm: pairs of different samples", float(one.norms.mean()))
+        note("norm: pairs across folds", float(one.fold_norms.mean()))
         note("naive norm: all pairs", float(np.square(one.pooled).mean()))
         # Each document holds the same sample twice: as dependent as can be.
         two = kind((chosen(pool, np.repeat(at[: n // 2], 2)), np.repeat(document[: n // 2], 2)))
-        note("norm: pairs across folds", float(two.norms.mean()))
+        note("norm: pairs of different documents", float(two.norms.mean()))
+        own = float(np.square(two.pooled).mean()) * n**2
+        alone = float(chosen(pool, at[: n // 2]).joint.double().square().sum()) / EXACT * 2
+        note("naive norm: pairs of different samples", (own - alone) / (n * (n - 1)))
         # Another task on the same inputs, here of the same gradients.
         both = kind((chosen(pool, at), document), (chosen(pool, at), document))
         cross = both.first[:, 0] * both.second[:, 1] + both.second[:, 0] * both.first[:, 1]
@@ -145,6 +150,48 @@ def test_debiased_norms_and_products_are_without_bias() -> None:
             error = np.std(values) / math.sqrt(len(values)) / truth
             assert error < 0.1, (name, error)
             assert abs(off) < 3.5 * error, (name, off, error)
+
+
+def test_documents_of_several_samples_agree_with_gram_matrices() -> None:
+    """To the error of the sketch, of which ``sketch_se`` is told without knowing them."""
+    rng = np.random.default_rng(3)
+    head = Head.from_parts(torch.tensor(rng.normal(size=(60, 12))).float())
+    tasks = []
+    for i in range(4):
+        centre = rng.normal(size=12) + np.repeat(rng.normal(size=(15, 12)), 10, 0)
+        hidden = torch.tensor(centre + 0.5 * rng.normal(size=(150, 12))).float()
+        document = np.repeat(hashes(15, i), 10).astype(np.int64)
+        targets = torch.multinomial((hidden @ head.weight.T).softmax(1), 1)[:, 0]
+        tasks.append(Samples(str(i), hidden, targets, document, np.arange(150)))
+    want = exact_alignments(tasks, head)
+    errors = [(t.hidden @ head.weight.T).softmax(1) for t in tasks]
+    for task, error in zip(tasks, errors, strict=True):
+        error[torch.arange(150), task.targets] -= 1
+    given = [
+        Task(e, t.hidden, t.document.astype(np.uint64)) for e, t in zip(errors, tasks, strict=True)
+    ]
+    sketch = sketch_of(spec_of(given[0], m=4096))
+    got = align([signed(str(i), sketch, task) for i, task in enumerate(given)])
+    inside = np.triu_indices(4, 1)
+    for kind in ("joint", "activation", "error"):
+        ours, theirs = got.pairs(kind), want.pairs(kind)
+        assert ours is not None
+        assert theirs is not None
+        off = np.abs(ours.value - theirs.value)[inside]
+        assert off.max() < 0.06, (kind, off)
+        assert (off <= 4 * ours.sketch_se[inside]).all(), (kind, off)
+
+
+def test_documents_of_one_fold_have_norms_but_no_products_of_shared_inputs() -> None:
+    task = language_like(200, 1, per_document=4)
+    task = replace(task, document=task.document | np.uint64(1))
+    sketch = sketch_of(spec_of(task, m=512))
+    alone = align([signed("a", sketch, task), signed("b", sketch, language_like(200, 2))])
+    assert [one.status for one in alone.tasks] == ["ok", "ok"]
+    assert np.isfinite(alone.joint.value).all()
+    found = align([signed("a", sketch, task), signed("b", sketch, task)])
+    assert np.isnan(found.joint.value[0, 1])
+    assert found.tasks[0].status.startswith("ok, but it shares inputs with b, and no Fisher")
 
 
 def test_too_few_samples_is_a_value_with_a_reason() -> None:
@@ -176,7 +223,7 @@ def test_too_few_samples_is_a_value_with_a_reason() -> None:
     assert statuses == {"too few samples", "few samples"}
     lone = replace(usual, document=np.full(200, 8, dtype=np.uint64))
     found = align([signed("lone", sketch, lone), signed("task", sketch, usual)])
-    assert found.tasks[0].status.startswith("too few documents: 1, ")
+    assert found.tasks[0].status.startswith("too few documents: 1, which has no independent pair")
     assert np.isnan(found.joint.value[0]).all()
     assert align([signed("lone", sketch, lone)], debias=False).tasks[0].status == "ok"
 
@@ -185,7 +232,7 @@ def test_too_few_samples_is_a_value_with_a_reason() -> None:
 def test_sketch_intervals_hold_what_they_say(construction: Construction) -> None:
     """Fixed samples, 60 seeds of the sketch: the exact value lies within 95 % intervals."""
     tasks = [language_like(60, s, tilt=t) for s, t in ((1, 0.2), (2, 0.2), (3, 0.5))]
-    want = [[alignment(a, b, debias=True, shared=False, whole=True) for b in tasks] for a in tasks]
+    want = [[alignment(a, b, debias=True, shared=False) for b in tasks] for a in tasks]
     hits: dict[str, list[np.ndarray]] = {kind: [] for kind in KINDS}
     for seed in range(60):
         sketch = sketch_of(spec_of(tasks[0], m=512, construction=construction, seed=seed))
@@ -290,7 +337,8 @@ def test_residual_and_participation_ratio_agree_with_whole_matrices() -> None:
     assert plain.residual == pytest.approx(delta, rel=0.03)
     assert plain.participation_ratio == pytest.approx(float(fisher.trace() ** 2 / norm), rel=0.03)
     assert residual(state, sketch) == pytest.approx(delta, rel=0.1)
-    without = replace(state, trace=None)
+    bare = replace(features(sketch, task), squared_norm=None)
+    without = accumulate(empty(1 << 13, first=True), bare, task.document)
     facts = align([Signature("a", signed("a", sketch, task).identity, without, {})]).tasks[0]
     assert facts.participation_ratio == pytest.approx(float(fisher.trace() ** 2 / norm), rel=0.05)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from reference_alignment import Task, features, hashes, language_like, signed, spec_of
+from reference_alignment import Task, chosen, features, hashes, language_like, signed, spec_of
 from unembed.errors import UnembedError
 from unembed.updates.constructions import sketch_of
 from unembed.updates.signature import (
@@ -19,8 +19,10 @@ from unembed.updates.signature import (
     State,
     accumulate,
     empty,
+    finished,
     merge,
     mismatch,
+    piece,
     scaled,
     subtract,
 )
@@ -47,7 +49,7 @@ def close(a: State, b: State, tolerance: float = 1e-12) -> None:
             for field in ("total", "own", "blocks"):
                 p, q = getattr(x, field), getattr(y, field)
                 assert np.abs(p - q).max(initial=0) <= tolerance * np.abs(q).max(initial=1e-300)
-    for field in ("weight", "weight_squared", "block_weight"):
+    for field in ("weight", "weight_squared", "document_weight_squared", "block_weight"):
         np.testing.assert_allclose(getattr(a, field), getattr(b, field), rtol=tolerance)
     assert a.trace == pytest.approx(b.trace, rel=1e-7)  # a sum of float32
     assert a.documents == b.documents
@@ -59,16 +61,20 @@ def test_sums_are_those_of_loops() -> None:
     for name in SUMMED:
         rows = getattr(given, name).double().numpy()
         total, own, blocks = np.zeros((2, M)), np.zeros(2), np.zeros((32, 256))
+        whole: dict[int, np.ndarray] = {}
         for row, document in zip(rows, TASK.document.tolist(), strict=True):
             total[document % 2] += row
-            own[document % 2] += (row @ row) / M
+            whole[document] = whole.get(document, 0) + row
             blocks[document // 2 % 32] += np.concatenate([row[:128], row[M // 2 : M // 2 + 128]])
+        for document, psi in whole.items():
+            own[document % 2] += (psi @ psi) / M
         sums = state.sums(name)
         assert sums is not None
         for got, want in ((sums.total, total), (sums.own, own), (sums.blocks, blocks)):
             np.testing.assert_allclose(got, want, rtol=0, atol=1e-11 * np.abs(want).max())
         np.testing.assert_allclose(state.mean(name), rows.mean(0), rtol=0, atol=1e-10)
     assert (state.weight == state.weight_squared).all()
+    assert (3 * state.weight == state.document_weight_squared).all()
     assert state.weight.sum() == state.block_weight.sum() == state.samples == 90
     assert state.documents == 30
     assert state.hashes.tolist() == sorted(set(TASK.document.tolist()))
@@ -98,6 +104,28 @@ def test_any_split_and_order_is_one_pass() -> None:
             merged.append(merge(a, b))
         close(merged[0].state, whole)
         assert merged[0].state.hashes.tolist() == whole.hashes.tolist()
+
+
+def test_documents_that_batches_cut_are_put_together() -> None:
+    """In any order, with samples of one document anywhere, some documents whole in one batch."""
+    task = language_like(400, 3, per_document=100)
+    task = replace(task, document=np.concatenate([task.document[:200], hashes(200, 5)]))
+    given = features(SKETCH, task)
+    like = empty(M, first=True)
+    want = accumulate(like, given, task.document)
+    rng = np.random.default_rng(1)
+    for _ in range(3):
+        order = rng.permutation(400)
+        pieces = []
+        for rows in np.split(order, np.sort(rng.integers(0, 401, 5))):
+            count = np.array([np.sum(task.document == d) for d in task.document[rows]])
+            here = np.array([np.sum(task.document[rows] == d) for d in task.document[rows]])
+            whole = (here == count).astype(bool)
+            pieces.append(piece(like, chosen(given, rows), task.document[rows], whole))
+        assert sum(len(one.hashes) for one in pieces) <= 2 * len(pieces)
+        close(finished(pieces), want)
+    with_none = piece(like, chosen(given, order[:0]), task.document[:0])
+    close(finished([*pieces, with_none]), want)
 
 
 def test_subtract_undoes_merge() -> None:

@@ -47,7 +47,7 @@ def same(a: Signature, b: Signature) -> None:
     assert (a.name, a.identity, a.facts) == (b.name, b.identity, b.facts)
     x, y = a.state, b.state
     assert (x.trace, x.documents) == (y.trace, y.documents)
-    for field in ("weight", "weight_squared", "block_weight", "hashes"):
+    for field in ("weight", "weight_squared", "document_weight_squared", "block_weight", "hashes"):
         assert np.array_equal(getattr(x, field), getattr(y, field))
     for name in SUMMED:
         ours, theirs = x.sums(name), y.sums(name)
@@ -176,6 +176,8 @@ def forged(whole: Signature, tensors: dict[str, object], **changes: object) -> S
         ({"weight": np.array([-5.0, 300.0])}, {}, "samples"),
         ({"weight": np.array([150.0, 60.0])}, {}, "200 samples in blocks, 210 in folds"),
         ({"weight_squared": np.array([0.0, 100.0])}, {}, "samples"),
+        ({"document_weight_squared": np.array([1.0, 400.0])}, {}, "squares"),
+        ({"document_weight_squared": None}, {}, "document_weight_squared"),
         ({"hashes": np.zeros(3)}, {}, "hashes are float64"),
         ({}, {"documents": 0}, "0 documents"),
         ({}, {"documents": 3}, "3 documents, and hashes of 50"),

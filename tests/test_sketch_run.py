@@ -86,6 +86,17 @@ def test_parts_and_batches_change_nothing(checkpoint: Checkpoint, text: Corpus) 
     off = np.abs(one.state.joint.total - two.state.joint.total)
     assert off.max() < 1e-6 * np.abs(one.state.joint.total).max()
     assert one.state.documents == two.state.documents
+    reading = ModelPass.of(checkpoint.model, text, OPTIONS, "llama")
+    each = np.bincount(reading.windows.doc, reading.windows.counts).astype(float)
+    assert len(reading.windows.doc) > len(each), "documents have several windows"
+    assert one.state.document_weight_squared.sum() == np.square(each).sum()
+    batches = sketch(checkpoint, text, replace(OPTIONS, part_positions=10_000, batch_tokens=10_000))
+    for name in ("joint", "activation", "error"):
+        ours, theirs = one.state.sums(name), batches.state.sums(name)
+        assert ours is not None
+        assert theirs is not None
+        np.testing.assert_allclose(ours.own, theirs.own, rtol=1e-5)
+    assert (two.state.document_weight_squared <= one.state.document_weight_squared).all()
 
 
 def test_a_killed_run_goes_on_to_the_same_bytes(

@@ -33,12 +33,11 @@ def align(signatures: Sequence[Signature], *, debias: bool = True) -> Alignments
         joint, activation, error = (x_i @ x_j / (norm(x_i) * norm(x_j)) for each kind)
         proxy = activation * error; coupling = joint / proxy
 
-    ``debias`` leaves pairs of dependent samples out: of norms, the pairs of a sample with itself
-    or, where a document holds several samples, those within one of two folds of documents; and of
-    two tasks that share inputs, the pairs within a fold from products and norms (their smallest
-    document hashes tell). It supposes that inputs were drawn independently: of a set balanced by
-    hand, and to rank tasks on one set of prompts, where it costs half of the evidence, leave it
-    off. A squared norm that is not positive then gives NaN, with the reason in
+    ``debias`` leaves pairs of dependent samples out: of norms, the pairs within a document; and of
+    two tasks that share inputs, the pairs within one of two folds of documents from products and
+    norms (their smallest document hashes tell). It supposes that inputs were drawn independently:
+    of a set balanced by hand, and to rank tasks on one set of prompts, where it costs half of the
+    evidence, leave it off. A squared norm that is not positive then gives NaN, with the reason in
     the task's status; a cosine may pass 1. Without ``debias`` all pairs count.
 
     ``sketch_se`` comes from up to 128 groups of features, ``sampling_se`` from blocks of documents,

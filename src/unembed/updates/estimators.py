@@ -15,10 +15,13 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
+from unembed.updates.documents import FOLDS
 from unembed.updates.sampling import BlockSums, Deleted
 from unembed.updates.signature import State
-from unembed.updates.sums import FOLDS, Sums
+from unembed.updates.sums import Sums
 
+LEAST = 2
+"""Documents without which there is no pair of independent samples."""
 GROUPS = 128
 """Groups of features: at most so many, that squared shares give a standard error to 6 %."""
 
@@ -66,7 +69,7 @@ class Kind:
 
     ``pooled`` is each task's mean and ``first``, ``second`` those of its folds (the mean itself
     where there is one fold, NaN where a fold is empty). ``norms`` and ``fold_norms`` are squared
-    norms, means over each group: of the pairs of samples that are independent, and of the pairs
+    norms, means over each group: of the pairs of samples of different documents, and of the pairs
     across folds.
     """
 
@@ -81,9 +84,9 @@ class Kind:
     def of(states: Sequence[State], name: str, debias: bool) -> Kind | None:
         """Gather one kind from all tasks; None where one lacks it.
 
-        Samples of one document are dependent, so that norms are those across folds, but where each
-        document is one sample, and all pairs of different samples count:
-        ``(‖Σψ‖² - Σ‖ψ‖²) / (m n (n - 1))``. Source: SPEC §10.
+        Samples of one document are dependent, so that norms leave out the pairs within it:
+        ``(‖Σψ‖² - Σ_d ‖Ψ_d‖²) / (m (n² - Σ_d n_d²))`` with the sums ``Ψ_d`` of n_d samples of
+        document d; NaN where there is but one. Source: SPEC §10.
         """
         kept = [state.sums(name) for state in states]
         sums = [one for one in kept if one is not None]
@@ -99,13 +102,12 @@ class Kind:
         norms, fold_norms = plain.copy(), across.copy()
         for t, (state, one) in enumerate(zip(states, sums, strict=True)):
             whole = float(state.weight.sum()) ** 2
-            pairs = whole - float(state.weight_squared.sum())
+            pairs = whole - float(state.document_weight_squared.sum())
             apart = plain[:, t] * whole - one.own.sum()
-            apart = apart / pairs if pairs > 0 else np.full(len(apart), np.nan)
+            few = state.documents < LEAST or not pairs > 0
+            norms[:, t] = np.nan if few else apart / pairs
             if len(state.weight) < FOLDS:
-                fold_norms[:, t] = apart
-            alone = len(state.weight) < FOLDS or state.documents >= state.samples
-            norms[:, t] = apart if alone else across[:, t]
+                fold_norms[:, t] = norms[:, t]
         return Kind(
             pooled,
             first,

@@ -20,10 +20,10 @@ from unembed.phases import Phases
 from unembed.progress import progress_bar
 from unembed.provenance import SCHEMA
 from unembed.store import RunFolder
+from unembed.updates.pieces import Piece, finished
 from unembed.updates.signature import Signature, mismatch
 from unembed.updates.signature_file import load, save
 from unembed.updates.sketcher import Sketcher, SketchOptions
-from unembed.updates.state import State
 from unembed.updates.verbalizers import Verbalizers
 from unembed.windows import Batch
 
@@ -72,8 +72,8 @@ def sketch(
         reading = replace(reading, head=head)
     sketcher = Sketcher.of(reading, options, checkpoint, task)
     if out is None:
-        found = _states(reading, sketcher, frozenset(), progress)
-        return sketcher.signature([state for _part, states in found for state in states])
+        found = _pieces(reading, sketcher, frozenset(), progress)
+        return sketcher.signature([finished(pieces) for _part, pieces in found])
     path = Path(out)
     key = _key(reading, sketcher)
     if path.exists():
@@ -81,8 +81,8 @@ def sketch(
     unfinished = path.with_name(path.name + UNFINISHED)
     with RunFolder.open(unfinished, key) as folder:
         done = frozenset(Path(one).stem for one in folder.done)
-        for part, states in _states(reading, sketcher, done, progress):
-            sketcher.keep(folder, part, states)
+        for part, pieces in _pieces(reading, sketcher, done, progress):
+            sketcher.keep(folder, part, pieces)
         made = sketcher.gathered(folder)
         signature = replace(made, facts=made.facts | {"run": _digest(key)})
         save(signature, path)
@@ -90,15 +90,15 @@ def sketch(
     return signature
 
 
-def _states(
+def _pieces(
     reading: ModelPass, sketcher: Sketcher, done: frozenset[str], progress: bool
-) -> Iterator[tuple[str, list[State]]]:
-    """The states of the batches of each part that is not done yet."""
+) -> Iterator[tuple[str, list[Piece]]]:
+    """The samples of the batches of each part that is not done yet."""
 
-    def work(team: tuple[nn.Module, ...], batch: Batch, phases: Phases) -> State:
+    def work(team: tuple[nn.Module, ...], batch: Batch, phases: Phases) -> Piece:
         hidden = reading.hidden(team[0], batch, phases)
         targets = batch.targets.to(hidden.device)
-        swept, state = sketcher.swept(hidden, reading.head, targets, batch, 2, reading.precision)
+        swept, found = sketcher.swept(hidden, reading.head, targets, batch, 2, reading.precision)
         if not bool(swept.finite.all()):
             row = int((~swept.finite).nonzero()[0, 0])
             raise NonFiniteError(
@@ -106,7 +106,7 @@ def _states(
                 f"{reading.windows.corpus.names[int(batch.doc[row])]!r} (doc {batch.doc[row]}) "
                 f"position {batch.pos[row]}: mend the weights"
             )
-        return state
+        return found
 
     with progress_bar("sketch", "tok", reading.windows.positions, progress) as bar:
         yield from reading.results(work, bar, Phases(), done=done)

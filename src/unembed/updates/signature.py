@@ -8,19 +8,23 @@ from typing import Literal
 import numpy as np
 
 from unembed.errors import UnembedError
+from unembed.updates.pieces import Piece, accumulate, finished, piece
 from unembed.updates.sketch import SketchSpec
-from unembed.updates.state import SUMMED, Features, State, accumulate, empty
+from unembed.updates.state import SUMMED, Features, State, empty
 
 __all__ = [
     "Features",
     "Identity",
+    "Piece",
     "Signature",
     "State",
     "accumulate",
     "agree",
     "empty",
+    "finished",
     "merge",
     "mismatch",
+    "piece",
     "scaled",
     "subtract",
 ]
@@ -99,8 +103,9 @@ class Signature:
 def merge(a: Signature, b: Signature) -> Signature:
     """The signature of the samples of both, as if they had come in one pass; it keeps a's name.
 
-    Facts that differ are joined. Raises UnembedError where the two do not compare, naming the
-    first difference, or where they keep other things.
+    A document in both counts as two, and norms are then debiased less. Facts that differ are
+    joined. Raises UnembedError where the two do not compare, naming the first difference, or where
+    they keep other things.
     """
     agree(a, b)
     _same_kinds(a, b)
@@ -113,7 +118,7 @@ def merge(a: Signature, b: Signature) -> Signature:
 
 
 def subtract(a: Signature, b: Signature) -> Signature:
-    """The signature of a's samples without b's, which must be among them; undoes ``merge``.
+    """The signature of a's samples without b's, whole documents among them; undoes ``merge``.
 
     Raises UnembedError where the two do not compare, or where b holds more than a.
     """
@@ -125,7 +130,7 @@ def subtract(a: Signature, b: Signature) -> Signature:
 def scaled(a: Signature, weight: float) -> Signature:
     """The signature with every sample counted ``weight`` times, to be merged into a mixture.
 
-    Norms stay debiased: the pairs of a sample with itself are counted by squared weights.
+    Norms stay debiased: the pairs within a document are counted by squared weights.
     Raises UnembedError where the weight is not positive and finite.
     """
     if not (np.isfinite(weight) and weight > 0):

@@ -74,6 +74,7 @@ def as_bytes(signature: Signature) -> bytes:
     tensors: Tensors = {
         "weight": state.weight,
         "weight_squared": state.weight_squared,
+        "document_weight_squared": state.document_weight_squared,
         "block_weight": state.block_weight,
         "hashes": state.hashes,
     }
@@ -112,6 +113,7 @@ def export(signature: Signature, path: str | Path, *, dtype: Dtype = "float32") 
         "square": square,
         "weight": float(state.weight.sum()),
         "weight_squared": float(state.weight_squared.sum()),
+        "document_weight_squared": float(state.document_weight_squared.sum()),
     }
     path = path if path.suffix == ".safetensors" and not path.is_dir() else path / COMPACT_FILE
     write_whole(path, _sealed(signature, facts, {"joint": stored, "hashes": state.hashes}))
@@ -211,11 +213,13 @@ def _state(header: dict[str, Any], tensors: Tensors) -> State:
         squared = np.array([header["weight_squared"]], dtype=np.float64)
         mean = tensors["joint"].astype(np.float64) * float(header["scale"])
         total = mean[None] * weight
-        # The pairs of a sample with itself that leave the debiased norm it was written with.
-        own = np.square(total).sum(1) / len(mean) - header["square"] * (weight**2 - squared)
+        together = np.array([header["document_weight_squared"]], dtype=np.float64)
+        # The pairs within documents that leave the debiased norm it was written with.
+        own = np.square(total).sum(1) / len(mean) - header["square"] * (weight**2 - together)
         joint = Sums(total, own, np.zeros((0, min(KEPT, len(mean)))))
+        none = np.zeros(0)
         return State(
-            joint, None, None, None, weight, squared, np.zeros(0), trace, documents, hashes
+            joint, None, None, None, weight, squared, together, none, trace, documents, hashes
         )
     for name, array in tensors.items():
         if array.dtype != np.float64 and name != "hashes":
@@ -236,6 +240,7 @@ def _state(header: dict[str, Any], tensors: Tensors) -> State:
         rest[2],
         tensors["weight"],
         tensors["weight_squared"],
+        tensors["document_weight_squared"],
         tensors["block_weight"],
         trace,
         documents,
@@ -252,6 +257,9 @@ def _check(state: State, identity: Identity) -> None:
     total = float(weight.sum())
     if not total > 0 or (weight < 0).any() or ((weight > 0) != (squared > 0)).any():
         raise ValueError(f"{total:g} samples")
+    together = state.document_weight_squared
+    if (together < squared * (1 - 1e-9)).any() or (together > weight**2 * (1 + 1e-9)).any():
+        raise ValueError(f"squares {together} of the samples of documents")
     blocks = float(state.block_weight.sum())
     if len(state.block_weight) and not math.isclose(blocks, total, rel_tol=1e-9):
         raise ValueError(f"{blocks:g} samples in blocks, {total:g} in folds")

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from jaxtyping import Float, Int, UInt64
+from jaxtyping import Float, UInt64
 from torch import Tensor
 
 from unembed.errors import UnembedError
-from unembed.updates.sums import FOLDS, KEPT, Sums, lowest
+from unembed.updates.documents import FOLDS
+from unembed.updates.sums import KEPT, Sums, lowest
 
 BLOCKS = 32
 SUMMED = ("joint", "activation", "error", "first")
@@ -38,7 +38,8 @@ class State:
     """All that is kept of a task's samples: sums by fold and by block of documents.
 
     ``weight`` is ``Σ w`` of each fold and ``weight_squared`` ``Σ w²`` (both the number of samples,
-    unless scaled), ``block_weight`` ``Σ w`` of each block. A sample's fold is the lowest bit of its
+    unless scaled), ``document_weight_squared`` ``Σ_d (Σ w)²`` over the samples of document d, and
+    ``block_weight`` ``Σ w`` of each block. A sample's fold is the lowest bit of its
     document's hash and its block the next bits, so that tasks which share documents share both.
     ``trace`` is ``Σ w ‖g‖²``. ``documents`` counts them; ``hashes`` are the 64 smallest of theirs,
     which tell whether two tasks share inputs. A state read from a compact file has one fold, and
@@ -52,6 +53,7 @@ class State:
     first: Sums | None
     weight: Float[np.ndarray, " folds"]
     weight_squared: Float[np.ndarray, " folds"]
+    document_weight_squared: Float[np.ndarray, " folds"]
     block_weight: Float[np.ndarray, " blocks"]
     trace: float | None
     documents: int
@@ -62,6 +64,7 @@ class State:
         blocks = len(self.block_weight)
         _check(self.weight, folds)
         _check(self.weight_squared, folds)
+        _check(self.document_weight_squared, folds)
         _check(self.block_weight, blocks)
         for name in SUMMED:
             sums = self.sums(name)
@@ -92,7 +95,10 @@ class State:
         return mean
 
     def __add__(self, other: State) -> State:
-        """The state of the samples of both; what one of them lacks, the sum lacks."""
+        """The state of the samples of both; what one of them lacks, the sum lacks.
+
+        A document in both counts as two, the pairs between which are not left out of norms.
+        """
         return State(
             self.joint + other.joint,
             _sum(self.activation, other.activation),
@@ -100,6 +106,7 @@ class State:
             _sum(self.first, other.first),
             self.weight + other.weight,
             self.weight_squared + other.weight_squared,
+            self.document_weight_squared + other.document_weight_squared,
             self.block_weight + other.block_weight,
             None if self.trace is None or other.trace is None else self.trace + other.trace,
             self.documents + other.documents,
@@ -107,20 +114,20 @@ class State:
         )
 
     def __sub__(self, other: State) -> State:
-        """The state without the other's samples, which must be among these.
+        """The state without the other's samples, whole documents, which must be among these.
 
         The hashes left are the smallest of the documents left, though fewer than 64 of them.
         Raises UnembedError where the other holds more.
         """
         documents = self.documents - other.documents
         # Weights of 1 leave whole numbers; others leave rounding, which is no sample.
-        rounding = 1e-9 * float(self.weight.sum())
         weights = [
-            np.where(np.abs(left) <= rounding, 0.0, left)
-            for left in (
-                self.weight - other.weight,
-                self.weight_squared - other.weight_squared,
-                self.block_weight - other.block_weight,
+            np.where(np.abs(ours - theirs) <= 1e-9 * ours.sum(), 0.0, ours - theirs)
+            for ours, theirs in (
+                (self.weight, other.weight),
+                (self.weight_squared, other.weight_squared),
+                (self.document_weight_squared, other.document_weight_squared),
+                (self.block_weight, other.block_weight),
             )
         ]
         if documents < 0 or any((left < 0).any() for left in weights):
@@ -136,6 +143,7 @@ class State:
             weights[0],
             weights[1],
             weights[2],
+            weights[3],
             None if self.trace is None or other.trace is None else self.trace - other.trace,
             documents,
             np.setdiff1d(self.hashes, other.hashes),
@@ -150,6 +158,7 @@ class State:
             None if self.first is None else self.first.scaled(weight),
             self.weight * weight,
             self.weight_squared * weight**2,
+            self.document_weight_squared * weight**2,
             self.block_weight * weight,
             None if self.trace is None else self.trace * weight,
             self.documents,
@@ -172,64 +181,11 @@ def empty(m: int, *, first: bool = False, blocks: int = BLOCKS) -> State:
         first=zero if first else None,
         weight=np.zeros(FOLDS),
         weight_squared=np.zeros(FOLDS),
+        document_weight_squared=np.zeros(FOLDS),
         block_weight=np.zeros(blocks),
         trace=0.0,
         documents=0,
         hashes=np.zeros(0, dtype=np.uint64),
-    )
-
-
-def accumulate(
-    state: State,
-    features: Features,
-    document: Int[np.ndarray, " rows"] | UInt64[np.ndarray, " rows"],
-    *,
-    documents: int | None = None,
-) -> State:
-    """The state with some samples more; sums of the float32 rows are taken in float64.
-
-    ``document`` is a hash of what the model read, of 63 bits or 64, one a row: rows of equal hash
-    are dependent. ``documents`` is how many of them are counted here; None counts the distinct
-    ones, which is too many where the same document comes in several calls.
-    Raises UnembedError where a feature is not finite, or where ``first`` is kept and not given.
-    """
-    blocks = len(state.block_weight)
-    hashes = document.astype(np.uint64)
-    fold = (hashes & np.uint64(1)).astype(np.int64)
-    block = (hashes >> np.uint64(1) & np.uint64(max(blocks, 1) - 1)).astype(np.int64)
-    device = features.joint.device
-    at = torch.from_numpy(fold).to(device), torch.from_numpy(block).to(device)
-    given = (features.joint, features.activation, features.error, features.first)
-    added: list[Sums | None] = []
-    for name, rows in zip(SUMMED, given, strict=True):
-        if state.sums(name) is None:
-            added.append(None)
-            continue
-        if rows is None:
-            raise UnembedError(f"the state keeps {name!r} features and none were given: give both")
-        sums = Sums.of(rows, *at, blocks)
-        if not np.isfinite(sums.own).all():
-            bad = int((~torch.isfinite(rows)).any(1).sum())
-            raise UnembedError(
-                f"{bad} of {len(rows)} rows of {name} features are not finite: leave those "
-                "positions out, or run the model in a wider dtype"
-            )
-        added.append(sums)
-    joint, *rest = added
-    assert joint is not None
-    weight = np.bincount(fold, minlength=FOLDS).astype(np.float64)
-    norm = features.squared_norm
-    return state + State(
-        joint,
-        rest[0],
-        rest[1],
-        rest[2],
-        weight,
-        weight,
-        np.bincount(block, minlength=blocks)[:blocks].astype(np.float64),
-        None if norm is None else float(norm.double().sum()),
-        len(np.unique(hashes)) if documents is None else documents,
-        lowest(hashes),
     )
 
 

@@ -9,20 +9,22 @@ import torch
 from jaxtyping import Float, Int, UInt64
 from torch import Tensor
 
-FOLDS = 2
+from unembed.updates.documents import FOLDS, Documents
+
 KEPT = 256
 HASHES = 64
 ROWS = 64
-WIDE_ROWS = 4096
-"""Rows that are widened to float64 at a time on CPU, where they stay in the cache (a twentieth of
-the time of 1,024), and elsewhere; changes memory, and rounding in the last digit."""
+WIDE_ROWS = 1024
+"""Rows that are widened to float64 at a time on CPU, where they stay in the cache, and elsewhere;
+changes memory, and rounding in the last digit."""
 
 
 @dataclass(frozen=True)
 class Sums:
     """Of one kind of feature: ``Σ w ψ`` of each fold, and what its errors are estimated from.
 
-    ``own`` holds ``Σ w² ‖ψ‖² / m``, the pairs of a sample with itself. ``blocks`` holds ``Σ w ψ``
+    ``own`` holds ``Σ_d ‖Ψ_d‖² / m`` with ``Ψ_d = Σ w ψ`` over the samples of document d: the pairs
+    of samples of one document, those of a sample with itself among them. ``blocks`` holds ``Σ w ψ``
     of each block of documents, of a part of the m numbers (``kept``); it has no rows where none
     were asked for. Weights w are 1 unless a signature was scaled.
     """
@@ -39,24 +41,45 @@ class Sums:
 
     @staticmethod
     def of(
-        rows: Float[Tensor, "rows sketch"],
-        folds: Int[Tensor, "rows"],
-        blocks: Int[Tensor, "rows"],
-        count: int,
-    ) -> Sums:
-        """Of some samples, given the fold and the block of each; ``count`` is that of blocks."""
-        m = rows.shape[1]
-        fold, block = _marks(folds, FOLDS), _marks(blocks, count)
-        total, own = fold.new_zeros(FOLDS, m), fold.new_zeros(FOLDS)
-        by_block = fold.new_zeros(count, min(KEPT, m))
-        step = ROWS if rows.device.type == "cpu" else WIDE_ROWS
+        rows: Float[Tensor, "rows sketch"], documents: Documents, blocks: int
+    ) -> tuple[Sums, Float[np.ndarray, "open sketch"]]:
+        """Of some samples, and ``Ψ_d`` of the documents that are open, which ``own`` lacks."""
+        m, device = rows.shape[1], rows.device
+        total, own, by_block, held = (
+            torch.zeros(shape, dtype=torch.float64, device=device)
+            for shape in (
+                (FOLDS, m),
+                (FOLDS,),
+                (blocks, min(KEPT, m)),
+                (int(documents.open.sum()), m),
+            )
+        )
+        begun: Float[Tensor, "sketch"] | None = None
+        step = ROWS if device.type == "cpu" else WIDE_ROWS
+        filled = 0
         for start in range(0, len(rows), step):
-            span = slice(start, start + step)
-            wide = rows[span].double()
-            total += fold[:, span] @ wide
-            own += fold[:, span] @ torch.linalg.vecdot(wide, wide)
-            by_block += block[:, span] @ kept(wide)
-        return Sums(*(x.cpu().numpy() for x in (total, own / m, by_block)))
+            number = documents.number[start : start + step]
+            order = torch.from_numpy(documents.order[start : start + step])
+            wide = rows[order.to(device)].double()
+            first, last = int(number[0]), int(number[-1])
+            if last - first + 1 < len(number):
+                wide = _marks(number - first, last - first + 1, device) @ wide
+            if begun is not None:
+                wide[0] += begun
+            begun = None
+            if documents.goes_on(start + step):
+                wide, begun, last = wide[:-1], wide[-1], last - 1
+            span = slice(first, last + 1)
+            fold = _marks(documents.folds[span], FOLDS, device)
+            open_here = np.flatnonzero(documents.open[span])
+            closed = torch.from_numpy(~documents.open[span]).to(device)
+            total += fold @ wide
+            own += fold @ (torch.linalg.vecdot(wide, wide) * closed)
+            by_block += _marks(documents.blocks(blocks)[span], blocks, device) @ kept(wide)
+            held[filled : filled + len(open_here)] = wide[torch.from_numpy(open_here).to(device)]
+            filled += len(open_here)
+        sums = Sums(*(x.cpu().numpy() for x in (total, own / m, by_block)))
+        return sums, held.cpu().numpy()
 
     def __add__(self, other: Sums) -> Sums:
         """The sums over the samples of both."""
@@ -85,7 +108,9 @@ def lowest(hashes: UInt64[np.ndarray, " hashes"]) -> UInt64[np.ndarray, " lowest
     return np.unique(hashes)[:HASHES]
 
 
-def _marks(ids: Int[Tensor, "rows"], count: int) -> Float[Tensor, "count rows"]:
+def _marks(
+    ids: Int[np.ndarray, " rows"], count: int, device: torch.device
+) -> Float[Tensor, "count rows"]:
     """1 where a row has an id, by id and row."""
-    every = torch.arange(count, device=ids.device)
-    return (every[:, None] == ids).double()
+    every = torch.arange(count, device=device)
+    return (every[:, None] == torch.from_numpy(ids).to(device)).double()

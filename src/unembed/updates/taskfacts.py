@@ -11,10 +11,10 @@ from jaxtyping import Bool, Float
 
 from unembed.updates.alignments import TaskFacts
 from unembed.updates.constructions import sketch_of
+from unembed.updates.documents import FOLDS
 from unembed.updates.estimators import Kind
 from unembed.updates.signature import Signature, State
 from unembed.updates.sketch import Sketch
-from unembed.updates.sums import FOLDS
 
 WORDS = ("Fisher", "activations", "errors", "mean gradient")
 NOISE = 2.0
@@ -31,8 +31,8 @@ def task_facts(
     """Samples, participation ratio, residual and status of each task (SPEC §7, §10).
 
     The status is "ok" or says what is wrong, in order of what matters: no documents to debias
-    with, a squared norm that is not positive, one that is half noise, and inputs that a compact
-    signature shares with another task.
+    with, a squared norm that is not positive, one that is half noise, and inputs shared with
+    another task where the signature is compact, or its folds too small for their product.
     """
     joint = kinds[0]
     assert joint is not None
@@ -51,7 +51,8 @@ def task_facts(
         relatives = [s.name for u, s in enumerate(signatures) if shared[t, u] and u != t]
         status = "ok"
         if debias:
-            status = _status(state, [_norms(kind, t) for kind in kinds], ratio, relatives)
+            across = float(joint.fold_norms[:, t].mean())
+            status = _status(state, [_norms(kind, t) for kind in kinds], ratio, relatives, across)
         found.append(
             TaskFacts(signature.name, round(state.samples), state.documents, ratio, left, status)
         )
@@ -100,12 +101,8 @@ def _whole(state: State) -> bool:
 
 
 def _trace(state: State) -> float | None:
-    """``tr F = E‖g‖²``: as it was summed, or from the sketch of g."""
-    if state.trace is not None:
-        return state.trace / float(state.weight.sum())
-    if state.first is not None:
-        return float(state.first.own.sum() / state.weight_squared.sum())
-    return None
+    """``tr F = E‖g‖²``."""
+    return None if state.trace is None else state.trace / float(state.weight.sum())
 
 
 def _norms(kind: Kind | None, task: int) -> tuple[float, float] | None:
@@ -121,6 +118,7 @@ def _status(
     norms: Sequence[tuple[float, float] | None],
     ratio: float | None,
     relatives: Sequence[str],
+    across: float,
 ) -> str:
     n = f"n = {state.samples:,.0f}"
     for word, found in zip(WORDS, norms, strict=True):
@@ -129,10 +127,7 @@ def _status(
         square, plain = found
         start = "too few samples: " if word != WORDS[-1] else "ok, but "
         if math.isnan(square):
-            return (
-                f"too few documents: {state.documents}, of which none or all fall in one of the "
-                f"two folds that debiasing takes, {n}"
-            )
+            return f"too few documents: {state.documents}, which has no independent pair, {n}"
         if not square > 0:
             return f"{start}the {word} is lost in noise, its debiased norm {square:.3g}, {n}"
         if word == WORDS[0] and plain > NOISE * square:
@@ -142,5 +137,10 @@ def _status(
         return (
             f"ok, but it shares inputs with {relatives[0]}, which a compact signature cannot leave "
             "out of their product: compare whole signatures"
+        )
+    if relatives and not across > 0:
+        return (
+            f"ok, but it shares inputs with {relatives[0]}, and no Fisher is found across its two "
+            f"folds of documents, which they need, {n}"
         )
     return "ok"
