@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import unembed
-from command_line import Run, invoke
+from command_line import Ended, Run, invoke
 from unembed.cli.refine import HOLDING, MOVING, TERM, TRAINING, WEIGHTING, recipe_of
 from unembed.errors import UnembedError
 from unembed.refine.lora import Lora
