@@ -161,7 +161,9 @@ def test_documents_of_several_samples_agree_with_gram_matrices() -> None:
         centre = rng.normal(size=12) + np.repeat(rng.normal(size=(15, 12)), 10, 0)
         hidden = torch.tensor(centre + 0.5 * rng.normal(size=(150, 12))).float()
         document = np.repeat(hashes(15, i), 10).astype(np.int64)
-        targets = torch.multinomial((hidden @ head.weight.T).softmax(1), 1)[:, 0]
+        drawn = torch.Generator().manual_seed(i)
+        shares = (hidden @ head.weight.T).softmax(1)
+        targets = torch.multinomial(shares, 1, generator=drawn)[:, 0]
         tasks.append(Samples(str(i), hidden, targets, document, np.arange(150)))
     want = exact_alignments(tasks, head)
     errors = [(t.hidden @ head.weight.T).softmax(1) for t in tasks]
@@ -178,7 +180,7 @@ def test_documents_of_several_samples_agree_with_gram_matrices() -> None:
         assert ours is not None
         assert theirs is not None
         off = np.abs(ours.value - theirs.value)[inside]
-        assert off.max() < 0.06, (kind, off)
+        assert off.max() < 0.1, (kind, off)
         assert (off <= 4 * ours.sketch_se[inside]).all(), (kind, off)
 
 
