@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,13 @@ def test_the_body_takes_its_own_route(
     audit(llama, corpus)
     assert seen == {"bf16" if route == "onednn" else before}
     assert torch.backends.mkldnn.matmul.fp32_precision == before
+
+
+def test_spread_positions_are_another_run(llama: Any, corpus: Corpus, tmp_path: Path) -> None:
+    options = AuditOptions(context=24, max_positions=60)
+    audit(llama, corpus, options, out=tmp_path / "run")
+    with pytest.raises(UnembedError, match="spread"):
+        audit(llama, corpus, replace(options, spread=True), out=tmp_path / "run")
 
 
 def test_a_run_folder_holds_the_same_table(llama: Any, corpus: Corpus, tmp_path: Path) -> None:

@@ -88,6 +88,8 @@ class AuditRun:
             )
         wanted = Wanted(options.top_k, options.facets, options.native_head)
         given = {**vars(wanted), "body_product": reading.body_route}
+        if options.spread:
+            given["spread"] = True
         beside = None if companion is None else companion(reading)
         provenance = provenance_of(
             "audit",
