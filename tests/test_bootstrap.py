@@ -14,7 +14,6 @@ from unembed.cells.bootstrap import (
     resample_weights,
     sums_by_document,
 )
-from unembed.cells.estimate import Estimate
 from unembed.cells.quantiles import (
     resample,
     resampled_quantiles,
@@ -23,6 +22,7 @@ from unembed.cells.quantiles import (
     weight_before,
 )
 from unembed.cells.resampled import quantile_estimates
+from unembed.estimate import Estimate
 
 
 def resampled_values_oracle(values, documents, draws):

@@ -22,9 +22,9 @@ from unembed.cells.divergences import (
     summarise_divergences,
     survival,
 )
-from unembed.cells.estimate import Estimate
 from unembed.cells.record import record_from_json, record_to_json
 from unembed.cells.resampled import quantile_estimates
+from unembed.estimate import Estimate
 
 NAMES = ("one", "two", "none", "four")
 RESAMPLES = 60

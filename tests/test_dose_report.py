@@ -10,7 +10,7 @@ import pytest
 
 from browser import Watched, browser_test
 from test_dose_table import Grid, disturbed
-from unembed.cells.estimate import Estimate
+from unembed.estimate import Estimate
 from unembed.refine.dose_records import TEMPERATURE, DoseTable
 from unembed.refine.dose_table import DosePoint, dose_table
 from unembed.report import dose, dose_charts, dose_tables, wording

@@ -15,9 +15,9 @@ import pytest
 
 from unembed import Audit, UnembedError
 from unembed.cells.bootstrap import interval_levels, resample_weights
-from unembed.cells.estimate import Estimate
 from unembed.cells.gap import fit_gap
 from unembed.cells.tokens import CLASSES, FREQUENCY_EDGES, FREQUENCY_NAMES, classify
+from unembed.estimate import Estimate
 from unembed.provenance import Provenance, TextFacts
 from unembed.refine.dose_records import DoseFigures, DoseRow, DoseTable, headline
 from unembed.refine.dose_table import DosePoint, dose_table

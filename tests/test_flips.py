@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from unembed.cells import bootstrap
 from unembed.cells.bootstrap import interval_levels, resample_weights
-from unembed.cells.estimate import Estimate
 from unembed.cells.flips import (
     MINIMUM_FLIPS,
     FlipColumns,
@@ -27,6 +26,7 @@ from unembed.cells.flips import (
     mcnemar_p,
 )
 from unembed.cells.record import record_from_json, record_to_json
+from unembed.estimate import Estimate
 
 TABLES = json.loads((Path(__file__).parent / "fixtures" / "voronoi_tables.json").read_text())
 PUBLISHED = TABLES["churn_4_5"]["rows"]

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from browser import Watched, browser_test
-from unembed.cells.estimate import Estimate
 from unembed.cells.excerpt import DocumentView, TokenView
 from unembed.cells.gap import GapFit, LineFit
 from unembed.cells.summary import (
@@ -23,6 +22,7 @@ from unembed.cells.summary import (
     Histogram,
     NativeHead,
 )
+from unembed.estimate import Estimate
 from unembed.report import wording
 from unembed.report.drawing import ReportUnavailable
 from unembed.report.page import audit_page

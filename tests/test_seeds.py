@@ -27,11 +27,11 @@ from unembed.cells.comparison import (
     comparison_to_json,
     summarise_pair,
 )
-from unembed.cells.estimate import Estimate
 from unembed.cells.flip_excerpt import flip_excerpts
 from unembed.cells.flips import FlipColumns, Flips, flips
 from unembed.cells.pairing import Pair, Side
 from unembed.cells.seeds import over_seeds, runs_in_words, student_t, widened
+from unembed.estimate import Estimate
 from unembed.provenance import Provenance
 from unembed.report.comparison import account, extent
 from unembed.report.facts import facts_of_both

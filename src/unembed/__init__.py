@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from unembed.cells.compare import Comparison as Comparison
     from unembed.cells.compare import compare as compare
     from unembed.cells.comparison import ComparisonSummary as ComparisonSummary
-    from unembed.cells.estimate import Estimate as Estimate
     from unembed.cells.gap import GapFit as GapFit
     from unembed.cells.gap import fit_gap as fit_gap
     from unembed.cells.only import Only as Only
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from unembed.cells.summary import AuditSummary as AuditSummary
     from unembed.corpus import Corpus as Corpus
     from unembed.errors import UnembedError as UnembedError
+    from unembed.estimate import Estimate as Estimate
     from unembed.head import Head as Head
     from unembed.loss import HeadLoss as HeadLoss
     from unembed.loss import head_loss as head_loss
@@ -59,7 +59,7 @@ _HOMES = {
     "ComparisonSummary": "cells.comparison",
     "Corpus": "corpus",
     "Doses": "refine.dose",
-    "Estimate": "cells.estimate",
+    "Estimate": "estimate",
     "GapFit": "cells.gap",
     "Grid": "refine.dose",
     "Head": "head",

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float, Int
 
-from unembed.cells.estimate import Estimate
+from unembed.estimate import Estimate
 
 RESAMPLES = 5_000
 """Default number of resamples: the ends of an interval are then known to 0.04 standard errors."""

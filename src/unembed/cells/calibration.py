@@ -17,8 +17,8 @@ from unembed.cells.bootstrap import (
     sums_by_document,
     totals_and_resamples,
 )
-from unembed.cells.estimate import Estimate
 from unembed.cells.record import check_columns
+from unembed.estimate import Estimate
 
 BINS = 15
 """Equal-width bins of confidence on [0, 1], the usual number."""

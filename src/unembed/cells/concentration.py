@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from unembed.cells.bootstrap import RESAMPLES, interval, resample_weights
-from unembed.cells.estimate import Estimate
+from unembed.estimate import Estimate
 
 BLOCKS = 64
 """Blocks in which to look for the last of the largest values; changes time, never a result."""

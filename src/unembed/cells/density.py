@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from unembed.cells.bootstrap import RESAMPLES, ratio_estimates, sums_by_document
-from unembed.cells.estimate import Estimate
+from unembed.estimate import Estimate
 
 ATOM = 1e-3
 """Share of margins of exactly 0 above which the margin has no density there."""

@@ -15,9 +15,9 @@ from unembed.cells.bootstrap import (
     totals_and_resamples,
 )
 from unembed.cells.concentration import largest_share
-from unembed.cells.estimate import Estimate
 from unembed.cells.flips import RESAMPLES
 from unembed.cells.resampled import quantile_estimates
+from unembed.estimate import Estimate
 
 KL_THRESHOLDS_NATS = tuple(10.0 ** (step / 4) for step in range(-24, 5))
 """Where the share of positions with a larger divergence is taken: 1e-6 to 10, four a decade."""

@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from unembed.cells.bootstrap import cluster, interval, resample_weights
-from unembed.cells.estimate import Estimate
 from unembed.cells.record import check_columns
+from unembed.estimate import Estimate
 
 RESAMPLES = 10_000
 """Default number of resamples of a comparison: interval ends known to 0.03 standard errors."""

@@ -15,7 +15,6 @@ from unembed.cells.bootstrap import (
     resample_weights,
 )
 from unembed.cells.density import density_at_zero
-from unembed.cells.estimate import Estimate
 from unembed.cells.quantiles import (
     SortedSample,
     resample,
@@ -23,6 +22,7 @@ from unembed.cells.quantiles import (
     sort_sample,
     weight_before,
 )
+from unembed.estimate import Estimate
 
 POINTS = 32
 """Points of a fit, and the fewest distinct margins that one is made from."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from html import escape
 
-from unembed.cells.estimate import Estimate
+from unembed.estimate import Estimate
 
 NAME_WIDTH = 30
 Rows = Iterable[tuple[str, str]]

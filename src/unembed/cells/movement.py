@@ -17,11 +17,11 @@ from unembed.cells.bootstrap import (
     ratio_estimates,
     sums_by_document,
 )
-from unembed.cells.estimate import Estimate
 from unembed.cells.record import check_columns
 from unembed.cells.resampled import Sample, quantile_draws
 from unembed.cells.shapes import Histogram, histogram, round_edges
 from unembed.cells.summary import MARGIN_BANDS, QUANTILES
+from unembed.estimate import Estimate
 
 NEGLIGIBLE = 0.1
 """Share of the change of the median margin below which what remains is called sharpening alone."""

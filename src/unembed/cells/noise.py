@@ -18,9 +18,9 @@ from unembed.cells.bootstrap import (
     sums_by_document,
     totals_and_resamples,
 )
-from unembed.cells.estimate import Estimate
 from unembed.cells.movement import MarginColumns
 from unembed.cells.resampled import Sample, quantile_draws
+from unembed.estimate import Estimate
 
 CHANCE_EDGES = (0.0, 1e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 1.0)
 """Bins of the predicted chance of a flip, ``low <= chance < high``; the last holds 1 too.

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from unembed.cells.bootstrap import RESAMPLES, bootstrap_sums, interval, sums_by_document
-from unembed.cells.estimate import Estimate
+from unembed.estimate import Estimate
 
 
 def average_ranks(values: Float[np.ndarray, " positions"]) -> Float[np.ndarray, " positions"]:

@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from unembed.cells.bootstrap import RESAMPLES, interval, resample_weights
-from unembed.cells.estimate import Estimate
 from unembed.cells.quantiles import COUNTS_ELEMENTS, interpolate
+from unembed.estimate import Estimate
 
 LADDER_STEPS = 24
 """Blocks in which to look for a quantile of a resample; changes time, never a result."""

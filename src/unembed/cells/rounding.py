@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from unembed.cells.bootstrap import RESAMPLES, cluster, ratio_estimates, sums_by_document
-from unembed.cells.estimate import Estimate
 from unembed.cells.gap import GapFit, GapUndefined, fit_gap
+from unembed.estimate import Estimate
 
 
 @dataclass(frozen=True)

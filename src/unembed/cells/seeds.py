@@ -9,9 +9,9 @@ from statistics import fmean, variance
 from typing import Any, TypeVar, cast
 
 from unembed.cells.comparison import ComparisonSummary
-from unembed.cells.estimate import Estimate
 from unembed.cells.flips import FlipGroup, Flips, TokenFlips
 from unembed.cells.movement import Sharpening, verdict_of
+from unembed.estimate import Estimate
 
 NO_P = "several seeds: read the interval"
 """Why there is no p: of pooled rows, one position counts as often as there are pairs."""

@@ -14,13 +14,13 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from unembed.cells.bootstrap import RESAMPLES, cluster, ratio_estimates, sums_by_document
-from unembed.cells.estimate import Estimate
 from unembed.cells.gap import GapFit, GapUndefined, fit_gap
 from unembed.cells.rank_correlation import spearman_estimate
 from unembed.cells.record import check_columns, record_from_json, record_to_json
 from unembed.cells.resampled import quantile_estimates
 from unembed.cells.rounding import NativeColumns, NativeHead, native_head
 from unembed.cells.shapes import Density, Histogram, density, histogram, round_edges
+from unembed.estimate import Estimate
 
 __all__ = [
     "MARGIN_BANDS",

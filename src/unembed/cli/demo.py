@@ -12,7 +12,7 @@ from unembed.cli.printing import page_of, show, typed
 
 if TYPE_CHECKING:
     from unembed.cells.comparison import ComparisonSummary
-    from unembed.cells.estimate import Estimate
+    from unembed.estimate import Estimate
     from unembed.refine.train import Refinement
 
 LABELS = (

@@ -16,10 +16,10 @@ from urllib.parse import quote
 import numpy as np
 from jaxtyping import Float
 
-from unembed.cells.estimate import Estimate
 from unembed.cells.flips import mcnemar_p
 from unembed.cells.record import record_from_json, record_to_json
 from unembed.errors import UnembedError
+from unembed.estimate import Estimate
 from unembed.refine.harness import SEEDS, TaskScores, check_names, evaluate
 from unembed.store import RunFolder, holds_finished_run, verified_manifest
 

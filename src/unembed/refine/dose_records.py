@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from unembed.cells.audit import Audit
-from unembed.cells.estimate import Estimate
 from unembed.cells.headline import shown
 from unembed.cells.record import record_from_json, record_to_json
+from unembed.estimate import Estimate
 from unembed.refine.frontier import Matched
 from unembed.refine.robustness import ReadOuts
 from unembed.refine.robustness_comparison import RobustnessComparison

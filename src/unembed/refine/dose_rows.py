@@ -9,11 +9,11 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 
 from unembed.cells.comparison import BAND_NAMES
-from unembed.cells.estimate import Estimate
 from unembed.cells.flips import MINIMUM_FLIPS
 from unembed.cells.gap import GapUndefined, fit_gap
 from unembed.cells.pairing import Side
 from unembed.cells.tokens import CLASSES, FREQUENCY_NAMES
+from unembed.estimate import Estimate
 from unembed.refine.dose_draws import DoseText, GroupDraws, PointDraws, point_draws
 from unembed.refine.dose_records import (
     START,

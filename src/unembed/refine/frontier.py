@@ -9,7 +9,7 @@ from itertools import combinations
 import numpy as np
 from jaxtyping import Float
 
-from unembed.cells.estimate import Estimate
+from unembed.estimate import Estimate
 from unembed.refine.seed_draws import difference_over_seeds, over_seeds
 
 GAINS = {"median_margin_gain": "median margin", "scale_free_gain": "median scale-free margin"}

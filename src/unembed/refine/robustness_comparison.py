@@ -16,11 +16,11 @@ from unembed.cells.bootstrap import (
     sums_by_document,
     totals_and_resamples,
 )
-from unembed.cells.estimate import Estimate
 from unembed.cells.flips import MINIMUM_FLIPS, RESAMPLES
 from unembed.cells.record import record_from_json, record_to_json
 from unembed.cells.seeds import widened
 from unembed.errors import UnembedError
+from unembed.estimate import Estimate
 from unembed.refine.robustness import ReadOuts
 
 TEXT = {

@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float
 
 from unembed.cells.bootstrap import interval
-from unembed.cells.estimate import Estimate
 from unembed.cells.seeds import student_t
+from unembed.estimate import Estimate
 
 SeedDraws = Mapping[int | None, Float[np.ndarray, " rows"]]
 """By seed: the statistic as observed, and below it in each resample, the same ones for all.

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from unembed.cells.comparison import ComparisonSummary
-from unembed.cells.estimate import Estimate
 from unembed.cells.headline import NAME_WIDTH, shown
 from unembed.cells.record import record_from_json
+from unembed.estimate import Estimate
 from unembed.refine.benchmarks import BenchmarkComparison
 from unembed.refine.recipe import Recipe
 

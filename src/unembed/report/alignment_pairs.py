@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int
 
-from unembed.cells.estimate import Estimate
+from unembed.estimate import Estimate
 from unembed.report import wording
 from unembed.updates.alignments import KINDS, Alignments
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from unembed.cells.estimate import Estimate
 from unembed.cells.summary import AuditSummary, Histogram
+from unembed.estimate import Estimate
 from unembed.report import charts
 from unembed.report.drawing import draw
 from unembed.report.gap_sections import gap_section, native_section

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from unembed.cells.comparison import ComparisonSummary
-from unembed.cells.estimate import Estimate
 from unembed.cells.seeds import NO_P, runs_in_words
+from unembed.estimate import Estimate
 from unembed.report.comparison_flow import flow, streams
 from unembed.report.comparison_margins import nothing_moved, sharpening_words
 from unembed.report.parts import Card, Figure, Key, Section, Table, card, line

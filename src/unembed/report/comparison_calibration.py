@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from unembed.cells.calibration import Calibration, CalibrationComparison
-from unembed.cells.estimate import Estimate
 from unembed.cells.noise import FlipPrediction
+from unembed.estimate import Estimate
 from unembed.report import comparison_curves as curves
 from unembed.report.drawing import draw
 from unembed.report.parts import Figure, Key, Section, Table, line

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from unembed.cells.estimate import Estimate
 from unembed.cells.flips import MINIMUM_FLIPS, FlipGroup, Flips
+from unembed.estimate import Estimate
 from unembed.report import wording
 from unembed.report.drawing import Spec, heading
 

@@ -12,7 +12,7 @@ from unembed.cells.divergences import (
     DivergenceSummary,
     Exceedance,
 )
-from unembed.cells.estimate import Estimate
+from unembed.estimate import Estimate
 from unembed.report.comparison_charts import ends, label_axis, plain_axis
 from unembed.report.drawing import Spec, draw, heading
 from unembed.report.parts import Figure, Key, Section, Table, line

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from unembed.cells.estimate import Estimate
+from unembed.estimate import Estimate
 from unembed.refine.dose_records import CONTROL, TEMPERATURE, DoseRow, DoseTable
 from unembed.refine.frontier import DAMAGES, GAINS, Matched, percent
 from unembed.report import dose_charts as charts

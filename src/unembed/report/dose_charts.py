@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from unembed.cells.estimate import Estimate
+from unembed.estimate import Estimate
 from unembed.refine.dose_records import CONTROL, TEMPERATURE, DoseRow
 from unembed.report import wording
 from unembed.report.comparison_charts import NO_SCALE, ends, plain_axis

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from unembed.cells.comparison import BAND_NAMES
-from unembed.cells.estimate import Estimate
 from unembed.cells.tokens import CLASSES, FREQUENCY_NAMES
+from unembed.estimate import Estimate
 from unembed.refine.dose_records import DoseRow, DoseTable
 from unembed.refine.frontier import DAMAGES, Matched, percent
 from unembed.refine.robustness_comparison import RobustnessComparison

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from unembed.cells.estimate import Estimate
+from unembed.estimate import Estimate
 from unembed.report import wording
 from unembed.report.drawing import Chart
 from unembed.report.wording import Wording

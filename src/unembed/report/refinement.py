@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from unembed.cells.comparison import ComparisonSummary
-from unembed.cells.estimate import Estimate
+from unembed.estimate import Estimate
 from unembed.refine.benchmarks import BenchmarkComparison
 from unembed.refine.summary import RefinementSummary
 from unembed.report.comparison_margins import sharpening_words

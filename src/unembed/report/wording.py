@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from unicodedata import category
 
-from unembed.cells.estimate import Estimate
+from unembed.estimate import Estimate
 
 Wording = Callable[[float], str]
 
