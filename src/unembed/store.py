@@ -22,7 +22,7 @@ MANIFEST = "manifest.json"
 JOURNAL = "journal.jsonl"
 LOCK = ".lock"
 PARTIAL = ".part"
-BENEATH = ("before", "after", "divergence")
+BENEATH = ("before", "after", "divergence", "signatures")
 """Runs that may lie in the folder of a run that is made from them, and be finished before it."""
 OURS = (MANIFEST, JOURNAL, LOCK, MANIFEST + PARTIAL, JOURNAL + PARTIAL, *BENEATH)
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

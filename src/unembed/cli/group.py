@@ -14,6 +14,9 @@ from unembed.cli.audit import audit_command
 from unembed.cli.compare import compare_command
 from unembed.cli.demo import demo_command
 from unembed.cli.dose import dose_command
+from unembed.cli.index import index_command
+from unembed.cli.mix import mix_command
+from unembed.cli.rank import rank_command
 from unembed.cli.refine import refine_command
 from unembed.cli.report import report_command
 from unembed.cli.sketch import sketch_command
@@ -26,6 +29,9 @@ VERBS = (
     dose_command,
     sketch_command,
     align_command,
+    rank_command,
+    mix_command,
+    index_command,
     demo_command,
     report_command,
 )

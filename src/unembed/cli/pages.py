@@ -26,6 +26,18 @@ def load_run(run: Path) -> Any:
             from unembed.updates.alignment_run import AlignmentRun
 
             return AlignmentRun.load(run)
+        case "ranking":
+            from unembed.updates.ranking_run import RankingRun
+
+            return RankingRun.load(run)
+        case "mixture":
+            from unembed.updates.mixture_run import MixtureRun
+
+            return MixtureRun.load(run)
+        case "transfer":
+            from unembed.updates.transfer_run import TransferRun
+
+            return TransferRun.load(run)
         case _:
             from unembed.cells.audit import Audit
 
@@ -46,6 +58,23 @@ def write_page(done: Any, run: Path, page: Path) -> Path:
             html = _dose_html(done, run, command)
         case "alignment":
             html = _alignment_html(done, command)
+        case "ranking":
+            from unembed.report.ranking import ranking_page
+
+            title = f"Which text would help {done.ranking.target}"
+            html = ranking_page(done.ranking, title=title, facts=done.facts, command=command)
+        case "mixture":
+            from unembed.report.mixture import mixture_page
+
+            title = f"What {done.mixture.target} is made of"
+            html = mixture_page(done.mixture, title=title, facts=done.facts, command=command)
+        case "transfer":
+            from unembed.report.transfer import transfer_page
+
+            title = f"Which task helps which: {done.transfer.name}"
+            html = transfer_page(
+                done.transfer, done.verdicts, title=title, facts=done.facts, command=command
+            )
         case _:
             html = _audit_html(done, command)
     write_whole(page, html.encode("utf-8", "replace"))

@@ -1,0 +1,10 @@
+"""``unembed index``."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.group("index")
+def index_command() -> None:
+    """Keep signatures to ask."""
