@@ -42,6 +42,11 @@ if TYPE_CHECKING:
     from unembed.refine.weighting import Weighting as Weighting
     from unembed.updates.alignment import align as align
     from unembed.updates.alignments import Alignments as Alignments
+    from unembed.updates.index import Index as Index
+    from unembed.updates.mixture import mix as mix
+    from unembed.updates.mixtures import Mixture as Mixture
+    from unembed.updates.ranking import rank as rank
+    from unembed.updates.rankings import Ranking as Ranking
     from unembed.updates.run import sketch as sketch
     from unembed.updates.signature import Signature as Signature
     from unembed.updates.sketcher import SketchOptions as SketchOptions
@@ -64,11 +69,14 @@ _HOMES = {
     "Grid": "refine.dose",
     "Head": "head",
     "HeadLoss": "loss",
+    "Index": "updates.index",
     "Lora": "refine.lora",
+    "Mixture": "updates.mixtures",
     "Objective": "refine.objectives",
     "Only": "cells.only",
     "Protection": "refine.protection",
     "Provenance": "provenance",
+    "Ranking": "updates.rankings",
     "Recipe": "refine.recipe",
     "Refinement": "refine.train",
     "Signature": "updates.signature",
@@ -83,6 +91,8 @@ _HOMES = {
     "fit_gap": "cells.gap",
     "head_loss": "loss",
     "load": "models",
+    "mix": "updates.mixture",
+    "rank": "updates.ranking",
     "refine": "refine.train",
     "sketch": "updates.run",
 }

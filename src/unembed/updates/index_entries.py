@@ -1,0 +1,71 @@
+"""What an index knows of each signature beside its vector, and the same as a Parquet table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class Label:
+    """What its user says of a signature."""
+
+    tags: tuple[str, ...] = ()
+    licence: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One signature of an index.
+
+    ``text`` and ``text_digest`` say which text it is of, ``squared_norm`` is the debiased one of
+    its mean feature, and ``independent`` the share of all pairs of samples that are of different
+    documents. ``added`` is the time in UTC, ``sha256`` that of the signature's file. The stored
+    vector times ``scale`` has a debiased mean square of 1; ``crc32`` is that of its bytes.
+    """
+
+    name: str
+    samples: float
+    documents: int
+    model: str
+    text: str
+    text_digest: str
+    tags: tuple[str, ...]
+    licence: str
+    note: str
+    squared_norm: float
+    independent: float
+    added: str
+    sha256: str
+    scale: float
+    crc32: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**vars(self), "tags": list(self.tags)}
+
+    @staticmethod
+    def from_json(values: dict[str, Any]) -> Entry:
+        """Read back what ``to_json`` wrote."""
+        return Entry(**{**values, "tags": tuple(values["tags"])})
+
+
+TYPES = {"str": pa.string(), "float": pa.float64(), "int": pa.int64()}
+TABLE = pa.schema(
+    [(field.name, TYPES.get(str(field.type), pa.list_(pa.string()))) for field in fields(Entry)]
+)
+"""A column for each field."""
+
+
+def table_of(entries: Sequence[Entry]) -> pa.Table:
+    """Entries as rows."""
+    return pa.Table.from_pylist([entry.to_json() for entry in entries], schema=TABLE)
+
+
+def entries_of(table: pa.Table) -> list[Entry]:
+    """Rows as entries."""
+    return [Entry.from_json(row) for row in table.to_pylist()]

@@ -1,0 +1,88 @@
+"""Slow, obvious oracles of the index, which the package never imports; and signatures to keep."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+from unembed.updates.signature import Features, Identity, Signature, accumulate, empty
+from unembed.updates.sketch import SketchSpec
+from unembed.updates.state import State
+
+M = 64
+IDENTITY = Identity(SketchSpec(50, 8, m=M), "token", "empirical", "head", "body", "tokenizer")
+KINDS = {"joint": "joint", "activation": "activation", "error": "error", "gradient": "first"}
+
+
+def made_up(
+    name: str,
+    seed: int,
+    *,
+    documents: int = 20,
+    each: int = 3,
+    m: int = M,
+    like: int = 0,
+    first: bool = True,
+) -> Signature:
+    """Random features around a centre of the seed's own and one that all of ``like`` share."""
+    own, common = np.random.default_rng(seed), np.random.default_rng([like, 1])
+    rows = documents * each
+
+    def features() -> torch.Tensor:
+        centre = common.normal(size=m) + 0.7 * own.normal(size=m)
+        noise = np.repeat(own.normal(size=(documents, m)), each, 0) + own.normal(size=(rows, m))
+        return torch.from_numpy(centre + 0.5 * noise).float()
+
+    hashes = np.random.default_rng([seed, 2]).integers(1, 1 << 62, documents, dtype=np.uint64)
+    some = Features(
+        *(features() for _ in range(3)), features() if first else None, torch.ones(rows)
+    )
+    state = accumulate(empty(m, first=first), some, np.repeat(hashes, each))
+    identity = Identity(SketchSpec(50, 8, m=m), "token", "empirical", "head", "body", "tokenizer")
+    return Signature(name, identity, state, {"model": "made up", "text": f"{name}.txt"})
+
+
+def debiased(state: State, kind: str) -> float:
+    """The squared norm without the pairs of samples of one document."""
+    sums = state.sums(KINDS[kind])
+    assert sums is not None
+    total = sums.total.sum(0)
+    square = 0.0
+    for number in total:
+        square += float(number) ** 2
+    square = square / len(total) - float(sums.own.sum())
+    return square / (float(state.weight.sum()) ** 2 - float(state.document_weight_squared.sum()))
+
+
+def cosine(a: State, b: State, kind: str = "joint") -> float:
+    """``Σ_j a_j b_j / m`` of the means over the root of the debiased norms, number by number."""
+    first, second = a.mean(KINDS[kind]), b.mean(KINDS[kind])
+    assert first is not None
+    assert second is not None
+    product = 0.0
+    for x, y in zip(first, second, strict=True):
+        product += float(x) * float(y)
+    return product / len(first) / math.sqrt(debiased(a, kind) * debiased(b, kind))
+
+
+def ranked(query: Signature, others: list[Signature], kind: str = "joint") -> list[str]:
+    """Names by descending cosine."""
+    found = [(-cosine(query.state, one.state, kind), one.name) for one in others]
+    return [name for _, name in sorted(found)]
+
+
+def coordinates(x: np.ndarray) -> np.ndarray:
+    """Principal coordinates by power iteration on the covariance, one axis after the other."""
+    x = x - x.mean(0)
+    points = []
+    for start in range(2):
+        axis = np.random.default_rng(start).normal(size=x.shape[1])
+        for _ in range(3000):
+            axis = x.T @ (x @ axis)
+            axis /= np.linalg.norm(axis)
+        points.append(x @ axis)
+        x = x - np.outer(x @ axis, axis)
+    found = np.stack(points, 1)
+    return found * np.sign(found[np.abs(found).argmax(0), [0, 1]])
