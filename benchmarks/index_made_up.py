@@ -91,6 +91,7 @@ def point(name: str, vector: np.ndarray) -> Point:
         "",
         "",
         1.0,
+        0.9,
         0.995,
         "2026-01-01T00:00:00+00:00",
         "0" * 64,

@@ -67,9 +67,20 @@ def cosine(a: State, b: State, kind: str = "joint") -> float:
     return product / len(first) / math.sqrt(debiased(a, kind) * debiased(b, kind))
 
 
+def plain(a: State, b: State, kind: str = "joint") -> float:
+    """The cosine of the means themselves, number by number."""
+    first, second = a.mean(KINDS[kind]), b.mean(KINDS[kind])
+    assert first is not None
+    assert second is not None
+    product = own = other = 0.0
+    for x, y in zip(first, second, strict=True):
+        product, own, other = product + float(x * y), own + float(x * x), other + float(y * y)
+    return product / math.sqrt(own * other)
+
+
 def ranked(query: Signature, others: list[Signature], kind: str = "joint") -> list[str]:
-    """Names by descending cosine."""
-    found = [(-cosine(query.state, one.state, kind), one.name) for one in others]
+    """Names by descending plain cosine."""
+    found = [(-plain(query.state, one.state, kind), one.name) for one in others]
     return [name for _, name in sorted(found)]
 
 

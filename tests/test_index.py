@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from reference_index import IDENTITY, M, coordinates, cosine, made_up, ranked
+from reference_index import IDENTITY, M, coordinates, cosine, debiased, made_up, plain, ranked
 from unembed.errors import UnembedError
 from unembed.updates import index_best, index_growth, index_ledger, index_map, index_sieve
 from unembed.updates.alignment import align
@@ -89,6 +89,22 @@ def test_the_same_signature_and_shared_documents_are_told(tmp_path: Path) -> Non
     assert [m.entry.name for m in other.matches if m.shares_inputs] == ["task 3"]
     assert "too high, for they share documents with relative: task 3" in answer_text(other)
     assert "sketch's error" in answer_text(other)
+
+
+def test_few_samples_do_not_win_by_their_norm(tmp_path: Path) -> None:
+    index = filled(tmp_path / "index")
+    few = made_up("few", 70, like=1, documents=2, each=1)
+    index.add([few])
+    answer = index.query(QUERY, 12)
+    [match] = [m for m in answer.matches if m.entry.name == "few"]
+    mean = few.state.mean("joint")
+    assert mean is not None
+    reliability = debiased(few.state, "joint") / float(np.square(mean).mean())
+    assert reliability < 0.95
+    assert match.entry.reliability == pytest.approx(reliability)
+    assert match.cosine.value == pytest.approx(cosine(QUERY.state, few.state), abs=1e-5)
+    assert match.score == pytest.approx(plain(QUERY.state, few.state), abs=1e-5)
+    assert match.score < match.cosine.value
 
 
 def test_a_prompt_without_a_norm_is_ranked_all_the_same(tmp_path: Path) -> None:

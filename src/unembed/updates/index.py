@@ -122,7 +122,7 @@ class Index:
     def vectors(self, at: Sequence[int] | None = None) -> Float[np.ndarray, "entries sketch"]:
         """The unit vectors of its entries, or of those at some places among ``entries``.
 
-        ``x · x' / m`` is the cosine of two of them, and near 1 of one with itself.
+        ``x · x' / m`` is the plain cosine of two of them, and 1 of one with itself.
         """
         rows = np.flatnonzero(self._ledger.alive)
         chosen = rows if at is None else rows[np.array(at, dtype=np.int64)]
@@ -253,13 +253,14 @@ def points_of(
             label.licence,
             label.note,
             mean.square,
+            mean.reliability,
             mean.independent,
             now,
             digest,
             1.0,
             0,
         )
-        points.append(Point(entry, mean.unit, state.hashes))
+        points.append(Point(entry, mean.plain_unit, state.hashes))
     return points
 
 

@@ -23,9 +23,10 @@ class Entry:
     """One signature of an index.
 
     ``text`` and ``text_digest`` say which text it is of, ``squared_norm`` is the debiased one of
-    its mean feature, and ``independent`` the share of all pairs of samples that are of different
-    documents. ``added`` is the time in UTC, ``sha256`` that of the signature's file. The stored
-    vector times ``scale`` has a debiased mean square of 1; ``crc32`` is that of its bytes.
+    its mean feature, ``reliability`` that over the plain one, and ``independent`` the share of all
+    pairs of samples that are of different documents. ``added`` is the time in UTC, ``sha256`` that
+    of the signature's file. The stored vector times ``scale`` has a mean square of 1; ``crc32`` is
+    that of its bytes.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Entry:
     licence: str
     note: str
     squared_norm: float
+    reliability: float
     independent: float
     added: str
     sha256: str

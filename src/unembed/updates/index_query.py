@@ -24,10 +24,11 @@ from unembed.updates.signature import Signature, mismatch
 class Match:
     """One entry found.
 
-    ``score`` orders the matches: the cosine with the query's norm not debiased, which is too low by
-    the same factor for all of them. ``cosine`` is debiased; its interval holds the error of the
-    sketch, ``sketch_se``, and not that of the samples, which an index does not keep. Of an entry
-    that ``shares_inputs`` with the query, it is too high.
+    ``score`` orders the matches: the cosine with neither norm debiased. It is too low, the more so
+    the fewer samples an entry has, which is what finds the right one: the debiased norm of a few
+    samples is so uncertain that the least of them would win. ``cosine`` is debiased; its interval
+    holds the error of the sketch, ``sketch_se``, and not that of the samples, which an index does
+    not keep. Of an entry that ``shares_inputs`` with the query, it is too high.
     """
 
     entry: Entry
@@ -73,11 +74,12 @@ class Answer:
 def ask(
     ledger: Ledger, signature: Signature, top: int, digest: str, *, sieved: bool = True
 ) -> Answer:
-    """The entries of largest cosine with a signature (SPEC §10).
+    """The entries of largest plain cosine with a signature, and their debiased cosines (SPEC §10).
 
-    Naively, for the unit vectors ``x`` of the entries and the query's mean feature μ of debiased
-    squared norm D, ``cosine = x @ μ / (m * sqrt(D))``, the largest ``top`` of them. Where D is not
-    positive, the order stands and cosines are not known. The entry of the same file as the query,
+    Naively, for the unit vectors ``x`` of the entries of reliability r and the query's mean feature
+    μ of debiased squared norm D, the largest ``top`` of ``score = x @ μ / (m * norm(μ))``, and of
+    these ``cosine = x @ μ / (m * sqrt(D * r))``. Where D is not positive, the order stands and
+    cosines are not known. The entry of the same file as the query,
     by ``digest``, has 1. Raises UnembedError where the query does not compare with the index, or a
     vector that was found is damaged.
     """
@@ -139,7 +141,8 @@ def _cosines(
     if not query.square > 0 or not entries:
         return [(Estimate(None, n=n, reason="too few samples in the query"), None)] * len(rows)
     independent = np.array([entry.independent for entry in entries])
-    x = ledger.vectors.wide(rows, ledger.scales).numpy()
+    reliability = np.array([entry.reliability for entry in entries], dtype=np.float32)
+    x = ledger.vectors.wide(rows, ledger.scales).numpy() / np.sqrt(reliability)[:, None]
     value, se = cosines_of(x, independent, query)
     low, high = (end[0] for end in interval(value[None], se[None], "cosine"))
     numbers = np.stack([value, low, high, se], 1).tolist()
@@ -149,7 +152,7 @@ def _cosines(
 def cosines_of(
     x: Float[np.ndarray, "best sketch"], independent: Float[np.ndarray, " best"], query: Mean
 ) -> tuple[Float[np.ndarray, " best"], Float[np.ndarray, " best"]]:
-    """Cosines of unit vectors with a query, and their standard errors, from groups of features.
+    """Cosines of vectors of debiased norm 1 with a query, and their errors by groups of features.
 
     The share of group g is ``n_g - n - n / 2 ((a_g - a) / p + (b_g - b) / q)`` with the group's
     means of ``x y``, ``x²`` and ``y²``, those of all features, and the shares p and q of

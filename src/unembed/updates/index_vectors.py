@@ -157,12 +157,17 @@ class Mean:
 
     @property
     def unit(self) -> Float[np.ndarray, " sketch"]:
-        """``x = μ / √D``, so that ``x · x' / m`` is the cosine of two tasks."""
+        """``μ / √D``: the debiased cosine of two tasks is the product of theirs over m."""
         return np.asarray(self.mean / np.sqrt(self.square), dtype=np.float32)
 
     @property
+    def reliability(self) -> float:
+        """D over the plain squared norm: about ``n / (n + participation ratio)`` of n samples."""
+        return self.square / float(np.square(self.mean).mean())
+
+    @property
     def plain_unit(self) -> Float[np.ndarray, " sketch"]:
-        """μ of mean square 1, the pairs of dependent samples left in."""
+        """μ of mean square 1, the pairs of dependent samples left in: what an index stores."""
         return np.asarray(self.mean / np.sqrt(np.square(self.mean).mean()), dtype=np.float32)
 
 
