@@ -87,8 +87,8 @@ def test_a_query_prints_the_nearest_with_intervals(
     asked = run("index", "query", index, signatures[1], "--top", "3")
     assert asked.code == 0
     lines = asked.out.splitlines()
-    assert lines[0].split() == ["name", "joint", "cosine", "tags"]
-    assert lines[1].split() == ["text1", "the", "same", "signature", "first"]
+    assert lines[0].split() == ["name", "joint", "debiased", "cosine", "tags"]
+    assert lines[1].split() == ["text1", "+1.000", "the", "same", "signature", "first"]
     assert "[" in lines[2]
     assert len(lines) == 5
     plain = json.loads(run("index", "query", index, signatures[1], "--json").out)
@@ -118,7 +118,7 @@ def test_prompts_and_texts_are_routed(
     few = run("index", "route", index, *with_model, "--text", prompt)
     assert few.code == 0, few.err
     lines = few.out.splitlines()
-    assert lines[0].split() == ["name", "score", "tags"]
+    assert lines[0].split() == ["name", "joint", "tags"]
     assert len(lines) == 5
     assert "cosines are not known" in lines[-1]
     whole = run("index", "route", index, texts[2], *with_model, "--json", "--top", "4")

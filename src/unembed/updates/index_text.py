@@ -10,6 +10,7 @@ from unembed.updates.index_query import Answer, Match
 NAME_WIDTH = 30
 TAGS_WIDTH = 24
 CELL = 26
+SCORE = 12
 
 
 def entries_text(entries: Sequence[Entry]) -> str:
@@ -22,8 +23,8 @@ def entries_text(entries: Sequence[Entry]) -> str:
 def answer_text(answer: Answer) -> str:
     """A line for each match, nearest first, and what to know before relying on it."""
     known = any(match.cosine.value is not None for match in answer.matches)
-    word = f"{answer.by} cosine" if known else "score"
-    lines = [f"{'name':<{NAME_WIDTH}}{word:<{CELL}}tags"]
+    word = f"{'debiased cosine':<{CELL}}" if known else ""
+    lines = [f"{'name':<{NAME_WIDTH}}{answer.by:<{SCORE}}{word}tags"]
     lines += [_match(match) for match in answer.matches]
     if not answer.matches:
         lines = ["the index is empty"]
@@ -41,13 +42,13 @@ def answer_text(answer: Answer) -> str:
 
 
 def _match(match: Match) -> str:
-    cosine, tags = match.cosine, ", ".join(match.entry.tags)
-    shown = f"{match.score:+.3f}"
+    cosine, tags, shown = match.cosine, ", ".join(match.entry.tags), ""
     if cosine.value is not None and not match.sketch_se:
         shown = "the same signature"
     elif cosine.value is not None:
         shown = f"{cosine.value:+.3f}  [{cosine.low:+.3f}, {cosine.high:+.3f}]"
-    return f"{_fit(match.entry.name, NAME_WIDTH)}{shown:<{CELL}}{tags}".rstrip()
+    cell = f"{shown:<{CELL}}" if shown else ""
+    return f"{_fit(match.entry.name, NAME_WIDTH)}{match.score:<+{SCORE}.3f}{cell}{tags}".rstrip()
 
 
 def _line(name: str, samples: str, tags: str, added: str) -> str:
