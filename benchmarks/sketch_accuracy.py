@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from unembed.demo.story import bundled_model
-from unembed.demo.topics import topic_corpora
+from unembed.demo.topics import topics
 from unembed.head import Head
 from unembed.model_pass import ModelPass
 from unembed.models import Checkpoint, load
@@ -103,8 +103,8 @@ def read(checkpoint: Checkpoint) -> Tasks:
     """The hidden states of every topic."""
     found = []
     options = SketchOptions(max_positions=POSITIONS)
-    for name, text in topic_corpora(checkpoint).items():
-        reading = ModelPass.of(checkpoint.model, text, options, "bundled")
+    for name, topic in topics(checkpoint).items():
+        reading = ModelPass.of(checkpoint.model, topic.text, options, "bundled")
         found.append(samples_of(reading, name))
     return Tasks(found, reading.head)
 

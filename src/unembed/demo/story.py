@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -12,8 +13,9 @@ from unembed.cells.audit import Audit, audit
 from unembed.cells.compare import Comparison, compare
 from unembed.cells.run import AuditOptions
 from unembed.corpus import Corpus
+from unembed.demo.helped import helped
 from unembed.demo.text import documents
-from unembed.demo.topics import topic_corpora
+from unembed.demo.topics import Topic, listings, topics
 from unembed.errors import UnembedError
 from unembed.models import Checkpoint, load
 from unembed.progress import progress_bar
@@ -25,7 +27,9 @@ from unembed.refine.train import Refinement, refine
 from unembed.store import check_folder, holds_finished_run, read_manifest
 from unembed.updates.alignment_run import AlignmentRun, align_files
 from unembed.updates.run import sketch
+from unembed.updates.signature import Signature
 from unembed.updates.sketcher import SketchOptions
+from unembed.updates.transfer_run import TransferRun
 
 NAME = "the bundled model"
 POSITIONS = 100_000
@@ -69,23 +73,26 @@ def heldout_corpus(checkpoint: Checkpoint, characters: int = CHARACTERS) -> Corp
 @dataclass(frozen=True)
 class Story:
     """What the demo measured: the model, what each rounding of it changes, by its name, what
-    refining it by each objective does, and how alike a dozen topics would move its head.
+    refining it by each objective does, how alike a dozen topics would move its head, and which of a
+    dozen listings helps which.
     """
 
     audit: Audit
     rounded: dict[str, Comparison]
     refined: dict[str, Refinement]
     topics: AlignmentRun
+    helped: TransferRun
 
 
 def run_demo(out: Path, *, progress: bool = False, command: str = "") -> Story:
     """Audit the bundled model on held-out documents, then its bfloat16 and int8 versions.
 
-    Then refine it by each of OBJECTIVES on a part of these documents, and sketch a dozen topics of
-    the library. Everything is done afresh: the audit in ``out``, the comparison with each version
-    in ``out/bfloat16`` and ``out/int8``, the refinements in ``out/refined``, the signatures in
-    ``out/signatures`` and their alignments in ``out/topics``. int8 is left
-    out without the extra ``quant``, the refinements without ``train``. Raises UnembedError where
+    Then refine it by each of OBJECTIVES on a part of these documents, sketch a dozen topics of the
+    library, and train its head on each of a dozen listings. All of it is done afresh: the audit is
+    in ``out``, the comparison with each version in ``out/bfloat16`` and ``out/int8``, the
+    refinements in ``out/refined``, the signatures in ``out/signatures``, the topics' alignments in
+    ``out/topics`` and what each listing gains the others in ``out/helped``. int8 is left out
+    without the extra ``quant``, the refinements without ``train``. Raises UnembedError where
     ``out`` holds anything but an earlier demo.
     """
     check_folder(out)
@@ -121,7 +128,8 @@ def run_demo(out: Path, *, progress: bool = False, command: str = "") -> Story:
     refined = {}
     if accelerate_is_there():
         refined = _refined(whole, out / "refined", progress, command)
-    return Story(before, rounded, refined, _topics(whole, out, progress, command))
+    alike, gained = _topics(whole, out, progress, command)
+    return Story(before, rounded, refined, alike, gained)
 
 
 def _refined(
@@ -141,15 +149,41 @@ def _refined(
     }
 
 
-def _topics(checkpoint: Checkpoint, out: Path, progress: bool, command: str) -> AlignmentRun:
-    files = []
-    every = topic_corpora(checkpoint).items()
-    texts = {n: text for n, text in every if text.tokens - text.rows >= TOPIC_POSITIONS}
-    with progress_bar("topics", "topic", len(texts), progress) as bar:
-        for name, text in texts.items():
-            file = out / "signatures" / f"{name.replace(' ', '-')}.safetensors"
-            options = SketchOptions(max_positions=TOPIC_POSITIONS)
-            sketch(checkpoint, text, options, out=file, task=name)
-            files.append(file)
+def _topics(
+    checkpoint: Checkpoint, out: Path, progress: bool, command: str
+) -> tuple[AlignmentRun, TransferRun]:
+    folder = out / "signatures"
+    library = _signatures(checkpoint, topics(checkpoint), folder, progress)
+    alike = align_files(list(library), out=out / "topics", command=command)
+    others = listings(checkpoint)
+    made = _signatures(checkpoint, others, folder, progress)
+    names = {one.name for one in made.values()}
+    gained = helped(
+        checkpoint,
+        {name: topic for name, topic in others.items() if name in names},
+        list(made.values()),
+        TOPIC_POSITIONS,
+        out=out / "helped",
+        command=command,
+        progress=progress,
+    )
+    return alike, gained
+
+
+def _signatures(
+    checkpoint: Checkpoint, topics: Mapping[str, Topic], folder: Path, progress: bool
+) -> dict[Path, Signature]:
+    """The signatures of the topics that have enough text, by their files."""
+    enough = {
+        name: topic
+        for name, topic in topics.items()
+        if topic.text.tokens - topic.text.rows >= TOPIC_POSITIONS
+    }
+    options = SketchOptions(max_positions=TOPIC_POSITIONS, first_moment=True)
+    made = {}
+    with progress_bar("topics", "topic", len(enough), progress) as bar:
+        for name, topic in enough.items():
+            file = folder / f"{name.replace(' ', '-')}.safetensors"
+            made[file] = sketch(checkpoint, topic.text, options, out=file, task=name)
             bar.update()
-    return align_files(files, out=out / "topics", command=command)
+    return made

@@ -1,12 +1,21 @@
-"""A dozen topics of the running interpreter's library, to see which of them move a head alike."""
+"""Topics of the running interpreter's library, and listings: which move a head alike, or help?"""
 
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass, replace
 from itertools import chain
 
 from unembed.corpus import Corpus
-from unembed.demo.text import documents
+from unembed.demo.listings import (
+    character_names,
+    disassembly,
+    powers,
+    steps,
+    sums,
+    syntax_trees,
+)
+from unembed.demo.text import Document, documents
 from unembed.models import Checkpoint
 
 TOPICS = {
@@ -27,31 +36,87 @@ TOPICS = {
 
 DOCUMENTS, CHARACTERS = 20, 600
 """Of each topic, and of each document: many short ones, for documents are what is independent."""
+HELD_OUT = 3
+"""Of a document that long in passages, the end is held out: it lies apart from the middle."""
+PACKAGES = ("asyncio", "email", "unittest")
+SIGNS = {"letters": "L", "symbols": "S", "marks and numbers": "MN"}
+"""Kinds of characters, by how their categories begin."""
 
 
-def topic_corpora(
-    checkpoint: Checkpoint, each: int = DOCUMENTS, characters: int = CHARACTERS
-) -> dict[str, Corpus]:
-    """Passages of some documents of each topic, in an order fixed by their names' hashes.
+@dataclass(frozen=True)
+class Topic:
+    """Passages of a topic's documents: the middles, and ends that lie apart from them."""
 
-    They are taken out of the middle, for modules begin alike, of documents that are at least that
-    long. A topic with half of the documents or fewer is left out. The bundled model was trained on
-    most of them: what is compared is how each would move it on.
+    text: Corpus
+    heldout: Corpus
+
+
+def topics(checkpoint: Checkpoint) -> dict[str, Topic]:
+    """Passages of some of the library's documents on each topic.
+
+    A topic with half of DOCUMENTS or fewer is left out. The bundled model was trained on most of
+    them: what is compared is how each would move it on.
     """
-    every = list(chain(documents("train"), documents("heldout")))
-    every.sort(key=lambda document: hashlib.sha256(document.name.encode()).hexdigest())
+    every = _library()
+    return _found(
+        {
+            topic: [one for one in every if one.name.startswith(beginning)]
+            for topic, beginning in TOPICS.items()
+        },
+        checkpoint,
+    )
+
+
+def listings(checkpoint: Checkpoint) -> dict[str, Topic]:
+    """Passages of what the bundled model was not trained on: text that programs make, of four kinds
+    in three varieties each.
+    """
+    every = _library()
+    code = {
+        package: [one for one in every if one.name.startswith(f"{package}/")]
+        for package in PACKAGES
+    }
+    return _found(
+        {
+            **{f"bytecode of {name}": list(disassembly(some)) for name, some in code.items()},
+            **{f"syntax of {name}": list(syntax_trees(some)) for name, some in code.items()},
+            **{f"names of {name}": list(character_names(kinds)) for name, kinds in SIGNS.items()},
+            "steps": list(steps()),
+            "powers": list(powers()),
+            "sums": list(sums()),
+        },
+        checkpoint,
+    )
+
+
+def _library() -> list[Document]:
+    """Every document, in an order fixed by their names' hashes."""
+    return sorted(
+        chain(documents("train"), documents("heldout")),
+        key=lambda one: hashlib.sha256(one.name.encode()).hexdigest(),
+    )
+
+
+def _found(every: dict[str, list[Document]], checkpoint: Checkpoint) -> dict[str, Topic]:
+    """The text is taken out of the middle, for modules begin alike, of documents that are at least
+    that long; the held-out text from the end of those that are three times as long.
+    """
     found = {}
-    for topic, beginning in TOPICS.items():
-        own = (one for one in every if one.name.startswith(beginning))
-        some = [one for one in own if len(one.text) >= characters][:each]
-        if len(some) <= each // 2:
+    for topic, own in every.items():
+        some = [one for one in own if len(one.text) >= CHARACTERS][:DOCUMENTS]
+        long = [one for one in own if len(one.text) >= HELD_OUT * CHARACTERS][:DOCUMENTS]
+        if len(some) <= DOCUMENTS // 2 or not long:
             continue
-        names = [one.name for one in some]
-        texts = (_middle(one.text, characters) for one in some)
-        found[topic] = Corpus.from_texts(texts, checkpoint.tokenizer, names=names)
+        middles = [_passage(one, (len(one.text) - CHARACTERS) // 2) for one in some]
+        ends = [_passage(one, len(one.text) - CHARACTERS) for one in long]
+        found[topic] = Topic(_corpus(middles, checkpoint), _corpus(ends, checkpoint))
     return found
 
 
-def _middle(text: str, characters: int) -> str:
-    start = (len(text) - characters) // 2
-    return text[start : start + characters]
+def _passage(document: Document, start: int) -> Document:
+    return replace(document, text=document.text[start : start + CHARACTERS])
+
+
+def _corpus(passages: list[Document], checkpoint: Checkpoint) -> Corpus:
+    names = [one.name for one in passages]
+    return Corpus.from_texts((one.text for one in passages), checkpoint.tokenizer, names=names)

@@ -1,0 +1,270 @@
+"""Which source helps a target most? Scores had before training, against measured transfer.
+
+    python examples/transfer/run.py -o transfer            # 16 domains, 3 seeds, head and LoRA
+    python examples/transfer/run.py -o quick --quick       # in less than a minute
+    python examples/transfer/run.py -o more --tasks 24 --wikitext wiki.train.raw
+    unembed report transfer/head -o transfer.html
+
+The domains are real text of this machine: documentation, code, headers, logs, listings, tables,
+licences, translations. For each target the other domains are the candidate sources. The truth is
+measured: a copy of the bundled model is trained on each source (its head alone, then LoRA), and
+each target's loss falls, or rises, on held-out text. Scores read only text to train on. A third
+setting asks for properties of generated strings: there activations and errors are the same for all
+tasks, and only their coupling differs. A killed run goes on when it is called again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import strings
+from cost import measured
+from domains import sources
+from jaxtyping import Float
+from kept import kept
+from methods import CURVE, POSITIONS, Found, from_models, from_samples, from_signatures
+from passages import Domain, TooLittleError, split
+from tables import as_json, lines
+from tasks import Sizes, Task, read
+from training import LoraTraining, Training, key_of
+from training import measure as train
+
+from unembed.demo.gains import HeadTraining
+from unembed.demo.story import bundled_model
+from unembed.head import Head
+from unembed.models import Checkpoint, load
+from unembed.progress import progress_bar
+from unembed.provenance import digest_of
+from unembed.updates.baselines import MODEL_BASELINES
+from unembed.updates.transfer_run import keep_transfer
+from unembed.updates.transfers import Scores, Transfer
+
+QUICK = ("manual", "docstrings", "character names", "number series", "C headers", "French")
+SETTINGS = ("head", "lora", "strings")
+
+
+SIZES, LORA = Sizes(), LoraTraining()
+HEAD = HeadTraining(60, 512, 5.0, "gd")
+"""By plain descent, with which every source helps itself; AdamW moves rows of rare tokens as far as
+those of frequent ones, and some sources hurt themselves."""
+WORDS = HeadTraining(200, 1 << 20, 2.0, "gd")
+"""Of three rows, by all strings at once."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is measured; ``domains`` empty takes the first ``tasks`` that have enough text."""
+
+    tasks: int = 16
+    seeds: int = 3
+    m: int = 4_096
+    settings: tuple[str, ...] = SETTINGS
+    domains: tuple[str, ...] = ()
+    sizes: Sizes = SIZES
+    head: HeadTraining = HEAD
+    lora: LoraTraining = LORA
+    curve: tuple[int, ...] = CURVE
+    baselines: tuple[str, ...] = tuple(POSITIONS)
+    models: tuple[str, ...] = MODEL_BASELINES
+    strings: int = 1_200
+    word_training: HeadTraining = WORDS
+    wikitext: Path | None = None
+
+    @staticmethod
+    def quick() -> Setup:
+        """Few domains, one seed, little text, no baseline that is slow."""
+        return Setup(
+            seeds=1,
+            domains=QUICK,
+            sizes=Sizes(1_200, 600),
+            head=replace(HEAD, steps=30),
+            lora=replace(LORA, steps=10),
+            curve=(200,),
+            baselines=("cka", "unigram", "unigram_loss", "random"),
+            models=("loss",),
+            strings=300,
+        )
+
+
+def gathered(checkpoint: Checkpoint, setup: Setup) -> tuple[list[Domain], dict[str, str]]:
+    """The domains to measure, and why others were left out."""
+    found: list[Domain] = []
+    reasons: dict[str, str] = {}
+    every = sources(setup.wikitext)
+    strange = set(setup.domains) - {name for name, _ in every}
+    if strange:
+        raise SystemExit(f"no domain is named {min(strange)!r}: {', '.join(n for n, _ in every)}")
+    for name, documents in every:
+        if name in setup.domains if setup.domains else len(found) < setup.tasks:
+            one = Domain(name, tuple(documents()))
+            try:
+                for seed in range(setup.seeds):
+                    split(one, checkpoint.tokenizer, seed, setup.sizes.train, setup.sizes.heldout)
+            except TooLittleError as reason:
+                reasons[name] = str(reason)
+            else:
+                found.append(one)
+    return found, reasons
+
+
+@dataclass(frozen=True)
+class Seed:
+    """What one seed measured in one setting."""
+
+    gains: Float[np.ndarray, "sources targets"]
+    found: list[Found]
+
+
+def on_domains(
+    checkpoint: Checkpoint, domains: list[Domain], setup: Setup, folder: Path | None, shown: bool
+) -> dict[str, list[Seed]]:
+    """Every seed of the settings that train on domains."""
+    trainings: dict[str, Training] = {"head": setup.head, "lora": setup.lora}
+    asked = {how: trainings[how] for how in setup.settings if how in trainings}
+    seeds: dict[str, list[Seed]] = {how: [] for how in asked}
+    for seed in range(setup.seeds) if asked else ():
+        with measured() as reading:
+            tasks, head = read(checkpoint, domains, seed, setup.sizes, shown)
+        # Half of what was read is held out and no part of any score.
+        share = setup.sizes.train / (setup.sizes.train + setup.sizes.heldout)
+
+        def scored(
+            tasks: list[Task] = tasks,
+            head: Head = head,
+            seconds: float = reading.seconds * share,
+            seed: int = seed,
+        ) -> list[dict[str, Any]]:
+            found = from_signatures(checkpoint, tasks, setup.m, setup.curve, shown)
+            found += from_samples(tasks, head, seconds, setup.baselines, seed, shown)
+            return [{**vars(one), "values": one.values.tolist()} for one in found]
+
+        key = [digest_of(checkpoint.model), key_of(tasks), setup.m, setup.curve, setup.baselines]
+        place = folder and folder / f"seed-{seed}" / "scores.json"
+        plain = kept(place, key, scored)
+        found = [Found(**{**one, "values": np.array(one["values"], float)}) for one in plain]
+        for how, training in asked.items():
+            truth = train(checkpoint, tasks, head, training, seed, setup.models, folder, shown)
+            more = from_models(truth, setup.models, how)
+            if how == "lora" and "head" in seeds:
+                more.append(Found("gains of the head", seeds["head"][seed].gains))
+            seeds[how].append(Seed(truth.gains, [*found, *more]))
+    return seeds
+
+
+def transfer_of(name: str, tasks: tuple[str, ...], training: str, seeds: list[Seed]) -> Transfer:
+    """All seeds in one record, with the best choice, another seed's, and chance beside."""
+    gains = np.stack([seed.gains for seed in seeds])
+    scores = [
+        Scores(
+            one.method,
+            np.stack([seed.found[i].values for seed in seeds]),
+            _mean([seed.found[i].seconds for seed in seeds]),
+            _most([seed.found[i].mib for seed in seeds]),
+            one.bytes,
+        )
+        for i, one in enumerate(seeds[0].found)
+    ]
+    if len(seeds) > 1:
+        scores.append(Scores("gains of another seed", np.roll(gains, 1, 0)))
+    scores += [Scores("oracle", gains), Scores("chance", np.zeros_like(gains))]
+    return Transfer(name, tasks, training, gains, tuple(scores))
+
+
+def on_strings(checkpoint: Checkpoint, setup: Setup, shown: bool) -> Transfer:
+    """Every seed of the tasks on generated strings."""
+    seeds = []
+    names: tuple[str, ...] = ()
+    with progress_bar("strings", "seed", setup.seeds, shown) as bar:
+        for seed in range(setup.seeds):
+            names, *rest = strings.measure(checkpoint, setup.strings, setup.word_training, seed)
+            seeds.append(Seed(*rest))
+            bar.update()
+    training = f"the rows of three answer words alone, {setup.word_training.words}"
+    return transfer_of("properties of strings", names, training, seeds)
+
+
+def run(setup: Setup, out: Path | None, command: str = "", shown: bool = False) -> list[Transfer]:
+    """Every setting; with ``out`` each is kept in a run folder there."""
+    checkpoint = load(bundled_model())
+    domains: list[Domain] = []
+    if set(setup.settings) - {"strings"}:
+        domains, reasons = gathered(checkpoint, setup)
+        for name, reason in reasons.items():
+            print(f"left out {name}: {reason}", file=sys.stderr)
+    words = {"head": f"the head alone, {setup.head.words}", "lora": setup.lora.words}
+    work = out and out / "work"
+    measured_seeds = on_domains(checkpoint, domains, setup, work, shown)
+    names = tuple(one.name for one in domains)
+    found = [
+        transfer_of(f"{len(names)} domains, {how}", names, words[how], seeds)
+        for how, seeds in measured_seeds.items()
+    ]
+    if "strings" in setup.settings:
+        found.append(on_strings(checkpoint, setup, shown))
+    if out:
+        for how, one in zip((*measured_seeds, "strings"), found, strict=False):
+            keep_transfer(one, out=out / how, command=command)
+    return found
+
+
+def main() -> None:
+    """Measure, print the tables, and keep the runs."""
+    plain = Setup()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("-o", "--out", type=Path, help="a folder for the runs and their parts")
+    parser.add_argument("--quick", action="store_true", help="few domains, one seed")
+    parser.add_argument("--json", action="store_true", help="print the verdicts as JSON")
+    parser.add_argument("--settings", default=",".join(SETTINGS), help="which of these to measure")
+    parser.add_argument("--domains", default="", help="their names, with commas between")
+    parser.add_argument("--wikitext", type=Path, help="a WikiText file, for one domain more")
+    parser.add_argument("--tasks", type=int, default=plain.tasks)
+    parser.add_argument("--seeds", type=int)
+    parser.add_argument("--m", type=int, default=plain.m)
+    parser.add_argument("--steps", type=int, help="of the head's training")
+    parser.add_argument("--rate", type=float, help="of the head's training")
+    parser.add_argument("--optimizer", choices=("adamw", "gd"))
+    parser.add_argument("--lora-steps", type=int)
+    parser.add_argument("--lora-rate", type=float)
+    given = parser.parse_args()
+    setup = Setup.quick() if given.quick else plain
+    head = {n: v for n in ("steps", "rate", "optimizer") if (v := getattr(given, n)) is not None}
+    lora = {"steps": given.lora_steps, "rate": given.lora_rate}
+    setup = replace(
+        setup,
+        tasks=given.tasks,
+        seeds=given.seeds or setup.seeds,
+        m=given.m,
+        settings=tuple(given.settings.split(",")),
+        domains=tuple(filter(None, given.domains.split(","))) or setup.domains,
+        wikitext=given.wikitext,
+        head=replace(setup.head, **head),
+        lora=replace(setup.lora, **{n: v for n, v in lora.items() if v is not None}),
+    )
+    strange = set(setup.settings) - set(SETTINGS)
+    if strange:
+        parser.error(f"setting {min(strange)!r} is not one of {', '.join(SETTINGS)}")
+    for one in run(setup, given.out, shlex.join(["python", *sys.argv]), shown=True):
+        for line in [json.dumps(as_json(one))] if given.json else lines(one):
+            print(line, flush=True)
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _most(values: list[float | None]) -> float | None:
+    return max((value for value in values if value is not None), default=None)
+
+
+if __name__ == "__main__":
+    main()
