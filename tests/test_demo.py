@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from unembed.cells.compare import Comparison
-from unembed.demo import story
+from unembed.demo import helped, story
 from unembed.errors import UnembedError
 from unembed.head import Head
 from unembed.models import load
@@ -37,6 +37,7 @@ def test_the_demo_audits_heldout_text(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(story, "RECIPE", short)
     monkeypatch.setattr(story, "OBJECTIVES", (("none", 0.0), ("margin", 0.15)))
     monkeypatch.setattr(story, "TOPIC_POSITIONS", 300)
+    monkeypatch.setattr(helped, "TRAINING", replace(helped.TRAINING, steps=4))
     told = story.run_demo(tmp_path / "run")
     done = told.audit
     assert "bfloat16" in told.rounded
@@ -57,6 +58,13 @@ def test_the_demo_audits_heldout_text(tmp_path: Path, monkeypatch: pytest.Monkey
     assert len(alike.tasks) >= 10
     assert all(task.samples == 300 for task in alike.tasks)
     assert np.nanmedian(alike.joint.value) > 0.1
+    transfer = told.helped.transfer
+    assert len(transfer.tasks) == 12
+    kinds = np.arange(12) // 3
+    [gains] = transfer.gains
+    own, others = kinds[:, None] == kinds, kinds[:, None] != kinds
+    assert gains[own].mean() > 5 * abs(gains[others].mean())  # bytecode helps bytecode
+    assert {one.method for one in told.helped.verdicts} >= {"joint", "gradient", "unigram"}
     loss = done.summary.nll_nats.value
     assert loss is not None
     assert loss < 5.5  # text in one language guessed by token frequency alone costs 7.1

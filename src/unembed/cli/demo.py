@@ -42,7 +42,8 @@ def demo_command(out: Path, as_json: bool, quiet: bool) -> None:
 
     bfloat16 and int8 versions of it are compared with it (int8 takes the extra quant). Then it is
     trained a little further, with and without a penalty of narrow decisions (the extra train), and
-    a dozen topics of the library are sketched: which of them would move its head alike?
+    a dozen topics of the library are sketched: which of them would move its head alike? And which
+    of a dozen listings that it has not read helps which: foretold by scores, and measured.
 
     The model is a small Llama trained on other modules of the standard library; the text is held
     out from its training. Nothing is downloaded. Takes two or three minutes.
@@ -53,6 +54,7 @@ def demo_command(out: Path, as_json: bool, quiet: bool) -> None:
     """
     from unembed.demo.story import run_demo
     from unembed.updates.tables import alignments_text
+    from unembed.updates.transfer_text import transfer_text
 
     command = typed()
     story = run_demo(out, progress=not quiet, command=command)
@@ -68,6 +70,9 @@ def demo_command(out: Path, as_json: bool, quiet: bool) -> None:
     click.echo("\nHow alike training on a dozen topics of the library would move the head:\n")
     click.echo(alignments_text(story.topics.alignments))
     click.echo(f"{'report, topics':<{NAME}}{page_of(story.topics, out / 'topics')}")
+    click.echo("\nWhich listing helps which: scores against the gains of a head trained on each:\n")
+    click.echo(transfer_text(story.helped.transfer, story.helped.verdicts))
+    click.echo(f"{'report, helped':<{NAME}}{page_of(story.helped, out / 'helped')}")
 
 
 def _show_refined(refined: dict[str, Refinement], out: Path) -> None:

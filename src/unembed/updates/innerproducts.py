@@ -37,7 +37,7 @@ class Shares:
         """
         sketch = self.sketch.T @ self.sketch
         if self.sampling is None:
-            return sketch
+            return np.asarray(sketch)
         first, second = self.sampling
         middle = (first + second) / 2
         noisy = middle.T @ middle

@@ -165,7 +165,7 @@ def _intervals(every: Sequence[Signature], products: InnerProducts) -> Iterator[
     for i, one in enumerate(every):
         if len(one.state.weight) > 1:
             continue
-        for j in np.flatnonzero(shared[i]):
+        for j in np.flatnonzero(shared[i]).tolist():
             if i != j:
                 yield (
                     f"{one.name} shares documents with {every[j].name}, which a compact signature "
