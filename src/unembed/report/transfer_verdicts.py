@@ -16,6 +16,8 @@ from unembed.updates.verdicts import compared
 
 ORACLE, RANDOM = "oracle", "random"
 """Methods that nobody can use, and that nobody should."""
+NO_SCORES = (ORACLE, RANDOM, "chance", "gains")
+"""How the names of methods begin that are there to compare with."""
 
 FIGURES = {
     "share": "share of the best gain",
@@ -101,8 +103,10 @@ def forest(verdicts: Sequence[Verdict]) -> Forest:
     )
 
 
-def costs(transfer: Transfer, verdicts: Sequence[Verdict]) -> Table:
-    """What each method takes, in the order of the verdicts."""
+def costs(transfer: Transfer, verdicts: Sequence[Verdict]) -> Table | None:
+    """What each method takes, in the order of the verdicts; None where nothing was measured."""
+    if all((one.seconds, one.mib, one.bytes) == (None, None, None) for one in transfer.scores):
+        return None
     known = {one.method: one for one in transfer.scores}
     names = [one.method for one in by_quality(verdicts) if one.method in known]
     names += [name for name in known if name not in names]
@@ -135,7 +139,7 @@ def by_quality(verdicts: Sequence[Verdict]) -> list[Verdict]:
 
 def deployable(method: str) -> bool:
     """Whether a method can choose before anything is trained."""
-    return base(method) not in (ORACLE, RANDOM) and not after_training(method)
+    return base(method) not in NO_SCORES and not after_training(method)
 
 
 def after_training(method: str) -> bool:
