@@ -29,6 +29,7 @@ FILE = click.Path(path_type=Path)
     "say, or the mean gradient (signatures sketched with --first-moment).",
 )
 @click.option("--model", help="Read what is no signature as texts, and sketch them on this model.")
+@click.option("--probe", help="With --model: text to sketch adapters on [TARGET].")
 @click.option("--max-positions", type=int, help="With --model: of each text, so many [all].")
 @click.option(
     "--plug-in",
@@ -42,6 +43,7 @@ def mix_command(
     out: Path,
     by: str,
     model: str | None,
+    probe: str | None,
     max_positions: int | None,
     plug_in: bool,
     as_json: bool,
@@ -73,12 +75,19 @@ def mix_command(
         raise UnembedError(
             f"{len(sources)} source is nothing to mix: give two or more after the target"
         )
-    if model is None and max_positions is not None:
-        raise UnembedError("--max-positions needs --model and texts: a signature is finished")
+    for option, asked in (("--max-positions", max_positions), ("--probe", probe)):
+        if model is None and asked is not None:
+            raise UnembedError(f"{option} needs --model and texts: a signature is finished")
     source = Source.taken(given)
     options = SketchOptions(max_positions=max_positions, first_moment=by == "gradient", **given)
     wanted, *others = signatures_of(
-        (target, *sources), model=model, source=source, options=options, out=out, quiet=quiet
+        (target, *sources),
+        model=model,
+        source=source,
+        options=options,
+        out=out,
+        quiet=quiet,
+        probe=probe,
     )
     done = mix_signatures(wanted, others, out=out, by=by, debias=not plug_in, command=typed())
     report = page_of(done, out)
