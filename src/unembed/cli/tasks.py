@@ -95,6 +95,11 @@ def signatures_of(
 
     check_once(given)
     forms = {name: form_of(name) for name in given}
+    bare = [name for name in given if forms[name] == "text" and Path(name).is_file()]
+    if bare and model is None:
+        raise UnembedError(
+            f"{bare[0]} is no signature: give --model to read it as a text, or sketch it before"
+        )
     texts = [name for name in given if forms[name] == "text" and model is not None]
     adapters = [name for name in given if forms[name] == "adapter"]
     found: dict[str, Signature] = {}
