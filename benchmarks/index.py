@@ -27,7 +27,7 @@ import torch
 
 from index_crash import crashes
 from index_made_up import IDENTITY, SPEC, World, point, signature
-from unembed.updates.index import Index
+from unembed.choice.index.index import Index
 
 DOMAINS = 674
 ADDED = 1000

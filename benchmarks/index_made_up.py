@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unembed.updates.index import Point
-from unembed.updates.index_entries import Entry
+from unembed.choice.index.entries import Entry
+from unembed.choice.index.index import Point
 from unembed.updates.signature import Identity, Signature
 from unembed.updates.sketch import SketchSpec
 from unembed.updates.state import State

@@ -32,9 +32,9 @@ import numpy as np
 import torch
 
 from mixture_pool import EACH, Part, Topic, drawn, read, state_of
+from unembed.choice.mixing.mixture import BY, mix
 from unembed.estimate import Estimate
 from unembed.updates.alignment import align
-from unembed.updates.mixture import BY, mix
 from unembed.updates.signature import Identity, Signature
 
 SHARES = (0.5, 0.3, 0.2)

@@ -6,11 +6,11 @@ import math
 
 import numpy as np
 
+from unembed.choice.index.maps import Map
+from unembed.choice.mixing.record import Mixture, Share
+from unembed.choice.rankings import Ranked, Ranking
+from unembed.choice.transfers import Scores, Transfer, Verdict
 from unembed.estimate import Estimate
-from unembed.updates.maps import Map
-from unembed.updates.mixtures import Mixture, Share
-from unembed.updates.rankings import Ranked, Ranking
-from unembed.updates.transfers import Scores, Transfer, Verdict
 
 WORDS = (
     "sonnets",

@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 
 from reference_alignment import Task, kernels
-from unembed.updates.innerproducts import InnerProducts
+from unembed.choice.mixing.innerproducts import InnerProducts
 
 
 def every_subset(gram: np.ndarray, product: np.ndarray) -> np.ndarray:

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from reference_ranking import chances, jackknife
+from unembed.choice.baseline_ranking import rank_samples, rank_scored
+from unembed.choice.baselines import BASELINES
+from unembed.choice.ranking_run import RankingRun, rank_texts
 from unembed.errors import UnembedError
 from unembed.head import Head
-from unembed.updates.baseline_ranking import rank_samples, rank_scored
-from unembed.updates.baselines import BASELINES
-from unembed.updates.ranking_run import RankingRun, rank_texts
 from unembed.updates.samples import Samples
 
 

@@ -12,9 +12,7 @@ from torch import Tensor
 
 import reference_baselines as oracle
 import reference_updates as updates
-from unembed.errors import UnembedError
-from unembed.head import Head
-from unembed.updates.baselines import (
+from unembed.choice.baselines import (
     BASELINES,
     MODEL_BASELINES,
     debiased_cka,
@@ -29,7 +27,9 @@ from unembed.updates.baselines import (
     score,
     svcca,
 )
-from unembed.updates.baselines.unbiased import centred_product
+from unembed.choice.baselines.unbiased import centred_product
+from unembed.errors import UnembedError
+from unembed.head import Head
 from unembed.updates.exact import exact_alignments
 from unembed.updates.samples import Samples
 

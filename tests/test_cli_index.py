@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from command_line import Run, invoke
-from unembed.updates.index import Index
+from unembed.choice.index.index import Index
 from unembed.updates.signature_file import load
 
 QUICK = ("--m", "256", "--context", "32", "--quiet")

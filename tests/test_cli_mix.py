@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from command_line import Run, invoke
-from unembed.updates.mixture_run import MixtureRun
+from unembed.choice.mixing.run import MixtureRun
 from unembed.updates.signature_file import export, load
 
 QUICK = ("--m", "256", "--context", "32", "--quiet")

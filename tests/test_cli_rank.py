@@ -11,13 +11,13 @@ import pytest
 
 from adapter_example import save_adapter
 from command_line import Run, invoke
+from unembed.choice.baselines import BASELINES, MODEL_BASELINES
+from unembed.choice.ranking import SCORES
+from unembed.choice.ranking_run import RankingRun
+from unembed.choice.ranking_text import ranking_text
+from unembed.choice.rankings import Ranked, Ranking
 from unembed.cli.rank import MODELS, READ, SIGNED
 from unembed.updates.alignment import align
-from unembed.updates.baselines import BASELINES, MODEL_BASELINES
-from unembed.updates.ranking import SCORES
-from unembed.updates.ranking_run import RankingRun
-from unembed.updates.ranking_text import ranking_text
-from unembed.updates.rankings import Ranked, Ranking
 from unembed.updates.signature_file import load
 
 QUICK = ("--m", "256", "--context", "32", "--quiet")

@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from reference_index import IDENTITY, M, coordinates, cosine, debiased, made_up, plain, ranked
+from unembed.choice.index import best, growth, ledger, plane, sieve
+from unembed.choice.index.best import best_rows
+from unembed.choice.index.entries import Entry, Label
+from unembed.choice.index.files import By
+from unembed.choice.index.index import Index, Point, digest_of, points_of
+from unembed.choice.index.plane import map_of, principal
+from unembed.choice.index.text import answer_text, entries_text
 from unembed.errors import UnembedError
-from unembed.updates import index_best, index_growth, index_ledger, index_map, index_sieve
 from unembed.updates.alignment import align
-from unembed.updates.index import Index, Point, digest_of, points_of
-from unembed.updates.index_best import best_rows
-from unembed.updates.index_entries import Entry, Label
-from unembed.updates.index_files import By
-from unembed.updates.index_map import map_of, principal
-from unembed.updates.index_text import answer_text, entries_text
 from unembed.updates.signature_file import Dtype
 
 OTHERS = [made_up(f"task {i}", i, like=i % 3) for i in range(1, 12)]
@@ -222,9 +222,9 @@ def test_many_changes_through_segments_and_compactions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Against a dictionary, the index being opened anew now and then, with a small journal."""
-    monkeypatch.setattr(index_ledger, "JOURNALLED", 5)
-    monkeypatch.setattr(index_growth, "UNSIEVED", 3)
-    monkeypatch.setattr(index_growth, "LEAST_ROWS", 12)
+    monkeypatch.setattr(ledger, "JOURNALLED", 5)
+    monkeypatch.setattr(growth, "UNSIEVED", 3)
+    monkeypatch.setattr(growth, "LEAST_ROWS", 12)
     draw, folder = random.Random(4), tmp_path / "index"
     index, want = Index.create(folder, IDENTITY), {}
     pool = [made_up("x", seed) for seed in range(30)]
@@ -281,12 +281,12 @@ def test_the_sieve_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: Dtype
 ) -> None:
     """Clusters of cosines .3 to .9, some removed, some added behind the sieve."""
-    monkeypatch.setattr(index_sieve, "WIDTH", 32)
-    monkeypatch.setattr(index_best, "FIRST", 20)
-    monkeypatch.setattr(index_best, "SAMPLE", 64)
-    monkeypatch.setattr(index_ledger, "JOURNALLED", 64)
-    monkeypatch.setattr(index_growth, "UNSIEVED", 64)
-    monkeypatch.setattr(index_growth, "LEAST_ROWS", 256)
+    monkeypatch.setattr(sieve, "WIDTH", 32)
+    monkeypatch.setattr(best, "FIRST", 20)
+    monkeypatch.setattr(best, "SAMPLE", 64)
+    monkeypatch.setattr(ledger, "JOURNALLED", 64)
+    monkeypatch.setattr(growth, "UNSIEVED", 64)
+    monkeypatch.setattr(growth, "LEAST_ROWS", 256)
     rng = np.random.default_rng(2)
     centres = rng.normal(size=(9, M))
     cluster = rng.integers(0, 9, 1500)
@@ -299,31 +299,31 @@ def test_the_sieve_loses_nothing(
         index.put(made_points(vectors.astype(np.float32))[start : start + 300])
     index.remove([f"v{i}" for i in range(0, 1500, 4)])
     index.put(made_points(vectors[:1].astype(np.float32)))
-    ledger = index._ledger
-    assert ledger.sieve is not None
-    assert 1000 < len(ledger.sieve.scales) < ledger.rows
+    held = index._ledger
+    assert held.sieve is not None
+    assert 1000 < len(held.sieve.scales) < held.rows
     looked, missed = [], 0
     for i in range(60):
         query = centres[i % 9] + (0.3 + i % 2) * rng.normal(size=M)
         mean = torch.from_numpy(query / np.sqrt(np.square(query).mean())).float()
-        want, scores, every = best_rows(ledger, mean, 10, sieved=False)
-        got, found, closely = best_rows(ledger, mean, 10)
-        assert every == ledger.rows
+        want, scores, every = best_rows(held, mean, 10, sieved=False)
+        got, found, closely = best_rows(held, mean, 10)
+        assert every == held.rows
         missed += len(set(want.tolist()) - set(got.tolist()))
         same = np.isin(got, want)
         np.testing.assert_allclose(found[same], scores[np.isin(want, got)], rtol=1e-5)
         looked.append(closely)
-        assert not set(got.tolist()) & ledger.removed
+        assert not set(got.tolist()) & held.removed
     assert missed <= 6  # of 600: recall .99
-    assert np.mean(looked) < 0.7 * ledger.rows
+    assert np.mean(looked) < 0.7 * held.rows
     assert min(looked) >= 20
 
 
 def test_a_prefix_is_of_whole_features(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(index_sieve, "WIDTH", 4)
+    monkeypatch.setattr(sieve, "WIDTH", 4)
     numbers = torch.arange(16.0)[None]
-    assert index_sieve.prefix(numbers).tolist() == [[0, 1, 8, 9]]
-    assert index_sieve.prefix(numbers[:, :4]).tolist() == [[0, 1, 2, 3]]
+    assert sieve.prefix(numbers).tolist() == [[0, 1, 8, 9]]
+    assert sieve.prefix(numbers[:, :4]).tolist() == [[0, 1, 2, 3]]
 
 
 def test_int_products_by_float32_where_torch_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -331,9 +331,9 @@ def test_int_products_by_float32_where_torch_has_none(monkeypatch: pytest.Monkey
     codes = torch.randint(-127, 128, (200, 48), generator=drawn, dtype=torch.int8)
     query = torch.randint(-127, 128, (48,), generator=drawn, dtype=torch.int8)
     want = codes.numpy().astype(np.int64) @ query.numpy().astype(np.int64)
-    np.testing.assert_array_equal(index_sieve._int_products(codes, query), want)
+    np.testing.assert_array_equal(sieve._int_products(codes, query), want)
     monkeypatch.delattr(torch, "_int_mm")
-    np.testing.assert_array_equal(index_sieve._int_products(codes, query), want)
+    np.testing.assert_array_equal(sieve._int_products(codes, query), want)
 
 
 def test_maps_are_principal_components(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -348,9 +348,9 @@ def test_maps_are_principal_components(tmp_path: Path, monkeypatch: pytest.Monke
     apart = np.linalg.norm(found.points[:, None] - found.points, axis=2)
     vectors = index.vectors() / np.sqrt(M)
     assert (apart <= np.linalg.norm(vectors[:, None] - vectors, axis=2) + 1e-6).all()
-    monkeypatch.setattr(index_map, "EXACT", 3)
+    monkeypatch.setattr(plane, "EXACT", 3)
     np.testing.assert_allclose(map_of(index).points, found.points, atol=1e-4)
-    monkeypatch.setattr(index_map, "MOST", 6)
+    monkeypatch.setattr(plane, "MOST", 6)
     drawn = map_of(index)
     assert len(drawn.names) == 6
     assert drawn == drawn

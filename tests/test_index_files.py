@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 from reference_index import IDENTITY, made_up
+from unembed.choice.index import files, growth, ledger
+from unembed.choice.index.files import Record
+from unembed.choice.index.index import Index
+from unembed.choice.index.lock import alone
 from unembed.errors import UnembedError, WriteError
-from unembed.updates import index_files, index_growth, index_ledger
-from unembed.updates.index import Index
-from unembed.updates.index_files import Record
-from unembed.updates.index_lock import alone
 
 ONES = [made_up(f"task {i}", i) for i in range(1, 7)]
 JOURNAL, VECTORS = "journal-000001.jsonl", "vectors-000001.bin"
@@ -47,7 +47,7 @@ def flipped(data: bytes, at: int, bit: int = 1) -> bytes:
 def test_a_flipped_bit_anywhere_is_told(
     folder: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(index_ledger, "PAUSE_S", 0)
+    monkeypatch.setattr(ledger, "PAUSE_S", 0)
     path = folder / name
     whole = path.read_bytes()
     for at in range(0, len(whole), 13):
@@ -106,11 +106,11 @@ def test_damaged_vectors_are_told_and_can_be_replaced(folder: Path, tmp_path: Pa
 
 
 def test_what_is_missing_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(index_ledger, "JOURNALLED", 4)
+    monkeypatch.setattr(ledger, "JOURNALLED", 4)
     index = Index.open(folder)
     index.add(ONES[3:5])
     index.remove(["task 1"])
-    monkeypatch.setattr(index_ledger, "JOURNALLED", 1)
+    monkeypatch.setattr(ledger, "JOURNALLED", 1)
     index.add(ONES[5:])
     parts = sorted(path.name for path in folder.iterdir() if path.name != ".lock")
     kinds = {name.split("-")[0] for name in parts}
@@ -192,23 +192,23 @@ def test_a_full_disk_loses_nothing(
 def test_a_segment_that_cannot_be_written_can_wait(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(index_ledger, "JOURNALLED", 4)
+    monkeypatch.setattr(ledger, "JOURNALLED", 4)
     index = Index.open(folder)
 
     def refused(path: Path, data: bytes) -> None:
         raise WriteError(f"{path} cannot be written")
 
     with monkeypatch.context() as patch:
-        patch.setattr(index_ledger, "write_whole", refused)
+        patch.setattr(ledger, "write_whole", refused)
         index.add([ONES[3]])
         index.add([ONES[4]])
         assert names(folder) == [f"task {i}" for i in range(1, 6)]
-        patch.setattr(index_growth, "write_whole", refused)
+        patch.setattr(growth, "write_whole", refused)
         index.remove(["task 1", "task 2", "task 3"])
         assert names(folder) == ["task 4", "task 5"]
     index.add([ONES[5]])
     assert names(folder) == ["task 4", "task 5", "task 6"]
-    header = index_files.Header.from_bytes((folder / "index.json").read_bytes(), folder)
+    header = files.Header.from_bytes((folder / "index.json").read_bytes(), folder)
     assert header.generation == 1
     index.remove(["task 4"])
     assert names(folder) == ["task 5", "task 6"]
@@ -241,7 +241,7 @@ def test_a_second_writer_waits_and_then_names_the_first(folder: Path) -> None:
 
 def test_readers_and_writers_side_by_side(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every snapshot holds what was reported before it, whole, through segments and compactions."""
-    monkeypatch.setattr(index_ledger, "JOURNALLED", 3)
+    monkeypatch.setattr(ledger, "JOURNALLED", 3)
     reported: list[int] = []
     stop = threading.Event()
     faults: list[str] = []

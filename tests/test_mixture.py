@@ -20,19 +20,19 @@ from reference_alignment import (
     spec_of,
 )
 from reference_mixture import every_subset, inner_products, sampling_moves
+from unembed.choice.mixing.fit import Fit
+from unembed.choice.mixing.innerproducts import InnerProducts, Shares
+from unembed.choice.mixing.mixture import BY, mix
+from unembed.choice.mixing.nonnegative import nonnegative, nonnegative_each
+from unembed.choice.mixing.record import Mixture
+from unembed.choice.mixing.run import MixtureRun, mix_signatures
+from unembed.choice.mixing.text import interleave_line, mixture_text
 from unembed.corpus import Corpus
 from unembed.demo.story import bundled_model
 from unembed.demo.text import documents
 from unembed.errors import UnembedError
 from unembed.models import load
 from unembed.updates.constructions import sketch_of
-from unembed.updates.innerproducts import InnerProducts, Shares
-from unembed.updates.mixture import BY, mix
-from unembed.updates.mixture_fit import Fit
-from unembed.updates.mixture_run import MixtureRun, mix_signatures
-from unembed.updates.mixture_text import interleave_line, mixture_text
-from unembed.updates.mixtures import Mixture
-from unembed.updates.nonnegative import nonnegative, nonnegative_each
 from unembed.updates.run import sketch
 from unembed.updates.signature import (
     Features,

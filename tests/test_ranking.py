@@ -20,13 +20,13 @@ from reference_alignment import (
     spec_of,
 )
 from reference_ranking import chances, joint_shares
+from unembed.choice.best import covariance, probabilities, together
+from unembed.choice.ranking import SCORES, rank
+from unembed.choice.rankings import Ranking
 from unembed.errors import UnembedError
 from unembed.updates.alignment import align
-from unembed.updates.best import covariance, probabilities, together
 from unembed.updates.constructions import sketch_of
 from unembed.updates.estimators import Kind
-from unembed.updates.ranking import SCORES, rank
-from unembed.updates.rankings import Ranking
 from unembed.updates.signature import Identity, Signature, accumulate, empty
 from unembed.updates.signature_file import export, load
 from unembed.updates.sketch import SketchSpec

@@ -12,6 +12,11 @@ import pytest
 
 from browser import Watched, browser_test
 from choice_example import FEW, mixture, ranking
+from unembed.choice.baselines import BASELINES, MODEL_BASELINES
+from unembed.choice.mixing.record import Mixture
+from unembed.choice.mixing.text import interleave_line
+from unembed.choice.ranking import SCORES
+from unembed.choice.rankings import Ranking
 from unembed.estimate import Estimate
 from unembed.report import mixture as mixture_report
 from unembed.report import ranking as ranking_report
@@ -19,11 +24,6 @@ from unembed.report.meanings import MEANINGS, NAMES
 from unembed.report.mixture import mixture_page
 from unembed.report.ranking import contenders, probability, ranking_page
 from unembed.report.scales import scale_of
-from unembed.updates.baselines import BASELINES, MODEL_BASELINES
-from unembed.updates.mixture_text import interleave_line
-from unembed.updates.mixtures import Mixture
-from unembed.updates.ranking import SCORES
-from unembed.updates.rankings import Ranking
 
 FACTS = [("Model", "example/base <b>")]
 WARNING = "python scripts and java services are too alike to be told apart."

@@ -14,6 +14,8 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from unembed.choice.transfer_run import TransferRun
+from unembed.choice.verdicts import judge
 from unembed.demo.gains import HeadTraining, head_gains, mean_loss, trained_head
 from unembed.demo.story import bundled_model
 from unembed.demo.text import Document
@@ -21,8 +23,6 @@ from unembed.errors import UnembedError
 from unembed.head import Head
 from unembed.models import Checkpoint, load
 from unembed.updates.samples import Samples
-from unembed.updates.transfer_run import TransferRun
-from unembed.updates.verdicts import judge
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "transfer"))
 NAMES = ("domains", "kept", "passages", "produced", "run", "strings", "tasks", "training")

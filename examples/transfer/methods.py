@@ -11,12 +11,12 @@ from jaxtyping import Float
 from tasks import Task
 from training import Truth, few
 
+from unembed.choice.baselines import score
 from unembed.head import Head
 from unembed.models import Checkpoint
 from unembed.progress import progress_bar
 from unembed.updates.alignment import align
 from unembed.updates.alignments import Alignments
-from unembed.updates.baselines import score
 from unembed.updates.run import sketch
 from unembed.updates.signature import Signature
 from unembed.updates.sketcher import SketchOptions

@@ -20,13 +20,13 @@ from jaxtyping import Float, Int
 from methods import KINDS, Found, pairs
 from torch import Tensor
 
+from unembed.choice.baselines import score
 from unembed.corpus import Corpus
 from unembed.demo.gains import HeadTraining, head_gains
 from unembed.head import Head
 from unembed.model_pass import ModelPass
 from unembed.models import Checkpoint
 from unembed.rows import Pair
-from unembed.updates.baselines import score
 from unembed.updates.exact import exact_alignments
 from unembed.updates.samples import Samples
 from unembed.updates.sketcher import SketchOptions

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from unembed.choice.transfers import Transfer
+from unembed.choice.verdicts import Difference, compared, judge
 from unembed.estimate import Estimate
-from unembed.updates.transfers import Transfer
-from unembed.updates.verdicts import Difference, compared, judge
 
 PAIRS = (
     ("joint", "activation"),

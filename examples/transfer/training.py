@@ -17,6 +17,7 @@ from kept import kept
 from tasks import Task, positions
 from torch import Tensor, nn
 
+from unembed.choice.baselines import score
 from unembed.corpus import Corpus
 from unembed.demo.gains import HeadTraining, mean_loss, trained_head
 from unembed.head import Head, final_hidden
@@ -26,7 +27,6 @@ from unembed.precision import Precision
 from unembed.progress import progress_bar
 from unembed.provenance import digest_of
 from unembed.refine.lora import Lora, adapted
-from unembed.updates.baselines import score
 from unembed.updates.samples import Samples
 
 MODEL_POSITIONS = 500

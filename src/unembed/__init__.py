@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from unembed.cells.only import Only as Only
     from unembed.cells.run import AuditOptions as AuditOptions
     from unembed.cells.summary import AuditSummary as AuditSummary
+    from unembed.choice.index.index import Index as Index
+    from unembed.choice.mixing.mixture import mix as mix
+    from unembed.choice.mixing.record import Mixture as Mixture
+    from unembed.choice.ranking import rank as rank
+    from unembed.choice.rankings import Ranking as Ranking
     from unembed.corpus import Corpus as Corpus
     from unembed.errors import UnembedError as UnembedError
     from unembed.estimate import Estimate as Estimate
@@ -42,11 +47,6 @@ if TYPE_CHECKING:
     from unembed.refine.weighting import Weighting as Weighting
     from unembed.updates.alignment import align as align
     from unembed.updates.alignments import Alignments as Alignments
-    from unembed.updates.index import Index as Index
-    from unembed.updates.mixture import mix as mix
-    from unembed.updates.mixtures import Mixture as Mixture
-    from unembed.updates.ranking import rank as rank
-    from unembed.updates.rankings import Ranking as Ranking
     from unembed.updates.run import sketch as sketch
     from unembed.updates.signature import Signature as Signature
     from unembed.updates.sketcher import SketchOptions as SketchOptions
@@ -69,14 +69,14 @@ _HOMES = {
     "Grid": "refine.dose",
     "Head": "head",
     "HeadLoss": "loss",
-    "Index": "updates.index",
+    "Index": "choice.index.index",
     "Lora": "refine.lora",
-    "Mixture": "updates.mixtures",
+    "Mixture": "choice.mixing.record",
     "Objective": "refine.objectives",
     "Only": "cells.only",
     "Protection": "refine.protection",
     "Provenance": "provenance",
-    "Ranking": "updates.rankings",
+    "Ranking": "choice.rankings",
     "Recipe": "refine.recipe",
     "Refinement": "refine.train",
     "Signature": "updates.signature",
@@ -91,8 +91,8 @@ _HOMES = {
     "fit_gap": "cells.gap",
     "head_loss": "loss",
     "load": "models",
-    "mix": "updates.mixture",
-    "rank": "updates.ranking",
+    "mix": "choice.mixing.mixture",
+    "rank": "choice.ranking",
     "refine": "refine.train",
     "sketch": "updates.run",
 }

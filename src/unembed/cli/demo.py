@@ -52,9 +52,9 @@ def demo_command(out: Path, as_json: bool, quiet: bool) -> None:
     Example:
       unembed demo -o unembed-demo
     """
+    from unembed.choice.transfer_text import transfer_text
     from unembed.demo.story import run_demo
     from unembed.updates.tables import alignments_text
-    from unembed.updates.transfer_text import transfer_text
 
     command = typed()
     story = run_demo(out, progress=not quiet, command=command)

@@ -14,10 +14,10 @@ from unembed.cli.options import LOADING, TEXT, Source, with_options
 from unembed.errors import UnembedError
 
 if TYPE_CHECKING:
+    from unembed.choice.index.files import By
+    from unembed.choice.index.query import Answer
     from unembed.corpus import Corpus
     from unembed.models import Checkpoint
-    from unembed.updates.index_files import By
-    from unembed.updates.index_query import Answer
     from unembed.updates.signature import Signature
 
 FOLDER = click.Path(path_type=Path)
@@ -83,9 +83,9 @@ def add_command(
     Example:
       unembed index add domains law.safetensors news.safetensors --tag english --licence CC-BY
     """
-    from unembed.updates.index import Index, points_of
-    from unembed.updates.index_entries import Label
-    from unembed.updates.index_files import HEADER
+    from unembed.choice.index.entries import Label
+    from unembed.choice.index.files import HEADER
+    from unembed.choice.index.index import Index, points_of
 
     if name is not None and len(signatures) > 1:
         raise UnembedError(f"--name {name!r} is for one signature, and {len(signatures)} are given")
@@ -128,7 +128,7 @@ def remove_command(index: Path, names: tuple[str, ...], wait: float, as_json: bo
     Example:
       unembed index remove domains law
     """
-    from unembed.updates.index import Index
+    from unembed.choice.index.index import Index
 
     there = Index.open(index, check=False, wait_s=wait)
     there.remove(names)
@@ -150,8 +150,8 @@ def list_command(index: Path, tags: tuple[str, ...], verify: bool, as_json: bool
     Example:
       unembed index list domains --tag english
     """
-    from unembed.updates.index import Index
-    from unembed.updates.index_text import entries_text
+    from unembed.choice.index.index import Index
+    from unembed.choice.index.text import entries_text
 
     there = Index.open(index, check=False)
     if verify:
@@ -177,8 +177,8 @@ def query_command(index: Path, signature: Path, top: int, as_json: bool) -> None
       unembed sketch ./my-model mine.txt -o mine.safetensors
       unembed index query domains mine.safetensors --top 5
     """
-    from unembed.updates.index import Index
-    from unembed.updates.index_text import answer_text
+    from unembed.choice.index.index import Index
+    from unembed.choice.index.text import answer_text
 
     signed, digest = _signature(signature)
     answer = Index.open(index).query(signed, top, digest=digest)
@@ -217,9 +217,9 @@ def route_command(
       unembed index route domains --model ./my-model --text "The court held that"
       unembed index route domains --model ./my-model --each questions.txt answers.txt
     """
-    from unembed.updates.index import Index
-    from unembed.updates.index_route import route
-    from unembed.updates.index_text import answer_text
+    from unembed.choice.index.index import Index
+    from unembed.choice.index.route import route
+    from unembed.choice.index.text import answer_text
 
     if not texts and not corpora:
         raise UnembedError("nothing to route: give --text or a CORPUS")
@@ -258,10 +258,10 @@ def map_command(index: Path, out: Path, as_json: bool) -> None:
     Example:
       unembed index map domains -o domains.html
     """
+    from unembed.choice.index.index import Index
+    from unembed.choice.index.plane import map_of
     from unembed.report.index_map import index_page
     from unembed.store import write_whole
-    from unembed.updates.index import Index
-    from unembed.updates.index_map import map_of
 
     if out.is_dir():
         raise UnembedError(f"{out} is a folder: give a file, such as {out / 'map.html'}")

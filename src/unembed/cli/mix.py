@@ -63,9 +63,9 @@ def mix_command(
       unembed mix target.safetensors web.safetensors code.safetensors books.safetensors -o runs/mix
       unembed mix wanted.txt web.txt code.txt --model ./my-model -o runs/quick
     """
+    from unembed.choice.mixing.run import mix_signatures
+    from unembed.choice.mixing.text import interleave_line, mixture_text
     from unembed.store import check_folder
-    from unembed.updates.mixture_run import mix_signatures
-    from unembed.updates.mixture_text import interleave_line, mixture_text
     from unembed.updates.sketcher import SketchOptions
 
     check_folder(out)

@@ -27,15 +27,15 @@ def load_run(run: Path) -> Any:
 
             return AlignmentRun.load(run)
         case "ranking":
-            from unembed.updates.ranking_run import RankingRun
+            from unembed.choice.ranking_run import RankingRun
 
             return RankingRun.load(run)
         case "mixture":
-            from unembed.updates.mixture_run import MixtureRun
+            from unembed.choice.mixing.run import MixtureRun
 
             return MixtureRun.load(run)
         case "transfer":
-            from unembed.updates.transfer_run import TransferRun
+            from unembed.choice.transfer_run import TransferRun
 
             return TransferRun.load(run)
         case _:

@@ -13,7 +13,7 @@ from unembed.cli.printing import page_of, typed
 from unembed.errors import UnembedError
 
 if TYPE_CHECKING:
-    from unembed.updates.ranking_run import RankingRun
+    from unembed.choice.ranking_run import RankingRun
 
 FILE = click.Path(path_type=Path)
 
@@ -100,8 +100,8 @@ def rank_command(
       unembed rank target.txt reviews.txt manuals.txt --model ./my-model --by gradient -o runs/rank
       unembed rank target.txt adapters/* --model ./my-model -o runs/adapters
     """
+    from unembed.choice.ranking_text import ranking_text
     from unembed.store import check_folder
-    from unembed.updates.ranking_text import ranking_text
 
     check_folder(out)
     tasks, source = (target, *sources), Source.taken(given)
@@ -156,8 +156,8 @@ def _by_signatures(
     reading: dict[str, Any],
     quiet: bool,
 ) -> RankingRun:
+    from unembed.choice.ranking_run import rank_signatures
     from unembed.cli.tasks import signatures_of
-    from unembed.updates.ranking_run import rank_signatures
     from unembed.updates.sketcher import SketchOptions
 
     if model is None and (reading["max_positions"] is not None or probe is not None):
@@ -187,10 +187,10 @@ def _by_samples(
     windows: dict[str, Any],
     quiet: bool,
 ) -> RankingRun:
+    from unembed.choice.baseline_ranking import BLOCKS
+    from unembed.choice.ranking_run import rank_texts
     from unembed.cli.samples import read_tasks
     from unembed.model_pass import Reading
-    from unembed.updates.baseline_ranking import BLOCKS
-    from unembed.updates.ranking_run import rank_texts
 
     if model is None:
         raise UnembedError(f"{by} reads samples, not signatures: give --model and texts")

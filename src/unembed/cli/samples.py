@@ -45,7 +45,7 @@ def read_tasks(
     Raises UnembedError for sources of the other form, a task given twice, and what cannot be read.
     """
     from unembed.adapters import adapted
-    from unembed.updates.baselines import MODEL_BASELINES
+    from unembed.choice.baselines import MODEL_BASELINES
 
     check_once(given)
     target, *others = given

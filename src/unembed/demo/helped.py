@@ -7,6 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from unembed.choice.baselines import score
+from unembed.choice.transfer_run import TransferRun, keep_transfer
+from unembed.choice.transfers import Scores, Transfer
 from unembed.corpus import Corpus
 from unembed.demo.gains import HeadTraining, head_gains
 from unembed.demo.topics import Topic
@@ -14,12 +17,9 @@ from unembed.head import Head
 from unembed.model_pass import ModelPass, Reading
 from unembed.models import Checkpoint
 from unembed.updates.alignment import align
-from unembed.updates.baselines import score
 from unembed.updates.samples import Samples
 from unembed.updates.signature import Signature
 from unembed.updates.texts import samples_of
-from unembed.updates.transfer_run import TransferRun, keep_transfer
-from unembed.updates.transfers import Scores, Transfer
 
 TRAINING = HeadTraining(20, 512, 5.0, "gd")
 KINDS = {

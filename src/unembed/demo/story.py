@@ -12,6 +12,7 @@ from pathlib import Path
 from unembed.cells.audit import Audit, audit
 from unembed.cells.compare import Comparison, compare
 from unembed.cells.run import AuditOptions
+from unembed.choice.transfer_run import TransferRun
 from unembed.corpus import Corpus
 from unembed.demo.helped import helped
 from unembed.demo.text import documents
@@ -29,7 +30,6 @@ from unembed.updates.alignment_run import AlignmentRun, align_files
 from unembed.updates.run import sketch
 from unembed.updates.signature import Signature
 from unembed.updates.sketcher import SketchOptions
-from unembed.updates.transfer_run import TransferRun
 
 NAME = "the bundled model"
 POSITIONS = 100_000

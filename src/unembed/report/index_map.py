@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
+from unembed.choice.index.maps import Map
 from unembed.report.drawing import Chart
 from unembed.report.page import environment
 from unembed.report.parts import Key, Table
@@ -17,7 +18,6 @@ from unembed.report.points import LOOKS, Cloud, Frame, Note, as_script, cloud_da
 from unembed.report.points import pixels as pixels_of
 from unembed.report.scales import Scale, step_of
 from unembed.report.wording import count, counted, share, visible
-from unembed.updates.maps import Map
 
 LABELLED = 60
 """Entries up to which names are written beside the points."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from unembed.choice.mixing.record import Mixture, Share
+from unembed.choice.mixing.text import interleave_line
 from unembed.report.forest import Branch, Cell, Forest, reach
 from unembed.report.meanings import name_of
 from unembed.report.page import environment
 from unembed.report.scales import scale_of
 from unembed.report.wording import count, counted, full, interval, share
-from unembed.updates.mixture_text import interleave_line
-from unembed.updates.mixtures import Mixture, Share
 
 NAMED = 4
 """Sources that the headline names; the rest it counts."""

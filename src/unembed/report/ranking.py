@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from unembed.choice.rankings import Ranked, Ranking
 from unembed.report.forest import Branch, Cell, Forest, Line, reach
 from unembed.report.meanings import SIGNED, meaning_of, name_of
 from unembed.report.page import environment
 from unembed.report.parts import Table
 from unembed.report.scales import scale_of
 from unembed.report.wording import Wording, count, counted, decimal
-from unembed.updates.rankings import Ranked, Ranking
 
 OK = "ok"
 """The status of a task that has enough samples."""

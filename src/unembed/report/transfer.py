@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from unembed.choice.transfers import Transfer, Verdict
 from unembed.report.drawing import Chart
 from unembed.report.meanings import MEANINGS
 from unembed.report.page import environment
@@ -32,7 +33,6 @@ from unembed.report.transfer_verdicts import (
     reasons,
 )
 from unembed.report.wording import count, counted, visible
-from unembed.updates.transfers import Transfer, Verdict
 
 SCATTER = (Frame(540.0, 390.0), Frame(340.0, 310.0))
 

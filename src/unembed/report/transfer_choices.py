@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
+from unembed.choice.transfers import Transfer
 from unembed.report.parts import Table
 from unembed.report.transfer_maps import decimals
 from unembed.report.wording import count
 from unembed.updates.ordering import dendrogram_order
-from unembed.updates.transfers import Transfer
 
 Matrix = Float[np.ndarray, "sources targets"]
 

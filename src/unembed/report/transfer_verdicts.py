@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from unembed.choice.baselines import MODEL_BASELINES
+from unembed.choice.transfers import Transfer, Verdict
+from unembed.choice.verdicts import compared
 from unembed.errors import UnembedError
 from unembed.estimate import Estimate
 from unembed.report.forest import Branch, Cell, Forest, Line, reach
 from unembed.report.parts import Table
 from unembed.report.scales import scale_of
 from unembed.report.wording import Wording, count, counted, decimal, full, share
-from unembed.updates.baselines import MODEL_BASELINES
-from unembed.updates.transfers import Transfer, Verdict
-from unembed.updates.verdicts import compared
 
 ORACLE, RANDOM = "oracle", "random"
 """Methods that nobody can use, and that nobody should."""

@@ -1,0 +1,1 @@
+"""A folder of signatures that can be asked."""

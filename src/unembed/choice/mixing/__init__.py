@@ -1,0 +1,1 @@
+"""Weights of sources that together move a head as a target would."""
