@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +40,29 @@ def invoke(*argv: str | Path) -> int:
         with pytest.raises(SystemExit) as caught:
             cli.main()
     return int(caught.value.code or 0)
+
+
+QUICK = ("--m", "256", "--context", "32", "--quiet")
+"""A sketch of short windows to few numbers."""
+
+
+def write_texts(folder: Path, topics: list[str], names: Sequence[str]) -> list[Path]:
+    """A file for each name, with the beginnings of paragraphs dealt out in turn."""
+    files = []
+    for i, name in enumerate(names):
+        files.append(folder / f"{name}.txt")
+        rows = (topic[:100].replace("\n", " ") for topic in topics[i :: len(names)])
+        files[-1].write_text("\n".join(rows))
+    return files
+
+
+def sketch_all(model: Path, texts: list[Path], folder: Path, *options: str) -> list[Path]:
+    """A signature of each text."""
+    found = []
+    for text in texts:
+        found.append(folder / f"{text.stem}.safetensors")
+        assert invoke("sketch", model, text, "-o", found[-1], *QUICK, *options) == 0
+    return found
 
 
 @pytest.fixture

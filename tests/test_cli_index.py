@@ -8,36 +8,23 @@ from pathlib import Path
 import pytest
 import torch
 
-from command_line import Run, invoke
+from command_line import QUICK, Run, sketch_all, write_texts
 from unembed.choice.index.index import Index
 from unembed.updates.signature_file import load
 
-QUICK = ("--m", "256", "--context", "32", "--quiet")
 TASKS = 4
 
 
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory: pytest.TempPathFactory, topics: list[str]) -> list[Path]:
-    folder = tmp_path_factory.mktemp("texts")
-    files = []
-    for i in range(TASKS):
-        file = folder / f"text{i}.txt"
-        file.write_text("\n".join(topic[:100].replace("\n", " ") for topic in topics[i::TASKS]))
-        files.append(file)
-    return files
+    return write_texts(tmp_path_factory.mktemp("texts"), topics, [f"text{i}" for i in range(TASKS)])
 
 
 @pytest.fixture(scope="module")
 def signatures(
     tmp_path_factory: pytest.TempPathFactory, llama_folder: Path, texts: list[Path]
 ) -> list[Path]:
-    folder = tmp_path_factory.mktemp("signatures")
-    found = []
-    for file in texts:
-        out = folder / f"{file.stem}.safetensors"
-        assert invoke("sketch", llama_folder, file, "-o", out, *QUICK) == 0
-        found.append(out)
-    return found
+    return sketch_all(llama_folder, texts, tmp_path_factory.mktemp("signatures"))
 
 
 @pytest.fixture

@@ -3,49 +3,26 @@
 from __future__ import annotations
 
 import json
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from command_line import Run, invoke
+from command_line import Run, sketch_all, write_texts
 from unembed.choice.mixing.run import MixtureRun
 from unembed.updates.signature_file import export, load
-
-QUICK = ("--m", "256", "--context", "32", "--quiet")
-
-
-@pytest.fixture(autouse=True)
-def page(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No page where there is none to draw."""
-    if find_spec("unembed.report.mixture") is None:
-        monkeypatch.setattr("unembed.cli.mix.page_of", lambda done, out: None)
 
 
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory: pytest.TempPathFactory, topics: list[str]) -> list[Path]:
     """Two sources, and a target that has other paragraphs of both topics."""
-    folder = tmp_path_factory.mktemp("texts")
-    lines = [topic[:100].replace("\n", " ") for topic in topics]
-    files = []
-    for i, name in enumerate(("target", "one", "two")):
-        file = folder / f"{name}.txt"
-        file.write_text("\n".join(lines[i::3]))
-        files.append(file)
-    return files
+    return write_texts(tmp_path_factory.mktemp("texts"), topics, ("target", "one", "two"))
 
 
 @pytest.fixture(scope="module")
 def signatures(
     tmp_path_factory: pytest.TempPathFactory, llama_folder: Path, texts: list[Path]
 ) -> list[Path]:
-    folder = tmp_path_factory.mktemp("signatures")
-    found = []
-    for file in texts:
-        out = folder / f"{file.stem}.safetensors"
-        assert invoke("sketch", llama_folder, file, "-o", out, *QUICK) == 0
-        found.append(out)
-    return found
+    return sketch_all(llama_folder, texts, tmp_path_factory.mktemp("signatures"))
 
 
 def test_sources_are_mixed(run: Run, signatures: list[Path], tmp_path: Path) -> None:

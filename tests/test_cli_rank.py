@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from adapter_example import save_adapter
-from command_line import Run, invoke
+from command_line import QUICK, Run, sketch_all, write_texts
 from unembed.choice.baselines import BASELINES, MODEL_BASELINES
 from unembed.choice.ranking import SCORES
 from unembed.choice.ranking_run import RankingRun
@@ -20,32 +20,19 @@ from unembed.cli.rank import MODELS, READ, SIGNED
 from unembed.updates.alignment import align
 from unembed.updates.signature_file import load
 
-QUICK = ("--m", "256", "--context", "32", "--quiet")
 SHORT = ("--context", "32", "--quiet")
 
 
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory: pytest.TempPathFactory, topics: list[str]) -> list[Path]:
-    folder = tmp_path_factory.mktemp("texts")
-    files = []
-    for i in range(3):
-        file = folder / f"text{i}.txt"
-        file.write_text("\n".join(topic[:100].replace("\n", " ") for topic in topics[i::3]))
-        files.append(file)
-    return files
+    return write_texts(tmp_path_factory.mktemp("texts"), topics, ("text0", "text1", "text2"))
 
 
 @pytest.fixture(scope="module")
 def signatures(
     tmp_path_factory: pytest.TempPathFactory, llama_folder: Path, texts: list[Path]
 ) -> list[Path]:
-    folder = tmp_path_factory.mktemp("signatures")
-    found = []
-    for file in texts:
-        out = folder / f"{file.stem}.safetensors"
-        assert invoke("sketch", llama_folder, file, "-o", out, "--first-moment", *QUICK) == 0
-        found.append(out)
-    return found
+    return sketch_all(llama_folder, texts, tmp_path_factory.mktemp("signatures"), "--first-moment")
 
 
 @pytest.fixture(scope="module")

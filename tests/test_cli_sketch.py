@@ -9,33 +9,19 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from command_line import Run, invoke
-
-QUICK = ("--m", "256", "--context", "32", "--quiet")
+from command_line import QUICK, Run, sketch_all, write_texts
 
 
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory: pytest.TempPathFactory, topics: list[str]) -> list[Path]:
-    folder = tmp_path_factory.mktemp("texts")
-    files = []
-    for i in range(3):
-        file = folder / f"text{i}.txt"
-        file.write_text("\n".join(topic[:100].replace("\n", " ") for topic in topics[i::3]))
-        files.append(file)
-    return files
+    return write_texts(tmp_path_factory.mktemp("texts"), topics, ("text0", "text1", "text2"))
 
 
 @pytest.fixture(scope="module")
 def signatures(
     tmp_path_factory: pytest.TempPathFactory, llama_folder: Path, texts: list[Path]
 ) -> list[Path]:
-    folder = tmp_path_factory.mktemp("signatures")
-    found = []
-    for file in texts:
-        out = folder / f"{file.stem}.safetensors"
-        assert invoke("sketch", llama_folder, file, "-o", out, *QUICK) == 0
-        found.append(out)
-    return found
+    return sketch_all(llama_folder, texts, tmp_path_factory.mktemp("signatures"))
 
 
 def test_texts_are_sketched_and_aligned(
