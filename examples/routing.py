@@ -21,12 +21,15 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import nn
 
+from unembed.choice.index.index import Index
+from unembed.choice.index.route import route
 from unembed.corpus import Corpus
 from unembed.demo.story import bundled_model
 from unembed.demo.text import documents
@@ -46,6 +49,8 @@ from unembed.windows import Batch
 PASSAGE = 300
 """Characters of a passage, which is what is independent within a domain."""
 DRAWS = 2_000
+EVERY = 10
+"""One prompt of so many domains is routed through an index too."""
 
 
 @dataclass(frozen=True)
@@ -106,8 +111,9 @@ def signature_of(domain: Domain, checkpoint: Checkpoint, setup: Setup) -> Signat
 
 @dataclass(frozen=True)
 class Prompts:
-    """Every prompt's mean feature of each kind, its token counts, and its domain's number."""
+    """Every prompt, its mean feature of each kind, its token counts, and its domain's number."""
 
+    texts: list[str]
     features: dict[str, Float[np.ndarray, "prompts sketch"]]
     counts: Float[np.ndarray, "prompts vocab"]
     domain: Int[np.ndarray, " prompts"]
@@ -139,10 +145,33 @@ def prompts_of(
             pass
     read = counts.sum(1, keepdims=True)
     return Prompts(
+        texts,
         {name: each / read for name, each in sums.items()},
         counts,
         np.repeat(np.arange(len(domains)), setup.prompts),
     )
+
+
+def kept(
+    signatures: list[Signature], prompts: Prompts, checkpoint: Checkpoint, setup: Setup
+) -> tuple[float, float, list[str]]:
+    """An index that the last domains join one by one: milliseconds of a joining and of a routed
+    prompt, and where it routes the first prompt of every so many domains.
+    """
+    with TemporaryDirectory() as folder:
+        index = Index.create(Path(folder, "domains"), signatures[0].identity)
+        index.add(signatures[: setup.domains])
+        began = time.perf_counter()
+        for one in signatures[setup.domains :]:
+            index.add([one])
+        joined = time.perf_counter() - began
+        texts = prompts.texts[:: setup.prompts * EVERY]
+        began, found = time.perf_counter(), []
+        for text in texts:
+            corpus = Corpus.from_texts([text], checkpoint.tokenizer)
+            found.append(route(index, checkpoint, [corpus], top=1).matches[0].entry.name)
+        routed = time.perf_counter() - began
+    return 1e3 * joined / max(1, setup.added), 1e3 * routed / len(texts), found
 
 
 def ways(
@@ -231,16 +260,20 @@ def main() -> None:
     prompts = prompts_of(domains, checkpoint, signatures[0], setup)
     prompt_ms = 1e3 * (time.perf_counter() - began) / len(prompts.domain)
     late = prompts.domain >= setup.domains
+    joined_ms, routed_ms, routed = kept(signatures, prompts, checkpoint, setup)
     print(f"{len(domains)} domains of {setup.samples} positions, {each_ms:.0f} ms each; "
           f"{len(late)} prompts of {setup.tokens} tokens, {prompt_ms:.1f} ms each; "
           f"chance {1 / len(domains):.2%}")  # fmt: skip
     heads = ("top-1 %", "top-5 %", "reciprocal rank")
     print(f"{'way':28}" + "".join(f"{head:>24}" for head in heads) + "   of those that joined late")
-    lines = []
+    lines, same = [], 0
     for way, scores in ways(signatures, domains, prompts, checkpoint):
         before = scores[~late][:, : setup.domains]
         line = judged(way, before, prompts.domain[~late])
         lines.append(line)
+        if way == "joint":
+            best = scores[:: setup.prompts * EVERY].argmax(1)
+            same = sum(domains[i].name == name for i, name in zip(best, routed, strict=True))
         cells = [
             "{:.1f} [{:.1f}, {:.1f}]".format(*(scale * x for x in figure))
             for figure, scale in ((line.top1, 100), (line.top5, 100), (line.reciprocal_rank, 1))
@@ -249,14 +282,18 @@ def main() -> None:
         found = (scores[late].argmax(1) == prompts.domain[late]).sum()
         row = f"{way:28}" + "".join(f"{cell:>24}" for cell in cells)
         print(f"{row}   {found} of {late.sum()}" + f", {line.unknown} unknown" * bool(line.unknown))
+    print(f"an index: {joined_ms:.1f} ms to join, {routed_ms:.0f} ms to route a prompt, "
+          f"{same} of {len(routed)} prompts where joint says")  # fmt: skip
     if out:
-        kept = {
+        figures = {
             "setup": asdict(setup),
             "domain_ms": each_ms,
             "prompt_ms": prompt_ms,
+            "joined_ms": joined_ms,
+            "routed_ms": routed_ms,
             "ways": [asdict(line) for line in lines],
         }
-        out.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+        out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

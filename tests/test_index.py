@@ -107,6 +107,22 @@ def test_few_samples_do_not_win_by_their_norm(tmp_path: Path) -> None:
     assert match.score < match.cosine.value
 
 
+def test_an_entry_of_one_document_is_ordered_without_a_cosine(tmp_path: Path) -> None:
+    index = filled(tmp_path / "index")
+    lone = made_up("lone", 30, like=1, documents=1)
+    index.add([lone])
+    [entry] = [e for e in Index.open(tmp_path / "index").entries if e.name == "lone"]
+    assert (entry.squared_norm, entry.reliability) == (None, None)
+    answer = index.query(QUERY, 12)
+    [match] = [m for m in answer.matches if m.entry.name == "lone"]
+    assert match.cosine.value is None
+    assert match.cosine.reason == "too few samples in the entry"
+    assert match.score == pytest.approx(plain(QUERY.state, lone.state), abs=1e-5)
+    assert all(m.cosine.value is not None for m in answer.matches if m is not match)
+    [line] = [x for x in answer_text(answer).splitlines() if x.startswith("lone")]
+    assert "too few samples" in line
+
+
 def test_a_prompt_without_a_norm_is_ranked_all_the_same(tmp_path: Path) -> None:
     index = filled(tmp_path / "index")
     prompt = made_up("prompt", 50, like=2, documents=1, each=2)
@@ -162,8 +178,6 @@ def test_what_does_not_compare_is_refused(tmp_path: Path) -> None:
         index.query(made_up("wide", 1, m=128))
     with pytest.raises(UnembedError, match=r"keeps no gradient features.*--first-moment"):
         index.add([made_up("other", 30, first=False)])
-    with pytest.raises(UnembedError, match=r"lone has too few samples.*sketch more text"):
-        index.add([made_up("lone", 30, documents=1)])
     with pytest.raises(UnembedError, match="--top is 0"):
         index.query(QUERY, 0)
     assert len(index) == len(Index.open(tmp_path / "index")) == 11

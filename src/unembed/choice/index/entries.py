@@ -23,7 +23,8 @@ class Entry:
     """One signature of an index.
 
     ``text`` and ``text_digest`` say which text it is of, ``squared_norm`` is the debiased one of
-    its mean feature, ``reliability`` that over the plain one, and ``independent`` the share of all
+    its mean feature, ``reliability`` that over the plain one (both None where samples are too few
+    to tell), and ``independent`` the share of all
     pairs of samples that are of different documents. ``added`` is the time in UTC, ``sha256`` that
     of the signature's file. The stored vector times ``scale`` has a mean square of 1; ``crc32`` is
     that of its bytes.
@@ -38,8 +39,8 @@ class Entry:
     tags: tuple[str, ...]
     licence: str
     note: str
-    squared_norm: float
-    reliability: float
+    squared_norm: float | None
+    reliability: float | None
     independent: float
     added: str
     sha256: str
@@ -56,7 +57,12 @@ class Entry:
         return Entry(**{**values, "tags": tuple(values["tags"])})
 
 
-TYPES = {"str": pa.string(), "float": pa.float64(), "int": pa.int64()}
+TYPES = {
+    "str": pa.string(),
+    "float": pa.float64(),
+    "float | None": pa.float64(),
+    "int": pa.int64(),
+}
 TABLE = pa.schema(
     [(field.name, TYPES.get(str(field.type), pa.list_(pa.string()))) for field in fields(Entry)]
 )

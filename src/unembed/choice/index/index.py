@@ -148,7 +148,7 @@ class Index:
 
         ``replace`` lets one take the place of another of its name. ``digests`` are the SHA-256 of
         the files they came from (of what ``save`` would write, if left out). Raises UnembedError
-        where one does not compare with the index, has too few samples, or bears a name that is
+        where one does not compare with the index, lacks its features, or bears a name that is
         taken, before any is added; WriteError where the system refuses, which may be after some.
         """
         where = (str(self.folder), self.identity, self.by)
@@ -236,12 +236,7 @@ def points_of(
         if difference:
             raise UnembedError(difference)
         mean = Mean.of(state, by, signature.name)
-        if not mean.square > 0:
-            raise UnembedError(
-                f"{signature.name} has too few samples for an index (n = {state.samples:g} in "
-                f"{state.documents} documents, debiased squared norm {mean.square:.3g}): sketch "
-                "more text"
-            )
+        known = mean.square > 0
         entry = Entry(
             signature.name,
             state.samples,
@@ -252,8 +247,8 @@ def points_of(
             label.tags,
             label.licence,
             label.note,
-            mean.square,
-            mean.reliability,
+            mean.square if known else None,
+            mean.reliability if known else None,
             mean.independent,
             now,
             digest,

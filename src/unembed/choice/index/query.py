@@ -140,13 +140,21 @@ def _cosines(
     """The debiased cosines of some entries with a query, and the sketch's errors."""
     if not query.square > 0 or not entries:
         return [(Estimate(None, n=n, reason="too few samples in the query"), None)] * len(rows)
-    independent = np.array([entry.independent for entry in entries])
-    reliability = np.array([entry.reliability for entry in entries], dtype=np.float32)
-    x = ledger.vectors.wide(rows, ledger.scales).numpy() / np.sqrt(reliability)[:, None]
+    found: list[tuple[Estimate, float | None]] = [
+        (Estimate(None, n=n, reason="too few samples in the entry"), None)
+    ] * len(rows)
+    known = [i for i, entry in enumerate(entries) if entry.reliability is not None]
+    if not known:
+        return found
+    independent = np.array([entries[i].independent for i in known])
+    reliability = np.array([entries[i].reliability for i in known], dtype=np.float32)
+    x = ledger.vectors.wide(rows[known], ledger.scales).numpy() / np.sqrt(reliability)[:, None]
     value, se = cosines_of(x, independent, query)
     low, high = (end[0] for end in interval(value[None], se[None], "cosine"))
     numbers = np.stack([value, low, high, se], 1).tolist()
-    return [(Estimate(c, bottom, top, n), error) for c, bottom, top, error in numbers]
+    for i, (cosine, bottom, top, error) in zip(known, numbers, strict=True):
+        found[i] = Estimate(cosine, bottom, top, n), error
+    return found
 
 
 def cosines_of(

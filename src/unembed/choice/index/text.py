@@ -25,7 +25,7 @@ def answer_text(answer: Answer) -> str:
     known = any(match.cosine.value is not None for match in answer.matches)
     word = f"{'debiased cosine':<{CELL}}" if known else ""
     lines = [f"{'name':<{NAME_WIDTH}}{answer.by:<{SCORE}}{word}tags"]
-    lines += [_match(match) for match in answer.matches]
+    lines += [_match(match, known) for match in answer.matches]
     if not answer.matches:
         lines = ["the index is empty"]
     if answer.status != "ok":
@@ -41,12 +41,14 @@ def answer_text(answer: Answer) -> str:
     return "\n".join(lines)
 
 
-def _match(match: Match) -> str:
+def _match(match: Match, known: bool) -> str:
     cosine, tags, shown = match.cosine, ", ".join(match.entry.tags), ""
     if cosine.value is not None and not match.sketch_se:
         shown = "the same signature"
     elif cosine.value is not None:
         shown = f"{cosine.value:+.3f}  [{cosine.low:+.3f}, {cosine.high:+.3f}]"
+    if cosine.value is None and known:
+        shown = "too few samples"
     cell = f"{shown:<{CELL}}" if shown else ""
     return f"{_fit(match.entry.name, NAME_WIDTH)}{match.score:<+{SCORE}.3f}{cell}{tags}".rstrip()
 
