@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-EXTRAS ?= data,plot,quant,train,dev
+EXTRAS ?= data,faiss,plot,quant,train,dev
 STAMP := $(VENV)/.installed
 
 .PHONY: demo test check format clean

@@ -3,6 +3,7 @@
     python benchmarks/index.py                     # 674 signatures, additions, and 1,000,000
     python benchmarks/index.py --large 100000 --dtype int8
     python benchmarks/index.py --large 0 --crash 100
+    python benchmarks/index.py --approximate        # with faiss before it
 
 Signatures are made up: clusters of uneven size, cosines of .2 to .95, m = 4,096. Times are medians
 in milliseconds of whole calls of ``Index.query`` and ``Index.add``, flushed to disk; where other
@@ -21,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -39,6 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--large", type=int, default=1_000_000)
     parser.add_argument("--dtype", default="float16", choices=("float32", "float16", "int8"))
+    parser.add_argument("--approximate", action="store_true")
     parser.add_argument("--clusters", type=int, default=2000)
     parser.add_argument("--crash", type=int, default=0, metavar="TRIES")
     parser.add_argument("--m", type=int, default=256, help="of the signatures of --crash")
@@ -55,7 +58,7 @@ def main() -> None:
             result["small"] = small(Path(place) / "small", world)
             if given.large:
                 where = Path(place) / "large"
-                result["large"] = large(where, world, given.large, given.dtype)
+                result["large"] = large(where, world, given.large, given.dtype, given.approximate)
     print(json.dumps(result, indent=1))
     sys.exit(1 if result.get("lost") else 0)
 
@@ -84,7 +87,9 @@ def small(folder: Path, world: World) -> dict[str, object]:
     }
 
 
-def large(folder: Path, world: World, count: int, dtype: str) -> dict[str, object]:
+def large(
+    folder: Path, world: World, count: int, dtype: str, approximate: bool
+) -> dict[str, object]:
     """An index of many: recall against float32, times, and what it takes to grow."""
     near, far = world.members(QUERIES, 7), world.strangers(QUERIES, 8)
     asked = torch.cat([near, far])
@@ -106,18 +111,20 @@ def large(folder: Path, world: World, count: int, dtype: str) -> dict[str, objec
     torch.set_num_threads(threads)
     opening = timed(lambda: Index.open(folder))
     index = Index.open(folder)
+    build_s = timed(index.build) / 1e3 if approximate else None
+    ask = partial(index.query, top=TOP, digest="none", approximate=approximate)
     signatures = [signature(f"q.{i}", x.numpy()) for i, x in enumerate(asked)]
-    first = timed(lambda: index.query(signatures[0], digest="none"))
+    first = timed(lambda: ask(signatures[0]))
     found: dict[str, dict[str, object]] = {}
     for kind, some in (("near", range(QUERIES)), ("far", range(QUERIES, 2 * QUERIES))):
         times, alone, cpu, hits, closely = [], [], [], [], []
         for i in some:
             began, used = time.perf_counter(), time.process_time()
-            answer = index.query(signatures[i], TOP, digest="none")
+            answer = ask(signatures[i])
             times.append((time.perf_counter() - began) * 1e3)
             cpu.append((time.process_time() - used) * 1e3)
             torch.set_num_threads(1)
-            alone.append(timed(lambda i=i: index.query(signatures[i], TOP, digest="none")))
+            alone.append(timed(lambda i=i: ask(signatures[i])))
             torch.set_num_threads(threads)
             names = {int(match.entry.name.split(".")[1]) for match in answer.matches}
             hits.append(len(names & set(rows[i].tolist())) / TOP)
@@ -138,6 +145,7 @@ def large(folder: Path, world: World, count: int, dtype: str) -> dict[str, objec
         "gib": round(sum(path.stat().st_size for path in folder.iterdir()) / 2**30, 2),
         "put_ms_each": round(put_s / count * 1e3, 3),
         "open_ms": round(opening),
+        "build_s": build_s,
         "first_query_ms": round(first, 1),
         **found,
         "first_add_ms": round(one[0], 1),

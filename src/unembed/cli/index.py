@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from unembed.cli.index_build import build_command
 from unembed.cli.options import LOADING, TEXT, Source, with_options
 from unembed.errors import UnembedError
 
@@ -26,6 +27,9 @@ WAIT = click.option(
     "--wait", type=float, default=10.0, show_default=True, help="Seconds to wait for a writer."
 )
 TOP = click.option("--top", type=int, default=10, show_default=True, help="Entries to print.")
+APPROXIMATE = click.option(
+    "--approximate", is_flag=True, help="Look at likely entries alone; see unembed index build."
+)
 SHOWN = 60
 
 
@@ -39,6 +43,9 @@ def index_command() -> None:
       unembed index query domains mine.safetensors
       unembed index route domains --model ./my-model --text "The court held that"
     """
+
+
+index_command.add_command(build_command)
 
 
 @index_command.command("add")
@@ -168,8 +175,9 @@ def list_command(index: Path, tags: tuple[str, ...], verify: bool, as_json: bool
 @click.argument("index", type=FOLDER)
 @click.argument("signature", type=FOLDER)
 @TOP
+@APPROXIMATE
 @JSON
-def query_command(index: Path, signature: Path, top: int, as_json: bool) -> None:
+def query_command(index: Path, signature: Path, top: int, approximate: bool, as_json: bool) -> None:
     """Say which entries of INDEX a SIGNATURE is most alike.
 
     \b
@@ -181,7 +189,7 @@ def query_command(index: Path, signature: Path, top: int, as_json: bool) -> None
     from unembed.choice.index.text import answer_text
 
     signed, digest = _signature(signature)
-    answer = Index.open(index).query(signed, top, digest=digest)
+    answer = Index.open(index).query(signed, top, digest=digest, approximate=approximate)
     click.echo(json.dumps(answer.to_json(), indent=1) if as_json else answer_text(answer))
 
 
@@ -193,6 +201,7 @@ def query_command(index: Path, signature: Path, top: int, as_json: bool) -> None
 @click.option("--each", is_flag=True, help="Route every text by itself, not all together.")
 @click.option("--context", type=int, help="Tokens of context [the model's, at most 2048].")
 @click.option("--top", type=int, default=3, show_default=True, help="Entries to print.")
+@APPROXIMATE
 @with_options(*TEXT, *LOADING)
 @JSON
 @click.option("--quiet", is_flag=True, help="No progress bar.")
@@ -204,6 +213,7 @@ def route_command(
     each: bool,
     context: int | None,
     top: int,
+    approximate: bool,
     as_json: bool,
     quiet: bool,
     **given: Any,
@@ -234,6 +244,7 @@ def route_command(
             name=group[0][0] if len(group) == 1 else "the texts",
             top=top,
             context=context,
+            approximate=approximate,
             progress=not quiet,
         )
         for group in groups

@@ -22,17 +22,24 @@ Best = tuple[Int[np.ndarray, " best"], Float[np.ndarray, " best"], int]
 
 
 def best_rows(
-    ledger: Ledger, query: Float[Tensor, "sketch"], k: int, *, sieved: bool = True
+    ledger: Ledger,
+    query: Float[Tensor, "sketch"],
+    k: int,
+    *,
+    sieved: bool = True,
+    among: Int[np.ndarray, " some"] | None = None,
 ) -> Best:
     """The k rows with the largest ``x · query / m``; of a query of mean square 1, plain cosines.
 
     Naively ``argsort(-vectors @ query)[:k]``. In a large index, a sieve of the first features comes
     before: rows are left out whose cosine there is further below the k-th best than three times its
     standard error, ``σ (1 - c²)``, with σ measured for this query on rows from all over the index.
-    ``sieved`` False looks at every row.
+    ``sieved`` False looks at every row. Rows to look at, ``among``, take the sieve's place.
     """
     alive, scales = ledger.alive, ledger.scales
-    k = min(k, int(alive.sum()))
+    k = min(k, int((alive if among is None else alive[among]).sum()))
+    if among is not None:
+        return _largest(among, ledger.vectors.products(query, scales, among), alive, k)
     sieve = ledger.sieve if sieved else None
     if sieve is None or len(sieve.scales) <= FIRST + SAMPLE or not k:
         found = ledger.vectors.products(query, scales)

@@ -31,6 +31,7 @@ HEADER = "index.json"
 SCHEMA = 1
 OWN = re.compile(
     r"(vectors|sieve|scales)-\d+\.bin|(entries|removed)-\d+\.parquet|journal-\d+\.jsonl"
+    r"|approximate-\d+\.(faiss|json)"
 )
 
 
@@ -68,13 +69,19 @@ class Header:
         return f"sieve-{self.generation:06d}.bin", f"scales-{self.generation:06d}.bin"
 
     @property
+    def approximate(self) -> tuple[str, str]:
+        """The files of the approximate pass, if one was built: its lists, and a note of them."""
+        name = f"approximate-{self.generation:06d}"
+        return f"{name}.faiss", f"{name}.json"
+
+    @property
     def journal(self) -> str:
         """The file of what happened since the last segment."""
         return f"journal-{self.step:06d}.jsonl"
 
     @property
     def files(self) -> frozenset[str]:
-        """Every file that belongs to the index now."""
+        """Every file that the index has now, but for an approximate pass."""
         parts = (*self.segments, *([] if self.removed is None else [self.removed]))
         return frozenset([self.vectors, *self.sieve, self.journal, *(part.path for part in parts)])
 
@@ -194,9 +201,10 @@ def append(path: Path, at: int, data: bytes) -> None:
 
 def tidy(folder: Path, header: Header) -> None:
     """Delete what a writer that was killed left behind."""
+    kept = {HEADER, *header.files, *header.approximate}
     for path in folder.iterdir():
         name = path.name.removesuffix(PARTIAL)
-        if (OWN.fullmatch(name) or name == HEADER) and path.name not in {HEADER, *header.files}:
+        if (OWN.fullmatch(name) or name == HEADER) and path.name not in kept:
             with contextlib.suppress(OSError):
                 path.unlink()
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
+from unembed.choice.index.approximate import Approximate
 from unembed.choice.index.best import best_rows
 from unembed.choice.index.entries import Entry
 from unembed.choice.index.ledger import Ledger
@@ -72,16 +73,23 @@ class Answer:
 
 
 def ask(
-    ledger: Ledger, signature: Signature, top: int, digest: str, *, sieved: bool = True
+    ledger: Ledger,
+    signature: Signature,
+    top: int,
+    digest: str,
+    *,
+    sieved: bool = True,
+    first: Approximate | None = None,
 ) -> Answer:
     """The entries of largest plain cosine with a signature, and their debiased cosines (SPEC §10).
 
     Naively, for the unit vectors ``x`` of the entries of reliability r and the query's mean feature
     μ of debiased squared norm D, the largest ``top`` of ``score = x @ μ / (m * norm(μ))``, and of
     these ``cosine = x @ μ / (m * sqrt(D * r))``. Where D is not positive, the order stands and
-    cosines are not known. The entry of the same file as the query,
-    by ``digest``, has 1. Raises UnembedError where the query does not compare with the index, or a
-    vector that was found is damaged.
+    cosines are not known. The entry of the same file as the query, by ``digest``, has 1. With a
+    ``first`` pass, the rows that it finds likely, and those added since, are looked at alone.
+    Raises UnembedError where the query does not compare with the index, or a vector that was found
+    is damaged.
     """
     header = ledger.header
     if top < 1:
@@ -93,7 +101,8 @@ def ask(
     state = signature.state
     mean = Mean.of(state, header.by, signature.name)
     query = torch.from_numpy(mean.plain_unit)
-    rows, scores, closely = best_rows(ledger, query, top, sieved=sieved)
+    among = None if first is None else first.likely(ledger, query, top)
+    rows, scores, closely = best_rows(ledger, query, top, sieved=sieved, among=among)
     entries = [ledger.entry(row) for row in rows.tolist()]
     for row, entry in zip(rows.tolist(), entries, strict=True):
         intact(ledger, row, entry)

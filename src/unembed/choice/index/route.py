@@ -31,6 +31,7 @@ def route(
     name: str = "the text",
     top: int = 3,
     context: int | None = None,
+    approximate: bool = False,
     progress: bool = False,
 ) -> Answer:
     """The entries that some texts, taken together, are most alike, nearest first.
@@ -50,7 +51,7 @@ def route(
         )
     options = replace(options_of(identity, index.by == "gradient"), context=context)
     made = [sketch(checkpoint, text, options, task=name, progress=progress) for text in texts]
-    return index.query(reduce(merge, made), top)
+    return index.query(reduce(merge, made), top, approximate=approximate)
 
 
 def options_of(identity: Identity, first_moment: bool) -> SketchOptions:
