@@ -92,7 +92,8 @@ def rank_command(
     TARGET and SOURCES are files of unembed sketch or folders of unembed audit --sketch; with
     --model also texts, and SOURCES adapters: folders that PEFT saved. An adapter stands for the
     compact signature beside it (unembed sketch --export), else for a sketch of the model with the
-    adapter in place. best is the probability that of all true scores this is the largest.
+    adapter in place. best is the probability that of all true scores this is the largest. For tasks
+    that share their inputs give --by gradient --plug-in, and for adapters --by loss.
 
     \b
     Example:
