@@ -94,7 +94,7 @@ class RunFolder:
         """Write a file whole or not at all, and journal it."""
         part = Part(path, rows, hashlib.sha256(data).hexdigest())
         write_whole(self.folder / path, data)
-        with _refusals(self.folder / JOURNAL), (self.folder / JOURNAL).open("a") as journal:
+        with refusals(self.folder / JOURNAL), (self.folder / JOURNAL).open("a") as journal:
             journal.write(_line(vars(part)))
             journal.flush()
             os.fsync(journal.fileno())
@@ -131,7 +131,7 @@ def holds_finished_run(folder: str | Path) -> bool:
 def check_folder(folder: str | Path) -> None:
     """Raise UnembedError unless a run may be written to, or resumed in, this folder."""
     folder = Path(folder)
-    with _refusals(folder):
+    with refusals(folder):
         if folder.exists() and not folder.is_dir():
             raise UnembedError(f"{folder} is a file: give a folder for the run")
         if not folder.exists() or (folder / JOURNAL).exists() or (folder / MANIFEST).exists():
@@ -151,7 +151,7 @@ def write_whole(path: Path, data: bytes) -> None:
     Raises UnembedError, leaving what was at ``path`` as it was, where the system refuses.
     """
     partial = path.with_name(path.name + PARTIAL)
-    with _refusals(path):
+    with refusals(path):
         try:
             _make_folder(path.parent)
             with partial.open("wb") as stream:
@@ -237,7 +237,7 @@ def verified_manifest(folder: str | Path) -> Manifest:
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[IO[str]]:
     with contextlib.ExitStack() as stack:
-        with _refusals(folder):
+        with refusals(folder):
             _make_folder(folder)
             lock = stack.enter_context((folder / LOCK).open("a+"))
         try:
@@ -249,7 +249,7 @@ def _locked(folder: Path) -> Iterator[IO[str]]:
                 f"{folder} is being written by another process (pid {holder}): wait for it, "
                 "or give another folder"
             ) from None
-        with _refusals(folder / LOCK):
+        with refusals(folder / LOCK):
             lock.truncate(0)
             lock.write(str(os.getpid()))
             lock.flush()
@@ -341,13 +341,16 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _refusals(path: Path) -> Iterator[None]:
-    """Turn what the operating system refuses into an error that the user can mend."""
+def refusals(path: Path, kept: str = "finished parts are kept") -> Iterator[None]:
+    """Turn what the operating system refuses into an error that the user can mend.
+
+    ``kept`` says what is not lost by it. Raises UnembedError.
+    """
     try:
         yield
     except OSError as error:
         remedy = "make room" if error.errno in FULL else "make it writable, or give another folder"
         raise WriteError(
             f"{path} cannot be written: {error.strerror}; {remedy}, and repeat the same command: "
-            "finished parts are kept"
+            f"{kept}"
         ) from error

@@ -16,7 +16,7 @@ from unembed.updates.alignment import NORMAL, interval
 from unembed.updates.alignments import TaskFacts
 from unembed.updates.estimators import Cosine, Kind
 from unembed.updates.overlap import shared_inputs
-from unembed.updates.signature import Signature, State, agree
+from unembed.updates.signature import Signature, State, agree_all
 from unembed.updates.state import SUMMED
 from unembed.updates.sums import KEPT
 from unembed.updates.taskfacts import task_facts
@@ -122,12 +122,7 @@ def _check(signatures: Sequence[Signature], by: str) -> None:
     target, *sources = signatures
     if not sources:
         raise UnembedError(f"no sources to rank for {target.name}: give one at least")
-    names = [signature.name for signature in signatures]
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise UnembedError(f"two signatures are named {twice[0]!r}: give each a name of its own")
-    for source in sources:
-        agree(target, source)
+    agree_all(signatures)
     for signature in signatures:
         if any(signature.state.sums(kind) is None for kind in KEEPS[by]):
             remedy = (

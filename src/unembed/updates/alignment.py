@@ -12,7 +12,7 @@ from unembed.errors import UnembedError
 from unembed.updates.alignments import Alignments, Pairs
 from unembed.updates.estimators import GROUPS, Cosine, Kind
 from unembed.updates.overlap import shared_inputs
-from unembed.updates.signature import Signature, agree
+from unembed.updates.signature import Signature, agree_all
 from unembed.updates.state import SUMMED
 from unembed.updates.sums import KEPT
 from unembed.updates.taskfacts import task_facts
@@ -50,12 +50,7 @@ def align(signatures: Sequence[Signature], *, debias: bool = True) -> Alignments
     """
     if not signatures:
         raise UnembedError("no signatures to compare: give one at least")
-    names = [signature.name for signature in signatures]
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise UnembedError(f"two signatures are named {twice[0]!r}: give each a name of its own")
-    for other in signatures[1:]:
-        agree(signatures[0], other)
+    agree_all(signatures)
     states = [signature.state for signature in signatures]
     kinds = [Kind.of(states, name, debias) for name in SUMMED]
     shared = shared_inputs(states)

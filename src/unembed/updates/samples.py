@@ -81,7 +81,7 @@ class Pool:
         Raises UnembedError for no tasks, two of one name, hidden states of another width than the
         head's, and targets that are no tokens of it.
         """
-        _check(tasks, head)
+        check_samples(tasks, head)
         task = np.repeat(np.arange(len(tasks)), [len(t.document) for t in tasks])
         _, document = np.unique(np.concatenate([t.document for t in tasks]), return_inverse=True)
         sequence = np.concatenate([np.unique(t.sequence, return_inverse=True)[1] for t in tasks])
@@ -111,7 +111,8 @@ class Pool:
         )
 
 
-def _check(tasks: Sequence[Samples], head: Head) -> None:
+def check_samples(tasks: Sequence[Samples], head: Head) -> None:
+    """Raise UnembedError, as ``Pool.of`` does, for tasks that do not fit the head."""
     if not tasks:
         raise UnembedError("no tasks to compare: give one at least")
     names = [task.name for task in tasks]

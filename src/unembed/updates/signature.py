@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Literal
 
@@ -20,6 +21,7 @@ __all__ = [
     "State",
     "accumulate",
     "agree",
+    "agree_all",
     "empty",
     "finished",
     "merge",
@@ -143,6 +145,16 @@ def agree(a: Signature, b: Signature) -> None:
     difference = mismatch(a.identity, b.identity, (a.name, b.name))
     if difference:
         raise UnembedError(difference)
+
+
+def agree_all(signatures: Sequence[Signature]) -> None:
+    """Raise UnembedError for two signatures of one name, and for one unlike the first."""
+    names = [signature.name for signature in signatures]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise UnembedError(f"two signatures are named {twice[0]!r}: give each a name of its own")
+    for other in signatures[1:]:
+        agree(signatures[0], other)
 
 
 def _same_kinds(a: Signature, b: Signature) -> None:

@@ -10,7 +10,7 @@ from unembed.choice.baselines.fisher_diagonals import fisher_diagonal, task2vec
 from unembed.errors import UnembedError
 from unembed.head import Head
 from unembed.updates.randomness import words
-from unembed.updates.samples import Pool, Samples
+from unembed.updates.samples import Samples, check_samples
 
 BASELINES: tuple[str, ...] = (
     "cka",
@@ -62,8 +62,7 @@ def score(name: str, target: Samples, source: Samples, head: Head, *, seed: int 
         known = ", ".join(BASELINES + MODEL_BASELINES)
         raise UnembedError(f"baseline {name!r} is not one of {known}")
     for text in (target, source):
-        # Pooling raises for what does not fit the head.
-        Pool.of([text], head, 1)
+        check_samples([text], head)
     if name in MODEL_BASELINES:
         _check_same_text(name, target, source)
     match name:

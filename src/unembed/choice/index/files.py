@@ -13,14 +13,15 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from unembed import store
 from unembed.choice.index.entries import Entry
-from unembed.errors import UnembedError, WriteError
-from unembed.store import FULL, LOCK, PARTIAL, Part
+from unembed.errors import UnembedError
+from unembed.store import LOCK, PARTIAL, Part
 from unembed.updates.signature import Identity
 from unembed.updates.signature_file import Dtype
 from unembed.updates.sketch import SketchSpec
@@ -219,17 +220,9 @@ def strangers(folder: Path) -> list[str]:
     )
 
 
-@contextlib.contextmanager
-def refusals(path: Path) -> Iterator[None]:
-    """Turn what the operating system refuses into an error that the user can mend."""
-    try:
-        yield
-    except OSError as error:
-        remedy = "make room" if error.errno in FULL else "make it writable, or give another folder"
-        raise WriteError(
-            f"{path} cannot be written: {error.strerror}; {remedy}, and repeat the same command: "
-            "what was added before is kept"
-        ) from error
+def refusals(path: Path) -> AbstractContextManager[None]:
+    """``store.refusals``, in the words of an index."""
+    return store.refusals(path, "what was added before is kept")
 
 
 def _damaged(path: Path, reason: str) -> UnembedError:

@@ -15,7 +15,7 @@ from unembed.errors import UnembedError
 from unembed.estimate import Estimate
 from unembed.updates.alignment import NORMAL
 from unembed.updates.estimators import LEAST
-from unembed.updates.signature import Signature, agree
+from unembed.updates.signature import Signature, agree_all
 from unembed.updates.sums import KEPT
 
 BY = {"joint": "joint", "activation": "activation", "error": "error", "gradient": "first"}
@@ -107,12 +107,8 @@ def _check(target: Signature, sources: Sequence[Signature], by: str) -> None:
             f"{len(sources)} source is nothing to mix: give two or more after the target"
         )
     every = [target, *sources]
-    names = [one.name for one in every]
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise UnembedError(f"two signatures are named {twice[0]!r}: give each a name of its own")
+    agree_all(every)
     for source in sources:
-        agree(target, source)
         theirs, ours = source.state.joint.total.sum(0), target.state.joint.total.sum(0)
         if np.array_equal(theirs / source.state.weight.sum(), ours / target.state.weight.sum()):
             raise UnembedError(
