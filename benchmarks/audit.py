@@ -67,7 +67,7 @@ def prepare(given: argparse.Namespace, folder: Path) -> tuple[Path, Path]:
 
     from unembed.demo.story import bundled_model
     from unembed.demo.text import documents
-    from unembed.models import load
+    from unembed.models.checkpoint import load
 
     model, text = given.model, given.text
     if model is None:
@@ -156,7 +156,7 @@ def resident_with(model: Any) -> float:
 
 def with_audit(given: argparse.Namespace) -> dict[str, float]:
     """The command line itself; its memory is looked at from the first batch on."""
-    import unembed.cells.audit as module
+    import unembed.decisions.audit.audit as module
     from unembed.cli import cli
 
     peaks: list[tuple[float, PeakMemory]] = []

@@ -68,8 +68,8 @@ def measured(given: argparse.Namespace) -> dict[str, float]:
 
 
 def measure(given: argparse.Namespace) -> dict[str, float]:
-    from unembed.cells.compare import compare
-    from unembed.cells.pairing import pair
+    from unembed.decisions.comparison.compare import compare
+    from unembed.decisions.comparison.pairing import pair
 
     before, after = audits(given.positions, given.documents, given.top_k)
     start = time.perf_counter()
@@ -129,8 +129,8 @@ def audit_of(text: dict[str, Any], ids: Any, logits: Any, top_k: int) -> Any:
     import numpy as np
     import pyarrow as pa
 
-    from unembed.cells.audit import Audit
-    from unembed.vocabulary import Vocabulary
+    from unembed.decisions.audit.audit import Audit
+    from unembed.text.vocabulary import Vocabulary
 
     order = np.argsort(-logits, axis=1, kind="stable")
     ids, logits = (np.take_along_axis(values, order, axis=1) for values in (ids, logits))
@@ -176,7 +176,7 @@ def spelling(token: int) -> str:
 
 
 def provenance_of(documents: int, positions: int, top_k: int) -> Any:
-    from unembed.provenance import SCHEMA, Provenance, TextFacts
+    from unembed.runs.provenance import SCHEMA, Provenance, TextFacts
 
     text = TextFacts(
         corpus="synthetic",

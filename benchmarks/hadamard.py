@@ -18,7 +18,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from unembed.updates.hadamard import fwht, hadamard
+from unembed.signatures.sketches.hadamard import fwht, hadamard
 
 NUMBERS = 1 << 25
 """The largest input, 128 MiB of float32."""

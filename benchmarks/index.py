@@ -29,7 +29,7 @@ import torch
 
 from index_crash import crashes
 from index_made_up import IDENTITY, SPEC, World, point, signature
-from unembed.choice.index.index import Index
+from unembed.selection.index.index import Index
 
 DOMAINS = 674
 ADDED = 1000

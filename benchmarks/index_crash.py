@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from index_made_up import IDENTITY, point
-from unembed.choice.index.index import Index
+from unembed.selection.index.index import Index
 
 MANY = 400
 LONGEST_S = 0.4

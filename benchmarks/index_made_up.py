@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unembed.choice.index.entries import Entry
-from unembed.choice.index.index import Point
-from unembed.updates.signature import Identity, Signature
-from unembed.updates.sketch import SketchSpec
-from unembed.updates.state import State
-from unembed.updates.sums import Sums
+from unembed.selection.index.entries import Entry
+from unembed.selection.index.index import Point
+from unembed.signatures.signature import Identity, Signature
+from unembed.signatures.sketches.sketch import SketchSpec
+from unembed.signatures.state import State
+from unembed.signatures.sums import Sums
 
 SPEC = SketchSpec(50_257, 768)
 IDENTITY = Identity(SPEC, "token", "empirical", "head", "body", "tokenizer")

@@ -32,10 +32,10 @@ import numpy as np
 import torch
 
 from mixture_pool import EACH, Part, Topic, drawn, read, state_of
-from unembed.choice.mixing.mixture import BY, mix
-from unembed.estimate import Estimate
-from unembed.updates.alignment import align
-from unembed.updates.signature import Identity, Signature
+from unembed.selection.mixing.mixture import BY, mix
+from unembed.signatures.alignment.align import align
+from unembed.signatures.signature import Identity, Signature
+from unembed.stats.estimate import Estimate
 
 SHARES = (0.5, 0.3, 0.2)
 UNITS = ("documents", "passages")

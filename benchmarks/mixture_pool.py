@@ -25,21 +25,21 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "transfer"))
 import domains
 from passages import passages
 
-from unembed.corpus import Corpus
 from unembed.demo.story import bundled_model
 from unembed.demo.text import Document, documents
 from unembed.demo.topics import TOPICS
-from unembed.model_pass import ModelPass
-from unembed.models import Checkpoint, load
-from unembed.precision import Precision
-from unembed.updates.constructions import sketch_of
-from unembed.updates.documents import FOLDS, Documents
-from unembed.updates.features import features
-from unembed.updates.sketch import SketchSpec
-from unembed.updates.sketcher import SketchOptions
-from unembed.updates.state import BLOCKS, State
-from unembed.updates.sums import Sums, kept, lowest
-from unembed.updates.texts import samples_of
+from unembed.head.precision import Precision
+from unembed.models.checkpoint import Checkpoint, load
+from unembed.models.model_pass import ModelPass
+from unembed.signatures.alignment.texts import samples_of
+from unembed.signatures.documents import FOLDS, Documents
+from unembed.signatures.reading.features import features
+from unembed.signatures.reading.sketcher import SketchOptions
+from unembed.signatures.sketches.constructions import sketch_of
+from unembed.signatures.sketches.sketch import SketchSpec
+from unembed.signatures.state import BLOCKS, State
+from unembed.signatures.sums import Sums, kept, lowest
+from unembed.text.corpus import Corpus
 
 NAMES = TOPICS | {"tests": "test/", "distutils": "distutils/", "lib2to3": "lib2to3/"}
 CODE = ("asyncio", "email", "unit tests", "tkinter")

@@ -121,10 +121,10 @@ def full(
 def ours(
     given: argparse.Namespace, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor
 ) -> Callable[[], torch.Tensor]:
-    from unembed.head import Head
-    from unembed.loss import head_loss
-    from unembed.precision import Precision
-    from unembed.refine.objectives import Objective, mean_loss
+    from unembed.head.head import Head
+    from unembed.head.loss import head_loss
+    from unembed.head.precision import Precision
+    from unembed.training.recipe.objectives import Objective, mean_loss
 
     objective = Objective("none" if given.child == "ce" else given.child)
     head, precision = Head.from_parts(weight), Precision.probe(weight)

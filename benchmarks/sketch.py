@@ -129,12 +129,12 @@ def measure(given: argparse.Namespace) -> dict[str, float]:
 def job(
     given: argparse.Namespace, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor
 ) -> Callable[[], Any]:
-    from unembed.head import Head
-    from unembed.precision import Precision
-    from unembed.sweep import sweep
-    from unembed.updates.constructions import sketch_of
-    from unembed.updates.features import features
-    from unembed.updates.sketch import SketchSpec
+    from unembed.head.head import Head
+    from unembed.head.precision import Precision
+    from unembed.head.sweep import sweep
+    from unembed.signatures.reading.features import features
+    from unembed.signatures.sketches.constructions import sketch_of
+    from unembed.signatures.sketches.sketch import SketchSpec
 
     head, precision = Head.from_parts(weight), Precision.probe(weight)
     if given.child == "eager":
@@ -158,7 +158,7 @@ def job(
 def literal(
     hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, m: int
 ) -> Callable[[], torch.Tensor]:
-    from unembed.updates.hadamard import fwht
+    from unembed.signatures.sketches.hadamard import fwht
 
     vocab, dim = weight.shape
     padded = 1 << (vocab - 1).bit_length()

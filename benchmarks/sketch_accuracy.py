@@ -24,19 +24,19 @@ from torch import Tensor
 
 from unembed.demo.story import bundled_model
 from unembed.demo.topics import topics
-from unembed.head import Head
-from unembed.model_pass import ModelPass
-from unembed.models import Checkpoint, load
-from unembed.precision import Precision
-from unembed.updates.alignment import align, interval
-from unembed.updates.alignments import Alignments
-from unembed.updates.constructions import sketch_of
-from unembed.updates.features import features
-from unembed.updates.samples import Samples
-from unembed.updates.signature import Identity, Signature, empty, finished, piece
-from unembed.updates.sketch import CONSTRUCTIONS, SketchSpec
-from unembed.updates.sketcher import SketchOptions
-from unembed.updates.texts import samples_of
+from unembed.head.head import Head
+from unembed.head.precision import Precision
+from unembed.models.checkpoint import Checkpoint, load
+from unembed.models.model_pass import ModelPass
+from unembed.signatures.alignment.align import align, interval
+from unembed.signatures.alignment.records import Alignments
+from unembed.signatures.alignment.texts import samples_of
+from unembed.signatures.reading.features import features
+from unembed.signatures.reading.sketcher import SketchOptions
+from unembed.signatures.samples import Samples
+from unembed.signatures.signature import Identity, Signature, empty, finished, piece
+from unembed.signatures.sketches.constructions import sketch_of
+from unembed.signatures.sketches.sketch import CONSTRUCTIONS, SketchSpec
 
 POSITIONS = 2_400
 ROWS = 600

@@ -122,9 +122,9 @@ def measure(given: argparse.Namespace) -> dict[str, float]:
 
 
 def swept(hidden: Any, weight: Any, targets: Any) -> Callable[[], Any]:
-    from unembed.head import Head
-    from unembed.precision import Precision
-    from unembed.sweep import sweep
+    from unembed.head.head import Head
+    from unembed.head.precision import Precision
+    from unembed.head.sweep import sweep
 
     head, precision = Head.from_parts(weight), Precision.probe(weight)
     return lambda: sweep(hidden, head, targets, k=5, precision=precision)
@@ -133,9 +133,9 @@ def swept(hidden: Any, weight: Any, targets: Any) -> Callable[[], Any]:
 def eager(hidden: Any, weight: Any, targets: Any) -> Callable[[], Any]:
     from dataclasses import replace
 
-    from unembed.head import Head
-    from unembed.precision import Precision
-    from unembed.sweep import sweep
+    from unembed.head.head import Head
+    from unembed.head.precision import Precision
+    from unembed.head.sweep import sweep
 
     head, precision = Head.from_parts(weight), replace(Precision.probe(weight), epilogue="eager")
     return lambda: sweep(hidden, head, targets, k=5, precision=precision)
@@ -143,7 +143,7 @@ def eager(hidden: Any, weight: Any, targets: Any) -> Callable[[], Any]:
 
 def product(hidden: Any, weight: Any, targets: Any) -> Callable[[], Any]:
     """The faster of the wheel's two float32 products, over blocks and whole; on a GPU its own."""
-    from unembed.product import float32_products
+    from unembed.head.product import float32_products
 
     if hidden.is_cuda:
         whole = torch.empty(len(hidden), len(weight), dtype=weight.dtype, device=weight.device)
@@ -197,9 +197,9 @@ def fused_loss(hidden: Any, weight: Any, targets: Any) -> Callable[[], Any]:
 
 
 def door(hidden: Any, weight: Any, targets: Any) -> Callable[[], Any]:
-    from unembed.head import Head
-    from unembed.loss import head_loss
-    from unembed.precision import Precision
+    from unembed.head.head import Head
+    from unembed.head.loss import head_loss
+    from unembed.head.precision import Precision
 
     hidden, weight = hidden.requires_grad_(), weight.requires_grad_()
     head, precision = Head.from_parts(weight), Precision.probe(weight)

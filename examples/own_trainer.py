@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArguments
 
-from unembed.head import Head, final_hidden, output_embedding
-from unembed.loss import head_loss
-from unembed.models import Checkpoint, load, token_ids
-from unembed.precision import Precision
-from unembed.refine.objectives import Objective, mean_loss
-from unembed.refine.trainer import RefineMixin, Term
+from unembed.head.head import Head, final_hidden, output_embedding
+from unembed.head.loss import head_loss
+from unembed.head.precision import Precision
+from unembed.models.checkpoint import Checkpoint, load, token_ids
+from unembed.training.recipe.objectives import Objective, mean_loss
+from unembed.training.run.trainer import RefineMixin, Term
 
 
 class MyTrainer(RefineMixin, Trainer):

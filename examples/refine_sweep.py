@@ -17,15 +17,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from unembed.corpus import Corpus
 from unembed.demo.story import bundled_model
 from unembed.demo.text import documents
-from unembed.models import Checkpoint, load
-from unembed.refine.dose import Grid, dose
-from unembed.refine.lora import Lora
-from unembed.refine.objectives import Objective
-from unembed.refine.recipe import Recipe
-from unembed.refine.weighting import Weighting
+from unembed.models.checkpoint import Checkpoint, load
+from unembed.text.corpus import Corpus
+from unembed.training.doses.dose import Grid, dose
+from unembed.training.recipe.lora import Lora
+from unembed.training.recipe.objectives import Objective
+from unembed.training.recipe.recipe import Recipe
+from unembed.training.recipe.weighting import Weighting
 
 FISHER = Objective("fisher")
 CHARACTERS = 4_000

@@ -28,23 +28,23 @@ import torch
 from jaxtyping import Float, Int
 from torch import nn
 
-from unembed.choice.index.index import Index
-from unembed.choice.index.route import route
-from unembed.corpus import Corpus
 from unembed.demo.story import bundled_model
 from unembed.demo.text import documents
-from unembed.model_pass import ModelPass, Reading
-from unembed.models import Checkpoint, load
-from unembed.phases import Phases
-from unembed.progress import progress_bar
-from unembed.updates.constructions import sketch_of
-from unembed.updates.estimators import squared_norm
-from unembed.updates.features import features
-from unembed.updates.run import sketch
-from unembed.updates.signature import Signature
-from unembed.updates.sketcher import SketchOptions
-from unembed.updates.state import SUMMED
-from unembed.windows import Batch
+from unembed.models.checkpoint import Checkpoint, load
+from unembed.models.model_pass import ModelPass, Reading
+from unembed.runs.phases import Phases
+from unembed.runs.progress import progress_bar
+from unembed.selection.index.index import Index
+from unembed.selection.index.route import route
+from unembed.signatures.alignment.estimators import squared_norm
+from unembed.signatures.reading.features import features
+from unembed.signatures.reading.run import sketch
+from unembed.signatures.reading.sketcher import SketchOptions
+from unembed.signatures.signature import Signature
+from unembed.signatures.sketches.constructions import sketch_of
+from unembed.signatures.state import SUMMED
+from unembed.text.corpus import Corpus
+from unembed.text.windows import Batch
 
 PASSAGE = 300
 """Characters of a passage, which is what is independent within a domain."""

@@ -30,24 +30,24 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from unembed.corpus import Corpus
 from unembed.demo.story import bundled_model
 from unembed.demo.text import Document, documents
-from unembed.head import Head
-from unembed.model_pass import ModelPass
-from unembed.models import Checkpoint, load
-from unembed.phases import Phases
-from unembed.progress import progress_bar
-from unembed.rows import Pair
-from unembed.updates.alignment import align
-from unembed.updates.alignments import Alignments
-from unembed.updates.exact import exact_alignments
-from unembed.updates.samples import Samples
-from unembed.updates.signature import Piece, Signature, finished
-from unembed.updates.sketcher import Sketcher, SketchOptions
-from unembed.updates.texts import samples_of
-from unembed.updates.verbalizers import Verbalizers
-from unembed.windows import Batch
+from unembed.head.head import Head
+from unembed.models.checkpoint import Checkpoint, load
+from unembed.models.model_pass import ModelPass
+from unembed.runs.phases import Phases
+from unembed.runs.progress import progress_bar
+from unembed.signatures.alignment.align import align
+from unembed.signatures.alignment.exact import exact_alignments
+from unembed.signatures.alignment.records import Alignments
+from unembed.signatures.alignment.texts import samples_of
+from unembed.signatures.reading.sketcher import Sketcher, SketchOptions
+from unembed.signatures.samples import Samples
+from unembed.signatures.signature import Piece, Signature, finished
+from unembed.signatures.verbalizers import Verbalizers
+from unembed.text.corpus import Corpus
+from unembed.text.rows import Pair
+from unembed.text.windows import Batch
 
 WORDS = (" one", " two", " three", " left", " right")
 KINDS = {

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from unembed.models import hushed
+from unembed.models.checkpoint import hushed
 
 
 def save_adapter(model: Any, folder: Path, *, seed: int = 1, size: float = 0.3, **how: Any) -> Path:

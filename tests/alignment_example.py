@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from unembed.updates.alignments import Alignments, Pairs, TaskFacts
+from unembed.signatures.alignment.records import Alignments, Pairs, TaskFacts
 
 WORDS = (
     "python scripts",

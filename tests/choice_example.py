@@ -6,11 +6,11 @@ import math
 
 import numpy as np
 
-from unembed.choice.index.maps import Map
-from unembed.choice.mixing.record import Mixture, Share
-from unembed.choice.rankings import Ranked, Ranking
-from unembed.choice.transfers import Scores, Transfer, Verdict
-from unembed.estimate import Estimate
+from unembed.selection.index.maps import Map
+from unembed.selection.mixing.record import Mixture, Share
+from unembed.selection.ranking.records import Ranked, Ranking
+from unembed.selection.transfer.records import Scores, Transfer, Verdict
+from unembed.stats.estimate import Estimate
 
 WORDS = (
     "sonnets",

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unembed.head import Head
+from unembed.head.head import Head
 
 
 def logits(hidden: Tensor, head: Head) -> Tensor:

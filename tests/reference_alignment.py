@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from unembed.updates.signature import Features, Identity, Signature, accumulate, empty
-from unembed.updates.sketch import Sketch, SketchSpec
+from unembed.signatures.signature import Features, Identity, Signature, accumulate, empty
+from unembed.signatures.sketches.sketch import Sketch, SketchSpec
 
 KERNELS = ("joint", "activation", "error", "first_moment")
 

@@ -8,8 +8,8 @@ import math
 import numpy as np
 
 import reference_updates as updates
-from unembed.head import Head
-from unembed.updates.samples import Samples
+from unembed.head.head import Head
+from unembed.signatures.samples import Samples
 
 
 def states(text: Samples) -> np.ndarray:

@@ -7,9 +7,9 @@ import math
 import numpy as np
 import torch
 
-from unembed.updates.signature import Features, Identity, Signature, accumulate, empty
-from unembed.updates.sketch import SketchSpec
-from unembed.updates.state import State
+from unembed.signatures.signature import Features, Identity, Signature, accumulate, empty
+from unembed.signatures.sketches.sketch import SketchSpec
+from unembed.signatures.state import State
 
 M = 64
 IDENTITY = Identity(SketchSpec(50, 8, m=M), "token", "empirical", "head", "body", "tokenizer")

@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 
 from reference_alignment import Task, kernels
-from unembed.choice.mixing.innerproducts import InnerProducts
+from unembed.selection.mixing.inner_products import InnerProducts
 
 
 def every_subset(gram: np.ndarray, product: np.ndarray) -> np.ndarray:

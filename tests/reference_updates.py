@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 import reference
-from unembed.head import Head
-from unembed.updates.samples import Samples
+from unembed.head.head import Head
+from unembed.signatures.samples import Samples
 
 Kernel = Callable[[int, int], float]
 

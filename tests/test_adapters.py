@@ -12,12 +12,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from adapter_example import save_adapter
-from unembed import adapters
-from unembed.adapters import CONFIG, WEIGHTS, adapted, is_adapter
 from unembed.errors import UnembedError
-from unembed.head import Head
-from unembed.models import Checkpoint
-from unembed.provenance import digest_of
+from unembed.head.head import Head
+from unembed.models import adapters
+from unembed.models.adapters import CONFIG, WEIGHTS, adapted, is_adapter
+from unembed.models.checkpoint import Checkpoint
+from unembed.runs.provenance import digest_of
 
 IDS = torch.tensor([[3, 17, 5, 40, 8]])
 

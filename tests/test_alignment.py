@@ -21,14 +21,14 @@ from reference_alignment import (
     spec_of,
 )
 from unembed.errors import UnembedError
-from unembed.head import Head
-from unembed.updates.alignment import _numbers, align, interval
-from unembed.updates.alignments import KINDS, Alignments
-from unembed.updates.constructions import sketch_of
-from unembed.updates.estimators import Cosine, Kind
-from unembed.updates.exact import exact_alignments
-from unembed.updates.samples import Samples
-from unembed.updates.signature import (
+from unembed.head.head import Head
+from unembed.signatures.alignment.align import _numbers, align, interval
+from unembed.signatures.alignment.estimators import Cosine, Kind
+from unembed.signatures.alignment.exact import exact_alignments
+from unembed.signatures.alignment.records import KINDS, Alignments
+from unembed.signatures.alignment.tasks import residual
+from unembed.signatures.samples import Samples
+from unembed.signatures.signature import (
     Features,
     Identity,
     Signature,
@@ -37,8 +37,8 @@ from unembed.updates.signature import (
     merge,
     scaled,
 )
-from unembed.updates.sketch import Construction, SketchSpec
-from unembed.updates.taskfacts import residual
+from unembed.signatures.sketches.constructions import sketch_of
+from unembed.signatures.sketches.sketch import Construction, SketchSpec
 
 UPPER = np.triu_indices(3, 1)
 
@@ -410,7 +410,7 @@ def test_hundreds_of_tasks_come_in_parts_with_the_same_numbers(
     sketch = sketch_of(spec_of(tasks[0], m=256))
     signatures = [signed(str(i), sketch, task) for i, task in enumerate(tasks)]
     whole = align(signatures)
-    monkeypatch.setattr("unembed.updates.alignment.ELEMENTS", 1)
+    monkeypatch.setattr("unembed.signatures.alignment.align.ELEMENTS", 1)
     parts = align(signatures)
     for kind in KINDS:
         ours, theirs = whole.pairs(kind), parts.pairs(kind)

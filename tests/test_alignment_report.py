@@ -13,11 +13,15 @@ import pytest
 
 from alignment_example import FEW, example
 from browser import Watched, browser_test
-from unembed.report import alignment, alignment_charts, alignment_maps, alignment_tables, wording
-from unembed.report.alignment import alignment_page
-from unembed.report.alignment_pairs import Pair, by_joint, cosine, estimate, hint_data, told
-from unembed.updates.alignments import Alignments
-from unembed.updates.ordering import dendrogram
+from unembed.report.alignment import charts as alignment_charts
+from unembed.report.alignment import maps as alignment_maps
+from unembed.report.alignment import page as alignment
+from unembed.report.alignment import tables as alignment_tables
+from unembed.report.alignment.page import alignment_page
+from unembed.report.alignment.pairs import Pair, by_joint, cosine, estimate, hint_data, told
+from unembed.report.parts import wording
+from unembed.signatures.alignment.ordering import dendrogram
+from unembed.signatures.alignment.records import Alignments
 
 FACTS = [("Model", "example/base <b>")]
 NONE = dict.fromkeys(("activation", "error", "proxy", "coupling", "first_moment"))

@@ -10,9 +10,9 @@ from torch import Tensor
 
 import reference
 from test_loss import IEEE, RECIPES, Record, furthest, leaves, make
-from unembed.anchor import kl_to_reference
-from unembed.head import Head
-from unembed.precision import Precision
+from unembed.head.anchor import kl_to_reference
+from unembed.head.head import Head
+from unembed.head.precision import Precision
 
 Pair = tuple[Tensor, Head, Tensor, Head]
 

@@ -13,14 +13,14 @@ import pytest
 import torch
 
 import reference
-import unembed.model_pass as model_pass
+import unembed.models.model_pass as model_pass
 from test_head import ARCHITECTURES, build
 from unembed import Audit, AuditOptions, Corpus, audit
-from unembed.cells.excerpt import excerpts
-from unembed.cells.measure import Wanted, measure
+from unembed.decisions.audit.excerpt import excerpts
+from unembed.decisions.measure import Wanted, measure
 from unembed.errors import NonFiniteError, UnembedError
-from unembed.head import Head
-from unembed.precision import Precision
+from unembed.head.head import Head
+from unembed.head.precision import Precision
 
 TEXTS = [
     "The lambda keyword creates an anonymous function.",

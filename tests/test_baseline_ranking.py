@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from reference_ranking import chances, jackknife
-from unembed.choice.baseline_ranking import rank_samples, rank_scored
-from unembed.choice.baselines import BASELINES
-from unembed.choice.ranking_run import RankingRun, rank_texts
 from unembed.errors import UnembedError
-from unembed.head import Head
-from unembed.updates.samples import Samples
+from unembed.head.head import Head
+from unembed.selection.baselines import BASELINES
+from unembed.selection.ranking.baselines import rank_samples, rank_scored
+from unembed.selection.ranking.run import RankingRun, rank_texts
+from unembed.signatures.samples import Samples
 
 
 def task(name: str, seed: int, *, documents: int = 12, first: int = 0, shift: float = 0) -> Samples:

@@ -12,7 +12,9 @@ from torch import Tensor
 
 import reference_baselines as oracle
 import reference_updates as updates
-from unembed.choice.baselines import (
+from unembed.errors import UnembedError
+from unembed.head.head import Head
+from unembed.selection.baselines import (
     BASELINES,
     MODEL_BASELINES,
     debiased_cka,
@@ -27,11 +29,9 @@ from unembed.choice.baselines import (
     score,
     svcca,
 )
-from unembed.choice.baselines.unbiased import centred_product
-from unembed.errors import UnembedError
-from unembed.head import Head
-from unembed.updates.exact import exact_alignments
-from unembed.updates.samples import Samples
+from unembed.selection.baselines.unbiased import centred_product
+from unembed.signatures.alignment.exact import exact_alignments
+from unembed.signatures.samples import Samples
 
 SYMMETRIC = tuple(name for name in BASELINES if name not in ("unigram_loss", "random"))
 STATES = ("cka", "cka_debiased", "rsa", "svcca", "procrustes")

@@ -15,15 +15,16 @@ from command_line import Run
 from test_benchmarks import scores
 from unembed.cli.dose import dose_command
 from unembed.cli.refine import _benchmarks as asked_for
-from unembed.corpus import Corpus
 from unembed.errors import UnembedError
-from unembed.models import Checkpoint, load
-from unembed.refine import benchmark_pair, benchmarks
-from unembed.refine import train as training
-from unembed.refine.benchmark_pair import Benchmarks
-from unembed.refine.benchmarks import TASKS, compare_benchmarks, read_benchmark
-from unembed.refine.harness import TaskScores
-from unembed.refine.train import load_refinement, refine
+from unembed.models.checkpoint import Checkpoint, load
+from unembed.text.corpus import Corpus
+from unembed.training.benchmarks import pair as benchmark_pair
+from unembed.training.benchmarks import run as benchmarks
+from unembed.training.benchmarks.harness import TaskScores
+from unembed.training.benchmarks.pair import Benchmarks
+from unembed.training.benchmarks.run import TASKS, compare_benchmarks, read_benchmark
+from unembed.training.run import train as training
+from unembed.training.run.train import load_refinement, refine
 
 QUICK = (
     *("--steps", "2", "--batch-size", "2", "--context", "32", "--learning-rate", "1e-2"),

@@ -21,10 +21,12 @@ import pytest
 import torch
 
 from unembed import demo
-from unembed.cells.record import record_from_json, record_to_json
 from unembed.errors import UnembedError
-from unembed.refine import benchmarks, harness
-from unembed.refine.benchmarks import (
+from unembed.runs.record import record_from_json, record_to_json
+from unembed.training.benchmarks import harness
+from unembed.training.benchmarks import run as benchmarks
+from unembed.training.benchmarks.harness import TaskScores, scores_of
+from unembed.training.benchmarks.run import (
     TASKS,
     BenchmarkComparison,
     BenchmarkRun,
@@ -32,7 +34,6 @@ from unembed.refine.benchmarks import (
     compare_benchmarks,
     read_benchmark,
 )
-from unembed.refine.harness import TaskScores, scores_of
 
 MODEL = Path(demo.__file__).parent / "model"
 DOCUMENTS, LIMIT = 45, 40
@@ -488,7 +489,7 @@ def test_runs_that_do_not_match_are_refused(
 
 
 def test_another_kind_of_run_is_no_benchmark(tmp_path: Path) -> None:
-    from unembed.store import RunFolder
+    from unembed.runs.store import RunFolder
 
     with RunFolder.open(tmp_path / "run", {"kind": "audit"}) as folder:
         folder.finish({"kind": "audit", "schema": 1}, "")

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unembed.cells.bootstrap import (
+from unembed.stats.bootstrap import (
     bootstrap_sums,
     cluster,
     interval,
@@ -14,15 +14,15 @@ from unembed.cells.bootstrap import (
     resample_weights,
     sums_by_document,
 )
-from unembed.cells.quantiles import (
+from unembed.stats.estimate import Estimate
+from unembed.stats.quantiles import (
     resample,
     resampled_quantiles,
     sort_sample,
     value_at_rank,
     weight_before,
 )
-from unembed.cells.resampled import quantile_estimates
-from unembed.estimate import Estimate
+from unembed.stats.resampled import quantile_estimates
 
 
 def resampled_values_oracle(values, documents, draws):

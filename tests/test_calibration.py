@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unembed.cells.bootstrap import interval_levels, resample_weights
-from unembed.cells.calibration import (
+from unembed.decisions.comparison.calibration import (
     CalibrationColumns,
     CalibrationComparison,
     calibrate,
     compare_calibration,
 )
-from unembed.cells.record import record_from_json, record_to_json
+from unembed.runs.record import record_from_json, record_to_json
+from unembed.stats.bootstrap import interval_levels, resample_weights
 
 
 def random_columns(n=300, documents=7, seed=0, ends=0.1):

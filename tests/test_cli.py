@@ -22,8 +22,8 @@ import torch
 
 from command_line import Ended, invoke
 from unembed import Audit, AuditOptions, audit, cli, load
-from unembed.corpus import Corpus
-from unembed.windows import Windows
+from unembed.text.corpus import Corpus
+from unembed.text.windows import Windows
 
 PART = "32"
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from command_line import QUICK, Run, sketch_all, write_texts
-from unembed.choice.index.index import Index
-from unembed.updates.signature_file import load
+from unembed.selection.index.index import Index
+from unembed.signatures.file import load
 
 TASKS = 4
 

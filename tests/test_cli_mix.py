@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from command_line import Run, sketch_all, write_texts
-from unembed.choice.mixing.run import MixtureRun
-from unembed.updates.signature_file import export, load
+from unembed.selection.mixing.run import MixtureRun
+from unembed.signatures.file import export, load
 
 
 @pytest.fixture(scope="module")

@@ -11,14 +11,14 @@ import pytest
 
 from adapter_example import save_adapter
 from command_line import QUICK, Run, sketch_all, write_texts
-from unembed.choice.baselines import BASELINES, MODEL_BASELINES
-from unembed.choice.ranking import SCORES
-from unembed.choice.ranking_run import RankingRun
-from unembed.choice.ranking_text import ranking_text
-from unembed.choice.rankings import Ranked, Ranking
-from unembed.cli.rank import MODELS, READ, SIGNED
-from unembed.updates.alignment import align
-from unembed.updates.signature_file import load
+from unembed.cli.choose.rank import MODELS, READ, SIGNED
+from unembed.selection.baselines import BASELINES, MODEL_BASELINES
+from unembed.selection.ranking.rank import SCORES
+from unembed.selection.ranking.records import Ranked, Ranking
+from unembed.selection.ranking.run import RankingRun
+from unembed.selection.ranking.text import ranking_text
+from unembed.signatures.alignment.align import align
+from unembed.signatures.file import load
 
 SHORT = ("--context", "32", "--quiet")
 

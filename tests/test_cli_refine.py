@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import unembed
 from command_line import Ended, Run, invoke
 from unembed.cli.refine import HOLDING, MOVING, TERM, TRAINING, WEIGHTING, recipe_of
 from unembed.errors import UnembedError
-from unembed.refine.lora import Lora
-from unembed.refine.objectives import Objective
-from unembed.refine.protection import Protection
-from unembed.refine.recipe import Budget, Recipe
-from unembed.refine.weighting import Weighting
+from unembed.training.recipe.lora import Lora
+from unembed.training.recipe.objectives import Objective
+from unembed.training.recipe.protection import Protection
+from unembed.training.recipe.recipe import Budget, Recipe
+from unembed.training.recipe.weighting import Weighting
 
 QUICK = (
     *("--steps", "4", "--batch-size", "2", "--context", "32", "--learning-rate", "1e-3"),
@@ -262,7 +259,7 @@ def test_without_accelerate_one_line_says_so(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("unembed.refine.engine.find_spec", lambda _name: None)
+    monkeypatch.setattr("unembed.training.run.engine.find_spec", lambda _name: None)
     ended = run("refine", "m", "c", "-o", tmp_path / "run")
     assert ended.line == "a refinement needs accelerate: pip install 'unembed[train]'"
 
@@ -272,22 +269,3 @@ def test_recipe_of_refuses_no_option_that_it_does_not_know() -> None:
         recipe_of({"no_such": 1})
     with pytest.raises(UnembedError):
         recipe_of(given(weight=-1.0))
-
-
-@pytest.mark.parametrize(
-    "first", ["from unembed import Recipe", "from unembed.refine.recipe import Recipe", "pass"]
-)
-def test_refine_is_a_verb_whatever_was_imported_before(first: str) -> None:
-    program = (
-        f"{first}\n"
-        "import unembed\n"
-        "from unembed import refine\n"
-        "assert refine is unembed.refine\n"
-        "from unembed.refine import train\n"
-        "train.refine = lambda *given, out: (given, out)\n"
-        "assert refine(1, 2, out=3) == unembed.refine(1, 2, out=3) == ((1, 2), 3)\n"
-        "assert not set(unembed.__all__) - set(dir(unembed))\n"
-        "for name in unembed.__all__: getattr(unembed, name)\n"
-    )
-    subprocess.run([sys.executable, "-c", program], check=True)
-    assert len(unembed.__all__) == len(set(unembed.__all__))

@@ -18,21 +18,21 @@ import pytest
 import torch
 
 from unembed import Audit, AuditOptions, Corpus, UnembedError, audit
-from unembed.cells import compare as compare_module
-from unembed.cells.bootstrap import interval_levels, resample_weights
-from unembed.cells.compare import Comparison, compare, headline
-from unembed.cells.comparison import (
+from unembed.decisions.comparison import compare as compare_module
+from unembed.decisions.comparison.compare import Comparison, compare, headline
+from unembed.decisions.comparison.flips import mcnemar_p
+from unembed.decisions.comparison.positions import Only
+from unembed.decisions.comparison.prediction import CHANCE_EDGES
+from unembed.decisions.comparison.summary import (
     BAND_NAMES,
     bands_of,
     comparison_from_json,
     comparison_to_json,
 )
-from unembed.cells.flips import mcnemar_p
-from unembed.cells.noise import CHANCE_EDGES
-from unembed.cells.only import Only
-from unembed.cells.tokens import CLASSES, FREQUENCY_NAMES, classify
-from unembed.store import RunFolder
-from unembed.vocabulary import Vocabulary
+from unembed.decisions.tokens import CLASSES, FREQUENCY_NAMES, classify
+from unembed.runs.store import RunFolder
+from unembed.stats.bootstrap import interval_levels, resample_weights
+from unembed.text.vocabulary import Vocabulary
 
 RESAMPLES = 40
 BANDS = {

@@ -11,26 +11,26 @@ import pyarrow as pa
 import pytest
 
 from browser import Watched, browser_test
-from unembed.cells.compare import Comparison
-from unembed.cells.comparison import (
+from unembed.decisions.comparison.compare import Comparison
+from unembed.decisions.comparison.divergences import DivergenceColumns
+from unembed.decisions.comparison.excerpt import FlipDocument, flip_excerpts
+from unembed.decisions.comparison.flips import KEPT_WRONG, RIGHT_TO_WRONG, WRONG_TO_RIGHT
+from unembed.decisions.comparison.pairing import Pair, Side
+from unembed.decisions.comparison.summary import (
     Groups,
     bands_of,
     comparison_from_json,
     comparison_to_json,
     summarise_pair,
 )
-from unembed.cells.divergences import DivergenceColumns
-from unembed.cells.flip_excerpt import FlipDocument, flip_excerpts
-from unembed.cells.flips import KEPT_WRONG, RIGHT_TO_WRONG, WRONG_TO_RIGHT
-from unembed.cells.pairing import Pair, Side
-from unembed.cells.tokens import classes_of, frequency_buckets
-from unembed.report import wording
-from unembed.report.comparison import account, headline
-from unembed.report.comparison_divergences import divergence_section
-from unembed.report.comparison_flow import streams
-from unembed.report.comparison_text import flip_text_view
-from unembed.report.page import comparison_page
-from unembed.vocabulary import Vocabulary
+from unembed.decisions.tokens import classes_of, frequency_buckets
+from unembed.report.comparison.divergences import divergence_section
+from unembed.report.comparison.flow import streams
+from unembed.report.comparison.page import comparison_page
+from unembed.report.comparison.sections import account, headline
+from unembed.report.comparison.text import flip_text_view
+from unembed.report.parts import wording
+from unembed.text.vocabulary import Vocabulary
 
 NASTY = (
     "<script>alert(1)</script>",

@@ -19,15 +19,15 @@ from hypothesis import strategies as st
 
 from test_corpus import with_bos
 from test_windows import corpus_of
-from unembed import tokenised as module
-from unembed.cells.audit import audit
-from unembed.cells.run import AuditOptions
-from unembed.corpus import Corpus
+from unembed.decisions.audit.audit import audit
+from unembed.decisions.audit.run import AuditOptions
 from unembed.demo.story import bundled_model
 from unembed.errors import UnembedError
-from unembed.models import load_tokenizer
-from unembed.rows import Pair
-from unembed.windows import Windows, batches, parts
+from unembed.models.checkpoint import load_tokenizer
+from unembed.text import tokenised as module
+from unembed.text.corpus import Corpus
+from unembed.text.rows import Pair
+from unembed.text.windows import Windows, batches, parts
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}</end>\n{% endfor %}"

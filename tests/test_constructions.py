@@ -11,10 +11,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from unembed.updates.constructions import sketch_of
-from unembed.updates.sketch import CONSTRUCTIONS, Construction, LinearMap, Sketch, SketchSpec
-from unembed.updates.srht import SRHT, HadamardMap
-from unembed.updates.tensorsketch import ComplexTensorSketch, CountSketch, TensorSketch
+from unembed.signatures.sketches.constructions import sketch_of
+from unembed.signatures.sketches.sketch import (
+    CONSTRUCTIONS,
+    Construction,
+    LinearMap,
+    Sketch,
+    SketchSpec,
+)
+from unembed.signatures.sketches.srht import SRHT, HadamardMap
+from unembed.signatures.sketches.tensorsketch import ComplexTensorSketch, CountSketch, TensorSketch
 
 SIZES = [(2, 1, 16), (3, 5, 256), (127, 64, 64), (600, 5, 4096), (5000, 64, 512)]
 """Vocabulary, dim and m: m larger than the vocabulary, larger than dim, and smaller."""

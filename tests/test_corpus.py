@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unembed import tokenised as module
-from unembed.corpus import Corpus
 from unembed.errors import UnembedError
+from unembed.text import tokenised as module
+from unembed.text.corpus import Corpus
 
 
 def with_bos(tokenizer: Any) -> Any:

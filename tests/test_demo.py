@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from unembed.cells.compare import Comparison
-from unembed.demo import helped, story
+from unembed.decisions.comparison.compare import Comparison
+from unembed.demo import story
+from unembed.demo import transfer as helped
 from unembed.errors import UnembedError
-from unembed.head import Head
-from unembed.models import load
-from unembed.refine import engine
-from unembed.refine.train import load_refinement
+from unembed.head.head import Head
+from unembed.models.checkpoint import load
+from unembed.training.run import engine
+from unembed.training.run.train import load_refinement
 
 LIMIT_BYTES = 8_000_000
 

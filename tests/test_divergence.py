@@ -8,18 +8,18 @@ import torch
 
 import reference
 from test_sweep import make
-from unembed.divergence import Divergence, Voice, divergence
-from unembed.epilogue import compiled
-from unembed.epilogue.running import SEGMENT
-from unembed.head import Head
-from unembed.precision import Precision
-from unembed.sweep import sweep
+from unembed.head.divergence import Divergence, Voice, divergence
+from unembed.head.head import Head
+from unembed.head.kernels import compiled
+from unembed.head.kernels.running import SEGMENT
+from unembed.head.precision import Precision
+from unembed.head.sweep import sweep
 
 
 @pytest.fixture(params=["compiled", "eager"], autouse=True)
 def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "eager":
-        monkeypatch.setattr("unembed.epilogue.compiled.available", lambda: False)
+        monkeypatch.setattr("unembed.head.kernels.compiled.available", lambda: False)
     elif not compiled.available():
         pytest.skip("no C++ compiler here")
     return str(request.param)

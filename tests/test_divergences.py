@@ -9,10 +9,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from unembed.cells import concentration
-from unembed.cells.bootstrap import cluster, interval, ratio_estimates, sums_by_document
-from unembed.cells.concentration import largest_share
-from unembed.cells.divergences import (
+from unembed.decisions.comparison.divergences import (
     KL_THRESHOLDS_NATS,
     TOP_PART,
     TV_THRESHOLDS,
@@ -22,9 +19,12 @@ from unembed.cells.divergences import (
     summarise_divergences,
     survival,
 )
-from unembed.cells.record import record_from_json, record_to_json
-from unembed.cells.resampled import quantile_estimates
-from unembed.estimate import Estimate
+from unembed.runs.record import record_from_json, record_to_json
+from unembed.stats import concentration
+from unembed.stats.bootstrap import cluster, interval, ratio_estimates, sums_by_document
+from unembed.stats.concentration import largest_share
+from unembed.stats.estimate import Estimate
+from unembed.stats.resampled import quantile_estimates
 
 NAMES = ("one", "two", "none", "four")
 RESAMPLES = 60

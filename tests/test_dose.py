@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from unembed.cells.audit import Audit
-from unembed.cells.compare import compare
-from unembed.corpus import Corpus
+from unembed.decisions.audit.audit import Audit
+from unembed.decisions.comparison.compare import compare
 from unembed.demo.story import bundled_model, heldout_corpus
 from unembed.errors import UnembedError, WriteError
-from unembed.models import Checkpoint, load
-from unembed.refine import dose as dosing
-from unembed.refine.dose import Doses, Grid, dose
-from unembed.refine.objectives import Objective
-from unembed.refine.recipe import Recipe
+from unembed.models.checkpoint import Checkpoint, load
+from unembed.text.corpus import Corpus
+from unembed.training.doses import dose as dosing
+from unembed.training.doses.dose import Doses, Grid, dose
+from unembed.training.recipe.objectives import Objective
+from unembed.training.recipe.recipe import Recipe
 
 pytest.importorskip("accelerate", reason="the extra train is not installed")
 

@@ -10,11 +10,14 @@ import pytest
 
 from browser import Watched, browser_test
 from test_dose_table import Grid, disturbed
-from unembed.estimate import Estimate
-from unembed.refine.dose_records import TEMPERATURE, DoseTable
-from unembed.refine.dose_table import DosePoint, dose_table
-from unembed.report import dose, dose_charts, dose_tables, wording
-from unembed.report.page import dose_page
+from unembed.report.dose import charts as dose_charts
+from unembed.report.dose import sections as dose
+from unembed.report.dose import tables as dose_tables
+from unembed.report.dose.page import dose_page
+from unembed.report.parts import wording
+from unembed.stats.estimate import Estimate
+from unembed.training.doses.records import TEMPERATURE, DoseTable
+from unembed.training.doses.table import DosePoint, dose_table
 
 FACTS = [("Model", "example/base <b>")]
 NOTES = ["margin-2-seed1 could not be trained: <i>not finite</i>\u202e"]

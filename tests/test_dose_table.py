@@ -14,17 +14,25 @@ import pyarrow as pa
 import pytest
 
 from unembed import Audit, UnembedError
-from unembed.cells.bootstrap import interval_levels, resample_weights
-from unembed.cells.gap import fit_gap
-from unembed.cells.tokens import CLASSES, FREQUENCY_EDGES, FREQUENCY_NAMES, classify
-from unembed.estimate import Estimate
-from unembed.provenance import Provenance, TextFacts
-from unembed.refine.dose_records import DoseFigures, DoseRow, DoseTable, headline
-from unembed.refine.dose_table import DosePoint, dose_table
-from unembed.refine.frontier import DAMAGES, GAINS, Curve, Matched, at_gain, common_gain, compared
-from unembed.refine.robustness import Change, Noise, ReadOuts
-from unembed.refine.seed_draws import difference_over_seeds, over_seeds
-from unembed.vocabulary import Vocabulary
+from unembed.decisions.audit.gap import fit_gap
+from unembed.decisions.tokens import CLASSES, FREQUENCY_EDGES, FREQUENCY_NAMES, classify
+from unembed.runs.provenance import Provenance, TextFacts
+from unembed.stats.bootstrap import interval_levels, resample_weights
+from unembed.stats.estimate import Estimate
+from unembed.text.vocabulary import Vocabulary
+from unembed.training.doses.frontier import (
+    DAMAGES,
+    GAINS,
+    Curve,
+    Matched,
+    at_gain,
+    common_gain,
+    compared,
+)
+from unembed.training.doses.records import DoseFigures, DoseRow, DoseTable, headline
+from unembed.training.doses.seed_draws import difference_over_seeds, over_seeds
+from unembed.training.doses.table import DosePoint, dose_table
+from unembed.training.robustness.read_outs import Change, Noise, ReadOuts
 
 RESAMPLES, SEED = 60, 5
 STUDENT = {2: 12.706204736174694, 3: 4.302652729749462}

@@ -14,9 +14,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unembed import epilogue
-from unembed.epilogue import compiled, eager
-from unembed.epilogue.running import SEGMENT, Running
+from unembed.head import kernels as epilogue
+from unembed.head.kernels import compiled, eager
+from unembed.head.kernels.running import SEGMENT, Running
 
 needs_compiler = pytest.mark.skipif(not compiled.available(), reason="no C++ compiler here")
 

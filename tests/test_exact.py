@@ -10,18 +10,18 @@ import torch
 
 import reference_updates as oracle
 from unembed.errors import UnembedError
-from unembed.head import Head
-from unembed.updates import exact, kernels
-from unembed.updates.alignments import KINDS, Alignments
-from unembed.updates.exact import exact_alignments, truncation_bound
-from unembed.updates.grams import (
+from unembed.head.head import Head
+from unembed.signatures.alignment import exact, kernels
+from unembed.signatures.alignment.exact import exact_alignments, truncation_bound
+from unembed.signatures.alignment.grams import (
     TopkErrors,
     error_blocks,
     fisher_gram,
     logsumexp,
     topk_errors,
 )
-from unembed.updates.samples import Pool, Samples
+from unembed.signatures.alignment.records import KINDS, Alignments
+from unembed.signatures.samples import Pool, Samples
 
 VOCAB, DIM = 5, 3
 

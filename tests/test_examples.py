@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from unembed.corpus import Corpus
-from unembed.refine.door import IGNORED
-from unembed.refine.examples import Examples
-from unembed.refine.trainer import POSITION_WEIGHTS
-from unembed.refine.weighting import Positions
-from unembed.rows import Pair
+from unembed.text.corpus import Corpus
+from unembed.text.rows import Pair
+from unembed.training.recipe.weighting import Positions
+from unembed.training.run.examples import Examples
+from unembed.training.run.head_hook import IGNORED
+from unembed.training.run.trainer import POSITION_WEIGHTS
 
 
 def test_prompts_are_read_and_are_no_labels(tokenizer: Any) -> None:

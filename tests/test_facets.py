@@ -4,10 +4,10 @@ import pytest
 import torch
 
 import reference
-from unembed.cells.facets import facet_distance, relative_distance
-from unembed.head import Head
-from unembed.precision import Precision
-from unembed.sweep import sweep
+from unembed.decisions.facets import facet_distance, relative_distance
+from unembed.head.head import Head
+from unembed.head.precision import Precision
+from unembed.head.sweep import sweep
 
 
 def make(vocab: int, dim: int, n: int, bias: bool, padded: bool) -> tuple[Head, torch.Tensor]:

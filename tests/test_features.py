@@ -11,17 +11,17 @@ import torch
 from torch import Tensor
 
 import reference
-from unembed.epilogue import compiled
 from unembed.errors import UnembedError
-from unembed.head import Head
-from unembed.precision import Precision
-from unembed.sweep import Sweep, sweep
-from unembed.updates.constructions import sketch_of
-from unembed.updates.features import features, sequence_features
-from unembed.updates.projections import bucket_tables
-from unembed.updates.signature import Fisher
-from unembed.updates.sketch import CONSTRUCTIONS, Construction, Sketch, SketchSpec
-from unembed.updates.state import Features
+from unembed.head.head import Head
+from unembed.head.kernels import compiled
+from unembed.head.precision import Precision
+from unembed.head.sweep import Sweep, sweep
+from unembed.signatures.reading.features import features, sequence_features
+from unembed.signatures.signature import Fisher
+from unembed.signatures.sketches.constructions import sketch_of
+from unembed.signatures.sketches.projections import bucket_tables
+from unembed.signatures.sketches.sketch import CONSTRUCTIONS, Construction, Sketch, SketchSpec
+from unembed.signatures.state import Features
 
 KERNELS = [
     pytest.param(

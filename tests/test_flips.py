@@ -12,9 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unembed.cells import bootstrap
-from unembed.cells.bootstrap import interval_levels, resample_weights
-from unembed.cells.flips import (
+from unembed.decisions.comparison.flips import (
     MINIMUM_FLIPS,
     FlipColumns,
     FlipGroup,
@@ -25,8 +23,10 @@ from unembed.cells.flips import (
     gaining_and_losing_tokens,
     mcnemar_p,
 )
-from unembed.cells.record import record_from_json, record_to_json
-from unembed.estimate import Estimate
+from unembed.runs.record import record_from_json, record_to_json
+from unembed.stats import bootstrap
+from unembed.stats.bootstrap import interval_levels, resample_weights
+from unembed.stats.estimate import Estimate
 
 TABLES = json.loads((Path(__file__).parent / "fixtures" / "voronoi_tables.json").read_text())
 PUBLISHED = TABLES["churn_4_5"]["rows"]

@@ -9,15 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unembed.cells.bootstrap import interval_levels, resample_weights
-from unembed.cells.density import bandwidth, density_at_zero
-from unembed.cells.gap import (
-    FIXED_WINDOW,
-    GapUndefined,
-    fit_gap,
-    fit_line,
-    local_slopes,
-)
+from unembed.decisions.audit.gap import FIXED_WINDOW, GapUndefined, fit_gap, fit_line, local_slopes
+from unembed.stats.bootstrap import interval_levels, resample_weights
+from unembed.stats.density import bandwidth, density_at_zero
 
 PUBLISHED = json.loads((Path(__file__).parent / "fixtures/published_gap_curves.json").read_text())
 

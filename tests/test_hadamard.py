@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from unembed.updates import hadamard as module
-from unembed.updates.hadamard import fwht, hadamard
+from unembed.signatures.sketches import hadamard as module
+from unembed.signatures.sketches.hadamard import fwht, hadamard
 
 
 def sylvester(n: int) -> torch.Tensor:

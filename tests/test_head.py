@@ -10,10 +10,10 @@ import torch
 import transformers as tf
 
 import reference
-from unembed import head as head_module
 from unembed.errors import HeadError
-from unembed.head import Head, faster_body_route, final_hidden
-from unembed.precision import Precision
+from unembed.head import head as head_module
+from unembed.head.head import Head, faster_body_route, final_hidden
+from unembed.head.precision import Precision
 
 SMALL = {
     "vocab_size": 300,

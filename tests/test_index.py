@@ -10,16 +10,16 @@ import pytest
 import torch
 
 from reference_index import IDENTITY, M, coordinates, cosine, debiased, made_up, plain, ranked
-from unembed.choice.index import best, growth, ledger, plane, sieve
-from unembed.choice.index.best import best_rows
-from unembed.choice.index.entries import Entry, Label
-from unembed.choice.index.files import By
-from unembed.choice.index.index import Index, Point, digest_of, points_of
-from unembed.choice.index.plane import map_of, principal
-from unembed.choice.index.text import answer_text, entries_text
 from unembed.errors import UnembedError
-from unembed.updates.alignment import align
-from unembed.updates.signature_file import Dtype
+from unembed.selection.index import best, growth, ledger, plane, sieve
+from unembed.selection.index.best import best_rows
+from unembed.selection.index.entries import Entry, Label
+from unembed.selection.index.files import By
+from unembed.selection.index.index import Index, Point, digest_of, points_of
+from unembed.selection.index.plane import map_of, principal
+from unembed.selection.index.text import answer_text, entries_text
+from unembed.signatures.alignment.align import align
+from unembed.signatures.file import Dtype
 
 OTHERS = [made_up(f"task {i}", i, like=i % 3) for i in range(1, 12)]
 QUERY = made_up("query", 0, like=1)

@@ -14,11 +14,11 @@ import pytest
 
 from command_line import Run
 from reference_index import IDENTITY, M, made_up
-from unembed.choice.index import approximate, vectors
-from unembed.choice.index.files import strangers
-from unembed.choice.index.index import Index, Point, points_of
 from unembed.errors import UnembedError, WriteError
-from unembed.updates.signature_file import save
+from unembed.selection.index import approximate, vectors
+from unembed.selection.index.files import strangers
+from unembed.selection.index.index import Index, Point, points_of
+from unembed.signatures.file import save
 
 pytest.importorskip("faiss")
 
@@ -156,7 +156,7 @@ def test_a_compaction_during_the_build_is_told(
 ) -> None:
     index, real = Index.open(folder), approximate.built
     monkeypatch.setattr(
-        "unembed.choice.index.index.built",
+        "unembed.selection.index.index.built",
         lambda ledger: (
             real(ledger),
             Index.open(folder).remove([f"row {i}" for i in range(ROWS // 2 + 1)]),

@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 from reference_index import IDENTITY, made_up
-from unembed.choice.index import files, growth, ledger
-from unembed.choice.index.files import Record
-from unembed.choice.index.index import Index
-from unembed.choice.index.lock import alone
 from unembed.errors import UnembedError, WriteError
+from unembed.selection.index import files, growth, ledger
+from unembed.selection.index.files import Record
+from unembed.selection.index.index import Index
+from unembed.selection.index.lock import alone
 
 ONES = [made_up(f"task {i}", i) for i in range(1, 7)]
 JOURNAL, VECTORS = "journal-000001.jsonl", "vectors-000001.bin"

@@ -12,11 +12,11 @@ import torch
 
 from test_audit import TEXTS
 from unembed import AuditOptions, Comparison, Corpus, audit, compare
-from unembed.cells import live
-from unembed.cells.live import DIVERGENCES, LiveAudits, audit_both
+from unembed.decisions.comparison import live
+from unembed.decisions.comparison.live import DIVERGENCES, LiveAudits, audit_both
 from unembed.errors import UnembedError
-from unembed.models import Checkpoint
-from unembed.store import RunFolder
+from unembed.models.checkpoint import Checkpoint
+from unembed.runs.store import RunFolder
 
 OPTIONS = AuditOptions(top_k=3, context=24, batch_tokens=64, part_positions=40)
 

@@ -10,10 +10,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import reference
-from unembed import rowcosines
-from unembed.head import Head
-from unembed.loss import HeadLoss, head_loss
-from unembed.precision import Precision
+from unembed.head import cosines as rowcosines
+from unembed.head.head import Head
+from unembed.head.loss import HeadLoss, head_loss
+from unembed.head.precision import Precision
 
 FIELDS = ("nll", "topk_values", "entropy", "logsumexp")
 ALL = (*FIELDS, "topk_cosines")

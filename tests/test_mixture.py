@@ -20,21 +20,22 @@ from reference_alignment import (
     spec_of,
 )
 from reference_mixture import every_subset, inner_products, sampling_moves
-from unembed.choice.mixing.fit import Fit
-from unembed.choice.mixing.innerproducts import InnerProducts, Shares
-from unembed.choice.mixing.mixture import BY, mix
-from unembed.choice.mixing.nonnegative import nonnegative, nonnegative_each
-from unembed.choice.mixing.record import Mixture
-from unembed.choice.mixing.run import MixtureRun, mix_signatures
-from unembed.choice.mixing.text import interleave_line, mixture_text
-from unembed.corpus import Corpus
 from unembed.demo.story import bundled_model
 from unembed.demo.text import documents
 from unembed.errors import UnembedError
-from unembed.models import load
-from unembed.updates.constructions import sketch_of
-from unembed.updates.run import sketch
-from unembed.updates.signature import (
+from unembed.models.checkpoint import load
+from unembed.selection.mixing.fit import Fit
+from unembed.selection.mixing.inner_products import InnerProducts, Shares
+from unembed.selection.mixing.mixture import BY, mix
+from unembed.selection.mixing.nonnegative import nonnegative, nonnegative_each
+from unembed.selection.mixing.record import Mixture
+from unembed.selection.mixing.run import MixtureRun, mix_signatures
+from unembed.selection.mixing.text import interleave_line, mixture_text
+from unembed.signatures.file import export
+from unembed.signatures.file import load as read_signature
+from unembed.signatures.reading.run import sketch
+from unembed.signatures.reading.sketcher import SketchOptions
+from unembed.signatures.signature import (
     Features,
     Identity,
     Signature,
@@ -43,10 +44,9 @@ from unembed.updates.signature import (
     merge,
     scaled,
 )
-from unembed.updates.signature_file import export
-from unembed.updates.signature_file import load as read_signature
-from unembed.updates.sketch import SketchSpec
-from unembed.updates.sketcher import SketchOptions
+from unembed.signatures.sketches.constructions import sketch_of
+from unembed.signatures.sketches.sketch import SketchSpec
+from unembed.text.corpus import Corpus
 
 VOCAB, DIM, EXACT = 5, 4, 256
 SHARES = (0.5, 0.3, 0.2)

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from unembed.errors import UnembedError
-from unembed.head import Head
-from unembed.models import CONTEXT_LIMIT, context_of, load, token_ids
+from unembed.head.head import Head
+from unembed.models.checkpoint import CONTEXT_LIMIT, context_of, load, token_ids
 
 SMALL = {
     "vocab_size": 480,

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from unembed.cells.bootstrap import cluster, interval_levels, resample_weights
-from unembed.cells.movement import MarginColumns, Movement, compare_margins
-from unembed.cells.quantiles import resample, resampled_quantiles, sort_sample
-from unembed.cells.record import record_from_json, record_to_json
-from unembed.cells.resampled import Sample, quantile_draws
-from unembed.cells.summary import MARGIN_BANDS
+from unembed.decisions.audit.summary import MARGIN_BANDS
+from unembed.decisions.comparison.movement import MarginColumns, Movement, compare_margins
+from unembed.runs.record import record_from_json, record_to_json
+from unembed.stats.bootstrap import cluster, interval_levels, resample_weights
+from unembed.stats.quantiles import resample, resampled_quantiles, sort_sample
+from unembed.stats.resampled import Sample, quantile_draws
 
 
 def audits(n=300, documents=7, seed=0):
@@ -177,7 +177,7 @@ def test_draws_of_quantiles_are_those_of_the_sorted_sample(n, documents, seed, t
 
 @pytest.mark.parametrize("limit", [1, 50, 1 << 20])
 def test_quantiles_far_from_the_blocks_are_found_too(limit, monkeypatch):
-    monkeypatch.setattr("unembed.cells.resampled.LOOK_UP_ELEMENTS", limit)
+    monkeypatch.setattr("unembed.stats.resampled.LOOK_UP_ELEMENTS", limit)
     generator = np.random.default_rng(3)
     doc = np.repeat(np.arange(40), 50)
     # Values that follow their document: a resample's quantile moves far.

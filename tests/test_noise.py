@@ -10,10 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unembed.cells.bootstrap import interval_levels, resample_weights
-from unembed.cells.movement import MarginColumns
-from unembed.cells.noise import CHANCE_EDGES, FlipPrediction, flip_chance, predict_flips
-from unembed.cells.record import record_from_json, record_to_json
+from unembed.decisions.comparison.movement import MarginColumns
+from unembed.decisions.comparison.prediction import (
+    CHANCE_EDGES,
+    FlipPrediction,
+    flip_chance,
+    predict_flips,
+)
+from unembed.runs.record import record_from_json, record_to_json
+from unembed.stats.bootstrap import interval_levels, resample_weights
 
 
 def phi(x):
@@ -79,7 +84,7 @@ def test_a_chance_grows_with_candidates_and_noise(gaps, s, add):
 def test_chunks_change_memory_and_not_the_chances(monkeypatch):
     gaps = np.random.default_rng(0).exponential(size=(100, 3))
     whole = flip_chance(gaps, 0.5)
-    monkeypatch.setattr("unembed.cells.noise.CHUNK_ROWS", 7)
+    monkeypatch.setattr("unembed.decisions.comparison.prediction.CHUNK_ROWS", 7)
     np.testing.assert_allclose(flip_chance(gaps, 0.5), whole, rtol=1e-14)
 
 

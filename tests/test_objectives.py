@@ -14,10 +14,10 @@ from torch import Tensor
 
 import reference
 from unembed.errors import UnembedError
-from unembed.head import Head
-from unembed.loss import HeadLoss, head_loss
-from unembed.precision import Precision
-from unembed.refine.objectives import (
+from unembed.head.head import Head
+from unembed.head.loss import HeadLoss, head_loss
+from unembed.head.precision import Precision
+from unembed.training.recipe.objectives import (
     Objective,
     Penalties,
     cosine_penalty,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from reference_ordering import average_linkage, drawings, leaves, length
-from unembed.updates.ordering import dendrogram, dendrogram_order
+from unembed.signatures.alignment.ordering import dendrogram, dendrogram_order
 
 
 def symmetric(tasks: int, seed: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from unembed import Audit, AuditOptions, Corpus, UnembedError, audit
-from unembed.cells.pairing import Side, pair
+from unembed.decisions.comparison.pairing import Side, pair
 
 TEXTS = [
     "The lambda keyword creates an anonymous function.",

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from unembed.phases import Phases
+from unembed.runs.phases import Phases
 
 
 def test_phases_add_up_in_order_of_first_use() -> None:

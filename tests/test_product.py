@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 import reference
 from test_sweep import make
-from unembed.blocks import BlockShape, target_logits, target_tolerance
-from unembed.epilogue import fastest
-from unembed.precision import Precision
-from unembed.product import (
+from unembed.head.blocks import BlockShape, target_logits, target_tolerance
+from unembed.head.kernels import fastest
+from unembed.head.precision import Precision
+from unembed.head.product import (
     TILE,
     WIDE_BLOCK,
     WIDE_ROWS,
@@ -25,7 +25,7 @@ from unembed.product import (
     narrow_route,
     right_operand,
 )
-from unembed.sweep import sweep
+from unembed.head.sweep import sweep
 
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 OPERANDS = [
@@ -151,7 +151,7 @@ def test_ranks_are_counted_once_where_no_other_logit_is_near(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Thresholds off by up to the tolerance, above and below, cost a recount of few rows."""
-    import unembed.sweep as module
+    import unembed.head.sweep as module
 
     head, hidden, targets = make(5000, 64, 300)
     want = sweep(hidden, head, targets)
@@ -195,7 +195,7 @@ def test_duplicated_rows_tie_with_the_target_under_a_recount() -> None:
 
 def test_a_target_never_counts_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the second pass gives every logit a little more, the target included."""
-    import unembed.sweep as module
+    import unembed.head.sweep as module
 
     head, hidden, targets = make(600, 32, 32)
     want = sweep(hidden, head, targets, precision=Precision("ieee", 1e-7, True))
@@ -231,7 +231,7 @@ def test_blocks_on_cuda_are_equally_high_and_stay_so() -> None:
 
 def test_a_route_that_fails_or_rounds_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a GPU without a product, and one that adds in 16 bits, would make of the probe."""
-    import unembed.precision as module
+    import unembed.head.precision as module
 
     weight = torch.randn(300, 256).bfloat16()
 
@@ -264,7 +264,7 @@ def test_on_a_gpu_every_route_is_taken_and_agrees_with_float64(
 
 @NO_GPU
 def test_on_a_gpu_few_rows_are_counted_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    import unembed.sweep as module
+    import unembed.head.sweep as module
 
     g = torch.Generator().manual_seed(0)
     weight = (torch.randn(50257, 1024, generator=g) / 8).bfloat16().cuda()

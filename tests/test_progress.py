@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from unembed import progress
-from unembed.progress import progress_bar
+from unembed.runs import progress
+from unembed.runs.progress import progress_bar
 
 
 class Terminal(io.StringIO):

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from test_anchor import full, pair
 from test_loss import IEEE, leaves, make
-from unembed.cells.tokens import classify
+from unembed.decisions.tokens import classify
 from unembed.errors import UnembedError
-from unembed.head import Head, final_hidden
-from unembed.loss import HeadLoss, head_loss
-from unembed.refine.protection import Ewc, KlAnchor, MarginAnchor, Protection, Reading
-from unembed.sweep import sweep
-from unembed.vocabulary import Vocabulary
+from unembed.head.head import Head, final_hidden
+from unembed.head.loss import HeadLoss, head_loss
+from unembed.head.sweep import sweep
+from unembed.text.vocabulary import Vocabulary
+from unembed.training.recipe.protection import Ewc, KlAnchor, MarginAnchor, Protection, Reading
 
 INPUTS = torch.randn(6, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 

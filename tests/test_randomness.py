@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from unembed.updates.randomness import (
+from unembed.signatures.sketches.randomness import (
     BELOW,
     balanced,
     distinct,

@@ -20,16 +20,16 @@ from reference_alignment import (
     spec_of,
 )
 from reference_ranking import chances, joint_shares
-from unembed.choice.best import covariance, probabilities, together
-from unembed.choice.ranking import SCORES, rank
-from unembed.choice.rankings import Ranking
 from unembed.errors import UnembedError
-from unembed.updates.alignment import align
-from unembed.updates.constructions import sketch_of
-from unembed.updates.estimators import Kind
-from unembed.updates.signature import Identity, Signature, accumulate, empty
-from unembed.updates.signature_file import export, load
-from unembed.updates.sketch import SketchSpec
+from unembed.selection.ranking.best import covariance, probabilities, together
+from unembed.selection.ranking.rank import SCORES, rank
+from unembed.selection.ranking.records import Ranking
+from unembed.signatures.alignment.align import align
+from unembed.signatures.alignment.estimators import Kind
+from unembed.signatures.file import export, load
+from unembed.signatures.signature import Identity, Signature, accumulate, empty
+from unembed.signatures.sketches.constructions import sketch_of
+from unembed.signatures.sketches.sketch import SketchSpec
 
 VOCAB, DIM, EXACT = 5, 4, 256
 """So that ``g gᵀ`` has 210 different numbers, all of which are kept of blocks."""

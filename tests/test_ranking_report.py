@@ -12,18 +12,18 @@ import pytest
 
 from browser import Watched, browser_test
 from choice_example import FEW, mixture, ranking
-from unembed.choice.baselines import BASELINES, MODEL_BASELINES
-from unembed.choice.mixing.record import Mixture
-from unembed.choice.mixing.text import interleave_line
-from unembed.choice.ranking import SCORES
-from unembed.choice.rankings import Ranking
-from unembed.estimate import Estimate
-from unembed.report import mixture as mixture_report
-from unembed.report import ranking as ranking_report
-from unembed.report.meanings import MEANINGS, NAMES
-from unembed.report.mixture import mixture_page
-from unembed.report.ranking import contenders, probability, ranking_page
-from unembed.report.scales import scale_of
+from unembed.report.parts.scales import scale_of
+from unembed.report.selection import mixture as mixture_report
+from unembed.report.selection import ranking as ranking_report
+from unembed.report.selection.meanings import MEANINGS, NAMES
+from unembed.report.selection.mixture import mixture_page
+from unembed.report.selection.ranking import contenders, probability, ranking_page
+from unembed.selection.baselines import BASELINES, MODEL_BASELINES
+from unembed.selection.mixing.record import Mixture
+from unembed.selection.mixing.text import interleave_line
+from unembed.selection.ranking.rank import SCORES
+from unembed.selection.ranking.records import Ranking
+from unembed.stats.estimate import Estimate
 
 FACTS = [("Model", "example/base <b>")]
 WARNING = "python scripts and java services are too alike to be told apart."

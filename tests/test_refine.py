@@ -21,22 +21,22 @@ import transformers as tf
 
 from conftest import train_tokenizer
 from test_head import build
-from unembed.cells.audit import Audit, audit
-from unembed.cells.comparison import ComparisonSummary
-from unembed.cells.run import AuditOptions
-from unembed.corpus import Corpus
+from unembed.decisions.audit.audit import Audit, audit
+from unembed.decisions.audit.run import AuditOptions
+from unembed.decisions.comparison.summary import ComparisonSummary
 from unembed.errors import UnembedError
-from unembed.models import Checkpoint, load
-from unembed.refine import train as module
-from unembed.refine.door import Door
-from unembed.refine.lora import Lora
-from unembed.refine.objectives import Objective
-from unembed.refine.protection import Protection
-from unembed.refine.recipe import Budget, Recipe
-from unembed.refine.train import load_refinement, refine, train
-from unembed.refine.watch import Watch
-from unembed.refine.weighting import Positions, Weighting, read_values
-from unembed.windows import Windows, batches
+from unembed.models.checkpoint import Checkpoint, load
+from unembed.text.corpus import Corpus
+from unembed.text.windows import Windows, batches
+from unembed.training.recipe.lora import Lora
+from unembed.training.recipe.objectives import Objective
+from unembed.training.recipe.protection import Protection
+from unembed.training.recipe.recipe import Budget, Recipe
+from unembed.training.recipe.weighting import Positions, Weighting, read_values
+from unembed.training.run import train as module
+from unembed.training.run.head_hook import Door
+from unembed.training.run.train import load_refinement, refine, train
+from unembed.training.run.watch import Watch
 
 SENTENCES = [
     f"{first} {then} {last}"

@@ -13,13 +13,10 @@ import pytest
 from browser import Watched, browser_test
 from test_benchmarks import run_of, scores
 from test_comparison_report import Elements, make_comparison
-from unembed.refine.benchmarks import BenchmarkComparison, compare_benchmarks
-from unembed.refine.recipe import Recipe
-from unembed.refine.summary import RefinementSummary, Step, WatchedStep
-from unembed.refine.summary import headline as printed
-from unembed.report import wording
-from unembed.report.page import refinement_page
-from unembed.report.refinement import (
+from unembed.report.parts import wording
+from unembed.report.refinement.curves import spaced, training_section, watched_section
+from unembed.report.refinement.page import refinement_page
+from unembed.report.refinement.sections import (
     account,
     benchmark_tables,
     cost_section,
@@ -27,7 +24,10 @@ from unembed.report.refinement import (
     headline,
     notes,
 )
-from unembed.report.refinement_curves import spaced, training_section, watched_section
+from unembed.training.benchmarks.run import BenchmarkComparison, compare_benchmarks
+from unembed.training.recipe.recipe import Recipe
+from unembed.training.run.summary import RefinementSummary, Step, WatchedStep
+from unembed.training.run.summary import headline as printed
 
 PAGES = ("heldout/report.html", "training/report.html")
 STEPS = 500
@@ -262,7 +262,7 @@ def test_benchmarks_are_a_table_of_the_page(summary: RefinementSummary, page: st
 
 
 def _json(summary: RefinementSummary) -> Any:
-    from unembed.cells.record import record_to_json
+    from unembed.runs.record import record_to_json
 
     return record_to_json(summary)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from unembed.replicas import replicas_of, side_by_side
+from unembed.models.replicas import replicas_of, side_by_side
 
 
 def test_replicas_share_parameters_and_own_their_buffers(llama: Any) -> None:

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from browser import Watched, browser_test
-from unembed.cells.excerpt import DocumentView, TokenView
-from unembed.cells.gap import GapFit, LineFit
-from unembed.cells.summary import (
+from unembed.decisions.audit.excerpt import DocumentView, TokenView
+from unembed.decisions.audit.gap import GapFit, LineFit
+from unembed.decisions.audit.summary import (
     MARGIN_BANDS,
     AuditSummary,
     Band,
@@ -22,11 +22,11 @@ from unembed.cells.summary import (
     Histogram,
     NativeHead,
 )
-from unembed.estimate import Estimate
-from unembed.report import wording
-from unembed.report.drawing import ReportUnavailable
-from unembed.report.page import audit_page
-from unembed.report.text import text_view
+from unembed.report.audit.page import audit_page
+from unembed.report.parts import wording
+from unembed.report.parts.drawing import ReportUnavailable
+from unembed.report.parts.text import text_view
+from unembed.stats.estimate import Estimate
 
 NASTY = (
     "<script>alert(1)</script>",

@@ -15,18 +15,18 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-import unembed.refine.robustness as module
+import unembed.training.robustness.read_outs as module
 from test_audit import TEXTS
 from unembed import AuditOptions, Corpus
-from unembed.cells.bootstrap import interval_levels, resample_weights
-from unembed.cells.live import audit_both
-from unembed.cells.seeds import student_t
+from unembed.decisions.comparison.live import audit_both
 from unembed.errors import NonFiniteError, UnembedError
-from unembed.models import Checkpoint, load
-from unembed.quantized import quantized, torchao_is_there
-from unembed.refine.logit_noise import noise_flips
-from unembed.refine.robustness import CHANGES, Change, Noise, ReadOuts, read_outs
-from unembed.refine.robustness_comparison import RobustnessComparison, compare_read_outs
+from unembed.models.checkpoint import Checkpoint, load
+from unembed.models.quantized import quantized, torchao_is_there
+from unembed.stats.bootstrap import interval_levels, resample_weights
+from unembed.stats.student import student_t
+from unembed.training.robustness.comparison import RobustnessComparison, compare_read_outs
+from unembed.training.robustness.logit_noise import noise_flips
+from unembed.training.robustness.read_outs import CHANGES, Change, Noise, ReadOuts, read_outs
 
 CONTEXT = 24
 OPTIONS = AuditOptions(context=CONTEXT, batch_tokens=64, part_positions=40)

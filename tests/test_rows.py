@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from unembed.errors import UnembedError
-from unembed.rows import Pair, Row, RowRules, read_rows
+from unembed.text.rows import Pair, Row, RowRules, read_rows
 
 
 def rows(path: str | Path, **rules: Any) -> list[Row]:

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from test_head import ARCHITECTURES, build
 from unembed.errors import HeadError, UnembedError
-from unembed.head import Head, final_hidden
-from unembed.refine import lora as lora_module
-from unembed.refine.lora import Lora
-from unembed.refine.scope import Scoped, apply_scope, check_scope, finished
+from unembed.head.head import Head, final_hidden
+from unembed.training.recipe import lora as lora_module
+from unembed.training.recipe.lora import Lora
+from unembed.training.recipe.scope import Scoped, apply_scope, check_scope, finished
 
 IDS = torch.randint(2, 290, (2, 9), generator=torch.Generator().manual_seed(1))
 SCOPES = ["full", "last-1-blocks", "last-2-blocks", "final-norm", "head", "norm+head", "lora"]

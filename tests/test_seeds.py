@@ -18,25 +18,26 @@ import torch
 from click.testing import CliRunner
 
 from unembed import Audit, AuditOptions, Corpus, Only, UnembedError, audit, cli, compare
-from unembed.cells.bootstrap import interval_levels, resample_weights
-from unembed.cells.compare import Comparison, headline
-from unembed.cells.comparison import (
+from unembed.decisions.comparison.compare import Comparison, headline
+from unembed.decisions.comparison.excerpt import flip_excerpts
+from unembed.decisions.comparison.flips import FlipColumns, Flips, flips
+from unembed.decisions.comparison.pairing import Pair, Side
+from unembed.decisions.comparison.seeds import over_seeds, runs_in_words, widened
+from unembed.decisions.comparison.summary import (
     ComparisonSummary,
     Groups,
     comparison_from_json,
     comparison_to_json,
     summarise_pair,
 )
-from unembed.cells.flip_excerpt import flip_excerpts
-from unembed.cells.flips import FlipColumns, Flips, flips
-from unembed.cells.pairing import Pair, Side
-from unembed.cells.seeds import over_seeds, runs_in_words, student_t, widened
-from unembed.estimate import Estimate
-from unembed.provenance import Provenance
-from unembed.report.comparison import account, extent
-from unembed.report.facts import facts_of_both
-from unembed.report.page import comparison_page
-from unembed.vocabulary import Vocabulary
+from unembed.report.comparison.page import comparison_page
+from unembed.report.comparison.sections import account, extent
+from unembed.report.parts.facts import facts_of_both
+from unembed.runs.provenance import Provenance
+from unembed.stats.bootstrap import interval_levels, resample_weights
+from unembed.stats.estimate import Estimate
+from unembed.stats.student import student_t
+from unembed.text.vocabulary import Vocabulary
 
 RESAMPLES = 40
 STUDENT = {

@@ -11,8 +11,7 @@ import torch
 
 from reference_alignment import Task, chosen, features, hashes, language_like, signed, spec_of
 from unembed.errors import UnembedError
-from unembed.updates.constructions import sketch_of
-from unembed.updates.signature import (
+from unembed.signatures.signature import (
     Features,
     Identity,
     Signature,
@@ -26,9 +25,10 @@ from unembed.updates.signature import (
     scaled,
     subtract,
 )
-from unembed.updates.sketch import CONSTRUCTIONS, Construction, SketchSpec
-from unembed.updates.state import SUMMED
-from unembed.updates.sums import HASHES, kept
+from unembed.signatures.sketches.constructions import sketch_of
+from unembed.signatures.sketches.sketch import CONSTRUCTIONS, Construction, SketchSpec
+from unembed.signatures.state import SUMMED
+from unembed.signatures.sums import HASHES, kept
 
 M = 512
 TASK = language_like(90, 3, per_document=3)

@@ -14,10 +14,8 @@ from safetensors.numpy import save as tensors_as_bytes
 
 from reference_alignment import Task, language_like, signed, spec_of
 from unembed.errors import UnembedError
-from unembed.updates.alignment import align
-from unembed.updates.constructions import sketch_of
-from unembed.updates.signature import Signature, empty, merge, scaled
-from unembed.updates.signature_file import (
+from unembed.signatures.alignment.align import align
+from unembed.signatures.file import (
     COMPACT_FILE,
     KEY,
     Dtype,
@@ -28,7 +26,9 @@ from unembed.updates.signature_file import (
     load,
     save,
 )
-from unembed.updates.state import SUMMED
+from unembed.signatures.signature import Signature, empty, merge, scaled
+from unembed.signatures.sketches.constructions import sketch_of
+from unembed.signatures.state import SUMMED
 
 A, B = (language_like(200, seed, tilt=0.3, per_document=4) for seed in (1, 2))
 
@@ -234,9 +234,7 @@ def test_what_is_no_signature_is_named(tmp_path: Path) -> None:
 def test_a_model_of_any_size_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(tensors_as_bytes({"w": np.zeros(1 << 19, np.float32)}))
-    monkeypatch.setattr(
-        "unembed.updates.signature_file.from_bytes", lambda *_: pytest.fail("it was read")
-    )
+    monkeypatch.setattr("unembed.signatures.file.from_bytes", lambda *_: pytest.fail("it was read"))
     with pytest.raises(UnembedError, match="no signature"):
         load(path)
 

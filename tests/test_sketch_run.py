@@ -12,19 +12,19 @@ import torch
 
 from unembed import AuditOptions, Corpus, audit
 from unembed.errors import NonFiniteError, UnembedError
-from unembed.head import Head
-from unembed.model_pass import ModelPass
-from unembed.models import Checkpoint
-from unembed.rows import Pair
-from unembed.store import RunFolder
-from unembed.updates.alignment import align
-from unembed.updates.constructions import sketch_of
-from unembed.updates.exact import exact_alignments
-from unembed.updates.run import UNFINISHED, sketch
-from unembed.updates.signature_file import as_bytes, load
-from unembed.updates.sketcher import FILE, Sketcher, SketchOptions
-from unembed.updates.texts import align_texts, samples_of
-from unembed.updates.verbalizers import Verbalizers
+from unembed.head.head import Head
+from unembed.models.checkpoint import Checkpoint
+from unembed.models.model_pass import ModelPass
+from unembed.runs.store import RunFolder
+from unembed.signatures.alignment.align import align
+from unembed.signatures.alignment.exact import exact_alignments
+from unembed.signatures.alignment.texts import align_texts, samples_of
+from unembed.signatures.file import as_bytes, load
+from unembed.signatures.reading.run import UNFINISHED, sketch
+from unembed.signatures.reading.sketcher import FILE, Sketcher, SketchOptions
+from unembed.signatures.sketches.constructions import sketch_of
+from unembed.signatures.verbalizers import Verbalizers
+from unembed.text.rows import Pair
 
 OPTIONS = SketchOptions(m=256, context=24, batch_tokens=64, part_positions=40)
 

@@ -15,9 +15,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from unembed import store
 from unembed.errors import UnembedError
-from unembed.store import RunFolder, read_manifest, verified_manifest, write_whole
+from unembed.runs import store
+from unembed.runs.store import RunFolder, read_manifest, verified_manifest, write_whole
 
 KEY: dict[str, Any] = {"kind": "audit", "model": "m", "text": {"digest": "d", "context": 8}}
 PARTS = ["tokens/part-00000.parquet", "tokens/part-00001.parquet"]

@@ -9,11 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unembed.cells.bootstrap import interval_levels, resample_weights
-from unembed.cells.gap import fit_gap
-from unembed.cells.rank_correlation import average_ranks, influence, spearman_estimate
-from unembed.cells.shapes import density, histogram, round_edges
-from unembed.cells.summary import (
+from unembed.decisions.audit.gap import fit_gap
+from unembed.decisions.audit.summary import (
     MARGIN_BANDS,
     AuditColumns,
     NativeColumns,
@@ -21,6 +18,9 @@ from unembed.cells.summary import (
     summary_from_json,
     summary_to_json,
 )
+from unembed.stats.bootstrap import interval_levels, resample_weights
+from unembed.stats.histogram import density, histogram, round_edges
+from unembed.stats.rank_correlation import average_ranks, influence, spearman_estimate
 
 
 def average_ranks_oracle(values):

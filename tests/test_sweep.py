@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import reference
-from unembed.epilogue.running import SEGMENT
-from unembed.head import Head
-from unembed.precision import Precision
-from unembed.product import float32_products, pad_rows
-from unembed.sweep import Sweep, sweep
+from unembed.head.head import Head
+from unembed.head.kernels.running import SEGMENT
+from unembed.head.precision import Precision
+from unembed.head.product import float32_products, pad_rows
+from unembed.head.sweep import Sweep, sweep
 
 VOCABS = (2, 3, 127, 129, 513, 50257, 129920, 151665)
 FIELDS = [field.name for field in dataclasses.fields(Sweep)]
@@ -199,7 +199,7 @@ def test_a_recount_covers_for_a_product_that_is_not_invariant(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Where the target's logit differs in its block, its rank is counted again."""
-    import unembed.sweep as module
+    import unembed.head.sweep as module
 
     head, hidden, targets = make(5000, 32, 40)
     want = sweep(hidden, head, targets)

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from test_head import build
 from unembed.errors import UnembedError
-from unembed.head import Head, final_hidden
-from unembed.refine.temperature import temperature
-from unembed.sweep import Sweep, sweep
+from unembed.head.head import Head, final_hidden
+from unembed.head.sweep import Sweep, sweep
+from unembed.training.robustness.temperature import temperature
 
 NORMS = {
     "llama": "model.norm",

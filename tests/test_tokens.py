@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
 from test_vocabulary import BUILDERS, byte_level, sentencepiece_bpe, unigram, wordpiece
-from unembed.cells.tokens import (
+from unembed.decisions.tokens import (
     CLASSES,
     CLOSED_CLASSES,
     FREQUENCY_EDGES,
@@ -25,7 +25,7 @@ from unembed.cells.tokens import (
     marks_of_terms,
 )
 from unembed.errors import UnembedError
-from unembed.vocabulary import Vocabulary, word_starts
+from unembed.text.vocabulary import Vocabulary, word_starts
 
 EXAMPLES = {
     "structural": ["", " ", "\n\n", *[",", "'", "...", "«", "—", "€", "+=", "##", "▁", "、", "🙂"]],

@@ -19,18 +19,18 @@ import reference
 from conftest import train_tokenizer
 from test_corpus import with_bos
 from test_head import build
-from unembed.corpus import Corpus
 from unembed.errors import UnembedError
-from unembed.head import Head, final_hidden
-from unembed.models import Checkpoint, quietly
-from unembed.refine.door import IGNORED, Door, Targets
-from unembed.refine.engine import Trainer, TrainingArguments
-from unembed.refine.examples import Examples, split
-from unembed.refine.objectives import Objective
-from unembed.refine.scope import apply_scope
-from unembed.refine.trainer import POSITION_WEIGHTS, RefineTrainer, Term
-from unembed.refine.weighting import Positions, Weighting
-from unembed.vocabulary import Vocabulary
+from unembed.head.head import Head, final_hidden
+from unembed.models.checkpoint import Checkpoint, quietly
+from unembed.text.corpus import Corpus
+from unembed.text.vocabulary import Vocabulary
+from unembed.training.recipe.objectives import Objective
+from unembed.training.recipe.scope import apply_scope
+from unembed.training.recipe.weighting import Positions, Weighting
+from unembed.training.run.engine import Trainer, TrainingArguments
+from unembed.training.run.examples import Examples, split
+from unembed.training.run.head_hook import IGNORED, Door, Targets
+from unembed.training.run.trainer import POSITION_WEIGHTS, RefineTrainer, Term
 
 CONTEXT = 24
 SENTENCES = [

@@ -14,15 +14,15 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from unembed.choice.transfer_run import TransferRun
-from unembed.choice.verdicts import judge
 from unembed.demo.gains import HeadTraining, head_gains, mean_loss, trained_head
 from unembed.demo.story import bundled_model
 from unembed.demo.text import Document
 from unembed.errors import UnembedError
-from unembed.head import Head
-from unembed.models import Checkpoint, load
-from unembed.updates.samples import Samples
+from unembed.head.head import Head
+from unembed.models.checkpoint import Checkpoint, load
+from unembed.selection.transfer.run import TransferRun
+from unembed.selection.transfer.verdicts import judge
+from unembed.signatures.samples import Samples
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "transfer"))
 NAMES = ("domains", "kept", "passages", "produced", "run", "strings", "tasks", "training")

@@ -14,15 +14,18 @@ import pytest
 
 from browser import Watched, browser_test
 from choice_example import METHODS, plane, transfer, verdicts
-from unembed.choice.index.maps import Map
-from unembed.choice.transfers import Transfer, Verdict
-from unembed.choice.verdicts import compared, judge
-from unembed.report import index_map, points, transfer_maps, transfer_verdicts
-from unembed.report.alignment_maps import colour
-from unembed.report.index_map import index_page
-from unembed.report.transfer import transfer_page
-from unembed.report.transfer_choices import Means, choices_table, firsts, gains_table
-from unembed.report.transfer_maps import Marks, Shades, gains_map
+from unembed.report.alignment.maps import colour
+from unembed.report.parts import points
+from unembed.report.selection import index_map
+from unembed.report.selection.index_map import index_page
+from unembed.report.transfer import maps as transfer_maps
+from unembed.report.transfer import verdicts as transfer_verdicts
+from unembed.report.transfer.choices import Means, choices_table, firsts, gains_table
+from unembed.report.transfer.maps import Marks, Shades, gains_map
+from unembed.report.transfer.page import transfer_page
+from unembed.selection.index.maps import Map
+from unembed.selection.transfer.records import Transfer, Verdict
+from unembed.selection.transfer.verdicts import compared, judge
 
 FACTS = [("Model", "example/base <b>")]
 FIRST_DOT = """(which) => {

@@ -16,11 +16,11 @@ import torch
 
 import reference
 from test_sweep import make
-from unembed.epilogue import eager, fastest, update_of
-from unembed.epilogue.running import SEGMENT, Running
-from unembed.head import Head
-from unembed.precision import Precision
-from unembed.sweep import Sweep, sweep
+from unembed.head.head import Head
+from unembed.head.kernels import eager, fastest, update_of
+from unembed.head.kernels.running import SEGMENT, Running
+from unembed.head.precision import Precision
+from unembed.head.sweep import Sweep, sweep
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -145,7 +145,7 @@ def test_sweeps_by_the_kernel_agree_with_float64(vocab: int, how: dict[str, obje
 @HAS_TRITON
 @ON_KERNEL
 def test_the_kernel_is_the_choice_where_it_runs() -> None:
-    from unembed.epilogue import rowwise
+    from unembed.head.kernels import rowwise
 
     assert rowwise.available(torch.device(DEVICE))
     if not INTERPRETED:
@@ -163,7 +163,7 @@ def test_the_kernel_compiles_for_gpus_that_are_not_here(
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from unembed.epilogue import rowwise
+    from unembed.head.kernels import rowwise
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     fixed = {"SEGMENT": 512, "LOG2_E": 1.5, "SLOTS": slots, "TOPK": topk, "NEAR": near}
@@ -192,8 +192,8 @@ def test_the_kernel_compiles_for_gpus_that_are_not_here(
 
 def test_plain_operations_serve_a_gpu_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "triton", None)
-    monkeypatch.delitem(sys.modules, "unembed.epilogue.rowwise", raising=False)
-    monkeypatch.delattr(sys.modules["unembed.epilogue"], "rowwise", raising=False)
+    monkeypatch.delitem(sys.modules, "unembed.head.kernels.rowwise", raising=False)
+    monkeypatch.delattr(sys.modules["unembed.head.kernels"], "rowwise", raising=False)
     assert fastest(torch.device("cuda")) == "eager"
 
 

@@ -12,17 +12,17 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from unembed.corpus import Corpus
 from unembed.demo.story import bundled_model
 from unembed.demo.text import Document
 from unembed.errors import UnembedError
-from unembed.models import Checkpoint, load
-from unembed.rows import Pair
-from unembed.updates.alignment import align
-from unembed.updates.exact import exact_alignments
-from unembed.updates.run import sketch
-from unembed.updates.sketcher import SketchOptions
-from unembed.updates.verbalizers import Verbalizers
+from unembed.models.checkpoint import Checkpoint, load
+from unembed.signatures.alignment.align import align
+from unembed.signatures.alignment.exact import exact_alignments
+from unembed.signatures.reading.run import sketch
+from unembed.signatures.reading.sketcher import SketchOptions
+from unembed.signatures.verbalizers import Verbalizers
+from unembed.text.corpus import Corpus
+from unembed.text.rows import Pair
 
 
 def example() -> ModuleType:

@@ -13,13 +13,13 @@ import torch
 
 from test_completions import CHAT, TEMPLATE, bundled, gpt2, pieces, write
 from test_corpus import with_bos
-from unembed.corpus import Corpus
 from unembed.errors import UnembedError
-from unembed.head import Head
-from unembed.rows import Pair, Row
-from unembed.sweep import sweep
-from unembed.updates.verbalizers import Verbalizers
-from unembed.windows import Windows, batches
+from unembed.head.head import Head
+from unembed.head.sweep import sweep
+from unembed.signatures.verbalizers import Verbalizers
+from unembed.text.corpus import Corpus
+from unembed.text.rows import Pair, Row
+from unembed.text.windows import Windows, batches
 
 __all__ = ["bundled", "gpt2"]
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from reference_verdicts import verdict
-from unembed.choice import verdicts
-from unembed.choice.transfer_run import TransferRun, keep_transfer
-from unembed.choice.transfers import Scores, Transfer
-from unembed.choice.verdicts import Difference, compared, judge
 from unembed.errors import UnembedError
-from unembed.estimate import Estimate
+from unembed.selection.transfer import verdicts
+from unembed.selection.transfer.records import Scores, Transfer
+from unembed.selection.transfer.run import TransferRun, keep_transfer
+from unembed.selection.transfer.verdicts import Difference, compared, judge
+from unembed.stats.estimate import Estimate
 
 FIGURES = ("top1", "share", "regret", "spearman")
 

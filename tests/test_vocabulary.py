@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from tokenizers.trainers import BpeTrainer, UnigramTrainer, WordPieceTrainer
 from transformers import PreTrainedTokenizerFast
 
-from unembed.vocabulary import Vocabulary, word_starts
+from unembed.text.vocabulary import Vocabulary, word_starts
 
 SPECIAL = ["<unk>", "<s>", "</s>"]
 

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from test_vocabulary import sentencepiece_bpe
-from unembed.cells.tokens import classify
+from unembed.decisions.tokens import classify
 from unembed.errors import UnembedError
-from unembed.loss import HeadLoss
-from unembed.refine.weighting import Positions, Weighting, read_positions, read_values
-from unembed.vocabulary import Vocabulary
+from unembed.head.loss import HeadLoss
+from unembed.text.vocabulary import Vocabulary
+from unembed.training.recipe.weighting import Positions, Weighting, read_positions, read_values
 
 TEXTS = [" the", " London", " 42", ",", " table", " of", "a1", " run"]
 COUNTS = torch.tensor([100, 3, 5, 40, 7, 50, 0, 2])

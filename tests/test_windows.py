@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unembed.corpus import Corpus
 from unembed.errors import UnembedError
-from unembed.windows import Windows, batches, parts
+from unembed.text.corpus import Corpus
+from unembed.text.windows import Windows, batches, parts
 
 BOS = 1
 Prediction = tuple[int, int, int, tuple[int, ...]]

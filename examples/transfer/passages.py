@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from unembed.corpus import Corpus
 from unembed.demo.text import Document
+from unembed.text.corpus import Corpus
 
 CHARACTERS = 800
 """Of a passage at most."""

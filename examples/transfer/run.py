@@ -36,15 +36,15 @@ from tasks import Sizes, Task, read
 from training import LoraTraining, Training, key_of
 from training import measure as train
 
-from unembed.choice.baselines import MODEL_BASELINES
-from unembed.choice.transfer_run import keep_transfer
-from unembed.choice.transfers import Scores, Transfer
 from unembed.demo.gains import HeadTraining
 from unembed.demo.story import bundled_model
-from unembed.head import Head
-from unembed.models import Checkpoint, load
-from unembed.progress import progress_bar
-from unembed.provenance import digest_of
+from unembed.head.head import Head
+from unembed.models.checkpoint import Checkpoint, load
+from unembed.runs.progress import progress_bar
+from unembed.runs.provenance import digest_of
+from unembed.selection.baselines import MODEL_BASELINES
+from unembed.selection.transfer.records import Scores, Transfer
+from unembed.selection.transfer.run import keep_transfer
 
 QUICK = ("manual", "docstrings", "character names", "number series", "C headers", "French")
 SETTINGS = ("head", "lora", "strings")

@@ -20,18 +20,18 @@ from jaxtyping import Float, Int
 from methods import KINDS, Found, pairs
 from torch import Tensor
 
-from unembed.choice.baselines import score
-from unembed.corpus import Corpus
 from unembed.demo.gains import HeadTraining, head_gains
-from unembed.head import Head
-from unembed.model_pass import ModelPass
-from unembed.models import Checkpoint
-from unembed.rows import Pair
-from unembed.updates.exact import exact_alignments
-from unembed.updates.samples import Samples
-from unembed.updates.sketcher import SketchOptions
-from unembed.updates.texts import samples_of
-from unembed.updates.verbalizers import Verbalizers
+from unembed.head.head import Head
+from unembed.models.checkpoint import Checkpoint
+from unembed.models.model_pass import ModelPass
+from unembed.selection.baselines import score
+from unembed.signatures.alignment.exact import exact_alignments
+from unembed.signatures.alignment.texts import samples_of
+from unembed.signatures.reading.sketcher import SketchOptions
+from unembed.signatures.samples import Samples
+from unembed.signatures.verbalizers import Verbalizers
+from unembed.text.corpus import Corpus
+from unembed.text.rows import Pair
 
 WORDS = (" one", " two", " three")
 ORDERS = ((0, 1, 2), (1, 2, 0))

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from unembed.choice.transfers import Transfer
-from unembed.choice.verdicts import Difference, compared, judge
-from unembed.estimate import Estimate
+from unembed.selection.transfer.records import Transfer
+from unembed.selection.transfer.verdicts import Difference, compared, judge
+from unembed.stats.estimate import Estimate
 
 PAIRS = (
     ("joint", "activation"),

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import torch
 from passages import Domain, Split, split
 
-from unembed.corpus import Corpus
-from unembed.head import Head
-from unembed.model_pass import ModelPass
-from unembed.models import Checkpoint
-from unembed.progress import progress_bar
-from unembed.updates.samples import Samples
-from unembed.updates.sketcher import SketchOptions
-from unembed.updates.texts import samples_of
+from unembed.head.head import Head
+from unembed.models.checkpoint import Checkpoint
+from unembed.models.model_pass import ModelPass
+from unembed.runs.progress import progress_bar
+from unembed.signatures.alignment.texts import samples_of
+from unembed.signatures.reading.sketcher import SketchOptions
+from unembed.signatures.samples import Samples
+from unembed.text.corpus import Corpus
 
 
 @dataclass(frozen=True)

@@ -17,17 +17,17 @@ from kept import kept
 from tasks import Task, positions
 from torch import Tensor, nn
 
-from unembed.choice.baselines import score
-from unembed.corpus import Corpus
 from unembed.demo.gains import HeadTraining, mean_loss, trained_head
-from unembed.head import Head, final_hidden
-from unembed.loss import head_loss
-from unembed.models import Checkpoint
-from unembed.precision import Precision
-from unembed.progress import progress_bar
-from unembed.provenance import digest_of
-from unembed.refine.lora import Lora, adapted
-from unembed.updates.samples import Samples
+from unembed.head.head import Head, final_hidden
+from unembed.head.loss import head_loss
+from unembed.head.precision import Precision
+from unembed.models.checkpoint import Checkpoint
+from unembed.runs.progress import progress_bar
+from unembed.runs.provenance import digest_of
+from unembed.selection.baselines import score
+from unembed.signatures.samples import Samples
+from unembed.text.corpus import Corpus
+from unembed.training.recipe.lora import Lora, adapted
 
 MODEL_POSITIONS = 500
 """Of a target's text, that a trained model is scored on."""

@@ -9,92 +9,92 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from unembed.cells.audit import Audit as Audit
-    from unembed.cells.audit import audit as audit
-    from unembed.cells.compare import Comparison as Comparison
-    from unembed.cells.compare import compare as compare
-    from unembed.cells.comparison import ComparisonSummary as ComparisonSummary
-    from unembed.cells.gap import GapFit as GapFit
-    from unembed.cells.gap import fit_gap as fit_gap
-    from unembed.cells.only import Only as Only
-    from unembed.cells.run import AuditOptions as AuditOptions
-    from unembed.cells.summary import AuditSummary as AuditSummary
-    from unembed.choice.index.index import Index as Index
-    from unembed.choice.mixing.mixture import mix as mix
-    from unembed.choice.mixing.record import Mixture as Mixture
-    from unembed.choice.ranking import rank as rank
-    from unembed.choice.rankings import Ranking as Ranking
-    from unembed.corpus import Corpus as Corpus
+    from unembed.decisions.audit.audit import Audit as Audit
+    from unembed.decisions.audit.audit import audit as audit
+    from unembed.decisions.audit.gap import GapFit as GapFit
+    from unembed.decisions.audit.gap import fit_gap as fit_gap
+    from unembed.decisions.audit.run import AuditOptions as AuditOptions
+    from unembed.decisions.audit.summary import AuditSummary as AuditSummary
+    from unembed.decisions.comparison.compare import Comparison as Comparison
+    from unembed.decisions.comparison.compare import compare as compare
+    from unembed.decisions.comparison.positions import Only as Only
+    from unembed.decisions.comparison.summary import ComparisonSummary as ComparisonSummary
     from unembed.errors import UnembedError as UnembedError
-    from unembed.estimate import Estimate as Estimate
-    from unembed.head import Head as Head
-    from unembed.loss import HeadLoss as HeadLoss
-    from unembed.loss import head_loss as head_loss
-    from unembed.models import Checkpoint as Checkpoint
-    from unembed.models import load as load
-    from unembed.provenance import Provenance as Provenance
-    from unembed.refine.benchmark_pair import Benchmarks as Benchmarks
-    from unembed.refine.dose import Doses as Doses
-    from unembed.refine.dose import Grid as Grid
-    from unembed.refine.dose import dose as dose
-    from unembed.refine.lora import Lora as Lora
-    from unembed.refine.objectives import Objective as Objective
-    from unembed.refine.protection import Protection as Protection
-    from unembed.refine.recipe import Budget as Budget
-    from unembed.refine.recipe import Recipe as Recipe
-    from unembed.refine.train import Refinement as Refinement
-    from unembed.refine.train import refine as refine
-    from unembed.refine.weighting import Weighting as Weighting
-    from unembed.updates.alignment import align as align
-    from unembed.updates.alignments import Alignments as Alignments
-    from unembed.updates.run import sketch as sketch
-    from unembed.updates.signature import Signature as Signature
-    from unembed.updates.sketcher import SketchOptions as SketchOptions
-    from unembed.updates.texts import align_texts as align_texts
+    from unembed.head.head import Head as Head
+    from unembed.head.loss import HeadLoss as HeadLoss
+    from unembed.head.loss import head_loss as head_loss
+    from unembed.models.checkpoint import Checkpoint as Checkpoint
+    from unembed.models.checkpoint import load as load
+    from unembed.runs.provenance import Provenance as Provenance
+    from unembed.selection.index.index import Index as Index
+    from unembed.selection.mixing.mixture import mix as mix
+    from unembed.selection.mixing.record import Mixture as Mixture
+    from unembed.selection.ranking.rank import rank as rank
+    from unembed.selection.ranking.records import Ranking as Ranking
+    from unembed.signatures.alignment.align import align as align
+    from unembed.signatures.alignment.records import Alignments as Alignments
+    from unembed.signatures.alignment.texts import align_texts as align_texts
+    from unembed.signatures.reading.run import sketch as sketch
+    from unembed.signatures.reading.sketcher import SketchOptions as SketchOptions
+    from unembed.signatures.signature import Signature as Signature
+    from unembed.stats.estimate import Estimate as Estimate
+    from unembed.text.corpus import Corpus as Corpus
+    from unembed.training.benchmarks.pair import Benchmarks as Benchmarks
+    from unembed.training.doses.dose import Doses as Doses
+    from unembed.training.doses.dose import Grid as Grid
+    from unembed.training.doses.dose import dose as dose
+    from unembed.training.recipe.lora import Lora as Lora
+    from unembed.training.recipe.objectives import Objective as Objective
+    from unembed.training.recipe.protection import Protection as Protection
+    from unembed.training.recipe.recipe import Budget as Budget
+    from unembed.training.recipe.recipe import Recipe as Recipe
+    from unembed.training.recipe.weighting import Weighting as Weighting
+    from unembed.training.run.train import Refinement as Refinement
+    from unembed.training.run.train import refine as refine
 
 _HOMES = {
-    "Alignments": "updates.alignments",
-    "Audit": "cells.audit",
-    "AuditOptions": "cells.run",
-    "AuditSummary": "cells.summary",
-    "Benchmarks": "refine.benchmark_pair",
-    "Budget": "refine.recipe",
-    "Checkpoint": "models",
-    "Comparison": "cells.compare",
-    "ComparisonSummary": "cells.comparison",
-    "Corpus": "corpus",
-    "Doses": "refine.dose",
-    "Estimate": "estimate",
-    "GapFit": "cells.gap",
-    "Grid": "refine.dose",
-    "Head": "head",
-    "HeadLoss": "loss",
-    "Index": "choice.index.index",
-    "Lora": "refine.lora",
-    "Mixture": "choice.mixing.record",
-    "Objective": "refine.objectives",
-    "Only": "cells.only",
-    "Protection": "refine.protection",
-    "Provenance": "provenance",
-    "Ranking": "choice.rankings",
-    "Recipe": "refine.recipe",
-    "Refinement": "refine.train",
-    "Signature": "updates.signature",
-    "SketchOptions": "updates.sketcher",
+    "Alignments": "signatures.alignment.records",
+    "Audit": "decisions.audit.audit",
+    "AuditOptions": "decisions.audit.run",
+    "AuditSummary": "decisions.audit.summary",
+    "Benchmarks": "training.benchmarks.pair",
+    "Budget": "training.recipe.recipe",
+    "Checkpoint": "models.checkpoint",
+    "Comparison": "decisions.comparison.compare",
+    "ComparisonSummary": "decisions.comparison.summary",
+    "Corpus": "text.corpus",
+    "Doses": "training.doses.dose",
+    "Estimate": "stats.estimate",
+    "GapFit": "decisions.audit.gap",
+    "Grid": "training.doses.dose",
+    "Head": "head.head",
+    "HeadLoss": "head.loss",
+    "Index": "selection.index.index",
+    "Lora": "training.recipe.lora",
+    "Mixture": "selection.mixing.record",
+    "Objective": "training.recipe.objectives",
+    "Only": "decisions.comparison.positions",
+    "Protection": "training.recipe.protection",
+    "Provenance": "runs.provenance",
+    "Ranking": "selection.ranking.records",
+    "Recipe": "training.recipe.recipe",
+    "Refinement": "training.run.train",
+    "Signature": "signatures.signature",
+    "SketchOptions": "signatures.reading.sketcher",
     "UnembedError": "errors",
-    "Weighting": "refine.weighting",
-    "align": "updates.alignment",
-    "align_texts": "updates.texts",
-    "audit": "cells.audit",
-    "compare": "cells.compare",
-    "dose": "refine.dose",
-    "fit_gap": "cells.gap",
-    "head_loss": "loss",
-    "load": "models",
-    "mix": "choice.mixing.mixture",
-    "rank": "choice.ranking",
-    "refine": "refine.train",
-    "sketch": "updates.run",
+    "Weighting": "training.recipe.weighting",
+    "align": "signatures.alignment.align",
+    "align_texts": "signatures.alignment.texts",
+    "audit": "decisions.audit.audit",
+    "compare": "decisions.comparison.compare",
+    "dose": "training.doses.dose",
+    "fit_gap": "decisions.audit.gap",
+    "head_loss": "head.loss",
+    "load": "models.checkpoint",
+    "mix": "selection.mixing.mixture",
+    "rank": "selection.ranking.rank",
+    "refine": "training.run.train",
+    "sketch": "signatures.reading.run",
 }
 
 __all__ = list(_HOMES)
@@ -103,8 +103,6 @@ __all__ = list(_HOMES)
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'unembed' has no attribute {name!r}")
-    if name == "refine":  # a package of that name is there too, and can be called
-        return import_module("unembed.refine")
     value = getattr(import_module(f"unembed.{_HOMES[name]}"), name)
     globals()[name] = value
     return value

@@ -54,12 +54,12 @@ def audit_command(
     Example:
       unembed audit ./my-model reviews.jsonl -o runs/reviews --text-column body
     """
-    from unembed.cells.audit import audit
-    from unembed.cells.run import AuditOptions
-    from unembed.models import waiter
-    from unembed.phases import Phases
-    from unembed.store import check_folder, holds_finished_run
-    from unembed.updates.sketcher import FILE, Sketcher, SketchOptions
+    from unembed.decisions.audit.audit import audit
+    from unembed.decisions.audit.run import AuditOptions
+    from unembed.models.checkpoint import waiter
+    from unembed.runs.phases import Phases
+    from unembed.runs.store import check_folder, holds_finished_run
+    from unembed.signatures.reading.sketcher import FILE, Sketcher, SketchOptions
 
     phases = Phases()
     check_folder(out)

@@ -91,12 +91,12 @@ def compare_command(
       unembed compare runs/base runs/int8 -o runs/names --class entity-like
       unembed compare runs/base runs/seed0 --seed-after runs/seed1 --seed-after runs/seed2 -o runs/3
     """
-    from unembed.cells.audit import Audit
-    from unembed.cells.compare import compare
-    from unembed.cells.only import Only
-    from unembed.models import load_tokenizer
-    from unembed.rows import RowRules, read_rows
-    from unembed.store import check_folder
+    from unembed.decisions.audit.audit import Audit
+    from unembed.decisions.comparison.compare import compare
+    from unembed.decisions.comparison.positions import Only
+    from unembed.models.checkpoint import load_tokenizer
+    from unembed.runs.store import check_folder
+    from unembed.text.rows import RowRules, read_rows
 
     kept = {name: given.pop(name) for name in ("classes", "frequencies", "bands", "documents")}
     if terms_file is not None:
@@ -158,12 +158,12 @@ def _audited_both(
     device: str | None,
     **given: Any,
 ) -> tuple[Any, Any, Any]:
-    from unembed.cells.live import audit_both
-    from unembed.cells.run import AuditOptions
-    from unembed.corpus import Corpus
-    from unembed.models import load
-    from unembed.quantized import check_scheme, quantized
-    from unembed.rows import RowRules, read_rows
+    from unembed.decisions.audit.run import AuditOptions
+    from unembed.decisions.comparison.live import audit_both
+    from unembed.models.checkpoint import load
+    from unembed.models.quantized import check_scheme, quantized
+    from unembed.text.corpus import Corpus
+    from unembed.text.rows import RowRules, read_rows
 
     if quantize is not None:
         check_scheme(quantize)

@@ -11,9 +11,9 @@ import click
 from unembed.cli.printing import page_of, show, typed
 
 if TYPE_CHECKING:
-    from unembed.cells.comparison import ComparisonSummary
-    from unembed.estimate import Estimate
-    from unembed.refine.train import Refinement
+    from unembed.decisions.comparison.summary import ComparisonSummary
+    from unembed.stats.estimate import Estimate
+    from unembed.training.run.train import Refinement
 
 LABELS = (
     "median Δ margin",
@@ -52,9 +52,9 @@ def demo_command(out: Path, as_json: bool, quiet: bool) -> None:
     Example:
       unembed demo -o unembed-demo
     """
-    from unembed.choice.transfer_text import transfer_text
     from unembed.demo.story import run_demo
-    from unembed.updates.tables import alignments_text
+    from unembed.selection.transfer.text import transfer_text
+    from unembed.signatures.alignment.tables import alignments_text
 
     command = typed()
     story = run_demo(out, progress=not quiet, command=command)
@@ -92,7 +92,7 @@ def _show_refined(refined: dict[str, Refinement], out: Path) -> None:
 
 def _cells(side: ComparisonSummary) -> list[str]:
     """The figures of LABELS."""
-    from unembed.cells.headline import shown
+    from unembed.runs.table import shown
 
     moved, flips = side.movement.everywhere, side.flips
     return [

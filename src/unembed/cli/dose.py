@@ -58,9 +58,9 @@ def dose_command(
     Example:
       unembed dose ./my-model reviews.txt -o runs/dose --objectives fisher,margin --steps 200
     """
-    from unembed.refine.dose import Grid, dose
-    from unembed.refine.engine import check_accelerate
-    from unembed.store import check_folder
+    from unembed.runs.store import check_folder
+    from unembed.training.doses.dose import Grid, dose
+    from unembed.training.run.engine import check_accelerate
 
     check_accelerate()
     for option in OURS:
@@ -90,7 +90,7 @@ def dose_command(
 
 
 def _objective(name: str) -> Any:
-    from unembed.refine.objectives import Objective
+    from unembed.training.recipe.objectives import Objective
 
     if name == "fisher-expand":
         return Objective("fisher", direction="expand")

@@ -9,17 +9,17 @@ from typing import Any
 
 import click
 
-from unembed.cli.align import align_command
 from unembed.cli.audit import audit_command
+from unembed.cli.choose.align import align_command
+from unembed.cli.choose.index import index_command
+from unembed.cli.choose.mix import mix_command
+from unembed.cli.choose.rank import rank_command
+from unembed.cli.choose.sketch import sketch_command
 from unembed.cli.compare import compare_command
 from unembed.cli.demo import demo_command
 from unembed.cli.dose import dose_command
-from unembed.cli.index import index_command
-from unembed.cli.mix import mix_command
-from unembed.cli.rank import rank_command
 from unembed.cli.refine import refine_command
 from unembed.cli.report import report_command
-from unembed.cli.sketch import sketch_command
 from unembed.errors import UnembedError
 
 VERBS = (

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from unembed.corpus import Corpus
-    from unembed.models import Checkpoint
-    from unembed.phases import Phases
-    from unembed.updates.verbalizers import Verbalizers
+    from unembed.models.checkpoint import Checkpoint
+    from unembed.runs.phases import Phases
+    from unembed.signatures.verbalizers import Verbalizers
+    from unembed.text.corpus import Corpus
 
 Command = Callable[..., None]
 
@@ -95,8 +95,8 @@ class Source:
         verbalizers: Verbalizers | None = None,
     ) -> tuple[Checkpoint, Corpus]:
         """MODEL and CORPUS; a bad name of a text fails before a long load."""
-        from unembed.models import load
-        from unembed.phases import Phases
+        from unembed.models.checkpoint import load
+        from unembed.runs.phases import Phases
 
         phases = phases or Phases()
         self.check(corpus)
@@ -111,7 +111,7 @@ class Source:
     ) -> tuple[Checkpoint, dict[str, Corpus]]:
         """MODEL and several texts, by the names that were given for them."""
         from unembed.errors import UnembedError
-        from unembed.models import load
+        from unembed.models.checkpoint import load
 
         for corpus in corpora:
             self.check(corpus)
@@ -124,7 +124,7 @@ class Source:
 
     def check(self, corpus: str) -> None:
         """Raise UnembedError for a text that cannot be read."""
-        from unembed.rows import RowRules, read_rows
+        from unembed.text.rows import RowRules, read_rows
 
         next(read_rows(corpus, RowRules(**self.reading)), None)
 
@@ -137,7 +137,7 @@ class Source:
         verbalizers: Verbalizers | None = None,
     ) -> Corpus:
         """CORPUS by a model's tokenizer."""
-        from unembed.corpus import Corpus
+        from unembed.text.corpus import Corpus
 
         reword = None if verbalizers is None else verbalizers.apply
         return Corpus.read(

@@ -11,42 +11,42 @@ def load_run(run: Path) -> Any:
     """Open a finished run of any verb, with every file of it checked."""
     match _kind(run):
         case "comparison":
-            from unembed.cells.compare import Comparison
+            from unembed.decisions.comparison.compare import Comparison
 
             return Comparison.load(run)
         case "refinement":
-            from unembed.refine.train import load_refinement
+            from unembed.training.run.train import load_refinement
 
             return load_refinement(run)
         case "dose":
-            from unembed.refine.dose import Doses
+            from unembed.training.doses.dose import Doses
 
             return Doses.load(run)
         case "alignment":
-            from unembed.updates.alignment_run import AlignmentRun
+            from unembed.signatures.alignment.run import AlignmentRun
 
             return AlignmentRun.load(run)
         case "ranking":
-            from unembed.choice.ranking_run import RankingRun
+            from unembed.selection.ranking.run import RankingRun
 
             return RankingRun.load(run)
         case "mixture":
-            from unembed.choice.mixing.run import MixtureRun
+            from unembed.selection.mixing.run import MixtureRun
 
             return MixtureRun.load(run)
         case "transfer":
-            from unembed.choice.transfer_run import TransferRun
+            from unembed.selection.transfer.run import TransferRun
 
             return TransferRun.load(run)
         case _:
-            from unembed.cells.audit import Audit
+            from unembed.decisions.audit.audit import Audit
 
             return Audit.load(run)
 
 
 def write_page(done: Any, run: Path, page: Path) -> Path:
     """Draw the page of a finished run to a file; of a refinement, those of its parts too."""
-    from unembed.store import read_manifest, write_whole
+    from unembed.runs.store import read_manifest, write_whole
 
     command = read_manifest(run).command
     match _kind(run):
@@ -59,17 +59,17 @@ def write_page(done: Any, run: Path, page: Path) -> Path:
         case "alignment":
             html = _alignment_html(done, command)
         case "ranking":
-            from unembed.report.ranking import ranking_page
+            from unembed.report.selection.ranking import ranking_page
 
             title = f"Which text would help {done.ranking.target}"
             html = ranking_page(done.ranking, title=title, facts=done.facts, command=command)
         case "mixture":
-            from unembed.report.mixture import mixture_page
+            from unembed.report.selection.mixture import mixture_page
 
             title = f"What {done.mixture.target} is made of"
             html = mixture_page(done.mixture, title=title, facts=done.facts, command=command)
         case "transfer":
-            from unembed.report.transfer import transfer_page
+            from unembed.report.transfer.page import transfer_page
 
             title = f"Which task helps which: {done.transfer.name}"
             html = transfer_page(
@@ -83,25 +83,25 @@ def write_page(done: Any, run: Path, page: Path) -> Path:
 
 def _kind(run: Path) -> str:
     """What a finished run is; an audit does not say."""
-    from unembed.store import read_manifest
+    from unembed.runs.store import read_manifest
 
     return str(read_manifest(run).provenance.get("kind", "audit"))
 
 
 def _audit_html(done: Any, command: str) -> str:
-    from unembed.cells.excerpt import excerpts
-    from unembed.report.facts import facts_of
-    from unembed.report.page import audit_page
+    from unembed.decisions.audit.excerpt import excerpts
+    from unembed.report.audit.page import audit_page
+    from unembed.report.parts.facts import facts_of
 
     title = f"Token decisions of {Path(done.provenance.model).name}"
     return audit_page(title, done.summary, facts_of(done.provenance, command), excerpts(done))
 
 
 def _comparison_html(done: Any, command: str) -> str:
-    from unembed.cells.flip_excerpt import flip_excerpts
-    from unembed.provenance import Provenance
-    from unembed.report.facts import facts_of_both
-    from unembed.report.page import comparison_page
+    from unembed.decisions.comparison.excerpt import flip_excerpts
+    from unembed.report.comparison.page import comparison_page
+    from unembed.report.parts.facts import facts_of_both
+    from unembed.runs.provenance import Provenance
 
     old, new = (Provenance.from_json(done.provenance[side]) for side in ("before", "after"))
     more = [
@@ -122,10 +122,10 @@ def _comparison_html(done: Any, command: str) -> str:
 
 
 def _refinement_html(done: Any, command: str, page: Path) -> str:
-    from unembed.provenance import Provenance
-    from unembed.report.facts import facts_of_both
-    from unembed.report.page import refinement_page
-    from unembed.store import read_manifest
+    from unembed.report.parts.facts import facts_of_both
+    from unembed.report.refinement.page import refinement_page
+    from unembed.runs.provenance import Provenance
+    from unembed.runs.store import read_manifest
 
     heldout, training = (
         os.path.relpath(write_page(part, part.folder, part.folder / "report.html"), page.parent)
@@ -140,11 +140,11 @@ def _refinement_html(done: Any, command: str, page: Path) -> str:
 
 
 def _dose_html(done: Any, run: Path, command: str) -> str:
-    from unembed.cells.audit import Audit
-    from unembed.report.facts import facts_of
-    from unembed.report.page import dose_page
-    from unembed.report.refinement import recipe_facts
-    from unembed.store import read_manifest
+    from unembed.decisions.audit.audit import Audit
+    from unembed.report.dose.page import dose_page
+    from unembed.report.parts.facts import facts_of
+    from unembed.report.refinement.sections import recipe_facts
+    from unembed.runs.store import read_manifest
 
     start = Audit.load(run / "start" / "heldout").provenance
     recipe = read_manifest(run).provenance["recipe"]
@@ -156,7 +156,7 @@ def _dose_html(done: Any, run: Path, command: str) -> str:
 
 
 def _alignment_html(done: Any, command: str) -> str:
-    from unembed.report.alignment import alignment_page
+    from unembed.report.alignment.page import alignment_page
 
     title = f"How alike {len(done.alignments.tasks)} tasks would move the head"
     return alignment_page(done.alignments, title=title, facts=done.facts, command=command)

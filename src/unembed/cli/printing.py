@@ -25,7 +25,7 @@ def show(done: Any, out: Path, as_json: bool) -> None:
 
 def page_of(done: Any, out: Path) -> Path | None:
     """Write the run's page; without the plotting library, say so."""
-    from unembed.report.drawing import ReportUnavailable
+    from unembed.report.parts.drawing import ReportUnavailable
 
     try:
         return write_page(done, out, out / "report.html")
@@ -36,7 +36,7 @@ def page_of(done: Any, out: Path) -> Path | None:
 
 def print_run(done: Any, out: Path, report: Path | None, as_json: bool) -> None:
     """The short table and where everything lies, or the summary as JSON."""
-    from unembed.cells.headline import as_text
+    from unembed.runs.table import as_text
 
     if as_json:
         summary = json.loads((out / "summary.json").read_text())

@@ -13,8 +13,8 @@ from unembed.cli.printing import show, typed
 from unembed.errors import UnembedError
 
 if TYPE_CHECKING:
-    from unembed.refine.benchmark_pair import Benchmarks
-    from unembed.refine.recipe import Recipe
+    from unembed.training.benchmarks.pair import Benchmarks
+    from unembed.training.recipe.recipe import Recipe
 
 Given = dict[str, Any]
 FILE = click.Path(path_type=Path)
@@ -142,11 +142,11 @@ def refine_command(
       unembed refine ./my-model reviews.txt -o runs/control --steps 300 --learning-rate 2e-5 \\
         --objective none
     """
-    from unembed.models import load_tokenizer
-    from unembed.refine.engine import check_accelerate
-    from unembed.refine.train import refine
-    from unembed.refine.weighting import read_positions, read_values
-    from unembed.store import check_folder, holds_finished_run
+    from unembed.models.checkpoint import load_tokenizer
+    from unembed.runs.store import check_folder, holds_finished_run
+    from unembed.training.recipe.weighting import read_positions, read_values
+    from unembed.training.run.engine import check_accelerate
+    from unembed.training.run.train import refine
 
     check_accelerate()
     source = Source.taken(given)
@@ -177,11 +177,11 @@ def refine_command(
 
 def recipe_of(given: Given) -> Recipe:
     """The recipe of what was given; what was left out is as in ``Recipe``."""
-    from unembed.refine.lora import Lora
-    from unembed.refine.objectives import Objective
-    from unembed.refine.protection import Protection
-    from unembed.refine.recipe import Budget, Recipe
-    from unembed.refine.weighting import Weighting
+    from unembed.training.recipe.lora import Lora
+    from unembed.training.recipe.objectives import Objective
+    from unembed.training.recipe.protection import Protection
+    from unembed.training.recipe.recipe import Budget, Recipe
+    from unembed.training.recipe.weighting import Weighting
 
     said = {name: value for name, value in given.items() if value not in (None, ())}
     asked = said.pop("objective", "fisher")
@@ -233,8 +233,8 @@ def _benchmarks(asked: tuple[str, ...], limit: int | None, path: Path | None) ->
                     "--benchmark paper"
                 )
         return None
-    from unembed.refine.benchmark_pair import Benchmarks
-    from unembed.refine.benchmarks import TASKS
+    from unembed.training.benchmarks.pair import Benchmarks
+    from unembed.training.benchmarks.run import TASKS
 
     tasks = [task for name in asked for task in (TASKS if name == "paper" else (name,))]
     return Benchmarks(tuple(tasks), limit, include_path=None if path is None else str(path))

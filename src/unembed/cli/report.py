@@ -22,7 +22,7 @@ def report_command(run: Path, out: Path | None) -> None:
     Example:
       unembed report runs/reviews -o reviews.html
     """
-    from unembed.report.drawing import ReportUnavailable
+    from unembed.report.parts.drawing import ReportUnavailable
 
     page = out or run / "report.html"
     if page.is_dir():

@@ -12,11 +12,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from unembed.errors import UnembedError
-from unembed.head import Head
-from unembed.loss import head_loss
-from unembed.precision import Precision
-from unembed.progress import progress_bar
-from unembed.updates.samples import Samples
+from unembed.head.head import Head
+from unembed.head.loss import head_loss
+from unembed.head.precision import Precision
+from unembed.runs.progress import progress_bar
+from unembed.signatures.samples import Samples
 
 ROWS = 8192
 """Positions whose loss is taken at a time; changes memory, never a result."""

@@ -9,27 +9,27 @@ from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
-from unembed.cells.audit import Audit, audit
-from unembed.cells.compare import Comparison, compare
-from unembed.cells.run import AuditOptions
-from unembed.choice.transfer_run import TransferRun
-from unembed.corpus import Corpus
-from unembed.demo.helped import helped
+from unembed.decisions.audit.audit import Audit, audit
+from unembed.decisions.audit.run import AuditOptions
+from unembed.decisions.comparison.compare import Comparison, compare
 from unembed.demo.text import documents
 from unembed.demo.topics import Topic, listings, topics
+from unembed.demo.transfer import helped
 from unembed.errors import UnembedError
-from unembed.models import Checkpoint, load
-from unembed.progress import progress_bar
-from unembed.quantized import quantized, torchao_is_there
-from unembed.refine.engine import accelerate_is_there
-from unembed.refine.objectives import Objective
-from unembed.refine.recipe import Recipe
-from unembed.refine.train import Refinement, refine
-from unembed.store import check_folder, holds_finished_run, read_manifest
-from unembed.updates.alignment_run import AlignmentRun, align_files
-from unembed.updates.run import sketch
-from unembed.updates.signature import Signature
-from unembed.updates.sketcher import SketchOptions
+from unembed.models.checkpoint import Checkpoint, load
+from unembed.models.quantized import quantized, torchao_is_there
+from unembed.runs.progress import progress_bar
+from unembed.runs.store import check_folder, holds_finished_run, read_manifest
+from unembed.selection.transfer.run import TransferRun
+from unembed.signatures.alignment.run import AlignmentRun, align_files
+from unembed.signatures.reading.run import sketch
+from unembed.signatures.reading.sketcher import SketchOptions
+from unembed.signatures.signature import Signature
+from unembed.text.corpus import Corpus
+from unembed.training.recipe.objectives import Objective
+from unembed.training.recipe.recipe import Recipe
+from unembed.training.run.engine import accelerate_is_there
+from unembed.training.run.train import Refinement, refine
 
 NAME = "the bundled model"
 POSITIONS = 100_000

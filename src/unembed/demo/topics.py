@@ -6,17 +6,10 @@ import hashlib
 from dataclasses import dataclass, replace
 from itertools import chain
 
-from unembed.corpus import Corpus
-from unembed.demo.listings import (
-    character_names,
-    disassembly,
-    powers,
-    steps,
-    sums,
-    syntax_trees,
-)
+from unembed.demo.listings import character_names, disassembly, powers, steps, sums, syntax_trees
 from unembed.demo.text import Document, documents
-from unembed.models import Checkpoint
+from unembed.models.checkpoint import Checkpoint
+from unembed.text.corpus import Corpus
 
 TOPICS = {
     "asyncio": "asyncio/",

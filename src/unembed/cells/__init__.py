@@ -1,1 +1,0 @@
-"""The tessellation: what the head decides."""

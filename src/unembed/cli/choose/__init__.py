@@ -1,0 +1,1 @@
+"""The verbs that choose data: sketch, align, rank, mix, index."""

@@ -1,0 +1,332 @@
+"""``unembed index``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace as with_name
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from unembed.cli.choose.index_build import build_command
+from unembed.cli.options import LOADING, TEXT, Source, with_options
+from unembed.errors import UnembedError
+
+if TYPE_CHECKING:
+    from unembed.models.checkpoint import Checkpoint
+    from unembed.selection.index.files import By
+    from unembed.selection.index.query import Answer
+    from unembed.signatures.signature import Signature
+    from unembed.text.corpus import Corpus
+
+FOLDER = click.Path(path_type=Path)
+JSON = click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+WAIT = click.option(
+    "--wait", type=float, default=10.0, show_default=True, help="Seconds to wait for a writer."
+)
+TOP = click.option("--top", type=int, default=10, show_default=True, help="Entries to print.")
+APPROXIMATE = click.option(
+    "--approximate", is_flag=True, help="Look at likely entries alone; see unembed index build."
+)
+SHOWN = 60
+
+
+@click.group("index")
+def index_command() -> None:
+    """Keep signatures in a folder, and ask which of them a text is most alike.
+
+    \b
+    Example:
+      unembed index add domains law.safetensors news.safetensors --tag english
+      unembed index query domains mine.safetensors
+      unembed index route domains --model ./my-model --text "The court held that"
+    """
+
+
+index_command.add_command(build_command)
+
+
+@index_command.command("add")
+@click.argument("index", type=FOLDER)
+@click.argument("signatures", nargs=-1, required=True, type=FOLDER)
+@click.option("--tag", "tags", multiple=True, help="Tag of these signatures; may be repeated.")
+@click.option("--licence", default="", help="Of the texts.")
+@click.option("--note", default="", help="Anything else.")
+@click.option("--name", help="What to call it, of one signature [its own name].")
+@click.option("--replace", is_flag=True, help="Put it in the place of another of its name.")
+@click.option(
+    "--by",
+    type=click.Choice(["joint", "activation", "error", "gradient"]),
+    help="What cosines are of, of a new index [joint].",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float16", "int8"]),
+    help="How a new index stores numbers [float32].",
+)
+@WAIT
+@JSON
+def add_command(
+    index: Path,
+    signatures: tuple[Path, ...],
+    tags: tuple[str, ...],
+    licence: str,
+    note: str,
+    name: str | None,
+    replace: bool,
+    by: Any,
+    dtype: Any,
+    wait: float,
+    as_json: bool,
+) -> None:
+    """Add SIGNATURES to INDEX, which is made if it is not there.
+
+    All signatures of an index are of one model and one kind of sketch. Nothing is trained, and what
+    is there is not written again. What was reported is on disk, whatever happens next.
+
+    \b
+    Example:
+      unembed index add domains law.safetensors news.safetensors --tag english --licence CC-BY
+    """
+    from unembed.selection.index.entries import Label
+    from unembed.selection.index.files import HEADER
+    from unembed.selection.index.index import Index, points_of
+
+    if name is not None and len(signatures) > 1:
+        raise UnembedError(f"--name {name!r} is for one signature, and {len(signatures)} are given")
+    loaded = [_signature(path) for path in signatures]
+    digests = [digest for _signed, digest in loaded]
+    named = [with_name(signed, name=name or signed.name) for signed, _digest in loaded]
+    there = Index.open(index, check=False, wait_s=wait) if (index / HEADER).exists() else None
+    kind: By = by or "joint"
+    identity = named[0].identity
+    if there is not None:
+        identity, kind = there.identity, there.by
+        for option, asked, found in (("by", by, kind), ("dtype", dtype, there.dtype)):
+            if asked not in (None, found):
+                raise UnembedError(
+                    f"{index} has {option} {found} and --{option} is {asked}: leave it out, or "
+                    "give another index"
+                )
+    # Before a new index is made, which would be left empty.
+    points = points_of(named, str(index), identity, kind, Label(tags, licence, note), digests)
+    if there is None:
+        there = Index.create(index, identity, by=kind, dtype=dtype or "float32", wait_s=wait)
+    added = there.put(points, replace=replace)
+    if as_json:
+        plain = [entry.to_json() for entry in added]
+        click.echo(json.dumps({"index": str(index), "added": plain}, indent=1))
+        return
+    names = _listed([entry.name for entry in added])
+    click.echo(f"{index} has {len(there):,} entries: {names} added")
+
+
+@index_command.command("remove")
+@click.argument("index", type=FOLDER)
+@click.argument("names", nargs=-1, required=True)
+@WAIT
+@JSON
+def remove_command(index: Path, names: tuple[str, ...], wait: float, as_json: bool) -> None:
+    """Remove entries from INDEX by their NAMES; all of them or none.
+
+    \b
+    Example:
+      unembed index remove domains law
+    """
+    from unembed.selection.index.index import Index
+
+    there = Index.open(index, check=False, wait_s=wait)
+    there.remove(names)
+    if as_json:
+        click.echo(json.dumps({"index": str(index), "entries": len(there)}, indent=1))
+        return
+    click.echo(f"{index} has {len(there):,} entries")
+
+
+@index_command.command("list")
+@click.argument("index", type=FOLDER)
+@click.option("--tag", "tags", multiple=True, help="Only entries with this tag; with all of them.")
+@click.option("--verify", is_flag=True, help="Compare every vector with its checksum.")
+@JSON
+def list_command(index: Path, tags: tuple[str, ...], verify: bool, as_json: bool) -> None:
+    """List the entries of INDEX.
+
+    \b
+    Example:
+      unembed index list domains --tag english
+    """
+    from unembed.selection.index.index import Index
+    from unembed.selection.index.text import entries_text
+
+    there = Index.open(index, check=False)
+    if verify:
+        there.verify()
+    found = [entry for entry in there.entries if set(tags) <= set(entry.tags)]
+    if as_json:
+        plain = {"index": str(index), "by": there.by, "dtype": there.dtype}
+        click.echo(json.dumps({**plain, "entries": [one.to_json() for one in found]}, indent=1))
+        return
+    click.echo(entries_text(found))
+
+
+@index_command.command("query")
+@click.argument("index", type=FOLDER)
+@click.argument("signature", type=FOLDER)
+@TOP
+@APPROXIMATE
+@JSON
+def query_command(index: Path, signature: Path, top: int, approximate: bool, as_json: bool) -> None:
+    """Say which entries of INDEX a SIGNATURE is most alike.
+
+    \b
+    Example:
+      unembed sketch ./my-model mine.txt -o mine.safetensors
+      unembed index query domains mine.safetensors --top 5
+    """
+    from unembed.selection.index.index import Index
+    from unembed.selection.index.text import answer_text
+
+    signed, digest = _signature(signature)
+    answer = Index.open(index).query(signed, top, digest=digest, approximate=approximate)
+    click.echo(json.dumps(answer.to_json(), indent=1) if as_json else answer_text(answer))
+
+
+@index_command.command("route")
+@click.argument("index", type=FOLDER)
+@click.argument("corpora", nargs=-1)
+@click.option("--model", required=True, help="The model that the signatures are of.")
+@click.option("--text", "texts", multiple=True, help="A prompt; may be repeated.")
+@click.option("--each", is_flag=True, help="Route every text by itself, not all together.")
+@click.option("--context", type=int, help="Tokens of context [the model's, at most 2048].")
+@click.option("--top", type=int, default=3, show_default=True, help="Entries to print.")
+@APPROXIMATE
+@with_options(*TEXT, *LOADING)
+@JSON
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def route_command(
+    index: Path,
+    corpora: tuple[str, ...],
+    model: str,
+    texts: tuple[str, ...],
+    each: bool,
+    context: int | None,
+    top: int,
+    approximate: bool,
+    as_json: bool,
+    quiet: bool,
+    **given: Any,
+) -> None:
+    """Say which entries of INDEX a prompt, some prompts or CORPORA are most alike.
+
+    One pass of the model. A few tokens give an order; cosines take more text, of several documents.
+
+    \b
+    Example:
+      unembed index route domains --model ./my-model --text "The court held that"
+      unembed index route domains --model ./my-model --each questions.txt answers.txt
+    """
+    from unembed.selection.index.index import Index
+    from unembed.selection.index.route import route
+    from unembed.selection.index.text import answer_text
+
+    if not texts and not corpora:
+        raise UnembedError("nothing to route: give --text or a CORPUS")
+    source, there = Source.taken(given), Index.open(index)
+    checkpoint, sources = _sources(source, model, texts, corpora, each, quiet)
+    groups = [[one] for one in sources] if each else [sources]
+    answers: list[Answer] = [
+        route(
+            there,
+            checkpoint,
+            [corpus for _name, corpus in group],
+            name=group[0][0] if len(group) == 1 else "the texts",
+            top=top,
+            context=context,
+            approximate=approximate,
+            progress=not quiet,
+        )
+        for group in groups
+    ]
+    if as_json:
+        click.echo(json.dumps({"answers": [one.to_json() for one in answers]}, indent=1))
+        return
+    for number, answer in enumerate(answers):
+        if each:
+            click.echo(("\n" if number else "") + answer.query)
+        click.echo(answer_text(answer))
+
+
+@index_command.command("map")
+@click.argument("index", type=FOLDER)
+@click.option("-o", "--out", type=FOLDER, required=True, help="Page to write, .html.")
+@JSON
+def map_command(index: Path, out: Path, as_json: bool) -> None:
+    """Draw the entries of INDEX on the two axes that tell them best apart.
+
+    \b
+    Example:
+      unembed index map domains -o domains.html
+    """
+    from unembed.report.selection.index_map import index_page
+    from unembed.runs.store import write_whole
+    from unembed.selection.index.index import Index
+    from unembed.selection.index.plane import map_of
+
+    if out.is_dir():
+        raise UnembedError(f"{out} is a folder: give a file, such as {out / 'map.html'}")
+    there = Index.open(index)
+    found = map_of(there)
+    spec, shown = there.identity.spec, len(found.names)
+    facts = [
+        ("Index", str(index)),
+        ("Entries", f"{shown:,}" + f", drawn from {len(there):,}" * (shown < len(there))),
+        ("Compared by", f"{there.by} features, {there.identity.fisher} Fisher"),
+        ("Sketch", f"{spec.construction}, m = {spec.m:,}, seed {spec.seed}"),
+        ("Output head", f"{spec.vocab:,} x {spec.dim:,}, {there.identity.head_digest[:12]}"),
+    ]
+    page = index_page(found, title=f"A map of {index.name}", facts=facts)
+    write_whole(out, page.encode("utf-8", "replace"))
+    if as_json:
+        plain = {**vars(found), "points": found.points.tolist()}
+        click.echo(json.dumps({"page": str(out), "map": plain}, indent=1))
+        return
+    if shown < len(there):
+        click.echo(f"{shown:,} of {len(there):,} entries, drawn at random")
+    first, second = found.explained
+    click.echo(f"the two axes hold {first:.0%} and {second:.0%} of the squared distances")
+    click.echo(f"{'map':<30}{out}")
+
+
+def _sources(
+    source: Source,
+    model: str,
+    texts: tuple[str, ...],
+    corpora: tuple[str, ...],
+    each: bool,
+    quiet: bool,
+) -> tuple[Checkpoint, list[tuple[str, Corpus]]]:
+    """The model, and every text by a name: prompts are one corpus, or with ``each`` one each."""
+    from unembed.text.corpus import Corpus
+
+    checkpoint, read = source.open_all(model, corpora, quiet=quiet)
+    prompts = [[text] for text in texts] if each else [list(texts)] if texts else []
+    found = [(_listed(some), Corpus.from_texts(some, checkpoint.tokenizer)) for some in prompts]
+    return checkpoint, [*found, *read.items()]
+
+
+def _listed(names: list[str]) -> str:
+    """The first name, and how many more."""
+    first = names[0] if len(names[0]) <= SHOWN else f"{names[0][: SHOWN - 1]}…"
+    return first if len(names) == 1 else f"{first} and {len(names) - 1:,} more"
+
+
+def _signature(path: Path) -> tuple[Signature, str]:
+    """A signature, and the SHA-256 of its file."""
+    from unembed.signatures.file import load
+    from unembed.signatures.reading.tasks import file_of
+
+    file = file_of(path)
+    signed = load(file)
+    return signed, hashlib.sha256(file.read_bytes()).hexdigest()

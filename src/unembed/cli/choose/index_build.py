@@ -1,0 +1,34 @@
+"""``unembed index build``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+
+@click.command("build")
+@click.argument("index", type=click.Path(path_type=Path))
+@click.option(
+    "--wait", type=float, default=10.0, show_default=True, help="Seconds to wait for a writer."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def build_command(index: Path, wait: float, as_json: bool) -> None:
+    """Prepare INDEX for --approximate queries, of use beyond some million entries.
+
+    Needs faiss: pip install 'unembed[faiss]'. Entries added later are found too, though each is
+    looked at; build again when they are many, and after the room of removed ones was given back.
+
+    \b
+    Example:
+      unembed index build domains
+      unembed index query domains mine.safetensors --approximate
+    """
+    from unembed.selection.index.index import Index
+
+    rows = Index.open(index, check=False, wait_s=wait).build()
+    if as_json:
+        click.echo(json.dumps({"index": str(index), "rows": rows}, indent=1))
+        return
+    click.echo(f"{index} answers --approximate from {rows:,} rows")

@@ -1,0 +1,219 @@
+"""``unembed rank``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from unembed.cli.options import LOADING, PRINTING, TEXT, WINDOWS, Source, with_options
+from unembed.cli.printing import page_of, typed
+from unembed.errors import UnembedError
+
+if TYPE_CHECKING:
+    from unembed.selection.ranking.run import RankingRun
+
+FILE = click.Path(path_type=Path)
+
+SIGNED = ("joint", "activation", "error", "proxy", "gradient", "step")
+"""Scores of signatures."""
+READ = (
+    "cka",
+    "cka_debiased",
+    "rsa",
+    "svcca",
+    "procrustes",
+    "fa_cka_product",
+    "fa_cka_kernel",
+    "fa_cka_centred",
+    "task2vec",
+    "fisher_diagonal",
+    "unigram",
+    "unigram_loss",
+    "random",
+)
+"""Baselines that read texts."""
+MODELS = ("h_score", "logme", "leep", "loss")
+"""Baselines that read the target's text by each source's model."""
+POSITIONS = 2000
+"""Positions of each text that a baseline reads."""
+
+
+@click.command("rank")
+@click.argument("target")
+@click.argument("sources", nargs=-1, required=True)
+@click.option("-o", "--out", type=FILE, required=True, help="Run folder.")
+@click.option(
+    "--by",
+    type=click.Choice([*SIGNED, *READ, *MODELS]),
+    default="joint",
+    show_default=True,
+    metavar="SCORE",
+    help="joint, activation, error or proxy (Fishers), gradient (signed cosine of mean gradients), "
+    f"step (the fall of the target's loss), or a baseline: {', '.join(READ)}; and of adapters "
+    f"{', '.join(MODELS)}.",
+)
+@click.option("--model", help="Model to read texts and adapters on.")
+@click.option("--probe", help="Text to sketch adapters on [the target's].")
+@click.option(
+    "--plug-in",
+    is_flag=True,
+    help="Leave in the pairs of a sample with itself: for tasks on one set of prompts.",
+)
+@click.option(
+    "--max-positions",
+    type=int,
+    help=f"Take so many of each text, from all over it [all; baselines: at most {POSITIONS:,}].",
+)
+@click.option(
+    "--blocks",
+    type=int,
+    help="Blocks of documents to delete for a baseline's errors, 0 for none [16].",
+)
+@with_options(*WINDOWS, *TEXT, *LOADING, *PRINTING)
+def rank_command(
+    target: str,
+    sources: tuple[str, ...],
+    out: Path,
+    by: str,
+    model: str | None,
+    probe: str | None,
+    plug_in: bool,
+    max_positions: int | None,
+    blocks: int | None,
+    as_json: bool,
+    quiet: bool,
+    **given: Any,
+) -> None:
+    """Say which of several sources promises most for TARGET, before training on any.
+
+    TARGET and SOURCES are files of unembed sketch or folders of unembed audit --sketch; with
+    --model also texts, and SOURCES adapters: folders that PEFT saved. An adapter stands for the
+    compact signature beside it (unembed sketch --export), else for a sketch of the model with the
+    adapter in place. best is the probability that of all true scores this is the largest. For tasks
+    that share their inputs give --by gradient --plug-in, and for adapters --by loss.
+
+    \b
+    Example:
+      unembed rank target.safetensors reviews.safetensors manuals.safetensors -o runs/rank
+      unembed rank target.txt reviews.txt manuals.txt --model ./my-model --by gradient -o runs/rank
+      unembed rank target.txt adapters/* --model ./my-model -o runs/adapters
+    """
+    from unembed.runs.store import check_folder
+    from unembed.selection.ranking.text import ranking_text
+
+    check_folder(out)
+    tasks, source = (target, *sources), Source.taken(given)
+    if by in SIGNED:
+        if blocks is not None:
+            raise UnembedError(f"--blocks {blocks} is for baselines: {by} has blocks in signatures")
+        done = _by_signatures(
+            tasks,
+            out,
+            by,
+            debias=not plug_in,
+            model=model,
+            probe=probe,
+            source=source,
+            reading={"max_positions": max_positions, **given},
+            quiet=quiet,
+        )
+    else:
+        if plug_in or probe is not None:
+            option = "--plug-in" if plug_in else f"--probe {probe}"
+            raise UnembedError(f"{option} is for scores of signatures: {by} is a baseline")
+        done = _by_samples(
+            tasks,
+            out,
+            by,
+            model=model,
+            blocks=blocks,
+            source=source,
+            max_positions=max_positions,
+            windows=given,
+            quiet=quiet,
+        )
+    report = page_of(done, out)
+    if as_json:
+        click.echo(json.dumps({"run": str(out), "summary": done.ranking.to_json()}, indent=1))
+        return
+    click.echo(ranking_text(done.ranking))
+    for name, path in (("run", out), ("report", report)):
+        if path is not None:
+            click.echo(f"{name:<30}{path}")
+
+
+def _by_signatures(
+    tasks: tuple[str, ...],
+    out: Path,
+    by: str,
+    *,
+    debias: bool,
+    model: str | None,
+    probe: str | None,
+    source: Source,
+    reading: dict[str, Any],
+    quiet: bool,
+) -> RankingRun:
+    from unembed.cli.choose.tasks import signatures_of
+    from unembed.selection.ranking.run import rank_signatures
+    from unembed.signatures.reading.sketcher import SketchOptions
+
+    if model is None and (reading["max_positions"] is not None or probe is not None):
+        option = "--probe" if probe is not None else "--max-positions"
+        raise UnembedError(f"{option} needs --model and texts: a signature is finished")
+    first, *rest = signatures_of(
+        tasks,
+        model=model,
+        source=source,
+        options=SketchOptions(first_moment=True, **reading),
+        out=out,
+        quiet=quiet,
+        probe=probe,
+    )
+    return rank_signatures(first, rest, by=by, debias=debias, out=out, command=typed())
+
+
+def _by_samples(
+    tasks: tuple[str, ...],
+    out: Path,
+    by: str,
+    *,
+    model: str | None,
+    blocks: int | None,
+    source: Source,
+    max_positions: int | None,
+    windows: dict[str, Any],
+    quiet: bool,
+) -> RankingRun:
+    from unembed.cli.choose.samples import read_tasks
+    from unembed.models.model_pass import Reading
+    from unembed.selection.ranking.baselines import BLOCKS
+    from unembed.selection.ranking.run import rank_texts
+
+    if model is None:
+        raise UnembedError(f"{by} reads samples, not signatures: give --model and texts")
+    positions = POSITIONS if max_positions is None else max_positions
+    reading = Reading(max_positions=positions, spread=True, **windows)
+    read = read_tasks(
+        tasks,
+        by=by,
+        model=model,
+        source=source,
+        reading=reading,
+        whole=max_positions is not None,
+        quiet=quiet,
+    )
+    return rank_texts(
+        read.target,
+        read.sources,
+        read.head,
+        by=by,
+        blocks=BLOCKS if blocks is None else blocks,
+        facts=read.facts,
+        out=out,
+        command=typed(),
+        progress=not quiet,
+    )

@@ -1,0 +1,138 @@
+"""``unembed sketch``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from unembed.cli.options import BATCHES, LOADING, PRINTING, TEXT, WINDOWS, Source, with_options
+from unembed.errors import UnembedError
+
+if TYPE_CHECKING:
+    from unembed.signatures.signature import Signature
+
+FILE = click.Path(path_type=Path)
+
+
+@click.command("sketch")
+@click.argument("model")
+@click.argument("corpus")
+@click.option("-o", "--out", type=FILE, required=True, help="Signature to write, .safetensors.")
+@click.option("--name", "task", help="What alignments call it [the file's name].")
+@click.option(
+    "--fisher",
+    type=click.Choice(["empirical", "true"]),
+    default="empirical",
+    show_default=True,
+    help="Labels: the text's next tokens, or the model's own distribution (no label noise).",
+)
+@click.option(
+    "--unit",
+    type=click.Choice(["token", "sequence"]),
+    default="token",
+    show_default=True,
+    help="A sample: a token, or a window whose gradients are summed first.",
+)
+@click.option("--first-moment", is_flag=True, help="Keep mean gradients: a signed cosine.")
+@click.option(
+    "--verbalizers",
+    type=FILE,
+    help="JSON with --completion-only: a list of answer words restricts the softmax to them; an "
+    "object says which word replaces each completion.",
+)
+@click.option("--restrict", is_flag=True, help="Restrict the softmax to an object's words too.")
+@click.option("--max-positions", type=int, help="Take so many, from all over the text [all].")
+@with_options(*WINDOWS, *TEXT)
+@click.option(
+    "--construction",
+    type=click.Choice(["complex_tensorsketch", "tensorsketch", "complex_srht", "srht", "dense"]),
+    default="complex_tensorsketch",
+    show_default=True,
+    help="Kind of random map; srht is the published one.",
+)
+@click.option("--m", type=int, default=4096, show_default=True, help="Numbers a signature holds.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the random maps.")
+@click.option(
+    "--export",
+    type=FILE,
+    help="Also write the compact signature (16 KiB): a file, or the folder of an adapter.",
+)
+@click.option(
+    "--export-dtype",
+    type=click.Choice(["float32", "float16", "int8"]),
+    default="float32",
+    show_default=True,
+    help="Of the compact signature.",
+)
+@with_options(*BATCHES, *LOADING, *PRINTING)
+def sketch_command(
+    model: str,
+    corpus: str,
+    out: Path,
+    task: str | None,
+    verbalizers: Path | None,
+    restrict: bool,
+    export: Path | None,
+    export_dtype: Any,
+    as_json: bool,
+    quiet: bool,
+    **given: Any,
+) -> None:
+    """Sketch how fine-tuning MODEL on CORPUS would move its output head, without training.
+
+    The signature is a random projection of the Fisher of the head's gradients over the text.
+    unembed align tells from two of them how alike the moves are. Signatures compare where model,
+    construction, m, seed, unit and Fisher are the same. A killed run goes on with the same command.
+
+    \b
+    Example:
+      unembed sketch ./my-model reviews.txt -o reviews.safetensors
+      unembed sketch ./my-model answers.jsonl -o answers.safetensors --completion-only
+    """
+    from unembed.signatures.alignment.tables import signature_text
+    from unembed.signatures.file import export as exported
+    from unembed.signatures.reading.run import sketch
+    from unembed.signatures.reading.sketcher import SketchOptions
+    from unembed.signatures.verbalizers import Verbalizers
+
+    if out.is_dir():
+        raise UnembedError(f"{out} is a folder: give a file, such as {out / 'task.safetensors'}")
+    words = None if verbalizers is None else Verbalizers.read(verbalizers, restrict)
+    if words is None and restrict:
+        raise UnembedError("--restrict needs --verbalizers: the words to restrict the softmax to")
+    if words is not None and not given["completion_only"]:
+        raise UnembedError("--verbalizers needs --completion-only: answers are completions")
+    source = Source.taken(given)
+    options = SketchOptions(**given)
+    checkpoint, text = source.open(model, corpus, quiet=quiet, verbalizers=words)
+    before = out.exists()
+    made = sketch(
+        checkpoint, text, options, out=out, task=task, verbalizers=words, progress=not quiet
+    )
+    if before:
+        click.echo(f"{out} was finished before: verified, nothing computed again", err=True)
+    if export is not None:
+        export = exported(made, export, dtype=export_dtype)
+    if as_json:
+        click.echo(json.dumps(_plain(made, out), indent=1))
+        return
+    click.echo(signature_text(made))
+    for name, path in (("signature", out), ("compact signature", export)):
+        if path is not None:
+            click.echo(f"{name:<30}{path}")
+
+
+def _plain(made: Signature, out: Path) -> dict[str, Any]:
+    state = made.state
+    return {
+        "signature": str(out),
+        "name": made.name,
+        "samples": state.samples,
+        "documents": state.documents,
+        **asdict(made.identity),
+        "facts": made.facts,
+    }

@@ -1,0 +1,193 @@
+"""Tasks as the command line names them: signatures, audits, adapters, or texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from unembed.errors import UnembedError
+
+if TYPE_CHECKING:
+    from unembed.cli.options import Source
+    from unembed.models.checkpoint import Checkpoint
+    from unembed.signatures.reading.sketcher import SketchOptions
+    from unembed.signatures.signature import Signature
+    from unembed.text.corpus import Corpus
+
+FOLDER = "signatures"
+"""Where a run keeps the signatures that it made of texts."""
+
+Form = Literal["signature", "compact", "adapter", "text"]
+"""What a task was given as; "compact" is an adapter's folder with a signature in it."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """The model that texts are read on, loaded when the first of them is."""
+
+    model: str
+    source: Source
+    quiet: bool
+
+    @cached_property
+    def checkpoint(self) -> Checkpoint:
+        """The model with its tokenizer."""
+        from unembed.models.checkpoint import load
+
+        return load(self.model, **self.source.loading)
+
+    def read(self, text: str) -> Corpus:
+        """A text by the model's tokenizer."""
+        return self.source.read(text, self.checkpoint, quiet=self.quiet)
+
+
+def form_of(given: str) -> Form:
+    """What a task was given as, by its name and its folder alone."""
+    from unembed.models.adapters import is_adapter
+    from unembed.signatures.file import COMPACT_FILE
+    from unembed.signatures.reading.tasks import file_of
+
+    path = Path(given)
+    if is_adapter(path):
+        return "compact" if (path / COMPACT_FILE).is_file() else "adapter"
+    return "signature" if file_of(path).name.endswith(".safetensors") else "text"
+
+
+def name_of(given: str) -> str:
+    """A short name: a file's without its suffix, or an adapter's folder's."""
+    path = Path(given)
+    return path.resolve().name if path.is_dir() else path.stem
+
+
+def check_once(given: Sequence[str]) -> None:
+    """Raise UnembedError where a task is given twice, under whatever path."""
+    places = [str(Path(name).resolve()) if Path(name).exists() else name for name in given]
+    for name, place in zip(given, places, strict=True):
+        if places.count(place) > 1:
+            raise UnembedError(f"{name} is given twice: give each task once")
+
+
+def signatures_of(
+    given: Sequence[str],
+    *,
+    model: str | None,
+    source: Source,
+    options: SketchOptions,
+    out: Path,
+    quiet: bool,
+    probe: str | None = None,
+) -> list[Signature]:
+    """The signatures of some tasks, in their order; texts are sketched on ``model``, into ``out``.
+
+    Without a model every task is a signature's file, an audit's folder, or the folder of an adapter
+    with a compact signature in it: that of the text it was trained on. An adapter without one is
+    sketched in the model's place, on the text ``probe`` or else the first task's. Texts are
+    sketched as the signatures that are given were, so that they compare. Two of one name are
+    called by what was given. Raises UnembedError for a task given twice, and for what cannot be
+    read.
+    """
+    from unembed.signatures.file import COMPACT_FILE, load
+    from unembed.signatures.reading.run import sketch
+    from unembed.signatures.reading.tasks import file_of
+
+    check_once(given)
+    forms = {name: form_of(name) for name in given}
+    bare = [name for name in given if forms[name] == "text" and Path(name).is_file()]
+    if bare and model is None:
+        raise UnembedError(
+            f"{bare[0]} is no signature: give --model to read it as a text, or sketch it before"
+        )
+    texts = [name for name in given if forms[name] == "text" and model is not None]
+    adapters = [name for name in given if forms[name] == "adapter"]
+    found: dict[str, Signature] = {}
+    for name in given:
+        if forms[name] == "compact":
+            found[name] = replace(load(Path(name) / COMPACT_FILE), name=name_of(name))
+        elif name not in texts and name not in adapters:
+            found[name] = load(file_of(Path(name)))
+    if adapters:
+        probe = _probe(adapters[0], given[0] if given[0] in texts else None, model, probe)
+        source.check(probe)
+    for text in texts:
+        source.check(text)
+    if model is not None and (texts or adapters):
+        reader = Reader(model, source, quiet)
+        if found:
+            options = _alike(options, next(iter(found.values())))
+        for number, name in enumerate(texts):
+            found[name] = sketch(
+                reader.checkpoint,
+                reader.read(name),
+                options,
+                out=out / FOLDER / f"{number:03d}-{name_of(name)}.safetensors",
+                task=name_of(name),
+                progress=not quiet,
+            )
+        for number, name in enumerate(adapters):
+            assert probe is not None
+            file = out / FOLDER / f"adapter-{number:03d}-{name_of(name)}.safetensors"
+            found[name] = _adapted(reader, name, probe, options, file)
+    names = [one.name for one in found.values()]
+    return [
+        replace(found[name], name=name) if names.count(found[name].name) > 1 else found[name]
+        for name in given
+    ]
+
+
+def _probe(adapter: str, target: str | None, model: str | None, probe: str | None) -> str:
+    """The text to sketch adapters on."""
+    if model is None:
+        raise UnembedError(
+            f"{adapter} is an adapter without a signature: give --model, the model it was trained "
+            f"on, or sketch its text with --export {adapter}"
+        )
+    found = probe or target
+    if found is None:
+        raise UnembedError(
+            f"{adapter} is an adapter without a signature: give --probe, a text to sketch it on"
+        )
+    return found
+
+
+def _alike(options: SketchOptions, signature: Signature) -> SketchOptions:
+    """Options that give signatures which compare with this one."""
+    identity = signature.identity
+    spec = identity.spec
+    return replace(
+        options,
+        construction=spec.construction,
+        m=spec.m,
+        seed=spec.seed,
+        unit=identity.unit,
+        fisher=identity.fisher,
+        first_moment=options.first_moment and identity.fisher == "empirical",
+    )
+
+
+def _adapted(
+    reader: Reader, folder: str, probe: str, options: SketchOptions, file: Path
+) -> Signature:
+    """The signature of a text by the adapted model, as one of the model's own.
+
+    Its file says which weights it is of. The basis of the activations is the model's but for what
+    the adapter adds, and the head is the same, so that here it compares with the model's.
+    """
+    from unembed.models.adapters import adapted
+    from unembed.runs.provenance import digest_of
+    from unembed.signatures.reading.run import sketch
+
+    base = reader.checkpoint
+    made = sketch(
+        adapted(base, folder),
+        reader.read(probe),
+        options,
+        out=file,
+        task=name_of(folder),
+        progress=not reader.quiet,
+    )
+    identity = replace(made.identity, model_digest=digest_of(base.model))
+    facts = {"adapter": folder, **made.facts, "model": base.name}
+    return replace(made, identity=identity, facts=facts)

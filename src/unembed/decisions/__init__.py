@@ -1,0 +1,1 @@
+"""What the head decides at each position: margins, facets, token classes."""

@@ -1,0 +1,1 @@
+"""One model on one text: every decision, measured and summarised."""

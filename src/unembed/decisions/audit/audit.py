@@ -1,0 +1,239 @@
+"""What the head decides at every position of a text: audit(model, corpus) -> Audit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from jaxtyping import Shaped
+from torch import nn
+
+from unembed.decisions.audit.run import MENTIONED, AuditOptions, AuditRun, token_file
+from unembed.decisions.audit.summary import (
+    AuditColumns,
+    AuditSummary,
+    NativeColumns,
+    summarise,
+    summary_to_json,
+)
+from unembed.errors import UnembedError
+from unembed.models.model_pass import Companion, ModelPass
+from unembed.runs.phases import Phases
+from unembed.runs.progress import progress_bar
+from unembed.runs.provenance import SCHEMA, Provenance
+from unembed.runs.store import RunFolder, verified_manifest
+from unembed.runs.table import as_html, as_text, shown
+from unembed.text.corpus import Corpus
+from unembed.text.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class Audit:
+    """A table of positions with what produced it.
+
+    ``table`` has a row per predicted token in order of the text; ``documents`` a row per document;
+    ``summary`` every headline number with its interval. Non-finite positions hold nulls. Works
+    wherever an Arrow table does (``pa.table(audit)``, ``pl.from_arrow(audit)``).
+    """
+
+    provenance: Provenance
+    vocabulary: Vocabulary
+    documents: pa.Table
+    folder: Path | None = None
+    in_memory: pa.Table | None = field(default=None, repr=False)
+
+    @staticmethod
+    def load(folder: str | Path) -> Audit:
+        """Open a finished run, with every file checked against its recorded SHA-256."""
+        values = verified_manifest(folder).provenance
+        kind, schema = values.get("kind"), values.get("schema")
+        if (kind, schema) != ("audit", SCHEMA):
+            raise UnembedError(
+                f"{folder} holds a run of kind {kind!r}, schema {schema!r}, where an audit of "
+                f"schema {SCHEMA} is needed: repeat it with unembed audit in a new folder"
+            )
+        return _opened(Path(folder), Provenance.from_json(values))
+
+    @cached_property
+    def table(self) -> pa.Table:
+        """All positions."""
+        return self.read()
+
+    @cached_property
+    def summary(self) -> AuditSummary:
+        """Every number that the audit prints or draws; intervals cluster by document."""
+        return _summarise(self)
+
+    def column(self, name: str) -> Shaped[np.ndarray, "positions ..."]:
+        """One column; nulls become NaN in float columns and -1 in the others."""
+        column = self.read([name])[name]
+        if not pa.types.is_floating(column.type):
+            column = column.fill_null(False if pa.types.is_boolean(column.type) else -1)
+        values: np.ndarray = column.to_numpy()
+        return values
+
+    def of_documents(self, documents: Sequence[int]) -> pa.Table:
+        """The positions of some documents, sorted; reads one part of the run at a time."""
+        wanted = pa.array(documents, pa.int32())
+        found = [part.filter(pc.is_in(part["doc"], wanted)) for part in self._parts(None)]
+        return pa.concat_tables(found).sort_by([("doc", "ascending"), ("pos", "ascending")])
+
+    def to_pandas(self) -> Any:
+        """The table as a pandas DataFrame."""
+        return self.table.to_pandas()
+
+    def __len__(self) -> int:
+        return self.provenance.text.positions
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        return self.table.__arrow_c_stream__(requested_schema)
+
+    def __str__(self) -> str:
+        return as_text(headline(self.summary))
+
+    def _repr_html_(self) -> str:
+        return as_html(headline(self.summary))
+
+    def read(self, columns: list[str] | None = None) -> pa.Table:
+        """These columns of all positions, or all of them; the others stay on disk."""
+        return pa.concat_tables(self._parts(columns))
+
+    def _parts(self, columns: list[str] | None) -> Iterator[pa.Table]:
+        if self.folder is None:
+            assert self.in_memory is not None
+            yield self.in_memory if columns is None else self.in_memory.select(columns)
+        else:
+            for file in sorted((self.folder / "tokens").glob("part-*.parquet")):
+                yield pq.read_table(file, columns=columns)
+
+
+def audit(
+    model: nn.Module,
+    corpus: Corpus,
+    options: AuditOptions | None = None,
+    *,
+    out: str | Path | None = None,
+    name: str | None = None,
+    command: str = "",
+    progress: bool = False,
+    phases: Phases | None = None,
+    companion: Callable[[ModelPass], Companion] | None = None,
+) -> Audit:
+    """Measure every token decision of a causal language model on a text.
+
+    For each predicted token: the two best tokens and their margin, the scale-free margin, the
+    target's loss and rank, entropy and confidence, all from float32-exact logits whatever the
+    model's dtype, without ever holding positions x vocabulary.
+
+    With ``out`` the positions are written there as Parquet parts: a killed run goes on where it
+    stopped when called again, to the same bytes. ``name`` is what the provenance calls the model,
+    ``command`` how to replay the run; ``phases`` collects where the time went. ``companion``
+    makes another reader of the same pass, which keeps what it finds in the same folder.
+    Raises UnembedError for input that cannot be used, and NonFiniteError, naming document and
+    position, where logits are not finite. Source: SPEC §1-2.
+    """
+    if companion is not None and out is None:
+        raise UnembedError("a companion of an audit keeps what it finds in its folder: give out")
+    options = options or AuditOptions()
+    phases = phases or Phases()
+    model.eval()
+    with phases("prepare"):
+        run = AuditRun.of(model, corpus, options, name or type(model).__name__, companion)
+    positions = run.reading.windows.positions
+    if out is None:
+        with progress_bar("audit", "tok", positions, progress) as bar:
+            tables = [table for _part, table, _ in run.parts(frozenset(), bar, phases)]
+        table = pa.concat_tables(tables)
+        return Audit(run.provenance, run.vocabulary([table]), run.documents(), in_memory=table)
+    with RunFolder.open(out, run.provenance.to_json()) as folder:
+        done = run.finished_parts(folder)
+        run.count_finished(folder, done)
+        if not folder.finished:
+            with progress_bar("audit", "tok", positions, progress) as bar:
+                for part, table, found in run.parts(done, bar, phases):
+                    with phases("write"):
+                        folder.write_table(token_file(part), table)
+                        if run.companion is not None:
+                            run.companion.keep(folder, part, found)
+        with phases("summary"):
+            return finish_audit(folder, run, command)
+
+
+def headline(summary: AuditSummary) -> list[tuple[str, str]]:
+    """The short table that an audit prints: name and value with its interval."""
+    rows = [
+        ("positions", f"{summary.n_positions:,} in {summary.n_documents:,} documents"),
+        ("accuracy", shown(summary.accuracy, ".1%")),
+        ("loss (nats)", shown(summary.nll_nats, ".3f")),
+        ("perplexity", shown(summary.perplexity, ".2f")),
+        ("median margin (logits)", shown(summary.median_margin, ".3f")),
+        ("margin below 0.5", shown(summary.share_margin_below_half, ".1%")),
+        ("median relative distance", shown(summary.median_relative_distance, ".4f")),
+        ("Spearman margin, entropy", shown(summary.spearman_margin_entropy, ".3f")),
+    ]
+    if summary.gap is None:
+        rows.append(("gap", f"undefined: {summary.gap_reason}"))
+    else:
+        rows.append(("gap slope (published fit)", shown(summary.gap.published.beta, ".3f")))
+        rows.append(("gap density at zero", shown(summary.gap.density_at_zero, ".3f")))
+    if summary.native is not None:
+        native = summary.native
+        rows.append(
+            (f"greedy token in {native.dtype}", shown(native.changed_top1, ".2%") + " differ")
+        )
+        distinct = f"{native.distinct_margins:,} (float32: {native.distinct_margins_float32:,})"
+        rows.append((f"margins in {native.dtype}", f"{distinct} distinct"))
+    if summary.n_nonfinite:
+        rows.append(("not finite", f"{summary.n_nonfinite:,} positions left out"))
+    return rows
+
+
+def finish_audit(folder: RunFolder, run: AuditRun, command: str) -> Audit:
+    """Complete a run whose parts are all written, if that is left to do, and open it."""
+    if folder.finished:
+        return _opened(folder.folder, run.provenance)
+    files = sorted(path for path in folder.done if path.startswith("tokens/"))
+    tables = (
+        pq.read_table(path, columns=[n for n in pq.read_schema(path).names if n in MENTIONED])
+        for path in (folder.folder / file for file in files)
+    )
+    folder.write_table("vocabulary.parquet", run.vocabulary(tables).to_table())
+    folder.write_table("documents.parquet", run.documents())
+    done = _opened(folder.folder, run.provenance)
+    text = json.dumps(summary_to_json(done.summary), indent=1, allow_nan=False)
+    folder.write_bytes("summary.json", text.encode())
+    if run.companion is not None:
+        run.companion.finish(folder)
+    folder.finish(run.provenance.to_json(), command)
+    return done
+
+
+def _opened(folder: Path, provenance: Provenance) -> Audit:
+    vocabulary = Vocabulary.from_table(pq.read_table(folder / "vocabulary.parquet"))
+    documents = pq.read_table(folder / "documents.parquet")
+    return Audit(provenance, vocabulary, documents, folder=folder)
+
+
+def _summarise(audit: Audit) -> AuditSummary:
+    names = ("doc", "target", "top1", "margin", "relative_distance", "nll", "entropy", "confidence")
+    values = {name: audit.column(name) for name in names}
+    columns = AuditColumns(finite=np.isfinite(values["margin"]), **values)
+    native = None
+    if audit.provenance.options["native_head"]:
+        native = NativeColumns(
+            audit.provenance.model_dtype,
+            audit.column("native_top1"),
+            audit.column("native_top2"),
+            audit.column("native_margin"),
+            audit.column("native_step"),
+            audit.column("top2"),
+        )
+    return summarise(columns, native=native, row_norm_cv=audit.provenance.row_norm_cv)

@@ -1,0 +1,248 @@
+"""One audit's pass over a text: what is fixed before the first batch, and the tables it yields."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor, nn
+
+from unembed.decisions.measure import Wanted, columns_of
+from unembed.errors import NonFiniteError, UnembedError
+from unembed.head.sweep import Sweep, sweep
+from unembed.models.model_pass import Companion, ModelPass, Reading
+from unembed.runs.phases import Phases
+from unembed.runs.provenance import Provenance, provenance_of
+from unembed.runs.store import RunFolder
+from unembed.text.corpus import Corpus
+from unembed.text.vocabulary import Vocabulary, word_starts
+from unembed.text.windows import Batch
+
+MENTIONED = ("target", "top1", "top2", "facet", "topk_ids")
+"""Columns whose ids the run's vocabulary spells out."""
+Columns = dict[str, np.ndarray]
+ALWAYS = ("doc", "pos", "target", "word_start")
+
+
+@dataclass(frozen=True)
+class AuditOptions(Reading):
+    """How to audit a text that is read as ``Reading`` says.
+
+    ``top_k`` candidates are kept per position (0: none; the report's text view lists them).
+    ``facets`` adds the exact distance to the nearest facet, at about twice the head's cost.
+    ``native_head`` adds what the checkpoint-precision head decides. Up to ``max_nonfinite``
+    positions with a non-finite logit are kept as nulls before the run fails. ``logit_scale``
+    multiplies every logit, the control for sharpening (SPEC §5).
+    """
+
+    top_k: int = 5
+    facets: bool = False
+    native_head: bool = False
+    max_nonfinite: int = 0
+    logit_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("top_k", "max_nonfinite"):
+            if getattr(self, name) < 0:
+                raise UnembedError(f"{name} must not be negative, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class AuditRun:
+    """Everything that is fixed before the first batch of an audit."""
+
+    reading: ModelPass
+    wanted: Wanted
+    word_start: Bool[np.ndarray, "vocab"]
+    provenance: Provenance
+    max_nonfinite: int
+    nonfinite: list[int]
+    companion: Companion | None
+
+    @staticmethod
+    def of(
+        model: nn.Module,
+        corpus: Corpus,
+        options: AuditOptions,
+        name: str,
+        companion: Callable[[ModelPass], Companion] | None = None,
+    ) -> AuditRun:
+        """Prepare the pass and collect the provenance; ``companion`` is made for the pass."""
+        reading = ModelPass.of(model, corpus, options, name)
+        if options.logit_scale != 1.0:
+            reading = replace(reading, head=reading.head.sharpened(options.logit_scale))
+        head = reading.head
+        if options.native_head and head.weight.dtype == torch.float32:
+            raise UnembedError(
+                f"{name} is in float32, so its native head is the exact one: "
+                "add --dtype bfloat16 to see what that precision does"
+            )
+        wanted = Wanted(options.top_k, options.facets, options.native_head)
+        given = {**vars(wanted), "body_product": reading.body_route}
+        if options.spread:
+            given["spread"] = True
+        beside = None if companion is None else companion(reading)
+        provenance = provenance_of(
+            "audit",
+            name,
+            model,
+            head,
+            reading.precision,
+            reading.windows.facts,
+            reading.batch_tokens,
+            reading.part_positions,
+            given if beside is None else given | {"sketch": beside.key},
+            threads=reading.threads,
+        )
+        return AuditRun(
+            reading=reading,
+            wanted=wanted,
+            word_start=word_starts(corpus.tokenizer, head.vocab),
+            provenance=provenance,
+            max_nonfinite=options.max_nonfinite,
+            nonfinite=[],
+            companion=beside,
+        )
+
+    def parts(
+        self, done: frozenset[str], bar: Any, phases: Phases
+    ) -> Iterator[tuple[str, pa.Table, list[Any]]]:
+        """The parts that are not done yet: name, table, and what a companion found."""
+
+        def work(team: tuple[nn.Module, ...], batch: Batch, share: Phases) -> tuple[Columns, Any]:
+            hidden = self.reading.hidden(team[0], batch, share)
+            with share("head"):
+                if self.companion is None:
+                    swept, found = self.swept(hidden, batch), None
+                else:
+                    head, precision = self.reading.head, self.reading.precision
+                    targets = batch.targets.to(hidden.device)
+                    given = (hidden, head, targets, batch, self.candidates, precision)
+                    swept, found = self.companion.swept(*given)
+                return self.columns(hidden, swept, batch), found
+
+        for part, pieces in self.reading.results(work, bar, phases, done=done):
+            yield part, self.table([columns for columns, _ in pieces]), [own for _, own in pieces]
+
+    @property
+    def candidates(self) -> int:
+        """How many of the largest logits are wanted."""
+        return max(2, self.wanted.top_k)
+
+    def swept(self, hidden: Float[Tensor, "positions dim"], batch: Batch) -> Sweep:
+        """The pass over the vocabulary that the wanted columns need."""
+        targets = batch.targets.to(hidden.device)
+        head, precision = self.reading.head, self.reading.precision
+        return sweep(hidden, head, targets, k=self.candidates, precision=precision)
+
+    def columns(
+        self, hidden: Float[Tensor, "positions dim"], swept: Sweep, batch: Batch
+    ) -> Columns:
+        """A batch's columns from its sweep."""
+        head, targets = self.reading.head, batch.targets.to(hidden.device)
+        found = columns_of(hidden, head, targets, swept, self.wanted, self.reading.precision)
+        return found | {"doc": batch.doc, "pos": batch.pos}
+
+    def finished_parts(self, folder: RunFolder) -> frozenset[str]:
+        """The parts that are written, by all who read this pass."""
+        written = {Path(path).stem for path in folder.done if path.startswith("tokens/")}
+        own = self.companion
+        return frozenset(part for part in written if own is None or own.kept(folder, part))
+
+    def table(self, pieces: list[Columns]) -> pa.Table:
+        """A part's table from its batches' columns, sorted, its non-finite rows counted."""
+        whole = joined(pieces)
+        whole["word_start"] = self.word_start[whole["target"]]
+        bad = ~whole["finite"]
+        self._count_nonfinite(whole["doc"][bad], whole["pos"][bad])
+        return _to_table(whole)
+
+    def _count_nonfinite(self, doc: Int[np.ndarray, "bad"], pos: Int[np.ndarray, "bad"]) -> None:
+        before = sum(self.nonfinite)
+        self.nonfinite.append(len(doc))
+        over = self.max_nonfinite - before
+        if len(doc) > over:
+            raise NonFiniteError(
+                f"{self.provenance.model} gives logits that are not finite at document "
+                f"{self.reading.windows.corpus.names[int(doc[over])]!r} (doc {doc[over]}) position "
+                f"{pos[over]}, after {before + over} such before it: --max-nonfinite "
+                f"{self.max_nonfinite} allows no more; mend the weights, or raise the limit to "
+                "leave such positions out as nulls"
+            )
+
+    def count_finished(self, folder: RunFolder, done: frozenset[str]) -> None:
+        """Count the non-finite positions of the parts that are done."""
+        for part in sorted(done):
+            table = pq.read_table(folder.folder / token_file(part), columns=["doc", "pos", "top1"])
+            bad = table.filter(pc.is_null(table["top1"]))
+            self._count_nonfinite(bad["doc"].to_numpy(), bad["pos"].to_numpy())
+
+    def vocabulary(self, tables: list[pa.Table] | Iterator[pa.Table]) -> Vocabulary:
+        """The text of every token id in these tables, and of the first token of each document."""
+        used: set[int] = set()
+        for table in tables:
+            for name in MENTIONED:
+                if name in table.column_names:
+                    column = table[name].combine_chunks()
+                    flat = column.flatten() if name == "topk_ids" else column
+                    used.update(flat.unique().drop_null().to_pylist())
+        used.update(self._first_tokens().tolist())
+        return Vocabulary.of(self.reading.windows.corpus.tokenizer, used)
+
+    def documents(self) -> pa.Table:
+        """A row per document: name, first token (which nothing predicts), positions."""
+        corpus = self.reading.windows.corpus
+        count = np.bincount(
+            self.reading.windows.doc,
+            weights=self.reading.windows.counts,
+            minlength=len(corpus.names),
+        )
+        return pa.table(
+            {
+                "doc": pa.array(range(len(corpus.names)), pa.int32()),
+                "name": pa.array(corpus.names, pa.string()),
+                "first_token": pa.array(self._first_tokens(), pa.int32()),
+                "positions": pa.array(count.astype(np.int64), pa.int64()),
+            }
+        )
+
+    def _first_tokens(self) -> Int[np.ndarray, "documents"]:
+        corpus = self.reading.windows.corpus
+        _, row = np.unique(corpus.document, return_index=True)
+        return np.asarray(corpus.ids[corpus.starts[row]])
+
+
+def token_file(part: str) -> str:
+    """Where a part's table lies in a run's folder."""
+    return f"tokens/{part}.parquet"
+
+
+def joined(pieces: list[Columns]) -> Columns:
+    """Columns of batches as those of a part, in order of the text."""
+    whole = {name: np.concatenate([p[name] for p in pieces]) for name in pieces[0]}
+    order = np.lexsort((whole["pos"], whole["doc"]))
+    return {name: column[order] for name, column in whole.items()}
+
+
+def _to_table(columns: dict[str, Shaped[np.ndarray, "positions ..."]]) -> pa.Table:
+    missing = ~columns.pop("finite")
+    order = ["doc", "pos", *(name for name in columns if name not in ("doc", "pos"))]
+    arrays = {}
+    for name in order:
+        column, mask = columns[name], None if name in ALWAYS else missing
+        if column.ndim == 2:
+            flat = pa.array(np.ascontiguousarray(column).ravel())
+            holes = None if mask is None or not mask.any() else pa.array(mask)
+            arrays[name] = pa.FixedSizeListArray.from_arrays(flat, column.shape[1], mask=holes)
+        else:
+            arrays[name] = pa.array(column, mask=mask)
+    return pa.table(arrays)

@@ -1,0 +1,1 @@
+"""Two models on one text: which decisions changed, and whether they were right."""

@@ -1,0 +1,256 @@
+"""What a change did to a model's decisions: compare(before, after) -> Comparison."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from unembed.decisions.audit.audit import Audit
+from unembed.decisions.comparison.divergences import DivergenceColumns
+from unembed.decisions.comparison.flips import RESAMPLES
+from unembed.decisions.comparison.pairing import Pair
+from unembed.decisions.comparison.positions import Only
+from unembed.decisions.comparison.rows import ComparedRows, run_columns, stacked
+from unembed.decisions.comparison.seeds import over_seeds, runs_in_words
+from unembed.decisions.comparison.summary import (
+    ComparisonSummary,
+    comparison_from_json,
+    comparison_to_json,
+    summarise_pair,
+)
+from unembed.errors import UnembedError
+from unembed.runs.provenance import SCHEMA
+from unembed.runs.store import RunFolder, verified_manifest
+from unembed.runs.table import as_html, as_text, shown
+from unembed.text.vocabulary import Vocabulary
+
+PART_ROWS = 1 << 18
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two audits of one text, position by position, with every figure of SPEC §4.
+
+    ``table`` has a row per position: ``doc pos target``, then ``before_`` and ``after_`` columns;
+    works wherever an Arrow table does. With several runs on a side it has the rows of each pair
+    of runs one below the other, and ``before_run`` and ``after_run`` number them from 0.
+    ``provenance`` holds both audits', and those of further runs as ``more_before`` and
+    ``more_after``.
+    """
+
+    summary: ComparisonSummary
+    provenance: dict[str, Any] = field(repr=False)
+    vocabulary: Vocabulary = field(repr=False)
+    documents: pa.Table = field(repr=False)
+    folder: Path | None = None
+    in_memory: pa.Table | None = field(default=None, repr=False)
+
+    @staticmethod
+    def load(folder: str | Path) -> Comparison:
+        """Open a finished comparison, with every file checked against its recorded SHA-256."""
+        values = verified_manifest(folder).provenance
+        if (values.get("kind"), values.get("schema")) != ("comparison", SCHEMA):
+            raise UnembedError(
+                f"{folder} holds a run of kind {values.get('kind')!r}, schema "
+                f"{values.get('schema')!r}, where a comparison of schema {SCHEMA} is needed: "
+                "repeat it with unembed compare in a new folder"
+            )
+        folder = Path(folder)
+        summary = json.loads((folder / "summary.json").read_text())
+        return Comparison(
+            comparison_from_json(summary),
+            values,
+            Vocabulary.from_table(pq.read_table(folder / "vocabulary.parquet")),
+            pq.read_table(folder / "documents.parquet"),
+            folder,
+        )
+
+    @cached_property
+    def table(self) -> pa.Table:
+        """All positions."""
+        if self.in_memory is not None:
+            return self.in_memory
+        assert self.folder is not None
+        files = sorted((self.folder / "tokens").glob("part-*.parquet"))
+        return pa.concat_tables([pq.read_table(file) for file in files])
+
+    def to_pandas(self) -> Any:
+        """The table as a pandas DataFrame."""
+        return self.table.to_pandas()
+
+    def __len__(self) -> int:
+        return self.summary.n_positions
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        return self.table.__arrow_c_stream__(requested_schema)
+
+    def __str__(self) -> str:
+        return as_text(headline(self.summary))
+
+    def _repr_html_(self) -> str:
+        return as_html(headline(self.summary))
+
+
+def compare(
+    before: Audit | Sequence[Audit],
+    after: Audit | Sequence[Audit],
+    *,
+    divergence: pa.Table | None = None,
+    only: Only | None = None,
+    out: str | Path | None = None,
+    command: str = "",
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Comparison:
+    """Which decisions changed between two audits of one text, and were they right.
+
+    Rows pair on (document, position). Churn, flips and their tests, runner-up rotation, margin
+    bands, frequency, token class, calibration, and the flips that the margins before predict; each
+    margin figure raw and scale-free, each figure with an interval over documents.
+    ``compare(a, a)`` is zero throughout. ``divergence`` is ``live.audit_both``'s table. With
+    ``out`` the run is written there.
+
+    Either side may be several audits, of checkpoints trained with different seeds. Each run before
+    is paired with each after and the rows of all pairs are pooled: a figure is the one over all
+    seeds, its interval that over documents, widened by the spread between seeds
+    (``seeds.widened``), and there are no p-values.
+    Raises UnembedError where the audits are not of one text, tokenizer and windows, where two of
+    one side are one model, where ``only`` leaves nothing or spells terms with another tokenizer,
+    and for ``divergence`` with several audits on a side. Source: SPEC §4.
+    """
+    only = only or Only()
+    olds, news = _runs(before, "before"), _runs(after, "after")
+    seeds = len(olds), len(news)
+    if divergence is not None and seeds != (1, 1):
+        raise UnembedError(
+            f"divergences take one model on each side, got {seeds[0]} before and {seeds[1]} after: "
+            "compare several seeds by their audits alone"
+        )
+    k = min(one.provenance.options["top_k"] for one in olds)
+    parts = [ComparedRows.of(old, new, only, k) for old in olds for new in news]
+    rows = stacked(parts)
+    apart = None if divergence is None else _divergence(divergence, rows.paired)
+    (first, *more_before), (second, *more_after) = (
+        [one.provenance.to_json() for one in side] for side in (olds, news)
+    )
+    provenance = {
+        "kind": "comparison",
+        "schema": SCHEMA,
+        "before": first,
+        "after": second,
+        "more_before": more_before,
+        "more_after": more_after,
+        "only": only.words,
+        "divergence": divergence is not None,
+        "resamples": resamples,
+        "seed": seed,
+    }
+
+    def summarised(some: ComparedRows) -> ComparisonSummary:
+        return summarise_pair(
+            some.paired,
+            some.groups,
+            only=only.words,
+            topk_logits=some.topk_logits,
+            divergence=apart,
+            resamples=resamples,
+            seed=seed,
+        )
+
+    def computed() -> tuple[ComparisonSummary, pa.Table]:
+        if len(parts) == 1:
+            return summarised(rows), rows.table(apart)
+        singles = [summarised(part) for part in parts]
+        runs = run_columns([len(part.paired.doc) for part in parts], seeds)
+        return over_seeds(summarised(rows), singles, seeds), rows.table(None, runs)
+
+    named = (rows.paired.vocabulary, olds[0].documents)
+    if out is None:
+        summary, table = computed()
+        return Comparison(summary, provenance, *named, in_memory=table)
+    with RunFolder.open(out, provenance) as folder:
+        if folder.finished:
+            return Comparison.load(folder.folder)
+        summary, table = computed()
+        for number, start in enumerate(range(0, table.num_rows, PART_ROWS)):
+            path = f"tokens/part-{number:05d}.parquet"
+            if path not in folder.done:
+                folder.write_table(path, table.slice(start, PART_ROWS))
+        folder.write_table("vocabulary.parquet", rows.paired.vocabulary.to_table())
+        folder.write_table("documents.parquet", olds[0].documents)
+        text = json.dumps(comparison_to_json(summary), indent=1, allow_nan=False)
+        folder.write_bytes("summary.json", text.encode())
+        folder.finish(provenance, command)
+        return Comparison(summary, provenance, *named, folder.folder)
+
+
+def headline(summary: ComparisonSummary) -> list[tuple[str, str]]:
+    """The short table that a comparison prints: name and value with its interval."""
+    flips, movement, calibration = summary.flips, summary.movement, summary.calibration
+    rows = [
+        ("positions", f"{summary.n_positions:,} in {summary.n_documents:,} documents"),
+        ("changed top token (churn)", shown(flips.churn, ".2%")),
+        ("wrong to right", f"{flips.wrong_to_right:,}"),
+        ("right to wrong", f"{flips.right_to_wrong:,}"),
+        ("flip ratio", shown(flips.flip_ratio, ".2f")),
+        ("accuracy before", shown(flips.accuracy_before, ".2%")),
+        ("accuracy difference", shown(flips.accuracy_difference, "+.2%")),
+        ("McNemar p, by document", shown(flips.clustered_mcnemar_p, ".2g")),
+        ("loss difference (nats)", shown(calibration.nll_difference_nats, "+.4f")),
+        ("wider margin", shown(movement.everywhere.margin.wider, ".1%")),
+        ("median change of margin", shown(movement.everywhere.margin.median, "+.3f")),
+        (
+            "median change, scale-free",
+            shown(movement.everywhere.relative_distance.median, "+.5f"),
+        ),
+        ("margins", f"{movement.sharpening.verdict}"),
+        ("runner-up rotation", shown(movement.rotation.share, ".2%")),
+        ("churn that margins predict", shown(summary.prediction.predicted, ".2%")),
+    ]
+    if summary.divergence is not None:
+        apart = summary.divergence
+        rows += [
+            ("KL(before‖after) (nats)", shown(apart.kl_forward.mean, ".5f")),
+            ("KL(after‖before) (nats)", shown(apart.kl_backward.mean, ".5f")),
+            ("total variation", shown(apart.total_variation.mean, ".4f")),
+            ("speculative acceptance", shown(apart.acceptance, ".2%")),
+            ("top-k overlap", shown(apart.overlap, ".2%")),
+        ]
+    if summary.only is not None:
+        rows.insert(1, ("only", summary.only))
+    runs = runs_in_words(summary.seeds)
+    if runs is not None:
+        rows.insert(1, ("seeds", runs))
+    if summary.n_nonfinite:
+        rows.append(("not finite", f"{summary.n_nonfinite:,} positions left out"))
+    rows += [("note", note) for note in summary.notes]
+    return rows
+
+
+def _runs(side: Audit | Sequence[Audit], name: str) -> list[Audit]:
+    """The audits of one side. Raises UnembedError for none, and where two are one model."""
+    runs = [side] if isinstance(side, Audit) else list(side)
+    if not runs:
+        raise UnembedError(f"there is no audit {name}: give one, or one for each seed")
+    for one, other in combinations([run.provenance for run in runs], 2):
+        same = (one.model_digest, one.model_dtype) == (other.model_digest, other.model_dtype)
+        if same:
+            raise UnembedError(
+                f"two seeds are one model: {one.model} and {other.model}, both {name}, have the "
+                f"digest {one.model_digest[:12]} in {one.model_dtype}; give each seed once"
+            )
+    return runs
+
+
+def _divergence(table: pa.Table, paired: Pair) -> DivergenceColumns:
+    """The divergences at the paired positions, which are finite there."""
+    names = [field.name for field in fields(DivergenceColumns)]
+    return DivergenceColumns(**{name: table[name].to_numpy()[paired.row] for name in names})

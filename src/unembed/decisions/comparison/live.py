@@ -1,0 +1,159 @@
+"""Two models over one text in one pass: both audits, and how far apart their distributions are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import nn
+
+from unembed.decisions.audit.audit import Audit, finish_audit
+from unembed.decisions.audit.run import AuditOptions, AuditRun, Columns, joined, token_file
+from unembed.errors import UnembedError
+from unembed.head.divergence import Voice, divergence
+from unembed.models.checkpoint import Checkpoint, context_of
+from unembed.runs.phases import Phases
+from unembed.runs.progress import progress_bar
+from unembed.runs.provenance import SCHEMA
+from unembed.runs.store import RunFolder
+from unembed.text.corpus import Corpus
+from unembed.text.windows import Batch
+
+DIVERGENCES = ("kl_forward", "kl_backward", "total_variation", "overlap")
+"""Columns of the divergence table besides ``doc`` and ``pos``; see ``divergence.Divergence``."""
+
+
+@dataclass(frozen=True)
+class LiveAudits:
+    """Two audits of one text, row for row, and the divergences of the same positions."""
+
+    before: Audit
+    after: Audit
+    divergence: pa.Table
+
+
+def audit_both(
+    before: Checkpoint,
+    after: Checkpoint,
+    corpus: Corpus,
+    options: AuditOptions | None = None,
+    *,
+    out: str | Path | None = None,
+    command: str = "",
+    progress: bool = False,
+    phases: Phases | None = None,
+) -> LiveAudits:
+    """Audit two models together, with exact divergences of their distributions at each position.
+
+    No logits are stored: both heads pass over the same blocks of the vocabulary, twice. With
+    ``out`` the audits are written to ``out/before`` and ``out/after`` and the divergences to
+    ``out/divergence``; a killed run goes on where it stopped. The context is the shorter of the two
+    models'. Raises UnembedError where the tokenizers differ, and as ``audit`` does.
+    Source: SPEC §4.
+    """
+    _refuse_other_tokenizers(before, after)
+    options, phases = options or AuditOptions(), phases or Phases()
+    shorter = min(context_of(one.model, options.context) for one in (before, after))
+    options = replace(options, context=shorter)
+    with phases("prepare"):
+        runs = [AuditRun.of(one.model.eval(), corpus, options, one.name) for one in (before, after)]
+    both = _Both(*runs)
+    positions = runs[0].reading.windows.positions
+    if out is None:
+        with progress_bar("compare", "tok", positions, progress) as bar:
+            found = [tables for _part, tables in both.tables(frozenset(), bar, phases)]
+        whole = [pa.concat_tables(tables) for tables in zip(*found, strict=True)]
+        audits = [
+            Audit(run.provenance, run.vocabulary([table]), run.documents(), in_memory=table)
+            for run, table in zip(runs, whole, strict=False)
+        ]
+        return LiveAudits(audits[0], audits[1], whole[2])
+    keys = [run.provenance.to_json() for run in runs]
+    keys.append({"kind": "divergence", "schema": SCHEMA, "before": keys[0], "after": keys[1]})
+    names = ("before", "after", "divergence")
+    with ExitStack() as stack:
+        folders = [
+            stack.enter_context(RunFolder.open(Path(out) / name, key))
+            for name, key in zip(names, keys, strict=True)
+        ]
+        done = frozenset.intersection(*(runs[0].finished_parts(folder) for folder in folders))
+        for run, folder in zip(runs, folders, strict=False):
+            run.count_finished(folder, done)
+        with progress_bar("compare", "tok", positions, progress) as bar:
+            for part, tables in both.tables(done, bar, phases):
+                with phases("write"):
+                    for folder, table in zip(folders, tables, strict=True):
+                        folder.write_table(token_file(part), table)
+        with phases("summary"):
+            audits = [
+                finish_audit(folder, run, command)
+                for folder, run in zip(folders, runs, strict=False)
+            ]
+        if not folders[2].finished:
+            folders[2].finish(keys[2], command)
+        files = sorted((folders[2].folder / "tokens").glob("part-*.parquet"))
+        apart = pa.concat_tables([pq.read_table(file) for file in files])
+        return LiveAudits(audits[0], audits[1], apart)
+
+
+@dataclass(frozen=True)
+class _Both:
+    """Two runs over the same batches."""
+
+    before: AuditRun
+    after: AuditRun
+
+    def tables(
+        self, done: frozenset[str], bar: Any, phases: Phases
+    ) -> Iterator[tuple[str, tuple[pa.Table, pa.Table, pa.Table]]]:
+        """The parts that are not done yet: both audits' tables and the divergences'."""
+        found = self.before.reading.results(
+            self._columns, bar, phases, beside=[self.after.reading], done=done
+        )
+        for part, pieces in found:
+            before, after, apart = zip(*pieces, strict=True)
+            tables = self.before.table(list(before)), self.after.table(list(after))
+            yield part, (*tables, _apart(joined(list(apart))))
+
+    @torch.no_grad()
+    def _columns(
+        self, models: tuple[nn.Module, ...], batch: Batch, phases: Phases
+    ) -> tuple[Columns, Columns, Columns]:
+        voices, found = [], []
+        for run, model in zip((self.before, self.after), models, strict=True):
+            hidden = run.reading.hidden(model, batch, phases)
+            with phases("head"):
+                swept = run.swept(hidden, batch)
+                found.append(run.columns(hidden, swept, batch))
+            voices.append(Voice(hidden, run.reading.head, swept, run.reading.precision))
+        with phases("divergence"):
+            apart = divergence(*voices)
+        columns = {name: getattr(apart, name).cpu().numpy() for name in DIVERGENCES}
+        return found[0], found[1], columns | {"doc": batch.doc, "pos": batch.pos}
+
+
+def _apart(columns: Columns) -> pa.Table:
+    """The divergence table; null where either model has a logit that is not finite."""
+    arrays = {name: pa.array(columns[name]) for name in ("doc", "pos")}
+    for name in DIVERGENCES:
+        arrays[name] = pa.array(columns[name], from_pandas=True)
+    return pa.table(arrays)
+
+
+def _refuse_other_tokenizers(before: Checkpoint, after: Checkpoint) -> None:
+    ours, theirs = (one.tokenizer.get_vocab() for one in (before, after))
+    if ours == theirs:
+        return
+    odd = sorted(token for token, i in ours.items() if theirs.get(token) != i)
+    odd = odd or sorted(theirs.keys() - ours.keys())
+    raise UnembedError(
+        f"the tokenizers of {before.name} and {after.name} differ ({len(ours):,} and "
+        f"{len(theirs):,} tokens; first: {odd[0]!r} is {ours.get(odd[0])} and "
+        f"{theirs.get(odd[0])}): decisions can be compared only over one vocabulary"
+    )

@@ -1,0 +1,111 @@
+"""Which positions to compare: by class, frequency, margin, document, or words of the user's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
+
+from unembed.decisions.comparison.pairing import Pair, refuse_other_tokens, vocabulary_size
+from unembed.decisions.comparison.summary import BAND_NAMES, Groups
+from unembed.decisions.tokens import CLASSES, FREQUENCY_NAMES, encodings_of, marks_of_terms
+from unembed.errors import UnembedError
+from unembed.text.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class Only:
+    """Which positions to compare; what is left empty keeps all.
+
+    ``classes`` and ``frequencies`` are of the target, ``bands`` of the margin before.
+    ``documents`` is a regular expression that a document's name must contain. ``terms`` are words
+    of the user's: a position is kept where its target is part of one, spelled by ``tokenizer``,
+    which must be the audits' own.
+    """
+
+    classes: tuple[str, ...] = ()
+    frequencies: tuple[str, ...] = ()
+    bands: tuple[str, ...] = ()
+    documents: str | None = None
+    terms: tuple[str, ...] = ()
+    tokenizer: Any = field(default=None, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        known = {"classes": CLASSES, "frequencies": FREQUENCY_NAMES, "bands": BAND_NAMES}
+        for name, choices in known.items():
+            for value in getattr(self, name):
+                if value not in choices:
+                    raise UnembedError(f"{value!r} is none of the {name} {', '.join(choices)}")
+        if self.documents is not None:
+            try:
+                re.compile(self.documents)
+            except re.error as error:
+                raise UnembedError(
+                    f"{self.documents!r} is no regular expression: {error}"
+                ) from None
+        if self.terms and self.tokenizer is None:
+            raise UnembedError(
+                f"terms ({', '.join(map(repr, self.terms))}) need the tokenizer that spells them"
+            )
+
+    @property
+    def words(self) -> str | None:
+        """The filter in words, None where everything is kept."""
+        said = [f"{name} {', '.join(kept)}" for name, kept in self._lists() if kept]
+        if self.documents is not None:
+            said.append(f"documents matching {self.documents!r}")
+        return "; ".join(said) or None
+
+    def chosen(
+        self, paired: Pair, groups: Groups, names: Sequence[str]
+    ) -> Bool[np.ndarray, " positions"]:
+        """The positions kept. Raises UnembedError where there is none."""
+        kept = np.ones(len(paired.doc), dtype=bool)
+        for wanted, choices, group in (
+            (self.classes, CLASSES, groups.token_class),
+            (self.frequencies, FREQUENCY_NAMES, groups.frequency),
+            (self.bands, BAND_NAMES, groups.band_before),
+        ):
+            if wanted:
+                kept &= np.isin(group, [choices.index(name) for name in wanted])
+        if self.documents is not None:
+            matching = [re.search(self.documents, name) is not None for name in names]
+            kept &= np.array(matching)[paired.doc]
+        if self.terms:
+            spelled = encodings_of(self.terms, self.tokenizer)
+            kept &= marks_of_terms(paired.doc, paired.pos, paired.target, spelled)
+        if not kept.any():
+            raise UnembedError(f"no position is left with {self.words}: keep more")
+        return kept
+
+    def refuse_other_tokenizer(self, paired: Pair, label: str) -> None:
+        """Raise UnembedError where the terms are spelled by another tokenizer than the audits'.
+
+        ``label`` is that of the audits' tokenizer. Compared are the sizes, and what the targets
+        decode to.
+        """
+        if not self.terms:
+            return
+        if vocabulary_size(label) != (size := f"{len(self.tokenizer)} tokens)"):
+            raise UnembedError(
+                f"the tokenizers differ, {label} in the audits and "
+                f"{type(self.tokenizer).__name__} ({size} for the terms: give the tokenizer of "
+                "the audited checkpoints"
+            )
+        targets = np.unique(paired.target).tolist()
+        known = {token: paired.vocabulary[token] for token in targets}
+        spelled = Vocabulary.of(self.tokenizer, targets).texts
+        refuse_other_tokens(known, spelled, "in the audits", "for the terms")
+
+    def _lists(self) -> list[tuple[str, tuple[str, ...]]]:
+        return [
+            ("classes", self.classes),
+            ("frequencies", self.frequencies),
+            ("bands", self.bands),
+            # Quoted, for a term may hold a comma.
+            ("terms", tuple(map(repr, self.terms))),
+        ]

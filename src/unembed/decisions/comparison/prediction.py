@@ -1,0 +1,287 @@
+"""Whether the margins of one audit foretell which decisions another head will flip."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+
+from unembed.decisions.comparison.movement import MarginColumns
+from unembed.stats.bootstrap import (
+    RESAMPLES,
+    cluster,
+    interval,
+    ratio_of_totals,
+    sums_by_document,
+    totals_and_resamples,
+)
+from unembed.stats.estimate import Estimate
+from unembed.stats.resampled import Sample, quantile_draws
+
+CHANCE_EDGES = (0.0, 1e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 1.0)
+"""Bins of the predicted chance of a flip, ``low <= chance < high``; the last holds 1 too.
+
+Most chances are small: tenths of the positions would all but one lie near 0. A runner-up alone has
+a chance of at most 1/2, which only a margin of 0 reaches.
+"""
+
+NODES = 16
+"""Nodes of the quadrature over the noise of the top logit: error below 1e-5 in the chance with the
+five candidates that an audit keeps by default, up to 1e-3 with 64."""
+
+NEGLIGIBLE = 6.5
+"""Where all candidates lie this many s behind, the chance, below 1e-10 for each, is taken as 0."""
+
+FEWEST = 10
+"""Fewest positions to take s from: of one alone, the common factor leaves no noise."""
+
+CHUNK_ROWS = 1 << 15
+"""Positions whose chances are computed at a time; changes memory, never a result."""
+
+MAD_TO_DEVIATION = 1.482602218505602
+"""Standard deviation of a normal distribution over its median absolute deviation."""
+
+
+@dataclass(frozen=True)
+class ChanceBin:
+    """Positions with ``low <= chance < high``: the mean predicted chance, and the share flipped."""
+
+    low: float
+    high: float
+    n: int
+    predicted: Estimate
+    observed: Estimate
+
+
+@dataclass(frozen=True)
+class FlipPrediction:
+    """Predicted and observed share of positions with another top-1, see ``predict_flips``.
+
+    ``noise`` is s, in logits of the audit before, ``scale`` the common factor of the margins;
+    ``noise.n`` counts the positions that both come from. ``candidates`` is how many tokens could
+    overtake: 1, the runner-up, or k - 1. ``bins`` is empty where ``bins_reason`` says why.
+    """
+
+    scale: Estimate
+    noise: Estimate
+    candidates: int
+    predicted: Estimate
+    observed: Estimate
+    difference: Estimate
+    bins: tuple[ChanceBin, ...]
+    bins_reason: str | None
+
+
+def flip_chance(
+    gaps: Float[np.ndarray, "positions candidates"], noise: float
+) -> Float[np.ndarray, " positions"]:
+    """Chance that normal noise on the logits makes one of the candidates overtake top-1.
+
+    ``gaps[:, j] >= 0`` is how far candidate j lies behind, in logits; ``noise`` the standard
+    deviation s of the noise in the difference of two logits. One candidate: ``Phi(-gap / s)``.
+    More: independent noise of variance ``s ** 2 / 2`` on each logit, ``s1 = s / sqrt(2)`` and
+    ``1 - E_z[prod_j Phi(z + gap_j / s1)]``, z standard normal, by Gauss-Hermite quadrature. Without
+    noise the chance is 0. Source: SPEC §6, flips under Gaussian logit noise.
+    """
+    if noise == 0 or gaps.shape[1] == 0:
+        return np.zeros(len(gaps))
+    chance = np.empty(len(gaps))
+    for start in range(0, len(gaps), CHUNK_ROWS):
+        rows = slice(start, start + CHUNK_ROWS)
+        behind = torch.from_numpy(gaps[rows].astype(np.float64) / noise)
+        if gaps.shape[1] == 1:
+            chance[rows] = torch.special.ndtr(-behind[:, 0]).numpy()
+        else:
+            chance[rows] = _union(behind * math.sqrt(2))
+    return chance
+
+
+def predict_flips(
+    before: MarginColumns,
+    after: MarginColumns,
+    doc: Int[np.ndarray, " positions"],
+    *,
+    topk_logits: Float[np.ndarray, "positions k"] | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> FlipPrediction:
+    """Predict how many top-1 flip from the margins before and one number, and count them (SPEC §4).
+
+    The number is s, the size of the logit noise between the two audits. The prediction for a
+    position is ``flip_chance`` of its margin: a lower bound, for others than the runner-up may
+    overtake too. With ``topk_logits``, the k largest logits of the audit before in descending
+    order, each of the k - 1 candidates may, and the bound is closer.
+
+    s is estimated where margins are wide: flips are where noise was large, so that what is left of
+    the narrow margins has little of it. Of the positions whose margin before is the median or more
+    and whose top-1 and top-2 kept their places, with the common factor ``scale = median(after) /
+    median(before)``, which flips nothing, taken out: ``s = 1.4826 median(abs(after / scale -
+    before))``. It is robust: rare large changes do not move it, and flips that they make are not
+    predicted. It is biased downward where s is not small beside the median margin, and, by some
+    percent, for a runner-up that keeps its place before a close third is one that noise favoured:
+    with three logits or more, only positions count whose runner-up leads by the median or more.
+
+    The interval of the prediction resamples documents and, with them, s; ``scale`` is held, and
+    between the least, the measured and the largest s the prediction is interpolated. ``difference``
+    is observed - predicted. Raises ``ValueError`` where lengths differ, k < 2 or logits ascend.
+    """
+    for columns in (before, after):
+        if columns.top1.shape != doc.shape:
+            raise ValueError(f"doc has {doc.size} rows, an audit {columns.top1.size}")
+    margin, moved = (columns.margin.astype(np.float64) for columns in (before, after))
+    gaps = margin[:, None] if topk_logits is None else _gaps(topk_logits, doc.size)
+    inverse, documents = cluster(doc)
+    flipped = (before.top1 != after.top1).astype(np.float64)
+    kept = (before.top1 == after.top1) & (before.top2 == after.top2)
+    wide = kept
+    if doc.size:
+        wide = wide & (margin >= np.median(margin))
+    if doc.size and gaps.shape[1] >= 2:
+        lead = gaps[:, 1] - gaps[:, 0]
+        wide = wide & (lead >= np.median(lead))
+    scale, noise, draws = _noise(
+        margin[wide], moved[wide], inverse[wide], documents, resamples=resamples, seed=seed
+    )
+    ones = np.ones(doc.size)
+    observed_sums = [sums_by_document(values, inverse, documents) for values in (flipped, ones)]
+    if noise.value is None:
+        totals = totals_and_resamples(np.stack(observed_sums), resamples=resamples, seed=seed)
+        observed = ratio_of_totals(totals[:, 0], totals[:, 1], documents)
+        nothing = Estimate(None, n=observed.n, reason=noise.reason)
+        return FlipPrediction(
+            scale, noise, gaps.shape[1], nothing, observed, nothing, (), noise.reason
+        )
+    known = draws[np.isfinite(draws)]
+    grid = np.unique([noise.value, known.min(initial=noise.value), known.max(initial=noise.value)])
+    chance = flip_chance(gaps, noise.value)
+    predicted_sums = [
+        sums_by_document(chance if s == noise.value else flip_chance(gaps, s), inverse, documents)
+        for s in grid.tolist()
+    ]
+    count = len(CHANCE_EDGES) - 1
+    within = np.clip(np.searchsorted(CHANCE_EDGES, chance, side="right") - 1, 0, count - 1)
+    cell = inverse * count + within
+    binned = [
+        sums_by_document(values, cell, documents * count).reshape(documents, count).T
+        for values in (ones, chance, flipped)
+    ]
+    totals = totals_and_resamples(
+        np.concatenate([np.stack([*observed_sums, *predicted_sums]), *binned]),
+        resamples=resamples,
+        seed=seed,
+    )
+    flips, size = totals[:, 0], totals[:, 1]
+    at_grid, in_bins = totals[:, 2 : 2 + len(grid)], totals[:, 2 + len(grid) :]
+    own = at_grid[:1, np.searchsorted(grid, noise.value)]
+    expected = np.concatenate([own, _interpolated(at_grid[1:], grid, draws)])
+    bins = _bins(in_bins, documents) if noise.value > 0 else ()
+    reason = "without noise every chance is 0: there is nothing to put in bins"
+    return FlipPrediction(
+        scale=scale,
+        noise=noise,
+        candidates=gaps.shape[1],
+        predicted=ratio_of_totals(expected, size, documents),
+        observed=ratio_of_totals(flips, size, documents),
+        difference=ratio_of_totals(flips - expected, size, documents),
+        bins=bins,
+        bins_reason=None if bins else reason,
+    )
+
+
+def _bins(totals: Float[np.ndarray, "rows columns"], documents: int) -> tuple[ChanceBin, ...]:
+    counts, chances, hits = np.split(totals, 3, axis=1)
+    return tuple(
+        ChanceBin(
+            low=low,
+            high=high,
+            n=int(counts[0, b]),
+            predicted=ratio_of_totals(chances[:, b], counts[:, b], documents),
+            observed=ratio_of_totals(hits[:, b], counts[:, b], documents),
+        )
+        for b, (low, high) in enumerate(itertools.pairwise(CHANCE_EDGES))
+    )
+
+
+def _gaps(
+    topk_logits: Float[np.ndarray, "positions k"], positions: int
+) -> Float[np.ndarray, "positions candidates"]:
+    if topk_logits.ndim != 2 or len(topk_logits) != positions or topk_logits.shape[1] < 2:
+        raise ValueError(
+            f"topk_logits must be [{positions}, k] with k of 2 or more, got {topk_logits.shape}"
+        )
+    logits = topk_logits.astype(np.float64)
+    if not (np.diff(logits, axis=1) <= 0).all():
+        raise ValueError("topk_logits must be numbers in descending order in every row")
+    gaps: Float[np.ndarray, "positions candidates"] = logits[:, :1] - logits[:, 1:]
+    return gaps
+
+
+def _noise(
+    margin: Float[np.ndarray, " kept"],
+    moved: Float[np.ndarray, " kept"],
+    inverse: Int[np.ndarray, " kept"],
+    documents: int,
+    *,
+    resamples: int,
+    seed: int,
+) -> tuple[Estimate, Estimate, Float[np.ndarray, " resamples"]]:
+    """Scale, s, and s in every resample, from positions with wide margins."""
+    n = margin.size
+    if n < FEWEST:
+        reason = f"the noise is unknown: {n} wide margins kept top-1 and top-2, it takes {FEWEST}"
+        nothing = Estimate(None, n=n, reason=reason)
+        return nothing, nothing, np.zeros(0)
+    if not (np.median(margin) > 0 and np.median(moved) > 0):
+        nothing = Estimate(None, n=n, reason="the noise is unknown: half of the margins are 0")
+        return nothing, nothing, np.zeros(0)
+    factor = float(np.median(moved)) / float(np.median(margin))
+    change = np.abs(moved / factor - margin)
+    s = MAD_TO_DEVIATION * float(np.median(change))
+    if documents < 2:
+        return Estimate(factor, n=n), Estimate(s, n=n), np.zeros(0)
+    columns = [Sample(values, inverse, (0.5,)) for values in (change, moved, margin)]
+    spread, above, below = (
+        drawn[:, 0] for drawn in quantile_draws(columns, documents, resamples=resamples, seed=seed)
+    )
+    draws = MAD_TO_DEVIATION * spread
+    factors = above / np.where(below > 0, below, np.nan)
+    return (
+        Estimate(factor, *interval(factors, documents), n=n),
+        Estimate(s, *interval(draws, documents), n=n),
+        draws,
+    )
+
+
+def _union(behind: torch.Tensor) -> Float[np.ndarray, " positions"]:
+    """``1 - E_z[prod_j Phi(z + behind_j)]`` for rows of gaps in units of one logit's noise."""
+    chance = torch.zeros(len(behind), dtype=torch.float64)
+    near = behind.min(dim=1).values < NEGLIGIBLE * math.sqrt(2)
+    close = behind[near]
+    points, weights = np.polynomial.hermite_e.hermegauss(NODES)
+    total = torch.zeros(len(close), dtype=torch.float64)
+    for point, weight in zip(points.tolist(), (weights / weights.sum()).tolist(), strict=True):
+        total += weight * (1 - torch.special.ndtr(point + close).prod(dim=1))
+    chance[near] = total
+    found: Float[np.ndarray, " positions"] = chance.numpy()
+    return found
+
+
+def _interpolated(
+    totals: Float[np.ndarray, "resamples columns"],
+    grid: Float[np.ndarray, " grid"],
+    at: Float[np.ndarray, " resamples"],
+) -> Float[np.ndarray, " resamples"]:
+    """The total of each resample at its own s, between the totals at the values of the grid."""
+    if len(grid) == 1:
+        alone: Float[np.ndarray, " resamples"] = np.where(np.isfinite(at), totals[:, 0], np.nan)
+        return alone
+    index = np.clip(np.searchsorted(grid, np.nan_to_num(at)) - 1, 0, len(grid) - 2)
+    rows = np.arange(at.size)
+    t = (at - grid[index]) / (grid[index + 1] - grid[index])
+    lower, upper = totals[rows, index], totals[rows, index + 1]
+    between: Float[np.ndarray, " resamples"] = lower + t * (upper - lower)
+    return between

@@ -1,0 +1,121 @@
+"""How far a hidden state is from the nearest wall of its own cell."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from unembed.head.head import Head
+from unembed.head.precision import Precision
+from unembed.head.product import float32_products, pad_rows
+
+FACET_BLOCK = 2048
+ROWS = 512
+CANDIDATES = 8
+"""Nearest facets found in float32 that are then measured again in float64."""
+
+
+def relative_distance(
+    hidden: Float[Tensor, "positions dim"],
+    head: Head,
+    top1: Int[Tensor, "positions"],
+    top2: Int[Tensor, "positions"],
+) -> Float[Tensor, "positions"]:
+    """Distance to the runner-up's facet in units of the hidden norm, the scale-free margin.
+
+    ``(l_t - l_r) / (|w_t - w_r| |h|)`` with ``l = W h + b`` before scale and soft-cap, so it is a
+    distance in hidden space; taken from the difference of the rows in float64, and without sign,
+    which float32 logits closer than their rounding may have the other way round. Two equal rows
+    have no facet between them: 0 where their logits tie. Source: SPEC §1.
+    """
+    found = []
+    for h, t, r in zip(hidden.split(ROWS), top1.split(ROWS), top2.split(ROWS), strict=True):
+        h = h.double()
+        gap, size = _facet(h, head, t, r)
+        found.append(torch.where(gap == 0, 0.0, gap.abs() / (size * h.norm(dim=1))).float())
+    return torch.cat(found)
+
+
+def facet_distance(
+    hidden: Float[Tensor, "positions dim"],
+    head: Head,
+    top1: Int[Tensor, "positions"],
+    precision: Precision,
+) -> tuple[Int[Tensor, "positions"], Float[Tensor, "positions"]]:
+    """The token across the nearest facet of the cell, and the Euclidean distance to it.
+
+    Equivalent to::
+
+        l = W @ h + b                                            # no scale, no soft-cap
+        distance = min((l[t] - l[v]) / norm(w[t] - w[v]) for v != t)
+
+    over every token, in two passes: float32 products of all rows with ``h`` and ``w_t`` find the
+    CANDIDATES nearest, which are measured again in float64 from the difference of the rows. Rows
+    equal to ``w_t`` bound no facet. Source: SPEC §1.
+    """
+    tokens, distances = [], []
+    for h, t in zip(hidden.split(ROWS), top1.split(ROWS), strict=True):
+        near = _nearest_candidates(h, head, t, precision)
+        columns = []
+        for candidate in near.unbind(1):
+            gap, size = _facet(h.double(), head, t, candidate)
+            columns.append(torch.where(size == 0, torch.inf, gap.abs() / size))
+        distance = torch.stack(columns, dim=1)
+        best = distance.min(dim=1)
+        tokens.append(near.gather(1, best.indices[:, None])[:, 0])
+        distances.append(best.values.float())
+    return torch.cat(tokens), torch.cat(distances)
+
+
+def _facet(
+    hidden: Float[Tensor, "positions dim"],
+    head: Head,
+    inside: Int[Tensor, "positions"],
+    outside: Int[Tensor, "positions"],
+) -> tuple[Float[Tensor, "positions"], Float[Tensor, "positions"]]:
+    """Logit gap before scale and soft-cap, and |w_t - w_v|, in float64."""
+    wall = head.weight[inside].double() - head.weight[outside].double()
+    gap = (wall * hidden).sum(1)
+    if head.bias is not None:
+        gap = gap + head.bias[inside].double() - head.bias[outside].double()
+    return gap, wall.norm(dim=1)
+
+
+def _nearest_candidates(
+    hidden: Float[Tensor, "positions dim"],
+    head: Head,
+    top1: Int[Tensor, "positions"],
+    precision: Precision,
+) -> Int[Tensor, "positions k"]:
+    n, device = hidden.shape[0], hidden.device
+    h, own = pad_rows(hidden), pad_rows(head.weight[top1])
+    bias = head.bias
+    own_logit = (own[:n] * h[:n]).sum(1)
+    if bias is not None:
+        own_logit = own_logit + bias[top1].float()
+    own_square = own[:n].square().sum(1)
+    best = torch.full((n, 0), torch.inf, device=device)
+    ids = torch.zeros(n, 0, dtype=torch.long, device=device)
+    for start in range(0, head.vocab, FACET_BLOCK):
+        stop = min(start + FACET_BLOCK, head.vocab)
+        rows = pad_rows(head.weight[start:stop])
+        with float32_products(precision.route):
+            logits = (h @ rows.T)[:n, : stop - start]
+            cross = (own @ rows.T)[:n, : stop - start]
+        squares = own_square[:, None] + rows[: stop - start].square().sum(1) - 2 * cross
+        if bias is not None:
+            logits = logits + bias[start:stop].float()
+        # Rounding can only bring a near twin of w_t closer this way, never hide it.
+        squares += 1e-6 * (own_square[:, None] + rows[: stop - start].square().sum(1))
+        distance = (own_logit[:, None] - logits) / squares.sqrt()
+        span = torch.arange(start, stop, device=device)
+        barred = span == top1[:, None]
+        if head.valid is not None:
+            barred |= ~head.valid[start:stop]
+        distance = distance.masked_fill_(barred, torch.inf)
+        pool = torch.cat([best, distance], dim=1)
+        pool_ids = torch.cat([ids, span.expand(n, -1)], dim=1)
+        top = pool.topk(min(CANDIDATES, pool.shape[1]), dim=1, largest=False)
+        best, ids = top.values, pool_ids.gather(1, top.indices)
+    return ids

@@ -1,0 +1,1 @@
+"""The output head: its rows, exact products, the pass over the vocabulary, the loss."""

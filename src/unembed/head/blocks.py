@@ -1,0 +1,180 @@
+"""Blocks of float32 logits, and the target's logit before its block has come by."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from unembed.head.head import Head
+from unembed.head.kernels.running import SEGMENT
+from unembed.head.precision import Precision
+from unembed.head.product import (
+    TILE,
+    WIDE_BLOCK,
+    WIDE_ROWS,
+    float32_products,
+    left_operand,
+    multiply,
+    right_operand,
+)
+
+ROWS = 512
+"""Rows of a logit block on CPU."""
+
+BLOCK = 4096
+"""Columns of a block at most on CPU. From 512 to 8192 columns and 256 to 1024 rows take the same
+time within 5 % on the machines measured, so the cache and the memory decide."""
+
+NEVER = -1e38
+"""The logit of a row that is not a token: below every real one, and still finite when it is scaled,
+so that 0 times it is 0."""
+
+
+@dataclass(frozen=True)
+class BlockShape:
+    """Rows and columns of a logit block; a sweep pads its rows to a multiple of ``padding``."""
+
+    rows: int
+    columns: int
+    padding: int
+
+    @staticmethod
+    def of(
+        device: torch.device, rows: int, columns: int | None = None, beside: int = 0
+    ) -> BlockShape:
+        """The shape that suits the device, for this many rows, with these columns if any are given.
+
+        On CPU a block and ``beside`` more numbers a column (a weight that is turned into float32)
+        take at most half of a core's share of the last cache.
+
+        On CUDA all blocks of a sweep have the same height, because its library picks its kernel,
+        and with it the last bits of a logit, by the shape. Any number of blocks of that height has
+        that height again, if there are not more of them.
+        """
+        if device.type != "cuda":
+            fitting = cache_share() // 2 // (4 * (ROWS + beside)) // SEGMENT * SEGMENT
+            return BlockShape(ROWS, columns or min(BLOCK, max(2 * SEGMENT, fitting)), TILE)
+        tiles = max(1, -(-rows // WIDE_ROWS))
+        height = max(1, -(-rows // (tiles * TILE))) * TILE
+        return BlockShape(height, columns or WIDE_BLOCK, height)
+
+
+@cache
+def cache_share() -> int:
+    """A core's share of the last-level cache in bytes; 4 MiB where the system does not say."""
+    sizes = Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")
+    try:
+        found = [int(size.read_text().strip().removesuffix("K")) << 10 for size in sizes]
+    except (OSError, ValueError):
+        found = []
+    return max(found) // (os.cpu_count() or 1) if found else 4 << 20
+
+
+def logit_blocks(
+    inputs: Float[Tensor, "rows dim"], head: Head, precision: Precision, block: int | None = None
+) -> Iterator[tuple[int, Float[Tensor, "tile block"], slice]]:
+    """Blocks of float32 logits: (first column, logits, rows), blocks outer and row tiles inner.
+
+    The rows must be padded (``product.pad_rows``), in any dtype. Columns are padded to a multiple
+    of SEGMENT; a padded column, or one that is not a token, holds NEVER. The block is overwritten
+    by the next. ``block`` is its width, by ``BlockShape`` where it is None.
+    """
+    rows = inputs.shape[0]
+    converted = head.weight.dtype != torch.float32
+    shape = BlockShape.of(inputs.device, rows, block, head.dim if converted else 0)
+    left = left_operand(inputs, head.weight.dtype, precision.route)
+    buffer = torch.empty(min(rows, shape.rows) * shape.columns, device=inputs.device)
+    for start in range(0, head.vocab, shape.columns):
+        stop = min(start + shape.columns, head.vocab)
+        weight = right_operand(head.weight[start:stop], left)
+        bias = None if head.bias is None else head.bias[start:stop].to(torch.float32)
+        barred = None if head.valid is None else ~head.valid[start:stop]
+        if barred is not None and not bool(barred.any()):
+            barred = None
+        width = -(-(stop - start) // SEGMENT) * SEGMENT
+        for top in range(0, rows, shape.rows):
+            span = slice(top, min(top + shape.rows, rows))
+            height = span.stop - span.start
+            logits = buffer[: height * width].view(height, width)
+            multiply(left[span], weight, precision.route, logits[:, : weight.shape[0]])
+            real = logits[:, : stop - start]
+            apply_recipe(real, head, bias)
+            if barred is not None:
+                real.masked_fill_(barred, NEVER)
+            logits[:, stop - start :] = NEVER
+            yield start, logits, span
+
+
+def apply_recipe(
+    products: Float[Tensor, "rows columns"], head: Head, bias: Float[Tensor, "columns"] | None
+) -> None:
+    """Turn ``W h`` into logits in place: bias, scale, soft-cap."""
+    if bias is not None:
+        products += bias
+    if head.scale != 1.0:
+        products *= head.scale
+    if head.softcap is not None:
+        products.div_(head.softcap).tanh_().mul_(head.softcap)
+
+
+def target_logits(
+    inputs: Float[Tensor, "rows dim"],
+    head: Head,
+    targets: Int[Tensor, "rows"],
+    precision: Precision,
+) -> Float[Tensor, "rows"]:
+    """The target's logit of every row, so that larger ones can be counted before its block comes.
+
+    Where the route is invariant, they are the diagonals of products of TILE rows with their TILE
+    targets, and bitwise the logits that the blocks will hold. Elsewhere they are dot products
+    taken in float64, within ``target_tolerance`` of those.
+    """
+    found = torch.empty(inputs.shape[0], device=inputs.device)
+    step = TILE if precision.invariant else ROWS
+    for top in range(0, inputs.shape[0], step):
+        span = slice(top, top + step)
+        rows, chosen = inputs[span], targets[span]
+        bias = None if head.bias is None else head.bias[chosen].float()
+        if precision.invariant:
+            with float32_products(precision.route):
+                square = rows.to(torch.float32) @ head.weight[chosen].to(torch.float32).T
+            apply_recipe(square, head, bias)
+            found[span] = square.diagonal()
+        else:
+            dots = (rows.double() * head.weight[chosen].double()).sum(1).float()
+            apply_recipe(dots[None], head, bias)
+            found[span] = dots
+    barred = torch.zeros_like(targets, dtype=torch.bool)
+    if head.valid is not None:
+        barred = ~head.valid[targets]
+    return found.masked_fill_(barred, NEVER)
+
+
+def target_tolerance(
+    inputs: Float[Tensor, "rows dim"],
+    head: Head,
+    targets: Int[Tensor, "rows"],
+    threshold: Float[Tensor, "rows"],
+    precision: Precision,
+) -> Float[Tensor, "rows"] | None:
+    """How far from ``target_logits`` the target's logit may lie in its block; None where nowhere.
+
+    ``scale error |w| |h|`` by the probe's error, and four roundings of the logit for the recipe. An
+    estimate: a logit outside it costs a recount, not the rank.
+    """
+    if precision.invariant:
+        return None
+    sizes = torch.empty_like(threshold)
+    for top in range(0, inputs.shape[0], ROWS):
+        span = slice(top, top + ROWS)
+        sizes[span] = inputs[span].float().norm(dim=1)
+        sizes[span] *= head.weight[targets[span]].float().norm(dim=1)
+    rounding = 4 * torch.finfo(torch.float32).eps * threshold.abs()
+    return head.scale * precision.error * sizes + rounding

@@ -1,0 +1,146 @@
+"""How far apart two heads' next-token distributions are, exactly and without stored logits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from unembed.head.blocks import BLOCK, logit_blocks
+from unembed.head.head import Head
+from unembed.head.kernels import compiled
+from unembed.head.kernels.running import LOG2_E, SEGMENT
+from unembed.head.precision import Precision
+from unembed.head.product import pad_rows
+from unembed.head.sweep import Sweep
+
+FLOOR = -1e4
+"""Below the log-probability of any token, and its exponential is 0 in float32."""
+
+
+@dataclass(frozen=True)
+class Voice:
+    """One model's part at some positions: what its head reads, the head, and its sweep's result."""
+
+    hidden: Float[Tensor, "positions dim"]
+    head: Head
+    swept: Sweep
+    precision: Precision
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """Between the distributions p and q of two models at each position, divergences in nats.
+
+    ``kl_forward`` is KL(p‖q), ``kl_backward`` KL(q‖p), ``total_variation`` half the sum of |p - q|.
+    ``overlap`` is the share of the first model's top-k tokens among the second's.
+    """
+
+    kl_forward: Float[Tensor, "positions"]
+    kl_backward: Float[Tensor, "positions"]
+    total_variation: Float[Tensor, "positions"]
+    overlap: Float[Tensor, "positions"]
+
+    @property
+    def acceptance(self) -> Float[Tensor, "positions"]:
+        """Chance that speculative decoding accepts a token of one model for the other: the sum of
+        min(p, q), which is ``1 - total_variation``."""
+        return 1 - self.total_variation
+
+
+@torch.no_grad()
+def divergence(first: Voice, second: Voice, *, block: int = BLOCK) -> Divergence:
+    """Divergences of two models at the same positions, float32-exact, in one more pass.
+
+    Equivalent to::
+
+        p, q = logits_p.softmax(-1), logits_q.softmax(-1)
+        kl_forward = (p * (p / q).log()).sum(-1); kl_backward = (q * (q / p).log()).sum(-1)
+        total_variation = (p - q).abs().sum(-1) / 2
+
+    Both heads pass over the same blocks of the vocabulary, of which the larger one may hold padded
+    rows more; the tokens must be the same. Two identical models give exactly 0.
+    Raises ValueError where the two do not have the same positions or tokens. Source: SPEC §4.
+    """
+    _check(first, second)
+    n = len(first.hidden)
+    a, b = pad_rows(first.hidden), pad_rows(second.hidden)
+    bases = [_base(voice.swept.logsumexp, len(a)) for voice in (first, second)]
+    take_in = compiled.apart if first.precision.epilogue == "compiled" else segment_sums
+    parts = -(-min(first.head.vocab, second.head.vocab) // SEGMENT)
+    sums = torch.zeros(5, len(a), parts, device=a.device)
+    for (start, p, rows), (_start, q, _rows) in zip(
+        logit_blocks(a, first.head, first.precision, block),
+        logit_blocks(b, second.head, second.precision, block),
+        strict=False,
+    ):
+        columns = min(p.shape[1], q.shape[1])
+        at = slice(start // SEGMENT, (start + columns) // SEGMENT)
+        take_in(
+            p[:, :columns],
+            q[:, :columns],
+            (bases[0][rows], bases[1][rows]),
+            FLOOR,
+            sums[:, rows, at],
+        )
+    mass_p, mass_q, forward, backward, apart = sums.double().sum(-1)
+    forward = forward / mass_p - mass_p.log() + mass_q.log()
+    backward = backward / mass_q - mass_q.log() + mass_p.log()
+    return Divergence(
+        forward[:n].clamp_min(0).float(),
+        backward[:n].clamp_min(0).float(),
+        (apart[:n] / 2).clamp(0, 1).float(),
+        _overlap(first.swept.topk_ids, second.swept.topk_ids),
+    )
+
+
+def segment_sums(
+    p: Float[Tensor, "rows block"],
+    q: Float[Tensor, "rows block"],
+    bases: tuple[Float[Tensor, "rows"], Float[Tensor, "rows"]],
+    bottom: float,
+    sums: Float[Tensor, "5 rows parts"],
+) -> None:
+    """Sums over each segment of p, q, p log(p/q), q log(q/p) and |p - q|, from logits.
+
+    A logit less its base is a log-probability, and ends at ``bottom``, so that rows that are no
+    tokens multiply 0 by a number. The logits are overwritten.
+    """
+    shape = (len(p), -1, SEGMENT)
+    log_p = p.sub_(bases[0][:, None]).clamp_min_(bottom).view(shape)
+    log_q = q.sub_(bases[1][:, None]).clamp_min_(bottom).view(shape)
+    ratio = log_p - log_q
+    p_, q_ = (log_p * LOG2_E).exp2_(), (log_q * LOG2_E).exp2_()
+    terms = (p_, q_, p_ * ratio, -q_ * ratio, (p_ - q_).abs_())
+    for total, term in zip(sums.unbind(0), terms, strict=True):
+        torch.sum(term, -1, out=total)
+
+
+def _base(logsumexp: Float[Tensor, "positions"], rows: int) -> Float[Tensor, "rows"]:
+    return torch.nn.functional.pad(logsumexp, (0, rows - len(logsumexp)))
+
+
+def _overlap(
+    first: Int[Tensor, "positions k"], second: Int[Tensor, "positions k"]
+) -> Float[Tensor, "positions"]:
+    return (first[:, :, None] == second[:, None, :]).any(2).float().mean(1)
+
+
+def _check(first: Voice, second: Voice) -> None:
+    if len(first.hidden) != len(second.hidden):
+        raise ValueError(
+            f"{len(first.hidden)} positions of one model, {len(second.hidden)} of the other"
+        )
+    tokens = [
+        torch.arange(voice.head.vocab, device=voice.hidden.device)
+        if voice.head.valid is None
+        else voice.head.valid.nonzero()[:, 0]
+        for voice in (first, second)
+    ]
+    if not torch.equal(*tokens):
+        raise ValueError(
+            f"the heads have other tokens: {len(tokens[0]):,} of {first.head.vocab:,} rows and "
+            f"{len(tokens[1]):,} of {second.head.vocab:,}"
+        )

@@ -1,0 +1,340 @@
+"""The output head: the map from a final hidden state to one logit per token."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from unembed.errors import HeadError
+from unembed.head.precision import Precision
+from unembed.head.product import Route, float32_products
+
+PROBE_TOKENS = 8
+PROOF_BLOCK = 4096
+
+
+@dataclass(frozen=True)
+class Head:
+    """``logits = softcap(scale * (W h + b))`` with ``softcap(x) = c tanh(x / c)`` (SPEC §0).
+
+    ``weight`` and ``bias`` keep the checkpoint's dtype and device. ``softcap`` is None where the
+    model has none. ``valid`` marks the rows that are tokens: padded rows and ids that the tokenizer
+    does not know are left out of every statistic, the normaliser included, as if their logit were
+    minus infinity; None means that every row is a token. ``digest`` identifies all of it.
+    """
+
+    weight: Float[Tensor, "vocab dim"]
+    bias: Float[Tensor, "vocab"] | None
+    scale: float
+    softcap: float | None
+    valid: Bool[Tensor, "vocab"] | None
+    tied: bool
+    digest: str
+
+    @property
+    def vocab(self) -> int:
+        """Number of rows, padded ones included."""
+        return int(self.weight.shape[0])
+
+    @property
+    def dim(self) -> int:
+        """Width of the hidden state that the head reads."""
+        return int(self.weight.shape[1])
+
+    @property
+    def tokens(self) -> int:
+        """Number of rows that are tokens."""
+        return self.vocab if self.valid is None else int(self.valid.sum())
+
+    @property
+    def recipe(self) -> str:
+        """The formula of the logits in words, for manifests and reports."""
+        inner = "W h" if self.bias is None else "W h + b"
+        scaled = inner if self.scale == 1.0 else f"{self.scale:g} ({inner})"
+        return scaled if self.softcap is None else f"softcap({scaled}, {self.softcap:g})"
+
+    @staticmethod
+    def of(model: nn.Module, token_ids: Iterable[int] | None = None) -> Head:
+        """Recover the head of a causal language model and prove it on a probe batch.
+
+        The weight and bias are those of the model's output embedding. Scale and soft-cap are read
+        off the model itself: the output of that module is replaced by known values, and what the
+        model makes of them is fitted. Then ``softcap(scale (W h + b))`` must reproduce the model's
+        own logits, and a change of a later token must leave earlier hidden states alone.
+
+        ``token_ids`` are the ids that are tokens (the tokenizer's); None takes every row.
+        Raises HeadError where there is no head, where the recipe does not reproduce the logits, or
+        where the model is not causal. Source: SPEC §0.
+        """
+        module = output_embedding(model)
+        weight, bias = module.weight.detach(), getattr(module, "bias", None)
+        with torch.no_grad():
+            ids = _probe_ids(model, weight.device)
+            scale, softcap = _recover_transform(model, module, ids)
+            _prove_recipe(model, module, ids, scale, softcap)
+            _prove_causal(model, ids)
+        valid = None if token_ids is None else _valid_rows(token_ids, weight)
+        bias = None if bias is None else bias.detach()
+        inputs = _input_embedding(model)
+        tied = inputs is not None and inputs.weight.data_ptr() == weight.data_ptr()
+        return Head.from_parts(weight, bias, scale, softcap, valid, tied)
+
+    @staticmethod
+    def from_parts(
+        weight: Float[Tensor, "vocab dim"],
+        bias: Float[Tensor, "vocab"] | None = None,
+        scale: float = 1.0,
+        softcap: float | None = None,
+        valid: Bool[Tensor, "vocab"] | None = None,
+        tied: bool = False,
+    ) -> Head:
+        """A head from its parts, with the digest computed and the shapes checked."""
+        if weight.ndim != 2 or not weight.is_floating_point():
+            raise HeadError(
+                f"the head's weight must be a floating matrix, got {weight.dtype} of shape "
+                f"{tuple(weight.shape)}: load the checkpoint without weight quantisation"
+            )
+        if scale <= 0 or (softcap is not None and softcap <= 0):
+            raise HeadError(f"scale and softcap must be positive, got {scale} and {softcap}")
+        tokens = weight.shape[0] if valid is None else int(valid.sum())
+        if tokens < 2:
+            raise HeadError(f"a head needs at least two tokens to decide between, got {tokens}")
+        digest = hashlib.sha256(f"{scale!r} {softcap!r} {weight.dtype}".encode())
+        for tensor in (weight, bias, valid):
+            digest.update(b"none" if tensor is None else bytes_of(tensor))
+        return Head(weight, bias, scale, softcap, valid, tied, digest.hexdigest())
+
+    def sharpened(self, factor: float) -> Head:
+        """The head with all its logits times ``factor``; its soft-cap, if any, rises with them.
+
+        ``cap tanh(x / cap)`` times f is ``(f cap) tanh(f x / (f cap))``, so bias and soft-cap
+        change nothing, and the product ``W h`` keeps its bits. A power of two then rounds nothing,
+        and no decision changes. Another factor rounds each logit once more, which lets none pass
+        another but can make a tie of two that lie one rounding step apart (1e-7 of their size; with
+        a bias or a soft-cap, a few), and a tie goes to the lowest id.
+        Raises HeadError for a factor that is not positive. Source: SPEC §5.
+        """
+        if not 0 < factor < math.inf:
+            raise HeadError(f"factor {factor} scales no logits: give a positive number")
+        cap = None if self.softcap is None else self.softcap * factor
+        return Head.from_parts(
+            self.weight, self.bias, self.scale * factor, cap, self.valid, tied=self.tied
+        )
+
+
+class _HeadReachedError(Exception):
+    """Carries the head's input out of a forward pass that stops there."""
+
+    def __init__(self, hidden: Tensor) -> None:
+        self.hidden = hidden
+
+
+def output_embedding(model: nn.Module) -> Any:
+    """The module that turns final hidden states into logits, or HeadError."""
+    find: Any = getattr(model, "get_output_embeddings", lambda: None)
+    module = find()
+    if module is None or not isinstance(getattr(module, "weight", None), Tensor):
+        raise HeadError(
+            f"{type(model).__name__} has no output head (no output embeddings): "
+            "give a causal language model such as LlamaForCausalLM"
+        )
+    return module
+
+
+def final_hidden(
+    model: nn.Module, input_ids: Int[Tensor, "batch seq"]
+) -> Float[Tensor, "batch seq dim"]:
+    """The head's input for every position, in the model's dtype; no logits are computed.
+
+    The forward pass is stopped at the door of the output embedding, which finds the right tensor
+    whatever the architecture does before its head (final norms, projections, multipliers). No
+    attention mask is passed: pad on the right, and causality keeps padding out of real positions.
+    """
+
+    def stop(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        raise _HeadReachedError(args[0])
+
+    handle = output_embedding(model).register_forward_pre_hook(stop)
+    try:
+        model(input_ids=input_ids, use_cache=False)
+    except _HeadReachedError as reached:
+        return reached.hidden
+    finally:
+        handle.remove()
+    raise HeadError(f"{type(model).__name__} computed its output without calling its head")
+
+
+@torch.no_grad()
+def faster_body_route(model: nn.Module, precision: Precision) -> Route:
+    """The head's product route for the model's body too, where it is as exact there.
+
+    The hidden states of a probe batch by the head's route must be those of the plain one: up to
+    float32 rounding (1e-5 of the largest) in float32, to the bit in a narrower dtype, whose own
+    products the route leaves alone. Else the body keeps the plain route.
+    """
+    if precision.route == "ieee":
+        return "ieee"
+    ids = _probe_ids(model, output_embedding(model).weight.device)
+    with float32_products("ieee"):
+        plain = final_hidden(model, ids)
+    with float32_products(precision.route):
+        faster = final_hidden(model, ids)
+    if plain.dtype == torch.float32:
+        same = bool((faster - plain).abs().max() <= 1e-5 * plain.abs().max())
+    else:
+        same = torch.equal(faster, plain)
+    return precision.route if same else "ieee"
+
+
+def bytes_of(tensor: Tensor) -> memoryview:
+    """The raw bytes of a tensor in row-major order, for digests."""
+    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
+
+
+def _input_embedding(model: nn.Module) -> Any:
+    find: Any = getattr(model, "get_input_embeddings", lambda: None)
+    return find()
+
+
+def _probe_ids(model: nn.Module, device: torch.device) -> Int[Tensor, "batch seq"]:
+    embedding = _input_embedding(model)
+    rows = int(embedding.weight.shape[0]) if embedding is not None else 2
+    spread = torch.arange(1, PROBE_TOKENS + 1) * 7919 % min(rows, 1 << 15)
+    return spread[None].to(embedding.weight.device if embedding is not None else device)
+
+
+def _logits(model: nn.Module, ids: Int[Tensor, "batch seq"]) -> Float[Tensor, "positions vocab"]:
+    output = model(input_ids=ids, use_cache=False)
+    logits = getattr(output, "logits", None)
+    if not isinstance(logits, Tensor):
+        raise HeadError(f"{type(model).__name__} returns no logits: give a causal language model")
+    return logits.flatten(0, -2)
+
+
+def _recover_transform(
+    model: nn.Module, module: Any, ids: Int[Tensor, "batch seq"]
+) -> tuple[float, float | None]:
+    """Scale and soft-cap, from what the model makes of known head outputs.
+
+    The outputs are signed powers of two from 2^-6 to 2^13, exact in every floating dtype: small
+    ones give the slope, the largest one shows whether there is a ceiling.
+    """
+    powers = 2.0 ** torch.arange(-6, 14)
+    grid = torch.cat([powers, -powers])
+
+    def replace(_module: nn.Module, _args: object, output: Tensor) -> Tensor:
+        index = torch.arange(output.numel(), device=output.device) % len(grid)
+        return grid.to(output)[index].view_as(output)
+
+    handle = module.register_forward_hook(replace)
+    try:
+        got = _logits(model, ids[:, :2])
+    finally:
+        handle.remove()
+    if got.shape[-1] != module.weight.shape[0]:
+        raise HeadError(
+            f"{type(model).__name__} returns {got.shape[-1]} logits from a head of "
+            f"{module.weight.shape[0]} rows; only heads with one logit per row can be measured"
+        )
+    tolerance = 4 * torch.finfo(got.dtype).eps
+    put = grid[torch.arange(got.numel()) % len(grid)].double()
+    seen = got.flatten().double().cpu()
+    low, high = 2.0**-2, 2.0**13
+    at_low, at_high = (float(seen[put == power].median()) for power in (low, high))
+    constants = _constants_of(model)
+    slope, softcap = at_low / low, None
+    if 0 < at_high < 0.9 * slope * high:
+        softcap = _snap(at_high, constants, tolerance)
+        slope = softcap * math.atanh(min(at_low / softcap, 0.999)) / low
+    scale = _snap(slope, constants, tolerance)
+    expected = scale * put
+    if softcap is not None:
+        expected = softcap * torch.tanh(expected / softcap)
+    off = ((seen - expected).abs() > 4 * tolerance * (1 + expected.abs())).float().mean()
+    if scale <= 0 or float(off) > 0:
+        raise HeadError(
+            f"{type(model).__name__} transforms its head's output in a way that is neither a scale "
+            f"nor a soft-cap (slope {slope:.4g}, {float(off):.1%} of the logits differ); "
+            "its decisions cannot be measured exactly"
+        )
+    return scale, softcap
+
+
+def _constants_of(model: nn.Module) -> list[float]:
+    """Every positive number in the configuration, and its reciprocal: what a scale may be."""
+    config = getattr(model, "config", None)
+    values = config.to_dict() if config is not None and hasattr(config, "to_dict") else {}
+    nested = [v for value in values.values() if isinstance(value, dict) for v in value.values()]
+    numbers = [float(v) for v in [*values.values(), *nested] if type(v) in (int, float) and v > 0]
+    return [1.0, *numbers, *(1 / number for number in numbers)]
+
+
+def _snap(measured: float, constants: list[float], tolerance: float) -> float:
+    """The configured constant that the measured one is a rounding of, if there is one."""
+    nearest = min(constants, key=lambda constant: abs(constant - measured))
+    return nearest if abs(nearest - measured) <= tolerance * abs(measured) else measured
+
+
+def _prove_recipe(
+    model: nn.Module,
+    module: Any,
+    ids: Int[Tensor, "batch seq"],
+    scale: float,
+    softcap: float | None,
+) -> None:
+    captured: list[Tensor] = []
+    handle = module.register_forward_pre_hook(lambda _module, args: captured.append(args[0]))
+    try:
+        theirs = _logits(model, ids)
+    finally:
+        handle.remove()
+    hidden = captured[0].flatten(0, -2)
+    bias = getattr(module, "bias", None)
+    eps = torch.finfo(hidden.dtype).eps
+    size = worst = 0.0
+    for start in range(0, module.weight.shape[0], PROOF_BLOCK):
+        span = slice(start, start + PROOF_BLOCK)
+        ours = hidden.double() @ module.weight[span].double().T
+        ours = (ours if bias is None else ours + bias[span].double()) * scale
+        if softcap is not None:
+            ours = softcap * torch.tanh(ours / softcap)
+        own = theirs[:, span].double()
+        finite = torch.isfinite(own) & torch.isfinite(ours)
+        if bool(finite.any()):
+            size = max(size, float(own[finite].abs().max()))
+            worst = max(worst, float((ours - own)[finite].abs().max()))
+    if worst > max(8 * eps, 1e-4) * size:
+        raise HeadError(
+            f"the recovered head disagrees with {type(model).__name__}'s own logits by {worst:.3g} "
+            f"at |logit| up to {size:.3g}; its decisions cannot be measured exactly"
+        )
+
+
+def _prove_causal(model: nn.Module, ids: Int[Tensor, "batch seq"]) -> None:
+    half = PROBE_TOKENS // 2
+    changed = torch.cat([ids[:, :half], ids[:, half:].roll(1, 1)], dim=1)
+    before, after = (final_hidden(model, x)[:, :half] for x in (ids, changed))
+    size = float(before.float().abs().max())
+    moved = float((before.float() - after.float()).abs().max())
+    if moved > max(8 * torch.finfo(before.dtype).eps, 1e-5) * size:
+        raise HeadError(
+            f"{type(model).__name__} is not causal: changing a later token moved earlier hidden "
+            f"states by {moved:.3g} of {size:.3g}; give a causal language model, not an encoder"
+        )
+
+
+def _valid_rows(
+    token_ids: Iterable[int], weight: Float[Tensor, "vocab dim"]
+) -> Bool[Tensor, "vocab"] | None:
+    rows = weight.shape[0]
+    ids = torch.as_tensor([token for token in set(token_ids) if token < rows], dtype=torch.long)
+    valid = torch.zeros(rows, dtype=torch.bool, device=weight.device)
+    valid[ids.to(weight.device)] = True
+    return None if bool(valid.all()) else valid

@@ -1,0 +1,229 @@
+"""The block's statistics in one pass of C++, compiled for this machine when it is first needed.
+
+A small file without dependencies takes about half a second to compile, against ten or more for a
+general compiler of tensor programs, so even a short run can afford it. The library is kept in the
+user's cache folder under a name that holds the source, the compiler and the processor.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Float64, Int, Int32
+from torch import Tensor
+
+from unembed.head.kernels.running import SEGMENT, Running
+
+FLAGS = ("-O3", "-fPIC", "-std=c++17")
+ATTEMPTS = (("-march=native", "-fopenmp"), ("-march=native",), ())
+"""Tried in turn; without OpenMP the pass takes one thread."""
+
+
+def available() -> bool:
+    """Whether the kernel is there, compiling it where that has not been done."""
+    return _library() is not None
+
+
+def update(running: Running, logits: Float[Tensor, "rows block"], start: int) -> None:
+    """Take in a block of logits, which is left as it was. See ``running.Update``."""
+    library = _library()
+    if library is None:
+        raise RuntimeError("the compiled kernel is not available: ask available() first")
+    rows, width = logits.shape
+    _, height, parts = running.sums.shape
+    if height != rows or running.sums.stride(2) != 1 or logits.stride(1) != 1:
+        raise ValueError("running and logits must hold the same rows, their columns adjacent")
+    library.unembed_update(
+        logits.data_ptr(),
+        rows,
+        width,
+        logits.stride(0),
+        start,
+        running.targets.data_ptr(),
+        running.threshold.data_ptr(),
+        running.values.shape[1],
+        running.values.data_ptr(),
+        running.ids.data_ptr(),
+        running.larger.data_ptr(),
+        running.seen.data_ptr(),
+        running.sums.data_ptr(),
+        running.sums.stride(0),
+        parts,
+        torch.get_num_threads(),
+    )
+
+
+def apart(
+    p: Float[Tensor, "rows block"],
+    q: Float[Tensor, "rows block"],
+    bases: tuple[Float[Tensor, "rows"], Float[Tensor, "rows"]],
+    bottom: float,
+    sums: Float[Tensor, "5 rows parts"],
+) -> None:
+    """Sums over each segment of two models' logits; see ``divergence.segment_sums``."""
+    library = _library()
+    if library is None:
+        raise RuntimeError("the compiled kernel is not available: ask available() first")
+    library.unembed_apart(
+        p.data_ptr(),
+        q.data_ptr(),
+        *p.shape,
+        p.stride(0),
+        q.stride(0),
+        *(base.data_ptr() for base in bases),
+        bottom,
+        sums.data_ptr(),
+        sums.stride(0),
+        sums.stride(1),
+        torch.get_num_threads(),
+    )
+
+
+def scatter(
+    logits: Float[Tensor, "rows block"],
+    start: int,
+    targets: Int[Tensor, "rows"],
+    tables: Int32[Tensor, "maps padded"],
+    rise: float,
+    sums: Float[Tensor, "groups maps buckets 16"],
+    reference: Float[Tensor, "rows"],
+    own: Float[Tensor, "rows"],
+    totals: tuple[Float64[Tensor, "rows"], Float64[Tensor, "rows"]],
+) -> None:
+    """Take a block into two or three count-sketches of each row; see ``Projections``."""
+    library = _library()
+    if library is None:
+        raise RuntimeError("the compiled kernel is not available: ask available() first")
+    groups, maps, buckets, lanes = sums.shape
+    rows, width = logits.shape
+    fits = groups * lanes == rows and width % SEGMENT == 0 and start + width <= tables.shape[1]
+    if not fits or maps not in (2, 3) or lanes != 16 or logits.stride(1) != 1:
+        raise ValueError("logits, tables and sums do not fit each other")
+    library.unembed_scatter(
+        logits.data_ptr(),
+        rows,
+        width,
+        logits.stride(0),
+        start,
+        targets.data_ptr(),
+        tables.data_ptr(),
+        maps,
+        tables.stride(0),
+        sums.data_ptr(),
+        buckets,
+        rise,
+        *(x.data_ptr() for x in (reference, own, *totals)),
+        torch.get_num_threads(),
+    )
+
+
+@cache
+def _library() -> Any:
+    """The loaded library, or None where there is no compiler or nothing it makes can be loaded."""
+    compiler = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
+    if compiler is None or platform.system() == "Windows":
+        return None
+    source = resources.files(__package__).joinpath("block.cpp").read_bytes()
+    name = f"block-{_key(source, compiler)}.so"
+    try:
+        return _kept_in(_cache_folder(), name, compiler, source)
+    except (OSError, RuntimeError):
+        pass
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            return _kept_in(Path(folder), name, compiler, source)
+    except (OSError, RuntimeError):
+        return None
+
+
+def _kept_in(folder: Path, name: str, compiler: str, source: bytes) -> Any:
+    """The library of this name in the folder, compiled there if it is missing or damaged."""
+    library = folder / name
+    if library.exists():
+        try:
+            return _loaded(library)
+        except OSError:
+            library.unlink()
+    _build(compiler, source, library)
+    return _loaded(library)
+
+
+def _loaded(path: Path) -> Any:
+    library = ctypes.CDLL(str(path))
+    pointer, size = ctypes.c_void_p, ctypes.c_int64
+    library.unembed_update.restype = None
+    library.unembed_update.argtypes = [
+        *(pointer, size, size, size, size),
+        *(pointer, pointer, size, pointer, pointer),
+        *(pointer, pointer, pointer, size, size, size),
+    ]
+    library.unembed_apart.restype = None
+    library.unembed_apart.argtypes = [
+        *(pointer, pointer, size, size, size, size),
+        *(pointer, pointer, ctypes.c_float, pointer, size, size, size),
+    ]
+    library.unembed_scatter.restype = None
+    library.unembed_scatter.argtypes = [
+        *(pointer, size, size, size, size),
+        *(pointer, pointer, size, size, pointer, size),
+        *(ctypes.c_float, pointer, pointer, pointer, pointer, size),
+    ]
+    return library
+
+
+def _build(compiler: str, source: bytes, target: Path) -> None:
+    """Compile into a folder of its own and put the finished library in place in one step."""
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        code, built, library = (Path(scratch) / f"block.{end}" for end in ("cpp", "o", "so"))
+        code.write_bytes(source)
+        for attempt in ATTEMPTS:
+            # OpenMP's own library is not named: torch has loaded one, and two would compete.
+            later = ("-undefined", "dynamic_lookup") if platform.system() == "Darwin" else ()
+            try:
+                for step in (
+                    (*FLAGS, *attempt, "-c", code, "-o", built),
+                    ("-shared", *later, built, "-o", library),
+                ):
+                    run = [compiler, *map(str, step)]
+                    subprocess.run(run, check=True, capture_output=True, timeout=60)
+                _loaded(library)
+            except (OSError, subprocess.SubprocessError):
+                continue
+            library.replace(target)
+            return
+    raise RuntimeError(f"{compiler} could not compile the kernel")
+
+
+def _cache_folder() -> Path:
+    """The user's cache folder, theirs alone, for what lies in it is run."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(base) / "unembed"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if folder.stat().st_uid != os.getuid():
+        raise PermissionError(f"{folder} belongs to another user")
+    return folder
+
+
+def _key(source: bytes, compiler: str) -> str:
+    """Names the source, the flags, the compiler and the processor's instruction sets."""
+    digest = hashlib.sha256(source)
+    stat = Path(compiler).resolve().stat()
+    digest.update(f"{compiler} {stat.st_size} {stat.st_mtime_ns} {FLAGS} {ATTEMPTS}".encode())
+    digest.update(f"{platform.machine()} {platform.processor()} {torch.__version__}".encode())
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = cpuinfo.read_text().splitlines()
+        kept = [line for line in lines if line.startswith(("model name", "flags", "Features"))]
+        digest.update("\n".join(sorted(set(kept))).encode())
+    return digest.hexdigest()[:20]

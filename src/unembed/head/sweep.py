@@ -1,0 +1,157 @@
+"""One pass over the vocabulary: what the head says at each position, never rows x vocab at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from unembed.head.blocks import NEVER, BlockShape, logit_blocks, target_logits, target_tolerance
+from unembed.head.head import Head
+from unembed.head.kernels import update_of
+from unembed.head.kernels.running import SEGMENT, Running
+from unembed.head.precision import Precision
+from unembed.head.product import pad_rows
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What one pass over the vocabulary says about each position, all float32 from float32 logits.
+
+    ``topk_values`` and ``topk_ids`` are the largest logits in descending order, ties to the lowest
+    id; k is cut to the number of tokens. ``rank`` is 1 + the number of larger logits than the
+    target's. ``sum_p2`` is the sum of squared probabilities. ``finite`` is False where any logit of
+    a token is not finite; the other entries of such a row mean nothing.
+    """
+
+    topk_values: Float[Tensor, "positions k"]
+    topk_ids: Int[Tensor, "positions k"]
+    logsumexp: Float[Tensor, "positions"]
+    entropy: Float[Tensor, "positions"]
+    sum_p2: Float[Tensor, "positions"]
+    target_logit: Float[Tensor, "positions"]
+    rank: Int[Tensor, "positions"]
+    finite: Bool[Tensor, "positions"]
+
+    @property
+    def margin(self) -> Float[Tensor, "positions"]:
+        """Largest logit minus the second largest."""
+        return self.topk_values[:, 0] - self.topk_values[:, 1]
+
+    @property
+    def nll(self) -> Float[Tensor, "positions"]:
+        """Negative log-likelihood of the target in nats."""
+        return (self.logsumexp - self.target_logit).clamp_min(0.0)
+
+    @property
+    def confidence(self) -> Float[Tensor, "positions"]:
+        """Probability of the top token."""
+        return torch.exp(self.topk_values[:, 0] - self.logsumexp).clamp_max(1.0)
+
+
+@torch.no_grad()
+def sweep(
+    hidden: Float[Tensor, "positions dim"],
+    head: Head,
+    targets: Int[Tensor, "positions"],
+    *,
+    k: int = 2,
+    precision: Precision | None = None,
+    block: int | None = None,
+    beside: Callable[[Float[Tensor, "rows block"], int, slice], None] | None = None,
+) -> Sweep:
+    """Top-k, logsumexp, entropy, target logit and rank of every position, float32-exact.
+
+    Equivalent to::
+
+        logits = softcap(scale * (hidden.float() @ W.float().T + b))[:, valid]
+        values, ids = logits.sort(descending=True, stable=True)     # the first k of each
+        logsumexp = logits.logsumexp(-1); p = logits.softmax(-1)
+        entropy = -(p * p.log()).sum(-1); sum_p2 = p.square().sum(-1)
+        rank = 1 + (logits > logits.gather(1, targets)).sum(-1)
+
+    in O(positions * (k + vocab / 512) + block) memory. On CPU the result of a row is bitwise the
+    same for any ``block``, any other rows in the call, and any number of threads; elsewhere these
+    may move the last bits of a logit. ``precision`` comes from ``Precision.probe`` and is probed
+    here where it is None; ``block``, the columns taken at once, suits the device where it is None.
+    ``beside(logits, first_column, rows)`` sees each block of logits first, padded rows and all, and
+    must leave it as it is: one pass over the vocabulary, many readers.
+    Raises ValueError for shapes or targets that do not fit the head. Source: SPEC §1.
+    """
+    check(hidden, head, targets, k, block)
+    precision = precision or Precision.probe(head.weight, hidden.dtype)
+    n, k = hidden.shape[0], min(k, head.tokens)
+    shape = BlockShape.of(hidden.device, n, block)
+    inputs = pad_rows(hidden, shape.padding, hidden.dtype)
+    index = torch.zeros(len(inputs), dtype=torch.long, device=inputs.device)
+    index[:n] = targets
+    threshold = target_logits(inputs, head, index, precision)
+    tolerance = target_tolerance(inputs, head, index, threshold, precision)
+    running = Running.of(index, threshold, k, head.vocab, tolerance)
+    update = update_of(precision.epilogue)
+    for start, logits, rows in logit_blocks(inputs, head, precision, block):
+        if beside is not None:
+            beside(logits, start, rows)
+        update(running.tile(rows), logits, start)
+    larger, unsure = running.counted()
+    if bool(unsure.any()):
+        seen = running.seen[unsure]
+        larger[unsure] = _recount(inputs[unsure], head, index[unsure], seen, precision, shape)
+    logsumexp, entropy, sum_p2 = running.combined()
+    finite = torch.isfinite(logsumexp) & torch.isfinite(entropy) & torch.isfinite(sum_p2)
+    return Sweep(
+        running.values[:n],
+        running.ids[:n].clamp_max(head.vocab - 1),  # past the end where no logit is a number
+        logsumexp[:n].float(),
+        entropy[:n].float(),
+        sum_p2[:n].float(),
+        running.seen[:n],
+        larger[:n] + 1,
+        finite[:n],
+    )
+
+
+def _recount(
+    inputs: Float[Tensor, "rows dim"],
+    head: Head,
+    targets: Int[Tensor, "rows"],
+    seen: Float[Tensor, "rows"],
+    precision: Precision,
+    shape: BlockShape,
+) -> Int[Tensor, "rows"]:
+    """Count again for rows whose target came out differently in its block, in blocks as high."""
+    n = inputs.shape[0]
+    padded = pad_rows(inputs, shape.padding, inputs.dtype)
+    limit = torch.full((padded.shape[0],), torch.inf, device=inputs.device)
+    limit[:n] = seen
+    own = torch.full((padded.shape[0],), -1, device=inputs.device)
+    own[:n] = targets
+    larger = torch.zeros(len(padded), dtype=torch.long, device=inputs.device)
+    for start, logits, rows in logit_blocks(padded, head, precision, shape.columns):
+        local = own[rows] - start
+        inside = ((local >= 0) & (local < logits.shape[1])).nonzero()[:, 0]
+        logits[inside, local[inside]] = NEVER  # a target is not larger than itself
+        larger[rows] += (logits > limit[rows, None]).sum(1)
+    return larger[:n]
+
+
+def check(
+    hidden: Float[Tensor, "positions dim"],
+    head: Head,
+    targets: Int[Tensor, "positions"],
+    k: int,
+    block: int | None,
+) -> None:
+    """Raise ValueError for arguments of a pass that do not fit the head or each other."""
+    if hidden.shape[1] != head.dim or targets.shape != hidden.shape[:1]:
+        raise ValueError(
+            f"hidden {tuple(hidden.shape)} and targets {tuple(targets.shape)} do not fit a head of "
+            f"width {head.dim}"
+        )
+    if k < 2 or (block is not None and (block < SEGMENT or block % SEGMENT)):
+        raise ValueError(f"k must be at least 2 and block a multiple of {SEGMENT}: {k}, {block}")
+    if len(targets) and not (int(targets.min()) >= 0 and int(targets.max()) < head.vocab):
+        raise ValueError(f"targets must be ids below {head.vocab}, got up to {int(targets.max())}")

@@ -1,0 +1,216 @@
+"""One pass of a model over a text: what is fixed before the first batch, and the batches' results.
+
+Every measurement that reads final hidden states goes through here, so that all of them see the same
+windows in the same batches, and several can share one pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from unembed.errors import UnembedError
+from unembed.head.head import Head, faster_body_route, final_hidden
+from unembed.head.precision import Precision
+from unembed.head.product import Route, float32_products
+from unembed.head.sweep import Sweep
+from unembed.models.checkpoint import context_of, token_ids
+from unembed.models.replicas import MOST, replicas_of, side_by_side
+from unembed.runs.phases import Phases
+from unembed.runs.store import RunFolder
+from unembed.text.corpus import Corpus
+from unembed.text.windows import Batch, Overflow, Windows, batches, parts
+
+PART_POSITIONS = 1 << 15
+
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a text is read.
+
+    ``context`` None takes the model's, at most 2,048 tokens. ``max_positions`` are those of the
+    text's beginning or, with ``spread``, of windows from all over it. ``batch_tokens`` None takes
+    2,048 on CPU and 16,384 on a GPU. A killed run loses at most the part it was writing, of
+    ``part_positions``.
+    """
+
+    context: int | None = None
+    overflow: Overflow = "windows"
+    max_positions: int | None = None
+    batch_tokens: int | None = None
+    part_positions: int = PART_POSITIONS
+    spread: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("context", "batch_tokens", "max_positions", "part_positions"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UnembedError(f"{name} must be at least 1, got {value}")
+
+
+@dataclass(frozen=True)
+class ModelPass:
+    """A model, its head and the windows it reads; ``models`` work on batches side by side."""
+
+    models: list[nn.Module]
+    head: Head
+    windows: Windows
+    precision: Precision
+    body_route: Route
+    batch_tokens: int
+    part_positions: int
+    threads: int
+
+    @staticmethod
+    def of(model: nn.Module, corpus: Corpus, reading: Reading, name: str) -> ModelPass:
+        """Recover the head, cut the windows, and probe the products."""
+        highest = _highest_id(corpus)
+        head = Head.of(model, token_ids(corpus.tokenizer))
+        if highest >= head.vocab:
+            raise UnembedError(
+                f"the text holds token id {highest}, but {name} has a vocabulary of {head.vocab}: "
+                "the tokenizer does not belong to this model"
+            )
+        windows = Windows.of(
+            corpus,
+            context_of(model, reading.context),
+            reading.overflow,
+            reading.max_positions,
+            spread=reading.spread,
+        )
+        on_cpu = head.weight.device.type == "cpu"
+        precision = Precision.probe(head.weight)
+        body_route = faster_body_route(model, precision)
+        threads = torch.get_num_threads()
+        abreast = on_cpu and body_route == precision.route  # the route is a whole process's setting
+        models = replicas_of(model, min(threads, MOST) if abreast else 1)
+        return ModelPass(
+            models=models,
+            head=head,
+            windows=windows,
+            precision=precision,
+            body_route=body_route,
+            batch_tokens=reading.batch_tokens or (2048 if on_cpu else 16384),
+            part_positions=reading.part_positions,
+            threads=max(1, threads // len(models)),
+        )
+
+    def results(
+        self,
+        work: Callable[[tuple[nn.Module, ...], Batch, Phases], Found],
+        bar: Any,
+        phases: Phases,
+        *,
+        beside: Sequence[ModelPass] = (),
+        done: frozenset[str] = frozenset(),
+    ) -> Iterator[tuple[str, list[Found]]]:
+        """What ``work`` makes of the batches of each part not in ``done``, in order of the text.
+
+        It is given this pass's model and one of each pass ``beside``, whose batches are these.
+        """
+        passes = (self, *beside)
+        routes = {route for one in passes for route in (one.precision.route, one.body_route)}
+        teams = list(zip(*(one.models for one in passes), strict=False))
+        teams = teams if len(routes) == 1 else teams[:1]
+        share = phases.among(len(teams))
+
+        def one(team: tuple[nn.Module, ...], item: tuple[str, Batch]) -> tuple[str, int, Found]:
+            part, batch = item
+            return part, len(batch.doc), work(team, batch, share)
+
+        with _held(routes):
+            found = side_by_side(teams, one, self._planned(done, bar))
+            for part, pieces in groupby(_counted(found, bar), key=itemgetter(0)):
+                yield part, [piece for _part, _count, piece in pieces]
+
+    def _planned(self, done: frozenset[str], bar: Any) -> Iterator[tuple[str, Batch]]:
+        """The batches of every part that is not done yet, with the part's name."""
+        todo: list[tuple[str, range]] = []
+        for number, part in enumerate(parts(self.windows, self.part_positions)):
+            path = f"part-{number:05d}"
+            if path in done:
+                bar.update(int(self.windows.counts[part.start : part.stop].sum()))
+                bar.initial = bar.n
+            else:
+                todo.append((path, part))
+        return (
+            (path, batch)
+            for path, part in todo
+            for batch in batches(self.windows, part, self.batch_tokens)
+        )
+
+    @torch.no_grad()
+    def hidden(
+        self, model: nn.Module, batch: Batch, phases: Phases
+    ) -> Float[Tensor, "positions dim"]:
+        """The final hidden states of a batch's predictions, by one of the models."""
+        device = self.head.weight.device
+        with phases("body"), float32_products(self.body_route):
+            hidden = final_hidden(model, batch.input_ids.to(device))
+            return hidden[batch.real.to(device)]
+
+
+@runtime_checkable
+class Companion(Protocol):
+    """A second reader of the pass that an audit makes, which takes its own from each block."""
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """The plain values that its numbers depend on."""
+        ...
+
+    def swept(
+        self,
+        hidden: Float[Tensor, "positions dim"],
+        head: Head,
+        targets: Int[Tensor, "positions"],
+        batch: Batch,
+        k: int,
+        precision: Precision,
+    ) -> tuple[Sweep, Any]:
+        """The sweep's result, bitwise as without a companion, and what it found beside it."""
+        ...
+
+    def keep(self, folder: RunFolder, part: str, found: list[Any]) -> None:
+        """Write what was found in a part's batches, in order of the text."""
+        ...
+
+    def kept(self, folder: RunFolder, part: str) -> bool:
+        """Whether what was found in a part was written before."""
+        ...
+
+    def finish(self, folder: RunFolder) -> None:
+        """Write the result of all parts."""
+        ...
+
+
+@contextmanager
+def _held(routes: set[Route]) -> Iterator[None]:
+    """Keep the one route that all products take set throughout, for threads come and go from it.
+
+    Where there are several, nothing is held, and each product sets its own.
+    """
+    with float32_products(*routes) if len(routes) == 1 else nullcontext():
+        yield
+
+
+def _counted(found: Iterator[tuple[str, int, Found]], bar: Any) -> Iterator[tuple[str, int, Found]]:
+    """The same results, each counted on the bar."""
+    for piece in found:
+        bar.update(piece[1])
+        yield piece
+
+
+def _highest_id(corpus: Corpus) -> int:
+    step = 1 << 20
+    return max(int(corpus.ids[i : i + step].max()) for i in range(0, len(corpus.ids), step))

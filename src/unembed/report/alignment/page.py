@@ -1,0 +1,324 @@
+"""The page of alignments: who is like whom, and where the likeness comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from unembed.report.alignment import charts
+from unembed.report.alignment.maps import Labels, bare_map, labelled_map
+from unembed.report.alignment.pairs import (
+    NAMES,
+    OK,
+    by_joint,
+    cosine,
+    estimate,
+    every_pair,
+    hint_data,
+    pair_name,
+    told,
+    why_not,
+)
+from unembed.report.alignment.tables import coupling_tables, pair_tables, task_table
+from unembed.report.parts.drawing import draw
+from unembed.report.parts.page import environment
+from unembed.report.parts.parts import Figure, Key, Section
+from unembed.report.parts.wording import count, counted, full
+from unembed.signatures.alignment.ordering import Dendrogram, dendrogram
+from unembed.signatures.alignment.records import Alignments
+
+NOTED = 5
+"""Tasks named above the page for lacking samples; the table names them all."""
+
+MEANINGS = {
+    "joint": "Do two tasks push the output head along the same directions? 1: the same ones. "
+    "0: none in common. Which way along them does not count.",
+    "activation": "The input side alone: is the head reading alike hidden states?",
+    "error": "The output side alone: are alike tokens predicted too much or too little?",
+    "coupling": "Joint over activation × error. 1: the two sides are independent. Above: alike "
+    "errors are made in alike states. Below: they are made in different ones.",
+    "first_moment": "The cosine of mean gradients, with its sign. Above 0 the tasks pull the head "
+    "the same way, below 0 against each other.",
+}
+"""What each quantity asks, for a reader who has not met it."""
+
+
+@dataclass(frozen=True)
+class Term:
+    """A quantity, over what it ranges here, and what it means."""
+
+    name: str
+    span: str
+    meaning: str
+
+
+def alignment_page(
+    alignments: Alignments,
+    *,
+    title: str,
+    facts: Sequence[tuple[str, str]] = (),
+    command: str = "",
+) -> str:
+    """The page of alignments: maps in one order, coupling, first moments, pairs, tasks.
+
+    ``facts`` are label and value of what produced the numbers, to which ``command`` is added. One
+    file that loads nothing; the same arguments give the same page, byte for byte.
+
+    Raises ``ReportUnavailable`` where the extra ``plot`` is not installed.
+    """
+    tree = dendrogram(alignments.joint.value)
+    return (
+        environment()
+        .get_template("alignment.html.jinja")
+        .render(
+            title=title,
+            reading=reading(alignments),
+            extent=extent(alignments),
+            account=account(alignments),
+            notes=notes(alignments),
+            terms=terms(alignments),
+            maps=map_figures(alignments, tree),
+            sections=[
+                section
+                for section in (
+                    coupling_section(alignments),
+                    first_moment_section(alignments, tree),
+                    pairs_section(alignments),
+                    tasks_section(alignments),
+                )
+                if section is not None
+            ],
+            facts=(*facts, *([("Command", command)] if command else [])),
+            hints=hint_data(alignments, tree.order),
+        )
+    )
+
+
+def reading(alignments: Alignments) -> str:
+    """The most and the least alike pair, in one sentence."""
+    pairs = by_joint(alignments)
+    if not pairs:
+        reasons = [why_not(alignments, pair) for pair in every_pair(len(alignments.tasks))]
+        return f"No two tasks can be compared: {reasons[0]}."
+    values = [_two(estimate(alignments, "joint", pair).value or 0.0) for pair in pairs]
+    first, last = (
+        [alignments.tasks[at].name for at in (pair.first, pair.second)]
+        for pair in (pairs[0], pairs[-1])
+    )
+    if len(pairs) == 1:
+        return f"{first[0]} and {first[1]} have a joint alignment of {values[0]}."
+    return (
+        f"{first[0]} and {first[1]} are the most alike, {values[0]}; "
+        f"{last[0]} and {last[1]} the least, {values[-1]}."
+    )
+
+
+def extent(alignments: Alignments) -> str:
+    """How much was compared, and how."""
+    samples = sum(task.samples for task in alignments.tasks)
+    debiased = "debiased" if alignments.debiased else "not debiased"
+    return (
+        f"{counted(len(alignments.tasks), 'task')}, {count(samples)} samples, each one "
+        f"{alignments.unit}. Fisher: {alignments.fisher}, {debiased}. Method: {alignments.method}."
+    )
+
+
+def account(alignments: Alignments) -> str:
+    """The two ends with their intervals, and in how many pairs coupling can be told from 1."""
+    pairs = by_joint(alignments)
+    words = []
+    named = ("Most alike", "Least alike") if len(pairs) > 1 else ("Joint",)
+    for name, pair in zip(named, (pairs[:1] + pairs[-1:]), strict=False):
+        joint = full(estimate(alignments, "joint", pair), cosine)
+        words.append(f"{name}: {pair_name(alignments, pair)}, {joint}.")
+    if alignments.coupling is not None and pairs:
+        sides = [told(estimate(alignments, "coupling", pair), 1.0) for pair in pairs]
+        up, down = sides.count(1), sides.count(-1)
+        if len(pairs) == 1:
+            coupling = full(estimate(alignments, "coupling", pairs[0]), cosine)
+            words.append(f"Coupling: {coupling}.")
+        else:
+            words.append(
+                f"Beyond its interval, coupling raises the joint of {count(up)} of "
+                f"{count(len(pairs))} pairs and lowers that of {count(down)}; for the rest, "
+                "activation × error accounts for it within error."
+            )
+    return " ".join(words)
+
+
+def notes(alignments: Alignments) -> tuple[str, ...]:
+    """What a reader must know before trusting a number."""
+    doubted = [task for task in alignments.tasks if task.status != OK]
+    found = [f"{task.name}: {task.status}." for task in doubted[:NOTED]]
+    if len(doubted) > NOTED:
+        found.append(f"{counted(len(doubted) - NOTED, 'more task')}: see the table of tasks.")
+    if not alignments.debiased:
+        found.append(
+            "The norms count each sample against itself: the fewer the samples, the lower every "
+            "joint reads."
+        )
+    return tuple(found)
+
+
+def terms(alignments: Alignments) -> tuple[Term, ...]:
+    """The quantities that were kept, each with its least and its largest value."""
+    found = []
+    for kind, meaning in MEANINGS.items():
+        if alignments.pairs(kind) is None:
+            continue
+        values = [
+            one.value
+            for pair in every_pair(len(alignments.tasks))
+            if (one := estimate(alignments, kind, pair)).value is not None
+        ]
+        ends = dict.fromkeys((_two(min(values)), _two(max(values)))) if values else ("none",)
+        found.append(Term(NAMES[kind], " to ".join(ends), meaning))
+    return tuple(found)
+
+
+def map_figures(alignments: Alignments, tree: Dendrogram) -> tuple[Figure, ...]:
+    """Joint with its names and tree, then activation and error in the same order."""
+    order = tree.order
+    tasks = [alignments.tasks[at] for at in order]
+    labels = Labels(
+        tuple(task.name for task in tasks),
+        frozenset(at for at, task in enumerate(tasks) if task.status != OK),
+        tree,
+    )
+    grid = np.ix_(order, order)
+    keys = (Key("ramp-cosine", "0 to 1"), *_missing(alignments))
+    figures = [
+        Figure(
+            "joint",
+            "Joint",
+            "Average linkage on 1 − joint gives the order. Where two branches of the tree meet, "
+            "the farther right, the less alike their tasks are on average.",
+            keys,
+            labelled_map(alignments.joint.value[grid], "joint", labels),
+            (),
+        )
+    ]
+    for kind, caption in (
+        ("activation", "The input side: hidden states."),
+        ("error", "The output side: predicted against observed tokens."),
+    ):
+        found = alignments.pairs(kind)
+        if found is not None:
+            chart = bare_map(found.value[grid], kind)
+            figures.append(Figure(kind, NAMES[kind].capitalize(), caption, (), chart, ()))
+    return tuple(figures)
+
+
+def coupling_section(alignments: Alignments) -> Section | None:
+    """Joint against the product of its marginals; None where either was not kept."""
+    if alignments.coupling is None or alignments.proxy is None:
+        return None
+    pairs = by_joint(alignments)
+    chosen = charts.drawn(pairs)
+    figure = Figure(
+        "coupling",
+        "Joint against activation × error",
+        "On the dashed diagonal coupling is 1. Lines are 95 % intervals, of sketch and of samples "
+        "together." + _some(len(chosen), len(pairs)),
+        (
+            Key("above-one", "coupling above 1"),
+            Key("below-one", "below 1"),
+            Key("untold", "not told apart"),
+        ),
+        draw(charts.against_proxy(alignments, chosen), "joint against activation × error, by pair"),
+        (),
+    )
+    return Section(
+        "coupling",
+        "Where the likeness comes from",
+        "If what a task gets wrong had nothing to do with where it gets it wrong, the joint would "
+        "be the product of the two sides. Pairs above the diagonal share errors in shared states; "
+        "pairs below make the same errors elsewhere.",
+        (figure,),
+        coupling_tables(alignments),
+    )
+
+
+def first_moment_section(alignments: Alignments, tree: Dendrogram) -> Section | None:
+    """Signed cosines of mean gradients; None where they were not kept."""
+    if alignments.first_moment is None:
+        return None
+    pairs = [
+        pair
+        for pair in by_joint(alignments)
+        if estimate(alignments, "first_moment", pair).value is not None
+    ]
+    chosen = charts.drawn(pairs)
+    figures = (
+        Figure(
+            "first-moment-joint",
+            "First moment against joint",
+            "Points far below the rest: the same directions, pushed the opposite way."
+            + _some(len(chosen), len(pairs)),
+            (Key("below-one", "below 0"), Key("untold", "above 0, or not told apart")),
+            draw(charts.against_joint(alignments, chosen), "first moment against joint, by pair"),
+            (),
+        ),
+        Figure(
+            "first-moment",
+            "First moment",
+            "In the order of the maps above.",
+            (Key("ramp-signed", "−1 to 1"), *_missing(alignments)),
+            bare_map(
+                alignments.first_moment.value[np.ix_(tree.order, tree.order)],
+                "first_moment",
+                signed=True,
+                width=480.0,
+            ),
+            (),
+        ),
+    )
+    return Section(
+        "direction",
+        "Together, or against each other",
+        "The joint does not see signs: a task and the same task with its labels turned around can "
+        "reach 1. The cosine of mean gradients tells them apart.",
+        figures,
+    )
+
+
+def pairs_section(alignments: Alignments) -> Section:
+    """The pairs in numbers."""
+    return Section(
+        "pairs",
+        "Pairs in numbers",
+        "Values with 95 % intervals"
+        + (". ▲ and ▼: the coupling’s interval leaves out 1." if alignments.coupling else ".")
+        + " Faint rows have a task that lacks samples.",
+        (),
+        pair_tables(alignments),
+    )
+
+
+def tasks_section(alignments: Alignments) -> Section:
+    """The tasks in numbers."""
+    return Section(
+        "tasks",
+        "Tasks",
+        "The participation ratio is the effective number of directions that a task’s updates "
+        "spread over: the larger it is, the more samples a joint takes.",
+        (),
+        (task_table(alignments),),
+    )
+
+
+def _missing(alignments: Alignments) -> tuple[Key, ...]:
+    lacking = bool(np.isnan(alignments.joint.value).any())
+    return (Key("missing", "no value"),) if lacking else ()
+
+
+def _two(value: float) -> str:
+    return f"{value:.2f}".replace("-", "−").replace("−0.00", "0.00")
+
+
+def _some(drawn: int, pairs: int) -> str:
+    if drawn == pairs:
+        return ""
+    return f" {count(drawn)} of {count(pairs)} pairs are drawn, at even ranks of the joint."

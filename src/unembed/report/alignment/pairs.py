@@ -1,0 +1,128 @@
+"""Pairs of tasks as a reader sees them: in words, sorted, and as data for the page's hints."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int
+
+from unembed.report.parts import wording
+from unembed.signatures.alignment.records import KINDS, Alignments
+from unembed.stats.estimate import Estimate
+
+NAMES = {kind: kind.replace("_", " ") for kind in KINDS} | {"proxy": "activation × error"}
+"""What each quantity is called on the page."""
+
+OK = "ok"
+"""The status of a task that has enough samples."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two tasks by their numbers."""
+
+    first: int
+    second: int
+
+
+def every_pair(tasks: int) -> list[Pair]:
+    """Each two tasks once."""
+    return [Pair(i, j) for i in range(tasks) for j in range(i + 1, tasks)]
+
+
+def cosine(value: float) -> str:
+    """Three decimals, ``0.712``."""
+    return f"{value:.3f}".replace("-", "−").replace("−0.000", "0.000")
+
+
+def estimate(alignments: Alignments, kind: str, pair: Pair) -> Estimate:
+    """One number with its interval; the reason where there is none."""
+    found = alignments.pairs(kind)
+    if found is None:
+        return Estimate(None, reason="not kept")
+    value, low, high = (
+        float(matrix[pair.first, pair.second]) for matrix in (found.value, found.low, found.high)
+    )
+    if not math.isfinite(value):
+        return Estimate(None, reason=why_not(alignments, pair))
+    bounded = math.isfinite(low) and math.isfinite(high)
+    return Estimate(value, low if bounded else None, high if bounded else None)
+
+
+def why_not(alignments: Alignments, pair: Pair) -> str:
+    """Why two tasks have no number."""
+    tasks = [alignments.tasks[at] for at in (pair.first, pair.second)]
+    reasons = [f"{task.name}: {task.status}" for task in tasks if task.status != OK]
+    return "; ".join(reasons) or "not estimated"
+
+
+def by_joint(alignments: Alignments) -> list[Pair]:
+    """The pairs that have a joint, the most alike first."""
+    joint = alignments.joint.value
+    known = [
+        pair
+        for pair in every_pair(len(alignments.tasks))
+        if math.isfinite(joint[pair.first, pair.second])
+    ]
+    return sorted(known, key=lambda pair: -float(joint[pair.first, pair.second]))
+
+
+def told(found: Estimate, at: float) -> int:
+    """1 where the whole interval lies above ``at``, -1 where below, 0 where it cannot be told."""
+    if found.low is None or found.high is None:
+        return 0
+    return int(found.low > at) - int(found.high < at)
+
+
+def pair_name(alignments: Alignments, pair: Pair) -> str:
+    """Both names, ``python · java``."""
+    names = (alignments.tasks[at].name for at in (pair.first, pair.second))
+    return wording.visible(" · ".join(names))
+
+
+def hint_data(alignments: Alignments, order: Int[np.ndarray, "tasks"]) -> str:
+    """What the maps' hints show, as JSON that can stand in a script element.
+
+    Tasks in the order of the maps. Of each quantity its value, interval and two standard errors in
+    thousandths, null where there is none, for the pairs (0, 1), (0, 2), … (1, 2), … of that order.
+    """
+    tasks = [alignments.tasks[at] for at in order]
+    above = np.triu_indices(len(tasks), 1)
+    kinds = {}
+    for kind in KINDS:
+        found = alignments.pairs(kind)
+        if found is not None:
+            kinds[kind] = {
+                "name": NAMES[kind],
+                **{
+                    field: _thousandths(getattr(found, field)[np.ix_(order, order)][above])
+                    for field in ("value", "low", "high", "sketch_se", "sampling_se")
+                },
+            }
+    data = {
+        "tasks": [
+            {
+                "name": wording.visible(task.name),
+                "facts": _facts(task.samples, task.documents, alignments.unit),
+                "status": "" if task.status == OK else wording.visible(task.status),
+            }
+            for task in tasks
+        ],
+        "kinds": kinds,
+    }
+    text = json.dumps(data, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _facts(samples: int, documents: int, unit: str) -> str:
+    return f"{wording.counted(samples, unit)} of {wording.counted(documents, 'document')}"
+
+
+def _thousandths(values: Iterable[float]) -> list[int | None]:
+    return [round(1000 * float(x)) if math.isfinite(x) else None for x in values]

@@ -1,0 +1,143 @@
+"""What happened to the margins, as a section of a comparison's page."""
+
+from __future__ import annotations
+
+from unembed.decisions.comparison.movement import Expansion, Sharpening, Spread
+from unembed.decisions.comparison.summary import ComparisonSummary
+from unembed.report.parts import charts
+from unembed.report.parts.drawing import draw
+from unembed.report.parts.parts import Figure, Key, Section, Table, line
+from unembed.report.parts.wording import change, count, counted, decimal, full, share, signed
+
+VERDICTS = {
+    "sharpening": "The head got sharper and no more: a temperature would do the same",
+    "softening": "The head got softer and no more: a temperature would do the same",
+    "both": "A temperature explains only part of what happened to the margins",
+    "geometry": "What happened to the margins is geometry: no temperature explains it",
+    "opposed": "The margins and the scale-free margins moved in opposite directions",
+    "undecided": "Whether a temperature explains what happened to the margins is undecided",
+    "none": "No change of the median margin is told from 0",
+}
+"""The check for sharpening in words; SPEC §1 says why a temperature is free."""
+
+
+def sharpening_words(check: Sharpening) -> str:
+    """What the check for sharpening found, with its numbers, as a sentence."""
+    said = VERDICTS.get(check.verdict, check.verdict)
+    if check.raw_change.value is None:
+        return f"{said}: {check.raw_change.reason}."
+    return (
+        f"{said}: where top-1 and top-2 stayed (n\u00a0=\u00a0{count(check.n)}), the median margin "
+        f"changed by {full(check.raw_change, change)}, the scale-free one by "
+        f"{full(check.scale_free_change, change)}"
+        f"{', without an interval to tell it from chance' if check.raw_change.low is None else ''}."
+    )
+
+
+def margins_section(summary: ComparisonSummary) -> Section:
+    """What happened to the margins."""
+    movement = summary.movement
+    everywhere = movement.everywhere
+    rotation = movement.rotation
+    figures = (
+        _spread("delta-margin", "Change of the margin", everywhere.margin, "Δ in logits"),
+        _spread(
+            "delta-relative",
+            "Change of the scale-free margin",
+            everywhere.relative_distance,
+            "Δ relative distance",
+        ),
+    )
+    return Section(
+        "margins",
+        "What happened to the margins",
+        "A temperature stretches every margin and leaves the scale-free one, the distance to the "
+        "runner-up’s facet relative to the hidden norm, as it was. Where both moved, it was "
+        f"geometry. {sharpening_words(movement.sharpening)}",
+        () if nothing_moved(everywhere) else figures,
+        (
+            _sharpening(movement.sharpening),
+            _expansion("All positions", everywhere),
+            _expansion("Positions that kept their top-1", movement.unchanged),
+            Table(
+                f"Runner-up rotation: same top-1, another top-2, n = {count(rotation.n)}",
+                ("figure", "value", "95 % interval"),
+                (
+                    line("share of all positions", rotation.share, share),
+                    line("margin wider after", rotation.margin.wider, share),
+                    line("mean Δ margin, logits", rotation.margin.mean, signed),
+                    line("scale-free wider after", rotation.relative_distance.wider, share),
+                    line("mean Δ scale-free", rotation.relative_distance.mean, signed),
+                ),
+            ),
+        ),
+    )
+
+
+def nothing_moved(group: Expansion) -> bool:
+    """Whether every margin is the same after: none is wider, and on average none is narrower."""
+    return all(
+        measure.wider.value == 0 and measure.mean.value == 0
+        for measure in (group.margin, group.relative_distance)
+    )
+
+
+def _spread(name: str, title: str, spread: Spread, unit: str) -> Figure:
+    bins = spread.histogram
+    caption = "After − before at each position; the upper part of a bar was wrong before."
+    for beyond, words in ((bins.below, "to the left"), (bins.above, "to the right")):
+        if beyond:
+            caption += f" {counted(beyond, 'position')} further {words}."
+    table = Table(
+        "Positions per bin",
+        (unit, "right before", "wrong before"),
+        tuple(
+            (f"{decimal(low)} to {decimal(high)}", count(right), count(wrong))
+            for low, high, right, wrong in zip(
+                bins.edges, bins.edges[1:], bins.right, bins.wrong, strict=False
+            )
+        ),
+    )
+    return Figure(
+        name,
+        title,
+        caption,
+        (Key("right", "right before"), Key("wrong", "wrong before")),
+        draw(charts.histogram(bins, unit, spread.median.value, ticks=4), f"{title}: histogram"),
+        (table,),
+    )
+
+
+def _sharpening(check: Sharpening) -> Table:
+    return Table(
+        f"Sharpening or geometry: positions that kept top-1 and top-2, n = {count(check.n)}",
+        ("figure", "value", "95 % interval"),
+        (
+            line("change of the median margin", check.raw_change, change),
+            line("change of the median scale-free margin", check.scale_free_change, change),
+            line("temperature that gives the same median", check.temperature, decimal),
+            line("share that no temperature explains", check.share_left, share),
+            ("verdict", check.verdict, ""),
+        ),
+    )
+
+
+def _expansion(caption: str, group: Expansion) -> Table:
+    raw, free = group.margin, group.relative_distance
+    rows = [
+        ("wider after", full(raw.wider, share), full(free.wider, share)),
+        ("mean", full(raw.mean, signed), full(free.mean, signed)),
+    ]
+    rows += [
+        (
+            f"{name}\u00a0% quantile",
+            full(raw.quantiles[name], signed),
+            full(free.quantiles[name], signed),
+        )
+        for name in raw.quantiles
+    ]
+    return Table(
+        f"{caption}, n = {count(group.n)}: after − before, with 95 % intervals",
+        ("figure", "Δ margin, logits", "Δ scale-free margin"),
+        tuple(rows),
+    )

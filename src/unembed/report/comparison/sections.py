@@ -1,0 +1,254 @@
+"""The parts of a comparison's page: its reading in words, its cards, what moved."""
+
+from __future__ import annotations
+
+from unembed.decisions.comparison.seeds import NO_P, runs_in_words
+from unembed.decisions.comparison.summary import ComparisonSummary
+from unembed.report.comparison.flow import flow, streams
+from unembed.report.comparison.margins import nothing_moved, sharpening_words
+from unembed.report.parts.parts import Card, Figure, Key, Section, Table, card, line
+from unembed.report.parts.wording import (
+    count,
+    counted,
+    decimal,
+    full,
+    interval,
+    point,
+    points,
+    share,
+    signed,
+)
+from unembed.stats.estimate import Estimate
+
+SIGNIFICANT = 0.05
+"""Below this p the test agrees with an interval of 95 % that leaves out 0."""
+
+
+def headline(summary: ComparisonSummary) -> str:
+    """The result in one sentence."""
+    flips = summary.flips
+    if flips.n == 0 or flips.churn.value is None:
+        return f"No decision could be compared: {flips.churn.reason or 'no position'}."
+    if flips.changed == 0:
+        return f"None of the {counted(flips.n, 'decision')} changed."
+    became = f"{count(flips.wrong_to_right)} became right, {count(flips.right_to_wrong)} wrong"
+    return f"{share(flips.churn.value)} of {counted(flips.n, 'decision')} changed: {became}."
+
+
+def extent(summary: ComparisonSummary) -> str:
+    """How much was compared, and what was not."""
+    words = (
+        f"{counted(summary.n_positions, 'position')} in "
+        f"{counted(summary.n_documents, 'document')}, paired one to one."
+    )
+    runs = runs_in_words(summary.seeds)
+    if runs is not None:
+        words += (
+            f" {runs}, and intervals hold the spread between runs beside that between documents. "
+            "The text below is of the first pair."
+        )
+    if summary.n_nonfinite:
+        words += f" {counted(summary.n_nonfinite, 'position')}, not finite, left out."
+    if summary.n_documents < 2:
+        words += " There are no intervals, for they take two documents."
+    return words + (f" Only {summary.only}." if summary.only is not None else "")
+
+
+def account(summary: ComparisonSummary) -> str:
+    """What happened, in one paragraph."""
+    flips, movement, calibration = summary.flips, summary.movement, summary.calibration
+    churn, predicted = summary.prediction.observed, summary.prediction.predicted
+    same = nothing_moved(movement.everywhere) and calibration.nll_difference_nats.value == 0
+    if flips.changed == 0 and same:
+        return "No decision changed and no margin moved: every difference on this page is zero."
+    net = "as many decisions were gained as lost"
+    if flips.net:
+        were = f"{counted(abs(flips.net), 'decision')} {'was' if abs(flips.net) == 1 else 'were'}"
+        net = f"{were} {'lost' if flips.net < 0 else 'gained'}"
+    sentences = [
+        f"Churn is {full(flips.churn, share)}: {counted(flips.changed, 'decision')}, of which "
+        f"{count(flips.wrong_to_wrong)} went from one wrong token to another.",
+        f"Net, {net}; "
+        f"accuracy changed by {full(flips.accuracy_difference, points)}, {_told(summary)}.",
+        f"The loss changed by {full(calibration.nll_difference_nats, signed)} nats"
+        f"{_against_zero(calibration.nll_difference_nats)}.",
+        sharpening_words(movement.sharpening),
+        f"From the margins before and the size of the noise alone, churn of "
+        f"{full(predicted, share)} was to be expected, against {full(churn, share)} observed"
+        f"{_against_zero(summary.prediction.difference, 'the difference')}."
+        if predicted.value is not None
+        else f"No churn can be predicted: {predicted.reason}.",
+    ]
+    return " ".join(sentences)
+
+
+def cards(summary: ComparisonSummary) -> tuple[Card, ...]:
+    """The headline numbers."""
+    flips, everywhere = summary.flips, summary.movement.everywhere
+    return (
+        card("Churn", flips.churn, share, remark=f"{count(flips.changed)} with another top-1"),
+        card(
+            "Wrong → right",
+            flips.wrong_to_right_share,
+            share,
+            remark=counted(flips.wrong_to_right, "decision"),
+        ),
+        card(
+            "Right → wrong",
+            flips.right_to_wrong_share,
+            share,
+            remark=counted(flips.right_to_wrong, "decision"),
+        ),
+        card(
+            "Accuracy difference",
+            flips.accuracy_difference,
+            points,
+            remark=f"net {_net(flips.net)}; {point(flips.accuracy_before, share)} before, "
+            f"{point(flips.accuracy_after, share)} after",
+        ),
+        card(
+            "Loss difference",
+            summary.calibration.nll_difference_nats,
+            signed,
+            "nats",
+            f"{point(summary.calibration.before.nll_nats, decimal)} before, "
+            f"{point(summary.calibration.after.nll_nats, decimal)} after",
+        ),
+        card(
+            "Median Δ margin",
+            everywhere.margin.median,
+            signed,
+            "logits",
+            f"wider at {point(everywhere.margin.wider, share)}",
+        ),
+        card(
+            "Median Δ scale-free margin",
+            everywhere.relative_distance.median,
+            signed,
+            remark=f"wider at {point(everywhere.relative_distance.wider, share)}",
+        ),
+        card(
+            "Churn that margins predict",
+            summary.prediction.predicted,
+            share,
+            remark=f"{point(summary.prediction.observed, share)} observed",
+        ),
+    )
+
+
+def flow_section(summary: ComparisonSummary) -> Section:
+    """What became of right and wrong decisions."""
+    flips = summary.flips
+    shares = {
+        "right to wrong": flips.right_to_wrong_share,
+        "wrong to right": flips.wrong_to_right_share,
+        "wrong to another wrong": flips.wrong_to_wrong_share,
+    }
+    table = Table(
+        "What became of each decision, with 95 % intervals of the share",
+        ("before to after", "n", "share", "95 % interval"),
+        tuple(
+            (
+                stream.label,
+                count(stream.count),
+                share(stream.count / max(1, flips.n)),
+                interval(shares[stream.label], share) if stream.label in shares else "",
+            )
+            for stream in streams(flips)
+        ),
+    )
+    tests = Table(
+        f"Is it more than chance? n = {count(flips.n)}, {counted(flips.documents, 'document')}",
+        ("figure", "value", "95 % interval"),
+        (
+            line("accuracy before", flips.accuracy_before, share),
+            line("accuracy after", flips.accuracy_after, share),
+            line("accuracy difference", flips.accuracy_difference, points),
+            line("flip ratio, gained over lost", flips.flip_ratio, decimal),
+            (
+                "McNemar’s p, positions independent",
+                p_value(flips.mcnemar_p) + (f": {NO_P}" if flips.mcnemar_p is None else ""),
+                "",
+            ),
+            ("McNemar’s p, documents independent", _p(flips.clustered_mcnemar_p), ""),
+        ),
+    )
+    return Section(
+        "flow",
+        "Where the decisions went",
+        "Each decision was right or wrong before and is right or wrong after. A changed token need "
+        "not change that: one wrong token may give way to another.",
+        (
+            Figure(
+                "flow",
+                "From before to after",
+                "Heights are numbers of positions; a stream too thin to be seen is drawn 1.5 "
+                "pixels thick.",
+                (
+                    Key("kept-right", "right, unchanged"),
+                    Key("lost", "right → wrong"),
+                    Key("gained", "wrong → right"),
+                    Key("moved", "wrong → another wrong"),
+                    Key("kept-wrong", "wrong, unchanged"),
+                ),
+                flow(flips),
+                (),
+            ),
+        ),
+        (table, tests),
+    )
+
+
+def p_value(p: float | None) -> str:
+    """A p-value; tiny ones as a bound."""
+    if p is None:
+        return "none"
+    return "< 0.0001" if p < 1e-4 else decimal(p)
+
+
+def _told(summary: ComparisonSummary) -> str:
+    """Whether the accuracy difference is told from 0 by its interval and by the test."""
+    flips = summary.flips
+    low, high, p = (
+        flips.accuracy_difference.low,
+        flips.accuracy_difference.high,
+        flips.clustered_mcnemar_p,
+    )
+    if flips.wrong_to_right == flips.right_to_wrong == 0:
+        return "for no decision changed between right and wrong"
+    if low is None or high is None:
+        why = flips.accuracy_difference.reason
+        if why is not None:
+            return f"with {why}"
+        return "without an interval, for there are fewer than two documents"
+    said = "" if p.value is None else f" (McNemar’s test by document: p {_equals(p.value)})"
+    if low <= 0 <= high:
+        return f"not distinguishable from 0{said}"
+    if p.value is not None and p.value >= SIGNIFICANT:
+        return f"doubtful: its interval leaves out 0, the test does not{said}"
+    return f"distinguishable from 0{said}"
+
+
+def _equals(p: float) -> str:
+    return p_value(p) if p < 1e-4 else f"= {p_value(p)}"
+
+
+def _against_zero(estimate: Estimate, what: str = "") -> str:
+    if estimate.value is None or estimate.low is None or estimate.high is None:
+        return ""
+    if estimate.value == estimate.low == estimate.high == 0:
+        return ""
+    lead = f", {what} " if what else ", "
+    return lead + (
+        "not distinguishable from 0"
+        if estimate.low <= 0 <= estimate.high
+        else "distinguishable from 0"
+    )
+
+
+def _net(net: int) -> str:
+    return ("+" * (net > 0) + count(net)).replace("-", "−")
+
+
+def _p(estimate: Estimate) -> str:
+    return point(estimate, p_value)

@@ -1,0 +1,82 @@
+"""What a page is made of: cards, figures with their tables, sections."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from unembed.report.parts import wording
+from unembed.report.parts.drawing import Chart
+from unembed.report.parts.wording import Wording
+from unembed.stats.estimate import Estimate
+
+
+@dataclass(frozen=True)
+class Card:
+    """One headline number. Without a ``value``, ``reason`` says why."""
+
+    label: str
+    value: str | None
+    unit: str
+    interval: str
+    n: str
+    reason: str
+    remark: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table whose first column names the row; the rows ``faint`` rest on little."""
+
+    caption: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    faint: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class Key:
+    """One entry of a figure's key: ``look`` is a class of the stylesheet."""
+
+    look: str
+    label: str
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart, how to read it, and the same numbers as tables."""
+
+    name: str
+    title: str
+    caption: str
+    keys: tuple[Key, ...]
+    chart: Chart
+    tables: tuple[Table, ...]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading with a sentence or two, then figures side by side, then tables."""
+
+    name: str
+    title: str
+    lead: str
+    figures: tuple[Figure, ...] = ()
+    tables: tuple[Table, ...] = ()
+
+
+def card(label: str, estimate: Estimate, form: Wording, unit: str = "", remark: str = "") -> Card:
+    """A card from an estimate."""
+    return Card(
+        label=label,
+        value=None if estimate.value is None else form(estimate.value),
+        unit=unit,
+        interval=wording.interval(estimate, form),
+        n=wording.count(estimate.n),
+        reason=estimate.reason or "",
+        remark=remark,
+    )
+
+
+def line(name: str, estimate: Estimate, form: Wording) -> tuple[str, str, str]:
+    """A row of a table from an estimate: name, value, interval."""
+    return name, wording.point(estimate, form), wording.interval(estimate, form)

@@ -1,0 +1,187 @@
+"""Points of a plane in SVG: a path for each group, every dot a stroke of no length.
+
+Small enough for tens of thousands of points. Colours are CSS variables, for light and for dark;
+what a point says is looked up by the page's script.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from unembed.report.parts.parts import Key
+from unembed.report.parts.scales import Scale
+
+HUES, SHAPES = 12, ("round", "block", "ring", "frame")
+"""Colours ``--hue-1`` … of the stylesheet, and shapes: together the looks of the groups."""
+
+LOOKS = HUES * len(SHAPES)
+"""Groups that can be told apart; those beyond look like the last, "other"."""
+
+GRAIN = 2000.0
+"""Steps of an axis in the data of the hints."""
+
+NARROW = 500
+"""A drawing narrower than this is for a phone."""
+
+DOTS = ((60, 9.0), (300, 7.0), (1500, 5.0), (6000, 3.6))
+"""Up to so many points, a dot is so wide; of more it is 2.6 pixels."""
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """Points with their groups, and the axes they lie on.
+
+    ``groups`` number the looks; -1 is a point of no group. ``x_title`` and ``y_title`` name the
+    axes; ``zero`` draws the line at y = 0.
+    """
+
+    name: str
+    label: str
+    points: Float[np.ndarray, "points 2"]
+    groups: Int[np.ndarray, "points"]
+    x: Scale
+    y: Scale
+    x_title: str
+    y_title: str
+    zero: bool = False
+
+
+@dataclass(frozen=True)
+class Note:
+    """The name of a point, written beside it."""
+
+    point: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where the axes lie in a drawing of ``width`` by ``height`` pixels."""
+
+    width: float
+    height: float
+    left: float = 46.0
+    top: float = 30.0
+    right: float = 12.0
+    foot: float = 46.0
+
+    @property
+    def across(self) -> float:
+        """Pixels of the horizontal axis."""
+        return self.width - self.left - self.right
+
+    @property
+    def down(self) -> float:
+        """Pixels of the vertical axis."""
+        return self.height - self.top - self.foot
+
+
+def look(group: int) -> str:
+    """The classes of a group: its colour and its shape."""
+    if group < 0:
+        return "hue-none round"
+    group = min(group, LOOKS - 1)
+    return f"hue-{group % HUES + 1} {SHAPES[group // HUES]}"
+
+
+def key(group: int, label: str) -> Key:
+    """A group's entry in the key."""
+    return Key(look(group), label)
+
+
+def pixels(cloud: Cloud, frame: Frame) -> Float[np.ndarray, "points 2"]:
+    """Where each point lies in the drawing."""
+    (x, y) = cloud.points.T
+    across = (x - cloud.x.low) / (cloud.x.high - cloud.x.low)
+    up = (y - cloud.y.low) / (cloud.y.high - cloud.y.low)
+    place = (frame.left + across * frame.across, frame.top + (1 - up) * frame.down)
+    return np.stack(place, axis=1)
+
+
+def dot_width(points: int, frame: Frame) -> float:
+    """How wide a dot is among so many points; on a narrow drawing they lie denser."""
+    most = 4 * points if frame.width < NARROW else points
+    return next((width for limit, width in DOTS if most <= limit), 2.6)
+
+
+def draw_cloud(cloud: Cloud, frame: Frame, notes: Sequence[tuple[Note, float, float, str]]) -> str:
+    """The drawing; ``notes`` are names with their places and anchors."""
+    place = pixels(cloud, frame)
+    wide = dot_width(len(place), frame)
+    paths = []
+    for group in np.unique(cloud.groups).tolist():
+        dots = "".join(f"M{x:.1f} {y:.1f}h0" for x, y in place[cloud.groups == group].tolist())
+        paths.append(_group(group, dots, wide))
+    names = "".join(
+        f'<text class="name" data-group="{cloud.groups[note.point]}" x="{x:.1f}" y="{y:.1f}" '
+        f'text-anchor="{anchor}">{escape(note.text)}</text>'
+        for note, x, y, anchor in notes
+    )
+    size = f"max-width:{frame.width:g}px"
+    box = f"{frame.left:g} {frame.top:g} {frame.across:g} {frame.down:g}"
+    return (
+        f'<svg viewBox="0 0 {frame.width:g} {frame.height:g}" class="cloud" role="img" '
+        f'style="{size}" aria-label="{escape(cloud.label)}" data-cloud="{escape(cloud.name)}" '
+        f'data-box="{box}">{_axes(cloud, frame)}{"".join(paths)}{names}'
+        f'<path class="hits" stroke-width="{wide + 2:g}"/>'
+        f'<circle class="at" r="{wide / 2 + 3:g}"/></svg>'
+    )
+
+
+def cloud_data(cloud: Cloud) -> dict[str, Any]:
+    """Places and groups for the page's script, in ``GRAIN`` steps of each axis."""
+    unit = Frame(GRAIN, GRAIN, 0.0, 0.0, 0.0, 0.0)
+    place = np.rint(pixels(cloud, unit)).astype(int)
+    return {
+        "x": place[:, 0].tolist(),
+        "y": place[:, 1].tolist(),
+        "group": cloud.groups.tolist(),
+    }
+
+
+def as_script(data: dict[str, Any]) -> str:
+    """JSON that can stand in a script element: ASCII without ``<``, ``>`` and ``&``."""
+    text = json.dumps(data, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _group(group: int, dots: str, wide: float) -> str:
+    shape = look(group).split()[1]
+    block = shape in ("block", "frame")
+    # A square of the same area is narrower than the disc.
+    outer = 0.87 * wide if block else wide
+    lines = f'<path d="{dots}" stroke-width="{outer:g}"/>'
+    if shape in ("ring", "frame"):
+        lines += f'<path class="hole" d="{dots}" stroke-width="{0.45 * outer:g}"/>'
+    return f'<g class="{look(group)}" data-group="{group}">{lines}</g>'
+
+
+def _axes(cloud: Cloud, frame: Frame) -> str:
+    parts = []
+    bottom = frame.top + frame.down
+    for tick in cloud.x.ticks:
+        at = frame.left + cloud.x.place(tick) * frame.across
+        parts.append(f'<path class="grid" d="M{at:.1f} {frame.top:g}V{bottom:g}"/>')
+        words = cloud.x.label(tick)
+        parts.append(f'<text class="tick" x="{at:.1f}" y="{bottom + 17:g}">{words}</text>')
+    for tick in cloud.y.ticks:
+        at = frame.top + (1 - cloud.y.place(tick)) * frame.down
+        looks = "grid zero" if cloud.zero and abs(tick) < 1e-9 * cloud.y.step else "grid"
+        right = frame.left + frame.across
+        parts.append(f'<path class="{looks}" d="M{frame.left:g} {at:.1f}H{right:g}"/>')
+        words = cloud.y.label(tick)
+        parts.append(f'<text class="tick y" x="{frame.left - 7:g}" y="{at + 4:.1f}">{words}</text>')
+    end = frame.left + frame.across
+    parts.append(f'<text class="title" x="2" y="14">{escape(cloud.y_title)}</text>')
+    last = f'x="{end:g}" y="{frame.height - 6:g}"'
+    parts.append(f'<text class="title end" {last}>{escape(cloud.x_title)}</text>')
+    return f'<g class="axes">{"".join(parts)}</g>'

@@ -1,0 +1,112 @@
+"""Numbers and foreign text as a reader sees them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from unicodedata import category
+
+from unembed.stats.estimate import Estimate
+
+Wording = Callable[[float], str]
+
+_PERCENT = "\u00a0%"
+_POINTS = "\u00a0pp"
+
+_BLANKS = {"\n": "⏎", "\t": "→", "\u00a0": "·", " ": "·"}
+
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f"
+    "\ufeff\ufff9-\ufffb\U000e0000-\U000e007f\ud800-\udfff]"
+)
+
+
+def count(n: int) -> str:
+    """``98304`` as ``98,304``."""
+    return f"{n:,}"
+
+
+def counted(n: int, noun: str) -> str:
+    """A number with its noun: ``1 document``, ``2 documents``."""
+    return f"{count(n)} {noun}" + "s" * (n != 1)
+
+
+def share(value: float) -> str:
+    """A fraction in percent, ``0.2412`` as ``24.1 %``; small ones keep more decimals."""
+    percent = 100.0 * value
+    digits = 1 if percent == 0.0 or abs(percent) >= 10 else 2 if abs(percent) >= 0.1 else 3
+    return f"{percent:.{digits}f}{_PERCENT}"
+
+
+def decimal(value: float) -> str:
+    """Three significant digits, two decimals at least below ten: ``1.3178`` as ``1.32``."""
+    size = abs(value)
+    if value == 0.0:
+        return "0"
+    if size >= 1e6 or size < 1e-4:
+        mantissa, exponent = f"{value:.2e}".split("e")
+        raised = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+        return f"{mantissa}·10{raised}".replace("-", "−")
+    digits = 0 if size >= 1000 else 1 if size >= 100 else 2 if size >= 1 else 3
+    if size < 0.1:
+        digits = 4 if size >= 0.01 else 6
+    return f"{value:,.{digits}f}".replace("-", "−")
+
+
+def signed(value: float) -> str:
+    """``decimal`` with its sign: ``+0.412``."""
+    return "+" * (value > 0) + decimal(value)
+
+
+def points(value: float) -> str:
+    """A difference of two shares in percentage points: ``0.0041`` as ``+0.410 pp``."""
+    return signed(100.0 * value) + _POINTS
+
+
+def change(value: float) -> str:
+    """A relative change in percent: ``0.283`` as ``+28.30 %``."""
+    return signed(100.0 * value) + _PERCENT
+
+
+def point(estimate: Estimate, wording: Wording) -> str:
+    """The value in words, or the reason why there is none."""
+    return f"none: {estimate.reason}" if estimate.value is None else wording(estimate.value)
+
+
+def interval(estimate: Estimate, wording: Wording) -> str:
+    """The 95 % interval as ``23.2 to 25.0 %``; empty where there is none."""
+    if estimate.low is None or estimate.high is None:
+        return ""
+    low = wording(estimate.low).removesuffix(_PERCENT).removesuffix(_POINTS)
+    return f"{low} to {wording(estimate.high)}"
+
+
+def full(estimate: Estimate, wording: Wording) -> str:
+    """Value and interval in one line, ``24.1 % (23.2 % to 25.0 %)``."""
+    bounds = interval(estimate, wording)
+    return point(estimate, wording) + (f" ({bounds})" if bounds else "")
+
+
+def between(low: float, high: float | None) -> str:
+    """A half-open range, ``0.5–1``; an open one is ``≥ 5``."""
+    return f"≥\u00a0{low:g}" if high is None else f"{low:g}–{high:g}"
+
+
+def visible(text: str) -> str:
+    """Text whose invisible and direction-changing characters are spelt out as ``⟨U+202E⟩``.
+
+    Newlines and tabs stay. Lone surrogates, which UTF-8 cannot hold, are spelt out too.
+    """
+    return _UNSEEN.sub(lambda found: f"⟨U+{ord(found[0]):04X}⟩", text)
+
+
+def token(text: str, longest: int = 60) -> str:
+    """A lone token: ``visible``, its blanks at either end marked, cut after ``longest``."""
+    bare = text.strip("".join(_BLANKS))
+    lead, _, tail = text.partition(bare) if bare else (text, "", "")
+    marked = ["".join(_BLANKS[blank] for blank in end) for end in (lead, tail)]
+    middle = bare.replace("\n", "⏎").replace("\t", "→")
+    if middle and category(middle[0])[0] == "M":
+        middle = "◌" + middle
+    whole = visible(marked[0] + middle + marked[1])
+    return whole if len(whole) <= longest else whole[: longest - 1] + "…"

@@ -1,0 +1,217 @@
+"""How well methods chose: in one sentence, as a forest plot, and what each of them costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from unembed.errors import UnembedError
+from unembed.report.parts.forest import Branch, Cell, Forest, Line, reach
+from unembed.report.parts.parts import Table
+from unembed.report.parts.scales import scale_of
+from unembed.report.parts.wording import Wording, count, counted, decimal, full, share
+from unembed.selection.baselines import MODEL_BASELINES
+from unembed.selection.transfer.records import Transfer, Verdict
+from unembed.selection.transfer.verdicts import compared
+from unembed.stats.estimate import Estimate
+
+ORACLE, RANDOM = "oracle", "random"
+"""Methods that nobody can use, and that nobody should."""
+NO_SCORES = (ORACLE, RANDOM, "chance", "gains")
+"""How the names of methods begin that are there to compare with."""
+
+FIGURES = {
+    "share": "share of the best gain",
+    "top1": "right first choices",
+    "spearman": "rank correlation",
+    "regret": "regret",
+}
+"""What a verdict's figures are called in a sentence."""
+
+
+def reading(transfer: Transfer, verdicts: Sequence[Verdict]) -> str:
+    """The method that chose best before any training, and whether the next is told from it."""
+    ranked = [one for one in by_quality(verdicts) if deployable(one.method) and _known(one)]
+    if not ranked:
+        return f"{transfer.name}: no method was judged that can be used before training."
+    first, *rest = ranked
+    words = f"{first.method} chose best, {_quality(first)}"
+    if not rest:
+        return words + "."
+    second = rest[0]
+    told = _told(transfer, first, second)
+    if told is None:
+        return f"{words}; next is {second.method}, {_quality(second)}."
+    if told:
+        return f"{words}: better than the next, {second.method}, {_quality(second)}."
+    return f"{words}; the next, {second.method}, cannot be told apart from it."
+
+
+def account(transfer: Transfer, verdicts: Sequence[Verdict]) -> str:
+    """What chance would do, and what takes a trained model to do better."""
+    candidates = len(transfer.tasks) - 1
+    words = []
+    if candidates > 1:
+        words.append(
+            f"Of {count(candidates)} candidates, chance picks the best for one target in "
+            f"{count(candidates)} ({share(1 / candidates)})."
+        )
+    chance = next((one for one in verdicts if one.method == RANDOM), None)
+    if chance is not None and chance.share.value is not None:
+        words.append(
+            f"Random numbers brought {full(chance.share, share)} of the best sources’ gain."
+        )
+    trained = [one for one in by_quality(verdicts) if after_training(one.method) and _known(one)]
+    if trained:
+        words.append(
+            f"Of the methods that take a model trained on each source, {trained[0].method} chose "
+            f"best, {_quality(trained[0])}."
+        )
+    return " ".join(words)
+
+
+def forest(verdicts: Sequence[Verdict]) -> Forest:
+    """The methods by the share of the best gain that their choices brought."""
+    unknown = any(one.unknown for one in verdicts)
+    rows = tuple(
+        Branch(
+            one.method,
+            one.share.value,
+            one.share.low,
+            one.share.high,
+            (
+                _cell(one.share, _percent),
+                _cell(one.top1, _percent),
+                _cell(one.spearman, _two),
+                Cell(_p(one.p)),
+                _cell(one.regret, _three),
+                *([Cell(count(one.unknown))] if unknown else []),
+            ),
+            "lead" if deployable(one.method) else "",
+        )
+        for one in by_quality(verdicts)
+    )
+    head = ("method", "share of the best gain", "share", "right first choice", "Spearman", "p")
+    choices = sorted({one.top1.n for one in verdicts})
+    of = " to ".join(dict.fromkeys(map(count, (choices[0], choices[-1]))))
+    chance = next((one.share.value for one in verdicts if one.method == RANDOM), None)
+    return Forest(
+        caption=f"Methods, the best first, with 95 % intervals over targets and seeds; n = {of}",
+        head=(*head, "regret, nats", *(("unscored",) if unknown else ())),
+        scale=scale_of([0.0, 1.0, *reach(rows)], percent=True),
+        rows=rows,
+        line=None if chance is None else Line(chance, "chance"),
+    )
+
+
+def costs(transfer: Transfer, verdicts: Sequence[Verdict]) -> Table | None:
+    """What each method takes, in the order of the verdicts; None where nothing was measured."""
+    if all((one.seconds, one.mib, one.bytes) == (None, None, None) for one in transfer.scores):
+        return None
+    known = {one.method: one for one in transfer.scores}
+    names = [one.method for one in by_quality(verdicts) if one.method in known]
+    names += [name for name in known if name not in names]
+    rows = tuple(
+        (
+            name,
+            "none" if known[name].seconds is None else decimal(known[name].seconds or 0.0),
+            "none" if known[name].mib is None else decimal(known[name].mib or 0.0),
+            "none" if known[name].bytes is None else count(known[name].bytes or 0),
+            "a model trained on each source" if after_training(name) else "",
+        )
+        for name in names
+    )
+    head = ("method", "seconds", "MiB", "bytes a task", "needs")
+    caption = "Time for all pairs of one seed, memory beyond the model, what is kept of a task"
+    return Table(caption, head, rows)
+
+
+def by_quality(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """The largest share of the best gain first, then the most first choices right."""
+
+    def quality(one: Verdict) -> tuple[float, float]:
+        lowest = float("-inf")
+        found = (one.share.value, one.top1.value)
+        first, second = (lowest if value is None else value for value in found)
+        return -first, -second
+
+    return sorted(verdicts, key=quality)
+
+
+def deployable(method: str) -> bool:
+    """Whether a method can choose before anything is trained."""
+    return base(method) not in NO_SCORES and not after_training(method)
+
+
+def after_training(method: str) -> bool:
+    """Whether a method reads the target's text with a model trained on each source."""
+    return base(method) in MODEL_BASELINES
+
+
+def base(method: str) -> str:
+    """The score that a method's name begins with, ``joint`` of ``joint, plug-in``."""
+    return method.replace(",", " ").replace("(", " ").split(" ")[0] if method else ""
+
+
+def agreement(one: Verdict) -> str:
+    """How well a method's order agrees with that of the gains."""
+    words = f"Spearman within a target: {full(one.spearman, _two)}"
+    if one.spearman.value is not None:
+        words += f", p {_p(one.p) if _p(one.p).startswith('<') else '= ' + _p(one.p)}"
+    if one.unknown:
+        words += f"; {counted(one.unknown, 'pair')} without a score"
+    return words + "."
+
+
+def reasons(verdicts: Sequence[Verdict]) -> tuple[str, ...]:
+    """Why methods have no figure, each reason once with how many it is of."""
+    found = []
+    for field, words in FIGURES.items():
+        lost: dict[str, list[str]] = {}
+        for one in verdicts:
+            figure: Estimate = getattr(one, field)
+            if figure.value is None:
+                lost.setdefault(figure.reason or "", []).append(one.method)
+        for reason, methods in lost.items():
+            of = methods[0] if len(methods) == 1 else counted(len(methods), "method")
+            found.append(f"No {words} of {of}: {reason}.")
+    return tuple(found)
+
+
+def _cell(found: Estimate, form: Wording) -> Cell:
+    return Cell("none" if found.value is None else full(found, form))
+
+
+def _told(transfer: Transfer, first: Verdict, second: Verdict) -> bool | None:
+    """Whether the first chose better than the second beyond the interval of their difference."""
+    try:
+        found = compared(transfer, first.method, second.method)
+    except UnembedError:
+        return None
+    difference = found.share if first.share.value is not None else found.top1
+    return None if difference.low is None else difference.low > 0
+
+
+def _known(one: Verdict) -> bool:
+    return one.share.value is not None or one.top1.value is not None
+
+
+def _quality(one: Verdict) -> str:
+    if one.share.value is not None:
+        return f"with {_percent(one.share.value)} of the best sources’ gain"
+    return f"right in {_percent(one.top1.value or 0.0)} of its first choices"
+
+
+def _p(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.0f}".replace("-", "−").replace("−0", "0") + "\u00a0%"
+
+
+def _three(value: float) -> str:
+    return f"{value:.3f}".replace("-", "−").replace("−0.000", "0.000")
+
+
+def _two(value: float) -> str:
+    return f"{value:.2f}".replace("-", "−").replace("−0.00", "0.00")

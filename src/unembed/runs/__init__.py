@@ -1,0 +1,1 @@
+"""Run folders: parts that appear whole, provenance, plain records, progress."""

@@ -1,0 +1,158 @@
+"""What produced a number: model, head, corpus, precision path, plan and versions."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from typing import Any
+
+import torch
+from torch import nn
+
+from unembed.head.head import Head, bytes_of
+from unembed.head.precision import Precision
+
+SCHEMA = 1
+PACKAGES = ("unembed", "torch", "transformers", "tokenizers", "numpy", "pyarrow")
+
+
+@dataclass(frozen=True)
+class TextFacts:
+    """What was read and how it was cut: the part of a run's provenance that the text decides."""
+
+    corpus: str
+    digest: str
+    tokenizer: str
+    documents: int
+    rows: int
+    tokens: int
+    blank_rows: int
+    short_rows: int
+    context: int
+    overflow: str
+    positions: int
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Everything that the numbers of a run depend on, as plain values.
+
+    Two runs with equal provenance hold equal bytes on one machine. ``cpu`` is there
+    because a transformer's body may round differently on another machine, and ``threads``, those
+    that each batch was computed by, because it may on another number of them.
+    """
+
+    kind: str
+    schema: int
+    model: str
+    architecture: str
+    model_digest: str
+    model_dtype: str
+    device: str
+    head_recipe: str
+    head_shape: tuple[int, int]
+    head_tokens: int
+    head_tied: bool
+    head_digest: str
+    row_norm_cv: float | None
+    product_route: str
+    product_error: float
+    epilogue: str
+    text: TextFacts
+    batch_tokens: int
+    part_positions: int
+    options: dict[str, Any]
+    versions: dict[str, str]
+    cpu: str
+    threads: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for a manifest."""
+        return {**asdict(self), "head_shape": list(self.head_shape)}
+
+    @staticmethod
+    def from_json(values: dict[str, Any]) -> Provenance:
+        """Read back what ``to_json`` wrote."""
+        text = TextFacts(**values["text"])
+        return Provenance(**{**values, "head_shape": tuple(values["head_shape"]), "text": text})
+
+
+def provenance_of(
+    kind: str,
+    name: str,
+    model: nn.Module,
+    head: Head,
+    precision: Precision,
+    text: TextFacts,
+    batch_tokens: int,
+    part_positions: int,
+    options: dict[str, Any],
+    threads: int,
+) -> Provenance:
+    """Collect the provenance of a run that is about to start."""
+    return Provenance(
+        kind=kind,
+        schema=SCHEMA,
+        model=name,
+        architecture=type(model).__name__,
+        model_digest=digest_of(model),
+        model_dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
+        device=describe_device(head.weight.device),
+        head_recipe=head.recipe,
+        head_shape=(head.vocab, head.dim),
+        head_tokens=head.tokens,
+        head_tied=head.tied,
+        head_digest=head.digest,
+        row_norm_cv=row_norm_cv(head),
+        product_route=precision.route,
+        product_error=precision.error,
+        epilogue=precision.epilogue,
+        text=text,
+        batch_tokens=batch_tokens,
+        part_positions=part_positions,
+        options=options,
+        versions={"python": platform.python_version(), **versions_of_packages()},
+        cpu=torch.backends.cpu.get_cpu_capability(),
+        threads=threads,
+    )
+
+
+def digest_of(model: nn.Module) -> str:
+    """SHA-256 over the names, dtypes and bytes of a model's parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(bytes_of(tensor))
+    return digest.hexdigest()
+
+
+def row_norm_cv(head: Head) -> float | None:
+    """Coefficient of variation of the token rows' norms; at 0 the cells are Euclidean.
+
+    None where a row is not finite.
+    """
+    norms = torch.empty(head.vocab, dtype=torch.float64)
+    for start in range(0, head.vocab, 1024):
+        rows = head.weight[start : start + 1024]
+        norms[start : start + 1024] = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float32)
+    norms = norms if head.valid is None else norms[head.valid.cpu()]
+    spread = float(norms.std(correction=0) / norms.mean())
+    return spread if spread == spread and spread != float("inf") else None
+
+
+def describe_device(device: torch.device) -> str:
+    """The device's kind, with its product name where it has one."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def versions_of_packages() -> dict[str, str]:
+    """The version of each package that a number may depend on."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "source checkout"
+    return found

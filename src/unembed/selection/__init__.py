@@ -1,0 +1,1 @@
+"""Which text to train on: rankings, mixtures, measured transfer, baselines, an index."""

@@ -1,0 +1,70 @@
+"""What an index does now and then as it grows and shrinks: segments, the sieve, compaction."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+import numpy as np
+
+from unembed.runs.store import write_whole
+from unembed.selection.index.files import Record, refusals
+from unembed.selection.index.ledger import Ledger
+from unembed.selection.index.sieve import LEAST_ROWS, Sieve
+from unembed.selection.index.vectors import spans
+
+UNSIEVED = 1024
+"""Rows that are not in the sieve at most, and looked at whole by every query."""
+COPIED = 1024
+"""Rows that are copied at a time."""
+
+
+def settle(ledger: Ledger) -> Ledger:
+    """Do what is due after a commit, under the lock; gives the ledger to go on with.
+
+    Raises WriteError where the system refuses; what was committed stays, and it is due again after
+    the next commit.
+    """
+    if 2 * len(ledger.removed) > ledger.rows:
+        _compact(ledger)
+        ledger = Ledger.read(ledger.folder)
+    if ledger.rows >= LEAST_ROWS and ledger.rows - ledger.sieved >= UNSIEVED:
+        _sieve(ledger)
+    if ledger.full:
+        header = ledger.header
+        following = replace(header, step=header.step + 1, sieved=ledger.sieved)
+        ledger.seal(following, ledger.whole_table(), header.rows)
+    ledger.map()
+    return ledger
+
+
+def _sieve(ledger: Ledger) -> None:
+    """Put the rows that are not in the sieve into it, and commit that."""
+    ledger.map()
+    at, scales = ledger.sieved, ledger.scales
+    paths = [ledger.folder / name for name in ledger.header.sieve]
+    for span in spans(ledger.rows - at, ledger.layout.m):
+        some = slice(at + span.start, at + span.stop)
+        Sieve.of(ledger.vectors.wide(some, scales)).write(paths, some.start)
+    ledger.commit(Record(sieved=ledger.rows))
+
+
+def _compact(ledger: Ledger) -> None:
+    """Write the rows that are not removed into new files, and go on with these."""
+    old = ledger.header
+    header = replace(
+        old, generation=old.generation + 1, step=old.step + 1, segments=(), removed=None, sieved=0
+    )
+    kept = np.flatnonzero(ledger.alive)
+    ledger.map()
+    for name in (header.vectors, *header.sieve):
+        write_whole(ledger.folder / name, b"")
+    path = ledger.folder / header.vectors
+    with refusals(path), path.open("r+b") as stream:
+        for start in range(0, len(kept), COPIED):
+            stream.write(ledger.vectors.rows[kept[start : start + COPIED]].tobytes())
+        stream.flush()
+        os.fsync(stream.fileno())
+    table = ledger.whole_table().take(kept)
+    ledger.removed.clear()
+    ledger.seal(header, table, 0)

@@ -1,0 +1,237 @@
+"""What the files of an index say: read without its lock, and added to under it."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Bool, Float
+
+from unembed.errors import UnembedError
+from unembed.runs.store import Part, write_whole
+from unembed.selection.index.entries import TABLE, Entry, entries_of, table_of
+from unembed.selection.index.files import HEADER, Header, Record, append, records, tidy, whole_part
+from unembed.selection.index.sieve import Sieve
+from unembed.selection.index.vectors import Layout, Vectors, cut
+
+ATTEMPTS = 20
+SETTLED = 2
+PAUSE_S = 0.01
+JOURNALLED = 1024
+"""Entries that a journal holds at least before they go into a segment,"""
+SHARE = 32
+"""and of a large index, one in so many: to start a segment costs time that grows with it."""
+
+
+class Ledger:
+    """The header, the entries of segments and journal, and the vectors, as of one moment.
+
+    It is a snapshot: what another process does later is not seen, and files that it deletes stay
+    open. Only ``current``, ``commit`` and ``seal`` change it or the files, under the lock.
+    """
+
+    def __init__(self, folder: Path, raw: bytes) -> None:
+        self.folder = folder
+        self.raw = raw
+        self.header = Header.from_bytes(raw, folder / HEADER)
+        self.layout = Layout(self.header.identity.spec.m, self.header.dtype)
+        tables = [_table(folder, part) for part in self.header.segments]
+        self.sealed: pa.Table = pa.concat_tables([TABLE.empty_table(), *tables])
+        self.removed: set[int] = set()
+        if self.header.removed is not None:
+            self.removed.update(_table(folder, self.header.removed)["row"].to_pylist())
+        self.sieved = self.header.sieved
+        self.tail: list[Entry] = []
+        self.end = 0
+        self._names: dict[str, int] | None = None
+        self._alive: Bool[np.ndarray, " rows"] | None = None
+        self._scales: Float[np.ndarray, " rows"] | None = None
+        self._tidy = False
+        self._read_on()
+        self.map()
+
+    @staticmethod
+    def read(folder: Path) -> Ledger:
+        """As the files are now; a writer at work is no hindrance.
+
+        Raises UnembedError where there is no index, a file is missing, or one is damaged.
+        """
+        for attempt in range(ATTEMPTS):
+            raw = header_bytes(folder)
+            try:
+                return Ledger(folder, raw)
+            except OSError as error:
+                reason = "is missing" if isinstance(error, FileNotFoundError) else error.strerror
+                last = UnembedError(
+                    f"{error.filename}: {reason}; restore the index from a copy, or make it anew"
+                )
+            except UnembedError as error:
+                last = error
+            # A writer may have begun another journal, or cut a torn line off, meanwhile.
+            if attempt >= SETTLED and header_bytes(folder) == raw:
+                break
+            time.sleep(PAUSE_S)
+        raise last
+
+    @property
+    def rows(self) -> int:
+        """Rows that are committed, those removed among them."""
+        return self.header.rows + len(self.tail)
+
+    @property
+    def names(self) -> dict[str, int]:
+        """The row of each name that is not removed."""
+        if self._names is None:
+            every = [*self.sealed["name"].to_pylist(), *(entry.name for entry in self.tail)]
+            self._names = {name: row for row, name in enumerate(every) if row not in self.removed}
+        return self._names
+
+    @property
+    def alive(self) -> Bool[np.ndarray, " rows"]:
+        """Which rows are not removed."""
+        if self._alive is None:
+            self._alive = np.ones(self.rows, dtype=bool)
+            self._alive[list(self.removed)] = False
+        return self._alive
+
+    @property
+    def scales(self) -> Float[np.ndarray, " rows"]:
+        """What each row's stored numbers are to be multiplied with."""
+        if self._scales is None:
+            self._scales = self.column("scale").astype(np.float64)
+        return self._scales
+
+    def entry(self, row: int) -> Entry:
+        """The entry of a row."""
+        if row >= self.header.rows:
+            return self.tail[row - self.header.rows]
+        return entries_of(self.sealed.slice(row, 1))[0]
+
+    def entries(self) -> list[Entry]:
+        """Those not removed, in the order in which they were added."""
+        every = [*entries_of(self.sealed), *self.tail]
+        return [entry for row, entry in enumerate(every) if row not in self.removed]
+
+    def column(self, name: str) -> Any:
+        """One number of every row."""
+        sealed = self.sealed[name].to_numpy()
+        return np.concatenate([sealed, np.array([getattr(e, name) for e in self.tail])])
+
+    def current(self) -> Ledger:
+        """This ledger with what others did since, under the lock; torn ends are cut off."""
+        fresh = self
+        if header_bytes(self.folder) != self.raw:
+            fresh = Ledger.read(self.folder)
+        else:
+            fresh._read_on()
+        if not fresh._tidy:
+            tidy(self.folder, fresh.header)
+            fresh._tidy = True
+        cut(self.folder / fresh.header.journal, fresh.end)
+        cut(self.folder / fresh.header.vectors, fresh.rows * fresh.layout.stride)
+        if len(fresh.vectors) < fresh.rows:
+            fresh.map()
+        return fresh
+
+    def map(self) -> None:
+        """Map the vectors of all rows, and the sieve of those that it has."""
+        header, folder = self.header, self.folder
+        self.vectors = Vectors.mapped(folder / header.vectors, self.layout, self.rows)
+        self.sieve = Sieve.mapped([folder / x for x in header.sieve], self.layout.m, self.sieved)
+
+    def commit(self, record: Record) -> None:
+        """Write a record whose vectors are on disk already; from then on it counts."""
+        line = record.as_line()
+        append(self.folder / self.header.journal, self.end, line)
+        self.end += len(line)
+        self._take(record)
+
+    @property
+    def full(self) -> bool:
+        """Whether the journal has so many entries that they should go into a segment."""
+        return len(self.tail) >= max(JOURNALLED, self.header.rows // SHARE)
+
+    def seal(self, header: Header, table: pa.Table, kept: int) -> None:
+        """Go on with the next header, whose segments hold the first ``kept`` rows of ``table``.
+
+        The others become a segment, which takes in the ones before it that are not much larger: so
+        there are few, and each entry is written again a few times only. The header is written last.
+        """
+        segments = list(header.segments)
+        while segments and segments[-1].rows < 2 * (table.num_rows - kept):
+            kept -= segments.pop().rows
+        folder, removed = self.folder, None
+        if table.num_rows > kept:
+            path = f"entries-{header.step:06d}.parquet"
+            segments.append(_write(folder, path, table.slice(kept)))
+        if self.removed:
+            rows = pa.table({"row": pa.array(sorted(self.removed), pa.int64())})
+            removed = _write(folder, f"removed-{header.step:06d}.parquet", rows)
+        header = replace(header, segments=tuple(segments), removed=removed)
+        write_whole(folder / header.journal, b"")
+        raw = header.as_bytes()
+        write_whole(folder / HEADER, raw)
+        self.header, self.raw, self.sealed, self.tail, self.end = header, raw, table, [], 0
+        tidy(folder, header)
+
+    def whole_table(self) -> pa.Table:
+        """The entries of all rows, those removed among them."""
+        return pa.concat_tables([self.sealed, table_of(self.tail)])
+
+    def _read_on(self) -> None:
+        """Take in what the journal holds behind what was read before."""
+        path = self.folder / self.header.journal
+        with path.open("rb") as stream:
+            stream.seek(self.end)
+            found, size = records(stream.read(), path)
+        for record in found:
+            self._take(record)
+        self.end += size
+
+    def _take(self, record: Record) -> None:
+        if self._names is not None:
+            for row in record.removed:
+                self._names.pop(self.entry(row).name, None)
+            for number, entry in enumerate(record.added):
+                self._names[entry.name] = self.rows + number
+        self._alive = self._scales = None
+        self.removed.update(record.removed)
+        self.tail.extend(record.added)
+        self.sieved = max(self.sieved, record.sieved)
+
+
+def header_bytes(folder: Path) -> bytes:
+    """What ``index.json`` holds. Raises UnembedError where there is none."""
+    try:
+        return (folder / HEADER).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise UnembedError(
+            f"{folder} holds no index (no {HEADER}): make one with `unembed index add`"
+        ) from None
+    except OSError as error:
+        raise UnembedError(f"{folder / HEADER} cannot be read: {error.strerror}") from None
+
+
+def new_index(folder: Path, header: Header) -> None:
+    """Write the files of an empty index, the header last, under the lock."""
+    for name in (header.vectors, *header.sieve, header.journal):
+        write_whole(folder / name, b"")
+    write_whole(folder / HEADER, header.as_bytes())
+
+
+def _table(folder: Path, part: Part) -> pa.Table:
+    return pq.read_table(pa.BufferReader(whole_part(folder, part)))
+
+
+def _write(folder: Path, path: str, table: pa.Table) -> Part:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    data = sink.getvalue().to_pybytes()
+    write_whole(folder / path, data)
+    return Part(path, table.num_rows, hashlib.sha256(data).hexdigest())

@@ -1,0 +1,68 @@
+"""A mixture as short text, and as the line that ``datasets`` takes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from unembed.selection.mixing.record import Mixture
+from unembed.stats.estimate import Estimate
+
+NAME_WIDTH = 30
+MOST = 20
+"""Sources that are listed each; of more, those used."""
+DIGITS = 4
+
+
+def mixture_text(mixture: Mixture) -> str:
+    """Every weight with its interval, largest first, then total, residual, warnings, the line."""
+    shares = sorted(mixture.shares, key=lambda share: -(share.weight.value or 0.0))
+    used = [share for share in shares if share.probability > 0]
+    listed = shares if len(shares) <= MOST else used
+    rows = [(share.name, _shown(share.weight)) for share in listed]
+    rows += [
+        ("weights before they sum to 1", _shown(mixture.total)),
+        ("residual", _shown(mixture.residual)),
+    ]
+    lines = [f"{mixture.target} by {mixture.by}: {len(used)} of {len(shares)} sources used"]
+    lines += [f"{name[: NAME_WIDTH - 1]:<{NAME_WIDTH}}{value}" for name, value in rows]
+    lines += [f"warning: {sentence}" for sentence in mixture.warnings]
+    line = interleave_line(mixture)
+    return "\n".join([*lines, line] if line else lines)
+
+
+def interleave_line(mixture: Mixture) -> str | None:
+    """Python that mixes the sources used, by their names as variables; None where there are none.
+
+    Such as ``interleave_datasets([reviews, manuals], probabilities=[0.62, 0.38])``. It draws rows,
+    so that probabilities are shares of documents; they sum to 1 exactly.
+    """
+    used = [share for share in mixture.shares if share.probability > 0]
+    if not used:
+        return None
+    units = 10**DIGITS
+    counts = [round(share.probability * units) for share in used]
+    counts[counts.index(max(counts))] += units - sum(counts)
+    kept = [(share.name, count) for share, count in zip(used, counts, strict=True) if count]
+    names = _variables([name for name, _count in kept])
+    probabilities = ", ".join(str(count / units) for _name, count in kept)
+    return f"interleave_datasets([{', '.join(names)}], probabilities=[{probabilities}])"
+
+
+def _variables(names: list[str]) -> list[str]:
+    """Names of Python variables, each once."""
+    found: list[str] = []
+    for name in names:
+        word = re.sub(r"\W+", "_", Path(name).name.removesuffix(".safetensors")).strip("_")
+        word = word if word[:1].isalpha() else f"text_{word}"
+        same = sum(re.fullmatch(rf"{word}(_\d+)?", other) is not None for other in found)
+        found.append(word if not same else f"{word}_{same + 1}")
+    return found
+
+
+def _shown(estimate: Estimate) -> str:
+    if estimate.value is None:
+        return f"none: {estimate.reason}"
+    if estimate.low is None or estimate.high is None:
+        return f"{estimate.value:.3f}  (no interval)"
+    return f"{estimate.value:.3f}  [{estimate.low:.3f}, {estimate.high:.3f}]"

@@ -1,0 +1,1 @@
+"""Sources in order of what they promise a target."""

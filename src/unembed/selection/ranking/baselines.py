@@ -1,0 +1,210 @@
+"""Sources in the order of a score that reads samples, not signatures: the baselines of SPEC §11."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+
+from unembed.errors import UnembedError
+from unembed.head.head import Head
+from unembed.runs.progress import progress_bar
+from unembed.selection.baselines import score
+from unembed.selection.ranking.best import together
+from unembed.selection.ranking.rank import ordered
+from unembed.selection.ranking.records import Ranking
+from unembed.signatures.alignment.align import NORMAL
+from unembed.signatures.alignment.records import TaskFacts
+from unembed.signatures.samples import Samples
+
+BLOCKS = 16
+"""Blocks of documents to delete: a source costs twice as many scores, or as many where it shares
+the target's documents."""
+LEAST = 2
+
+Score = Callable[[Samples, Samples], float]
+"""Of target and source; larger is better, NaN where it is undefined."""
+
+
+def rank_samples(
+    target: Samples,
+    sources: Sequence[Samples],
+    head: Head,
+    *,
+    by: str,
+    seed: int = 0,
+    blocks: int = BLOCKS,
+    progress: bool = False,
+) -> Ranking:
+    """``rank`` by one of ``BASELINES``, from samples of the texts; errors as in ``rank_scored``.
+
+    For ``MODEL_BASELINES`` a source is the target's text as the source's model reads it, under the
+    source's name, and all models have this head. Raises UnembedError as ``score`` and
+    ``rank_scored`` do.
+    """
+    return rank_scored(
+        target,
+        sources,
+        lambda a, b: score(by, a, b, head, seed=seed),
+        by=by,
+        blocks=blocks,
+        progress=progress,
+    )
+
+
+def rank_scored(
+    target: Samples,
+    sources: Sequence[Samples],
+    score: Score,
+    *,
+    by: str,
+    blocks: int = BLOCKS,
+    progress: bool = False,
+) -> Ranking:
+    """Sources by any score of their samples with the target's, with errors by deleting documents.
+
+    A jackknife over up to ``blocks`` blocks of documents: ``(G - 1)/G Σ_b (θ_b - mean θ)²``, where
+    the target loses a block, the same for all sources, and where the source does, or both at once
+    where the two share documents. Intervals are 1.96 of its root to either side; ``best`` is from
+    normal errors, which go together as far as their documents are the same. ``blocks`` 0 leaves
+    errors out: one score a source. Source: SPEC §10, §11.
+    Raises UnembedError for no sources, two of one name, and ``blocks`` that are 1 or negative.
+    """
+    tasks = [target, *sources]
+    _check(tasks, blocks)
+    shared = _shared(tasks)
+    dealt = _dealt(tasks, shared, blocks) if blocks else []
+    value = np.full(len(tasks), np.nan)
+    shares = np.full((2, max(blocks, 1), len(tasks)), np.nan)
+    with progress_bar("rank", "source", len(sources), progress) as bar:
+        for t, source in enumerate(sources, 1):
+            value[t] = score(target, source)
+            if blocks:
+                mine, theirs = dealt[0], dealt[t]
+                kin = bool(shared[0, t])
+                shares[0, :, t] = _changes(
+                    target, source, score, mine, theirs if kin else None, blocks
+                )
+                shares[1, :, t] = (
+                    0 if kin else _changes(target, source, score, None, theirs, blocks)
+                )
+            bar.update(1)
+    value = np.where(np.isfinite(value), value, np.nan)
+    flat = shares.reshape(-1, len(tasks))
+    covariance = together(flat, flat, shared)
+    reach = NORMAL * np.sqrt(np.diag(covariance))
+    first, *rest = _facts(tasks, by, value, reach if blocks else np.zeros(len(tasks)))
+    inner = slice(1, None)
+    return Ranking(
+        target=target.name,
+        by=by,
+        sources=ordered(
+            rest,
+            value[inner],
+            (value - reach)[inner],
+            (value + reach)[inner],
+            covariance[inner, inner],
+        ),
+        method="samples",
+        samples=first.samples,
+        documents=first.documents,
+        status=first.status,
+        debiased=False,
+    )
+
+
+def _facts(
+    tasks: Sequence[Samples],
+    by: str,
+    value: Float[np.ndarray, " tasks"],
+    reach: Float[np.ndarray, " tasks"],
+) -> list[TaskFacts]:
+    """What is known of each task, the target first, and why a score or an interval is missing."""
+    found: list[TaskFacts] = []
+    for t, task in enumerate(tasks):
+        documents, status = len(np.unique(task.document)), "ok"
+        if t and np.isnan(value[t]):
+            status = f"no score: {by} is undefined for it"
+        elif documents < LEAST:
+            status = f"ok, but no interval: too few documents, {documents}"
+        elif t and np.isnan(reach[t]) and found[0].status == "ok":
+            status = f"ok, but no interval: {by} is undefined without some of the documents"
+        found.append(TaskFacts(task.name, len(task.document), documents, None, None, status))
+    return found
+
+
+def _check(tasks: Sequence[Samples], blocks: int) -> None:
+    target, *sources = tasks
+    if not sources:
+        raise UnembedError(f"no sources to rank for {target.name}: give one at least")
+    names = [task.name for task in tasks]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise UnembedError(f"two tasks are named {twice[0]!r}: give each a name of its own")
+    if blocks < 0 or blocks == 1:
+        raise UnembedError(f"blocks is {blocks}: give 2 or more to delete, or 0 for no errors")
+
+
+def _shared(tasks: Sequence[Samples]) -> Bool[np.ndarray, "tasks tasks"]:
+    """Whether two tasks have a document in common."""
+    documents = [np.unique(task.document) for task in tasks]
+    every, number = np.unique(np.concatenate(documents), return_inverse=True)
+    held = np.zeros((len(tasks), len(every)), dtype=np.float32)
+    held[np.repeat(np.arange(len(tasks)), [len(x) for x in documents]), number] = 1
+    return np.asarray(held @ held.T > 0)
+
+
+def _dealt(
+    tasks: Sequence[Samples], shared: Bool[np.ndarray, "tasks tasks"], blocks: int
+) -> list[Int[np.ndarray, " positions"]]:
+    """The block of each task's positions: a document has one, of tasks that share any as of one."""
+    kin = shared
+    while not np.array_equal(wider := kin.astype(np.int64) @ kin > 0, kin):
+        kin = wider
+    found = []
+    for row, task in zip(kin, tasks, strict=True):
+        family = [other.document for other, related in zip(tasks, row, strict=True) if related]
+        rank = np.searchsorted(np.unique(np.concatenate(family)), task.document)
+        found.append(rank % blocks)
+    return found
+
+
+def _changes(
+    target: Samples,
+    source: Samples,
+    score: Score,
+    mine: Int[np.ndarray, " mine"] | None,
+    theirs: Int[np.ndarray, " theirs"] | None,
+    blocks: int,
+) -> Float[np.ndarray, " blocks"]:
+    """``√((G - 1)/G) (θ_b - mean θ)``, where target and source lose the block that they are given.
+
+    0 for blocks that nothing lies in; NaN where one of them has a single block.
+    """
+    losing = [block for block in (mine, theirs) if block is not None]
+    if any(len(np.unique(block)) < LEAST for block in losing):
+        return np.full(blocks, np.nan)
+    held = np.unique(np.concatenate(losing)).tolist()
+    deleted = np.array(
+        [score(_without(target, mine, b), _without(source, theirs, b)) for b in held]
+    )
+    found = np.zeros(blocks)
+    found[held] = np.sqrt((len(held) - 1) / len(held)) * (deleted - deleted.mean())
+    return found
+
+
+def _without(task: Samples, dealt: Int[np.ndarray, " positions"] | None, block: int) -> Samples:
+    """The task's samples without those of a block; all of them where none are dealt."""
+    if dealt is None:
+        return task
+    left = np.flatnonzero(dealt != block)
+    index = torch.from_numpy(left)
+    return Samples(
+        task.name,
+        task.hidden[index.to(task.hidden.device)],
+        task.targets[index.to(task.targets.device)],
+        task.document[left],
+        task.sequence[left],
+    )

@@ -1,0 +1,206 @@
+"""Sources in the order of how much they promise a target, from signatures alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from unembed.errors import UnembedError
+from unembed.selection.ranking.best import covariance, probabilities
+from unembed.selection.ranking.records import Ranked, Ranking
+from unembed.signatures.alignment.align import NORMAL, interval
+from unembed.signatures.alignment.estimators import Cosine, Kind
+from unembed.signatures.alignment.overlap import shared_inputs
+from unembed.signatures.alignment.records import TaskFacts
+from unembed.signatures.alignment.tasks import task_facts
+from unembed.signatures.signature import Signature, State, agree_all
+from unembed.signatures.state import SUMMED
+from unembed.signatures.sums import KEPT
+
+SCORES = ("joint", "activation", "error", "proxy", "gradient", "step")
+"""What signatures can be ranked by; ``align`` has all but ``step``, gradient as first_moment."""
+KEEPS = {
+    "joint": ("joint",),
+    "activation": ("activation",),
+    "error": ("error",),
+    "proxy": ("activation", "error"),
+    "gradient": ("first",),
+    "step": ("first",),
+}
+"""The sums that each score is made of."""
+LEAST = 2
+"""Blocks of documents that a sampling error takes."""
+
+
+def rank(
+    target: Signature, sources: Sequence[Signature], *, by: str = "joint", debias: bool = True
+) -> Ranking:
+    """Sources in the order of a score with the target, each with its chance to be the best.
+
+    ``by`` names the score: "joint", "activation", "error" and "proxy" are alignments of Fishers and
+    "gradient" the signed cosine of mean gradients, with the values and intervals of ``align``.
+    "step" is ``⟨ḡ_source, ḡ_target⟩`` of the head's mean gradients: the nats a token by which the
+    target's loss falls at first, for each unit of learning rate, where the head takes a step of
+    gradient descent on the source. ``debias`` as in ``align``.
+
+    ``best`` is from normal errors that go together: the sketch's of all sources, those of the
+    target's documents too, and of two sources' own where these share inputs. A source without a
+    score has 0. One whose sampling error is not known, for its documents fill fewer than two blocks
+    or were kept in none, has None, and the others' are among themselves.
+    Raises UnembedError for a ``by`` that is no score, no sources, two signatures of one name, two
+    that do not compare, and one that did not keep what the score needs. Source: SPEC §10, §13.
+    """
+    signatures = [target, *sources]
+    _check(signatures, by)
+    states = [signature.state for signature in signatures]
+    kinds = {name: Kind.of(states, name, debias) for name in SUMMED}
+    shared = shared_inputs(states)
+    alone = np.eye(len(states), dtype=bool)
+    with_target = alone.copy()
+    with_target[0], with_target[:, 0] = shared[0], shared[:, 0]
+    score = _score(by, kinds, with_target[:1] & ~alone[:1] & debias)
+    m = target.identity.spec.m
+    ratio = min(KEPT, m) / m
+    value, se = score.value[0], np.sqrt(np.diag(covariance(score, ratio, alone)))
+    low, high = _ends(value, se, by != "step")
+    facts = task_facts(signatures, list(kinds.values()), with_target, debias)
+    statuses = _statuses(facts, states, value, by)
+    first, *rest = (replace(fact, status=s) for fact, s in zip(facts, statuses, strict=True))
+    together = covariance(score, ratio, shared)[1:, 1:]
+    return Ranking(
+        target=target.name,
+        by=by,
+        sources=ordered(rest, value[1:], low[1:], high[1:], together),
+        method=target.identity.spec.construction,
+        samples=first.samples,
+        documents=first.documents,
+        status=first.status,
+        debiased=debias,
+    )
+
+
+def ordered(
+    sources: Sequence[TaskFacts],
+    value: Float[np.ndarray, " sources"],
+    low: Float[np.ndarray, " sources"],
+    high: Float[np.ndarray, " sources"],
+    covariance: Float[np.ndarray, "sources sources"],
+) -> tuple[Ranked, ...]:
+    """Sources by falling score with their chances to be the best; those without a score last."""
+    scored = np.isfinite(value)
+    known = scored & np.isfinite(np.diag(covariance))
+    best: list[float | None] = [None if some or not scored.any() else 0.0 for some in scored]
+    if scored.sum() == 1:
+        best[int(scored.argmax())] = 1.0
+    elif known.any():
+        chances = probabilities(value[known], covariance[np.ix_(known, known)])
+        for t, chance in zip(np.flatnonzero(known), chances, strict=True):
+            best[t] = float(chance)
+    found = [
+        Ranked(
+            fact.name,
+            _number(value[t]),
+            _number(low[t]),
+            _number(high[t]),
+            best[t],
+            fact.samples,
+            fact.documents,
+            fact.status,
+        )
+        for t, fact in enumerate(sources)
+    ]
+    return tuple(sorted(found, key=lambda one: math.inf if one.value is None else -one.value))
+
+
+def _check(signatures: Sequence[Signature], by: str) -> None:
+    if by not in SCORES:
+        raise UnembedError(f"score {by!r} is not one of {', '.join(SCORES)}")
+    target, *sources = signatures
+    if not sources:
+        raise UnembedError(f"no sources to rank for {target.name}: give one at least")
+    agree_all(signatures)
+    for signature in signatures:
+        if any(signature.state.sums(kind) is None for kind in KEEPS[by]):
+            remedy = (
+                "sketch it again with --first-moment"
+                if KEEPS[by] == ("first",)
+                else "give the whole signature, for a compact one keeps the joint alone"
+            )
+            raise UnembedError(f"{signature.name} keeps nothing to be ranked by {by}: {remedy}")
+
+
+def _score(
+    by: str, kinds: Mapping[str, Kind | None], among: Bool[np.ndarray, "one tasks"]
+) -> Cosine:
+    """The target's row of a score; ``among`` are the tasks that share its inputs."""
+    first, *more = (kind for name in KEEPS[by] if (kind := kinds[name]) is not None)
+    if by == "step":
+        return _step(first, among)
+    found = first.cosines(slice(0, 1), among)
+    for kind in more:
+        found = found * kind.cosines(slice(0, 1), among)
+    return found
+
+
+def _step(kind: Kind, among: Bool[np.ndarray, "one tasks"]) -> Cosine:
+    """Products in place of cosines: of folds with the other one where tasks share inputs."""
+    across = _products(kind.first, kind.second) + _products(kind.second, kind.first)
+    products = np.where(among, across / 2, _products(kind.pooled, kind.pooled))
+    value, groups = products.mean(0), len(products)
+    sampling = None
+    if kind.blocks is not None:
+        deleted = kind.blocks.deleted(slice(0, 1))
+        apart = np.concatenate([deleted.row, deleted.column], 1)
+        both = np.concatenate([deleted.both, np.zeros_like(deleted.both)], 1)
+        sampling = np.where(among, both, apart)
+    return Cosine(value, (products - value) / np.sqrt(groups * (groups - 1)), sampling)
+
+
+def _products(
+    a: Float[np.ndarray, "groups tasks width"], b: Float[np.ndarray, "groups tasks width"]
+) -> Float[np.ndarray, "groups one tasks"]:
+    """Of the first task with all."""
+    return np.asarray(a[:, :1] @ b.transpose(0, 2, 1) / a.shape[2])
+
+
+def _ends(
+    value: Float[np.ndarray, " tasks"], se: Float[np.ndarray, " tasks"], cosines: bool
+) -> tuple[Float[np.ndarray, " tasks"], Float[np.ndarray, " tasks"]]:
+    """The 95 % intervals."""
+    if not cosines:
+        return value - NORMAL * se, value + NORMAL * se
+    low, high = interval(value[None], se[None], "cosine")
+    return low[0], high[0]
+
+
+def _statuses(
+    facts: Sequence[TaskFacts],
+    states: Sequence[State],
+    value: Float[np.ndarray, " tasks"],
+    by: str,
+) -> list[str]:
+    """The target's and the sources' statuses, with why a score or an interval is missing."""
+    kept = {len(state.block_weight) for state in states}
+    found = [fact.status for fact in facts]
+    for t, state in enumerate(states):
+        why = None
+        if not len(state.block_weight):
+            why = "no blocks of documents are kept"
+        elif (state.block_weight > 0).sum() < LEAST:
+            why = f"too few documents, {state.documents}"
+        elif not t and len(kept) > 1:
+            why = "not all signatures keep the same blocks of documents"
+        if t and not math.isfinite(value[t]):
+            if found[t] == "ok":
+                found[t] = f"no {by} score, for the target's is lost: {facts[0].status}"
+        elif why is not None:
+            found[t] = f"{found[t]}, {'but ' * (found[t] == 'ok')}no interval: {why}"
+    return found
+
+
+def _number(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None

@@ -1,0 +1,1 @@
+"""Measured transfer, and how well scores foresaw it."""

@@ -1,0 +1,1 @@
+"""How a text would move a model: the Fisher of the head's gradients as a small vector."""

@@ -1,0 +1,1 @@
+"""How alike two texts would move the head: cosines with their errors."""

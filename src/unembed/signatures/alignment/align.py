@@ -1,0 +1,167 @@
+"""How alike the updates of several tasks are, from their signatures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from unembed.errors import UnembedError
+from unembed.signatures.alignment.estimators import GROUPS, Cosine, Kind
+from unembed.signatures.alignment.overlap import shared_inputs
+from unembed.signatures.alignment.records import Alignments, Pairs
+from unembed.signatures.alignment.tasks import task_facts
+from unembed.signatures.signature import Signature, agree_all
+from unembed.signatures.state import SUMMED
+from unembed.signatures.sums import KEPT
+
+Scale = Literal["cosine", "ratio"]
+
+NORMAL = 1.959963984540054
+"""The 97.5 % point of the standard normal distribution."""
+ELEMENTS = 1 << 21
+"""Shares of pairs that are held at a time, for each kind; changes memory, never a result."""
+
+
+def align(signatures: Sequence[Signature], *, debias: bool = True) -> Alignments:
+    """Every alignment of several tasks from their sketches, each with its errors (SPEC §7, §10).
+
+    Naively, with each task's mean packed features ``x`` of three kinds::
+
+        joint, activation, error = (x_i @ x_j / (norm(x_i) * norm(x_j)) for each kind)
+        proxy = activation * error; coupling = joint / proxy
+
+    ``debias`` leaves pairs of dependent samples out: of norms, the pairs within a document; and of
+    two tasks that share inputs, the pairs within one of two folds of documents from products and
+    norms (their smallest document hashes tell). It supposes that inputs were drawn independently:
+    of a set balanced by hand, and to rank tasks on one set of prompts, where it costs half of the
+    evidence, leave it off. A squared norm that is not positive then gives NaN, with the reason in
+    the task's status; a cosine may pass 1. Without ``debias`` all pairs count.
+
+    ``sketch_se`` comes from up to 128 groups of features, ``sampling_se`` from blocks of documents,
+    at a reduced width (tasks that share inputs lose a block together; of others the variances
+    add); it is NaN where no blocks, or fewer than two, were kept. ``low`` and ``high`` hold 95 %
+    with both errors: cosines on Fisher's z scale while a standard error stays within 1, plainly
+    beyond; coupling, while positive, on the logarithmic one, and NaN where the interval of
+    activation or error holds 0. What a signature did not keep is None.
+    Raises UnembedError for no signatures, two of one name, and for two that do not compare.
+    """
+    if not signatures:
+        raise UnembedError("no signatures to compare: give one at least")
+    agree_all(signatures)
+    states = [signature.state for signature in signatures]
+    kinds = [Kind.of(states, name, debias) for name in SUMMED]
+    shared = shared_inputs(states)
+    others = shared & ~np.eye(len(states), dtype=bool)
+    identity = signatures[0].identity
+    rows = max(1, ELEMENTS // ((GROUPS + 2 * len(states[0].block_weight)) * len(states)))
+    found: list[list[Float[np.ndarray, "5 rows tasks"] | None]] = []
+    ratio = min(KEPT, identity.spec.m) / identity.spec.m
+    for start in range(0, len(states), rows):
+        span = slice(start, start + rows)
+        among = others[span] & debias
+        of_joint, of_activation, of_error, of_first = (
+            None if kind is None else kind.cosines(span, among) for kind in kinds
+        )
+        of_proxy = of_coupling = None
+        if of_joint is not None and of_activation is not None and of_error is not None:
+            of_proxy = of_activation * of_error
+            of_coupling = of_joint / of_proxy
+        found.append(
+            [
+                _numbers(of_joint, ratio, "cosine"),
+                _numbers(of_activation, ratio, "cosine"),
+                _numbers(of_error, ratio, "cosine"),
+                _numbers(of_proxy, ratio, "cosine"),
+                _numbers(of_coupling, ratio, "ratio"),
+                _numbers(of_first, ratio, "cosine"),
+            ]
+        )
+    matrices = [_joined(list(parts)) for parts in zip(*found, strict=True)]
+    joint, activation, error, proxy, coupling, first = matrices
+    assert joint is not None
+    return Alignments(
+        tasks=task_facts(signatures, kinds, shared, debias),
+        joint=joint,
+        activation=activation,
+        error=error,
+        proxy=proxy,
+        coupling=_determined(coupling, activation, error),
+        first_moment=first,
+        method=identity.spec.construction,
+        unit=identity.unit,
+        fisher=identity.fisher,
+        debiased=debias,
+    )
+
+
+def _numbers(
+    cosine: Cosine | None, ratio: float, scale: Scale
+) -> Float[np.ndarray, "5 rows tasks"] | None:
+    """The fields of ``Pairs``; ``ratio`` is the share of the features that blocks are kept of.
+
+    The product of a block's shares in two separate halves of those features has the square of its
+    true share as its mean; the square of their mean has the noise of few features in it too. The
+    variance is the first, with the part of that noise that would be left with all features. Where
+    that is negative, for the noise is large, it is the second, an upper bound.
+    """
+    if cosine is None:
+        return None
+    value = cosine.value
+    sketch = np.sqrt(np.square(cosine.sketch).sum(0))
+    sampling = np.full_like(value, np.nan)
+    if cosine.sampling is not None:
+        first, second = cosine.sampling
+        free = (first * second).sum(0)
+        noisy = np.square((first + second) / 2).sum(0)
+        variance = free + (noisy - free) * ratio
+        sampling = np.sqrt(np.where(variance < 0, noisy, variance))
+    low, high = interval(value, np.hypot(sketch, sampling), scale)
+    return np.stack([value, sketch, sampling, low, high])
+
+
+def _determined(
+    coupling: Pairs | None, activation: Pairs | None, error: Pairs | None
+) -> Pairs | None:
+    """The coupling without the pairs whose activation or error may be 0: no ratio to that."""
+    if coupling is None or activation is None or error is None:
+        return None
+    nothing = (activation.low <= 0) | (error.low <= 0)
+    return Pairs(*(np.where(nothing, np.nan, array) for array in vars(coupling).values()))
+
+
+def interval(
+    value: Float[np.ndarray, "rows tasks"], se: Float[np.ndarray, "rows tasks"], scale: Scale
+) -> tuple[Float[np.ndarray, "rows tasks"], Float[np.ndarray, "rows tasks"]]:
+    """The 95 % interval of a cosine or a ratio with this standard error.
+
+    A cosine c of ``|c| + se < 1``: ``tanh(atanh c ± 1.96 se / (1 - c²))``. A ratio r > 0:
+    ``r exp(± 1.96 se / r)``. Others: ``± 1.96 se``.
+    """
+    reach = NORMAL * se
+    low, high = value - reach, value + reach
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        if scale == "cosine":
+            inside = np.abs(value) + se < 1
+            z = np.arctanh(np.where(inside, value, 0))
+            step = reach / (1 - np.where(inside, value, 0) ** 2)
+            ends = np.tanh(z - step), np.tanh(z + step)
+        else:
+            inside = value > 0
+            step = reach / np.where(inside, value, 1)
+            ends = value * np.exp(-step), value * np.exp(step)
+    return np.where(inside, ends[0], low), np.where(inside, ends[1], high)
+
+
+def _joined(parts: list[Float[np.ndarray, "5 rows tasks"] | None]) -> Pairs | None:
+    """The rows of all tasks as one record; a task and itself are 1 exactly, without an error."""
+    kept = [part for part in parts if part is not None]
+    if len(kept) < len(parts):
+        return None
+    fields = np.concatenate(kept, 1)
+    itself = np.eye(fields.shape[1], dtype=bool) & np.isfinite(fields[0])
+    exact = np.array([1.0, 0.0, 0.0, 1.0, 1.0])[:, None, None]
+    value, sketch, sampling, low, high = np.where(itself, exact, fields)
+    return Pairs(value, sketch, sampling, low, high)

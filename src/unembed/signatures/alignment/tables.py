@@ -1,0 +1,101 @@
+"""Signatures and alignments as short text: what the command line and a console print."""
+
+from __future__ import annotations
+
+import math
+
+from unembed.signatures.alignment.records import KINDS, Alignments, Pairs
+from unembed.signatures.signature import Signature
+
+NAME_WIDTH = 30
+CELL = 14
+MOST = 8
+"""Tasks whose matrix fits a terminal; of more, the pairs at the two ends are listed."""
+ENDS = 8
+DETAILED = 3
+"""Tasks of which every quantity of every pair is listed."""
+
+
+def signature_text(signature: Signature) -> str:
+    """A line for each thing that tells signatures apart."""
+    state, identity = signature.state, signature.identity
+    spec = identity.spec
+    rows = [
+        ("task", signature.name),
+        ("samples", f"{state.samples:,.0f} {identity.unit}s in {state.documents:,} documents"),
+        ("Fisher", identity.fisher),
+        ("sketch", f"{spec.construction}, m = {spec.m:,}, seed {spec.seed}"),
+        ("head", f"{spec.vocab:,} x {spec.dim:,} of {signature.facts.get('model', 'a model')}"),
+    ]
+    if identity.support:
+        rows.append(("softmax", f"over answer words alone ({identity.support[:12]})"))
+    return "\n".join(f"{name:<{NAME_WIDTH}}{value}" for name, value in rows)
+
+
+def alignments_text(found: Alignments) -> str:
+    """The matrix of joint alignments, or its ends, with the coupling, and what tasks lack."""
+    parts = [_matrix(found) if len(found.tasks) <= MOST else _ends(found)]
+    wanting = [f"{task.name}: {task.status}" for task in found.tasks if task.status != "ok"]
+    return "\n".join([*parts, *wanting])
+
+
+def _matrix(found: Alignments) -> str:
+    width = min(NAME_WIDTH, 2 + max(len(name) for name in ("joint", *found.names)))
+    lines = [f"{'joint':<{width}}" + "".join(f"{n[: CELL - 2]:<{CELL}}" for n in found.names)]
+    for i, task in enumerate(found.tasks):
+        cells = [_cell(found.joint, i, j) for j in range(i + 1)]
+        lines.append(f"{task.name[: width - 1]:<{width}}" + "".join(f"{c:<{CELL}}" for c in cells))
+    if len(found.tasks) <= DETAILED:
+        lines += ["", *(_pair(found, i, j, True) for i, j in _pairs(found))]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _ends(found: Alignments) -> str:
+    ranked = sorted(
+        (p for p in _pairs(found) if not math.isnan(found.joint.value[p])),
+        key=lambda p: -float(found.joint.value[p]),
+    )
+    if not ranked:
+        return "no two tasks can be compared"
+    if len(ranked) <= 2 * ENDS:
+        return "\n".join(_pair(found, *pair) for pair in ranked)
+    top, bottom = ranked[:ENDS], ranked[-ENDS:]
+    left_out = f"… {len(ranked) - 2 * ENDS:,} pairs between: see the report"
+    return "\n".join(
+        [*(_pair(found, *p) for p in top), left_out, *(_pair(found, *p) for p in bottom)]
+    )
+
+
+def _pairs(found: Alignments) -> list[tuple[int, int]]:
+    return [(i, j) for i in range(len(found.tasks)) for j in range(i)]
+
+
+def _pair(found: Alignments, i: int, j: int, every: bool = False) -> str:
+    """One pair: joint with its interval, and, where asked for, every other quantity."""
+    names = f"{found.tasks[j].name}, {found.tasks[i].name}"
+    if not every:
+        return f"{names:<{2 * NAME_WIDTH}}{_shown(found.joint, i, j)}"
+    lines = [names]
+    for kind in KINDS:
+        pairs = found.pairs(kind)
+        if pairs is not None:
+            lines.append(f"  {kind.replace('_', ' '):<{NAME_WIDTH - 2}}{_shown(pairs, i, j)}")
+    return "\n".join(lines)
+
+
+def _cell(pairs: Pairs, i: int, j: int) -> str:
+    value, low, high = (float(x[i, j]) for x in (pairs.value, pairs.low, pairs.high))
+    if math.isnan(value):
+        return "–"
+    if i == j or math.isnan(low):
+        return f"{value:.2f}"
+    return f"{value:.2f} ± {(high - low) / 2:.2f}"
+
+
+def _shown(pairs: Pairs, i: int, j: int) -> str:
+    value, low, high = (float(x[i, j]) for x in (pairs.value, pairs.low, pairs.high))
+    if math.isnan(value):
+        return "cannot be estimated"
+    if math.isnan(low):
+        return f"{value:+.3f}  (no interval)"
+    return f"{value:+.3f}  [{low:+.3f}, {high:+.3f}]"

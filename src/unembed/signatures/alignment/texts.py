@@ -1,0 +1,81 @@
+"""Align texts straight away: exactly where they are short, by sketches where they are long."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import nn
+
+from unembed.models.checkpoint import Checkpoint
+from unembed.models.model_pass import ModelPass
+from unembed.runs.phases import Phases
+from unembed.runs.progress import progress_bar
+from unembed.signatures.alignment.align import align
+from unembed.signatures.alignment.exact import exact_alignments
+from unembed.signatures.alignment.records import Alignments
+from unembed.signatures.reading.run import sketch
+from unembed.signatures.reading.sketcher import SketchOptions
+from unembed.signatures.samples import Samples
+from unembed.text.corpus import Corpus
+from unembed.text.windows import Batch
+
+EXACT_SAMPLES = 1_000
+"""Positions of all texts together up to which Gram matrices are as quick as sketches."""
+
+
+def align_texts(
+    checkpoint: Checkpoint,
+    texts: Mapping[str, Corpus],
+    options: SketchOptions | None = None,
+    *,
+    exact: bool | None = None,
+    debias: bool = True,
+    progress: bool = False,
+) -> Alignments:
+    """How alike the moves are that fine-tuning on each of some texts, by name, would make.
+
+    ``exact`` None takes Gram matrices up to EXACT_SAMPLES positions in all, and sketches above.
+    Raises UnembedError as ``sketch``, ``align`` and ``exact_alignments`` do. Source: SPEC §8-10.
+    """
+    options = options or SketchOptions()
+    checkpoint.model.eval()
+    passes = {
+        name: ModelPass.of(checkpoint.model, text, options, checkpoint.name)
+        for name, text in texts.items()
+    }
+    if exact is None:
+        exact = sum(one.windows.positions for one in passes.values()) <= EXACT_SAMPLES
+    if not exact:
+        return align(
+            [
+                sketch(checkpoint, text, options, task=name, progress=progress)
+                for name, text in texts.items()
+            ],
+            debias=debias,
+        )
+    samples = [samples_of(one, name, progress=progress) for name, one in passes.items()]
+    head = next(iter(passes.values())).head
+    return exact_alignments(samples, head, fisher=options.fisher, unit=options.unit, debias=debias)
+
+
+def samples_of(reading: ModelPass, name: str, *, progress: bool = False) -> Samples:
+    """Every position of a pass, with its hidden state: positions x dim numbers."""
+    hashes = reading.windows.corpus.document_hashes()
+
+    def work(team: tuple[nn.Module, ...], batch: Batch, phases: Phases) -> Samples:
+        hidden = reading.hidden(team[0], batch, phases).float().cpu()
+        window = batch.real.nonzero()[:, 0].numpy()
+        return Samples(name, hidden, batch.targets, hashes[batch.doc], window)
+
+    with progress_bar("read", "tok", reading.windows.positions, progress) as bar:
+        found = [one for _part, some in reading.results(work, bar, Phases()) for one in some]
+    before = np.cumsum([0, *(1 + int(one.sequence.max()) for one in found)])
+    return Samples(
+        name,
+        torch.cat([one.hidden for one in found]),
+        torch.cat([one.targets for one in found]),
+        np.concatenate([one.document for one in found]),
+        np.concatenate([one.sequence + n for one, n in zip(found, before, strict=False)]),
+    )

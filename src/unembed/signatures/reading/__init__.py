@@ -1,0 +1,1 @@
+"""From a text to its signature, in one pass of the model."""

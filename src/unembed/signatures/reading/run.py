@@ -1,0 +1,143 @@
+"""How a text would move a model's head: sketch(model, corpus) -> Signature, in one pass."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from unembed.errors import NonFiniteError, UnembedError
+from unembed.models.checkpoint import Checkpoint
+from unembed.models.model_pass import ModelPass
+from unembed.runs.phases import Phases
+from unembed.runs.progress import progress_bar
+from unembed.runs.provenance import SCHEMA
+from unembed.runs.store import RunFolder
+from unembed.signatures.file import load, save
+from unembed.signatures.pieces import Piece, finished
+from unembed.signatures.reading.sketcher import Sketcher, SketchOptions
+from unembed.signatures.signature import Signature, mismatch
+from unembed.signatures.verbalizers import Verbalizers
+from unembed.text.corpus import Corpus
+from unembed.text.windows import Batch
+
+KIND = "signature"
+UNFINISHED = ".unfinished"
+
+
+def sketch(
+    checkpoint: Checkpoint,
+    corpus: Corpus,
+    options: SketchOptions | None = None,
+    *,
+    out: str | Path | None = None,
+    task: str | None = None,
+    verbalizers: Verbalizers | None = None,
+    progress: bool = False,
+) -> Signature:
+    """The signature of a text for a model's head: a sketch of the Fisher of its gradients.
+
+    Equivalent to, for the errors e = p - onehot(next token) and final hidden states a of a text::
+
+        g = outer(e, a).flatten()                    # of each position: vocab * dim numbers
+        F = mean(outer(g, g)); signature = S(F)      # a random linear map to m numbers
+
+    without e, g or F. With ``out`` the signature is written there as safetensors; a killed run goes
+    on where it stopped, and a finished file of the same run is checked and read. ``task`` names the
+    signature (the file's name, or "text"). ``verbalizers`` restrict the softmax to answer words.
+    ``options.max_positions`` are so many, not at most so many.
+    Raises UnembedError for input that cannot be used, and NonFiniteError, naming document and
+    position, where a logit is not finite. Source: SPEC §7, §9.
+    """
+    options = options or SketchOptions()
+    checkpoint.model.eval()
+    task = task or (Path(out).name.removesuffix(".safetensors") if out else "text")
+    if verbalizers is not None:
+        corpus = verbalizers.answers(corpus)
+    reading = ModelPass.of(checkpoint.model, corpus, options, checkpoint.name)
+    asked, positions = options.max_positions, reading.windows.positions
+    if asked is not None and positions < asked:
+        raise UnembedError(
+            f"the text has {positions:,} positions and {asked:,} were asked for: give more text, "
+            "or ask for fewer"
+        )
+    if verbalizers is not None:
+        head = verbalizers.head(reading.head, corpus.tokenizer)
+        reading = replace(reading, head=head)
+    sketcher = Sketcher.of(reading, options, checkpoint, task)
+    if out is None:
+        found = _pieces(reading, sketcher, frozenset(), progress)
+        return sketcher.signature([finished(pieces) for _part, pieces in found])
+    path = Path(out)
+    key = _key(reading, sketcher)
+    if path.exists():
+        return _finished(path, sketcher, key)
+    unfinished = path.with_name(path.name + UNFINISHED)
+    with RunFolder.open(unfinished, key) as folder:
+        done = frozenset(Path(one).stem for one in folder.done)
+        for part, pieces in _pieces(reading, sketcher, done, progress):
+            sketcher.keep(folder, part, pieces)
+        made = sketcher.gathered(folder)
+        signature = replace(made, facts=made.facts | {"run": _digest(key)})
+        save(signature, path)
+    shutil.rmtree(unfinished)
+    return signature
+
+
+def _pieces(
+    reading: ModelPass, sketcher: Sketcher, done: frozenset[str], progress: bool
+) -> Iterator[tuple[str, list[Piece]]]:
+    """The samples of the batches of each part that is not done yet."""
+
+    def work(team: tuple[nn.Module, ...], batch: Batch, phases: Phases) -> Piece:
+        hidden = reading.hidden(team[0], batch, phases)
+        targets = batch.targets.to(hidden.device)
+        swept, found = sketcher.swept(hidden, reading.head, targets, batch, 2, reading.precision)
+        if not bool(swept.finite.all()):
+            row = int((~swept.finite).nonzero()[0, 0])
+            raise NonFiniteError(
+                f"{sketcher.facts['model']} gives logits that are not finite at document "
+                f"{reading.windows.corpus.names[int(batch.doc[row])]!r} (doc {batch.doc[row]}) "
+                f"position {batch.pos[row]}: mend the weights"
+            )
+        return found
+
+    with progress_bar("sketch", "tok", reading.windows.positions, progress) as bar:
+        yield from reading.results(work, bar, Phases(), done=done)
+
+
+def _key(reading: ModelPass, sketcher: Sketcher) -> dict[str, Any]:
+    """The plain values that a signature's numbers depend on."""
+    return {
+        "kind": KIND,
+        "schema": SCHEMA,
+        **sketcher.key,
+        "text": sketcher.facts["text_digest"],
+        "context": sketcher.facts["context"],
+        "positions": reading.windows.positions,
+        "batch_tokens": reading.batch_tokens,
+        "part_positions": reading.part_positions,
+    }
+
+
+def _digest(key: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+
+
+def _finished(path: Path, sketcher: Sketcher, key: dict[str, Any]) -> Signature:
+    """The signature that lies at the path, if it is this run's."""
+    there = load(path)
+    if there.facts.get("run") != _digest(key):
+        names = (str(path), "this run")
+        differs = mismatch(there.identity, sketcher.identity, names)
+        raise UnembedError(
+            f"{path} holds another signature ({differs or 'of another text or length'}): give "
+            "another -o, or delete it"
+        )
+    return there

@@ -1,0 +1,204 @@
+"""What is kept of a task's samples while they stream by: sums by fold and by block of documents."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, UInt64
+from torch import Tensor
+
+from unembed.errors import UnembedError
+from unembed.signatures.documents import FOLDS
+from unembed.signatures.sums import KEPT, Sums, lowest
+
+BLOCKS = 32
+SUMMED = ("joint", "activation", "error", "first")
+"""The kinds of features that a state may hold sums of."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """Packed features of some samples: each row's m numbers, whose products carry 1/m (SPEC §9).
+
+    ``joint`` sketches ``g gᵀ``, ``activation`` ``a aᵀ``, ``error`` ``e eᵀ``. ``first`` sketches g
+    itself: its products estimate ``g·g'``. ``squared_norm`` is ``‖g‖²``, for the trace; where it is
+    left out, the trace is taken from ``first``.
+    """
+
+    joint: Float[Tensor, "rows sketch"]
+    activation: Float[Tensor, "rows sketch"]
+    error: Float[Tensor, "rows sketch"]
+    first: Float[Tensor, "rows sketch"] | None = None
+    squared_norm: Float[Tensor, "rows"] | None = None
+
+
+@dataclass(frozen=True)
+class State:
+    """All that is kept of a task's samples: sums by fold and by block of documents.
+
+    ``weight`` is ``Σ w`` of each fold and ``weight_squared`` ``Σ w²`` (both the number of samples,
+    unless scaled), ``document_weight_squared`` ``Σ_d (Σ w)²`` over the samples of document d, and
+    ``block_weight`` ``Σ w`` of each block. A sample's fold is the lowest bit of its
+    document's hash and its block the next bits, so that tasks which share documents share both.
+    ``trace`` is ``Σ w ‖g‖²``. ``documents`` counts them; ``hashes`` are the 64 smallest of theirs,
+    which tell whether two tasks share inputs. A state read from a compact file has one fold, and
+    may lack kinds. The sums of three kinds by fold take 192 KiB at m = 4096.
+    Raises ValueError where shapes do not fit or numbers are not finite.
+    """
+
+    joint: Sums
+    activation: Sums | None
+    error: Sums | None
+    first: Sums | None
+    weight: Float[np.ndarray, " folds"]
+    weight_squared: Float[np.ndarray, " folds"]
+    document_weight_squared: Float[np.ndarray, " folds"]
+    block_weight: Float[np.ndarray, " blocks"]
+    trace: float | None
+    documents: int
+    hashes: UInt64[np.ndarray, " hashes"]
+
+    def __post_init__(self) -> None:
+        folds, m = self.joint.total.shape
+        blocks = len(self.block_weight)
+        _check(self.weight, folds)
+        _check(self.weight_squared, folds)
+        _check(self.document_weight_squared, folds)
+        _check(self.block_weight, blocks)
+        for name in SUMMED:
+            sums = self.sums(name)
+            if sums is not None:
+                _check(sums.total, folds, m)
+                _check(sums.own, folds)
+                _check(sums.blocks, blocks, min(KEPT, m))
+        if self.trace is not None and not np.isfinite(self.trace):
+            raise ValueError("the trace is not finite")
+
+    def sums(self, name: str) -> Sums | None:
+        """The sums of one kind, one of ``SUMMED``; None where it was not kept."""
+        found: Sums | None = getattr(self, name)
+        return found
+
+    @property
+    def samples(self) -> float:
+        """The number of samples; of weighted ones the effective number ``(Σw)² / Σw²``."""
+        squared = float(self.weight_squared.sum())
+        return float(self.weight.sum()) ** 2 / squared if squared else 0.0
+
+    def mean(self, name: str) -> Float[np.ndarray, " sketch"] | None:
+        """The mean feature of one kind over both folds: the signature proper, 16 KiB of float32."""
+        sums = self.sums(name)
+        if sums is None:
+            return None
+        mean: Float[np.ndarray, " sketch"] = sums.total.sum(0) / self.weight.sum()
+        return mean
+
+    def __add__(self, other: State) -> State:
+        """The state of the samples of both; what one of them lacks, the sum lacks.
+
+        A document in both counts as two, the pairs between which are not left out of norms.
+        """
+        return State(
+            self.joint + other.joint,
+            _sum(self.activation, other.activation),
+            _sum(self.error, other.error),
+            _sum(self.first, other.first),
+            self.weight + other.weight,
+            self.weight_squared + other.weight_squared,
+            self.document_weight_squared + other.document_weight_squared,
+            self.block_weight + other.block_weight,
+            None if self.trace is None or other.trace is None else self.trace + other.trace,
+            self.documents + other.documents,
+            lowest(np.concatenate([self.hashes, other.hashes])),
+        )
+
+    def __sub__(self, other: State) -> State:
+        """The state without the other's samples, whole documents, which must be among these.
+
+        The hashes left are the smallest of the documents left, though fewer than 64 of them.
+        Raises UnembedError where the other holds more.
+        """
+        documents = self.documents - other.documents
+        # Weights of 1 leave whole numbers; others leave rounding, which is no sample.
+        weights = [
+            np.where(np.abs(ours - theirs) <= 1e-9 * ours.sum(), 0.0, ours - theirs)
+            for ours, theirs in (
+                (self.weight, other.weight),
+                (self.weight_squared, other.weight_squared),
+                (self.document_weight_squared, other.document_weight_squared),
+                (self.block_weight, other.block_weight),
+            )
+        ]
+        if documents < 0 or any((left < 0).any() for left in weights):
+            raise UnembedError(
+                f"{other.samples:g} samples of {other.documents} documents cannot be taken from "
+                f"{self.samples:g} of {self.documents}: subtract only what was merged before"
+            )
+        return State(
+            self.joint - other.joint,
+            _difference(self.activation, other.activation),
+            _difference(self.error, other.error),
+            _difference(self.first, other.first),
+            weights[0],
+            weights[1],
+            weights[2],
+            weights[3],
+            None if self.trace is None or other.trace is None else self.trace - other.trace,
+            documents,
+            np.setdiff1d(self.hashes, other.hashes),
+        )
+
+    def scaled(self, weight: float) -> State:
+        """The state with every sample's weight multiplied."""
+        return State(
+            self.joint.scaled(weight),
+            None if self.activation is None else self.activation.scaled(weight),
+            None if self.error is None else self.error.scaled(weight),
+            None if self.first is None else self.first.scaled(weight),
+            self.weight * weight,
+            self.weight_squared * weight**2,
+            self.document_weight_squared * weight**2,
+            self.block_weight * weight,
+            None if self.trace is None else self.trace * weight,
+            self.documents,
+            self.hashes,
+        )
+
+
+def empty(m: int, *, first: bool = False, blocks: int = BLOCKS) -> State:
+    """The state of a task without samples; ``blocks`` 0 leaves sampling errors out.
+
+    Raises UnembedError where ``blocks`` is no power of two.
+    """
+    if blocks < 0 or blocks & (blocks - 1):
+        raise UnembedError(f"blocks is {blocks}: give a power of two, such as 32, or 0 for none")
+    zero = Sums.zero(m, blocks)
+    return State(
+        joint=zero,
+        activation=zero,
+        error=zero,
+        first=zero if first else None,
+        weight=np.zeros(FOLDS),
+        weight_squared=np.zeros(FOLDS),
+        document_weight_squared=np.zeros(FOLDS),
+        block_weight=np.zeros(blocks),
+        trace=0.0,
+        documents=0,
+        hashes=np.zeros(0, dtype=np.uint64),
+    )
+
+
+def _sum(a: Sums | None, b: Sums | None) -> Sums | None:
+    return None if a is None or b is None else a + b
+
+
+def _difference(a: Sums | None, b: Sums | None) -> Sums | None:
+    return None if a is None or b is None else a - b
+
+
+def _check(array: Float[np.ndarray, "..."], *shape: int) -> None:
+    if array.shape != shape:
+        raise ValueError(f"sums of shape {array.shape}, not {shape}")
+    if not np.isfinite(array).all():
+        raise ValueError("a sum is not finite")

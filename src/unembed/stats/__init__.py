@@ -1,0 +1,1 @@
+"""Estimates and their intervals: used by every room, known to none."""

@@ -1,0 +1,162 @@
+"""Intervals from resampled documents, for the positions of one document are not independent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from unembed.stats.estimate import Estimate
+
+RESAMPLES = 5_000
+"""Default number of resamples: the ends of an interval are then known to 0.04 standard errors."""
+
+CHUNK_ELEMENTS = 1 << 20
+"""Weights held at a time, 8 MiB of float64; changes memory, never a result."""
+
+MINIMUM_DEFINED = 0.95
+"""Share of the resamples in which a statistic must exist before it is given an interval."""
+
+
+def cluster(documents: Int[np.ndarray, " positions"]) -> tuple[Int[np.ndarray, " positions"], int]:
+    """Number the documents 0, 1, ... in ascending order of their ids.
+
+    Same as ``np.unique(documents, return_inverse=True)``, without a sort where the ids are dense.
+    Returns the number of each position's document, and how many documents there are.
+    """
+    if documents.size == 0:
+        return np.zeros(0, dtype=np.intp), 0
+    low, high = int(documents.min()), int(documents.max())
+    if high - low > 4 * documents.size:
+        ids, inverse = np.unique(documents, return_inverse=True)
+        return inverse.astype(np.intp, copy=False), len(ids)
+    offset = documents.astype(np.intp) - low
+    present = np.bincount(offset, minlength=high - low + 1) > 0
+    return (np.cumsum(present) - 1)[offset], int(present.sum())
+
+
+def resample_weights(
+    documents: int, *, resamples: int = RESAMPLES, seed: int = 0, chunk: int | None = None
+) -> Iterator[Float[np.ndarray, "resamples documents"]]:
+    """Yield, in chunks, how often each resample draws each document.
+
+    A row is ``np.bincount(generator.integers(documents, size=documents))``: ``documents`` draws
+    with replacement, so that a row sums to ``documents``. The same seed gives the same resamples
+    whatever the chunk, and to every statistic of one audit.
+    """
+    generator = np.random.default_rng(seed)
+    rows = chunk if chunk is not None else max(1, CHUNK_ELEMENTS // documents)
+    for start in range(0, resamples, rows):
+        count = min(rows, resamples - start)
+        # 64-bit draws: narrower dtypes drop leftover bits at each call, and chunks would matter.
+        drawn = generator.integers(documents, size=(count, documents))
+        drawn += np.arange(count)[:, None] * documents
+        weights = np.bincount(drawn.ravel(), minlength=count * documents)
+        yield weights.reshape(count, documents).astype(np.float64)
+
+
+def interval_levels(documents: int) -> tuple[float, float]:
+    """The two percentiles of the resampled statistic that bound a 95 % interval.
+
+    Efron's percentile interval takes 2.5 % and 97.5 %, which is too narrow for few documents: the
+    bootstrap's spread is short by ``sqrt((D - 1) / D)`` and its shape is normal, not Student's t.
+    The expanded percentile interval (Hesterberg 2015, arXiv 1411.5279, section 5) undoes both,
+    ``Phi(-t_{.975, D-1} sqrt(D / (D - 1)))``, and tends to 2.5 % as D grows.
+    Raises ``ValueError`` for fewer than two documents.
+    """
+    if documents < 2:
+        raise ValueError(f"an interval needs at least 2 documents, got {documents}")
+    freedom, x = documents - 1, 1.959963984540054
+    # Student's t quantile from the normal one, Abramowitz and Stegun 26.7.5.
+    terms = (
+        (x**3 + x) / 4,
+        (5 * x**5 + 16 * x**3 + 3 * x) / 96,
+        (3 * x**7 + 19 * x**5 + 17 * x**3 - 15 * x) / 384,
+        (79 * x**9 + 776 * x**7 + 1482 * x**5 - 1920 * x**3 - 945 * x) / 92160,
+    )
+    student = x + sum(term / freedom ** (power + 1) for power, term in enumerate(terms))
+    lower = 0.5 * math.erfc(student * math.sqrt(documents / freedom) / math.sqrt(2))
+    return lower, 1 - lower
+
+
+def interval(
+    draws: Float[np.ndarray, " resamples"], documents: int
+) -> tuple[float | None, float | None]:
+    """The 95 % percentile interval of a resampled statistic, see ``interval_levels``.
+
+    Resamples in which the statistic does not exist are NaN and left out; with fewer than two
+    documents, or where it exists in under 95 % of them, there is no interval: ``(None, None)``.
+    """
+    defined = draws[np.isfinite(draws)]
+    if documents < 2 or draws.size == 0 or defined.size < MINIMUM_DEFINED * draws.size:
+        return None, None
+    low, high = np.quantile(defined, interval_levels(documents))
+    return float(low), float(high)
+
+
+def sums_by_document(
+    values: Float[np.ndarray, " positions"], inverse: Int[np.ndarray, " positions"], documents: int
+) -> Float[np.ndarray, " documents"]:
+    """Sum of ``values`` in each document, accumulated in float64 in the order of the positions."""
+    # Of nothing, bincount gives integers.
+    return np.bincount(inverse, weights=values, minlength=documents).astype(np.float64, copy=False)
+
+
+def bootstrap_sums(
+    sums: Float[np.ndarray, "k documents"], *, resamples: int = RESAMPLES, seed: int = 0
+) -> Float[np.ndarray, "resamples k"]:
+    """Totals of k per-document sums in each resample of the documents.
+
+    Naive equivalent: ``sums[:, drawn].sum(axis=1)`` for each list of drawn documents.
+    """
+    totals = np.empty((resamples, len(sums)))
+    start = 0
+    for weights in resample_weights(sums.shape[1], resamples=resamples, seed=seed):
+        # einsum, not matmul: a BLAS product may round differently with another thread count.
+        totals[start : start + len(weights)] = np.einsum("rd,kd->rk", weights, sums)
+        start += len(weights)
+    return totals
+
+
+def ratio_estimates(
+    numerators: Float[np.ndarray, "k documents"],
+    denominators: Float[np.ndarray, "k documents"],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> tuple[Estimate, ...]:
+    """Estimate k ratios of sums, each with its document-bootstrap interval (SPEC §4).
+
+    ``value = numerator.sum() / denominator.sum()``: a mean where the denominator counts positions,
+    a share where the numerator counts them too. ``n`` is the denominator's total. A ratio over
+    nothing has value None.
+    """
+    k, documents = numerators.shape
+    stacked = np.concatenate([numerators, denominators])
+    totals = totals_and_resamples(stacked, resamples=resamples, seed=seed)
+    return tuple(ratio_of_totals(totals[:, i], totals[:, k + i], documents) for i in range(k))
+
+
+def totals_and_resamples(
+    sums: Float[np.ndarray, "k documents"], *, resamples: int = RESAMPLES, seed: int = 0
+) -> Float[np.ndarray, "rows k"]:
+    """Totals of k per-document sums over the documents, and in the rows below in each resample.
+
+    The first row alone where there are fewer than two documents to resample.
+    """
+    totals: Float[np.ndarray, "rows k"] = sums.sum(axis=1)[None]
+    if sums.shape[1] < 2:
+        return totals
+    return np.concatenate([totals, bootstrap_sums(sums, resamples=resamples, seed=seed)])
+
+
+def ratio_of_totals(
+    sums: Float[np.ndarray, " rows"], counts: Float[np.ndarray, " rows"], documents: int
+) -> Estimate:
+    """The first row's ratio, with the interval of the other rows'; see ``totals_and_resamples``."""
+    if counts[0] == 0:
+        return Estimate(None, reason="no position to average over")
+    draws = np.where(counts > 0, sums / np.where(counts > 0, counts, 1), np.nan)
+    return Estimate(float(draws[0]), *interval(draws[1:], documents), n=int(counts[0]))

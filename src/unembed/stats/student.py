@@ -1,0 +1,32 @@
+"""Quantiles of Student's t."""
+
+from __future__ import annotations
+
+import math
+
+
+def student_t(freedom: int) -> float:
+    """The 97.5 % quantile of Student's t for a whole number of degrees of freedom.
+
+    By bisection on ``Pr(|T| < t)``, which is a finite sum in ``theta = atan(t / sqrt(freedom))``
+    (Abramowitz and Stegun 26.7.3 and 26.7.4); exact to rounding. Raises ``ValueError`` for none.
+    """
+    if freedom < 1:
+        raise ValueError(f"Student's t needs a degree of freedom, got {freedom}")
+    low, high = 0.0, math.pi / 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _within(middle, freedom) < 0.95 else (low, middle)
+    return math.sqrt(freedom) * math.tan(low)
+
+
+def _within(theta: float, freedom: int) -> float:
+    """``Pr(|T| < sqrt(freedom) tan(theta))``."""
+    odd = freedom % 2
+    term = math.cos(theta) if odd else 1.0
+    total = 0.0
+    for power in range(odd, freedom - 1, 2):
+        total += term
+        term *= math.cos(theta) ** 2 * (power + 1) / (power + 2)
+    total *= math.sin(theta)
+    return 2 / math.pi * (theta + total) if odd else total

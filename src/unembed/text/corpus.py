@@ -1,0 +1,208 @@
+"""Token rows grouped into documents, read from files or from memory."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from unembed.runs.progress import progress_bar
+from unembed.text.rows import COMPLETION, PROMPT, Pair, Row, RowRules, read_rows
+from unembed.text.tokenised import Tokenised, add_row, tokenise
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Token rows grouped into documents.
+
+    ``ids`` holds all tokens end to end; row r is ``ids[starts[r]:starts[r + 1]]``. Row r belongs to
+    document ``document[r]`` and begins at position ``offset[r]`` of it; documents are numbered in
+    order of first appearance and named in ``names``. ``bos`` is the id that the tokenizer puts
+    before every row, if it does. ``digest`` is the SHA-256 of ids, row lengths and documents, and
+    of ``counted`` where there is one.
+
+    ``counted`` marks the tokens whose prediction counts, those of completions; None counts all that
+    are predicted. The first token of a row is not predicted, and never marked. ``blank_rows`` are
+    then those of an empty completion, ``short_rows`` those of one without a token to predict.
+    """
+
+    ids: Int[np.ndarray, "tokens"]
+    starts: Int[np.ndarray, "rows_plus_one"]
+    document: Int[np.ndarray, "rows"]
+    offset: Int[np.ndarray, "rows"]
+    names: tuple[str, ...]
+    tokenizer: Any
+    bos: int | None
+    blank_rows: int
+    short_rows: int
+    rules: str
+    digest: str
+    counted: Bool[np.ndarray, "tokens"] | None = None
+
+    @property
+    def rows(self) -> int:
+        """Number of rows kept."""
+        return len(self.document)
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens in the rows kept."""
+        return int(self.starts[-1])
+
+    @staticmethod
+    def read(
+        path: str | Path,
+        tokenizer: Any,
+        *,
+        text_column: str = "text",
+        document: str | None = None,
+        completion_only: bool = False,
+        reword: Callable[[Iterable[Row]], Iterator[Row]] | None = None,
+        progress: bool = False,
+    ) -> Corpus:
+        """Read a ``.txt``, ``.jsonl`` or ``.parquet`` file, a folder of them, a data set saved with
+        ``datasets``, or a hub data set ``name[:config[:split]]``.
+
+        A row of a ``.txt`` file is a line; of the others, a record's ``text_column``. Blank rows
+        are skipped; rows of fewer than two tokens are counted and dropped. A document is a row,
+        unless ``document`` says otherwise: for text, a regular expression that the first line of
+        each document matches; for records, the column that names a row's document.
+
+        ``completion_only`` reads the columns ``prompt`` and ``completion`` of records, texts or
+        lists of messages, and counts the predictions of the completion's tokens alone
+        (``completions``). ``reword`` changes rows before they are tokenised, as answer words do.
+        Raises UnembedError for anything that cannot be read, naming file and row.
+        """
+        how = f"document {document!r}" if document else "a document is a row"
+        columns, dropped = f"column {text_column!r}", "rows under two tokens dropped"
+        if completion_only:
+            columns = f"columns {PROMPT!r} and {COMPLETION!r}"
+            dropped = "completions alone counted, empty ones dropped"
+        rows = read_rows(path, RowRules(text_column, document, completion_only))
+        with progress_bar("reading", "row", None, progress) as bar:
+            read = _counted(rows, bar)
+            reworded = read if reword is None else reword(read)
+            found = tokenise(reworded, tokenizer, str(path), completion_only)
+        return _corpus(found, tokenizer, f"{path}: {columns}, {how}, {dropped}")
+
+    @staticmethod
+    def from_texts(
+        texts: Iterable[str], tokenizer: Any, *, names: Sequence[str] | None = None
+    ) -> Corpus:
+        """A corpus of texts already in memory, one document each."""
+        rows = (
+            Row(name, name, text)
+            for i, text in enumerate(texts)
+            for name in [f"text {i + 1}" if names is None else names[i]]
+        )
+        rules = "texts in memory, one document each"
+        return _corpus(tokenise(rows, tokenizer, "the texts given", False), tokenizer, rules)
+
+    @staticmethod
+    def from_pairs(
+        pairs: Iterable[Pair], tokenizer: Any, *, names: Sequence[str] | None = None
+    ) -> Corpus:
+        """A corpus of prompts and completions already in memory, one document each.
+
+        Only predictions of the completions' tokens count, as with ``read(completion_only=True)``.
+        """
+        rows = (
+            Row(name, name, pair.text, pair)
+            for i, pair in enumerate(pairs)
+            for name in [f"pair {i + 1}" if names is None else names[i]]
+        )
+        rules = "pairs in memory, one document each, completions alone counted"
+        return _corpus(tokenise(rows, tokenizer, "the pairs given", True), tokenizer, rules)
+
+    def subset(self, kept: Bool[np.ndarray, "documents"], rules: str) -> Corpus:
+        """The documents marked in ``kept``, numbered anew in the same order.
+
+        Equal to a corpus read from their rows alone, but for the rows left out in reading, which
+        are counted as here. ``rules`` says how they were chosen.
+        """
+        rows = np.flatnonzero(kept[self.document])
+        number = (np.cumsum(kept) - 1).astype(np.int32)
+        document = number[self.document[rows]]
+        sizes = np.diff(self.starts)[rows]
+        digest = hashlib.sha256()
+        pieces, marks = [], []
+        for doc, row in zip(document.tolist(), rows.tolist(), strict=True):
+            ids, counted = self._row(row)
+            add_row(digest, doc, ids, counted)
+            pieces.append(ids)
+            marks.append(np.zeros(0, dtype=bool) if counted is None else counted)
+        return replace(
+            self,
+            ids=np.concatenate([*pieces, np.zeros(0, dtype=np.int32)]),
+            starts=np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
+            document=document,
+            offset=self.offset[rows],
+            names=tuple(name for name, keep in zip(self.names, kept, strict=True) if keep),
+            rules=f"{self.rules}; {rules}",
+            digest=digest.hexdigest(),
+            counted=None if self.counted is None else np.concatenate([*marks, np.zeros(0, bool)]),
+        )
+
+    def counting(self, counted: Bool[np.ndarray, "tokens"], rules: str) -> Corpus:
+        """The same tokens, of which those marked in ``counted`` count; ``rules`` says which."""
+        marked = replace(self, counted=counted, rules=f"{self.rules}; {rules}")
+        digest = hashlib.sha256()
+        for row, number in enumerate(self.document.tolist()):
+            add_row(digest, number, *marked._row(row))
+        return replace(marked, digest=digest.hexdigest())
+
+    def document_hashes(self) -> Int[np.ndarray, "documents"]:
+        """A number below 2^63 for each document's input, the same wherever that input is read.
+
+        The first 63 bits of the SHA-256 of the document's token ids that do not count, its prompt;
+        of all of its token ids where nothing is marked, or where no prompt but a BOS token stands
+        before the completion. So tasks that share prompts share numbers, whatever their answers.
+        """
+        prompts = [hashlib.sha256() for _ in self.names]
+        wholes = [hashlib.sha256() for _ in self.names]
+        prompted = np.zeros(len(self.names), dtype=bool)
+        for row, number in enumerate(self.document.tolist()):
+            ids, counted = self._row(row)
+            wholes[number].update(ids.tobytes())
+            if counted is not None:
+                prompt = ids[~counted]
+                prompts[number].update(prompt.tobytes())
+                prompted[number] |= bool((prompt != self.bos).any())
+        chosen = [p if given else w for p, w, given in zip(prompts, wholes, prompted, strict=True)]
+        first = [int.from_bytes(digest.digest()[:8], "big") >> 1 for digest in chosen]
+        return np.array(first, dtype=np.int64)
+
+    def _row(
+        self, row: int
+    ) -> tuple[Int[np.ndarray, "row_tokens"], Bool[np.ndarray, "row_tokens"] | None]:
+        span = slice(self.starts[row], self.starts[row + 1])
+        counted = None if self.counted is None else np.asarray(self.counted[span])
+        return np.asarray(self.ids[span], dtype=np.int32), counted
+
+
+def _corpus(found: Tokenised, tokenizer: Any, rules: str) -> Corpus:
+    return Corpus(
+        found.ids,
+        found.starts,
+        found.document,
+        found.offset,
+        found.names,
+        tokenizer,
+        found.bos,
+        found.blank_rows,
+        found.short_rows,
+        rules,
+        found.digest,
+        found.counted,
+    )
+
+
+def _counted(rows: Iterator[Row], bar: Any) -> Iterator[Row]:
+    for row in rows:
+        yield row
+        bar.update()

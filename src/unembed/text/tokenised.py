@@ -1,0 +1,202 @@
+"""Rows of text as token ids, with which of them count, and their digest."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from array import array
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import IO, Any
+
+import numpy as np
+from jaxtyping import Bool, Int, Shaped
+
+from unembed.errors import UnembedError
+from unembed.text.completions import encoded_pairs
+from unembed.text.rows import Row
+
+TOKENISE_ROWS = 1000
+TOKENISE_CHARACTERS = 1 << 22
+IN_MEMORY_TOKENS = 1 << 24
+
+
+@dataclass(frozen=True)
+class Tokenised:
+    """Token rows end to end, as a ``Corpus`` holds them, and how many rows were left out."""
+
+    ids: Int[np.ndarray, "tokens"]
+    starts: Int[np.ndarray, "rows_plus_one"]
+    document: Int[np.ndarray, "rows"]
+    offset: Int[np.ndarray, "rows"]
+    names: tuple[str, ...]
+    bos: int | None
+    blank_rows: int
+    short_rows: int
+    digest: str
+    counted: Bool[np.ndarray, "tokens"] | None
+
+
+@dataclass(frozen=True)
+class _Gathered:
+    """The rows kept so far; tokens and marks go to temporary files, so that memory is bounded."""
+
+    spool: IO[bytes]
+    marks: IO[bytes] | None
+    ends: array[int]
+    document: array[int]
+    offset: array[int]
+    documents: dict[str, int]
+    reached: array[int]
+    digest: Any
+
+    @staticmethod
+    def into(spool: IO[bytes], marks: IO[bytes] | None) -> _Gathered:
+        columns = array("q", [0]), array("i"), array("i")
+        return _Gathered(spool, marks, *columns, {}, array("i"), hashlib.sha256())
+
+    def add(self, name: str, ids: list[int], marked: list[bool] | None) -> None:
+        number = self.documents.setdefault(name, len(self.documents))
+        if number == len(self.reached):
+            self.reached.append(0)
+        row = np.asarray(ids, dtype=np.int32)
+        counted = None if marked is None else np.asarray(marked, dtype=bool)
+        self.spool.write(row.tobytes())
+        if self.marks is not None and counted is not None:
+            self.marks.write(counted.tobytes())
+        add_row(self.digest, number, row, counted)
+        self.ends.append(self.ends[-1] + len(ids))
+        self.document.append(number)
+        self.offset.append(self.reached[number])
+        self.reached[number] += len(ids)
+
+    def tokens(self) -> Int[np.ndarray, "tokens"]:
+        return self._read(self.spool, np.int32)
+
+    def counted(self) -> Bool[np.ndarray, "tokens"] | None:
+        return None if self.marks is None else self._read(self.marks, np.bool_)
+
+    def _read(self, spool: IO[bytes], dtype: type[np.generic]) -> Shaped[np.ndarray, "tokens"]:
+        spool.flush()
+        if self.ends[-1] > IN_MEMORY_TOKENS:
+            return np.memmap(spool, dtype=dtype, mode="r")
+        spool.seek(0)
+        return np.frombuffer(spool.read(), dtype=dtype)
+
+
+def tokenise(rows: Iterator[Row], tokenizer: Any, where: str, completion_only: bool) -> Tokenised:
+    """Rows as token ids, a batch at a time, without the blank ones and those too short to predict.
+
+    ``completion_only`` marks the completions' tokens, which alone count. Raises UnembedError for
+    rows that cannot be tokenised, and where none is left; ``where`` says whose rows they are.
+    """
+    blank = short = 0
+    bos = getattr(tokenizer, "bos_token_id", None)
+    always_bos = bos is not None
+    try:
+        with ExitStack() as files:
+            spool = files.enter_context(tempfile.TemporaryFile())
+            marks = files.enter_context(tempfile.TemporaryFile()) if completion_only else None
+            kept = _Gathered.into(spool, marks)
+            for batch in _batched(rows):
+                filled = [row for row in batch if _filled(row, completion_only)]
+                blank += len(batch) - len(filled)
+                encoded = _encode(filled, tokenizer, completion_only)
+                for row, (ids, marked) in zip(filled, encoded, strict=True):
+                    if len(ids) < 2 or not (marked is None or any(marked)):
+                        short += 1
+                        continue
+                    kept.add(row.document, ids, marked)
+                    always_bos = always_bos and ids[0] == bos
+            if not kept.document:
+                raise UnembedError(_nothing(where, blank, short, completion_only))
+            tokens, counted = kept.tokens(), kept.counted()
+    except OSError as error:
+        raise UnembedError(
+            f"the tokens could not be kept in {tempfile.gettempdir()}: {error.strerror}; "
+            "set TMPDIR to a folder with more room"
+        ) from error
+    return Tokenised(
+        tokens,
+        np.array(kept.ends, dtype=np.int64),
+        np.array(kept.document, dtype=np.int32),
+        np.array(kept.offset, dtype=np.int32),
+        tuple(kept.documents),
+        bos if always_bos else None,
+        blank,
+        short,
+        kept.digest.hexdigest(),
+        counted,
+    )
+
+
+def _filled(row: Row, completion_only: bool) -> bool:
+    if completion_only:
+        return row.pair is not None and bool(row.pair.answer.strip())
+    return bool(row.text.strip())
+
+
+def _encode(
+    rows: list[Row], tokenizer: Any, completion_only: bool
+) -> list[tuple[list[int], list[bool] | None]]:
+    """The token ids of each row, and which count; None counts all."""
+    if not rows:
+        return []
+    try:
+        if completion_only:
+            return [(pair.ids, pair.counted) for pair in encoded_pairs(rows, tokenizer)]
+        texts = [row.text for row in rows]
+        found = tokenizer(texts, verbose=False, return_attention_mask=False)["input_ids"]
+        return [(ids, None) for ids in found]
+    except UnembedError:
+        raise
+    except Exception:
+        for row in rows:
+            broken = next((c for c in row.text if "\ud800" <= c <= "\udfff"), None)
+            if broken is not None:
+                raise UnembedError(
+                    f"{row.where} holds half of a surrogate pair ({broken!r}), which is no text: "
+                    "write the row again as UTF-8"
+                ) from None
+        raise
+
+
+def add_row(
+    digest: Any,
+    number: int,
+    ids: Int[np.ndarray, "row_tokens"],
+    counted: Bool[np.ndarray, "row_tokens"] | None,
+) -> None:
+    """Take a row of document ``number`` into the digest of a corpus."""
+    digest.update(np.array([number, len(ids)], dtype=np.int64).tobytes())
+    digest.update(ids.tobytes())
+    if counted is not None:
+        digest.update(counted.tobytes())
+
+
+def _nothing(where: str, blank: int, short: int, completion_only: bool) -> str:
+    if completion_only and blank + short:
+        return (
+            f"{where}: all {blank + short} completions are empty or masked ({blank} empty, {short} "
+            "without a token to predict): give prompts followed by completions"
+        )
+    if short:
+        return (
+            f"{where}: all {short} rows that are not blank are shorter than two tokens, "
+            "so there is nothing to predict; give longer rows"
+        )
+    return f"{where} holds no text ({blank} blank rows): give a corpus with some"
+
+
+def _batched(rows: Iterator[Row]) -> Iterator[list[Row]]:
+    batch: list[Row] = []
+    characters = 0
+    for row in rows:
+        batch.append(row)
+        characters += len(row.text)
+        if len(batch) == TOKENISE_ROWS or characters >= TOKENISE_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch

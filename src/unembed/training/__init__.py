@@ -1,0 +1,1 @@
+"""Moving the boundaries: a recipe, its run, doses of it, and what disturbs the result."""

@@ -1,0 +1,1 @@
+"""Public tasks on both models, by lm-evaluation-harness."""

@@ -1,0 +1,1 @@
+"""Grids of refinements: objective by weight by seed, compared at equal gain."""

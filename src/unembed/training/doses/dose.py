@@ -1,0 +1,300 @@
+"""Objective by weight by seed: dose(model, corpus, grid) -> Doses."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from unembed.decisions.audit.audit import Audit, audit
+from unembed.decisions.audit.run import AuditOptions
+from unembed.errors import UnembedError, WriteError
+from unembed.models.checkpoint import Checkpoint
+from unembed.runs.progress import progress_bar
+from unembed.runs.provenance import SCHEMA, digest_of
+from unembed.runs.store import RunFolder, verified_manifest, write_whole
+from unembed.runs.table import as_html, as_text
+from unembed.text.corpus import Corpus
+from unembed.training.doses.records import DoseTable, headline
+from unembed.training.doses.table import DosePoint, dose_table
+from unembed.training.recipe.objectives import Objective
+from unembed.training.recipe.recipe import Recipe
+from unembed.training.robustness.read_outs import ReadOuts, read_outs
+from unembed.training.run.examples import Split, split
+from unembed.training.run.train import MODEL, train
+
+KIND = "dose"
+CONTROL = Objective("none")
+SIDES = ("heldout", "training")
+READ_OUTS = "read_outs.parquet"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Objectives by weights by seeds around one recipe, whose own of the three are not used.
+
+    ``weights`` are those of every objective, or each one's by its label, for what a weight does
+    differs between them by more than ten. A weight of 0 is the control without a penalty, which
+    all objectives share; it is added where it is missing. ``changes`` and ``noise`` are what
+    ``read_outs`` disturbs each model by, on the first ``read_out_positions`` held-out positions.
+    """
+
+    objectives: tuple[Objective, ...]
+    weights: tuple[float, ...] | Mapping[str, tuple[float, ...]]
+    seeds: tuple[int, ...] = (0, 1, 2)
+    recipe: Recipe = field(default_factory=Recipe)
+    changes: tuple[str, ...] = ("int8", "int4", "bfloat16 head")
+    noise: tuple[float, ...] = (0.5,)
+    read_out_positions: int = 50_000
+
+    def __post_init__(self) -> None:
+        labels = [label_of(one) for one in self.objectives]
+        if isinstance(self.weights, Mapping):
+            odd = sorted(self.weights.keys() ^ set(labels))
+            if odd:
+                raise UnembedError(
+                    f"weights and objectives do not fit: {odd[0]!r} is in one of them alone"
+                )
+        doses = [self.weights_of(one) for one in self.objectives]
+        for values in (labels, self.seeds, *doses):
+            if not values or len(set(values)) != len(values):
+                raise UnembedError(
+                    f"objectives, weights and seeds must be given, each once, got {values}"
+                )
+        if any(not 0 <= weight < math.inf for weights in doses for weight in weights):
+            raise UnembedError(f"weights {self.weights} must be 0 or more")
+        if any(one.name == "none" for one in self.objectives):
+            raise UnembedError("objective none is the control, which every grid has: leave it out")
+
+    def weights_of(self, objective: Objective) -> tuple[float, ...]:
+        """An objective's weights, ascending."""
+        given = self.weights
+        return tuple(sorted(given[label_of(objective)] if isinstance(given, Mapping) else given))
+
+    def points(self) -> Iterator[tuple[Objective, float, int]]:
+        """The control first, then weight by weight, seed by seed."""
+        yield from ((CONTROL, 0.0, seed) for seed in self.seeds)
+        doses = [[w for w in self.weights_of(one) if w > 0] for one in self.objectives]
+        for nth in range(max(map(len, doses))):
+            for objective, weights in zip(self.objectives, doses, strict=True):
+                for weight in weights[nth : nth + 1]:
+                    yield from ((objective, weight, seed) for seed in self.seeds)
+
+
+@dataclass(frozen=True)
+class Doses:
+    """Every dose on the held-out text and on that of the training.
+
+    ``failed`` names points that could not be trained, with the reason.
+    """
+
+    heldout: DoseTable
+    training: DoseTable
+    failed: dict[str, str]
+    folder: Path | None = field(default=None, compare=False)
+
+    @staticmethod
+    def load(folder: str | Path) -> Doses:
+        """Open a finished grid, checked against its recorded SHA-256."""
+        kind = verified_manifest(folder).provenance.get("kind")
+        if kind != KIND:
+            raise UnembedError(f"{folder} holds a run of kind {kind!r}, where a grid is needed")
+        data = json.loads((Path(folder) / "summary.json").read_text())
+        heldout, training = (DoseTable.from_json(data[side]) for side in SIDES)
+        return Doses(heldout, training, data["failed"], Path(folder))
+
+    def __str__(self) -> str:
+        return as_text(self._headline())
+
+    def _repr_html_(self) -> str:
+        return as_html(self._headline())
+
+    def _headline(self) -> list[tuple[str, str]]:
+        return [*headline(self.heldout), *((f"failed: {k}", v) for k, v in self.failed.items())]
+
+
+def dose(
+    checkpoint: Checkpoint,
+    corpus: Corpus,
+    grid: Grid,
+    *,
+    out: str | Path,
+    keep_models: bool = False,
+    command: str = "",
+    progress: bool = False,
+) -> Doses:
+    """Refine a model by every objective, weight and seed of a grid, and compare them at equal gain.
+
+    Each point is trained from the same start on the same documents and measured on either part of
+    the text; beside them stand the control without a penalty and the temperature that gives the
+    starting model each dose's median margin. A killed grid goes on with the point it was at. A
+    point whose training fails is noted and passed over. Models are deleted once they are measured,
+    unless ``keep_models``. Raises UnembedError as ``refine`` does. Source: SPEC §5-6.
+    """
+    out = Path(out)
+    part = split(corpus, grid.recipe.heldout)
+    key = _key(checkpoint, corpus, grid)
+    with RunFolder.open(out, key) as folder:
+        if not folder.finished:
+            points = _Points(checkpoint, part, grid, out, keep_models)
+            tables, failed = points.tables(progress)
+            found: dict[str, Any] = {side: table.to_json() for side, table in tables.items()}
+            text = json.dumps({**found, "failed": failed}, indent=1, allow_nan=False)
+            folder.write_bytes("summary.json", text.encode())
+            folder.finish(key, command)
+    return Doses.load(out)
+
+
+def _key(checkpoint: Checkpoint, corpus: Corpus, grid: Grid) -> dict[str, Any]:
+    """The plain values that a grid's numbers depend on."""
+    return {
+        "kind": KIND,
+        "schema": SCHEMA,
+        "model": checkpoint.name,
+        "model_digest": digest_of(checkpoint.model),
+        "corpus": corpus.rules,
+        "corpus_digest": corpus.digest,
+        "objectives": [vars(one) for one in grid.objectives],
+        "weights": {label_of(one): list(grid.weights_of(one)) for one in grid.objectives},
+        "seeds": list(grid.seeds),
+        "recipe": grid.recipe.to_json(),
+        "changes": list(grid.changes),
+        "noise": list(grid.noise),
+        "read_out_positions": grid.read_out_positions,
+    }
+
+
+def label_of(objective: Objective) -> str:
+    """The objective's name, with its direction where that is not the usual one."""
+    return objective.name + ("-expand" if objective.direction == "expand" else "")
+
+
+def named(objective: Objective, weight: float, seed: int) -> str:
+    """A point's folder."""
+    return f"{label_of(objective)}-{weight:g}-seed{seed}"
+
+
+@dataclass(frozen=True)
+class _Points:
+    """The points of a grid, trained and measured in ``out``."""
+
+    checkpoint: Checkpoint
+    part: Split
+    grid: Grid
+    out: Path
+    keep_models: bool
+
+    def tables(self, progress: bool) -> tuple[dict[str, DoseTable], dict[str, str]]:
+        """Both tables, and the points that failed, once every point is there."""
+        start = {side: self.audited(self.checkpoint, side, self.out / "start") for side in SIDES}
+        disturbed = self.disturbed(self.checkpoint, self.out / "start")
+        everything, failed = list(self.grid.points()), {}
+        with progress_bar("dose", "point", len(everything), progress) as bar:
+            for point in everything:
+                bar.set_postfix_str(named(*point))
+                reason = self.measured(*point)
+                bar.update()
+                if reason is not None:
+                    failed[named(*point)] = reason
+        tables = {}
+        for side in SIDES:
+            points = [self.point(*one, side) for one in everything if named(*one) not in failed]
+            points += self.temperatures(start[side], points, side)
+            beside = disturbed if side == "heldout" else None
+            tables[side] = dose_table(start[side], points, start_read_outs=beside)
+        return tables, failed
+
+    def measured(self, objective: Objective, weight: float, seed: int) -> str | None:
+        """Train and measure one point, or return why it could not be trained."""
+        folder = self.out / "points" / named(objective, weight, seed)
+        done, failure = folder / "done", folder / "failed.json"
+        if done.exists():
+            return None
+        if failure.exists():
+            reason: str = json.loads(failure.read_text())
+            return reason
+        recipe = replace(self.grid.recipe, objective=objective, weight=weight, seed=seed)
+        try:
+            trained = train(
+                self.checkpoint, self.part.training, self.part.heldout, recipe, folder
+            ).checkpoint
+        except WriteError:
+            raise
+        except UnembedError as error:
+            write_whole(failure, json.dumps(str(error)).encode())
+            return str(error)
+        for side in SIDES:
+            self.audited(trained, side, folder)
+        self.disturbed(trained, folder)
+        write_whole(done, b"")
+        if not self.keep_models:
+            shutil.rmtree(folder / MODEL, ignore_errors=True)
+        return None
+
+    def point(self, objective: Objective, weight: float, seed: int, side: str) -> DosePoint:
+        """A measured point."""
+        folder = self.out / "points" / named(objective, weight, seed)
+        found = _read(folder) if side == "heldout" else None
+        return DosePoint(label_of(objective), weight, seed, Audit.load(folder / side), found)
+
+    def audited(self, checkpoint: Checkpoint, side: str, folder: Path, scale: float = 1.0) -> Audit:
+        """The audit of a model on one part of the text."""
+        recipe = self.grid.recipe
+        options = AuditOptions(
+            context=recipe.context, max_positions=recipe.audit_positions, logit_scale=scale
+        )
+        text: Corpus = getattr(self.part, side)
+        return audit(checkpoint.model, text, options, out=folder / side, name=checkpoint.name)
+
+    def disturbed(self, checkpoint: Checkpoint, folder: Path) -> ReadOuts:
+        """What disturbances do to a model's held-out decisions."""
+        path = folder / READ_OUTS
+        if not path.exists():
+            grid = self.grid
+            options = AuditOptions(
+                context=grid.recipe.context, max_positions=grid.read_out_positions
+            )
+            found = read_outs(
+                checkpoint,
+                self.part.heldout,
+                changes=grid.changes,
+                noise=grid.noise,
+                options=options,
+            )
+            sink = pa.BufferOutputStream()
+            pq.write_table(found.to_table(), sink)
+            write_whole(path, sink.getvalue().to_pybytes())
+        return _read(folder)
+
+    def temperatures(self, start: Audit, points: Sequence[DosePoint], side: str) -> list[DosePoint]:
+        """The starting model with its logits scaled to the median margin of each dose.
+
+        The same for the seeds of a dose, whose mean median is matched.
+        """
+        base = _median(start)
+        doses: dict[tuple[str, float], list[float]] = {}
+        for point in points:
+            doses.setdefault((point.objective, point.weight), []).append(_median(point.audit))
+        found = []
+        for (objective, weight), medians in doses.items():
+            factor = float(np.mean(medians)) / base
+            name = f"temperature-{objective}-{weight:g}"
+            made = self.audited(self.checkpoint, side, self.out / "points" / name, factor)
+            found.append(DosePoint("temperature", factor, 0, made, None, f"{objective} {weight:g}"))
+        return found
+
+
+def _read(folder: Path) -> ReadOuts:
+    return ReadOuts.from_table(pq.read_table(folder / READ_OUTS))
+
+
+def _median(one: Audit) -> float:
+    return float(np.nanmedian(one.column("margin")))

@@ -1,0 +1,170 @@
+"""The records of a grid of refined models: every figure of every dose, with its interval."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from unembed.decisions.audit.audit import Audit
+from unembed.runs.record import record_from_json, record_to_json
+from unembed.runs.table import shown
+from unembed.stats.estimate import Estimate
+from unembed.training.doses.frontier import Matched
+from unembed.training.robustness.comparison import RobustnessComparison
+from unembed.training.robustness.read_outs import ReadOuts
+
+CONTROL, TEMPERATURE, START = "none", "temperature", "start"
+
+
+@dataclass(frozen=True)
+class DosePoint:
+    """One refined model: its objective, weight and seed, its audit and read-outs.
+
+    Objective "none" at weight 0 is the control; "temperature" the starting model with its logits
+    times ``weight``, which gives it the median margin of the dose ``matched_to``.
+    """
+
+    objective: str
+    weight: float
+    seed: int
+    audit: Audit
+    read_outs: ReadOuts | None = None
+    matched_to: str | None = None
+
+
+@dataclass(frozen=True)
+class DoseFigures:
+    """The figures of one dose against the starting model, over seeds and documents.
+
+    A ``change`` is after - before; a ``gain`` or ``rise`` is it as a share of the start's (.3 is
+    +30 %). Margins are in logits; ``scale_free`` is the median relative distance; ``below_half``
+    the share of margins under .5; ``nll_change`` in nats. ``median_margin_change`` is the change of
+    the median, ``median_change`` the median of the changes. Flips are shares of the positions, so
+    that net is ``accuracy_change``. The ``rotated`` figures are of the positions with the same
+    top-1 and another runner-up; ``structural_share_of_net`` is of SPEC §4's token class.
+    """
+
+    median_margin: Estimate
+    median_margin_change: Estimate
+    median_margin_gain: Estimate
+    scale_free: Estimate
+    scale_free_gain: Estimate
+    below_half: Estimate
+    below_half_change: Estimate
+    wider: Estimate
+    mean_change: Estimate
+    median_change: Estimate
+    nll_change: Estimate
+    nll_rise: Estimate
+    accuracy: Estimate
+    accuracy_change: Estimate
+    churn: Estimate
+    wrong_to_right: Estimate
+    right_to_wrong: Estimate
+    flip_ratio: Estimate
+    rotation: Estimate
+    rotated_wider: Estimate
+    rotated_change: Estimate
+    structural_share_of_net: Estimate
+
+
+@dataclass(frozen=True)
+class DoseGroup:
+    """One group of positions after: its share of all, its accuracy, its net over all positions."""
+
+    name: str
+    share: Estimate
+    accuracy: Estimate
+    net: Estimate
+    share_of_net: Estimate
+
+
+@dataclass(frozen=True)
+class DoseSeed:
+    """What the frontier draws of a single seed; None where it does not exist."""
+
+    seed: int | None
+    median_margin_gain: float | None
+    scale_free_gain: float | None
+    nll_rise: float | None
+    right_to_wrong: float | None
+    churn: float | None
+
+
+@dataclass(frozen=True)
+class DoseRow:
+    """One dose. ``over_control`` is each figure minus the control's; the control has none.
+
+    ``by_band`` groups by the margin after, the others by the target. ``alpha`` and ``r_squared``
+    are means over the seeds of the published gap fit (SPEC §2), without an interval. ``read_outs``
+    compare the starting model with all seeds, ``read_outs_over_control`` the control with them.
+    """
+
+    objective: str
+    weight: float
+    matched_to: str | None
+    seeds: tuple[int, ...]
+    figures: DoseFigures
+    over_control: DoseFigures | None
+    by_band: tuple[DoseGroup, ...]
+    by_frequency: tuple[DoseGroup, ...]
+    by_class: tuple[DoseGroup, ...]
+    alpha: float | None
+    r_squared: float | None
+    read_outs: RobustnessComparison | None
+    read_outs_over_control: RobustnessComparison | None
+    singles: tuple[DoseSeed, ...]
+
+    @property
+    def name(self) -> str:
+        """Objective and weight."""
+        return self.objective if self.objective == START else f"{self.objective} {self.weight:g}"
+
+
+@dataclass(frozen=True)
+class DoseTable:
+    """Every dose on one text: the start, the control, then objective by objective by weight.
+
+    ``matched`` compares every two objectives, and each with the temperature control, in each damage
+    at the same gain. ``n_nonfinite`` positions are not finite in some audit and in no figure.
+    """
+
+    n_positions: int
+    n_documents: int
+    n_nonfinite: int
+    notes: tuple[str, ...]
+    start: DoseRow
+    rows: tuple[DoseRow, ...]
+    matched: tuple[Matched, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        plain: dict[str, Any] = record_to_json(self)
+        return plain
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> DoseTable:
+        """Read back what ``to_json`` gave; ValueError where it does not fit."""
+        return record_from_json(DoseTable, data)
+
+
+def headline(table: DoseTable) -> list[tuple[str, str]]:
+    """The short table that a grid prints: a line for each dose, and for each verdict at the same
+    median margin.
+    """
+    rows = [("positions", f"{table.n_positions:,} in {table.n_documents:,} documents")]
+    for row in table.rows:
+        figures = row.figures
+        rows.append(
+            (
+                row.name,
+                f"margin {shown(figures.median_margin_gain, '+.1%')}, loss "
+                f"{shown(figures.nll_rise, '+.2%')}, right to wrong "
+                f"{shown(figures.right_to_wrong, '.2%')}",
+            )
+        )
+    told = [one for one in table.matched if one.gain == "median_margin_gain" and one.at is not None]
+    rows += [(f"{one.first}, {one.second}", one.verdict) for one in told]
+    if table.n_nonfinite:
+        rows.append(("not finite", f"{table.n_nonfinite:,} positions left out"))
+    return rows + [("note", note) for note in table.notes]

@@ -1,0 +1,181 @@
+"""What a refinement minimises: cross-entropy, and a penalty of the leading logits and rows."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from unembed.errors import UnembedError
+from unembed.head.loss import HeadLoss
+
+NAMES = ("none", "margin", "fisher", "entropy", "cosine")
+DIRECTIONS = ("contract", "expand")
+
+LEAST_SQUARE = 1e-8
+"""Squared Fisher distances are raised to this before the root, whose slope has no bound at 0."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Which penalty P is minimised beside the cross-entropy (SPEC §5).
+
+    ``none`` is no penalty, the control; ``entropy`` is that of the full vocabulary in nats.
+    ``margin`` is minus the margin where that is below ``threshold``, in logits. ``fisher`` and
+    ``cosine`` are spreads of the ``k`` leading tokens' rows under their softmax. ``direction`` is
+    for fisher: "contract" minimises its spread, which widens margins; "expand" is its opposite.
+
+    Raises UnembedError for a value that no objective can have.
+    """
+
+    name: str
+    k: int = 5
+    threshold: float = 1.0
+    direction: str = "contract"
+
+    def __post_init__(self) -> None:
+        if self.name not in NAMES:
+            raise UnembedError(
+                f"objective {self.name!r} is unknown: give one of {', '.join(NAMES)}"
+            )
+        if self.k < 2:
+            raise UnembedError(f"k {self.k} is less than the 2 tokens of a margin: give 2 or more")
+        if not 0 < self.threshold < math.inf:
+            raise UnembedError(
+                f"threshold {self.threshold} is no margin in logits: give a positive number"
+            )
+        if self.direction not in DIRECTIONS:
+            raise UnembedError(
+                f"direction {self.direction!r} is neither contract nor expand: give one of the two"
+            )
+        if self.direction == "expand" and self.name != "fisher":
+            raise UnembedError(
+                f"direction 'expand' is for fisher, not for {self.name}: leave it out"
+            )
+
+    @property
+    def cosines_needed(self) -> bool:
+        """What to give ``head_loss`` as ``cosines``."""
+        return self.name in ("fisher", "cosine")
+
+    @property
+    def k_needed(self) -> int:
+        """What to give ``head_loss`` as ``k``, at least."""
+        return self.k if self.cosines_needed else 2
+
+
+@dataclass(frozen=True)
+class Penalties:
+    """P at each position, to be minimised, and which positions count."""
+
+    values: Float[Tensor, "positions"]
+    counted: Bool[Tensor, "positions"]
+
+
+@dataclass(frozen=True)
+class MeanLoss:
+    """``total`` is what to minimise; its two parts, without their factors, carry no graph."""
+
+    total: Float[Tensor, ""]
+    cross_entropy: Float[Tensor, ""]
+    penalty: Float[Tensor, ""]
+
+
+def penalties(objective: Objective, said: HeadLoss) -> Penalties:
+    """The objective's P at every position, from what ``head_loss`` said there.
+
+    Of more than ``objective.k`` leading logits the first k are taken, of fewer all. Raises
+    ValueError where the cosines are needed and were not asked for. Source: SPEC §5.
+    """
+    everywhere = torch.ones_like(said.nll, dtype=torch.bool)
+    if objective.name == "none":
+        return Penalties(torch.zeros_like(said.nll), everywhere)
+    if objective.name == "entropy":
+        return Penalties(said.entropy, everywhere)
+    if objective.name == "margin":
+        margin = said.topk_values[:, 0] - said.topk_values[:, 1]
+        return Penalties(-margin, margin < objective.threshold)
+    if said.topk_cosines is None:
+        raise ValueError(
+            f"{objective.name} needs cosines: head_loss(..., k={objective.k}, cosines=True)"
+        )
+    logits = said.topk_values[:, : objective.k]
+    cosines = said.topk_cosines[:, : objective.k, : objective.k]
+    if objective.name == "cosine":
+        return Penalties(cosine_penalty(logits, cosines), everywhere)
+    spread = fisher_penalty(logits, cosines)
+    return Penalties(-spread if objective.direction == "expand" else spread, everywhere)
+
+
+def fisher_penalty(
+    logits: Float[Tensor, "positions k"], cosines: Float[Tensor, "positions k k"]
+) -> Float[Tensor, "positions"]:
+    """``sum_{i != j} p_i p_j d_ij``, the mean Fisher distance of two tokens, p softmax(logits).
+
+    ``d_ij^2 = Var_{m~p}(G_im - G_jm)`` with G the cosines, at least LEAST_SQUARE. It is taken as
+    ``C_ii + C_jj - 2 C_ij`` from the covariance C of G's rows, in float64, so that nearly equal
+    rows lose nothing. With two tokens ``4 (1 - cos) (p q)^(3/2)``. Source: SPEC §5.
+    """
+    p, g = logits.double().softmax(1), cosines.double()
+    centred = g - (g * p[:, None, :]).sum(2, keepdim=True)
+    covariance = (centred * p[:, None, :]) @ centred.mT
+    variance = covariance.diagonal(dim1=1, dim2=2)
+    square = variance[:, :, None] + variance[:, None, :] - 2 * covariance
+    distance = square.clamp_min(LEAST_SQUARE).sqrt()
+    return (_pairs(p) * distance).sum((1, 2)).to(logits.dtype)
+
+
+def cosine_penalty(
+    logits: Float[Tensor, "positions k"], cosines: Float[Tensor, "positions k k"]
+) -> Float[Tensor, "positions"]:
+    """``sum_{i != j} p_i p_j (1 - cos_ij)``, p softmax(logits). Source: SPEC §3, §5."""
+    p = logits.double().softmax(1)
+    return (_pairs(p) * (1 - cosines.double())).sum((1, 2)).to(logits.dtype)
+
+
+def weighted_mean(
+    found: Penalties, weights: Float[Tensor, "positions"] | None = None
+) -> Float[Tensor, ""]:
+    """``sum w c P / sum w c`` over the positions, c their ``counted``; 0 where that sum is 0.
+
+    ``weights`` are at least 0; None is 1 everywhere. What does not count gets a zero gradient.
+    """
+    share = found.counted.to(found.values.dtype)
+    share = share if weights is None else share * weights.to(share)
+    mass = share.sum()
+    counting = torch.where(share > 0, found.values, 0.0)
+    return (share * counting).sum() / torch.where(mass > 0, mass, 1.0)
+
+
+def mean_loss(
+    said: HeadLoss,
+    objective: Objective,
+    weight: float,
+    *,
+    ce_weight: float = 1.0,
+    weights: Float[Tensor, "positions"] | None = None,
+) -> MeanLoss:
+    """``ce_weight * mean(nll) + weight * weighted_mean(P)`` over the positions given.
+
+    ``weights`` are the penalty's alone, and every position counts in the cross-entropy. At
+    ``weight`` 0 the total is the cross-entropy's, bit for bit, whatever the objective. Without
+    positions both parts are 0. Raises UnembedError for a negative weight. Source: SPEC §5.
+    """
+    for name, value in (("weight", weight), ("ce_weight", ce_weight)):
+        if not 0 <= value < math.inf:
+            raise UnembedError(f"{name} {value} is no weight of a loss: give 0 or more")
+    cross_entropy = said.nll.sum() / max(1, len(said.nll))
+    penalty = weighted_mean(penalties(objective, said), weights)
+    total = ce_weight * cross_entropy
+    if weight > 0:
+        total = total + weight * penalty
+    return MeanLoss(total, cross_entropy.detach(), penalty.detach())
+
+
+def _pairs(p: Float[Tensor, "positions k"]) -> Float[Tensor, "positions k k"]:
+    """``p_i p_j``, 0 on the diagonal."""
+    other = 1 - torch.eye(p.shape[1], dtype=p.dtype, device=p.device)
+    return p[:, :, None] * p[:, None, :] * other

@@ -1,0 +1,129 @@
+"""How to refine a model: the objective, its weight, what moves, for how long, within what cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from unembed.errors import UnembedError
+from unembed.runs.record import record_to_json
+from unembed.training.recipe.lora import Lora
+from unembed.training.recipe.objectives import Objective
+from unembed.training.recipe.protection import Protection
+from unembed.training.recipe.scope import check_scope
+from unembed.training.recipe.weighting import Weighting, refuse_unknown_classes
+
+MIN_CONTEXT = 3
+"""Tokens a training window; the last of them is predicted alone."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a refinement may cost on the held-out positions that are watched.
+
+    ``nll`` bounds the rise of the loss as a share of the starting model's (0.02 is 2 %);
+    ``right_to_wrong`` the share of watched positions that were right and no longer are, counted at
+    targets of ``classes`` alone where some are named. None is no bound.
+    """
+
+    nll: float | None = None
+    right_to_wrong: float | None = None
+    classes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("nll", "right_to_wrong"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise UnembedError(f"the budget of {name} is {value}: give a share from 0 up")
+        refuse_unknown_classes(self.classes)
+        if self.classes and self.right_to_wrong is None:
+            raise UnembedError(
+                f"a budget for classes {', '.join(self.classes)} needs a bound on right_to_wrong"
+            )
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a refinement but the model and the text (SPEC §5).
+
+    ``weight`` is lambda. A step takes ``batch_size * accumulation`` windows of ``context`` tokens;
+    AdamW warms up linearly over a share ``warmup`` of the ``steps`` and decays linearly to 0.
+    ``heldout`` is the share of documents that is never trained on. Every ``watch_every`` steps
+    ``watch_positions`` of them are measured, the budget is checked and a checkpoint is written.
+    ``audit_positions`` bounds the audits before and after, on either part of the text.
+    ``bf16`` computes the body in bfloat16 with float32 weights.
+    """
+
+    objective: Objective = field(default_factory=lambda: Objective("fisher"))
+    weight: float = 0.6
+    ce_weight: float = 1.0
+    scope: str = "full"
+    untie: bool = False
+    lora: Lora | None = None
+    weighting: Weighting = field(default_factory=Weighting)
+    protection: Protection = field(default_factory=Protection)
+    budget: Budget = field(default_factory=Budget)
+    steps: int = 200
+    learning_rate: float = 1e-5
+    weight_decay: float = 0.01
+    warmup: float = 0.05
+    clip: float = 1.0
+    batch_size: int = 8
+    accumulation: int = 1
+    context: int | None = None
+    seed: int = 0
+    heldout: float = 0.2
+    watch_every: int = 50
+    watch_positions: int = 4096
+    audit_positions: int = 100_000
+    bf16: bool = False
+    gradient_checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("weight", "ce_weight", "weight_decay", "clip"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UnembedError(f"{name} is {getattr(self, name)}: give a number from 0 up")
+        whole = ("steps", "batch_size", "accumulation", "watch_every", "watch_positions")
+        for name in (*whole, "audit_positions"):
+            if getattr(self, name) < 1:
+                raise UnembedError(f"{name} is {getattr(self, name)}: give at least 1")
+        if self.context is not None and self.context < MIN_CONTEXT:
+            raise UnembedError(
+                f"context is {self.context}: give at least {MIN_CONTEXT}, of which the last token "
+                "is only predicted"
+            )
+        if not 0 < self.learning_rate < math.inf:
+            raise UnembedError(f"learning_rate is {self.learning_rate}: give a number above 0")
+        for name in ("warmup", "heldout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UnembedError(f"{name} is {getattr(self, name)}: give a share below 1")
+        if self.heldout == 0:
+            raise UnembedError(
+                "heldout is 0: without held-out documents nothing tells gain from memory; "
+                "give a share such as 0.2"
+            )
+        check_scope(self.scope, untie=self.untie, lora=self.lora)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for a manifest."""
+        plain: dict[str, Any] = record_to_json(self)
+        return plain
+
+
+def steps_of(recipe: Recipe) -> Mapping[str, Any]:
+    """The recipe as the Trainer's arguments name it."""
+    return {
+        "max_steps": recipe.steps,
+        "per_device_train_batch_size": recipe.batch_size,
+        "gradient_accumulation_steps": recipe.accumulation,
+        "learning_rate": recipe.learning_rate,
+        "weight_decay": recipe.weight_decay,
+        "warmup_steps": math.ceil(recipe.warmup * recipe.steps),
+        "lr_scheduler_type": "linear",
+        "max_grad_norm": recipe.clip,
+        "seed": recipe.seed,
+        "bf16": recipe.bf16,
+        "save_steps": recipe.watch_every,
+    }

@@ -1,0 +1,277 @@
+"""Which parameters of a causal language model a refinement moves."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from unembed.errors import UnembedError
+from unembed.head.head import final_hidden, output_embedding
+from unembed.models.checkpoint import hushed
+from unembed.training.recipe.lora import Lora, adapted, check_peft
+from unembed.training.robustness.temperature import PROBE_TOKENS, last_norm
+
+SCOPES = ("full", "last-N-blocks", "final-norm", "head", "norm+head", "lora")
+UNTIED = ("full", "head", "norm+head")
+"""The scopes that move the head's own matrix, and so can move it apart from the embedding."""
+
+LAST_BLOCKS = re.compile(r"last-([1-9]\d*)-blocks")
+
+
+@dataclass(frozen=True)
+class Scoped:
+    """A model whose parameters in scope, and no others, require gradients.
+
+    ``model`` is the one to train: the one given, or for ``lora`` PEFT's around it. ``moves`` are
+    the names of the parameters in scope within it, a tied matrix by its first name. ``n_moving``
+    and ``n_total`` count their entries and those of the whole model. ``tied``: head and input
+    embedding are one matrix. ``words`` say it in a sentence. ``moved_before`` are the parameters
+    that required gradients before.
+    """
+
+    model: nn.Module
+    scope: str
+    moves: tuple[str, ...]
+    n_moving: int
+    n_total: int
+    tied: bool
+    words: str
+    moved_before: tuple[str, ...]
+
+
+def check_scope(scope: str, *, untie: bool = False, lora: Lora | None = None) -> None:
+    """Raise UnembedError for what ``apply_scope`` refuses on any model."""
+    if LAST_BLOCKS.fullmatch(scope) is None and scope not in set(SCOPES) - {SCOPES[1]}:
+        raise UnembedError(
+            f"scope {scope!r} is not one of {', '.join(SCOPES)} (N a number from 1, for example "
+            "last-2-blocks)"
+        )
+    if untie and scope not in UNTIED:
+        raise UnembedError(
+            f"untie with scope {scope!r} changes nothing, as the head does not move: leave it out, "
+            f"or take one of {', '.join(UNTIED)}"
+        )
+    if lora is not None and scope != "lora":
+        raise UnembedError(f"scope {scope!r} takes no LoRA settings: leave them out or take lora")
+    if scope == "lora":
+        check_peft()
+
+
+def apply_scope(
+    model: nn.Module, scope: str, *, untie: bool = False, lora: Lora | None = None
+) -> Scoped:
+    """Let the parameters in scope require gradients, and no others.
+
+    ``full`` is every parameter; ``last-N-blocks`` the last N transformer blocks; ``final-norm`` the
+    gain, and bias, of the norm before the head; ``head`` the output embedding, with the input
+    embedding where the two are tied; ``norm+head`` both; ``lora`` PEFT's adapters. ``untie`` first
+    gives a tied head its own copy of the matrix and says so in the configuration, so that a saved
+    model keeps it. Blocks and norm are found by running a probe batch.
+
+    Raises UnembedError for an unknown scope, one with nothing to train or with more blocks than the
+    model has, for a head that cannot be untied, for targets of LoRA that are no linear layer or
+    the head, and for a model that carries adapters. It is left as it was then. Source: SPEC §5.
+    """
+    check_scope(scope, untie=untie, lora=lora)
+    kind = type(model).__name__
+    if hasattr(model, "peft_config"):
+        raise UnembedError(f"{kind} carries adapters: merge them first, with finished(scoped)")
+    if scope == "lora":
+        before = _requiring(model)
+        trained, what = adapted(model, lora or Lora())
+        wanted = {id(p) for p in trained.parameters() if p.requires_grad}
+    else:
+        modules, what = _in_scope(model, scope)
+        _refuse_integers(model, modules)
+        if untie:
+            _untie(model)
+        trained, before = model, _requiring(model)
+        wanted = {id(p) for module in modules for p in module.parameters()}
+    for parameter in trained.parameters():
+        parameter.requires_grad_(id(parameter) in wanted)
+    moves = {path: p.numel() for path, p in trained.named_parameters() if id(p) in wanted}
+    moving, total = sum(moves.values()), sum(p.numel() for p in trained.parameters())
+    tied = _is_tied(model)
+    words = f"{what}: {moving:,} of {total:,} parameters"
+    if scope in UNTIED and tied:
+        words += "; the head is tied, so the input embedding moves with it"
+    elif scope in UNTIED:
+        apart = "moves apart from it" if scope == "full" else "stays"
+        words += f"; the head {'was un' if untie else 'is not '}tied, the input embedding {apart}"
+    return Scoped(trained, scope, tuple(moves), moving, total, tied, words, before)
+
+
+def finished(scoped: Scoped) -> nn.Module:
+    """The plain model after training: adapters merged, ``requires_grad`` as before ``apply_scope``.
+
+    A merged model's logits are the adapted one's up to the rounding of its dtype.
+    """
+    model: Any = scoped.model
+    if scoped.scope == "lora":
+        model = model.merge_and_unload()
+    for path, parameter in model.named_parameters():
+        parameter.requires_grad_(path in scoped.moved_before)
+    plain: nn.Module = model
+    return plain
+
+
+def _requiring(model: nn.Module) -> tuple[str, ...]:
+    return tuple(path for path, p in model.named_parameters() if p.requires_grad)
+
+
+def _in_scope(model: nn.Module, scope: str) -> tuple[list[nn.Module], str]:
+    """The modules whose parameters move, and a clause that says so."""
+    last = LAST_BLOCKS.fullmatch(scope)
+    if last is not None:
+        return _last_blocks(model, int(last[1]))
+    if scope == "full":
+        return [model], f"all of {type(model).__name__} moves"
+    head = output_embedding(model)
+    if scope == "head":
+        return [head], f"the head moves ({_path(model, head)})"
+    norm = _final_norm(model, scope)
+    if scope == "final-norm":
+        return [norm], f"the final norm moves ({_path(model, norm)})"
+    paths = f"{_path(model, norm)}, {_path(model, head)}"
+    return [norm, head], f"the final norm and the head move ({paths})"
+
+
+def _last_blocks(model: nn.Module, count: int) -> tuple[list[nn.Module], str]:
+    path, blocks = _blocks(model)
+    if count > len(blocks):
+        raise UnembedError(
+            f"scope 'last-{count}-blocks' asks for more than the {len(blocks)} blocks of "
+            f"{type(model).__name__} ({path}): give at most last-{len(blocks)}-blocks"
+        )
+    first = len(blocks) - count
+    named = f"{path}.{first}" + (f" to {path}.{len(blocks) - 1}" if count > 1 else "")
+    moves = f"last {count} of {len(blocks)} blocks move" if count > 1 else "last block moves"
+    return list(blocks)[first:], f"the {moves} ({named})"
+
+
+def _blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
+    """The longest list of modules that runs from its first to its last, each once, and its path.
+
+    A list within another is left out: a block's experts may run in order too.
+    """
+    lists = {path: m for path, m in model.named_modules() if isinstance(m, nn.ModuleList)}
+    ran: dict[str, list[nn.Module]] = {path: [] for path in lists}
+    with contextlib.ExitStack() as stack:
+        for path, members in lists.items():
+            for member in members:
+                note = member.register_forward_pre_hook(lambda m, _args, to=ran[path]: to.append(m))
+                stack.callback(note.remove)
+        _run_probe(model)
+    found: dict[str, nn.ModuleList] = {}
+    for path, members in lists.items():
+        inside = any(path.startswith(f"{outer}.") for outer in found)
+        if ran[path] and ran[path] == list(members) and not inside:
+            found[path] = members
+    longest = max(map(len, found.values()), default=0)
+    paths = [path for path, members in found.items() if len(members) == longest]
+    if len(paths) != 1:
+        said = f"several of {longest} modules ({', '.join(paths)})" if paths else "none"
+        raise UnembedError(
+            f"{type(model).__name__} should run one list of blocks in order and runs {said}: take "
+            "another scope"
+        )
+    return paths[0], found[paths[0]]
+
+
+def _final_norm(model: nn.Module, scope: str) -> nn.Module:
+    """The norm before the head; one that belongs to a block is none."""
+    ids = torch.arange(PROBE_TOKENS, device=output_embedding(model).weight.device)[None]
+    with _evaluating(model):
+        norm = last_norm(model, ids)
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    if norm is None or any(norm is inner for members in lists for inner in members.modules()):
+        raise UnembedError(
+            f"{type(model).__name__} has no norm with a gain between its last block and its head, "
+            f"so scope {scope!r} does not fit: take head or full"
+        )
+    return norm
+
+
+def _run_probe(model: nn.Module) -> None:
+    ids = torch.arange(PROBE_TOKENS, device=output_embedding(model).weight.device)[None]
+    with _evaluating(model):
+        final_hidden(model, ids)
+
+
+@contextlib.contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Without gradients, dropout and skipped layers; every module's mode is put back."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _refuse_integers(model: nn.Module, modules: list[nn.Module]) -> None:
+    for module in modules:
+        for parameter in module.parameters():
+            if not parameter.is_floating_point():
+                raise UnembedError(
+                    f"{type(model).__name__} holds weights of {parameter.dtype}, which cannot be "
+                    "trained: load it without quantisation, or take scope lora"
+                )
+
+
+def _is_tied(model: nn.Module) -> bool:
+    find: Any = getattr(model, "get_input_embeddings", lambda: None)
+    inputs = find()
+    return inputs is not None and inputs.weight is output_embedding(model).weight
+
+
+def _untie(model: Any) -> None:
+    """Give the head its own copy; refuse where a model made from the configuration ties again."""
+    head, kind = output_embedding(model), type(model).__name__
+    if not _is_tied(model):
+        raise UnembedError(f"the head of {kind} is not tied: nothing to untie, leave untie out")
+    matrix = head.weight
+    all_configs = (model.config, model.config.get_text_config())
+    configs = [c for c in all_configs if getattr(c, "tie_word_embeddings", False)]
+    head.weight = nn.Parameter(matrix.detach().clone(), matrix.requires_grad)
+    for config in configs:
+        config.tie_word_embeddings = False
+    if _shared(_remade(model)) != _shared(model):
+        head.weight = matrix
+        for config in configs:
+            config.tie_word_embeddings = True
+        raise UnembedError(
+            f"{kind} ties its head whatever its configuration says, so an untied one would be lost "
+            "on loading: leave untie out"
+        )
+    model.all_tied_weights_keys = model.get_expanded_tied_weights_keys(all_submodels=True)
+
+
+def _remade(model: Any) -> nn.Module:
+    """An empty model of the configuration that would be saved."""
+    config = type(model.config).from_dict(json.loads(model.config.to_json_string()))
+    with hushed(), torch.device("meta"):
+        made: nn.Module = type(model)(config)
+    return made
+
+
+def _shared(model: nn.Module) -> set[frozenset[str]]:
+    """The names of parameters that are one."""
+    names: dict[int, set[str]] = {}
+    for path, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), set()).add(path)
+    return {frozenset(group) for group in names.values() if len(group) > 1}
+
+
+def _path(model: nn.Module, module: nn.Module) -> str:
+    path: str = next(path for path, inner in model.named_modules() if inner is module)
+    return path

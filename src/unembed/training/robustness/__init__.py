@@ -1,0 +1,1 @@
+"""What rounding, noise and temperature do to decisions, before and after."""

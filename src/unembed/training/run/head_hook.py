@@ -1,0 +1,130 @@
+"""A forward pass that ends at the model's head, where a loss can be taken without logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from unembed.errors import UnembedError
+from unembed.head.head import Head, output_embedding
+from unembed.head.precision import Precision
+
+Read = TypeVar("Read")
+IGNORED = -100
+"""A label that is no target, as transformers has it."""
+
+
+@dataclass(frozen=True)
+class Door:
+    """The head of a model in training, reached from inside of its forward pass.
+
+    There the weights are whole under DDP and FSDP alike, and the loss can be taken from the hidden
+    states before any logit exists. ``bare`` is the model without wrappers; ``recipe`` its head,
+    whose weight and bias are replaced by the living ones.
+    """
+
+    bare: nn.Module
+    recipe: Head
+
+    @staticmethod
+    def of(model: nn.Module, token_ids: list[int] | None = None) -> Door:
+        """The door of an unwrapped model. Raises HeadError as ``Head.of`` does."""
+        was = model.training
+        try:
+            return Door(model, Head.of(model.eval(), token_ids))
+        finally:
+            model.train(was)
+
+    def living(self, model: nn.Module) -> Head:
+        """The head with the weight and bias that ``model`` has now."""
+        module = output_embedding(model)
+        return replace(self.recipe, weight=module.weight, bias=getattr(module, "bias", None))
+
+    def through(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        read: Callable[[Float[Tensor, "batch seq dim"], Head], Read],
+    ) -> Read:
+        """``read(hidden, head)``, called where ``model(**inputs)`` would compute its logits.
+
+        ``model`` is the bare one or a wrapper around it. What the model makes of the logits after
+        its head is computed on one number a position instead. A tensor that requires a gradient is
+        joined to the model's output, where DDP and FSDP look for what a backward pass will need.
+        """
+        module = output_embedding(self.bare)
+        found: list[Read] = []
+
+        def instead(hidden: Tensor, *_args: object, **_kwargs: object) -> Tensor:
+            value = read(hidden, self.living(self.bare))
+            found.append(value)
+            return _joined(hidden[..., :1].detach(), value)
+
+        module.forward = instead
+        try:
+            output = model(**{**inputs, "use_cache": False})
+        finally:
+            del module.forward
+        if len(found) != 1:
+            raise UnembedError(
+                f"{type(self.bare).__name__} calls its head {len(found)} times in a forward pass: "
+                "only models that call it once can be refined"
+            )
+        return _joined(found[0], output.logits)
+
+
+class _Joined(torch.autograd.Function):
+    """The first tensor, bit for bit; the second gets a gradient of zeros."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, beside: Tensor) -> Tensor:
+        ctx.save_for_backward(beside)
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        [beside] = ctx.saved_tensors
+        return gradient, torch.zeros_like(beside)
+
+
+def _joined(value: Read, beside: object) -> Read:
+    """``value``, whose backward pass goes through ``beside`` too."""
+    if not (isinstance(value, Tensor) and isinstance(beside, Tensor) and beside.requires_grad):
+        return value
+    differentiable: Any = _Joined.apply
+    joined: Read = differentiable(value, beside)
+    return joined
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Where a batch has a next token to predict: ``kept`` marks inputs, ``ids`` are the tokens."""
+
+    kept: Tensor
+    ids: Int[Tensor, "positions"]
+
+    @staticmethod
+    def of(labels: Int[Tensor, "batch seq"]) -> Targets:
+        """Position t predicts ``labels[:, t + 1]``, unless that is ``IGNORED`` (SPEC §0)."""
+        after = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
+        kept = after != IGNORED
+        return Targets(kept, after[kept])
+
+
+@dataclass(frozen=True)
+class Probed:
+    """The product's precision for each dtype that a head is read in, probed once."""
+
+    known: dict[tuple[torch.dtype, torch.dtype], Precision]
+
+    def of(self, weight: Tensor, hidden: Tensor) -> Precision:
+        """The precision for this weight and these hidden states."""
+        key = (weight.dtype, hidden.dtype)
+        if key not in self.known:
+            self.known[key] = Precision.probe(weight.detach(), hidden.dtype)
+        return self.known[key]

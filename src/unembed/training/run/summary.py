@@ -1,0 +1,193 @@
+"""The figures of a refinement: both comparisons, what moved, and how the run went."""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from unembed.decisions.comparison.summary import ComparisonSummary
+from unembed.runs.record import record_from_json
+from unembed.runs.table import NAME_WIDTH, shown
+from unembed.stats.estimate import Estimate
+from unembed.training.benchmarks.run import BenchmarkComparison
+from unembed.training.recipe.recipe import Recipe
+
+WIDTH = 100
+SIDE_WIDTH = 33
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step as it was logged; the gradients are compared at some steps only."""
+
+    step: int
+    loss: float
+    cross_entropy: float | None
+    penalty: float | None
+    gradient_norm: float | None
+    gradient_ratio: float | None
+    gradient_cosine: float | None
+
+
+@dataclass(frozen=True)
+class WatchedStep:
+    """The watched held-out positions after a step: means, medians and shares of ``n``.
+
+    ``churn`` and ``right_to_wrong`` are against the starting model, the latter at the budget's
+    classes. ``stable_candidates`` is the mean share of the starting model's top 5 that still are.
+    """
+
+    step: int
+    n: int
+    nll: float
+    accuracy: float
+    median_margin: float
+    median_relative_distance: float
+    churn: float
+    right_to_wrong: float
+    stable_candidates: float
+
+
+@dataclass(frozen=True)
+class RefinementSummary:
+    """What a refinement did, held out and on its training text, and how its run went.
+
+    ``clipped`` is the share of steps whose gradient was longer than the clip: at such steps lambda
+    is no clean dose. ``gradient_ratio`` is the mean of ``|lambda P'| / |CE'|`` in the head's input.
+    """
+
+    objective: str
+    weight: float
+    scope: str
+    seed: int
+    moves: str
+    n_moving: int
+    n_total: int
+    steps: int
+    stopped: str | None
+    clipped: float | None
+    gradient_ratio: float | None
+    gradient_cosine: float | None
+    log: tuple[Step, ...]
+    watched: tuple[WatchedStep, ...]
+    heldout: ComparisonSummary
+    training: ComparisonSummary
+    benchmarks: BenchmarkComparison | None = None
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> RefinementSummary:
+        """Rebuild a summary from ``record_to_json``'s values; ``benchmarks`` may be left out."""
+        return record_from_json(RefinementSummary, {"benchmarks": None, **data})
+
+
+def summarise_refinement(
+    recipe: Recipe,
+    kept: dict[str, Any],
+    heldout: ComparisonSummary,
+    training: ComparisonSummary,
+    benchmarks: BenchmarkComparison | None = None,
+) -> RefinementSummary:
+    """Put together what a run left behind: ``kept`` is its note beside the refined model."""
+    lines = [line for line in kept["log"] if "loss" in line]
+    norms = [line["grad_norm"] for line in lines if line.get("grad_norm") is not None]
+    watched = [WatchedStep(**line["watched"]) for line in kept["log"] if "watched" in line]
+    clipped = float(np.mean([n > recipe.clip for n in norms])) if norms and recipe.clip else None
+    return RefinementSummary(
+        objective=recipe.objective.name,
+        weight=recipe.weight,
+        scope=recipe.scope,
+        seed=recipe.seed,
+        moves=kept["moves"],
+        n_moving=kept["n_moving"],
+        n_total=kept["n_total"],
+        steps=len(lines),
+        stopped=kept["stopped"],
+        clipped=clipped,
+        gradient_ratio=_mean(lines, "gradient_ratio"),
+        gradient_cosine=_mean(lines, "gradient_cosine"),
+        log=tuple(
+            Step(
+                line["step"],
+                line["loss"],
+                line.get("cross_entropy"),
+                line.get("penalty"),
+                line.get("grad_norm"),
+                line.get("gradient_ratio"),
+                line.get("gradient_cosine"),
+            )
+            for line in lines
+        ),
+        watched=tuple(watched),
+        heldout=heldout,
+        training=training,
+        benchmarks=benchmarks,
+    )
+
+
+def headline(summary: RefinementSummary) -> list[tuple[str, str]]:
+    """The short table that a refinement prints, held out beside the training text."""
+    what = f"{summary.objective} at {summary.weight:g}" if summary.objective != "none" else "none"
+    steps = f"{summary.steps:,}"
+    if summary.clipped is not None:
+        steps += f", clipped at {summary.clipped:.0%}"
+    rows = [("objective", f"{what}, scope {summary.scope}"), *_wrapped("moved", summary.moves)]
+    rows.append(("steps", steps))
+    if summary.stopped is not None:
+        rows += _wrapped("stopped", summary.stopped)
+    if summary.gradient_ratio is not None and summary.gradient_cosine is not None:
+        ratio, cosine = summary.gradient_ratio, summary.gradient_cosine
+        rows.append(("gradients, P over CE", f"{ratio:.3g} as long, cosine {cosine:+.2f}"))
+    rows.append(("", f"{'held out':<{SIDE_WIDTH}}| training"))
+    for (label, held), (_, trained) in zip(
+        _side(summary.heldout), _side(summary.training), strict=True
+    ):
+        rows.append((label, f"{held:<{SIDE_WIDTH}}| {trained}"))
+    return rows if summary.benchmarks is None else rows + _scored(summary.benchmarks)
+
+
+def _scored(benchmarks: BenchmarkComparison) -> list[tuple[str, str]]:
+    """A row for each task, under its own line where the name is long, and one for the means."""
+    rows = [("benchmarks", "before → after, difference [95 % interval], n")]
+    for task in benchmarks.tasks:
+        told = _both(task.before, task.after, task.difference)
+        if len(task.task) < NAME_WIDTH:
+            rows.append((task.task, told))
+        else:
+            rows += [(task.task, ""), ("", told)]
+    if len(benchmarks.tasks) > 1:
+        means = (benchmarks.mean_before, benchmarks.mean_after, benchmarks.mean_difference)
+        rows.append((f"mean of {len(benchmarks.tasks)} tasks", _both(*means)))
+    return rows
+
+
+def _both(before: Estimate, after: Estimate, difference: Estimate) -> str:
+    values = f"{before.value:.4f} → {after.value:.4f}"
+    return f"{values}, {shown(difference, '+.4f')}, n {difference.n:,}"
+
+
+def _wrapped(name: str, words: str) -> list[tuple[str, str]]:
+    """A value of several lines."""
+    first, *rest = textwrap.wrap(words, WIDTH - NAME_WIDTH)
+    return [(name, first), *(("", line) for line in rest)]
+
+
+def _side(side: ComparisonSummary) -> list[tuple[str, str]]:
+    moved = side.movement.everywhere
+    return [
+        ("positions", f"{side.n_positions:,} in {side.n_documents:,} documents"),
+        ("median Δ margin (logits)", shown(moved.margin.median, "+.3f")),
+        ("median Δ scale-free margin", shown(moved.relative_distance.median, "+.5f")),
+        ("loss difference (nats)", shown(side.calibration.nll_difference_nats, "+.4f")),
+        ("accuracy difference", shown(side.flips.accuracy_difference, "+.2%")),
+        ("churn", shown(side.flips.churn, ".2%")),
+        ("right to wrong", shown(side.flips.right_to_wrong_share, ".2%")),
+        ("wrong to right", shown(side.flips.wrong_to_right_share, ".2%")),
+    ]
+
+
+def _mean(lines: list[dict[str, Any]], name: str) -> float | None:
+    values = [line[name] for line in lines if name in line]
+    return float(np.mean(values)) if values else None

@@ -1,0 +1,289 @@
+"""Move a model's boundaries by a short training run, and measure what that cost."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from unembed.decisions.audit.audit import audit
+from unembed.decisions.audit.run import AuditOptions
+from unembed.decisions.comparison.compare import Comparison, compare
+from unembed.errors import UnembedError
+from unembed.models.checkpoint import Checkpoint, context_of, load, quietly, token_ids
+from unembed.runs.progress import progress_bar
+from unembed.runs.provenance import SCHEMA, digest_of
+from unembed.runs.record import record_to_json
+from unembed.runs.store import RunFolder, holds_finished_run, read_manifest, write_whole
+from unembed.runs.table import as_html, as_text
+from unembed.text.corpus import Corpus
+from unembed.text.vocabulary import Vocabulary
+from unembed.text.windows import Windows, batches
+from unembed.training.benchmarks.pair import Benchmarks
+from unembed.training.recipe.protection import KlAnchor
+from unembed.training.recipe.recipe import Recipe, steps_of
+from unembed.training.recipe.scope import apply_scope, finished
+from unembed.training.recipe.weighting import Positions
+from unembed.training.run.checkpoints import save_model, train_on
+from unembed.training.run.engine import PrinterCallback, TrainingArguments, check_accelerate
+from unembed.training.run.examples import Examples, split
+from unembed.training.run.head_hook import Door
+from unembed.training.run.summary import RefinementSummary, headline, summarise_refinement
+from unembed.training.run.terms import term_of
+from unembed.training.run.trainer import RefineTrainer
+from unembed.training.run.watch import Warden, Watch
+
+WATCH_TOKENS = 2048
+CHECKPOINTS = "checkpoints"
+MODEL = "model"
+BENCHMARKS = "benchmarks"
+NOTE = "trained.json"
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """A refined model, and what it decides otherwise than the starting one.
+
+    ``heldout`` and ``training`` compare both on the documents that training never saw, and on those
+    it did. ``folder/model`` is the refined checkpoint, in the starting model's dtype, which plain
+    transformers loads.
+    """
+
+    summary: RefinementSummary
+    heldout: Comparison = field(repr=False)
+    training: Comparison = field(repr=False)
+    folder: Path
+
+    def __str__(self) -> str:
+        return as_text(headline(self.summary))
+
+    def _repr_html_(self) -> str:
+        return as_html(headline(self.summary))
+
+
+def refine(
+    checkpoint: Checkpoint,
+    corpus: Corpus,
+    recipe: Recipe | None = None,
+    *,
+    out: str | Path,
+    positions: Positions | None = None,
+    benchmarks: Benchmarks | None = None,
+    command: str = "",
+    progress: bool = False,
+    report_to: tuple[str, ...] = (),
+) -> Refinement:
+    """Train a copy of a model on a text with a penalty of its decisions, and audit both.
+
+    A share of the documents is held out; both models are audited on either part of the text. The
+    refined model is saved in ``out/model``, the comparisons in ``out/heldout`` and
+    ``out/training``. A killed run goes on from its last checkpoint when called again, and ends in
+    the same weights. ``positions`` lists those of the whole corpus that the penalty counts, with
+    their weights. ``benchmarks`` are run on both models at the end, in ``out/benchmarks``: the
+    checkpoint has to be one that ``load`` gives unchanged by its name. ``report_to`` names loggers
+    of the Trainer ("wandb", "tensorboard" ...). Raises UnembedError for what cannot be trained, and
+    where the run fails; the model given is never changed. Source: SPEC §5.
+    """
+    check_accelerate()
+    recipe = recipe or Recipe()
+    out = Path(out)
+    part = split(corpus, recipe.heldout)
+    key = {
+        "kind": "refinement",
+        "schema": SCHEMA,
+        "model": checkpoint.name,
+        "model_digest": digest_of(checkpoint.model),
+        "corpus": corpus.rules,
+        "corpus_digest": corpus.digest,
+        "recipe": recipe.to_json(),
+        "positions": None if positions is None else _digest(positions),
+        "benchmarks": None if benchmarks is None else record_to_json(benchmarks),
+    }
+    if benchmarks is not None and not holds_finished_run(out):
+        benchmarks.check(checkpoint)
+    with RunFolder.open(out, key) as folder:
+        if not folder.finished:
+            placed = None if positions is None else part.placed(positions)
+            trained = train(
+                checkpoint,
+                part.training,
+                part.heldout,
+                recipe,
+                out,
+                positions=placed,
+                progress=progress,
+                report_to=report_to,
+            )
+            heldout, training = (
+                _compared(checkpoint, trained.checkpoint, text, recipe, out / name, progress)
+                for name, text in (("heldout", part.heldout), ("training", part.training))
+            )
+            scored = None
+            if benchmarks is not None:
+                scored = benchmarks.run_on_both(checkpoint, out / MODEL, out / BENCHMARKS, progress)
+            summary = summarise_refinement(
+                recipe, trained.note, heldout.summary, training.summary, scored
+            )
+            text = json.dumps(record_to_json(summary), indent=1, allow_nan=False)
+            folder.write_bytes("summary.json", text.encode())
+            folder.finish(key, command)
+    return load_refinement(out)
+
+
+def load_refinement(folder: str | Path) -> Refinement:
+    """Open a finished refinement, with every file of its comparisons checked."""
+    folder = Path(folder)
+    kind = read_manifest(folder).provenance.get("kind")
+    if kind != "refinement":
+        raise UnembedError(f"{folder} holds a run of kind {kind!r}, where a refinement is needed")
+    summary = RefinementSummary.from_json(json.loads((folder / "summary.json").read_text()))
+    heldout, training = (Comparison.load(folder / name) for name in ("heldout", "training"))
+    return Refinement(summary, heldout, training, folder)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished training: its checkpoint as plain transformers loads it, and its note.
+
+    ``note`` holds what moved, in words and numbers, why it stopped if it did early, and the
+    Trainer's log.
+    """
+
+    checkpoint: Checkpoint
+    note: dict[str, Any]
+
+
+def train(
+    checkpoint: Checkpoint,
+    training: Corpus,
+    heldout: Corpus,
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    positions: Positions | None = None,
+    progress: bool = False,
+    report_to: tuple[str, ...] = (),
+) -> Trained:
+    """Train a copy of a model and save it in ``out/model``, without any audit.
+
+    Goes on from the last checkpoint in ``out``, and does nothing where the training is done;
+    ``refine`` says the rest. ``heldout`` is only watched.
+    """
+    out = Path(out)
+    note = out / NOTE
+    if not note.exists():
+        job = _Job(checkpoint, training, heldout, recipe, out, progress)
+        kept = job.done(positions, report_to)
+        write_whole(note, json.dumps(kept).encode())
+        shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
+    device = next(checkpoint.model.parameters()).device
+    refined = load(out / MODEL, device=str(device))
+    return Trained(
+        replace(refined, name=f"{checkpoint.name} refined"), json.loads(note.read_text())
+    )
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One training: what it starts from, and where it writes."""
+
+    checkpoint: Checkpoint
+    training: Corpus
+    heldout: Corpus
+    recipe: Recipe
+    out: Path
+    progress: bool
+
+    def done(self, positions: Positions | None, report_to: tuple[str, ...]) -> dict[str, Any]:
+        """Train, save the model, and return the note."""
+        recipe, start = self.recipe, self.checkpoint.model
+        dtype = next(start.parameters()).dtype
+        torch.manual_seed(recipe.seed)
+        scoped = apply_scope(
+            copy.deepcopy(start).float(), recipe.scope, untie=recipe.untie, lora=recipe.lora
+        )
+        ids = token_ids(self.checkpoint.tokenizer)
+        context = context_of(start, recipe.context) - 1
+        examples = Examples.of(self.training, context, positions)
+        door = Door.of(scoped.model, ids)
+        vocabulary = Vocabulary.of(self.checkpoint.tokenizer, range(door.recipe.vocab))
+        with progress_bar("refine", "step", recipe.steps, self.progress) as bar:
+            warden = Warden(self._watch(door, context, vocabulary), recipe.watch_every, bar)
+            with quietly():
+                trainer = RefineTrainer(
+                    model=scoped.model,
+                    args=_arguments(recipe, self.out / CHECKPOINTS, report_to, start),
+                    train_dataset=examples,
+                    data_collator=examples.collated,
+                    callbacks=[warden],
+                )
+                trainer.remove_callback(PrinterCallback)
+                term = term_of(recipe, door, start, examples, vocabulary)
+                trainer.refine_with(term, token_ids=ids)
+                train_on(trainer, self.out / CHECKPOINTS)
+                # The Trainer trains without a cache; the model generates with one.
+                config: Any = scoped.model.config
+                config.use_cache = getattr(start.config, "use_cache", False)
+                save_model(finished(scoped), self.checkpoint.tokenizer, dtype, self.out / MODEL)
+        return {
+            "moves": scoped.words,
+            "n_moving": scoped.n_moving,
+            "n_total": scoped.n_total,
+            "stopped": warden.stopped,
+            "log": trainer.state.log_history,
+        }
+
+    def _watch(self, door: Door, context: int, vocabulary: Vocabulary) -> Watch:
+        recipe = self.recipe
+        windows = Windows.of(self.heldout, context, max_positions=recipe.watch_positions)
+        watched = list(batches(windows, range(len(windows.length)), WATCH_TOKENS))
+        marked = KlAnchor.of(1.0, recipe.budget.classes, vocabulary, door.recipe.vocab).protected
+        return Watch.of(door, watched, marked, recipe.budget)
+
+
+def _compared(
+    before: Checkpoint, after: Checkpoint, text: Corpus, recipe: Recipe, out: Path, progress: bool
+) -> Comparison:
+    options = AuditOptions(context=recipe.context, max_positions=recipe.audit_positions)
+    sides = [
+        audit(one.model, text, options, out=out / side, name=one.name, progress=progress)
+        for side, one in (("before", before), ("after", after))
+    ]
+    return compare(*sides, out=out)
+
+
+def _arguments(
+    recipe: Recipe, folder: Path, report_to: tuple[str, ...], start: nn.Module
+) -> TrainingArguments:
+    on_cpu = next(start.parameters()).device.type == "cpu"
+    known = {one.name for one in fields(TrainingArguments)}
+    way = "activation" if "activation_checkpointing" in known else "gradient"
+    less_memory: dict[str, Any] = {f"{way}_checkpointing": recipe.gradient_checkpointing}
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        **steps_of(recipe),
+        **less_memory,
+        logging_steps=1,
+        save_strategy="steps",
+        save_total_limit=2,
+        report_to=list(report_to) or "none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=not on_cpu,
+        use_cpu=on_cpu,
+    )
+    # With more GPUs in sight the Trainer would spread its batches over all of them.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
+
+
+def _digest(positions: Positions) -> str:
+    listed = positions.keys.tobytes() + positions.weights.tobytes()
+    return hashlib.sha256(listed).hexdigest()

@@ -1,0 +1,192 @@
+"""What a refinement does to held-out decisions while it runs, and when it costs too much."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from unembed.decisions.measure import Wanted, measure
+from unembed.errors import UnembedError
+from unembed.head.head import Head
+from unembed.text.windows import Batch
+from unembed.training.recipe.recipe import Budget
+from unembed.training.run.engine import (
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from unembed.training.run.head_hook import Door, Probed
+from unembed.training.run.summary import WatchedStep
+
+CANDIDATES = 5
+DIVERGED_NATS = 3.0
+"""A loss this far above its start, and above that of guessing, will not come back."""
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Fixed held-out batches, what the starting model decided there, and the budget.
+
+    ``counted`` marks the positions whose loss of a right decision the budget counts.
+    """
+
+    door: Door
+    batches: Sequence[Batch]
+    counted: Bool[np.ndarray, " positions"]
+    budget: Budget
+    probed: Probed
+    start: dict[str, np.ndarray]
+
+    @staticmethod
+    def of(
+        door: Door, batches: Sequence[Batch], protected: Bool[Tensor, "vocab"], budget: Budget
+    ) -> Watch:
+        """Measure the starting model. ``protected`` marks the tokens that the budget counts."""
+        targets = np.concatenate([batch.targets.numpy() for batch in batches])
+        counted = protected.cpu().numpy()[targets]
+        watch = Watch(door, batches, counted, budget, Probed({}), {})
+        watch.start.update(watch.columns(door.bare, "before the first step"))
+        return watch
+
+    @torch.no_grad()
+    def columns(self, model: nn.Module, when: str) -> dict[str, np.ndarray]:
+        """The decisions of the model as it is now; ``model`` may be a wrapper around it.
+
+        Raises UnembedError, saying ``when``, where a hidden state or a loss is not finite.
+        """
+        was = model.training
+        model.eval()
+        try:
+            found = [self._measured(model, batch, when) for batch in self.batches]
+        finally:
+            model.train(was)
+        return {name: np.concatenate([one[name] for one in found]) for name in found[0]}
+
+    def watched(self, model: nn.Module, step: int) -> WatchedStep:
+        """Compare the model as it is now with the start."""
+        now, start = self.columns(model, f"after step {step}"), self.start
+        right, was = (side["top1"] == side["target"] for side in (now, start))
+        kept = (start["topk_ids"][:, :, None] == now["topk_ids"][:, None, :]).any(2)
+        lost = (was & ~right)[self.counted]
+        return WatchedStep(
+            step=step,
+            n=len(right),
+            nll=float(now["nll"].mean(dtype=np.float64)),
+            accuracy=float(right.mean()),
+            median_margin=float(np.median(now["margin"])),
+            median_relative_distance=float(np.median(now["relative_distance"])),
+            churn=float((now["top1"] != start["top1"]).mean()),
+            right_to_wrong=float(lost.mean()) if lost.size else 0.0,
+            stable_candidates=float(kept.mean()),
+        )
+
+    def excess(self, seen: WatchedStep) -> str | None:
+        """Which bound of the budget is passed, in words."""
+        budget, before = self.budget, float(self.start["nll"].mean(dtype=np.float64))
+        if budget.nll is not None and seen.nll > before * (1 + budget.nll):
+            rise = seen.nll / before - 1
+            return f"held-out loss rose by {rise:.2%}, more than {budget.nll:.2%}"
+        if budget.right_to_wrong is not None and seen.right_to_wrong > budget.right_to_wrong:
+            return (
+                f"{seen.right_to_wrong:.2%} of the watched decisions went from right to wrong, "
+                f"more than {budget.right_to_wrong:.2%}"
+            )
+        return None
+
+    def _measured(self, model: nn.Module, batch: Batch, when: str) -> dict[str, np.ndarray]:
+        def read(hidden: Float[Tensor, "batch seq dim"], head: Head) -> dict[str, np.ndarray]:
+            rows = hidden[batch.real.to(hidden.device)]
+            _refuse_broken(rows, when)
+            targets: Int[Tensor, "positions"] = batch.targets.to(hidden.device)
+            precision = self.probed.of(head.weight, rows)
+            columns = measure(rows, head, targets, Wanted(CANDIDATES), precision)
+            _refuse_broken(torch.from_numpy(columns["nll"]), when)
+            return columns
+
+        ids = batch.input_ids.to(next(self.door.bare.parameters()).device)
+        return self.door.through(model, {"input_ids": ids}, read)
+
+
+class Warden(TrainerCallback):
+    """Watches a run of the Trainer: measures, keeps the last good weights, stops where it must."""
+
+    def __init__(self, watch: Watch, every: int, bar: Any) -> None:
+        self.watch, self.every, self.bar = watch, every, bar
+        self.stopped: str | None = None
+        self.good: dict[str, Tensor] = {}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
+    ) -> None:
+        """The weights that the run starts or goes on from are good."""
+        self._keep(given["model"])
+        self.bar.update(state.global_step - self.bar.n)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
+    ) -> None:
+        """Measure every so many steps, and go back to the last good weights where it costs."""
+        self.bar.update(1)
+        if state.global_step >= state.max_steps:
+            # From a checkpoint of the last step the Trainer would go on by one more.
+            control.should_save = False
+        if state.global_step % self.every and state.global_step < state.max_steps:
+            return
+        model = given["model"]
+        found = self.watch.watched(model, state.global_step)
+        history: list[Any] = state.log_history
+        history.append({"step": state.global_step, "watched": asdict(found)})
+        self.bar.set_postfix_str(f"loss {found.nll:.3f}, median margin {found.median_margin:.3f}")
+        excess = self.watch.excess(found)
+        if excess is None:
+            self._keep(model)
+            return
+        self.stopped = f"at step {state.global_step} {excess}: back to the weights before"
+        for name, parameter in model.named_parameters():
+            if name in self.good:
+                parameter.data.copy_(self.good[name])
+        control.should_training_stop = True
+        control.should_save = False
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
+    ) -> None:
+        """Stop a run whose loss has left for good."""
+        logs: dict[str, float] = given.get("logs") or {}
+        if "loss" not in logs or self.stopped is not None:
+            return
+        history: list[dict[str, float]] = state.log_history
+        first = _loss(next(line for line in history if "loss" in line))
+        loss, guess = _loss(logs), math.log(self.watch.door.recipe.tokens)
+        if loss > max(guess, first + DIVERGED_NATS):
+            raise UnembedError(
+                f"the run diverged: cross-entropy {loss:.2f} nats at step {state.global_step}, "
+                f"{first:.2f} at its start: lower the learning rate or the weight"
+            )
+
+    def _keep(self, model: nn.Module) -> None:
+        self.good = {
+            name: parameter.detach().clone()
+            for name, parameter in model.named_parameters()
+            if parameter.requires_grad
+        }
+
+
+def _loss(logs: dict[str, float]) -> float:
+    return logs.get("cross_entropy", logs["loss"])
+
+
+def _refuse_broken(values: Tensor, when: str) -> None:
+    if not bool(torch.isfinite(values).all()):
+        raise UnembedError(
+            f"the loss on held-out text is not finite {when}: lower the learning rate or the "
+            "weight, or load the model in float32"
+        )

@@ -1,1 +1,0 @@
-"""How a task would move the head, before anything is trained."""
