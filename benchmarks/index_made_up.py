@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from unembed.selection.index.entries import Entry
-from unembed.selection.index.index import Point
+from unembed.selection.index.index import PendingEntry
 from unembed.signatures.signature import Identity, Signature
 from unembed.signatures.sketches.sketch import SketchSpec
 from unembed.signatures.state import State
@@ -78,7 +78,7 @@ def unit(x: Tensor) -> Tensor:
     return x.mul_(math.sqrt(x.shape[1]) / size)
 
 
-def point(name: str, vector: np.ndarray) -> Point:
+def point(name: str, vector: np.ndarray) -> PendingEntry:
     """An entry to be, with plausible facts."""
     entry = Entry(
         name,
@@ -99,7 +99,7 @@ def point(name: str, vector: np.ndarray) -> Point:
         0,
     )
     hashes = np.arange(1, 65, dtype=np.uint64) * np.uint64(abs(hash(name)) or 1)
-    return Point(entry, vector, hashes)
+    return PendingEntry(entry, vector, hashes)
 
 
 def signature(name: str, vector: np.ndarray, documents: int = 200) -> Signature:

@@ -21,7 +21,7 @@ from unembed.head.loss import head_loss
 from unembed.head.precision import Precision
 from unembed.models.checkpoint import Checkpoint, load, token_ids
 from unembed.training.recipe.objectives import Objective, mean_loss
-from unembed.training.run.trainer import RefineMixin, Term
+from unembed.training.run.trainer import PenaltyTerm, RefineMixin
 
 
 class MyTrainer(RefineMixin, Trainer):
@@ -38,7 +38,7 @@ def with_a_trainer(checkpoint: Checkpoint, texts: list[str], **arguments: Any) -
         train_dataset=[{"input_ids": tokenizer(text)["input_ids"]} for text in texts],
         data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
     )
-    trainer.refine_with(Term(Objective("fisher"), 0.6), token_ids=token_ids(tokenizer))
+    trainer.refine_with(PenaltyTerm(Objective("fisher"), 0.6), token_ids=token_ids(tokenizer))
     trainer.train()
     return trainer
 

@@ -31,7 +31,7 @@ from torch import nn
 from unembed.demo.story import bundled_model
 from unembed.demo.text import documents
 from unembed.models.checkpoint import Checkpoint, load
-from unembed.models.model_pass import ModelPass, Reading
+from unembed.models.model_pass import ModelPass, ReadingOptions
 from unembed.runs.phases import Phases
 from unembed.runs.progress import progress_bar
 from unembed.selection.index.index import Index
@@ -127,7 +127,7 @@ def prompts_of(
     tokens = checkpoint.tokenizer(texts)["input_ids"]
     texts = checkpoint.tokenizer.batch_decode([ids[: setup.tokens] for ids in tokens])
     corpus = Corpus.from_texts(texts, checkpoint.tokenizer)
-    reading = ModelPass.of(checkpoint.model, corpus, Reading(context=256), checkpoint.name)
+    reading = ModelPass.of(checkpoint.model, corpus, ReadingOptions(context=256), checkpoint.name)
     maps = sketch_of(signature.identity.spec, reading.head.weight.device)
     sums = {name: np.zeros((len(texts), setup.m)) for name in SUMMED}
     counts = np.zeros((len(texts), reading.head.vocab))

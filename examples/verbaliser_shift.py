@@ -46,7 +46,7 @@ from unembed.signatures.samples import Samples
 from unembed.signatures.signature import Piece, Signature, finished
 from unembed.signatures.verbalizers import Verbalizers
 from unembed.text.corpus import Corpus
-from unembed.text.rows import Pair
+from unembed.text.rows import PromptCompletion
 from unembed.text.windows import Batch
 
 WORDS = (" one", " two", " three", " left", " right")
@@ -125,7 +125,7 @@ class Half:
         """Read the prompts, each with the number of its kind."""
         words = WORDS[: setup.classes]
         answers = Verbalizers.of([(w, w) for w in words], setup.softmax == "restricted")
-        pairs = [Pair(text + ENDING, words[kind]) for text, kind in prompts]
+        pairs = [PromptCompletion(text + ENDING, words[kind]) for text, kind in prompts]
         corpus = Corpus.from_pairs(pairs, checkpoint.tokenizer)
         reading = ModelPass.of(
             checkpoint.model, answers.answers(corpus), SketchOptions(), checkpoint.name

@@ -9,8 +9,8 @@ import numpy as np
 from cost import Cost, measured
 from jaxtyping import Float
 from tasks import Task
-from training import Truth, few
 
+from training import Truth, few
 from unembed.head.head import Head
 from unembed.models.checkpoint import Checkpoint
 from unembed.runs.progress import progress_bar

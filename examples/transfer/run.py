@@ -33,9 +33,9 @@ from methods import CURVE, POSITIONS, Found, from_models, from_samples, from_sig
 from passages import Domain, TooLittleError, split
 from tables import as_json, lines
 from tasks import Sizes, Task, read
+
 from training import LoraTraining, Training, key_of
 from training import measure as train
-
 from unembed.demo.gains import HeadTraining
 from unembed.demo.story import bundled_model
 from unembed.head.head import Head

@@ -31,7 +31,7 @@ from unembed.signatures.reading.sketcher import SketchOptions
 from unembed.signatures.samples import Samples
 from unembed.signatures.verbalizers import Verbalizers
 from unembed.text.corpus import Corpus
-from unembed.text.rows import Pair
+from unembed.text.rows import PromptCompletion
 
 WORDS = (" one", " two", " three")
 ORDERS = ((0, 1, 2), (1, 2, 0))
@@ -127,7 +127,9 @@ class Strings:
         """Read so many strings."""
         said, thirds = balanced(count, seed)
         answers = Verbalizers.of([(word, word) for word in WORDS], True)
-        corpus = Corpus.from_pairs([Pair(s + ENDING, WORDS[0]) for s in said], checkpoint.tokenizer)
+        corpus = Corpus.from_pairs(
+            [PromptCompletion(s + ENDING, WORDS[0]) for s in said], checkpoint.tokenizer
+        )
         reading = ModelPass.of(
             checkpoint.model, answers.answers(corpus), SketchOptions(), checkpoint.name
         )

@@ -78,7 +78,7 @@ def audit_command(
         command=typed(),
         progress=not quiet,
         phases=phases,
-        companion=(
+        second_reader=(
             (lambda reading: Sketcher.of(reading, SketchOptions(), checkpoint, out.name))
             if sketch
             else None

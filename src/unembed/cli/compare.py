@@ -93,7 +93,7 @@ def compare_command(
     """
     from unembed.decisions.audit.audit import Audit
     from unembed.decisions.comparison.compare import compare
-    from unembed.decisions.comparison.positions import Only
+    from unembed.decisions.comparison.positions import PositionFilter
     from unembed.models.checkpoint import load_tokenizer
     from unembed.runs.store import check_folder
     from unembed.text.rows import RowRules, read_rows
@@ -102,7 +102,7 @@ def compare_command(
     if terms_file is not None:
         lines = (row.text.strip() for row in read_rows(terms_file, RowRules()))
         kept["terms"] = tuple(line for line in lines if line)
-    Only(**kept, tokenizer=...)  # a bad filter fails before a long load
+    PositionFilter(**kept, tokenizer=...)  # a bad filter fails before a long load
     check_folder(out)
     command, apart = typed(), None
     if given["quantize"] is not None:
@@ -127,7 +127,9 @@ def compare_command(
         olds, news = [old], [new]
     if terms_file is not None:
         kept["tokenizer"] = load_tokenizer(tokenizer or olds[0].provenance.model)
-    done = compare(olds, news, divergence=apart, only=Only(**kept), out=out, command=command)
+    done = compare(
+        olds, news, divergence=apart, only=PositionFilter(**kept), out=out, command=command
+    )
     print_run(done, out, page_of(done, out), as_json)
 
 

@@ -224,7 +224,7 @@ def recipe_of(given: Given) -> Recipe:
 
 
 def _benchmarks(asked: tuple[str, ...], limit: int | None, path: Path | None) -> Benchmarks | None:
-    """What to run on both models; ``paper`` stands for the benchmarks of SPEC §6."""
+    """What to run on both models; ``paper`` stands for the benchmarks of theory §6."""
     if not asked:
         for option, value in (("limit", limit), ("path", path)):
             if value is not None:

@@ -27,7 +27,7 @@ def relative_distance(
     ``(l_t - l_r) / (|w_t - w_r| |h|)`` with ``l = W h + b`` before scale and soft-cap, so it is a
     distance in hidden space; taken from the difference of the rows in float64, and without sign,
     which float32 logits closer than their rounding may have the other way round. Two equal rows
-    have no facet between them: 0 where their logits tie. Source: SPEC §1.
+    have no facet between them: 0 where their logits tie. Source: theory §1.
     """
     found = []
     for h, t, r in zip(hidden.split(ROWS), top1.split(ROWS), top2.split(ROWS), strict=True):
@@ -52,7 +52,7 @@ def facet_distance(
 
     over every token, in two passes: float32 products of all rows with ``h`` and ``w_t`` find the
     CANDIDATES nearest, which are measured again in float64 from the difference of the rows. Rows
-    equal to ``w_t`` bound no facet. Source: SPEC §1.
+    equal to ``w_t`` bound no facet. Source: theory §1.
     """
     tokens, distances = [], []
     for h, t in zip(hidden.split(ROWS), top1.split(ROWS), strict=True):

@@ -17,7 +17,7 @@ from unembed.head.sweep import Sweep, sweep
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ColumnChoice:
     """Which columns to measure: ``top_k`` candidates (0 for none), facets, the native head."""
 
     top_k: int = 5
@@ -30,13 +30,13 @@ def measure(
     hidden: Float[Tensor, "positions dim"],
     head: Head,
     targets: Int[Tensor, "positions"],
-    wanted: Wanted,
+    wanted: ColumnChoice,
     precision: Precision,
 ) -> dict[str, Shaped[np.ndarray, "positions ..."]]:
     """Every measured column of these positions, by column name, plus ``finite``.
 
     A row depends on its own hidden state and target alone: on CPU it is bitwise the same whatever
-    else is in the call. Source: SPEC §1 and the record of an audit.
+    else is in the call. Source: theory §1 and the record of an audit.
     """
     swept = sweep(hidden, head, targets, k=max(2, wanted.top_k), precision=precision)
     return columns_of(hidden, head, targets, swept, wanted, precision)
@@ -48,7 +48,7 @@ def columns_of(
     head: Head,
     targets: Int[Tensor, "positions"],
     swept: Sweep,
-    wanted: Wanted,
+    wanted: ColumnChoice,
     precision: Precision,
 ) -> dict[str, Shaped[np.ndarray, "positions ..."]]:
     """``measure`` after the pass."""

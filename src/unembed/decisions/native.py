@@ -32,7 +32,7 @@ def native_decisions(hidden: Float[Tensor, "positions dim"], head: Head) -> Nati
     """What the head decides when its logits are rounded to the checkpoint's dtype.
 
     The product, the scale and the soft-cap are taken in the weight's dtype, as the model itself
-    takes them; ties go to the lowest id. Source: SPEC §1.
+    takes them; ties go to the lowest id. Source: theory §1.
     """
     found = [_decide(rows, head) for rows in hidden.to(head.weight.dtype).split(NATIVE_ROWS)]
     return NativeDecisions(*(torch.cat(column) for column in zip(*found, strict=True)))

@@ -111,7 +111,7 @@ def classify(text: str) -> TokenClass:
     drawn (joiners, variation selectors). Tokenizer marks (``Ġ``, ``▁``, ``##``) are text like any
     other, and ``Ġ`` is a letter: give what ``Vocabulary`` gives, not the raw piece. Whether the
     token starts a word is another question, see ``word_starts``: the *to* that ends *tomato* is a
-    function word here. Source: SPEC §4.
+    function word here. Source: theory §4.
     """
     if not text.isascii():
         # U+FFFD is a symbol to Unicode, and would be structural.
@@ -144,7 +144,7 @@ def frequency_buckets(targets: Int[np.ndarray, "positions"]) -> Int[np.ndarray, 
 
     An int8 index into ``FREQUENCY_NAMES``; bucket b holds the targets with
     ``FREQUENCY_EDGES[b] <= count < FREQUENCY_EDGES[b + 1]``. The counts are those of the audited
-    text, not of the text that the model was trained on. Source: SPEC §4.
+    text, not of the text that the model was trained on. Source: theory §4.
     """
     _, inverse, counts = np.unique(targets, return_inverse=True, return_counts=True)
     bucket = np.searchsorted(FREQUENCY_EDGES, counts, side="right") - 1

@@ -71,7 +71,7 @@ def heldout_corpus(checkpoint: Checkpoint, characters: int = CHARACTERS) -> Corp
 
 
 @dataclass(frozen=True)
-class Story:
+class DemoRuns:
     """What the demo measured: the model, what each rounding of it changes, by its name, what
     refining it by each objective does, how alike a dozen topics would move its head, and which of a
     dozen listings helps which.
@@ -84,7 +84,7 @@ class Story:
     helped: TransferRun
 
 
-def run_demo(out: Path, *, progress: bool = False, command: str = "") -> Story:
+def run_demo(out: Path, *, progress: bool = False, command: str = "") -> DemoRuns:
     """Audit the bundled model on held-out documents, then its bfloat16 and int8 versions.
 
     Then refine it by each of OBJECTIVES on a part of these documents, sketch a dozen topics of the
@@ -129,7 +129,7 @@ def run_demo(out: Path, *, progress: bool = False, command: str = "") -> Story:
     if accelerate_is_there():
         refined = _refined(whole, out / "refined", progress, command)
     alike, gained = _topics(whole, out, progress, command)
-    return Story(before, rounded, refined, alike, gained)
+    return DemoRuns(before, rounded, refined, alike, gained)
 
 
 def _refined(

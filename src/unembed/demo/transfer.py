@@ -11,7 +11,7 @@ from unembed.demo.gains import HeadTraining, head_gains
 from unembed.demo.topics import Topic
 from unembed.head.head import Head
 from unembed.models.checkpoint import Checkpoint
-from unembed.models.model_pass import ModelPass, Reading
+from unembed.models.model_pass import ModelPass, ReadingOptions
 from unembed.selection.baselines import score
 from unembed.selection.transfer.records import Scores, Transfer
 from unembed.selection.transfer.run import TransferRun, keep_transfer
@@ -76,7 +76,7 @@ def _read(
     checkpoint: Checkpoint, texts: Mapping[str, Corpus], positions: int
 ) -> tuple[list[Samples], Head]:
     """The samples of some texts, and the head that reads them."""
-    options = Reading(max_positions=positions, spread=True)
+    options = ReadingOptions(max_positions=positions, spread=True)
     passes = {
         name: ModelPass.of(checkpoint.model, text, options, checkpoint.name)
         for name, text in texts.items()

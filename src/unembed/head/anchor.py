@@ -45,7 +45,7 @@ def kl_to_reference(
     None, so give both in a training loop.
 
     Raises ValueError for shapes that do not fit the heads or each other, and for heads with other
-    tokens. Not twice differentiable. Source: SPEC §5.
+    tokens. Not twice differentiable. Source: theory §5.
     """
     _check(hidden, head, reference_hidden, reference_head, block)
     with torch.autocast(hidden.device.type, enabled=False):

@@ -19,7 +19,7 @@ def row_cosines(
 ) -> Float[Tensor, "positions k k"]:
     """``w_i . w_j / (|w_i| |w_j|)`` of each position's rows in this dtype; 0 for a zero row.
 
-    Between -1 and 1, and exactly 1 on the diagonal of a row that is not zero. Source: SPEC §5.
+    Between -1 and 1, and exactly 1 on the diagonal of a row that is not zero. Source: theory §5.
     """
     n, k = ids.shape
     found = torch.empty(n, k, k, dtype=dtype, device=weight.device)

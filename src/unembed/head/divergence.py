@@ -21,7 +21,7 @@ FLOOR = -1e4
 
 
 @dataclass(frozen=True)
-class Voice:
+class SweptModel:
     """One model's part at some positions: what its head reads, the head, and its sweep's result."""
 
     hidden: Float[Tensor, "positions dim"]
@@ -51,7 +51,7 @@ class Divergence:
 
 
 @torch.no_grad()
-def divergence(first: Voice, second: Voice, *, block: int = BLOCK) -> Divergence:
+def divergence(first: SweptModel, second: SweptModel, *, block: int = BLOCK) -> Divergence:
     """Divergences of two models at the same positions, float32-exact, in one more pass.
 
     Equivalent to::
@@ -62,7 +62,7 @@ def divergence(first: Voice, second: Voice, *, block: int = BLOCK) -> Divergence
 
     Both heads pass over the same blocks of the vocabulary, of which the larger one may hold padded
     rows more; the tokens must be the same. Two identical models give exactly 0.
-    Raises ValueError where the two do not have the same positions or tokens. Source: SPEC §4.
+    Raises ValueError where the two do not have the same positions or tokens. Source: theory §4.
     """
     _check(first, second)
     n = len(first.hidden)
@@ -128,7 +128,7 @@ def _overlap(
     return (first[:, :, None] == second[:, None, :]).any(2).float().mean(1)
 
 
-def _check(first: Voice, second: Voice) -> None:
+def _check(first: SweptModel, second: SweptModel) -> None:
     if len(first.hidden) != len(second.hidden):
         raise ValueError(
             f"{len(first.hidden)} positions of one model, {len(second.hidden)} of the other"

@@ -22,7 +22,7 @@ PROOF_BLOCK = 4096
 
 @dataclass(frozen=True)
 class Head:
-    """``logits = softcap(scale * (W h + b))`` with ``softcap(x) = c tanh(x / c)`` (SPEC §0).
+    """``logits = softcap(scale * (W h + b))`` with ``softcap(x) = c tanh(x / c)`` (theory §0).
 
     ``weight`` and ``bias`` keep the checkpoint's dtype and device. ``softcap`` is None where the
     model has none. ``valid`` marks the rows that are tokens: padded rows and ids that the tokenizer
@@ -71,7 +71,7 @@ class Head:
 
         ``token_ids`` are the ids that are tokens (the tokenizer's); None takes every row.
         Raises HeadError where there is no head, where the recipe does not reproduce the logits, or
-        where the model is not causal. Source: SPEC §0.
+        where the model is not causal. Source: theory §0.
         """
         module = output_embedding(model)
         weight, bias = module.weight.detach(), getattr(module, "bias", None)
@@ -119,7 +119,7 @@ class Head:
         and no decision changes. Another factor rounds each logit once more, which lets none pass
         another but can make a tie of two that lie one rounding step apart (1e-7 of their size; with
         a bias or a soft-cap, a few), and a tie goes to the lowest id.
-        Raises HeadError for a factor that is not positive. Source: SPEC §5.
+        Raises HeadError for a factor that is not positive. Source: theory §5.
         """
         if not 0 < factor < math.inf:
             raise HeadError(f"factor {factor} scales no logits: give a positive number")

@@ -68,7 +68,7 @@ def head_loss(
     probed here where it is None, so give one in a training loop.
 
     Raises ValueError for shapes or targets that do not fit the head, and for a target that is not a
-    token, whose NLL would be infinite. Not twice differentiable. Source: SPEC §0, §1, §5.
+    token, whose NLL would be infinite. Not twice differentiable. Source: theory §0, §1, §5.
     """
     check(hidden, head, targets, k, block)
     if head.valid is not None and not bool(head.valid[targets].all()):

@@ -49,7 +49,7 @@ class Precision:
         it, and matrix units may add less exactly than float32 does, so every route is taken only
         where its error against float64 is within four times that of the plain float32 product.
         ``hidden_dtype`` is that of the hidden states, the weight's where it is None.
-        Source: SPEC §1.
+        Source: theory §1.
         """
         hidden_dtype = hidden_dtype or weight.dtype
         route = candidate(weight.device, hidden_dtype, weight.dtype)

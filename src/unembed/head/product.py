@@ -49,7 +49,7 @@ def narrow_route(hidden: torch.dtype, weight: torch.dtype) -> Route:
     """The route by 16-bit products that is exact for these operand types; "ieee" if there is none.
 
     Products of two bfloat16 or two float16 numbers are exact in float32 ("wide"). A float32 number
-    is the sum of three bfloat16 ones ("split"). Source: SPEC §1.
+    is the sum of three bfloat16 ones ("split"). Source: theory §1.
     """
     if hidden == weight and weight in (torch.bfloat16, torch.float16):
         return "wide"

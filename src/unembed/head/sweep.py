@@ -79,7 +79,7 @@ def sweep(
     here where it is None; ``block``, the columns taken at once, suits the device where it is None.
     ``beside(logits, first_column, rows)`` sees each block of logits first, padded rows and all, and
     must leave it as it is: one pass over the vocabulary, many readers.
-    Raises ValueError for shapes or targets that do not fit the head. Source: SPEC §1.
+    Raises ValueError for shapes or targets that do not fit the head. Source: theory §1.
     """
     check(hidden, head, targets, k, block)
     precision = precision or Precision.probe(head.weight, hidden.dtype)

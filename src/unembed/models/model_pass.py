@@ -35,7 +35,7 @@ Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
-class Reading:
+class ReadingOptions:
     """How a text is read.
 
     ``context`` None takes the model's, at most 2,048 tokens. ``max_positions`` are those of the
@@ -72,7 +72,7 @@ class ModelPass:
     threads: int
 
     @staticmethod
-    def of(model: nn.Module, corpus: Corpus, reading: Reading, name: str) -> ModelPass:
+    def of(model: nn.Module, corpus: Corpus, reading: ReadingOptions, name: str) -> ModelPass:
         """Recover the head, cut the windows, and probe the products."""
         highest = _highest_id(corpus)
         head = Head.of(model, token_ids(corpus.tokenizer))
@@ -161,7 +161,7 @@ class ModelPass:
 
 
 @runtime_checkable
-class Companion(Protocol):
+class HeadReader(Protocol):
     """A second reader of the pass that an audit makes, which takes its own from each block."""
 
     @property
@@ -178,7 +178,7 @@ class Companion(Protocol):
         k: int,
         precision: Precision,
     ) -> tuple[Sweep, Any]:
-        """The sweep's result, bitwise as without a companion, and what it found beside it."""
+        """The sweep's result, bitwise as without a second reader, and what that found."""
         ...
 
     def keep(self, folder: RunFolder, part: str, found: list[Any]) -> None:

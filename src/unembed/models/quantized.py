@@ -30,7 +30,7 @@ def quantized(checkpoint: Checkpoint, scheme: str, *, head: bool = False) -> Che
     dequantised weights in the model's dtype: in float32 what a weight-only kernel computes up to
     the order of its sums, in a narrower one the dequantised weights are rounded once more.
     Raises UnembedError for an unknown scheme, without torchao, and where no layer can be quantised.
-    Source: SPEC §6.
+    Source: theory §6.
     """
     check_scheme(scheme)
     with hushed():

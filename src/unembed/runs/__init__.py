@@ -1,1 +1,5 @@
 """Run folders: parts that appear whole, provenance, plain records, progress."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -53,7 +53,7 @@ REMEDIES = {
 
 @dataclass(frozen=True)
 class Identity:
-    """Everything in which two signatures must agree to be compared (SPEC §7, §9).
+    """Everything in which two signatures must agree to be compared (theory §7, §9).
 
     ``head_digest`` is that of the output head, ``model_digest`` that of the body, which gives the
     basis of the activations; ``tokenizer`` a digest too. ``support`` is a digest of the answer

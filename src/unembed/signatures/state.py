@@ -19,7 +19,7 @@ SUMMED = ("joint", "activation", "error", "first")
 
 @dataclass(frozen=True)
 class Features:
-    """Packed features of some samples: each row's m numbers, whose products carry 1/m (SPEC §9).
+    """Packed features of some samples: each row's m numbers, whose products carry 1/m (theory §9).
 
     ``joint`` sketches ``g gᵀ``, ``activation`` ``a aᵀ``, ``error`` ``e eᵀ``. ``first`` sketches g
     itself: its products estimate ``g·g'``. ``squared_norm`` is ``‖g‖²``, for the trace; where it is

@@ -16,7 +16,7 @@ from jaxtyping import Int
 from unembed.errors import UnembedError
 from unembed.head.head import Head
 from unembed.text.corpus import Corpus
-from unembed.text.rows import Messages, Pair, Row
+from unembed.text.rows import Messages, PromptCompletion, Row
 
 PROMPT = "Answer:"
 SHOWN = 8
@@ -122,7 +122,9 @@ class Verbalizers:
                     f"{row.where}: the completion {said!r:.60} is none of the labels "
                     f"{_listed(self.labels)}: add it to the file, or leave the row out"
                 )
-            pair = Pair(row.pair.prompt, _replaced(row.pair.completion, answers[said], row.where))
+            pair = PromptCompletion(
+                row.pair.prompt, _replaced(row.pair.completion, answers[said], row.where)
+            )
             yield replace(row, text=pair.text, pair=pair)
 
     def token_ids(self, tokenizer: Any) -> Int[np.ndarray, "words"]:

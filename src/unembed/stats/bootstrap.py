@@ -127,7 +127,7 @@ def ratio_estimates(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> tuple[Estimate, ...]:
-    """Estimate k ratios of sums, each with its document-bootstrap interval (SPEC §4).
+    """Estimate k ratios of sums, each with its document-bootstrap interval (theory §4).
 
     ``value = numerator.sum() / denominator.sum()``: a mean where the denominator counts positions,
     a share where the numerator counts them too. ``n`` is the denominator's total. A ratio over

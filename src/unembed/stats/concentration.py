@@ -26,7 +26,7 @@ def largest_share(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Estimate:
-    """Estimate the share of the total that the largest ``part`` of the values carry (SPEC §4).
+    """Estimate the share of the total that the largest ``part`` of the values carry (theory §4).
 
     Where ``part`` of them is no whole number, the next value counts by the fraction left over::
 

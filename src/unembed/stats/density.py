@@ -23,7 +23,7 @@ def density_at_zero(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Estimate:
-    """Estimate ``f(0+) = lim eta(epsilon) / epsilon``, per logit (SPEC §2, beyond the paper).
+    """Estimate ``f(0+) = lim eta(epsilon) / epsilon``, per logit (theory §2, beyond the paper).
 
     ``f = mean(K(margins / h)) / h`` with ``K(u) = 6 (1 - 2u)(1 - u)`` on [0, 1): the local-linear
     estimate at the edge with a triangular kernel. It has no bias from the edge, nor from the

@@ -30,7 +30,7 @@ def spearman_estimate(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Estimate:
-    """Estimate Spearman's rho, the Pearson correlation of the average ranks (SPEC §2).
+    """Estimate Spearman's rho, the Pearson correlation of the average ranks (theory §2).
 
     The interval resamples documents to first order: a resample with document weights w has
     ``atanh(rho) + sum(w I) / (n (1 - rho**2))``, I from ``influence``, so that none is ranked

@@ -38,7 +38,7 @@ def quantile_estimates(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> tuple[Estimate, ...]:
-    """Estimate quantiles, each with its document-bootstrap interval (SPEC §2, §4).
+    """Estimate quantiles, each with its document-bootstrap interval (theory §2, §4).
 
     ``np.quantile(values, levels)`` in float64, in the unit of the values, which must be finite.
     ``inverse`` numbers the documents from 0 as ``bootstrap.cluster`` does.

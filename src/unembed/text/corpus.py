@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from unembed.runs.progress import progress_bar
-from unembed.text.rows import COMPLETION, PROMPT, Pair, Row, RowRules, read_rows
+from unembed.text.rows import COMPLETION, PROMPT, PromptCompletion, Row, RowRules, read_rows
 from unembed.text.tokenised import Tokenised, add_row, tokenise
 
 
@@ -105,7 +105,7 @@ class Corpus:
 
     @staticmethod
     def from_pairs(
-        pairs: Iterable[Pair], tokenizer: Any, *, names: Sequence[str] | None = None
+        pairs: Iterable[PromptCompletion], tokenizer: Any, *, names: Sequence[str] | None = None
     ) -> Corpus:
         """A corpus of prompts and completions already in memory, one document each.
 

@@ -25,7 +25,7 @@ Messages = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class Pair:
+class PromptCompletion:
     """A prompt and its completion: two texts, or two lists of messages."""
 
     prompt: str | Messages
@@ -52,7 +52,7 @@ class Row:
     where: str
     document: str
     text: str
-    pair: Pair | None = None
+    pair: PromptCompletion | None = None
 
 
 @dataclass(frozen=True)
@@ -274,7 +274,7 @@ def _record_row(record: dict[str, Any], rules: RowRules, here: str, where: str) 
     return Row(where, str(record[rules.document]), text or "", pair)
 
 
-def _pair(record: dict[str, Any], where: str) -> Pair:
+def _pair(record: dict[str, Any], where: str) -> PromptCompletion:
     """A record's prompt and completion; what is null is empty, as it is of a text column."""
     for name in (PROMPT, COMPLETION):
         value = record[name]
@@ -296,7 +296,7 @@ def _pair(record: dict[str, Any], where: str) -> Pair:
             f"{where}: one of {PROMPT!r} and {COMPLETION!r} is text and the other a list of "
             "messages: write both in one way"
         )
-    return Pair(prompt or "", completion or "")
+    return PromptCompletion(prompt or "", completion or "")
 
 
 def _need_messages(messages: list[Any], name: str, where: str) -> None:

@@ -189,14 +189,14 @@ def _by_samples(
     quiet: bool,
 ) -> RankingRun:
     from unembed.cli.choose.samples import read_tasks
-    from unembed.models.model_pass import Reading
+    from unembed.models.model_pass import ReadingOptions
     from unembed.selection.ranking.baselines import BLOCKS
     from unembed.selection.ranking.run import rank_texts
 
     if model is None:
         raise UnembedError(f"{by} reads samples, not signatures: give --model and texts")
     positions = POSITIONS if max_positions is None else max_positions
-    reading = Reading(max_positions=positions, spread=True, **windows)
+    reading = ReadingOptions(max_positions=positions, spread=True, **windows)
     read = read_tasks(
         tasks,
         by=by,

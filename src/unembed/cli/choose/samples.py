@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from unembed.cli.options import Source
     from unembed.head.head import Head
     from unembed.models.checkpoint import Checkpoint
-    from unembed.models.model_pass import Reading
+    from unembed.models.model_pass import ReadingOptions
     from unembed.runs.small import Facts
     from unembed.signatures.samples import Samples
 
 
 @dataclass(frozen=True)
-class Read:
+class TaskSamples:
     """The samples of a target and its sources, the head, and label and value for the page."""
 
     target: Samples
@@ -34,11 +34,11 @@ def read_tasks(
     by: str,
     model: str,
     source: Source,
-    reading: Reading,
+    reading: ReadingOptions,
     whole: bool,
     quiet: bool,
-) -> Read:
-    """Read the tasks, of which the first is the target, a text.
+) -> TaskSamples:
+    """TaskSamples the tasks, of which the first is the target, a text.
 
     Sources are texts too or, for a ``by`` that scores models, adapters, each of which reads the
     target's text. ``whole`` says that no text may have fewer positions than ``reading`` asks for.
@@ -88,7 +88,7 @@ def read_tasks(
             samples, _, rules = read(base, name, task)
             found.append(samples)
             facts.append((task, rules))
-    return Read(first, found, head, tuple(facts))
+    return TaskSamples(first, found, head, tuple(facts))
 
 
 def _check_form(given: str, form: Form, by: str) -> None:

@@ -25,7 +25,7 @@ from unembed.decisions.audit.summary import (
     summary_to_json,
 )
 from unembed.errors import UnembedError
-from unembed.models.model_pass import Companion, ModelPass
+from unembed.models.model_pass import HeadReader, ModelPass
 from unembed.runs.phases import Phases
 from unembed.runs.progress import progress_bar
 from unembed.runs.provenance import SCHEMA, Provenance
@@ -125,7 +125,7 @@ def audit(
     command: str = "",
     progress: bool = False,
     phases: Phases | None = None,
-    companion: Callable[[ModelPass], Companion] | None = None,
+    second_reader: Callable[[ModelPass], HeadReader] | None = None,
 ) -> Audit:
     """Measure every token decision of a causal language model on a text.
 
@@ -135,18 +135,20 @@ def audit(
 
     With ``out`` the positions are written there as Parquet parts: a killed run goes on where it
     stopped when called again, to the same bytes. ``name`` is what the provenance calls the model,
-    ``command`` how to replay the run; ``phases`` collects where the time went. ``companion``
+    ``command`` how to replay the run; ``phases`` collects where the time went. ``second_reader``
     makes another reader of the same pass, which keeps what it finds in the same folder.
     Raises UnembedError for input that cannot be used, and NonFiniteError, naming document and
-    position, where logits are not finite. Source: SPEC §1-2.
+    position, where logits are not finite. Source: theory §1-2.
     """
-    if companion is not None and out is None:
-        raise UnembedError("a companion of an audit keeps what it finds in its folder: give out")
+    if second_reader is not None and out is None:
+        raise UnembedError(
+            "a second reader of an audit keeps what it finds in its folder: give out"
+        )
     options = options or AuditOptions()
     phases = phases or Phases()
     model.eval()
     with phases("prepare"):
-        run = AuditRun.of(model, corpus, options, name or type(model).__name__, companion)
+        run = AuditRun.of(model, corpus, options, name or type(model).__name__, second_reader)
     positions = run.reading.windows.positions
     if out is None:
         with progress_bar("audit", "tok", positions, progress) as bar:
@@ -161,8 +163,8 @@ def audit(
                 for part, table, found in run.parts(done, bar, phases):
                     with phases("write"):
                         folder.write_table(token_file(part), table)
-                        if run.companion is not None:
-                            run.companion.keep(folder, part, found)
+                        if run.second_reader is not None:
+                            run.second_reader.keep(folder, part, found)
         with phases("summary"):
             return finish_audit(folder, run, command)
 
@@ -210,8 +212,8 @@ def finish_audit(folder: RunFolder, run: AuditRun, command: str) -> Audit:
     done = _opened(folder.folder, run.provenance)
     text = json.dumps(summary_to_json(done.summary), indent=1, allow_nan=False)
     folder.write_bytes("summary.json", text.encode())
-    if run.companion is not None:
-        run.companion.finish(folder)
+    if run.second_reader is not None:
+        run.second_reader.finish(folder)
     folder.finish(run.provenance.to_json(), command)
     return done
 

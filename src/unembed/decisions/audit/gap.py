@@ -46,7 +46,7 @@ class GapUndefined(ValueError):
 
 
 @dataclass(frozen=True)
-class Line:
+class FittedLine:
     """A least-squares line through ``(log10 epsilon, log10 eta)``, see ``fit_line``."""
 
     slope: float
@@ -57,7 +57,7 @@ class Line:
 
 @dataclass(frozen=True)
 class LineFit:
-    """Least squares of ``log10 eta`` on ``log10 epsilon`` over one window (SPEC §2).
+    """Least squares of ``log10 eta`` on ``log10 epsilon`` over one window (theory §2).
 
     ``alpha`` is the coefficient at slope 1, ``10 ** mean(log10 eta - log10 epsilon)``.
     """
@@ -94,8 +94,10 @@ class GapFit:
     density_at_zero: Estimate
 
 
-def fit_line(epsilon: Float[np.ndarray, " points"], eta: Float[np.ndarray, " points"]) -> Line:
-    """Fit ``log10 eta = slope * log10 epsilon + intercept`` by ordinary least squares (SPEC §2).
+def fit_line(
+    epsilon: Float[np.ndarray, " points"], eta: Float[np.ndarray, " points"]
+) -> FittedLine:
+    """Fit ``log10 eta = slope * log10 epsilon + intercept`` by ordinary least squares (theory §2).
 
     ``epsilon`` in logits, ``eta`` a share; points with ``eta`` of 0 or 1 are left out.
     ``alpha = 10 ** mean(log10 eta - log10 epsilon)`` over the points kept. Naive equivalent:
@@ -108,7 +110,7 @@ def fit_line(epsilon: Float[np.ndarray, " points"], eta: Float[np.ndarray, " poi
         raise GapUndefined(f"a line needs 2 points with 0 < eta < 1, got {usable}")
     if not np.isfinite(rows).all():
         raise GapUndefined(f"eta is {np.max(eta):.4g} at every usable point: no line to fit")
-    return Line(*(float(number) for number in rows[0]))
+    return FittedLine(*(float(number) for number in rows[0]))
 
 
 def fit_rows(
@@ -139,7 +141,7 @@ def fit_gap(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> GapFit:
-    """Fit the expressibility gap ``eta(epsilon) = mean(margins < epsilon)`` (SPEC §2).
+    """Fit the expressibility gap ``eta(epsilon) = mean(margins < epsilon)`` (theory §2).
 
     The published protocol: 32 log-spaced epsilon from ``max(quantile(margins[margins > 0], .01),
     1e-6)`` to ``quantile(margins, .25)``, then ``fit_line``. The two ends are the quantiles to the
@@ -193,7 +195,7 @@ def fit_gap(
 def local_slopes(
     values: Float[np.ndarray, " positions"],
 ) -> tuple[Float[np.ndarray, " points"], Float[np.ndarray, " points"]]:
-    """Estimate ``d log eta / d log epsilon`` on a lattice of epsilon (SPEC §2, beyond the paper).
+    """Estimate ``d log eta / d log epsilon`` on a lattice of epsilon (theory §2, beyond the paper).
 
     The least-squares slope of ``log10 eta`` over seven neighbouring points of
     ``epsilon = 10 ** (k / 20)``, from where 100 margins lie below the first of them up to where

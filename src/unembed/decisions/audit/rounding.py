@@ -42,7 +42,7 @@ class NativeColumns:
 
 @dataclass(frozen=True)
 class NativeHead:
-    """What the head in the checkpoint's own precision makes of the same positions (SPEC §1)."""
+    """What the head in the checkpoint's own precision makes of the same positions (theory §1)."""
 
     dtype: str
     distinct_margins: int
@@ -66,7 +66,7 @@ def native_head(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> NativeHead:
-    """Compare the native head with the float32 head on the same positions (SPEC §1).
+    """Compare the native head with the float32 head on the same positions (theory §1).
 
     ``changed_top1`` is the share whose greedy token differs, ``changed_top1_untied`` that share
     among positions with a native margin above 0, ``changed_order`` the share whose ordered pair

@@ -15,10 +15,10 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
-from unembed.decisions.measure import Wanted, columns_of
+from unembed.decisions.measure import ColumnChoice, columns_of
 from unembed.errors import NonFiniteError, UnembedError
 from unembed.head.sweep import Sweep, sweep
-from unembed.models.model_pass import Companion, ModelPass, Reading
+from unembed.models.model_pass import HeadReader, ModelPass, ReadingOptions
 from unembed.runs.phases import Phases
 from unembed.runs.provenance import Provenance, provenance_of
 from unembed.runs.store import RunFolder
@@ -33,14 +33,14 @@ ALWAYS = ("doc", "pos", "target", "word_start")
 
 
 @dataclass(frozen=True)
-class AuditOptions(Reading):
-    """How to audit a text that is read as ``Reading`` says.
+class AuditOptions(ReadingOptions):
+    """How to audit a text that is read as ``ReadingOptions`` says.
 
     ``top_k`` candidates are kept per position (0: none; the report's text view lists them).
     ``facets`` adds the exact distance to the nearest facet, at about twice the head's cost.
     ``native_head`` adds what the checkpoint-precision head decides. Up to ``max_nonfinite``
     positions with a non-finite logit are kept as nulls before the run fails. ``logit_scale``
-    multiplies every logit, the control for sharpening (SPEC §5).
+    multiplies every logit, the control for sharpening (theory §5).
     """
 
     top_k: int = 5
@@ -61,12 +61,12 @@ class AuditRun:
     """Everything that is fixed before the first batch of an audit."""
 
     reading: ModelPass
-    wanted: Wanted
+    wanted: ColumnChoice
     word_start: Bool[np.ndarray, "vocab"]
     provenance: Provenance
     max_nonfinite: int
     nonfinite: list[int]
-    companion: Companion | None
+    second_reader: HeadReader | None
 
     @staticmethod
     def of(
@@ -74,9 +74,9 @@ class AuditRun:
         corpus: Corpus,
         options: AuditOptions,
         name: str,
-        companion: Callable[[ModelPass], Companion] | None = None,
+        second_reader: Callable[[ModelPass], HeadReader] | None = None,
     ) -> AuditRun:
-        """Prepare the pass and collect the provenance; ``companion`` is made for the pass."""
+        """Prepare the pass and collect the provenance; ``second_reader`` is made for the pass."""
         reading = ModelPass.of(model, corpus, options, name)
         if options.logit_scale != 1.0:
             reading = replace(reading, head=reading.head.sharpened(options.logit_scale))
@@ -86,11 +86,11 @@ class AuditRun:
                 f"{name} is in float32, so its native head is the exact one: "
                 "add --dtype bfloat16 to see what that precision does"
             )
-        wanted = Wanted(options.top_k, options.facets, options.native_head)
+        wanted = ColumnChoice(options.top_k, options.facets, options.native_head)
         given = {**vars(wanted), "body_product": reading.body_route}
         if options.spread:
             given["spread"] = True
-        beside = None if companion is None else companion(reading)
+        reader = None if second_reader is None else second_reader(reading)
         provenance = provenance_of(
             "audit",
             name,
@@ -110,24 +110,24 @@ class AuditRun:
             provenance=provenance,
             max_nonfinite=options.max_nonfinite,
             nonfinite=[],
-            companion=beside,
+            second_reader=reader,
         )
 
     def parts(
         self, done: frozenset[str], bar: Any, phases: Phases
     ) -> Iterator[tuple[str, pa.Table, list[Any]]]:
-        """The parts that are not done yet: name, table, and what a companion found."""
+        """The parts that are not done yet: name, table, and what a second reader found."""
 
         def work(team: tuple[nn.Module, ...], batch: Batch, share: Phases) -> tuple[Columns, Any]:
             hidden = self.reading.hidden(team[0], batch, share)
             with share("head"):
-                if self.companion is None:
+                if self.second_reader is None:
                     swept, found = self.swept(hidden, batch), None
                 else:
                     head, precision = self.reading.head, self.reading.precision
                     targets = batch.targets.to(hidden.device)
                     given = (hidden, head, targets, batch, self.candidates, precision)
-                    swept, found = self.companion.swept(*given)
+                    swept, found = self.second_reader.swept(*given)
                 return self.columns(hidden, swept, batch), found
 
         for part, pieces in self.reading.results(work, bar, phases, done=done):
@@ -155,7 +155,7 @@ class AuditRun:
     def finished_parts(self, folder: RunFolder) -> frozenset[str]:
         """The parts that are written, by all who read this pass."""
         written = {Path(path).stem for path in folder.done if path.startswith("tokens/")}
-        own = self.companion
+        own = self.second_reader
         return frozenset(part for part in written if own is None or own.kept(folder, part))
 
     def table(self, pieces: list[Columns]) -> pa.Table:

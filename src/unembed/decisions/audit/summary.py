@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 MARGIN_BANDS = (0.0, 0.5, 1.0, 2.0, 5.0, float("inf"))
-"""Edges of the margin bands [0,.5) [.5,1) [1,2) [2,5) [5,inf), SPEC §4."""
+"""Edges of the margin bands [0,.5) [.5,1) [1,2) [2,5) [5,inf), theory §4."""
 
 QUANTILES = (5, 25, 50, 75, 95)
 """Reported quantiles, in percent."""
@@ -127,7 +127,7 @@ def summarise(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> AuditSummary:
-    """Compute the figures of an audit, each with its interval clustered by document (SPEC §1, §2).
+    """The figures of an audit, each with its interval clustered by document (theory §1, §2).
 
     Rows that ``finite`` does not mark, or that hold a non-finite number, are counted and left out.
     A statistic that does not exist has value None and a reason. The same columns, ``resamples`` and

@@ -121,7 +121,7 @@ def calibrate(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Calibration:
-    """Measure the calibration of one audit, each figure with its interval (SPEC §4).
+    """Measure the calibration of one audit, each figure with its interval (theory §4).
 
     Over 15 bins b of confidence, ``ECE = sum(n_b / n * abs(acc_b - conf_b))`` and ``MCE =
     max(abs(acc_b - conf_b))`` over the bins that hold a position; ``Brier = mean(sum_p2 - 2 p_y +
@@ -149,7 +149,7 @@ def compare_calibration(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> CalibrationComparison:
-    """Compare the calibration of two audits of the same positions, row for row (SPEC §4).
+    """Compare the calibration of two audits of the same positions, row for row (theory §4).
 
     Each as ``calibrate``; the differences are paired, for both are resampled together. The upward
     bias of an ECE cancels in a difference only as far as the two are alike, so that its interval is

@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 from unembed.decisions.audit.audit import Audit
 from unembed.decisions.comparison.divergences import DivergenceColumns
 from unembed.decisions.comparison.flips import RESAMPLES
-from unembed.decisions.comparison.pairing import Pair
-from unembed.decisions.comparison.positions import Only
+from unembed.decisions.comparison.pairing import PairedPositions
+from unembed.decisions.comparison.positions import PositionFilter
 from unembed.decisions.comparison.rows import ComparedRows, run_columns, stacked
 from unembed.decisions.comparison.seeds import over_seeds, runs_in_words
 from unembed.decisions.comparison.summary import (
@@ -37,7 +37,7 @@ PART_ROWS = 1 << 18
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two audits of one text, position by position, with every figure of SPEC §4.
+    """Two audits of one text, position by position, with every figure of theory §4.
 
     ``table`` has a row per position: ``doc pos target``, then ``before_`` and ``after_`` columns;
     works wherever an Arrow table does. With several runs on a side it has the rows of each pair
@@ -104,7 +104,7 @@ def compare(
     after: Audit | Sequence[Audit],
     *,
     divergence: pa.Table | None = None,
-    only: Only | None = None,
+    only: PositionFilter | None = None,
     out: str | Path | None = None,
     command: str = "",
     resamples: int = RESAMPLES,
@@ -124,9 +124,9 @@ def compare(
     (``seeds.widened``), and there are no p-values.
     Raises UnembedError where the audits are not of one text, tokenizer and windows, where two of
     one side are one model, where ``only`` leaves nothing or spells terms with another tokenizer,
-    and for ``divergence`` with several audits on a side. Source: SPEC §4.
+    and for ``divergence`` with several audits on a side. Source: theory §4.
     """
-    only = only or Only()
+    only = only or PositionFilter()
     olds, news = _runs(before, "before"), _runs(after, "after")
     seeds = len(olds), len(news)
     if divergence is not None and seeds != (1, 1):
@@ -250,7 +250,7 @@ def _runs(side: Audit | Sequence[Audit], name: str) -> list[Audit]:
     return runs
 
 
-def _divergence(table: pa.Table, paired: Pair) -> DivergenceColumns:
+def _divergence(table: pa.Table, paired: PairedPositions) -> DivergenceColumns:
     """The divergences at the paired positions, which are finite there."""
     names = [field.name for field in fields(DivergenceColumns)]
     return DivergenceColumns(**{name: table[name].to_numpy()[paired.row] for name in names})

@@ -43,7 +43,7 @@ class Exceedance:
 
 
 @dataclass(frozen=True)
-class Apart:
+class DivergenceStatistics:
     """Mean, median and 99 % quantile of a divergence, and its survival curve on a fixed grid."""
 
     mean: Estimate
@@ -74,9 +74,9 @@ class DivergenceSummary:
     the groups of each grouping given.
     """
 
-    kl_forward: Apart
-    kl_backward: Apart
-    total_variation: Apart
+    kl_forward: DivergenceStatistics
+    kl_backward: DivergenceStatistics
+    total_variation: DivergenceStatistics
     acceptance: Estimate
     overlap: Estimate
     top_share: Estimate
@@ -99,7 +99,7 @@ def summarise_divergences(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> DivergenceSummary:
-    """Means, quantiles and survival curves with intervals over documents (SPEC §4).
+    """Means, quantiles and survival curves with intervals over documents (theory §4).
 
     Two equal models give zeros, an acceptance and an overlap of 1, and no ``top_share``.
     """
@@ -116,11 +116,11 @@ def summarise_divergences(
         for name, total in zip(values, totals, strict=True)
     }
 
-    def apart(name: str, thresholds: Sequence[float]) -> Apart:
+    def apart(name: str, thresholds: Sequence[float]) -> DivergenceStatistics:
         levels = (0.5, 0.99)
         median, high = quantile_estimates(values[name], inverse, documents, levels, **how)
         curve = survival(values[name], thresholds, inverse, documents, **how)
-        return Apart(means[name], median, high, curve)
+        return DivergenceStatistics(means[name], median, high, curve)
 
     return DivergenceSummary(
         apart("kl_forward", KL_THRESHOLDS_NATS),

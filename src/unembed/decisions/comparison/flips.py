@@ -111,7 +111,7 @@ class TokenExtremes:
 
 
 def flips(columns: FlipColumns, *, resamples: int = RESAMPLES, seed: int = 0) -> Flips:
-    """Count the flips between two audits, with intervals clustered by document (SPEC §4).
+    """Count the flips between two audits, with intervals clustered by document (theory §4).
 
     A position is right where top-1 is the target and changed where the two top-1 differ. Churn is
     the share changed; the flip ratio is wrong-to-right over right-to-wrong, undefined with fewer
@@ -131,7 +131,7 @@ def flip_table(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> tuple[FlipGroup, ...]:
-    """Count the flips of each group of positions, in the order of ``names`` (SPEC §4).
+    """Count the flips of each group of positions, in the order of ``names`` (theory §4).
 
     ``group[i]`` is the index in ``names`` of position i's group, or -1 for a position of none,
     which still counts among all positions and in the total net. Every group sees the same
@@ -165,7 +165,7 @@ def flip_table(
 
 
 def gaining_and_losing_tokens(columns: FlipColumns, *, top: int = 20) -> TokenExtremes:
-    """Find the targets with the largest positive and the most negative net, ``top`` each (SPEC §4).
+    """The targets with the largest positive and the most negative net, ``top`` each (theory §4).
 
     Ties go to the lowest id; a token of net zero is in neither list. ``sign_p`` is
     ``mcnemar_p(wrong_to_right, right_to_wrong)`` of one token: the lists hold the extremes of
@@ -196,7 +196,7 @@ def gaining_and_losing_tokens(columns: FlipColumns, *, top: int = 20) -> TokenEx
 
 
 def mcnemar_p(wrong_to_right: int, right_to_wrong: int) -> float:
-    """McNemar's exact two-sided p: the sign test of W→R against R→W (McNemar 1947; SPEC §4).
+    """McNemar's exact two-sided p: the sign test of W→R against R→W (McNemar 1947; theory §4).
 
     ``min(1, 2 Pr(X <= min(b, c)))`` with X binomial(b + c, 1/2), to 11 digits down to 1e-300,
     for counts of any size in O(sqrt(b + c)). Without flips it is 1; far below 1e-300 it is 0. It
@@ -217,7 +217,7 @@ def mcnemar_p(wrong_to_right: int, right_to_wrong: int) -> float:
 
 
 def clustered_mcnemar_p(net_by_document: Float[np.ndarray, " documents"]) -> Estimate:
-    """P of McNemar's test for documents whose own positions may depend on one another (SPEC §4).
+    """P of McNemar's test for documents whose own positions may depend on one another (theory §4).
 
     ``chi^2 = (sum_d net_d)^2 / sum_d net_d^2`` with one degree of freedom, ``net_d`` the W→R less
     R→W of document d: Obuchowski's test (1998) without its factor ``(D - 1) / D``, the modified

@@ -16,7 +16,7 @@ from torch import nn
 from unembed.decisions.audit.audit import Audit, finish_audit
 from unembed.decisions.audit.run import AuditOptions, AuditRun, Columns, joined, token_file
 from unembed.errors import UnembedError
-from unembed.head.divergence import Voice, divergence
+from unembed.head.divergence import SweptModel, divergence
 from unembed.models.checkpoint import Checkpoint, context_of
 from unembed.runs.phases import Phases
 from unembed.runs.progress import progress_bar
@@ -55,7 +55,7 @@ def audit_both(
     ``out`` the audits are written to ``out/before`` and ``out/after`` and the divergences to
     ``out/divergence``; a killed run goes on where it stopped. The context is the shorter of the two
     models'. Raises UnembedError where the tokenizers differ, and as ``audit`` does.
-    Source: SPEC §4.
+    Source: theory §4.
     """
     _refuse_other_tokenizers(before, after)
     options, phases = options or AuditOptions(), phases or Phases()
@@ -131,7 +131,7 @@ class _Both:
             with phases("head"):
                 swept = run.swept(hidden, batch)
                 found.append(run.columns(hidden, swept, batch))
-            voices.append(Voice(hidden, run.reading.head, swept, run.reading.precision))
+            voices.append(SweptModel(hidden, run.reading.head, swept, run.reading.precision))
         with phases("divergence"):
             apart = divergence(*voices)
         columns = {name: getattr(apart, name).cpu().numpy() for name in DIVERGENCES}

@@ -41,7 +41,7 @@ class MarginColumns:
 
 
 @dataclass(frozen=True)
-class Change:
+class MarginChange:
     """Change of one measure over a group: share of positions with more after, and mean change."""
 
     wider: Estimate
@@ -50,7 +50,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Spread:
-    """``Change`` with the distribution of the change.
+    """``MarginChange`` with the distribution of the change.
 
     ``quantiles`` has the keys 5, 25, 50, 75 and 95 (percent), ``median`` is the one at 50;
     ``histogram`` splits the positions by whether top-1 was the target before.
@@ -69,8 +69,8 @@ class Rotation:
 
     n: int
     share: Estimate
-    margin: Change
-    relative_distance: Change
+    margin: MarginChange
+    relative_distance: MarginChange
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def compare_margins(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Movement:
-    """Compare the margins of two audits of the same positions, row for row (SPEC §1, §4).
+    """Compare the margins of two audits of the same positions, row for row (theory §1, §4).
 
     Every difference is after - before at one position, given for the margin and for the relative
     distance, which a temperature leaves alone. Intervals resample documents.
@@ -147,7 +147,7 @@ def compare_margins(
     The check for sharpening takes the positions that kept top-1 and top-2, where both measures
     compare the same two rows of the head. ``temperature = median(before) / median(after)`` of their
     margins is the t that, dividing the logits of before, gives them the median of after, as the
-    temperature control of SPEC §5 does; it is below 1 where the head got sharper. A fit in logs
+    temperature control of theory §5 does; it is below 1 where the head got sharper. A fit in logs
     would be led by the margins near 0, whose ratios are mostly noise. A margin cannot tell a
     temperature from rows that moved apart, the relative distance can:
     ``share_left = log(1 + scale_free_change) / log(1 + raw_change)``. It has no value where the
@@ -219,7 +219,7 @@ def _means(
     documents: int,
     resamples: int,
     seed: int,
-) -> tuple[Estimate, list[tuple[Change, Change]], tuple[BandMovement, ...]]:
+) -> tuple[Estimate, list[tuple[MarginChange, MarginChange]], tuple[BandMovement, ...]]:
     """Share of the first group; the changes of each group; the bands."""
 
     def total(values: np.ndarray) -> Float[np.ndarray, " documents"]:
@@ -243,7 +243,7 @@ def _means(
     share, *rest = ratio_estimates(numerators, denominators, resamples=resamples, seed=seed)
     changes = []
     for _ in groups:
-        changes.append((Change(*rest[0:2]), Change(*rest[2:4])))
+        changes.append((MarginChange(*rest[0:2]), MarginChange(*rest[2:4])))
         rest = rest[4:]
     bands = []
     for low, high in itertools.pairwise(MARGIN_BANDS):

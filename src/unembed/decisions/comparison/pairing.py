@@ -49,7 +49,7 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Pair:
+class PairedPositions:
     """Positions that both audits measured, in order of the text.
 
     ``row`` is each one's row in the audits' tables. ``nonfinite`` counts the positions left out
@@ -68,9 +68,9 @@ class Pair:
     nonfinite: int
     notes: tuple[str, ...]
 
-    def rows(self, chosen: Bool[np.ndarray, " positions"]) -> Pair:
+    def rows(self, chosen: Bool[np.ndarray, " positions"]) -> PairedPositions:
         """The chosen positions."""
-        return Pair(
+        return PairedPositions(
             self.row[chosen],
             self.doc[chosen],
             self.pos[chosen],
@@ -84,11 +84,11 @@ class Pair:
         )
 
 
-def pair(before: Audit, after: Audit) -> Pair:
-    """Pair two audits on (document, position).
+def pair(before: Audit, after: Audit) -> PairedPositions:
+    """PairedPositions two audits on (document, position).
 
     Raises UnembedError where text, tokenizer or windows differ, quoting both, with the first
-    document that differs where the text does. Source: SPEC §4.
+    document that differs where the text does. Source: theory §4.
     """
     _refuse_other_texts(before, after)
     keys = {name: _column(before, name) for name in ("doc", "pos", "target", "word_start")}
@@ -100,7 +100,7 @@ def pair(before: Audit, after: Audit) -> Pair:
     ]
     finite = np.isfinite(sides[0].margin) & np.isfinite(sides[1].margin)
     texts = {**before.vocabulary.texts, **after.vocabulary.texts}
-    whole = Pair(
+    whole = PairedPositions(
         row=np.arange(len(finite)),
         **keys,
         before=sides[0],
@@ -112,7 +112,7 @@ def pair(before: Audit, after: Audit) -> Pair:
     return whole if whole.nonfinite == 0 else whole.rows(finite)
 
 
-def pooled(pairs: Sequence[Pair]) -> Pair:
+def pooled(pairs: Sequence[PairedPositions]) -> PairedPositions:
     """The rows of several pairs one below the other, in the order of the pairs.
 
     Documents keep their numbers, so that the rows of one document are one cluster in all pairs;
@@ -134,7 +134,7 @@ def pooled(pairs: Sequence[Pair]) -> Pair:
         sides = [vars(getattr(one, name)) for one in pairs]
         return Side(**{key: np.concatenate([one[key] for one in sides]) for key in sides[0]})
 
-    return Pair(
+    return PairedPositions(
         **{name: stacked(name) for name in ("row", "doc", "pos", "target", "word_start")},
         before=side("before"),
         after=side("after"),

@@ -10,7 +10,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from unembed.decisions.comparison.pairing import Pair, refuse_other_tokens, vocabulary_size
+from unembed.decisions.comparison.pairing import (
+    PairedPositions,
+    refuse_other_tokens,
+    vocabulary_size,
+)
 from unembed.decisions.comparison.summary import BAND_NAMES, Groups
 from unembed.decisions.tokens import CLASSES, FREQUENCY_NAMES, encodings_of, marks_of_terms
 from unembed.errors import UnembedError
@@ -18,7 +22,7 @@ from unembed.text.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
-class Only:
+class PositionFilter:
     """Which positions to compare; what is left empty keeps all.
 
     ``classes`` and ``frequencies`` are of the target, ``bands`` of the margin before.
@@ -61,7 +65,7 @@ class Only:
         return "; ".join(said) or None
 
     def chosen(
-        self, paired: Pair, groups: Groups, names: Sequence[str]
+        self, paired: PairedPositions, groups: Groups, names: Sequence[str]
     ) -> Bool[np.ndarray, " positions"]:
         """The positions kept. Raises UnembedError where there is none."""
         kept = np.ones(len(paired.doc), dtype=bool)
@@ -82,7 +86,7 @@ class Only:
             raise UnembedError(f"no position is left with {self.words}: keep more")
         return kept
 
-    def refuse_other_tokenizer(self, paired: Pair, label: str) -> None:
+    def refuse_other_tokenizer(self, paired: PairedPositions, label: str) -> None:
         """Raise UnembedError where the terms are spelled by another tokenizer than the audits'.
 
         ``label`` is that of the audits' tokenizer. Compared are the sizes, and what the targets

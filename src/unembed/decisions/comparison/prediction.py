@@ -85,7 +85,7 @@ def flip_chance(
     deviation s of the noise in the difference of two logits. One candidate: ``Phi(-gap / s)``.
     More: independent noise of variance ``s ** 2 / 2`` on each logit, ``s1 = s / sqrt(2)`` and
     ``1 - E_z[prod_j Phi(z + gap_j / s1)]``, z standard normal, by Gauss-Hermite quadrature. Without
-    noise the chance is 0. Source: SPEC §6, flips under Gaussian logit noise.
+    noise the chance is 0. Source: theory §6, flips under Gaussian logit noise.
     """
     if noise == 0 or gaps.shape[1] == 0:
         return np.zeros(len(gaps))
@@ -109,7 +109,7 @@ def predict_flips(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> FlipPrediction:
-    """Predict how many top-1 flip from the margins before and one number, and count them (SPEC §4).
+    """Predict from the margins before and one number how many top-1 flip, and count (theory §4).
 
     The number is s, the size of the logit noise between the two audits. The prediction for a
     position is ``flip_chance`` of its margin: a lower bound, for others than the runner-up may

@@ -12,8 +12,8 @@ from jaxtyping import Float, Int
 
 from unembed.decisions.audit.audit import Audit
 from unembed.decisions.comparison.divergences import DivergenceColumns
-from unembed.decisions.comparison.pairing import Pair, pair, pooled
-from unembed.decisions.comparison.positions import Only
+from unembed.decisions.comparison.pairing import PairedPositions, pair, pooled
+from unembed.decisions.comparison.positions import PositionFilter
 from unembed.decisions.comparison.summary import Groups, bands_of
 from unembed.decisions.tokens import CLASSES, FREQUENCY_NAMES, classes_of, frequency_buckets
 
@@ -25,15 +25,15 @@ class ComparedRows:
     Frequencies count the targets of one audited text, with several pairs too.
     """
 
-    paired: Pair
+    paired: PairedPositions
     groups: Groups
     topk_logits: Float[np.ndarray, "positions k"] | None
 
     @staticmethod
-    def of(before: Audit, after: Audit, only: Only, k: int) -> ComparedRows:
+    def of(before: Audit, after: Audit, only: PositionFilter, k: int) -> ComparedRows:
         """The positions of one pair of runs that ``only`` keeps, with the first k candidates.
 
-        Raises UnembedError as ``pair`` and ``Only`` do.
+        Raises UnembedError as ``pair`` and ``PositionFilter`` do.
         """
         paired = pair(before, after)
         groups = _groups(paired)
@@ -91,7 +91,7 @@ def run_columns(
     return {"before_run": before, "after_run": after}
 
 
-def _groups(paired: Pair) -> Groups:
+def _groups(paired: PairedPositions) -> Groups:
     tokens, where = np.unique(paired.target, return_inverse=True)
     classes = classes_of([paired.vocabulary[token] for token in tokens.tolist()])
     return Groups(
@@ -103,7 +103,9 @@ def _groups(paired: Pair) -> Groups:
     )
 
 
-def _topk_logits(before: Audit, paired: Pair, k: int) -> Float[np.ndarray, "positions k"] | None:
+def _topk_logits(
+    before: Audit, paired: PairedPositions, k: int
+) -> Float[np.ndarray, "positions k"] | None:
     """The candidates' logits before, at the paired positions; None for fewer than two."""
     if k < 2:
         return None

@@ -25,7 +25,7 @@ Record = TypeVar("Record")
 def over_seeds(
     pooled: ComparisonSummary, singles: Sequence[ComparisonSummary], seeds: tuple[int, int]
 ) -> ComparisonSummary:
-    """The figures of the pooled pairs, with the spread between seeds in every interval (SPEC §4).
+    """The figures of the pooled pairs, with the spread between seeds in every interval (theory §4).
 
     ``singles`` are the summaries of the single pairs, those of the first run before first. The
     intervals are widened by ``widened``; what was decided from them, the verdict on sharpening and
@@ -58,7 +58,7 @@ def widened(pooled: Record, singles: Sequence[Record], seeds: tuple[int, int]) -
     such as a share below 0. Where a single pair leaves the statistic undefined there is no
     interval, and so for what a single pair does not hold: its chances of a flip are in no bins
     where its noise is 0 or unknown. Counts, histograms, and the tokens that gained and lost most
-    stay those of the pooled rows; p-values go. Source: SPEC §4.
+    stay those of the pooled rows; p-values go. Source: theory §4.
     """
     return cast(Record, _walk(pooled, list(singles), seeds))
 

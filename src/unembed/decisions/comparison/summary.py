@@ -33,7 +33,7 @@ from unembed.decisions.comparison.flips import (
     gaining_and_losing_tokens,
 )
 from unembed.decisions.comparison.movement import MarginColumns, Movement, compare_margins
-from unembed.decisions.comparison.pairing import Pair, Side
+from unembed.decisions.comparison.pairing import PairedPositions, Side
 from unembed.decisions.comparison.prediction import FlipPrediction, predict_flips
 from unembed.decisions.tokens import CLASSES, FREQUENCY_NAMES
 from unembed.runs.record import record_from_json, record_to_json
@@ -61,8 +61,8 @@ class ComparisonSummary:
     """The figures of one comparison; every interval clusters by document.
 
     ``only`` says which positions were kept, where not all were. ``n_nonfinite`` positions were left
-    out before that. Groups are those of SPEC §4; ``by_band_after`` bands the same positions by the
-    margin after, so its rows before and after are the same positions too. ``token_texts`` spells
+    out before that. Groups are those of theory §4; ``by_band_after`` bands the same positions by
+    the margin after, so its rows before and after are the same positions too. ``token_texts`` spells
     the ids of ``tokens``. ``divergence`` is there where both models were run together.
 
     ``seeds`` counts the runs before and after. With several every count, ``n_positions``,
@@ -92,12 +92,12 @@ class ComparisonSummary:
 
 
 def bands_of(margin: Float[np.ndarray, " positions"]) -> Int[np.ndarray, " positions"]:
-    """The index of each margin's band [0,.5) [.5,1) [1,2) [2,5) [5,inf) (SPEC §4)."""
+    """The index of each margin's band [0,.5) [.5,1) [1,2) [2,5) [5,inf) (theory §4)."""
     return np.searchsorted(np.array(MARGIN_BANDS[1:-1]), margin, side="right")
 
 
 def summarise_pair(
-    pair: Pair,
+    pair: PairedPositions,
     groups: Groups,
     *,
     only: str | None = None,
@@ -106,7 +106,7 @@ def summarise_pair(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> ComparisonSummary:
-    """Compute the figures of SPEC §4 for paired positions.
+    """Compute the figures of theory §4 for paired positions.
 
     ``topk_logits`` of the audit before make the prediction of flips count every candidate instead
     of the runner-up alone. The same input gives the same figures to the last bit.

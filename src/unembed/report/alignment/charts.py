@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from unembed.report.alignment.pairs import NAMES, Pair, cosine, estimate, pair_name, told
+from unembed.report.alignment.pairs import NAMES, TaskPair, cosine, estimate, pair_name, told
 from unembed.report.comparison.charts import NO_SCALE, ends, plain_axis
 from unembed.report.parts import wording
 from unembed.report.parts.drawing import Spec, heading
@@ -25,7 +25,7 @@ LOOKS = {
 """Colour and shape of a point by what is told of it: above, below, neither."""
 
 
-def drawn(pairs: Sequence[Pair]) -> list[Pair]:
+def drawn(pairs: Sequence[TaskPair]) -> list[TaskPair]:
     """At most ``MOST`` of the pairs, the first and the last among them, at even ranks."""
     if len(pairs) <= MOST:
         return list(pairs)
@@ -33,7 +33,7 @@ def drawn(pairs: Sequence[Pair]) -> list[Pair]:
     return [pairs[round(at * step)] for at in range(MOST)]
 
 
-def against_proxy(alignments: Alignments, pairs: Sequence[Pair]) -> Spec:
+def against_proxy(alignments: Alignments, pairs: Sequence[TaskPair]) -> Spec:
     """Joint against activation × error, with the diagonal on which coupling is 1."""
     points = _points(alignments, pairs, ("proxy", "joint"), ("activation", "error", "coupling"))
     marks = [
@@ -55,7 +55,7 @@ def against_proxy(alignments: Alignments, pairs: Sequence[Pair]) -> Spec:
     return {"title": heading("joint"), "layer": [diagonal, *_layers(marks, x, y)]}
 
 
-def against_joint(alignments: Alignments, pairs: Sequence[Pair]) -> Spec:
+def against_joint(alignments: Alignments, pairs: Sequence[TaskPair]) -> Spec:
     """First moment against joint, with the line at 0."""
     points = _points(alignments, pairs, ("joint", "first_moment"), ())
     marks = [
@@ -75,10 +75,10 @@ def against_joint(alignments: Alignments, pairs: Sequence[Pair]) -> Spec:
 
 def _points(
     alignments: Alignments,
-    pairs: Sequence[Pair],
+    pairs: Sequence[TaskPair],
     axes: tuple[str, str],
     more: tuple[str, ...],
-) -> list[tuple[Pair, Spec]]:
+) -> list[tuple[TaskPair, Spec]]:
     found = []
     for pair in pairs:
         x, y = (estimate(alignments, kind, pair) for kind in axes)

@@ -46,7 +46,7 @@ MEANINGS = {
 
 
 @dataclass(frozen=True)
-class Term:
+class GlossaryTerm:
     """A quantity, over what it ranges here, and what it means."""
 
     name: str
@@ -162,7 +162,7 @@ def notes(alignments: Alignments) -> tuple[str, ...]:
     return tuple(found)
 
 
-def terms(alignments: Alignments) -> tuple[Term, ...]:
+def terms(alignments: Alignments) -> tuple[GlossaryTerm, ...]:
     """The quantities that were kept, each with its least and its largest value."""
     found = []
     for kind, meaning in MEANINGS.items():
@@ -174,7 +174,7 @@ def terms(alignments: Alignments) -> tuple[Term, ...]:
             if (one := estimate(alignments, kind, pair)).value is not None
         ]
         ends = dict.fromkeys((_two(min(values)), _two(max(values)))) if values else ("none",)
-        found.append(Term(NAMES[kind], " to ".join(ends), meaning))
+        found.append(GlossaryTerm(NAMES[kind], " to ".join(ends), meaning))
     return tuple(found)
 
 

@@ -22,16 +22,16 @@ OK = "ok"
 
 
 @dataclass(frozen=True)
-class Pair:
+class TaskPair:
     """Two tasks by their numbers."""
 
     first: int
     second: int
 
 
-def every_pair(tasks: int) -> list[Pair]:
+def every_pair(tasks: int) -> list[TaskPair]:
     """Each two tasks once."""
-    return [Pair(i, j) for i in range(tasks) for j in range(i + 1, tasks)]
+    return [TaskPair(i, j) for i in range(tasks) for j in range(i + 1, tasks)]
 
 
 def cosine(value: float) -> str:
@@ -39,7 +39,7 @@ def cosine(value: float) -> str:
     return f"{value:.3f}".replace("-", "−").replace("−0.000", "0.000")
 
 
-def estimate(alignments: Alignments, kind: str, pair: Pair) -> Estimate:
+def estimate(alignments: Alignments, kind: str, pair: TaskPair) -> Estimate:
     """One number with its interval; the reason where there is none."""
     found = alignments.pairs(kind)
     if found is None:
@@ -53,14 +53,14 @@ def estimate(alignments: Alignments, kind: str, pair: Pair) -> Estimate:
     return Estimate(value, low if bounded else None, high if bounded else None)
 
 
-def why_not(alignments: Alignments, pair: Pair) -> str:
+def why_not(alignments: Alignments, pair: TaskPair) -> str:
     """Why two tasks have no number."""
     tasks = [alignments.tasks[at] for at in (pair.first, pair.second)]
     reasons = [f"{task.name}: {task.status}" for task in tasks if task.status != OK]
     return "; ".join(reasons) or "not estimated"
 
 
-def by_joint(alignments: Alignments) -> list[Pair]:
+def by_joint(alignments: Alignments) -> list[TaskPair]:
     """The pairs that have a joint, the most alike first."""
     joint = alignments.joint.value
     known = [
@@ -78,7 +78,7 @@ def told(found: Estimate, at: float) -> int:
     return int(found.low > at) - int(found.high < at)
 
 
-def pair_name(alignments: Alignments, pair: Pair) -> str:
+def pair_name(alignments: Alignments, pair: TaskPair) -> str:
     """Both names, ``python · java``."""
     names = (alignments.tasks[at].name for at in (pair.first, pair.second))
     return wording.visible(" · ".join(names))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from unembed.report.alignment.pairs import (
     NAMES,
     OK,
-    Pair,
+    TaskPair,
     by_joint,
     cosine,
     estimate,
@@ -91,7 +91,7 @@ def task_table(alignments: Alignments) -> Table:
     )
 
 
-def _pairs(alignments: Alignments, caption: str, pairs: Sequence[Pair]) -> Table:
+def _pairs(alignments: Alignments, caption: str, pairs: Sequence[TaskPair]) -> Table:
     kinds = [
         kind
         for kind in ("joint", "activation", "error", "coupling", "first_moment")
@@ -119,6 +119,6 @@ def _pairs(alignments: Alignments, caption: str, pairs: Sequence[Pair]) -> Table
     return Table(caption, ("pair", *(NAMES[kind] for kind in kinds)), tuple(rows), doubted)
 
 
-def _value_and_interval(alignments: Alignments, pair: Pair) -> tuple[str, str]:
+def _value_and_interval(alignments: Alignments, pair: TaskPair) -> tuple[str, str]:
     found = estimate(alignments, "coupling", pair)
     return point(found, cosine), interval(found, cosine)

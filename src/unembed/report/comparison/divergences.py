@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from unembed.decisions.comparison.divergences import (
     TOP_PART,
-    Apart,
     DivergenceGroup,
+    DivergenceStatistics,
     DivergenceSummary,
     Exceedance,
 )
@@ -35,7 +35,7 @@ _LOOKS: tuple[tuple[Spec, int], ...] = (
 )
 """Line and size of the points of a chart's first and second curve, which may coincide."""
 
-Curve = tuple[str, Apart]
+Curve = tuple[str, DivergenceStatistics]
 
 
 def fine(value: float) -> str:

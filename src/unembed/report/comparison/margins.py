@@ -18,7 +18,7 @@ VERDICTS = {
     "undecided": "Whether a temperature explains what happened to the margins is undecided",
     "none": "No change of the median margin is told from 0",
 }
-"""The check for sharpening in words; SPEC §1 says why a temperature is free."""
+"""The check for sharpening in words; theory §1 says why a temperature is free."""
 
 
 def sharpening_words(check: Sharpening) -> str:

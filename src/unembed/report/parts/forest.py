@@ -20,7 +20,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Branch:
+class ForestRow:
     """One row. Without a ``value`` nothing is drawn, without ``low`` and ``high`` no interval.
 
     ``look`` is "lead" for a row to see first, "faint" for one that matters less, or empty.
@@ -35,7 +35,7 @@ class Branch:
 
 
 @dataclass(frozen=True)
-class Line:
+class ReferenceLine:
     """A value that is marked all the way down, and what it is."""
 
     at: float
@@ -49,8 +49,8 @@ class Forest:
     caption: str
     head: tuple[str, ...]
     scale: Scale
-    rows: tuple[Branch, ...]
-    line: Line | None = None
+    rows: tuple[ForestRow, ...]
+    line: ReferenceLine | None = None
 
     @property
     def long(self) -> bool:
@@ -61,7 +61,7 @@ class Forest:
         """Where a value lies along the axis, ``37.5%``."""
         return f"{100 * self.scale.place(value):.2f}%"
 
-    def extent(self, row: Branch) -> str:
+    def extent(self, row: ForestRow) -> str:
         """The style of a row's interval."""
         assert row.low is not None
         assert row.high is not None
@@ -69,7 +69,7 @@ class Forest:
         return f"left:{low:.2f}%;width:{high - low:.2f}%"
 
 
-def reach(rows: Sequence[Branch]) -> list[float]:
+def reach(rows: Sequence[ForestRow]) -> list[float]:
     """Every value and every end of an interval, for the scale."""
     ends = (end for row in rows if row.value is not None for end in (row.value, row.low, row.high))
     return [end for end in ends if end is not None]

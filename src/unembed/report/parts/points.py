@@ -54,7 +54,7 @@ class Cloud:
 
 
 @dataclass(frozen=True)
-class Note:
+class PointLabel:
     """The name of a point, written beside it."""
 
     point: int
@@ -111,7 +111,9 @@ def dot_width(points: int, frame: Frame) -> float:
     return next((width for limit, width in DOTS if most <= limit), 2.6)
 
 
-def draw_cloud(cloud: Cloud, frame: Frame, notes: Sequence[tuple[Note, float, float, str]]) -> str:
+def draw_cloud(
+    cloud: Cloud, frame: Frame, notes: Sequence[tuple[PointLabel, float, float, str]]
+) -> str:
     """The drawing; ``notes`` are names with their places and anchors."""
     place = pixels(cloud, frame)
     wide = dot_width(len(place), frame)

@@ -17,7 +17,7 @@ from unembed.report.parts.points import (
     LOOKS,
     Cloud,
     Frame,
-    Note,
+    PointLabel,
     as_script,
     cloud_data,
     draw_cloud,
@@ -203,7 +203,7 @@ def tables(found: Map, tags: Sequence[Tag]) -> tuple[Table, ...]:
 
 def place_notes(
     names: Sequence[str], place: Float[np.ndarray, "points 2"], frame: Frame
-) -> list[tuple[Note, float, float, str]]:
+) -> list[tuple[PointLabel, float, float, str]]:
     """Names beside their points where there is room; one without room is left out.
 
     Each tries the right, the left, above and below, and takes the first place that meets neither
@@ -226,7 +226,7 @@ def place_notes(
             inside = box[0] >= frame.left - 6 and box[2] <= frame.width - 2
             if inside and not any(_meet(box, other) for other in taken):
                 taken.append(box)
-                found.append((Note(point, text), at, base, anchor))
+                found.append((PointLabel(point, text), at, base, anchor))
                 break
     return found
 
@@ -235,7 +235,7 @@ def _drawing(cloud: Cloud, found: Map, placed: Bool[np.ndarray, "entries"], widt
     aspect = (cloud.y.high - cloud.y.low) / (cloud.x.high - cloud.x.low)
     frame = Frame(min(width, TALLEST / aspect), 0.0)
     frame = Frame(frame.width, frame.top + frame.foot + aspect * frame.across)
-    notes: list[tuple[Note, float, float, str]] = []
+    notes: list[tuple[PointLabel, float, float, str]] = []
     if len(cloud.points) <= LABELLED:
         names = [name for name, kept in zip(found.names, placed, strict=True) if kept]
         notes = place_notes(names, pixels_of(cloud, frame), frame)

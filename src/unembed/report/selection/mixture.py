@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from unembed.report.parts.forest import Branch, Cell, Forest, reach
+from unembed.report.parts.forest import Cell, Forest, ForestRow, reach
 from unembed.report.parts.page import environment
 from unembed.report.parts.scales import scale_of
 from unembed.report.parts.wording import count, counted, full, interval, share
@@ -108,7 +108,7 @@ def account(mixture: Mixture) -> str:
 def forest(mixture: Mixture) -> Forest:
     """The sources by falling weight; those left out are hollow."""
     rows = tuple(
-        Branch(
+        ForestRow(
             one.name,
             one.weight.value,
             one.weight.low,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from unembed.report.parts.forest import Branch, Cell, Forest, Line, reach
+from unembed.report.parts.forest import Cell, Forest, ForestRow, ReferenceLine, reach
 from unembed.report.parts.page import environment
 from unembed.report.parts.parts import Table
 from unembed.report.parts.scales import scale_of
@@ -156,7 +156,7 @@ def forest(ranking: Ranking) -> Forest:
         for source in scored
     )
     ends = reach(rows)
-    zero = Line(0.0, "0") if min(ends) < 0 < max(ends) else None
+    zero = ReferenceLine(0.0, "0") if min(ends) < 0 < max(ends) else None
     head = ["source", name_of(ranking.by), "score", *(["P(best)"] if certain else [])]
     head += ["95 % interval", "samples", "documents", *(["status"] if doubts else [])]
     return Forest(
@@ -188,7 +188,7 @@ def probability(value: float) -> str:
     return f"{value:.2f}"
 
 
-def _row(source: Ranked, form: Wording, *, certain: bool, doubts: bool, lead: bool) -> Branch:
+def _row(source: Ranked, form: Wording, *, certain: bool, doubts: bool, lead: bool) -> ForestRow:
     best = "none" if source.best is None else probability(source.best)
     bounds = "none"
     if source.low is not None and source.high is not None:
@@ -200,7 +200,7 @@ def _row(source: Ranked, form: Wording, *, certain: bool, doubts: bool, lead: bo
     if doubts:
         cells.append(Cell(source.status))
     look = "lead" if lead else "faint" if source.status != OK else ""
-    return Branch(source.name, source.value, source.low, source.high, tuple(cells), look)
+    return ForestRow(source.name, source.value, source.low, source.high, tuple(cells), look)
 
 
 def _parted(ranking: Ranking) -> tuple[list[Ranked], list[Ranked]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from unembed.errors import UnembedError
-from unembed.report.parts.forest import Branch, Cell, Forest, Line, reach
+from unembed.report.parts.forest import Cell, Forest, ForestRow, ReferenceLine, reach
 from unembed.report.parts.parts import Table
 from unembed.report.parts.scales import scale_of
 from unembed.report.parts.wording import Wording, count, counted, decimal, full, share
@@ -73,7 +73,7 @@ def forest(verdicts: Sequence[Verdict]) -> Forest:
     """The methods by the share of the best gain that their choices brought."""
     unknown = any(one.unknown for one in verdicts)
     rows = tuple(
-        Branch(
+        ForestRow(
             one.method,
             one.share.value,
             one.share.low,
@@ -99,7 +99,7 @@ def forest(verdicts: Sequence[Verdict]) -> Forest:
         head=(*head, "regret, nats", *(("unscored",) if unknown else ())),
         scale=scale_of([0.0, 1.0, *reach(rows)], percent=True),
         rows=rows,
-        line=None if chance is None else Line(chance, "chance"),
+        line=None if chance is None else ReferenceLine(chance, "chance"),
     )
 
 

@@ -21,7 +21,7 @@ from unembed.signatures.samples import Samples
 
 
 def cka(target: Samples, source: Samples) -> float:
-    """Linear CKA, plug-in: ``⟨C_s, C_t⟩ / (‖C_s‖ ‖C_t‖)`` (Kornblith et al. 2019; SPEC §11).
+    """Linear CKA, plug-in: ``⟨C_s, C_t⟩ / (‖C_s‖ ‖C_t‖)`` (Kornblith et al. 2019; theory §11).
 
     Few positions lower it, as both norms have the noise of their covariance, which the product of
     two texts has not. NaN where all states of a text are the same.
@@ -33,7 +33,7 @@ def cka_debiased(target: Samples, source: Samples) -> float:
     """``⟨C_s, C_t⟩ / (‖C_s‖ ‖C_t‖)`` with each product a U-statistic over different documents.
 
     See ``unpaired_cka``. A text with itself has 1; two texts may pass 1. NaN with fewer than four
-    documents in either. Source: SPEC §11.
+    documents in either. Source: theory §11.
     """
     device = source.hidden.device
     x, y = source.hidden, target.hidden.to(device)
@@ -44,13 +44,13 @@ def rsa(target: Samples, source: Samples) -> float:
     """The rank correlation of the off-diagonal entries of the two correlation matrices.
 
     Spearman's, as published (Kriegeskorte et al. 2008). NaN with fewer than three coordinates that
-    vary in both texts. Source: SPEC §11.
+    vary in both texts. Source: theory §11.
     """
     return representation.rsa(_described(source), _described(target))
 
 
 def svcca(target: Samples, source: Samples) -> float:
-    """The mean singular value of ``U_sᵀ U_t``, of the top principal subspaces (SPEC §11).
+    """The mean singular value of ``U_sᵀ U_t``, of the top principal subspaces (theory §11).
 
     Each is the least that holds 99 % of its text's variance, and there are as many values as the
     smaller has dimensions (after Raghu et al. 2017). NaN where all states of a text are the same.
@@ -59,7 +59,7 @@ def svcca(target: Samples, source: Samples) -> float:
 
 
 def procrustes(target: Samples, source: Samples) -> float:
-    """``‖C_s^½ C_t^½‖_* / √(tr C_s tr C_t)``: Procrustes similarity, Bures' fidelity (SPEC §11).
+    """``‖C_s^½ C_t^½‖_* / √(tr C_s tr C_t)``: Procrustes similarity, Bures' fidelity (theory §11).
 
     NaN where all states of a text are the same.
     """

@@ -36,7 +36,7 @@ def logme(text: Samples) -> float:
     same. The bounds bind where no variance beats none (the value is then that of no signal) and
     where states tell a class exactly in fewer directions than there are positions (whose evidence
     has no bound). The same under rotation and scale of the states. NaN where all states are 0.
-    Source: SPEC §11.
+    Source: theory §11.
     """
     hidden = text.hidden.double()
     n = len(hidden)

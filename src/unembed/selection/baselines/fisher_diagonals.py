@@ -28,7 +28,7 @@ def task2vec(target: Samples, source: Samples, head: Head) -> float:
     next tokens as labels (the empirical Fisher), and no training of a probe. Tokens without a
     gradient in either text are left out. Each token counts the same, however rare: the target's
     scale counts, its frequent tokens do not. Symmetric. NaN where a text has no gradient.
-    Source: SPEC §11.
+    Source: theory §11.
     """
     s, t = (_row_means(text, head) for text in (source, target))
     both = s + t
@@ -45,7 +45,8 @@ def fisher_diagonal(target: Samples, source: Samples, head: Head) -> float:
 
     Exact, and never whole: some tokens of ``d`` at a time. Symmetric; the same under a scale of
     either text's states at fixed errors, but not under rotation of the coordinates. NaN where a
-    text has no gradient. Costs ``3 n vocab dim`` multiplications for n positions. Source: SPEC §11.
+    text has no gradient. Costs ``3 n vocab dim`` multiplications for n positions.
+    Source: theory §11.
     """
     product = left = right = 0.0
     for s, t in zip(_diagonals(source, head), _diagonals(target, head), strict=True):

@@ -30,7 +30,7 @@ Grams = tuple[
 
 
 def fa_cka_product(target: Samples, source: Samples, head: Head) -> float:
-    """``cka · S(Γ)``, with ``S(Γ) = ⟨Γ_s, Γ_t⟩ / (‖Γ_s‖ ‖Γ_t‖)`` of uncentred errors (SPEC §11).
+    """``cka · S(Γ)``, with ``S(Γ) = ⟨Γ_s, Γ_t⟩ / (‖Γ_s‖ ‖Γ_t‖)`` of uncentred errors (theory §11).
 
     NaN where all states of a text are the same, and where all errors are 0.
     """
@@ -38,7 +38,7 @@ def fa_cka_product(target: Samples, source: Samples, head: Head) -> float:
 
 
 def fa_cka_kernel(target: Samples, source: Samples, head: Head) -> float:
-    """The cosine of mean embeddings under the product kernel ``(a·a')² (e·e')²`` (SPEC §11).
+    """The cosine of mean embeddings under the product kernel ``(a·a')² (e·e')²`` (theory §11).
 
     Of unpaired texts it is the joint alignment ``⟨F_s, F_t⟩ / (‖F_s‖ ‖F_t‖)`` itself, from all
     pairs: here for the sake of its name. NaN where all gradients of a text are 0.
@@ -47,7 +47,7 @@ def fa_cka_kernel(target: Samples, source: Samples, head: Head) -> float:
 
 
 def fa_cka_centred(target: Samples, source: Samples, head: Head) -> float:
-    """The cosine of the gradients' covariances ``F - ḡ ḡᵀ``: CKA of the gradients (SPEC §11).
+    """The cosine of the gradients' covariances ``F - ḡ ḡᵀ``: CKA of the gradients (theory §11).
 
     ``⟨F_s - ḡ_s ḡ_sᵀ, F_t - ḡ_t ḡ_tᵀ⟩`` is the squared norm of the Gram matrix of centred
     gradients over the number of pairs. NaN where all gradients of a text are the same, to rounding.

@@ -16,7 +16,7 @@ about as much in all as there are counts."""
 
 
 def unigram(target: Samples, source: Samples, head: Head) -> float:
-    """The cosine of the counts of next tokens, from 0 to 1 (label-unigram cosine; SPEC §11)."""
+    """The cosine of the counts of next tokens, from 0 to 1 (label-unigram cosine; theory §11)."""
     return cosine(_counts(target.targets, head), _counts(source.targets, head))
 
 
@@ -25,7 +25,7 @@ def unigram_loss(target: Samples, source: Samples, head: Head, *, alpha: float =
 
         mean over t of log((count_s[y_t] + alpha) / (n_s + alpha * tokens))
 
-    with additive (Lidstone) smoothing over the head's tokens. Not symmetric. Source: SPEC §11.
+    with additive (Lidstone) smoothing over the head's tokens. Not symmetric. Source: theory §11.
     """
     counts = _counts(source.targets, head)
     smoothed = (counts + alpha) / (counts.sum() + alpha * head.tokens)

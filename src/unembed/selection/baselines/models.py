@@ -27,7 +27,7 @@ ROUNDING = 1e-12
 def loss(text: Samples, head: Head) -> float:
     """Minus the mean cross-entropy in nats, ``mean log softmax(logits)[y]``: target perplexity.
 
-    The perplexity is ``exp(-loss)``. Source: SPEC §11.
+    The perplexity is ``exp(-loss)``. Source: theory §11.
     """
     hidden, targets = text.hidden.to(head.weight.device), text.targets.to(head.weight.device).long()
     chosen = (hidden.double() * head.weight[targets].double()).sum(1)
@@ -45,7 +45,7 @@ def leep(text: Samples, head: Head) -> float:
     The source's labels z are the tokens of its head. Exact for all of them: a block of tokens adds
     to each position its part of the sum over z, from the sums of p over the positions of its class,
     and ``P(z)`` from the sum over all. A class of one position sees itself alone, which flatters
-    rare tokens alike whatever the model. Source: SPEC §11.
+    rare tokens alike whatever the model. Source: theory §11.
     """
     device = head.weight.device
     hidden = text.hidden.to(device).double()
@@ -71,7 +71,7 @@ def h_score(text: Samples) -> float:
     covariance C (Ledoit and Wolf 2004, who take positions as independent), and 0 where C is a
     multiple of the identity. Directions in which the
     states do not vary add nothing. The same under rotation, scale and shift of the states. NaN
-    where all states are the same. Source: SPEC §11.
+    where all states are the same. Source: theory §11.
     """
     a = centred(text.hidden)
     n, dim = a.shape

@@ -30,7 +30,8 @@ def linear_cka(
         cka = (aᵀb).norm()² / ((aᵀa).norm() * (bᵀb).norm()) = cos(a aᵀ, b bᵀ)
 
     The same under rotation and scaling of either. Few positions against many columns raise it
-    towards 1, whatever the representations: ``debiased_cka`` does not have that. Source: SPEC §11.
+    towards 1, whatever the representations: ``debiased_cka`` does not have that.
+    Source: theory §11.
     """
     a, b = paired(a, b, centre)
     if len(a) <= min(a.shape[1], b.shape[1]):
@@ -49,7 +50,7 @@ def rsa(a: Float[Tensor, "positions dim"], b: Float[Tensor, "positions other"]) 
     nothing says that the likeness of two inputs should grow linearly in both. Ties have their mean
     rank. The same under a scale and a shift of each input. NaN with fewer than three inputs that
     vary over the columns of both, the others being left out, and where all likenesses are one.
-    Source: SPEC §11.
+    Source: theory §11.
     """
     a, b = (centred(x.T).T for x in paired(a, b, centre=False))
     varies = (a != 0).any(1) & (b != 0).any(1)
@@ -75,7 +76,7 @@ def svcca(
     With ``U_a`` the least number of left singular vectors of the centred ``a`` that hold 99 % of
     its variance, and ``U_b`` likewise, the mean of all singular values of ``U_aᵀ U_b``; there are
     as many as the smaller subspace has dimensions, so one that lies within the other scores 1. The
-    same under rotation and scaling of either. Source: SPEC §11.
+    same under rotation and scaling of either. Source: theory §11.
     """
     a, b = paired(a, b, centre)
     if not (bool(a.any()) and bool(b.any())):
@@ -93,7 +94,7 @@ def procrustes(
         procrustes = nuclear_norm(aᵀb) / (a.norm() * b.norm())
 
     The cosine of the two after the rotation that brings them nearest. The same under rotation and
-    scaling of either. Source: SPEC §11.
+    scaling of either. Source: theory §11.
     """
     a, b = paired(a, b, centre)
     nuclear = torch.linalg.svdvals(narrowed(a).T @ narrowed(b)).sum()

@@ -56,7 +56,7 @@ def score(name: str, target: Samples, source: Samples, head: Head, *, seed: int 
 
     Raises UnembedError for another name, samples that do not fit the head, for ``fa_cka_*`` more
     than 20,000 positions in all, and for ``MODEL_BASELINES`` two texts whose next tokens differ.
-    Source: SPEC §11.
+    Source: theory §11.
     """
     if name not in BASELINES + MODEL_BASELINES:
         known = ", ".join(BASELINES + MODEL_BASELINES)

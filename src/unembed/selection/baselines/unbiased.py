@@ -28,7 +28,7 @@ def debiased_cka(
     has 1; two that have nothing in common have about 0, of either sign, where ``linear_cka`` is
     well above it; a value may pass 1.
     NaN with fewer than four documents, and where a representation is the same in all. Raises
-    UnembedError for rows that cannot be paired. Source: SPEC §11.
+    UnembedError for rows that cannot be paired. Source: theory §11.
     """
     a, b = paired(a, b, centre=True)
     known = np.arange(len(a)) if document is None else document
@@ -53,7 +53,7 @@ def unpaired_cka(
 
     Each is ``centred_product(k, k)`` of a Gram matrix ``k = x yᵀ``, which is the mean of
     ``((x_i - x_l)·(y_j - y_k))² / 4`` over positions of four different documents. NaN with fewer
-    than four documents in either. Source: SPEC §11.
+    than four documents in either. Source: theory §11.
     """
     x, y = centred(source), centred(target)
     products = []

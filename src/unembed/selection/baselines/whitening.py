@@ -34,7 +34,7 @@ def kappa(
     of either. Not a score of unpaired texts: it needs the same positions in both.
 
     NaN where a representation is the same at all positions. Raises UnembedError for a rank that
-    the matrices cannot have, a negative ridge, and rows that cannot be paired. Source: SPEC §11.
+    the matrices cannot have, a negative ridge, and rows that cannot be paired. Source: theory §11.
     """
     a, b = paired(a, b, centre=True)
     most = min(len(a), a.shape[1], b.shape[1])

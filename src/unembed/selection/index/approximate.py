@@ -42,7 +42,7 @@ FOR_EACH = 32
 
 
 @dataclass(frozen=True)
-class Note:
+class PassRecord:
     """What is noted of a pass: its rows, the first of the index, and the SHA-256 of its file.
 
     ``vectors`` is the SHA-256 of the CRC-32s of these rows, which tells other vectors.
@@ -72,7 +72,7 @@ class Approximate:
         again = f"run `unembed index build {ledger.folder}`"
         try:
             before = noted.read_bytes()
-            note = Note(**json.loads(before))
+            note = PassRecord(**json.loads(before))
             with path.open("rb") as stream:
                 found = hashlib.file_digest(stream, "sha256").hexdigest()
             # Faiss trusts what it reads, so that damage is told before.
@@ -178,7 +178,7 @@ def keep(ledger: Ledger, made: Approximate) -> Approximate:
         with contextlib.suppress(OSError):
             partial.unlink()
         raise
-    note = Note(made.rows, _digest(ledger, made.rows), digest)
+    note = PassRecord(made.rows, _digest(ledger, made.rows), digest)
     write_whole(noted, json.dumps(asdict(note), indent=1).encode())
     return made
 

@@ -31,7 +31,7 @@ COMMITTED = 1024
 
 
 @dataclass(frozen=True)
-class Point:
+class PendingEntry:
     """An entry to be, with its unit vector and the smallest hashes of its documents."""
 
     entry: Entry
@@ -156,7 +156,7 @@ class Index:
         where = (str(self.folder), self.identity, self.by)
         return self.put(points_of(signatures, *where, label, digests), replace=replace)
 
-    def put(self, points: Sequence[Point], *, replace: bool = False) -> tuple[Entry, ...]:
+    def put(self, points: Sequence[PendingEntry], *, replace: bool = False) -> tuple[Entry, ...]:
         """Keep vectors made elsewhere, as ``add`` does; ``scale`` and ``crc32`` are set here."""
         added: list[Entry] = []
         with alone(self.folder, self.wait_s):
@@ -248,7 +248,7 @@ def points_of(
     by: By,
     label: Label | None = None,
     digests: Sequence[str] | None = None,
-) -> list[Point]:
+) -> list[PendingEntry]:
     """Signatures as entries to be of the index at ``where``. Raises UnembedError as ``add`` does,
     but for names.
     """
@@ -280,7 +280,7 @@ def points_of(
             1.0,
             0,
         )
-        points.append(Point(entry, mean.plain_unit, state.hashes))
+        points.append(PendingEntry(entry, mean.plain_unit, state.hashes))
     return points
 
 
@@ -289,7 +289,7 @@ def digest_of(signature: Signature) -> str:
     return hashlib.sha256(as_bytes(signature)).hexdigest()
 
 
-def _commit(ledger: Ledger, points: Sequence[Point]) -> tuple[Entry, ...]:
+def _commit(ledger: Ledger, points: Sequence[PendingEntry]) -> tuple[Entry, ...]:
     """Write vectors, flush them, and then the record that makes them count."""
     rows = stored(
         ledger.layout,

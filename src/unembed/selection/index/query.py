@@ -81,7 +81,7 @@ def ask(
     sieved: bool = True,
     first: Approximate | None = None,
 ) -> Answer:
-    """The entries of largest plain cosine with a signature, and their debiased cosines (SPEC §10).
+    """The entries of largest plain cosine with a signature, and their debiased ones (theory §10).
 
     Naively, for the unit vectors ``x`` of the entries of reliability r and the query's mean feature
     μ of debiased squared norm D, the largest ``top`` of ``score = x @ μ / (m * norm(μ))``, and of
@@ -173,7 +173,7 @@ def cosines_of(
 
     The share of group g is ``n_g - n - n / 2 ((a_g - a) / p + (b_g - b) / q)`` with the group's
     means of ``x y``, ``x²`` and ``y²``, those of all features, and the shares p and q of
-    independent pairs, by which a debiased norm varies more. Source: SPEC §10.
+    independent pairs, by which a debiased norm varies more. Source: theory §10.
     """
     y = query.unit[None]
     product, a, b = (_group_means(x * y), _group_means(x * x), _group_means(y * y))

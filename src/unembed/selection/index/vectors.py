@@ -133,7 +133,7 @@ def spans(count: int, m: int) -> Iterator[slice]:
 
 @dataclass(frozen=True)
 class Mean:
-    """A task's mean feature μ of one kind, with its debiased squared norm D (SPEC §10).
+    """A task's mean feature μ of one kind, with its debiased squared norm D (theory §10).
 
     D is not positive where samples are too few, and NaN where there is one document only.
     ``independent`` is the share of independent pairs of samples among all, ``1 - Σ_d n_d² / n²``.

@@ -33,7 +33,7 @@ class Fit:
 
     @staticmethod
     def of(products: InnerProducts, *, draws: int = DRAWS, seed: int = 0) -> Fit:
-        """Non-negative least squares of the first task's mean on the others' (SPEC §13).
+        """Non-negative least squares of the first task's mean on the others' (theory §13).
 
         Errors move ``G w = c`` by ``dc - dG w`` at the weights found: that is drawn from a normal
         distribution of its estimated covariance, with the same errors for all of one draw, and each

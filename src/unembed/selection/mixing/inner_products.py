@@ -33,7 +33,7 @@ class Shares:
         Products of the two halves' shares have the true ones as their mean, and the shares' own
         mean has the noise of few features in it too, of which ``ratio`` is left with all features.
         Negative eigenvalues, in units in which each number has the noisy error 1, are taken as 0.
-        Source: SPEC §10.
+        Source: theory §10.
         """
         sketch = self.sketch.T @ self.sketch
         if self.sampling is None:
@@ -77,7 +77,7 @@ class InnerProducts:
 
         Products of tasks that share inputs, and their norms, are those across two folds of
         documents; other norms leave out the pairs within a document. Without ``debias`` all pairs
-        count. ``ratio`` is the part of the features that blocks are kept of. Source: SPEC §10.
+        count. ``ratio`` is the part of the features that blocks are kept of. Source: theory §10.
         """
         kind = Kind.of(states, name, debias)
         if kind is None:

@@ -31,7 +31,7 @@ MOST = 1.0
 def mix(
     target: Signature, sources: Sequence[Signature], *, by: str = "joint", debias: bool = True
 ) -> Mixture:
-    """Weights of sources whose mixture comes nearest to a target's signature (SPEC §13).
+    """Weights of sources whose mixture comes nearest to a target's signature (theory §13).
 
     Signatures are linear in what text is drawn from, so that of a blend ``F_t = Σ π_s F_s``. With
     each text's mean packed features ``x``, naively::

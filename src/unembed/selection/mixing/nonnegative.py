@@ -18,7 +18,7 @@ def nonnegative(
     enter one at a time, that of the steepest descent first; those whose weight would pass 0 leave
     (Lawson and Hanson, 1974). Sources that are left out have 0 itself. ``gram`` must be positive
     definite. Raises ValueError where a number is not finite, or the matrix is singular.
-    Source: SPEC §13.
+    Source: theory §13.
     """
     count = len(product)
     if not (np.isfinite(gram).all() and np.isfinite(product).all()):

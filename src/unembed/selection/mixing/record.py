@@ -26,7 +26,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Mixture:
-    """Non-negative weights of sources that come nearest to a target's signature (SPEC §13).
+    """Non-negative weights of sources that come nearest to a target's signature (theory §13).
 
     ``shares`` are in the order the sources were given; a weight of 0 means that the source is left
     out. ``total`` is the weights' sum before it was made 1: about 1 where the target is a blend

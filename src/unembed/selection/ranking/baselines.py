@@ -1,4 +1,4 @@
-"""Sources in the order of a score that reads samples, not signatures: the baselines of SPEC §11."""
+"""Sources in the order of a score that reads samples: the baselines of theory §11."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def rank_scored(
     the target loses a block, the same for all sources, and where the source does, or both at once
     where the two share documents. Intervals are 1.96 of its root to either side; ``best`` is from
     normal errors, which go together as far as their documents are the same. ``blocks`` 0 leaves
-    errors out: one score a source. Source: SPEC §10, §11.
+    errors out: one score a source. Source: theory §10, §11.
     Raises UnembedError for no sources, two of one name, and ``blocks`` that are 1 or negative.
     """
     tasks = [target, *sources]

@@ -27,7 +27,7 @@ def covariance(
     share of the features that blocks are kept of: products of the shares of a block in two separate
     halves of them are without noise, and of that noise so much is added as all features would
     leave. With ``shared`` the identity, the diagonal are the squared standard errors of ``align``.
-    Source: SPEC §10.
+    Source: theory §10.
     """
     sketch = cosine.sketch[:, 0]
     tasks = sketch.shape[1]
@@ -75,7 +75,7 @@ def probabilities(
     covariance that is none, for noise, becomes one of the same variances. Before the data, every
     order counts as likely: of many that differ by less than their errors, the first is so by luck
     too, and is then told too high a chance. Raises ValueError where a number is not finite.
-    Source: SPEC §10.
+    Source: theory §10.
     """
     if not (np.isfinite(value).all() and np.isfinite(covariance).all()):
         raise ValueError("a score or its error is not known")

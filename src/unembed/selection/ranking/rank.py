@@ -52,7 +52,7 @@ def rank(
     score has 0. One whose sampling error is not known, for its documents fill fewer than two blocks
     or were kept in none, has None, and the others' are among themselves.
     Raises UnembedError for a ``by`` that is no score, no sources, two signatures of one name, two
-    that do not compare, and one that did not keep what the score needs. Source: SPEC §10, §13.
+    that do not compare, and one that did not keep what the score needs. Source: theory §10, §13.
     """
     signatures = [target, *sources]
     _check(signatures, by)

@@ -54,7 +54,7 @@ def judge(transfer: Transfer) -> tuple[Verdict, ...]:
     them. A target whose scores are all alike counts as a correlation of 0. Gains that are NaN are
     no candidates.
     Raises UnembedError for fewer than three tasks, two methods of one name, scores of another shape
-    than the gains, and no target with two candidates. Source: SPEC §13.
+    than the gains, and no target with two candidates. Source: theory §13.
     """
     _check(transfer)
     return tuple(_verdict(transfer.gains, one) for one in transfer.scores)

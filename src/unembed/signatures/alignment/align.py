@@ -26,7 +26,7 @@ ELEMENTS = 1 << 21
 
 
 def align(signatures: Sequence[Signature], *, debias: bool = True) -> Alignments:
-    """Every alignment of several tasks from their sketches, each with its errors (SPEC §7, §10).
+    """Every alignment of several tasks from their sketches, each with its errors (theory §7, §10).
 
     Naively, with each task's mean packed features ``x`` of three kinds::
 

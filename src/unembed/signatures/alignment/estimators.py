@@ -86,7 +86,7 @@ class Kind:
 
         Samples of one document are dependent, so that norms leave out the pairs within it:
         ``(‖Σψ‖² - Σ_d ‖Ψ_d‖²) / (m (n² - Σ_d n_d²))`` with the sums ``Ψ_d`` of n_d samples of
-        document d; NaN where there is but one. Source: SPEC §10.
+        document d; NaN where there is but one. Source: theory §10.
         """
         kept = [state.sums(name) for state in states]
         sums = [one for one in kept if one is not None]

@@ -33,7 +33,7 @@ def exact_alignments(
     top_k: int | None = None,
     block: int = 2048,
 ) -> Alignments:
-    """Every alignment of several tasks from their Gram matrices, in float64 (SPEC §7, §8).
+    """Every alignment of several tasks from their Gram matrices, in float64 (theory §7, §8).
 
     With ``g = e ⊗ a`` and ``F = mean g gᵀ``, naively::
 
@@ -52,7 +52,7 @@ def exact_alignments(
     alignment 1. A squared norm that is not positive then gives NaN, and the task's status says
     why: "too few samples: ..." where no Fisher can be had, "ok, but ..." where only the mean
     gradient is lost in noise, as it is for most well-trained models. Without ``debias`` all pairs
-    count, and the identities of SPEC §7 hold to rounding.
+    count, and the identities of theory §7 hold to rounding.
 
     ``sampling_se`` is a jackknife over up to 32 blocks of documents; ``low`` and ``high`` are
     1.96 of it to either side, with no transform (a debiased cosine may pass 1). ``top_k`` keeps so
@@ -104,7 +104,8 @@ def truncation_bound(
     With ``|e·e' - ē·ē'| ≤ b`` for each pair of positions (``TopkErrors.slack``), a sample's
     ``g·g'`` is off by at most ``B = Σ |a·a'| b``, its square by ``2 |ḡ·ḡ'| B + B²``, and the mean
     over pairs by the mean of that. The cosine then lies between the least product over the largest
-    norms and the largest product over the least norms. NaN where the alignment is. Source: SPEC §8.
+    norms and the largest product over the least norms. NaN where the alignment is.
+    Source: theory §8.
     """
     cells = _measure(tasks, head, "empirical", unit, debias, top_k, block).cells
     means = cells.means

@@ -104,7 +104,7 @@ def topk_errors(
     """The k entries of each error that are largest in size, and the target's, in float64.
 
     Equivalent to ``e * (rank_of(|e|) < k or token == target)``, ``e = softmax(logits) - onehot``.
-    Raises UnembedError for k < 1. Source: SPEC §8.
+    Raises UnembedError for k < 1. Source: theory §8.
     """
     if k < 1:
         raise UnembedError(f"top_k is {k}: keep one entry of each error at least")
@@ -145,7 +145,7 @@ def fisher_gram(probabilities: BlocksOf, rows: slice) -> Float[Tensor, "rows pos
     """Inner products of the true Fishers of the logits, ``F(p) = diag p - p pᵀ``.
 
     ``⟨F(p), F(q)⟩ = p·q - p²·q - p·q² + (p·q)²``, which is ``E[(e·e')²]`` over labels drawn from p
-    and from q. Source: SPEC §7.
+    and from q. Source: theory §7.
     """
     total: Tensor | None = None
     linear: Tensor | None = None
@@ -198,7 +198,7 @@ def residual(
     ``δ² = (mean XY - 2 mean X_ij Y_ik + mean X_ij Y_kl) / mean XY``, the biased HSIC of X and Y
     over ``mean XY`` where all indices count. To debias, i, j, k, l are of different documents, and
     the three terms are unbiased. None where F is 0, with fewer than four documents to debias from,
-    and where the debiased δ² is negative, so that δ cannot be told from 0. Source: SPEC §7.
+    and where the debiased δ² is negative, so that δ cannot be told from 0. Source: theory §7.
     """
     joint, triples, x, y, by_document, both = sums
     s1, s2, s3, s4 = (float((sizes.astype(float) ** k).sum()) for k in range(1, 5))

@@ -62,7 +62,8 @@ def standard_errors(
     ``SE² = (G - 1)/G Σ_b (θ_b - mean θ)²``, θ_b without block b. Tasks that are kin (they share
     documents) lose a block together; of others, each loses its own, and the two variances add.
     Blocks with no samples are not counted. NaN where G < 2, or where a deletion leaves nothing to
-    measure. The cost is that of the cells alone, whatever the number of samples. Source: SPEC §10.
+    measure. The cost is that of the cells alone, whatever the number of samples.
+    Source: theory §10.
     """
     sums = np.concatenate([cells.sums, cells.pairs[None]])
     total = sums.sum((2, 4))[:, None]

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 KINDS = ("joint", "activation", "error", "proxy", "coupling", "first_moment")
-"""The quantities of SPEC §7 that two tasks are compared by."""
+"""The quantities of theory §7 that two tasks are compared by."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class TaskFacts:
 
 @dataclass(frozen=True)
 class Alignments:
-    """Every pair of several tasks, by each quantity (SPEC §7, §10).
+    """Every pair of several tasks, by each quantity (theory §7, §10).
 
     ``joint`` is the cosine of head Fishers; ``activation`` and ``error`` those of its marginals;
     ``proxy`` their product; ``coupling`` ``joint / proxy``; ``first_moment`` the signed cosine of

@@ -61,7 +61,7 @@ class BlockSums:
 
         A task that loses block b loses ``θ - θ_b``, times ``(1 - w_b / w) √(G / (G - 1))`` for the
         variance of θ with G blocks of unequal weight; where blocks are equal the sum of squares is
-        the jackknife's ``(G - 1) / G Σ (θ_b - θ)²``. Source: SPEC §10.
+        the jackknife's ``(G - 1) / G Σ (θ_b - θ)²``. Source: theory §10.
         """
         x, w = self.sums, self.weight
         total, whole = x.sum(2), w.sum(1)

@@ -28,7 +28,7 @@ def task_facts(
     shared: Bool[np.ndarray, "tasks tasks"],
     debias: bool,
 ) -> tuple[TaskFacts, ...]:
-    """Samples, participation ratio, residual and status of each task (SPEC §7, §10).
+    """Samples, participation ratio, residual and status of each task (theory §7, §10).
 
     The status is "ok" or says what is wrong, in order of what matters: no documents to debias
     with, a squared norm that is not positive, one that is half noise, and inputs shared with
@@ -60,7 +60,7 @@ def task_facts(
 
 
 def residual(state: State, sketch: Sketch, debias: bool = True) -> float | None:
-    """``δ = ‖F - M ⊗ Γ‖ / ‖F‖`` of one task, from its sums alone (SPEC §7, §10).
+    """``δ = ‖F - M ⊗ Γ‖ / ‖F‖`` of one task, from its sums alone (theory §7, §10).
 
     ``M ⊗ Γ`` is the product of activation and error features, whose pairs of a sample with itself
     are just the joint features: ``(Σψ_a ∘ Σψ_e - Σψ) / (n (n - 1))`` is without bias. With R the

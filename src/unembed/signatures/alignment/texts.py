@@ -37,7 +37,7 @@ def align_texts(
     """How alike the moves are that fine-tuning on each of some texts, by name, would make.
 
     ``exact`` None takes Gram matrices up to EXACT_SAMPLES positions in all, and sketches above.
-    Raises UnembedError as ``sketch``, ``align`` and ``exact_alignments`` do. Source: SPEC §8-10.
+    Raises UnembedError as ``sketch``, ``align`` and ``exact_alignments`` do. Source: theory §8-10.
     """
     options = options or SketchOptions()
     checkpoint.model.eval()

@@ -27,7 +27,7 @@ SLICE = 64
 
 @dataclass(frozen=True)
 class Factors:
-    """What some positions' features are products of, by ``Sketch.factor`` (SPEC §9).
+    """What some positions' features are products of, by ``Sketch.factor`` (theory §9).
 
     ``activation`` is the feature of a alone, ``error`` that of e alone. ``sides`` are ``r·g`` and
     ``s·g``, whose product is the joint feature, or None under the true Fisher.
@@ -69,7 +69,7 @@ def features(
     comes back is three rows of m numbers a position (four with ``first``), so give a batch at a
     time. The true Fisher of a row that is sure of another token than its target (p within 1e-4 of
     1) keeps fewer digits. Raises UnembedError for a sketch that is not this head's, and for
-    ``first`` of the true Fisher, whose mean gradient is 0. Source: SPEC §9.
+    ``first`` of the true Fisher, whose mean gradient is 0. Source: theory §9.
     """
     count, m = len(hidden), sketch.spec.m
     kinds = 4 if first else 3
@@ -117,7 +117,7 @@ def sequence_features(
 
     ``squared_norm`` of the empirical Fisher is estimated, by the means of ``R²`` and of ``S²``: its
     standard error is a hundredth or two of it at m = 4096. Raises as ``features`` does.
-    Source: SPEC §7, §9.
+    Source: theory §7, §9.
     """
     count, m = int(sequence.max()) + 1 if len(sequence) else 0, sketch.spec.m
     kinds = 3 if fisher == "true" else 4

@@ -53,7 +53,7 @@ def sketch(
     signature (the file's name, or "text"). ``verbalizers`` restrict the softmax to answer words.
     ``options.max_positions`` are so many, not at most so many.
     Raises UnembedError for input that cannot be used, and NonFiniteError, naming document and
-    position, where a logit is not finite. Source: SPEC §7, §9.
+    position, where a logit is not finite. Source: theory §7, §9.
     """
     options = options or SketchOptions()
     checkpoint.model.eval()

@@ -19,7 +19,7 @@ from unembed.head.head import Head, bytes_of
 from unembed.head.precision import Precision
 from unembed.head.sweep import Sweep
 from unembed.models.checkpoint import Checkpoint, token_ids
-from unembed.models.model_pass import ModelPass, Reading
+from unembed.models.model_pass import ModelPass, ReadingOptions
 from unembed.runs.provenance import digest_of, versions_of_packages
 from unembed.runs.store import RunFolder
 from unembed.signatures.file import as_bytes, from_bytes
@@ -36,14 +36,14 @@ FILE = "signature.safetensors"
 
 
 @dataclass(frozen=True)
-class SketchOptions(Reading):
-    """How to sketch a text that is read as ``Reading`` says.
+class SketchOptions(ReadingOptions):
+    """How to sketch a text that is read as ``ReadingOptions`` says.
 
     ``fisher`` "empirical" takes the text's own next tokens as labels, "true" the model's
     distribution over them, which needs no labels. A sample is a ``unit``: a "token", or a
     "sequence" (a window), whose gradients are summed before they are squared: these are other
     Fishers. ``first_moment`` keeps the mean gradient too, whose cosine is signed. ``blocks`` of
-    documents give sampling errors; 0 keeps none. Source: SPEC §7, §9.
+    documents give sampling errors; 0 keeps none. Source: theory §7, §9.
     """
 
     spread: bool = True
@@ -76,7 +76,7 @@ class SketchOptions(Reading):
 class Sketcher:
     """A reader of a pass that sums up sketched gradients; ``hashes`` are those of the documents.
 
-    It can be the companion of an audit. ``sizes`` is how many positions are read of each document,
+    It can be an audit's second reader. ``sizes`` is how many positions are read of each document,
     of all with its hash, and ``documents`` how many of them are read. A document that goes on over
     a part's end (of 32,768 positions) is cut there: its pieces count as two where norms leave out
     the pairs within a document. Until its part ends, the sums of a document that several batches

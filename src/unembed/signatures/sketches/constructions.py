@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 def sketch_of(spec: SketchSpec, device: torch.device = CPU) -> Sketch:
     """Draw the random numbers of a spec and put them on ``device``.
 
-    The numbers are the same on every device. Source: SPEC §9.
+    The numbers are the same on every device. Source: theory §9.
     """
     match spec.construction:
         case "complex_tensorsketch":

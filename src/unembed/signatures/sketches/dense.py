@@ -25,7 +25,7 @@ class SignMap:
     """The linear map ``x -> S x`` with S of independent signs, drawn anew whenever they are needed.
 
     Column k takes the bits of ``ceil(width / 64)`` words of its own, the lowest first. With several
-    ``streams`` an entry is the product of theirs. Source: SPEC §9.
+    ``streams`` an entry is the product of theirs. Source: theory §9.
     """
 
     seed: int

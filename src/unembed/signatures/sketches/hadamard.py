@@ -28,7 +28,7 @@ def fwht(x: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
 
     in ``n log n`` time: H is a tensor product of small ones, and x is multiplied by one after the
     other. n is a power of two, x float32 or float64; twice is n times x. Raises ValueError for
-    another n. Source: SPEC §9.
+    another n. Source: theory §9.
     """
     n = x.shape[-1]
     if n < 1 or n & (n - 1):

@@ -29,7 +29,7 @@ def words(seed: int, stream: str, count: int, start: int = 0) -> UInt64[np.ndarr
         word[i] = mix(mix(a + (i + 1) * STEP) ^ b)          # modulo 2^64
 
     with the finaliser of splitmix64 as ``mix``. Another seed or stream gives unrelated words, and
-    so does another index: words can be drawn in any order and in any pieces. Source: SPEC §9.
+    so does another index: words can be drawn in any order and in any pieces. Source: theory §9.
     """
     return words_at(seed, stream, np.arange(start, start + count))
 

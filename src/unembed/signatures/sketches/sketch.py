@@ -2,7 +2,7 @@
 
 A sample's gradient of the head is ``g = e ⊗ a``, error by activation. Two random linear maps r and
 s with ``E[(r·g)(r·g')] = g·g'`` give the features ``ψ_j = (r_j·g)(s_j·g)``, whose inner products
-estimate ``(g·g')²``, so that the mean of ψ over a task is a sketch of its Fisher (SPEC §9).
+estimate ``(g·g')²``, so that the mean of ψ over a task is a sketch of its Fisher (theory §9).
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ class HadamardMap:
     ``planes`` are the real part of D and, of a complex D, the imaginary one, which each give half
     of a result's numbers. Where fewer rows exist than are wanted, several transforms with
     diagonals of their own are stacked: ``rows[c]`` are those of the copy c, whose diagonal is
-    ``planes[:, c]``. Source: SPEC §9.
+    ``planes[:, c]``. Source: theory §9.
     """
 
     planes: Float[Tensor, "planes copies vocab"]

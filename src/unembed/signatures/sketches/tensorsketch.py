@@ -2,7 +2,7 @@
 
 A count-sketch throws each coordinate, with a random sign, into one of B buckets. The sketch of a
 tensor product is the circular convolution of the factors' sketches, and in the Fourier domain a
-product; inner products are the same there (Parseval), so nothing is transformed back (SPEC §9).
+product; inner products are the same there (Parseval), so nothing is transformed back (theory §9).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class CountSketch:
 
     ``index`` is int32 of 0 to ``width - 1`` and ``sign`` float32 of -1 and 1. Where ``width = 2 B``
     stands for B complex buckets, the first B are real parts and the others imaginary ones: a phase
-    of i is an index B further on. Source: SPEC §9.
+    of i is an index B further on. Source: theory §9.
     """
 
     index: Int[Tensor, "vocab"]

@@ -31,7 +31,7 @@ TASKS = (
     "lambada_openai",
     "truthfulqa_mc1",
 )
-"""The benchmarks of SPEC §6. Their data come from the hub unless they are cached."""
+"""The benchmarks of theory §6. Their data come from the hub unless they are cached."""
 
 KIND, SCHEMA = "benchmark", 1
 PACKAGES = ("lm_eval", "datasets", "torch", "transformers")
@@ -102,7 +102,7 @@ def benchmark(
     command: str = "",
     progress: bool = False,
 ) -> BenchmarkRun:
-    """Run ``python -m lm_eval --model hf --model_args pretrained=MODEL --tasks ...`` (SPEC §6).
+    """Run ``python -m lm_eval --model hf --model_args pretrained=MODEL --tasks ...`` (theory §6).
 
     A process per task, so that a killed run repeats only its unfinished tasks and a task's batches
     do not depend on the others. Neither of the harness's caches is used: both would unpickle.
@@ -168,7 +168,7 @@ def compare_benchmarks(before: BenchmarkRun, after: BenchmarkRun) -> BenchmarkCo
     With ``d_i = after_i - before_i`` the difference is ``mean(d)``, its standard error
     ``sd(d) / sqrt(n)`` and its interval 1.96 of them either way. Equal runs differ by exactly
     zero. Raises UnembedError where the runs differ in harness, limit, tasks, versions or documents,
-    naming the first. Source: SPEC §6.
+    naming the first. Source: theory §6.
     """
     harness = (before.versions["lm_eval"], after.versions["lm_eval"])
     for what, (old, new) in {

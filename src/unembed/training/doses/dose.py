@@ -137,7 +137,7 @@ def dose(
     the text; beside them stand the control without a penalty and the temperature that gives the
     starting model each dose's median margin. A killed grid goes on with the point it was at. A
     point whose training fails is noted and passed over. Models are deleted once they are measured,
-    unless ``keep_models``. Raises UnembedError as ``refine`` does. Source: SPEC §5-6.
+    unless ``keep_models``. Raises UnembedError as ``refine`` does. Source: theory §5-6.
     """
     out = Path(out)
     part = split(corpus, grid.recipe.heldout)

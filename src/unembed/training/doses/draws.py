@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from unembed.decisions.audit.audit import Audit
 from unembed.decisions.comparison.flips import MINIMUM_FLIPS
 from unembed.decisions.comparison.pairing import Side, pair
-from unembed.decisions.comparison.positions import Only
+from unembed.decisions.comparison.positions import PositionFilter
 from unembed.decisions.comparison.rows import ComparedRows
 from unembed.decisions.comparison.summary import BAND_NAMES, Groups, bands_of
 from unembed.decisions.tokens import CLASSES, FREQUENCY_NAMES
@@ -79,7 +79,7 @@ class DoseText:
 
         Raises UnembedError as ``pair`` does, and where no position is finite in all of them.
         """
-        whole = ComparedRows.of(start, start, Only(), 0)
+        whole = ComparedRows.of(start, start, PositionFilter(), 0)
         kept: Bool[np.ndarray, " rows"] = np.zeros(len(start), dtype=np.bool_)
         kept[whole.paired.row] = True
         notes: dict[str, None] = {}
@@ -130,7 +130,7 @@ class DoseText:
 
 
 def point_draws(text: DoseText, after: Side) -> PointDraws:
-    """Every figure of one model, observed and in each resample of the documents (SPEC §4, §6).
+    """Every figure of one model, observed and in each resample of the documents (theory §4, §6).
 
     ``after`` holds the model's columns at the text's positions.
     """

@@ -41,7 +41,7 @@ class DoseFigures:
     the share of margins under .5; ``nll_change`` in nats. ``median_margin_change`` is the change of
     the median, ``median_change`` the median of the changes. Flips are shares of the positions, so
     that net is ``accuracy_change``. The ``rotated`` figures are of the positions with the same
-    top-1 and another runner-up; ``structural_share_of_net`` is of SPEC §4's token class.
+    top-1 and another runner-up; ``structural_share_of_net`` is of theory §4's token class.
     """
 
     median_margin: Estimate
@@ -96,7 +96,7 @@ class DoseRow:
     """One dose. ``over_control`` is each figure minus the control's; the control has none.
 
     ``by_band`` groups by the margin after, the others by the target. ``alpha`` and ``r_squared``
-    are means over the seeds of the published gap fit (SPEC §2), without an interval. ``read_outs``
+    are means over the seeds of the published gap fit (theory §2), without interval. ``read_outs``
     compare the starting model with all seeds, ``read_outs_over_control`` the control with them.
     """
 

@@ -40,7 +40,7 @@ UNDEFINED = {
 
 
 @dataclass(frozen=True)
-class Measured:
+class DoseDraws:
     """A point with its figures in every resample and its gap fit, alpha and R squared."""
 
     point: DosePoint
@@ -48,9 +48,9 @@ class Measured:
     gap: tuple[float, float] | None
 
     @staticmethod
-    def of(text: DoseText, point: DosePoint, side: Side) -> Measured:
+    def of(text: DoseText, point: DosePoint, side: Side) -> DoseDraws:
         """A point from its columns at the text's positions."""
-        return Measured(point, point_draws(text, side), _gap(side))
+        return DoseDraws(point, point_draws(text, side), _gap(side))
 
     @property
     def key(self) -> int | None:
@@ -60,8 +60,8 @@ class Measured:
 
 def dose_row(
     text: DoseText,
-    dose: Sequence[Measured],
-    control: Sequence[Measured] | None,
+    dose: Sequence[DoseDraws],
+    control: Sequence[DoseDraws] | None,
     start_read_outs: ReadOuts | None,
 ) -> DoseRow:
     """The figures of one dose, and each minus the control's where one is given."""
@@ -100,7 +100,7 @@ def dose_row(
 
 
 def _read_outs(
-    text: DoseText, before: Sequence[ReadOuts], dose: Sequence[Measured]
+    text: DoseText, before: Sequence[ReadOuts], dose: Sequence[DoseDraws]
 ) -> RobustnessComparison | None:
     after = _disturbed(dose)
     if not before or not after:
@@ -108,11 +108,11 @@ def _read_outs(
     return compare_read_outs(before, after, resamples=text.resamples, seed=text.seed)
 
 
-def _disturbed(dose: Sequence[Measured]) -> list[ReadOuts]:
+def _disturbed(dose: Sequence[DoseDraws]) -> list[ReadOuts]:
     return [one.point.read_outs for one in dose if one.point.read_outs is not None]
 
 
-def _by_seed(dose: Sequence[Measured]) -> dict[int | None, PointDraws]:
+def _by_seed(dose: Sequence[DoseDraws]) -> dict[int | None, PointDraws]:
     return {one.key: one.draws for one in dose}
 
 
@@ -169,7 +169,7 @@ def _net_unshared(accuracy_change: Estimate) -> str | None:
     return None
 
 
-def _single(one: Measured) -> DoseSeed:
+def _single(one: DoseDraws) -> DoseSeed:
     values = {
         name: float(one.draws.figures[name][0])
         for name in (field.name for field in fields(DoseSeed))

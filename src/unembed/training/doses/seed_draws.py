@@ -21,7 +21,7 @@ The key None is of a model that was not trained, which no seed can change.
 
 
 def over_seeds(draws: SeedDraws, documents: int, n: int, reason: str) -> Estimate:
-    """The mean over the seeds, with an interval over documents and seeds (SPEC §6).
+    """The mean over the seeds, with an interval over documents and seeds (theory §6).
 
     The interval is the document bootstrap's of that mean; each end then moves to
     ``value -+ sqrt((value - end)^2 + half^2)`` with ``half^2 = t^2 var(seeds) / S`` as in

@@ -12,7 +12,7 @@ from unembed.stats.bootstrap import RESAMPLES
 from unembed.training.doses.draws import DoseText, PointDraws
 from unembed.training.doses.frontier import DAMAGES, GAINS, Curve, Matched, compared
 from unembed.training.doses.records import CONTROL, START, TEMPERATURE, DosePoint, DoseTable
-from unembed.training.doses.rows import Measured, dose_row
+from unembed.training.doses.rows import DoseDraws, dose_row
 from unembed.training.robustness.read_outs import ReadOuts
 
 __all__ = ["DosePoint", "dose_table"]
@@ -34,15 +34,15 @@ def dose_table(
     "none", pair the seeds. Objectives are compared where each has gained ``gain``, a share of the
     start's, by default as much as all reach, along a curve that begins at the control of the same
     seed, and for the temperature at the start. Raises UnembedError where the audits are not of one
-    text, where there is no point, and where two are one dose and seed. Source: SPEC §6.
+    text, where there is no point, and where two are one dose and seed. Source: theory §6.
     """
     _check(points)
     text = DoseText.of(start, [one.audit for one in points], resamples=resamples, seed=seed)
-    doses: dict[tuple[str, float], list[Measured]] = {}
+    doses: dict[tuple[str, float], list[DoseDraws]] = {}
     for one in points:
-        found = Measured.of(text, one, text.side(start, one.audit))
+        found = DoseDraws.of(text, one, text.side(start, one.audit))
         doses.setdefault((one.objective, one.weight), []).append(found)
-    unmoved = Measured.of(text, DosePoint(START, 0.0, 0, start), text.start)
+    unmoved = DoseDraws.of(text, DosePoint(START, 0.0, 0, start), text.start)
     control = doses.get((CONTROL, 0.0))
     rows = tuple(
         dose_row(text, dose, None if dose is control else control, start_read_outs)
@@ -75,7 +75,7 @@ def _check(points: Sequence[DosePoint]) -> None:
         seen.add(key)
 
 
-def _ordered(doses: Mapping[tuple[str, float], list[Measured]]) -> list[list[Measured]]:
+def _ordered(doses: Mapping[tuple[str, float], list[DoseDraws]]) -> list[list[DoseDraws]]:
     """The control first, objectives as they came, weights ascending, the temperatures last."""
     names = list(dict.fromkeys(objective for objective, _ in doses))
     names.sort(key=lambda name: (name != CONTROL, name == TEMPERATURE))
@@ -84,8 +84,8 @@ def _ordered(doses: Mapping[tuple[str, float], list[Measured]]) -> list[list[Mea
 
 def _matched(
     text: DoseText,
-    doses: Mapping[tuple[str, float], list[Measured]],
-    unmoved: Measured,
+    doses: Mapping[tuple[str, float], list[DoseDraws]],
+    unmoved: DoseDraws,
     gain: float | None,
 ) -> tuple[Matched, ...]:
     names = list(dict.fromkeys(objective for objective, _ in doses if objective != CONTROL))
@@ -103,7 +103,7 @@ def _matched(
 
 
 def _paths(
-    name: str, doses: Mapping[tuple[str, float], list[Measured]], unmoved: Measured
+    name: str, doses: Mapping[tuple[str, float], list[DoseDraws]], unmoved: DoseDraws
 ) -> dict[int | None, list[PointDraws]]:
     """The models of one objective by seed, in the order of their weights, the control first."""
     if name == TEMPERATURE:

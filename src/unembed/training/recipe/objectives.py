@@ -21,7 +21,7 @@ LEAST_SQUARE = 1e-8
 
 @dataclass(frozen=True)
 class Objective:
-    """Which penalty P is minimised beside the cross-entropy (SPEC §5).
+    """Which penalty P is minimised beside the cross-entropy (theory §5).
 
     ``none`` is no penalty, the control; ``entropy`` is that of the full vocabulary in nats.
     ``margin`` is minus the margin where that is below ``threshold``, in logits. ``fisher`` and
@@ -88,7 +88,7 @@ def penalties(objective: Objective, said: HeadLoss) -> Penalties:
     """The objective's P at every position, from what ``head_loss`` said there.
 
     Of more than ``objective.k`` leading logits the first k are taken, of fewer all. Raises
-    ValueError where the cosines are needed and were not asked for. Source: SPEC §5.
+    ValueError where the cosines are needed and were not asked for. Source: theory §5.
     """
     everywhere = torch.ones_like(said.nll, dtype=torch.bool)
     if objective.name == "none":
@@ -117,7 +117,7 @@ def fisher_penalty(
 
     ``d_ij^2 = Var_{m~p}(G_im - G_jm)`` with G the cosines, at least LEAST_SQUARE. It is taken as
     ``C_ii + C_jj - 2 C_ij`` from the covariance C of G's rows, in float64, so that nearly equal
-    rows lose nothing. With two tokens ``4 (1 - cos) (p q)^(3/2)``. Source: SPEC §5.
+    rows lose nothing. With two tokens ``4 (1 - cos) (p q)^(3/2)``. Source: theory §5.
     """
     p, g = logits.double().softmax(1), cosines.double()
     centred = g - (g * p[:, None, :]).sum(2, keepdim=True)
@@ -131,7 +131,7 @@ def fisher_penalty(
 def cosine_penalty(
     logits: Float[Tensor, "positions k"], cosines: Float[Tensor, "positions k k"]
 ) -> Float[Tensor, "positions"]:
-    """``sum_{i != j} p_i p_j (1 - cos_ij)``, p softmax(logits). Source: SPEC §3, §5."""
+    """``sum_{i != j} p_i p_j (1 - cos_ij)``, p softmax(logits). Source: theory §3, §5."""
     p = logits.double().softmax(1)
     return (_pairs(p) * (1 - cosines.double())).sum((1, 2)).to(logits.dtype)
 
@@ -162,7 +162,7 @@ def mean_loss(
 
     ``weights`` are the penalty's alone, and every position counts in the cross-entropy. At
     ``weight`` 0 the total is the cross-entropy's, bit for bit, whatever the objective. Without
-    positions both parts are 0. Raises UnembedError for a negative weight. Source: SPEC §5.
+    positions both parts are 0. Raises UnembedError for a negative weight. Source: theory §5.
     """
     for name, value in (("weight", weight), ("ce_weight", ce_weight)):
         if not 0 <= value < math.inf:

@@ -28,7 +28,7 @@ class Protection:
     and logsumexp's (``MarginAnchor``), ``kl`` the distributions' (``KlAnchor``), the last at
     targets of ``classes`` alone, or everywhere where none is named. Raises UnembedError for a
     weight that is negative or not finite, for an unknown class, and for classes without ``kl``.
-    Source: SPEC §5.
+    Source: theory §5.
     """
 
     ewc: float = 0.0
@@ -58,7 +58,7 @@ class Ewc:
 
     ``start`` and ``fisher`` hold, by name, every parameter that was trainable at the start, and the
     diagonal of its Fisher, in float32 on the parameter's device: twice the trainable parameters'
-    float32 memory. Source: SPEC §5.
+    float32 memory. Source: theory §5.
     """
 
     start: dict[str, Float[Tensor, "..."]]
@@ -138,7 +138,7 @@ class MarginAnchor:
 
 
 @dataclass(frozen=True)
-class Reading:
+class HeadInput:
     """What a head reads at some positions, and the head; ``precision`` as in ``head_loss``."""
 
     hidden: Float[Tensor, "positions dim"]
@@ -170,7 +170,7 @@ class KlAnchor:
         return KlAnchor(weight, torch.isin(numbers.long(), wanted))
 
     def penalty(
-        self, model: Reading, reference: Reading, targets: Int[Tensor, "positions"]
+        self, model: HeadInput, reference: HeadInput, targets: Int[Tensor, "positions"]
     ) -> Float[Tensor, ""]:
         """The weighted mean of ``kl_to_reference`` over positions whose target is protected.
 

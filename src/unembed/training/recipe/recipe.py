@@ -46,7 +46,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides a refinement but the model and the text (SPEC §5).
+    """Everything that decides a refinement but the model and the text (theory §5).
 
     ``weight`` is lambda. A step takes ``batch_size * accumulation`` windows of ``context`` tokens;
     AdamW warms up linearly over a share ``warmup`` of the ``steps`` and decays linearly to 0.

@@ -77,7 +77,7 @@ def apply_scope(
 
     Raises UnembedError for an unknown scope, one with nothing to train or with more blocks than the
     model has, for a head that cannot be untied, for targets of LoRA that are no linear layer or
-    the head, and for a model that carries adapters. It is left as it was then. Source: SPEC §5.
+    the head, and for a model that carries adapters. It is left as it was then. Source: theory §5.
     """
     check_scope(scope, untie=untie, lora=lora)
     kind = type(model).__name__

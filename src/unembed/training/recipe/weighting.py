@@ -37,7 +37,7 @@ class Weighting:
     ``only_right`` those whose top token is not the target, weigh 0.
 
     Raises UnembedError for an unknown class, and for a number that is negative or not finite.
-    Source: SPEC §5.
+    Source: theory §5.
     """
 
     frequency: float = 0.0

@@ -100,7 +100,7 @@ def compare_read_outs(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> RobustnessComparison:
-    """Compare what the same disturbances do to models before and after a change (SPEC §6).
+    """Compare what the same disturbances do to models before and after a change (theory §6).
 
     A share is a mean over the positions and the runs of its side, one run for each seed; its ``n``
     counts both. Every figure has the same resamples of documents, so that differences and ratios

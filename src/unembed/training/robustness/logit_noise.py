@@ -34,7 +34,7 @@ def noise_flips(
     + gap_j / deviation``, and ``Phi(-x_j) <= exp(-gap_j) max_x exp(gap(x)) Phi(-x)`` over the gaps
     that it may have; the sum of ``exp(-gap_j)`` is known from ``logsumexp``. The second result
     bounds the sum of what those tokens add; the two together are never too small. In logits and
-    nats; float64. Without noise both are 0. Source: SPEC §6.
+    nats; float64. Without noise both are 0. Source: theory §6.
     """
     logits = topk_logits.double()
     gaps = logits[:, :1] - logits[:, 1:]

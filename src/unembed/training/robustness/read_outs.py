@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from unembed.decisions.audit.run import AuditOptions, AuditRun, Columns, joined
 from unembed.decisions.native import native_decisions
 from unembed.errors import NonFiniteError, UnembedError
-from unembed.head.divergence import Voice, divergence
+from unembed.head.divergence import SweptModel, divergence
 from unembed.head.head import Head
 from unembed.head.sweep import Sweep, sweep
 from unembed.models.checkpoint import Checkpoint
@@ -44,7 +44,7 @@ METADATA = b"unembed.read_outs"
 
 
 @dataclass(frozen=True)
-class Change:
+class Disturbance:
     """One disturbance at each position, against the undisturbed model.
 
     ``flipped``: another top-1. ``acceptance``: the chance that a token which the disturbed model
@@ -80,7 +80,7 @@ class ReadOuts:
     provenance: Provenance
     doc: Int[np.ndarray, " positions"]
     pos: Int[np.ndarray, " positions"]
-    changes: dict[str, Change]
+    changes: dict[str, Disturbance]
     noise: tuple[Noise, ...]
     skipped: dict[str, str]
 
@@ -148,7 +148,7 @@ def read_outs(
 
     Of ``options`` the text's are used: context, overflow, positions and the batch size. Raises
     UnembedError for a change or a deviation that there is none of, NonFiniteError where a model
-    has a logit that is not finite, and as ``audit`` does. Source: SPEC §6.
+    has a logit that is not finite, and as ``audit`` does. Source: theory §6.
     """
     _check(changes, noise)
     deviations = tuple(float(deviation) for deviation in noise)
@@ -233,7 +233,7 @@ def _voice(
     batch: Batch,
     name: str,
     k: int = 2,
-) -> Voice:
+) -> SweptModel:
     """What a head says at a batch's positions, by the run's product."""
     swept = sweep(hidden, head, batch.targets.to(hidden.device), k=k, precision=run.precision)
     if not bool(swept.finite.all()):
@@ -242,7 +242,7 @@ def _voice(
             f"{name} gives logits that are not finite at doc {batch.doc[row]} position "
             f"{batch.pos[row]}: mend the weights, or leave that change out"
         )
-    return Voice(hidden, head, swept, run.precision)
+    return SweptModel(hidden, head, swept, run.precision)
 
 
 def _best_two(swept: Sweep) -> Sweep:
@@ -251,7 +251,7 @@ def _best_two(swept: Sweep) -> Sweep:
     return replace(swept, topk_values=values, topk_ids=ids)
 
 
-def _apart(name: str, plain: Voice, other: Voice) -> dict[str, Tensor]:
+def _apart(name: str, plain: SweptModel, other: SweptModel) -> dict[str, Tensor]:
     found = divergence(plain, other)
     return {
         f"{name} flipped": other.swept.topk_ids[:, 0] != plain.swept.topk_ids[:, 0],
@@ -260,8 +260,8 @@ def _apart(name: str, plain: Voice, other: Voice) -> dict[str, Tensor]:
     }
 
 
-def _change(name: str, column: Callable[[str], Any]) -> Change:
-    return Change(*(column(f"{name} {what}") for what in ("flipped", "acceptance", "kl")))
+def _change(name: str, column: Callable[[str], Any]) -> Disturbance:
+    return Disturbance(*(column(f"{name} {what}") for what in ("flipped", "acceptance", "kl")))
 
 
 def _disturbed(checkpoint: Checkpoint, change: str) -> Checkpoint:

@@ -45,7 +45,7 @@ def temperature(model: nn.Module, factor: float) -> Scaled:
 
     Raises UnembedError for a factor that is not positive, where the head has a bias or a soft-cap,
     which a longer hidden state does not scale, or where no norm passes the proof.
-    Source: SPEC §5.
+    Source: theory §5.
     """
     _check(factor)
     name = type(model).__name__

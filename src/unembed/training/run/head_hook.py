@@ -20,7 +20,7 @@ IGNORED = -100
 
 
 @dataclass(frozen=True)
-class Door:
+class HeadHook:
     """The head of a model in training, reached from inside of its forward pass.
 
     There the weights are whole under DDP and FSDP alike, and the loss can be taken from the hidden
@@ -32,11 +32,11 @@ class Door:
     recipe: Head
 
     @staticmethod
-    def of(model: nn.Module, token_ids: list[int] | None = None) -> Door:
+    def of(model: nn.Module, token_ids: list[int] | None = None) -> HeadHook:
         """The door of an unwrapped model. Raises HeadError as ``Head.of`` does."""
         was = model.training
         try:
-            return Door(model, Head.of(model.eval(), token_ids))
+            return HeadHook(model, Head.of(model.eval(), token_ids))
         finally:
             model.train(was)
 
@@ -110,14 +110,14 @@ class Targets:
 
     @staticmethod
     def of(labels: Int[Tensor, "batch seq"]) -> Targets:
-        """Position t predicts ``labels[:, t + 1]``, unless that is ``IGNORED`` (SPEC §0)."""
+        """Position t predicts ``labels[:, t + 1]``, unless that is ``IGNORED`` (theory §0)."""
         after = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
         kept = after != IGNORED
         return Targets(kept, after[kept])
 
 
 @dataclass(frozen=True)
-class Probed:
+class PrecisionCache:
     """The product's precision for each dtype that a head is read in, probed once."""
 
     known: dict[tuple[torch.dtype, torch.dtype], Precision]

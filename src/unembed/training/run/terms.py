@@ -17,23 +17,23 @@ from unembed.training.recipe.protection import Ewc, KlAnchor, MarginAnchor
 from unembed.training.recipe.recipe import Recipe
 from unembed.training.recipe.weighting import Weighting
 from unembed.training.run.examples import Examples
-from unembed.training.run.head_hook import Door, Targets
-from unembed.training.run.trainer import Term
+from unembed.training.run.head_hook import HeadHook, Targets
+from unembed.training.run.trainer import PenaltyTerm
 
 EWC_SEQUENCES = 64
 """Training windows, evenly spread, whose gradients make the diagonal Fisher."""
 
 
 def term_of(
-    recipe: Recipe, door: Door, start: nn.Module, examples: Examples, vocabulary: Vocabulary
-) -> Term:
+    recipe: Recipe, door: HeadHook, start: nn.Module, examples: Examples, vocabulary: Vocabulary
+) -> PenaltyTerm:
     """What ``recipe`` minimises on these examples; ``start`` is the frozen starting model."""
     table = None
     if recipe.weighting != Weighting():
         counts = examples.target_counts(door.recipe.vocab)
         table = recipe.weighting.table(counts, vocabulary)
     held, vocab = recipe.protection, door.recipe.vocab
-    return Term(
+    return PenaltyTerm(
         recipe.objective,
         recipe.weight,
         ce_weight=recipe.ce_weight,
@@ -50,7 +50,7 @@ def _evaluating(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model).eval() if model.training else model
 
 
-def _losses(door: Door, examples: Examples) -> Iterator[Float[Tensor, ""]]:
+def _losses(door: HeadHook, examples: Examples) -> Iterator[Float[Tensor, ""]]:
     """The mean NLL of single windows, with its graph."""
     door.bare.eval()
     every = max(1, len(examples) // EWC_SEQUENCES)

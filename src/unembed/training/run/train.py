@@ -34,11 +34,11 @@ from unembed.training.recipe.weighting import Positions
 from unembed.training.run.checkpoints import save_model, train_on
 from unembed.training.run.engine import PrinterCallback, TrainingArguments, check_accelerate
 from unembed.training.run.examples import Examples, split
-from unembed.training.run.head_hook import Door
+from unembed.training.run.head_hook import HeadHook
 from unembed.training.run.summary import RefinementSummary, headline, summarise_refinement
 from unembed.training.run.terms import term_of
 from unembed.training.run.trainer import RefineTrainer
-from unembed.training.run.watch import Warden, Watch
+from unembed.training.run.watch import HeldoutCheck, StopCallback
 
 WATCH_TOKENS = 2048
 CHECKPOINTS = "checkpoints"
@@ -89,7 +89,7 @@ def refine(
     their weights. ``benchmarks`` are run on both models at the end, in ``out/benchmarks``: the
     checkpoint has to be one that ``load`` gives unchanged by its name. ``report_to`` names loggers
     of the Trainer ("wandb", "tensorboard" ...). Raises UnembedError for what cannot be trained, and
-    where the run fails; the model given is never changed. Source: SPEC §5.
+    where the run fails; the model given is never changed. Source: theory §5.
     """
     check_accelerate()
     recipe = recipe or Recipe()
@@ -212,10 +212,10 @@ class _Job:
         ids = token_ids(self.checkpoint.tokenizer)
         context = context_of(start, recipe.context) - 1
         examples = Examples.of(self.training, context, positions)
-        door = Door.of(scoped.model, ids)
+        door = HeadHook.of(scoped.model, ids)
         vocabulary = Vocabulary.of(self.checkpoint.tokenizer, range(door.recipe.vocab))
         with progress_bar("refine", "step", recipe.steps, self.progress) as bar:
-            warden = Warden(self._watch(door, context, vocabulary), recipe.watch_every, bar)
+            warden = StopCallback(self._watch(door, context, vocabulary), recipe.watch_every, bar)
             with quietly():
                 trainer = RefineTrainer(
                     model=scoped.model,
@@ -240,12 +240,12 @@ class _Job:
             "log": trainer.state.log_history,
         }
 
-    def _watch(self, door: Door, context: int, vocabulary: Vocabulary) -> Watch:
+    def _watch(self, door: HeadHook, context: int, vocabulary: Vocabulary) -> HeldoutCheck:
         recipe = self.recipe
         windows = Windows.of(self.heldout, context, max_positions=recipe.watch_positions)
         watched = list(batches(windows, range(len(windows.length)), WATCH_TOKENS))
         marked = KlAnchor.of(1.0, recipe.budget.classes, vocabulary, door.recipe.vocab).protected
-        return Watch.of(door, watched, marked, recipe.budget)
+        return HeldoutCheck.of(door, watched, marked, recipe.budget)
 
 
 def _compared(

@@ -16,17 +16,17 @@ from unembed.head.head import Head, final_hidden
 from unembed.head.loss import HeadLoss, head_loss
 from unembed.head.sweep import Sweep, sweep
 from unembed.training.recipe.objectives import Objective, mean_loss
-from unembed.training.recipe.protection import Ewc, KlAnchor, MarginAnchor, Reading
+from unembed.training.recipe.protection import Ewc, HeadInput, KlAnchor, MarginAnchor
 from unembed.training.recipe.weighting import WeightTable
 from unembed.training.run.engine import Trainer
-from unembed.training.run.head_hook import Door, Probed, Targets
+from unembed.training.run.head_hook import HeadHook, PrecisionCache, Targets
 
 POSITION_WEIGHTS = "position_weights"
 """A batch's own weights of its positions, shaped as its labels; see ``weighting.Positions``."""
 
 
 @dataclass(frozen=True)
-class Term:
+class PenaltyTerm:
     """What is minimised beside the cross-entropy: ``weight * P``, and what holds the model back.
 
     ``weighting`` weighs P's positions. ``reference`` is the frozen starting model, which the margin
@@ -62,7 +62,7 @@ class Term:
 
 
 @dataclass
-class Heard:
+class LossLog:
     """What the passes since the last log were worth, for the diagnostics."""
 
     positions: int = 0
@@ -93,15 +93,15 @@ class RefineMixin:
     that of the body. A ``compute_loss_func`` would be handed those logits. At weight 0 the Trainer
     runs as it is, to the bit. Gradient accumulation, devices and mixed precision are the Trainer's:
     cross-entropy is a mean over the tokens of a step, and P over those of a batch, weighed by its
-    share of the step's tokens. Source: SPEC §5.
+    share of the step's tokens. Source: theory §5.
     """
 
-    term: Term | None = None
+    term: PenaltyTerm | None = None
     diagnose_every: int = 10
-    _door: Door | None = None
+    _door: HeadHook | None = None
 
     def refine_with(
-        self, term: Term, *, token_ids: list[int] | None = None, diagnose_every: int = 10
+        self, term: PenaltyTerm, *, token_ids: list[int] | None = None, diagnose_every: int = 10
     ) -> None:
         """Minimise ``term`` beside the cross-entropy from here on.
 
@@ -110,14 +110,14 @@ class RefineMixin:
         """
         trainer: Any = self
         self.term, self.diagnose_every = term, diagnose_every
-        self._heard, self._probed = Heard(), Probed({})
+        self._heard, self._probed = LossLog(), PrecisionCache({})
         if trainer.args.n_gpu > 1:
             raise UnembedError(
                 f"one process would train on {trainer.args.n_gpu} GPUs, with a head on each: start "
                 "one process a GPU with torchrun, or set CUDA_VISIBLE_DEVICES"
             )
         if not term.plain:
-            self._door = Door.of(trainer.model, token_ids)
+            self._door = HeadHook.of(trainer.model, token_ids)
             trainer.loss_is_scaled_for_ga = True
 
     def compute_loss(
@@ -141,7 +141,7 @@ class RefineMixin:
         """The Trainer's log with the two parts of the loss and how their gradients compare."""
         if "loss" in logs and self.term is not None:
             logs = {**logs, **self._heard.logged()}
-            self._heard = Heard()
+            self._heard = LossLog()
         base: Any = super()
         base.log(logs, *args, **kwargs)
 
@@ -206,12 +206,12 @@ class RefineMixin:
             assert self._door is not None
             total = total + term.ewc[0] * term.ewc[1].penalty(self._door.bare)
         if term.reference is not None:
-            reading = Reading(rows, head, precision)
+            reading = HeadInput(rows, head, precision)
             total = total + self._anchored(said, reading, targets, inputs)
         return total
 
     def _anchored(
-        self, said: HeadLoss, reading: Reading, targets: Targets, inputs: dict[str, Any]
+        self, said: HeadLoss, reading: HeadInput, targets: Targets, inputs: dict[str, Any]
     ) -> Float[Tensor, ""]:
         """The anchors to the starting model, which reads the same batch."""
         term, door = self.term, self._door
@@ -228,7 +228,7 @@ class RefineMixin:
             was: Sweep = sweep(start, head, targets.ids, precision=precision)
             total = total + term.margin.penalty(said, was)
         if term.kl is not None:
-            reference = Reading(start, head, precision)
+            reference = HeadInput(start, head, precision)
             total = total + term.kl.penalty(reading, reference, targets.ids)
         return total
 

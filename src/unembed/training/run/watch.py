@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from unembed.decisions.measure import Wanted, measure
+from unembed.decisions.measure import ColumnChoice, measure
 from unembed.errors import UnembedError
 from unembed.head.head import Head
 from unembed.text.windows import Batch
@@ -23,7 +23,7 @@ from unembed.training.run.engine import (
     TrainerState,
     TrainingArguments,
 )
-from unembed.training.run.head_hook import Door, Probed
+from unembed.training.run.head_hook import HeadHook, PrecisionCache
 from unembed.training.run.summary import WatchedStep
 
 CANDIDATES = 5
@@ -32,27 +32,27 @@ DIVERGED_NATS = 3.0
 
 
 @dataclass(frozen=True)
-class Watch:
+class HeldoutCheck:
     """Fixed held-out batches, what the starting model decided there, and the budget.
 
     ``counted`` marks the positions whose loss of a right decision the budget counts.
     """
 
-    door: Door
+    door: HeadHook
     batches: Sequence[Batch]
     counted: Bool[np.ndarray, " positions"]
     budget: Budget
-    probed: Probed
+    probed: PrecisionCache
     start: dict[str, np.ndarray]
 
     @staticmethod
     def of(
-        door: Door, batches: Sequence[Batch], protected: Bool[Tensor, "vocab"], budget: Budget
-    ) -> Watch:
+        door: HeadHook, batches: Sequence[Batch], protected: Bool[Tensor, "vocab"], budget: Budget
+    ) -> HeldoutCheck:
         """Measure the starting model. ``protected`` marks the tokens that the budget counts."""
         targets = np.concatenate([batch.targets.numpy() for batch in batches])
         counted = protected.cpu().numpy()[targets]
-        watch = Watch(door, batches, counted, budget, Probed({}), {})
+        watch = HeldoutCheck(door, batches, counted, budget, PrecisionCache({}), {})
         watch.start.update(watch.columns(door.bare, "before the first step"))
         return watch
 
@@ -107,7 +107,7 @@ class Watch:
             _refuse_broken(rows, when)
             targets: Int[Tensor, "positions"] = batch.targets.to(hidden.device)
             precision = self.probed.of(head.weight, rows)
-            columns = measure(rows, head, targets, Wanted(CANDIDATES), precision)
+            columns = measure(rows, head, targets, ColumnChoice(CANDIDATES), precision)
             _refuse_broken(torch.from_numpy(columns["nll"]), when)
             return columns
 
@@ -115,10 +115,10 @@ class Watch:
         return self.door.through(model, {"input_ids": ids}, read)
 
 
-class Warden(TrainerCallback):
+class StopCallback(TrainerCallback):
     """Watches a run of the Trainer: measures, keeps the last good weights, stops where it must."""
 
-    def __init__(self, watch: Watch, every: int, bar: Any) -> None:
+    def __init__(self, watch: HeldoutCheck, every: int, bar: Any) -> None:
         self.watch, self.every, self.bar = watch, every, bar
         self.stopped: str | None = None
         self.good: dict[str, Tensor] = {}

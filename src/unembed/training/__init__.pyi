@@ -1,0 +1,27 @@
+from .benchmarks.pair import Benchmarks as Benchmarks
+from .recipe.lora import Lora as Lora
+from .recipe.objectives import Objective as Objective
+from .recipe.protection import Protection as Protection
+from .recipe.recipe import Budget as Budget
+from .recipe.weighting import Positions as Positions
+from .recipe.weighting import Weighting as Weighting
+from .run.examples import Examples as Examples
+from .run.head_hook import HeadHook as HeadHook
+from .run.trainer import PenaltyTerm as PenaltyTerm
+from .run.trainer import RefineMixin as RefineMixin
+
+__all__ = [
+    # What a recipe is made of
+    "Benchmarks",
+    "Budget",
+    "Lora",
+    "Objective",
+    "Positions",
+    "Protection",
+    "Weighting",
+    # In a Trainer of your own
+    "Examples",
+    "HeadHook",
+    "PenaltyTerm",
+    "RefineMixin",
+]

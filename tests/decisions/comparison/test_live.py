@@ -1,0 +1,166 @@
+"""Two models over one text in one pass, and the comparison that has their divergences."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from decisions.audit.test_audit import TEXTS
+from unembed import AuditOptions, Comparison, Corpus, audit, compare
+from unembed.decisions.comparison import live
+from unembed.decisions.comparison.live import DIVERGENCES, LiveAudits, audit_both
+from unembed.errors import UnembedError
+from unembed.models.checkpoint import Checkpoint
+from unembed.runs.store import RunFolder
+
+OPTIONS = AuditOptions(top_k=3, context=24, batch_tokens=64, part_positions=40)
+
+
+@pytest.fixture(scope="module")
+def corpus(tokenizer: Any) -> Corpus:
+    return Corpus.from_texts(TEXTS, tokenizer)
+
+
+@pytest.fixture(scope="module")
+def models(llama: Any, tokenizer: Any) -> tuple[Checkpoint, Checkpoint]:
+    other = copy.deepcopy(llama)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
+    return Checkpoint("first", llama, tokenizer), Checkpoint("second", other, tokenizer)
+
+
+@pytest.fixture(scope="module")
+def found(models: tuple[Checkpoint, Checkpoint], corpus: Corpus) -> LiveAudits:
+    return audit_both(*models, corpus, OPTIONS)
+
+
+def test_both_audits_are_those_of_each_model_alone(
+    models: tuple[Checkpoint, Checkpoint], corpus: Corpus, found: LiveAudits
+) -> None:
+    for one, got in zip(models, (found.before, found.after), strict=True):
+        alone = audit(one.model, corpus, OPTIONS, name=one.name)
+        assert got.table.equals(alone.table)
+        assert got.provenance == alone.provenance
+        assert got.vocabulary == alone.vocabulary
+
+
+def test_divergences_are_those_of_full_logits(
+    models: tuple[Checkpoint, Checkpoint], corpus: Corpus, found: LiveAudits
+) -> None:
+    want: dict[str, list[float]] = {name: [] for name in DIVERGENCES[:3]}
+    for row in range(corpus.rows):
+        ids = torch.tensor(corpus.ids[corpus.starts[row] : corpus.starts[row + 1]]).long()
+        for start in range(0, len(ids) - 1, 24):
+            window = ids[start : start + 25][None, :-1]
+            with torch.no_grad():
+                p, q = (
+                    one.model(input_ids=window)
+                    .logits[0, :, : len(corpus.tokenizer)]
+                    .double()
+                    .log_softmax(-1)
+                    for one in models
+                )
+            want["kl_forward"] += (p.exp() * (p - q)).sum(-1).tolist()
+            want["kl_backward"] += (q.exp() * (q - p)).sum(-1).tolist()
+            want["total_variation"] += ((p.exp() - q.exp()).abs().sum(-1) / 2).tolist()
+    for name, values in want.items():
+        assert min(values) > 1e-4
+        assert found.divergence[name].to_pylist() == pytest.approx(values, abs=1e-5), name
+    shared = [
+        len(set(a) & set(b)) / 3
+        for a, b in zip(
+            found.before.table["topk_ids"].to_pylist(),
+            found.after.table["topk_ids"].to_pylist(),
+            strict=True,
+        )
+    ]
+    assert found.divergence["overlap"].to_pylist() == pytest.approx(shared)
+    for name in ("doc", "pos"):
+        assert found.divergence[name].equals(found.before.table[name])
+
+
+def test_two_identical_models_are_at_no_distance(
+    models: tuple[Checkpoint, Checkpoint], corpus: Corpus
+) -> None:
+    twice = audit_both(models[0], models[0], corpus, OPTIONS)
+    for name in DIVERGENCES[:3]:
+        assert set(twice.divergence[name].to_pylist()) == {0.0}
+    summary = compare(twice.before, twice.after, divergence=twice.divergence).summary
+    assert summary.divergence is not None
+    assert summary.divergence.kl_forward.high.value == 0
+    assert summary.divergence.acceptance.value == 1
+    assert summary.flips.changed == 0
+
+
+def test_a_comparison_summarises_the_divergences(found: LiveAudits, tmp_path: Path) -> None:
+    assert compare(found.before, found.after).summary.divergence is None
+    done = compare(found.before, found.after, divergence=found.divergence, out=tmp_path / "run")
+    apart = done.summary.divergence
+    assert apart is not None
+    kl = found.divergence["kl_forward"].to_numpy().astype(np.float64)
+    assert apart.kl_forward.mean.value == pytest.approx(kl.mean())
+    assert apart.kl_forward.median.value == pytest.approx(np.median(kl))
+    assert apart.kl_forward.high.value == pytest.approx(np.quantile(kl, 0.99))
+    for estimate in (apart.kl_forward.mean, apart.kl_forward.median, apart.overlap):
+        assert estimate.low is not None
+        assert estimate.high is not None
+        assert estimate.value is not None
+        assert estimate.low <= estimate.value <= estimate.high
+    tv = found.divergence["total_variation"].to_numpy()
+    assert apart.acceptance.value == pytest.approx(1 - tv.mean())
+    assert done.table["kl_forward"].equals(found.divergence["kl_forward"])
+    assert Comparison.load(tmp_path / "run").summary == done.summary
+    assert "speculative acceptance" in str(done)
+
+
+def test_a_killed_run_goes_on_to_the_same_bytes(
+    models: tuple[Checkpoint, Checkpoint],
+    corpus: Corpus,
+    found: LiveAudits,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write, written = RunFolder.write_table, 0
+
+    def killed(self: RunFolder, path: str, table: Any) -> Any:
+        nonlocal written
+        written += 1
+        if written == 5:  # the second part, of the second of three folders
+            raise KeyboardInterrupt
+        return write(self, path, table)
+
+    with monkeypatch.context() as during:
+        during.setattr(RunFolder, "write_table", killed)
+        with pytest.raises(KeyboardInterrupt):
+            audit_both(*models, corpus, OPTIONS, out=tmp_path)
+    for _ in range(2):
+        done = audit_both(*models, corpus, OPTIONS, out=tmp_path)
+        assert done.before.table.equals(found.before.table)
+        assert done.after.table.equals(found.after.table)
+        assert done.divergence.equals(found.divergence)
+    compare(done.before, done.after, divergence=done.divergence, out=tmp_path)
+    assert Comparison.load(tmp_path).summary.divergence is not None
+
+
+def test_other_tokenizers_are_refused(
+    models: tuple[Checkpoint, Checkpoint], corpus: Corpus, small_tokenizer: Any
+) -> None:
+    other = Checkpoint("third", models[0].model, small_tokenizer)
+    with pytest.raises(UnembedError, match="the tokenizers of first and third differ"):
+        audit_both(models[0], other, corpus)
+
+
+def test_the_context_is_the_shorter_one(
+    models: tuple[Checkpoint, Checkpoint], corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths = iter([40, 20])
+    monkeypatch.setattr(live, "context_of", lambda *_args: next(lengths))
+    got = audit_both(*models, corpus)
+    assert got.before.provenance.text.context == got.after.provenance.text.context == 20

@@ -1,0 +1,379 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from reference import head as reference
+from unembed.head import cosines as rowcosines
+from unembed.head.head import Head
+from unembed.head.loss import HeadLoss, head_loss
+from unembed.head.precision import Precision
+
+FIELDS = ("nll", "topk_values", "entropy", "logsumexp")
+ALL = (*FIELDS, "topk_cosines")
+IEEE = Precision("ieee", 0.0, True)
+RECIPES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "bias-scale": {"bias": True, "scale": 0.5},
+    "softcap-padded": {"softcap": 6.0, "padded": 40},
+    "all": {"bias": True, "scale": 0.5, "softcap": 6.0, "padded": 40},
+}
+
+
+def make(
+    vocab: int,
+    dim: int,
+    n: int,
+    *,
+    bias: bool = False,
+    scale: float = 1.0,
+    softcap: float | None = None,
+    padded: int = 0,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[Tensor, Head, Tensor]:
+    """Hidden states, a random head and targets; everything that can requires a gradient."""
+    g = torch.Generator().manual_seed(0)
+    draw = lambda *shape: torch.randn(*shape, generator=g, dtype=torch.float64).to(dtype)  # noqa: E731
+    valid = torch.ones(vocab, dtype=torch.bool)
+    if padded:
+        valid[-padded:] = False
+        valid[1] = False
+    weight, hidden, offsets = draw(vocab, dim), draw(n, dim), draw(vocab) if bias else None
+    targets = torch.randint(2, vocab - padded, (n,), generator=g)
+    parts = [t for t in (weight, hidden, offsets) if t is not None]
+    head = Head.from_parts(weight, offsets, scale, softcap, valid if padded else None)
+    for part in parts:
+        part.requires_grad_()
+    return hidden, head, targets
+
+
+def leaves(hidden: Tensor, head: Head) -> list[Tensor]:
+    return [t for t in (hidden, head.weight, head.bias) if t is not None]
+
+
+def mixture(found: HeadLoss | dict[str, Tensor], only: tuple[str, ...] = FIELDS) -> Tensor:
+    """A scalar with another weight for every entry of the statistics."""
+    total = torch.zeros((), dtype=torch.float64)
+    for i, name in enumerate(only):
+        column = found[name] if isinstance(found, dict) else getattr(found, name)
+        weights = torch.cos(torch.arange(column.numel(), dtype=torch.float64) + i)
+        total = total + (weights.view(column.shape) * column.double()).sum()
+    return total
+
+
+def exact(hidden: Tensor, head: Head, targets: Tensor, ids: Tensor, **how: Any) -> list[Tensor]:
+    """The mixture's gradients in float64 by plain autograd, from the same rounded inputs."""
+    double = [t.detach().double().requires_grad_() for t in leaves(hidden, head)]
+    twin = replace(head, weight=double[1], bias=double[2] if len(double) > 2 else None)
+    loss = mixture(reference.head_loss(double[0], twin, targets, ids), **how)
+    return list(torch.autograd.grad(loss, double, materialize_grads=True))
+
+
+def furthest(got: list[Tensor], want: list[Tensor]) -> float:
+    """The largest error of any gradient over that gradient's largest entry."""
+    pairs = list(zip(got, want, strict=True))
+    assert all(g.shape == w.shape and bool(torch.isfinite(g).all()) for g, w in pairs)
+    return max(float((g.double() - w).abs().max() / w.abs().max()) for g, w in pairs)
+
+
+class Record(TorchDispatchMode):
+    """Every operation's name, and the size and dtype of every tensor that one returns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+        self.sizes: list[int] = []
+        self.dtypes: set[torch.dtype] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.names.append(func.overloadpacket.__name__)
+        tensors = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
+        self.sizes += [t.numel() for t in tensors]
+        self.dtypes |= {t.dtype for t in tensors}
+        return out
+
+
+@pytest.mark.parametrize("how", RECIPES.values(), ids=RECIPES)
+@pytest.mark.parametrize("field", ALL)
+def test_gradcheck_in_float64(field: str, how: dict[str, Any]) -> None:
+    hidden, head, targets = make(700, 3, 4, dtype=torch.float64, **how)
+
+    def run(*parts: Tensor) -> Tensor:
+        own = replace(head, weight=parts[1], bias=parts[2] if len(parts) > 2 else None)
+        found = head_loss(parts[0], own, targets, 3, cosines=True, precision=IEEE, block=512)
+        return getattr(found, field)
+
+    torch.manual_seed(0)
+    assert torch.autograd.gradcheck(run, leaves(hidden, head), fast_mode=True)
+
+
+@pytest.mark.parametrize("how", RECIPES.values(), ids=RECIPES)
+@pytest.mark.parametrize("only", [*((name,) for name in ALL), ALL])
+def test_float64_is_the_oracle(only: tuple[str, ...], how: dict[str, Any]) -> None:
+    hidden, head, targets = make(1300, 5, 7, dtype=torch.float64, **how)
+    got = head_loss(hidden, head, targets, 3, cosines=True, precision=IEEE, block=512)
+    want = reference.head_loss(hidden, head, targets, got.topk_ids)
+    listed = reference.decisions(reference.logits(hidden, head), targets, 3)
+    assert got.topk_ids.tolist() == listed["topk_ids"]
+    for name in ALL:
+        assert torch.allclose(getattr(got, name), want[name], rtol=1e-12, atol=1e-12), name
+    wanted = leaves(hidden, head) if only != ("topk_cosines",) else [head.weight]
+    grads = torch.autograd.grad(mixture(got, only), wanted)
+    full = exact(hidden, head, targets, got.topk_ids, only=only)
+    assert furthest(list(grads), full if len(wanted) > 1 else full[1:2]) < 1e-12
+
+
+@pytest.mark.parametrize("how", RECIPES.values(), ids=RECIPES)
+@pytest.mark.parametrize(("vocab", "dim", "n"), [(127, 33, 9), (700, 65, 530), (5003, 17, 40)])
+def test_float32_errs_as_a_naive_float32_loss_does(
+    vocab: int, dim: int, n: int, how: dict[str, Any]
+) -> None:
+    """By at most what the naive one errs and 2e-6 of the largest gradient more."""
+    hidden, head, targets = make(vocab, dim, n, **how)
+    got = head_loss(hidden, head, targets, 3, cosines=True, block=1024)
+    want = exact(hidden, head, targets, got.topk_ids, only=ALL)
+    grads = torch.autograd.grad(mixture(got, ALL), leaves(hidden, head))
+    assert all(g.dtype == torch.float32 for g in grads)
+
+    products = hidden @ head.weight.T
+    products = (products if head.bias is None else products + head.bias) * head.scale
+    if head.softcap is not None:
+        products = head.softcap * torch.tanh(products / head.softcap)
+    tokens = products if head.valid is None else products[:, head.valid]
+    logsumexp, log_p = tokens.logsumexp(-1), tokens.log_softmax(-1)
+    unit = torch.nn.functional.normalize(head.weight[got.topk_ids], dim=-1)
+    naive = {
+        "nll": logsumexp - products.gather(1, targets[:, None])[:, 0],
+        "topk_values": products.gather(1, got.topk_ids),
+        "entropy": -(log_p.exp() * log_p).sum(-1),
+        "logsumexp": logsumexp,
+        "topk_cosines": unit @ unit.mT,
+    }
+    plain = torch.autograd.grad(mixture(naive, ALL), leaves(hidden, head))
+    assert furthest(list(grads), want) <= furthest(list(plain), want) + 2e-6
+
+
+def test_a_tie_gives_its_gradient_to_the_lowest_id() -> None:
+    hidden, head, targets = make(1300, 5, 6)
+    with torch.no_grad():
+        head.weight[[9, 600, 1200]] = 4 * hidden[0]
+    got = head_loss(hidden, head, targets, block=512)
+    assert got.topk_ids[0].tolist() == [9, 600]
+    want = exact(hidden, head, targets, got.topk_ids)
+    grads = torch.autograd.grad(mixture(got), leaves(hidden, head))
+    assert furthest(list(grads), want) < 2e-6
+    top = head_loss(hidden, head, targets, block=512).topk_values[0, 0]
+    (at_weight,) = torch.autograd.grad(top, [head.weight])
+    assert at_weight.abs().sum(1).nonzero()[:, 0].tolist() == [9]
+
+
+def test_a_saturated_softmax_has_finite_gradients() -> None:
+    """Their relative error is a few ulps of the logsumexp, 1.5e-5 each where that is 207."""
+    weight = torch.full((900, 2), -1.0)
+    weight[3], weight[:, 1] = 1.0, 0.0
+    hidden = torch.tensor([[200.0, 0.0], [-200.0, 0.0], [0.0, 1.0]], requires_grad=True)
+    head = Head.from_parts(weight.requires_grad_())
+    got = head_loss(hidden, head, torch.tensor([3, 3, 5]), block=512)
+    assert float(got.entropy[0].detach()) == pytest.approx(0.0, abs=1e-6)
+    assert float(got.nll[1].detach()) == pytest.approx(400.0 + torch.log(torch.tensor(899.0)))
+    want = exact(hidden, head, torch.tensor([3, 3, 5]), got.topk_ids)
+    assert furthest(list(torch.autograd.grad(mixture(got), [hidden, weight])), want) < 5e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_inputs_get_gradients_in_their_dtype(dtype: torch.dtype) -> None:
+    """The float64 gradient rounded once: half an ulp, and 1e-5 of the largest entry."""
+    hidden, head, targets = make(1300, 33, 530, dtype=dtype, **RECIPES["all"])
+    got = head_loss(hidden, head, targets, 3, cosines=True)
+    assert got.topk_cosines is not None
+    assert {got.nll.dtype, got.topk_cosines.dtype} == {torch.float32}
+    loss = mixture(got, ALL) / 100
+    want = [g / 100 for g in exact(hidden, head, targets, got.topk_ids, only=ALL)]
+    for g, w in zip(torch.autograd.grad(loss, leaves(hidden, head)), want, strict=True):
+        assert g.dtype == dtype
+        budget = torch.finfo(dtype).eps / 2 * w.abs() + 1e-5 * w.abs().max()
+        assert bool(((g.double() - w).abs() <= budget).all())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_blocks_change_nothing(dtype: torch.dtype) -> None:
+    hidden, head, targets = make(5003, 17, 40, dtype=dtype, **RECIPES["all"])
+    whole = head_loss(hidden, head, targets, 3, cosines=True, block=512 * 10)
+    before = torch.autograd.grad(mixture(whole, ALL), leaves(hidden, head))
+    for block in (512, 1536):
+        pieces = head_loss(hidden, head, targets, 3, cosines=True, block=block)
+        for name in ALL:
+            a, b = getattr(pieces, name), getattr(whole, name)
+            assert torch.equal(a, b) if dtype == torch.float32 else torch.allclose(a, b, atol=1e-12)
+        after = torch.autograd.grad(mixture(pieces, ALL), leaves(hidden, head))
+        eps = 10 * torch.finfo(dtype).eps
+        assert furthest(list(after), [g.double() for g in before]) < eps
+
+
+def test_rows_that_are_no_tokens_get_no_gradient() -> None:
+    hidden, head, targets = make(1300, 5, 7, **RECIPES["all"])
+    with torch.no_grad():
+        head.weight[1270:] = 1e4 * hidden[:1]
+    loss = mixture(head_loss(hidden, head, targets, 3, cosines=True, block=512), ALL)
+    _, at_weight, at_bias = torch.autograd.grad(loss, leaves(hidden, head))
+    assert head.valid is not None
+    assert float(at_weight[~head.valid].abs().max()) == 0.0
+    assert float(at_bias[~head.valid].abs().max()) == 0.0
+    assert bool((at_weight[head.valid].abs().sum(1) > 0).all())
+
+
+def test_no_tensor_holds_every_logit() -> None:
+    hidden, head, targets = make(8000, 8, 600)
+    with Record() as record:
+        mixture(head_loss(hidden, head, targets, precision=IEEE, block=512)).backward()
+    assert max(record.sizes) <= 600 * 512
+    assert hidden.grad is not None
+    assert head.weight.grad is not None
+
+
+def test_no_tensor_holds_every_selected_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the cosines cost no second tensor of the weight's size."""
+    n, k, dim = 600, 5, 64
+    hidden, head, targets = make(2900, dim, n)
+    monkeypatch.setattr(rowcosines, "GATHERED", 256)
+    whole = {}
+    for cosines, only in ((False, FIELDS), (True, ALL)):
+        with Record() as record:
+            found = head_loss(hidden, head, targets, k, cosines=cosines, precision=IEEE, block=512)
+            mixture(found, only).backward()
+        whole[cosines] = record.sizes.count(head.weight.numel())
+        assert n * k * dim not in record.sizes
+        assert 255 // k * k * dim in record.sizes or not cosines
+    assert whole[True] == whole[False]
+
+
+def test_a_zero_row_has_cosine_zero_and_equal_rows_stay_finite() -> None:
+    hidden, head, targets = make(40, 6, 3)
+    with torch.no_grad():
+        head.weight[7] = 0.0
+        head.weight[8] = head.weight[9]
+        head.weight[10] = 1e-30 * head.weight[11]
+    found = head_loss(hidden, head, targets, 40, cosines=True)
+    assert found.topk_cosines is not None
+    cosines = torch.empty(3, 40, 40)
+    for position, ids in enumerate(found.topk_ids.tolist()):
+        cosines[position, torch.tensor(ids)[:, None], ids] = found.topk_cosines[position].detach()
+    assert bool((cosines[:, 7] == 0).all())
+    others = torch.arange(40) != 7
+    assert bool((cosines.diagonal(dim1=1, dim2=2)[:, others] == 1).all())
+    assert cosines[:, 8, 9].tolist() == pytest.approx([1.0] * 3)
+    assert cosines[:, 10, 11].tolist() == pytest.approx([1.0] * 3)
+    assert float(cosines.abs().max()) <= 1.0
+    (gradient,) = torch.autograd.grad(mixture(found, ("topk_cosines",)), [head.weight])
+    assert bool(torch.isfinite(gradient).all())
+    assert float(gradient[7].abs().max()) == 0.0
+    keep = (others & (torch.arange(40) != 10)).nonzero()[:, 0]
+    want = exact(hidden, head, targets, found.topk_ids, only=("topk_cosines",))[1]
+    assert furthest([gradient[keep]], [want[keep]]) < 1e-5
+
+
+def test_a_frozen_weight_leaves_the_cosines_constant() -> None:
+    hidden, head, targets = make(700, 5, 7)
+    head.weight.requires_grad_(False)
+    found = head_loss(hidden, head, targets, 3, cosines=True)
+    assert found.topk_cosines is not None
+    assert not found.topk_cosines.requires_grad
+    mixture(found, ALL).backward()
+    assert head.weight.grad is None
+    assert head_loss(hidden, head, targets).topk_cosines is None
+
+
+@pytest.mark.parametrize(
+    ("frozen", "products", "sums"), [(0, 6, 3), (1, 6, 3), (2, 9, 0)], ids=["h", "W", "b"]
+)
+def test_what_is_frozen_costs_nothing(frozen: int, products: int, sums: int) -> None:
+    hidden, head, targets = make(1300, 5, 7, bias=True)
+    parts = leaves(hidden, head)
+    before = torch.autograd.grad(mixture(head_loss(hidden, head, targets)), parts)
+    parts[frozen].requires_grad_(False)
+    nll = head_loss(hidden, head, targets, precision=IEEE, block=512).nll
+    with Record() as record:
+        nll.backward(torch.ones(7))
+    assert sum(name in ("mm", "addmm", "addmm_") for name in record.names) == products
+    assert record.names.count("sum") == sums
+    for part in parts:
+        part.grad = None
+    mixture(head_loss(hidden, head, targets)).backward()
+    for i, part in enumerate(parts):
+        assert (part.grad is None) == (i == frozen)
+        assert part.grad is None or torch.equal(part.grad, before[i])
+
+
+def test_nothing_is_kept_where_no_gradient_is_asked() -> None:
+    hidden, head, targets = make(700, 5, 7)
+    with torch.no_grad():
+        assert not head_loss(hidden, head, targets).nll.requires_grad
+    assert not head_loss(hidden, head, targets).topk_ids.requires_grad
+
+
+def test_a_tied_embedding_gathers_both_gradients() -> None:
+    _, head, targets = make(1300, 16, 7)
+    inputs = torch.arange(7) * 3
+    embedding = torch.nn.Parameter(head.weight.detach().clone())
+    tied = replace(head, weight=embedding, tied=True)
+    got = head_loss(torch.tanh(embedding[inputs]), tied, targets)
+    mixture(got).backward()
+    double = embedding.detach().double().requires_grad_()
+    twin = replace(head, weight=double)
+    ids = got.topk_ids
+    mixture(reference.head_loss(torch.tanh(double[inputs]), twin, targets, ids)).backward()
+    assert embedding.grad is not None
+    assert double.grad is not None
+    assert furthest([embedding.grad], [double.grad]) < 2e-6
+
+
+def test_autocast_changes_nothing() -> None:
+    hidden, head, targets = make(700, 33, 40, bias=True)
+    plain = head_loss(hidden, head, targets, cosines=True)
+    want = torch.autograd.grad(mixture(plain, ALL), leaves(hidden, head))
+    with torch.autocast("cpu", dtype=torch.bfloat16), Record() as record:
+        loss = mixture(head_loss(hidden, head, targets, cosines=True), ALL)
+        got = torch.autograd.grad(loss, leaves(hidden, head))
+    assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+    assert torch.bfloat16 not in record.dtypes
+
+
+def test_a_position_that_is_not_finite_says_so() -> None:
+    hidden, head, targets = make(700, 5, 4)
+    clean = head_loss(hidden, head, targets)
+    with torch.no_grad():
+        hidden[2, 0] = torch.nan
+    got = head_loss(hidden, head, targets)
+    for name in ("nll", "entropy", "logsumexp"):
+        assert torch.isnan(getattr(got, name)).tolist() == [False, False, True, False]
+        assert torch.equal(getattr(got, name)[[0, 1, 3]], getattr(clean, name)[[0, 1, 3]])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_no_positions_give_zero_gradients(dtype: torch.dtype) -> None:
+    hidden, head, targets = make(700, 5, 0, dtype=dtype, bias=True)
+    got = head_loss(hidden, head, targets, cosines=True)
+    assert got.topk_values.shape == (0, 2)
+    for gradient in torch.autograd.grad(mixture(got, ALL), leaves(hidden, head)):
+        assert float(gradient.abs().sum()) == 0.0
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    hidden, head, targets = make(700, 5, 4, padded=40)
+    with pytest.raises(ValueError, match="do not fit a head of width 5"):
+        head_loss(hidden[:, :3], head, targets)
+    with pytest.raises(ValueError, match="targets must be ids below 700"):
+        head_loss(hidden, head, targets + 700)
+    with pytest.raises(ValueError, match="target 699 is not a token"):
+        head_loss(hidden, head, torch.full_like(targets, 699))
+    loss = head_loss(hidden, head, targets).nll.square().sum()
+    (once,) = torch.autograd.grad(loss, [hidden], create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        once.sum().backward()

@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reference import head as reference
+from unembed.head.head import Head
+from unembed.head.kernels.running import SEGMENT
+from unembed.head.precision import Precision
+from unembed.head.product import float32_products, pad_rows
+from unembed.head.sweep import Sweep, sweep
+
+VOCABS = (2, 3, 127, 129, 513, 50257, 129920, 151665)
+FIELDS = [field.name for field in dataclasses.fields(Sweep)]
+
+
+def make(
+    vocab: int,
+    dim: int,
+    n: int,
+    *,
+    scale: float = 1.0,
+    softcap: float | None = None,
+    bias: bool = False,
+    padded: int = 0,
+    dtype: torch.dtype = torch.float32,
+    size: float = 50.0,
+) -> tuple[Head, torch.Tensor, torch.Tensor]:
+    """A random head with |logits| up to ``size``, hidden states and targets."""
+    g = torch.Generator().manual_seed(0)
+    weight = torch.randn(vocab, dim, generator=g)
+    hidden = torch.randn(n, dim, generator=g)
+    weight *= size / (scale * (hidden @ weight.T).abs().max() + 1e-6)
+    offsets = torch.randn(vocab, generator=g) if bias else None
+    valid = None
+    if padded:
+        valid = torch.ones(vocab, dtype=torch.bool)
+        valid[-padded:] = False
+        valid[1] = False
+    targets = torch.randint(0, vocab, (n,), generator=g)
+    if valid is not None:
+        targets[~valid[targets]] = 0
+    head = Head.from_parts(
+        weight.to(dtype), None if offsets is None else offsets.to(dtype), scale, softcap, valid
+    )
+    return head, hidden.to(dtype), targets
+
+
+def same(a: Sweep, b: Sweep) -> None:
+    for name in FIELDS:
+        assert torch.equal(getattr(a, name), getattr(b, name)), name
+
+
+@pytest.mark.parametrize("vocab", VOCABS)
+@pytest.mark.parametrize(
+    "how",
+    [
+        {},
+        {"bias": True, "scale": 0.0625},
+        {"softcap": 30.0, "bias": True, "padded": 1},
+        {"dtype": torch.bfloat16},
+    ],
+    ids=["plain", "bias-scale", "softcap-padded", "bfloat16"],
+)
+def test_agrees_with_float64(vocab: int, how: dict[str, object]) -> None:
+    if vocab < 4:
+        how = {k: v for k, v in how.items() if k != "padded"}
+    dim = 65 if vocab > 1000 else 33
+    head, hidden, targets = make(vocab, dim, 3 if vocab > 1000 else 9, **how)  # type: ignore[arg-type]
+    got = sweep(hidden, head, targets, k=5)
+    all_logits = reference.logits(hidden, head)
+    want = reference.decisions(all_logits, targets, 5)
+    size = all_logits[torch.isfinite(all_logits)].abs().max()
+    assert size <= 51
+    for name in ("topk_values", "logsumexp", "target_logit", "margin", "entropy", "sum_p2", "nll"):
+        off = (getattr(got, name).double() - torch.tensor(want[name]).double()).abs().max()
+        assert off <= (1e-4 if name == "margin" else 5e-5), (name, off)
+    assert torch.allclose(
+        got.confidence.double(), torch.tensor(want["confidence"]).double(), atol=1e-5
+    )
+    gaps = (all_logits - all_logits.gather(1, targets[:, None])).abs()
+    clear = (gaps < 1e-4).sum(1) == 1
+    assert got.rank[clear].tolist() == torch.tensor(want["rank"])[clear].tolist()
+    ordered = torch.tensor(want["topk_values"])
+    distinct = (ordered.diff(dim=1).abs() > 1e-4).all(1)
+    assert distinct.any()
+    assert got.topk_ids[distinct].tolist() == torch.tensor(want["topk_ids"])[distinct].tolist()
+    assert bool(got.finite.all())
+
+
+@pytest.mark.parametrize(("vocab", "dim"), [(3, 1), (513, 3), (4097, 257), (50257, 64)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_do_not_depend_on_blocks_neighbours_or_threads(
+    vocab: int, dim: int, dtype: torch.dtype
+) -> None:
+    head, hidden, targets = make(vocab, dim, 70, bias=True, softcap=20.0, dtype=dtype)
+    precision = Precision.probe(head.weight)
+    whole = sweep(hidden, head, targets, k=3, precision=precision)
+    threads = torch.get_num_threads()
+    try:
+        for block, count in ((SEGMENT, 1), (SEGMENT * 3, 2), (SEGMENT * 32, 2)):
+            torch.set_num_threads(count)
+            same(whole, sweep(hidden, head, targets, k=3, precision=precision, block=block))
+    finally:
+        torch.set_num_threads(threads)
+    for size in (1, 7, 64):
+        pieces = [
+            sweep(h, head, t, k=3, precision=precision)
+            for h, t in zip(hidden.split(size), targets.split(size), strict=True)
+        ]
+        joined = [torch.cat([getattr(p, name) for p in pieces]) for name in FIELDS]
+        same(whole, Sweep(*joined))
+
+
+def test_ties_go_to_the_lowest_id() -> None:
+    weight = torch.zeros(3000, 4)
+    weight[[7, 1500, 2999], 0] = 1.0
+    weight[[40, 41], 1] = 1.0
+    hidden = torch.tensor([[2.0, 1.0, 0, 0], [0.0, 1.0, 0, 0], [0.0, 0, 0, 0]])
+    got = sweep(hidden, Head.from_parts(weight), torch.tensor([1500, 2, 2999]), k=4)
+    assert got.topk_ids.tolist() == [[7, 1500, 2999, 40], [40, 41, 0, 1], [0, 1, 2, 3]]
+    assert got.rank.tolist() == [1, 3, 1]
+    assert got.margin.tolist() == [0.0, 0.0, 0.0]
+
+
+def test_a_tie_between_groups_goes_to_the_lowest_id() -> None:
+    """One clear winner, and many columns far apart that tie for second."""
+    weight = torch.zeros(4000, 2)
+    weight[2000, 0] = 2.0
+    tied = torch.arange(3, 4000, 130)
+    weight[tied, 0] = 1.0
+    hidden = torch.tensor([[1.0, 0.0]])
+    got = sweep(hidden, Head.from_parts(weight), torch.tensor([0]), k=2)
+    assert got.topk_ids.tolist() == [[2000, 3]]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(2, 1200), st.integers(1, 8), st.integers(2, 6), st.integers(0, 10**6))
+def test_small_integer_logits_match_a_plain_sort(vocab: int, n: int, k: int, seed: int) -> None:
+    """Logits of a few integer values, so that almost everything ties."""
+    g = torch.Generator().manual_seed(seed)
+    weight = torch.randint(-2, 3, (vocab, 3), generator=g).float()
+    hidden = torch.randint(-2, 3, (n, 3), generator=g).float()
+    targets = torch.randint(0, vocab, (n,), generator=g)
+    head = Head.from_parts(weight)
+    got = sweep(hidden, head, targets, k=k)
+    want = reference.decisions(reference.logits(hidden, head), targets, k)
+    for name in ("topk_ids", "rank", "topk_values", "target_logit"):
+        assert getattr(got, name).tolist() == want[name], name
+    assert bool((got.margin >= 0).all())
+    assert bool((got.nll >= 0).all())
+    assert bool((got.entropy >= 0).all())
+    assert bool((got.entropy <= torch.log(torch.tensor(float(vocab))) + 1e-5).all())
+
+
+def test_shifting_every_logit_changes_only_the_normaliser() -> None:
+    head, hidden, targets = make(700, 16, 9, size=8.0)
+    shifted = Head.from_parts(head.weight, torch.full((700,), 4.0))
+    a, b = sweep(hidden, head, targets), sweep(hidden, shifted, targets)
+    assert torch.equal(a.topk_ids, b.topk_ids)
+    assert torch.equal(a.rank, b.rank)
+    assert torch.allclose(a.logsumexp + 4.0, b.logsumexp, atol=1e-5)
+    assert torch.allclose(a.entropy, b.entropy, atol=1e-5)
+
+
+def test_rows_that_are_no_tokens_never_win_and_weigh_nothing() -> None:
+    head, hidden, targets = make(600, 16, 9, size=10.0)
+    loud = head.weight.clone()
+    loud[550:] = 100 * hidden.mean(0)
+    valid = torch.arange(600) < 550
+    got = sweep(hidden, Head.from_parts(loud, valid=valid), targets % 550, k=5)
+    small = sweep(hidden, Head.from_parts(loud[:550].clone()), targets % 550, k=5)
+    same(got, small)
+
+
+def test_k_is_cut_to_the_number_of_tokens() -> None:
+    head, hidden, targets = make(3, 4, 2)
+    assert sweep(hidden, head, targets, k=5).topk_ids.shape == (2, 3)
+
+
+def test_rows_that_are_not_finite_are_flagged_and_leave_the_others_alone() -> None:
+    head, hidden, targets = make(900, 16, 6)
+    clean = sweep(hidden, head, targets)
+    hidden[2, 3] = torch.nan
+    hidden[4, 0] = torch.inf
+    got = sweep(hidden, head, targets)
+    assert got.finite.tolist() == [True, True, False, True, False, True]
+    assert int(got.topk_ids.max()) < head.vocab
+    keep = got.finite
+    for name in FIELDS:
+        assert torch.equal(getattr(got, name)[keep], getattr(clean, name)[keep]), name
+
+
+def test_a_recount_covers_for_a_product_that_is_not_invariant(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where the target's logit differs in its block, its rank is counted again."""
+    import unembed.head.sweep as module
+
+    head, hidden, targets = make(5000, 32, 40)
+    want = sweep(hidden, head, targets)
+    exact = module.target_logits
+    monkeypatch.setattr(module, "target_logits", lambda *a: exact(*a) + 1.0)
+    assert torch.equal(sweep(hidden, head, targets).rank, want.rank)
+
+
+def test_wrong_shapes_are_refused() -> None:
+    head, hidden, targets = make(300, 16, 6)
+    with pytest.raises(ValueError, match="do not fit a head of width 16"):
+        sweep(hidden[:, :8], head, targets)
+    with pytest.raises(ValueError, match="targets must be ids below 300"):
+        sweep(hidden, head, targets + 300)
+    with pytest.raises(ValueError, match="multiple of 512"):
+        sweep(hidden, head, targets, block=100)
+
+
+def test_probe_leaves_no_setting_behind_and_rejects_rounding_routes() -> None:
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    precision = Precision.probe(torch.randn(600, 200))
+    assert torch.backends.mkldnn.matmul.fp32_precision == before
+    assert precision.error < 1e-6
+    with float32_products("onednn"):
+        assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
+    assert torch.backends.mkldnn.matmul.fp32_precision == before
+
+
+def test_padding_adds_zero_rows() -> None:
+    padded = pad_rows(torch.ones(17, 3, dtype=torch.bfloat16))
+    assert padded.shape == (32, 3)
+    assert padded.dtype == torch.float32
+    assert float(padded.sum()) == 51

@@ -1,0 +1,318 @@
+"""The pages of rankings and mixtures: their numbers are the record's, they stand on their own."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from browser import Watched, browser_test
+from made_up.selection import FEW, mixture, ranking
+from unembed.report.parts.scales import scale_of
+from unembed.report.selection import mixture as mixture_report
+from unembed.report.selection import ranking as ranking_report
+from unembed.report.selection.meanings import MEANINGS, NAMES
+from unembed.report.selection.mixture import mixture_page
+from unembed.report.selection.ranking import contenders, probability, ranking_page
+from unembed.selection.baselines import BASELINES, MODEL_BASELINES
+from unembed.selection.mixing.record import Mixture
+from unembed.selection.mixing.text import interleave_line
+from unembed.selection.ranking.rank import SCORES
+from unembed.selection.ranking.records import Ranking
+from unembed.stats.estimate import Estimate
+
+FACTS = [("Model", "example/base <b>")]
+WARNING = "python scripts and java services are too alike to be told apart."
+
+
+class Rows(HTMLParser):
+    """The cells of every row of the body of every table, and every start tag."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.rows: list[list[str]] = []
+        self.places: list[dict[str, float]] = []
+        self._cell = False
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.tags.append((tag, given))
+        if tag == "tr":
+            self.rows.append([])
+            self.places.append({})
+        if tag in ("td", "th") and self.rows:
+            self.rows[-1].append("")
+            self._cell = True
+        if tag == "i" and self.places and given.get("class") in ("dot", "span"):
+            found = re.findall(r"([a-z]+):(-?[\d.]+)%", given["style"] or "")
+            for name, number in found:
+                self.places[-1][f"{given['class']} {name}"] = float(number)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("td", "th"):
+            self._cell = False
+
+    def handle_data(self, data: str) -> None:
+        if self._cell:
+            self.rows[-1][-1] += data
+
+
+def ranked(record: Ranking) -> str:
+    return ranking_page(record, title="Help <b>", facts=FACTS, command="rank it")
+
+
+def mixed(record: Mixture) -> str:
+    return mixture_page(record, title="Made of <b>", facts=FACTS, command="mix it")
+
+
+@pytest.mark.parametrize("page", [ranked(ranking(12, missing=2)), mixed(mixture(6))])
+def test_loads_nothing_and_escapes(page: str) -> None:
+    assert not re.search(r"(https?:)?//[a-z]", page, re.IGNORECASE)
+    for word in ("@import", "url(", "{%", "{{"):
+        assert word not in page
+    tags = Rows(page).tags
+    for tag, attributes in tags:
+        assert tag not in {"img", "iframe", "object", "embed", "base", "image", "use"}
+        assert "src" not in attributes
+    assert "default-src 'none'" in page
+    assert "&lt;b&gt;" in page
+    ids = [given["id"] for _, given in tags if "id" in given]
+    assert len(ids) == len(set(ids))
+    links = [given["href"] or "" for tag, given in tags if tag == "a"]
+    assert {link.removeprefix("#") for link in links} <= set(ids)
+    assert not re.search(r"\bnan\b|None", page)
+
+
+def test_pages_are_the_same_every_time() -> None:
+    assert ranked(ranking(9)) == ranked(ranking(9))
+    assert mixed(mixture(5)) == mixed(mixture(5))
+
+
+def test_ranking_rows_are_the_records() -> None:
+    record = ranking(12, missing=2)
+    parsed = Rows(ranked(record))
+    scale = ranking_report.forest(record).scale
+    found = {row[0]: (row, place) for row, place in zip(parsed.rows, parsed.places, strict=True)}
+    for source in record.sources[:10]:
+        row, place = found[source.name]
+        assert row[2] == f"{source.value:.3f}"
+        assert row[3] == probability(source.best)
+        assert row[4] == f"{source.low:.3f} to {source.high:.3f}"
+        assert row[5:] == [f"{source.samples:,}", f"{source.documents:,}"]
+        # The drawing says what the cells say, in percent of the axis.
+        span = scale.high - scale.low
+        assert place["dot left"] == pytest.approx(100 * (source.value - scale.low) / span, abs=0.01)
+        low = scale.low + span * place["span left"] / 100
+        high = low + span * place["span width"] / 100
+        assert (low, high) == pytest.approx((source.low, source.high), abs=2e-4 * span)
+    for source in record.sources[10:]:
+        assert found[source.name][0] == [source.name, FEW, "40", "4"]
+
+
+def test_the_headline_names_the_first_and_its_rivals() -> None:
+    plain = ranking(5)
+    chances = (0.83, 0.1, 0.04, 0.02, 0.01)
+    record = replace(
+        plain,
+        sources=tuple(
+            replace(source, best=best) for source, best in zip(plain.sources, chances, strict=True)
+        ),
+    )
+    may = contenders(record)
+    held = sum(source.best for source in record.sources if source.name in may)
+    least = min(source.best for source in record.sources if source.name in may)
+    assert held >= 0.95 > held - least
+    words = ranking_report.reading(record)
+    first, second, third, *_ = record.sources
+    assert may == {first.name, second.name, third.name}
+    assert words == (
+        f"{first.name} is the most promising source for field notes, with probability "
+        f"0.83; {second.name} and {third.name} cannot be told apart from it."
+    )
+    sure = replace(
+        record,
+        sources=tuple(
+            replace(source, best=0.999 if source is first else 0.0001) for source in record.sources
+        ),
+    )
+    assert ranking_report.reading(sure).endswith("with probability above 0.99.")
+    looks = {row.name: row.look for row in ranking_report.forest(record).rows}
+    assert {name for name, look in looks.items() if look == "lead"} == may
+
+
+def test_headlines_of_degenerate_rankings() -> None:
+    reading = ranking_report.reading
+    one = ranking(1)
+    value = f"{one.sources[0].value:.3f}"
+    assert reading(one) == f"sonnets scores {value} for field notes; it is the only one ranked."
+    none = ranking(3, missing=3)
+    assert reading(none) == f"No source can be ranked for field notes: {FEW}."
+    assert 'class="plot"' not in ranked(none)
+    four = ranking(4)
+    ties = replace(four, sources=tuple(replace(one, value=0.5, best=0.25) for one in four.sources))
+    assert "are equally promising sources for field notes: each scores 0.500." in reading(ties)
+    unsure = replace(
+        four, sources=tuple(replace(one, low=None, high=None, best=None) for one in four.sources)
+    )
+    assert reading(unsure).endswith("how sure that is, is not known.")
+    page = ranked(unsure)
+    assert "P(best)" not in page
+    assert 'class="span"' not in page
+    first, second, *_ = four.sources
+    noisy = replace(
+        four,
+        sources=(replace(first, best=0.3), replace(second, best=0.6), *four.sources[2:]),
+    )
+    assert "but python scripts is more likely to be the best, with probability 0.60" in reading(
+        noisy
+    )
+    assert reading(ranking(0)) == "There is no source to rank for field notes."
+    ranked(ranking(0))
+
+
+def test_notes_say_what_to_know() -> None:
+    record = ranking(6, missing=2, by="gradient", shift=-0.9)
+    doubted = replace(
+        record,
+        status=FEW,
+        sources=(replace(record.sources[0], status="noisy: n = 90"), *record.sources[1:]),
+    )
+    notes = ranking_report.notes(doubted)
+    assert notes[0] == f"The target, field notes: {FEW}."
+    assert notes[1] == "sonnets: noisy: n = 90."
+    assert "2 sources have no score" in notes[2]
+    assert "Every score is below 0" in notes[3]
+    assert all(note.replace("&", "&amp;") in ranked(doubted) for note in notes)
+    biased = ranking_report.notes(replace(ranking(3), debiased=False))
+    assert biased[-1].startswith("The norms count each sample against itself")
+    assert ranking_report.notes(ranking(3)) == ()
+
+
+def test_every_score_has_a_name_and_a_meaning() -> None:
+    for score in (*SCORES, *BASELINES, *MODEL_BASELINES):
+        assert score in NAMES
+        assert score in MEANINGS
+        assert MEANINGS[score] in ranked(ranking(2, by=score)).replace("&#39;", "'")
+    assert "The larger the score" in ranked(ranking(2, by="another"))
+
+
+def test_three_hundred_sources() -> None:
+    record = ranking(300, missing=40)
+    page = ranked(record)
+    assert len(page.encode()) < 400_000
+    rows = Rows(page).rows
+    assert sum(row[0] in {source.name for source in record.sources} for row in rows) == 300
+    assert "others cannot be told apart from it." in page
+
+
+@pytest.mark.parametrize(
+    "values", [[0.0], [0.3, 0.3], [-2e-9, 5e-9], [12_000.0, 98_000.0], [-0.4, 0.91], [1.0, 1.0001]]
+)
+def test_an_axis_holds_its_values_between_round_ends(values: list[float]) -> None:
+    scale = scale_of(values)
+    assert scale.low <= min(values) <= max(values) <= scale.high
+    assert 1 <= len(scale.ticks) <= 6
+    labels = [scale.label(tick) for tick in scale.ticks]
+    assert len(set(labels)) == len(labels)
+    assert not any(label.startswith("−0.0") and not label.strip("−0.") for label in labels)
+    for tick in scale.ticks:
+        assert math.isclose(tick / scale.step, round(tick / scale.step), abs_tol=1e-6)
+
+
+def test_mixture_rows_are_the_records() -> None:
+    record = mixture(6, warnings=(WARNING,))
+    page = mixed(record)
+    parsed = Rows(page)
+    scale = mixture_report.forest(record).scale
+    found = {row[0]: (row, place) for row, place in zip(parsed.rows, parsed.places, strict=True)}
+    for one in record.shares:
+        row, place = found[one.name]
+        shown = [float(cell.split()[0]) for cell in (row[2], row[4])]
+        assert shown == pytest.approx([100 * one.weight.value, 100 * one.probability], abs=0.06)
+        low, high = (float(end.split()[0]) for end in row[3].split(" to "))
+        assert (low, high) == pytest.approx((100 * one.weight.low, 100 * one.weight.high), abs=0.06)
+        assert row[5:] == [f"{one.samples:,}", f"{one.documents:,}"]
+        assert place["dot left"] == pytest.approx(100 * one.weight.value / scale.high, abs=0.01)
+    weights = [one.weight.value for one in mixture_report.by_weight(record)]
+    assert weights == sorted(weights, reverse=True)
+    assert f"<li>{WARNING}</li>" in page
+    assert page.index(WARNING) < page.index("<main>")
+    line = interleave_line(record)
+    assert line is not None
+    assert f"mixed = {line}</code>" in page
+    assert "2.13\u00a0% (0.21 to 4.05\u00a0%) is left" in page
+    assert "summed to 0.97 (0.93 to 1.02)" in page
+    assert "cannot be told from nothing" not in page
+    clean = replace(record, residual=Estimate(0.003, -0.01, 0.016, 5012))
+    assert "cannot be told from nothing" in mixed(clean)
+
+
+def test_mixture_headlines() -> None:
+    reading = mixture_report.reading
+    two = mixture(3)
+    first, second = (f"{100 * one.weight.value:.0f}" for one in two.shares[:2])
+    assert reading(two) == (
+        f"field notes is best mixed from {first}\u00a0% sonnets and {second}\u00a0% python scripts."
+    )
+    assert reading(mixture(12)).endswith("6\u00a0% folk tales and 4 more sources.")
+    lost = Estimate(None, reason="too few samples")
+    record = mixture(3)
+    none = replace(
+        record,
+        shares=tuple(replace(one, weight=lost, probability=0.0) for one in record.shares),
+        total=lost,
+        residual=lost,
+    )
+    assert reading(none) == "No mixture of the sources moves the head as field notes would."
+    page = mixed(none)
+    assert "What the mixture leaves of field notes is not known: too few samples." in page
+    assert 'id="use"' not in page
+
+
+class TestRankingInBrowser:
+    pytestmark = browser_test
+
+    @pytest.fixture
+    def file(self, tmp_path: Path) -> str:
+        path = tmp_path / "ranking.html"
+        path.write_text(ranked(ranking(12, missing=2)), encoding="utf-8")
+        return path.as_uri()
+
+    @pytest.mark.parametrize("opened", [(1280, 900), (700, 900), (360, 800)], indirect=True)
+    def test_nothing_overflows_and_dots_lie_under_their_ticks(self, opened: Watched) -> None:
+        view = opened.page
+        width = view.viewport_size["width"]
+        assert view.evaluate("document.documentElement.scrollWidth") <= width
+        ticks, grid = (
+            view.evaluate(
+                f"[...document.querySelectorAll('{which}')].map(one => {{"
+                " const box = one.getBoundingClientRect(); return (box.left + box.right) / 2; })"
+            )
+            for which in (".ticks i:first-child", "tbody tr:first-child .grid:first-child")
+        )
+        assert ticks == pytest.approx(grid, abs=1.5)
+
+
+class TestMixtureInBrowser:
+    pytestmark = browser_test
+
+    @pytest.fixture
+    def file(self, tmp_path: Path) -> str:
+        path = tmp_path / "mixture.html"
+        path.write_text(mixed(mixture(6, warnings=(WARNING,))), encoding="utf-8")
+        return path.as_uri()
+
+    @pytest.mark.parametrize("opened", [(1280, 900), (360, 800)], indirect=True)
+    def test_the_line_can_be_copied(self, opened: Watched) -> None:
+        view = opened.page
+        width = view.viewport_size["width"]
+        assert view.evaluate("document.documentElement.scrollWidth") <= width
+        view.locator("#copy").click()
+        view.wait_for_function("document.getElementById('copy').textContent !== 'Copy'")
+        assert "interleave_datasets([" in view.evaluate("getSelection().toString()")

@@ -1,0 +1,285 @@
+"""The page of a refinement, from its record alone."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from browser import Watched, browser_test
+from report.test_comparison import Elements, make_comparison
+from training.benchmarks.test_run import run_of, scores
+from unembed.report.parts import wording
+from unembed.report.refinement.curves import spaced, training_section, watched_section
+from unembed.report.refinement.page import refinement_page
+from unembed.report.refinement.sections import (
+    account,
+    benchmark_tables,
+    cost_section,
+    extent,
+    headline,
+    notes,
+)
+from unembed.training.benchmarks.run import BenchmarkComparison, compare_benchmarks
+from unembed.training.recipe.recipe import Recipe
+from unembed.training.run.summary import RefinementSummary, Step, WatchedStep
+from unembed.training.run.summary import headline as printed
+
+PAGES = ("heldout/report.html", "training/report.html")
+STEPS = 500
+
+
+def make_summary() -> RefinementSummary:
+    log = tuple(
+        Step(
+            step,
+            loss=3.0 + 1 / step,
+            cross_entropy=2.0 + 1 / step,
+            penalty=0.4 - step / 10_000,
+            gradient_norm=0.5 + (step % 3),
+            gradient_ratio=0.1 * step if step % 10 == 0 else None,
+            gradient_cosine=-0.25 if step % 10 == 0 else None,
+        )
+        for step in range(1, STEPS + 1)
+    )
+    watched = tuple(
+        WatchedStep(step, 777, 2.5, 0.41, 0.9 + step / 1e4, 0.02, 0.031, 0.0123, 0.97)
+        for step in range(50, STEPS + 1, 50)
+    )
+    return RefinementSummary(
+        objective="fisher",
+        weight=0.6,
+        scope="head",
+        seed=0,
+        moves="the head moves (lm_head): 12 of 34 parameters",
+        n_moving=12,
+        n_total=34,
+        steps=STEPS,
+        stopped=None,
+        clipped=0.0,
+        gradient_ratio=0.125,
+        gradient_cosine=-0.25,
+        log=log,
+        watched=watched,
+        heldout=make_comparison().summary,
+        training=make_comparison(noise=0.9, n=900).summary,
+    )
+
+
+@pytest.fixture(scope="module")
+def summary() -> RefinementSummary:
+    return make_summary()
+
+
+def drawn(summary: RefinementSummary, title: str = "Base <b>\u202e, refined") -> str:
+    facts = [("Model", "example/base <b>")]
+    return refinement_page(title, summary, Recipe().to_json(), facts, PAGES)
+
+
+@pytest.fixture(scope="module")
+def page(summary: RefinementSummary) -> str:
+    return drawn(summary)
+
+
+@pytest.fixture(scope="module")
+def file(page: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    path.write_text(page)
+    return path.as_uri()
+
+
+def test_loads_nothing_and_links_to_its_parts(page: str) -> None:
+    assert not re.search(r"(https?:)?//[a-z]", page, re.IGNORECASE)
+    assert "url(" not in page
+    assert "{%" not in page
+    tags = Elements(page).tags
+    assert not {"img", "iframe", "object", "embed", "base", "image", "use", "b"} & {
+        t for t, _ in tags
+    }
+    ids = [attributes["id"] for _, attributes in tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    links = [attributes["href"] or "" for tag, attributes in tags if tag == "a"]
+    assert tuple(link for link in links if not link.startswith("#")) == PAGES
+    assert {link[1:] for link in links if link.startswith("#")} <= set(ids)
+    assert "Base &lt;b&gt;⟨U+202E⟩, refined" in page
+
+
+def test_is_small_and_the_same_every_time(page: str, summary: RefinementSummary) -> None:
+    assert drawn(summary) == page
+    assert drawn(RefinementSummary.from_json(_json(summary))) == page
+    assert len(page.encode()) < 1_500_000
+
+
+def test_held_out_stands_beside_training(page: str, summary: RefinementSummary) -> None:
+    for form, of in (
+        (wording.signed, lambda s: s.movement.everywhere.margin.median),
+        (wording.signed, lambda s: s.movement.everywhere.relative_distance.median),
+        (wording.signed, lambda s: s.calibration.nll_difference_nats),
+        (wording.points, lambda s: s.flips.accuracy_difference),
+        (wording.share, lambda s: s.flips.churn),
+        (wording.share, lambda s: s.flips.right_to_wrong_share),
+        (wording.share, lambda s: s.flips.wrong_to_right_share),
+    ):
+        held, trained = of(summary.heldout), of(summary.training)
+        assert held != trained
+        cells = [form(held.value), wording.interval(held, form)]
+        cells += [form(trained.value), wording.interval(trained, form)]
+        assert "".join(f"<td>{cell}</td>" for cell in cells) in page
+        assert f'<p class="value">{form(held.value)}' in page
+        assert f"{form(trained.value)} training" in page
+
+
+def test_curves_hold_what_was_logged(summary: RefinementSummary) -> None:
+    section = training_section(summary, 2.0)
+    tables = {figure.name: figure.tables[0] for figure in section.figures}
+    assert list(tables) == [
+        *("cross-entropy", "penalty", "gradient-norm", "gradient-ratio", "gradient-cosine")
+    ]
+    assert tables["cross-entropy"].rows[0] == ("1", wording.decimal(3.0))
+    assert tables["cross-entropy"].rows[-1] == ("500", wording.decimal(2.002))
+    assert len(tables["cross-entropy"].rows) == 40
+    assert tables["cross-entropy"].caption == "Cross-entropy, 40 of 500 steps"
+    assert tables["gradient-ratio"].rows[0] == ("10", wording.decimal(1.0))
+    assert "the rule is the clip, 2" in section.figures[2].caption
+    assert "0.125 times as long" in section.lead.replace("\u00a0", " ")
+    control = replace(
+        summary,
+        objective="none",
+        log=tuple(
+            Step(one.step, one.loss, None, None, None, None, None) for one in summary.log[:5]
+        ),
+        gradient_ratio=None,
+        gradient_cosine=None,
+    )
+    [only] = training_section(control, 0.0).figures
+    assert only.tables[0].rows[0] == ("1", wording.decimal(4.0))
+
+
+def test_watched_curves_hold_what_was_measured(summary: RefinementSummary) -> None:
+    section = watched_section(summary)
+    assert section is not None
+    assert "777 held-out positions" in section.lead
+    rows = {figure.name: figure.tables[0].rows for figure in section.figures}
+    assert rows["watched-flips"][0] == ("50", wording.share(0.031), wording.share(0.0123))
+    assert rows["watched-margin"][-1] == ("500", wording.decimal(0.95))
+    assert rows["watched-relative"][0][1] == wording.decimal(0.02)
+    assert rows["watched-stable"][0][1] == wording.share(0.97)
+    assert rows["watched-loss"][0][1] == wording.decimal(2.5)
+    assert watched_section(replace(summary, watched=())) is None
+    assert 'id="watched"' not in drawn(replace(summary, watched=()))
+
+
+@pytest.mark.parametrize("n", [1, 2, 9, 10, 11, 1000])
+def test_spaced_keeps_both_ends(n: int) -> None:
+    points = [(i, float(i)) for i in range(n)]
+    kept = spaced(points, 10)
+    assert len(kept) == min(n, 10)
+    assert (kept[0], kept[-1]) == (points[0], points[-1])
+    assert sorted(set(kept)) == list(kept)
+
+
+def test_words(summary: RefinementSummary) -> None:
+    margin = summary.heldout.movement.everywhere.margin.median.value
+    assert margin is not None
+    assert headline(summary).startswith(
+        f"Held out, the median margin changed by {wording.signed(margin)}"
+    )
+    assert extent(summary).startswith(
+        "Cross-entropy + 0.6 · fisher, 500 steps, scope head; the head"
+    )
+    assert "1,500 positions in 12 documents held out and 900 positions" in extent(summary)
+    assert "objective none" in account(summary)
+    assert notes(summary) == ()
+    control = replace(summary, objective="none", clipped=1.0)
+    assert extent(control).startswith("Cross-entropy alone, 500 steps")
+    assert "This is a control" in account(control)
+    assert notes(control) == ()
+    hurt = replace(summary, clipped=0.25, stopped="at step 9: too dear")
+    stopped, clipped = notes(hurt)
+    assert stopped == "The run stopped at step 9: too dear."
+    assert wording.share(0.25) in clipped
+
+
+LONG = "a_task_of_ones_own_with_a_long_name"
+
+
+def make_benchmarks(limit: int | None = None) -> BenchmarkComparison:
+    old = run_of(scores("piqa", [0.0, 1.0, 0.0, 0.0]), scores(LONG, [0.5, 0.25], "f1"))
+    new = run_of(scores("piqa", [1.0, 1.0, 0.0, 1.0]), scores(LONG, [0.25, 0.25], "f1"))
+    return compare_benchmarks(replace(old, limit=limit), replace(new, limit=limit))
+
+
+def test_a_summary_with_benchmarks_survives_json(summary: RefinementSummary) -> None:
+    scored = replace(summary, benchmarks=make_benchmarks())
+    assert RefinementSummary.from_json(json.loads(json.dumps(_json(scored)))) == scored
+    without = _json(summary)
+    del without["benchmarks"]
+    assert RefinementSummary.from_json(without) == summary
+
+
+def test_a_row_is_printed_for_each_task(summary: RefinementSummary) -> None:
+    plain = printed(summary)
+    rows = printed(replace(summary, benchmarks=make_benchmarks()))
+    assert rows[: len(plain)] == plain
+    # Differences 1, 0, 0, 1: their standard deviation is sqrt(1/3), half of it the error.
+    error = 1.959963984540054 * math.sqrt(1 / 3) / 2
+    assert rows[len(plain) :] == [
+        ("benchmarks", "before → after, difference [95 % interval], n"),
+        ("piqa", f"0.2500 → 0.7500, +0.5000  [{0.5 - error:+.4f}, {0.5 + error:+.4f}], n 4"),
+        (LONG, ""),
+        ("", "0.3750 → 0.2500, -0.1250  [-0.3700, +0.1200], n 2"),
+        ("mean of 2 tasks", rows[-1][1]),
+    ]
+    assert rows[-1][1].startswith("0.3125 → 0.5000, +0.1875  [")
+    assert rows[-1][1].endswith("], n 6")
+
+
+def test_benchmarks_are_a_table_of_the_page(summary: RefinementSummary, page: str) -> None:
+    found = make_benchmarks(limit=4)
+    [table] = benchmark_tables(found)
+    assert table.caption.endswith("paired by document, the first 4 of each task")
+    first, second, mean = table.rows
+    piqa = found.tasks[0]
+    assert first[:5] == ("piqa, acc", "4", "0.250", "0.750", "+0.500")
+    assert first[5] == wording.interval(piqa.difference, wording.signed)
+    assert first[6] == wording.decimal(math.sqrt(1 / 3) / 2)
+    assert first[7:] == ("0", "2", "0.500")
+    assert second[0] == f"{LONG}, f1"
+    assert second[7:] == ("", "", "")
+    assert mean[:5] == ("mean of 2 tasks", "6", "0.312", "0.500", "+0.188")
+    assert {len(row) for row in table.rows} == {len(table.head)}
+    assert found.mean_standard_error is not None
+    assert mean[6] == wording.decimal(found.mean_standard_error)
+
+    scored = replace(summary, benchmarks=found)
+    assert cost_section(scored).tables[-1] == table
+    assert "McNemar" in drawn(scored)
+    assert "lm-evaluation-harness" not in page
+
+
+def _json(summary: RefinementSummary) -> Any:
+    from unembed.runs.record import record_to_json
+
+    return record_to_json(summary)
+
+
+class TestBrowser:
+    pytestmark = browser_test
+
+    def test_shows_its_charts(self, opened: Watched) -> None:
+        view = opened.page
+        assert view.locator(".chart.wide svg").first.is_visible()
+        view.locator("#figure-watched-loss .wide [data-tip]").first.hover()
+        assert "step 50" in view.locator("#hint").inner_text()
+
+    @pytest.mark.parametrize("opened", [(420, 800)], indirect=True)
+    def test_phone(self, opened: Watched) -> None:
+        view = opened.page
+        assert view.locator(".chart.narrow svg").first.is_visible()
+        for one in view.locator("details").all():
+            one.evaluate("one => { one.open = true; }")
+        assert view.evaluate("document.documentElement.scrollWidth") <= 420

@@ -1,0 +1,629 @@
+"""The Trainer with our penalty beside it: the loss of a step, its gradient, and where it runs."""
+
+from __future__ import annotations
+
+import copy
+import runpy
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from conftest import train_tokenizer
+from head.test_head import build
+from places import ROOT
+from reference import head as reference
+from text.test_corpus import with_bos
+from unembed.errors import UnembedError
+from unembed.head.head import Head, final_hidden
+from unembed.models.checkpoint import Checkpoint, quietly
+from unembed.text.corpus import Corpus
+from unembed.text.vocabulary import Vocabulary
+from unembed.training.recipe.objectives import Objective
+from unembed.training.recipe.scope import apply_scope
+from unembed.training.recipe.weighting import Positions, Weighting
+from unembed.training.run.engine import Trainer, TrainingArguments
+from unembed.training.run.examples import Examples, split
+from unembed.training.run.head_hook import IGNORED, HeadHook, Targets
+from unembed.training.run.trainer import POSITION_WEIGHTS, PenaltyTerm, RefineTrainer
+
+CONTEXT = 24
+SENTENCES = [
+    "the first of them is a short one",
+    "a second, which goes on for rather longer than the first one did, and then some more",
+    "numbers such as 12 and 345 come third",
+    "fourth of all, and last but one",
+    "what is left of the text is here, in a fifth one that is as long as the second or longer",
+    "six",
+]
+MODELS = ["llama", "gpt2", "gemma2"]
+
+
+@pytest.fixture(scope="module")
+def corpus(small_tokenizer: Any) -> Corpus:
+    return Corpus.from_texts(SENTENCES * 3, small_tokenizer)
+
+
+HOW: dict[str, Any] = {
+    "max_steps": 3,
+    "per_device_train_batch_size": 4,
+    "learning_rate": 1e-2,
+    "optim": "sgd",
+    "lr_scheduler_type": "constant",
+    "max_grad_norm": 0.0,
+    "logging_steps": 1,
+    "save_strategy": "no",
+    "report_to": "none",
+    "disable_tqdm": True,
+    "remove_unused_columns": False,
+    "dataloader_pin_memory": False,
+    "use_cpu": True,
+}
+
+
+def arguments(folder: Path, **how: Any) -> TrainingArguments:
+    return TrainingArguments(output_dir=str(folder), **{**HOW, **how})
+
+
+def ran(
+    model: nn.Module, examples: Examples, term: PenaltyTerm | None, folder: Path, **how: Any
+) -> tuple[Any, list[dict[str, Tensor]]]:
+    """A Trainer that has run, ours where there is a term, and the batches that it saw."""
+    seen: list[dict[str, Tensor]] = []
+
+    def collated(rows: Any) -> dict[str, Tensor]:
+        batch = examples.collated(rows)
+        seen.append({name: value.clone() for name, value in batch.items()})
+        return batch
+
+    ids, every = how.pop("token_ids", None), how.pop("diagnose_every", 10)
+    kind = Trainer if term is None else RefineTrainer
+    with quietly():
+        trainer: Any = kind(
+            model=model,
+            args=arguments(folder, **how),
+            train_dataset=examples,
+            data_collator=collated,
+        )
+        if term is not None:
+            trainer.refine_with(term, token_ids=ids, diagnose_every=every)
+        trainer.train()
+    return trainer, seen
+
+
+def losses(trainer: Any) -> list[float]:
+    return [line["loss"] for line in trainer.state.log_history if "loss" in line]
+
+
+def same(one: nn.Module, other: nn.Module) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+@torch.no_grad()
+def apart(one: nn.Module, other: nn.Module, start: nn.Module) -> float:
+    """How far two trained models differ, as a share of how far the first one went."""
+    trios = list(zip(one.parameters(), other.parameters(), start.parameters(), strict=True))
+    off = torch.stack([(a - b).double().norm() for a, b, _ in trios]).norm()
+    went = torch.stack([(a - c).double().norm() for a, _, c in trios]).norm()
+    assert went > 0
+    return float(off / went)
+
+
+def fisher(logits: Tensor, rows: Tensor, k: int) -> Tensor:
+    """The fisher penalty of every position from all logits, in plain float64 operations."""
+    values, ids = logits.topk(k)
+    p = values.softmax(-1)
+    unit = torch.nn.functional.normalize(rows, dim=1)[ids]
+    metric = torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
+    v = unit[:, None] @ (unit[:, :, None] - unit[:, None]).transpose(2, 3)  # [n, i, m, j]
+    square = torch.einsum("nimj,nml,nilj->nij", v, metric, v)
+    distance = square.clamp_min(1e-8).sqrt() * (1 - torch.eye(k, dtype=p.dtype))
+    return (p[:, :, None] * p[:, None, :] * distance).sum((1, 2))
+
+
+def logits_and_targets(
+    model: Any, batch: dict[str, Tensor], valid: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """All logits in float64 where a token is predicted, these tokens and the positions' weights."""
+    kept = batch["labels"][:, 1:] != IGNORED
+    out = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    logits = out[:, :-1][kept].double()
+    if valid is not None:
+        logits = logits.masked_fill(~valid, -torch.inf)
+    weights = batch.get(POSITION_WEIGHTS)
+    weights = None if weights is None else weights[:, :-1][kept].double()
+    return logits, batch["labels"][:, 1:][kept], weights
+
+
+def oracle_gradients(
+    model: nn.Module,
+    batches: list[dict[str, Tensor]],
+    term: PenaltyTerm,
+    valid: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """Of ``ce_weight * mean(nll of the step) + weight * sum(share * P)``, all logits in float64."""
+    slow: Any = copy.deepcopy(model).double()
+    slow.zero_grad()
+    parts = [logits_and_targets(slow, batch, valid) for batch in batches]
+    total = sum(len(targets) for _, targets, _ in parts)
+    loss = torch.zeros((), dtype=torch.float64)
+    for logits, targets, weights in parts:
+        nll = logits.logsumexp(1) - logits.gather(1, targets[:, None])[:, 0]
+        p = fisher(logits, slow.get_output_embeddings().weight, term.objective.k)
+        weights = torch.ones_like(p) if weights is None else weights
+        penalty = (weights * p).sum() / weights.sum() if weights.sum() > 0 else p.sum() * 0
+        share = len(targets) / total
+        loss = loss + share * (term.ce_weight * nll.mean() + term.weight * penalty)
+    loss.backward()
+    return {
+        name: torch.zeros_like(p) if p.grad is None else p.grad
+        for name, p in slow.named_parameters()
+    }
+
+
+def step_gradients(
+    model: nn.Module, examples: Examples, term: PenaltyTerm, folder: Path, **how: Any
+) -> tuple[dict[str, Tensor], list[dict[str, Tensor]], Any]:
+    """What one optimiser step subtracted at learning rate 1, the batches it saw, the Trainer."""
+    start = {name: p.detach().clone() for name, p in model.named_parameters()}
+    trainer, seen = ran(model, examples, term, folder, max_steps=1, learning_rate=1.0, **how)
+    used = seen[: how.get("gradient_accumulation_steps", 1)]
+    return {name: start[name] - p.detach() for name, p in model.named_parameters()}, used, trainer
+
+
+def worst(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
+    """The largest error of any parameter's gradient, as a share of the largest gradient."""
+    size = max(float(g.abs().max()) for g in theirs.values())
+    return max(float((ours[name] - g).abs().max()) for name, g in theirs.items()) / size
+
+
+def without_dropout(model: Any) -> Any:
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return model
+
+
+@pytest.mark.parametrize("how", [{}, {"gradient_accumulation_steps": 2}, {"checkpointing": True}])
+@pytest.mark.parametrize("name", MODELS)
+def test_without_weight_the_trainer_runs_as_it_is(
+    name: str, how: dict[str, Any], corpus: Corpus, tmp_path: Path
+) -> None:
+    how = {"max_steps": 2, "optim": "adamw_torch", "max_grad_norm": 1.0, **how}
+    if how.pop("checkpointing", False):
+        how["activation_checkpointing"] = True
+    listed = Positions(np.array([1], dtype=np.int64), np.ones(1, dtype=np.float32))
+    plain, theirs = build(name), Examples.of(corpus, CONTEXT)
+    expected, _ = ran(plain, theirs, None, tmp_path, **how)
+    for term in (PenaltyTerm(Objective("fisher"), 0.0), PenaltyTerm(Objective("none"), 0.7)):
+        model = build(name)
+        trainer, seen = ran(model, Examples.of(corpus, CONTEXT, listed), term, tmp_path, **how)
+        assert POSITION_WEIGHTS in seen[0]
+        assert same(model, plain)
+        assert losses(trainer) == losses(expected)
+    assert not same(plain, build(name))
+
+
+@pytest.mark.parametrize("how", [{}, {"gradient_accumulation_steps": 2}, {"checkpointing": True}])
+@pytest.mark.parametrize("name", MODELS)
+def test_at_a_tiny_weight_the_run_follows_the_trainers(
+    name: str, how: dict[str, Any], corpus: Corpus, tmp_path: Path
+) -> None:
+    how = dict(how)
+    if how.pop("checkpointing", False):
+        how["activation_checkpointing"] = True
+    examples = Examples.of(corpus, CONTEXT)
+    plain, model = build(name), build(name)
+    expected, _ = ran(plain, examples, None, tmp_path, **how)
+    trainer, _ = ran(model, examples, PenaltyTerm(Objective("fisher"), 1e-9), tmp_path, **how)
+    assert losses(trainer) == pytest.approx(losses(expected), rel=1e-6)
+    assert not same(model, plain)  # another product gives other last bits: not the plain path
+    assert apart(plain, model, build(name)) < 2e-5
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_an_accumulated_step_has_the_gradient_of_all_logits(
+    name: str, corpus: Corpus, tmp_path: Path
+) -> None:
+    model = without_dropout(build(name))
+    start = copy.deepcopy(model)
+    valid = torch.arange(300) < 290
+    term = PenaltyTerm(Objective("fisher", k=4), 3.0, ce_weight=0.5)
+    ours, used, _ = step_gradients(
+        model,
+        Examples.of(corpus, CONTEXT),
+        term,
+        tmp_path,
+        gradient_accumulation_steps=2,
+        per_device_train_batch_size=3,
+        token_ids=list(range(290)),
+    )
+    sizes = [int((batch["labels"] != IGNORED).sum()) for batch in used]
+    assert len(set(sizes)) == 2
+    assert worst(ours, oracle_gradients(start, used, term, valid)) < 2e-5
+    alone = oracle_gradients(start, used, replace(term, weight=0.0), valid)
+    assert worst(ours, alone) > 1e-2  # the penalty is no rounding error
+
+
+def test_an_accumulated_step_checkpointed_and_in_a_scope_is_the_same(
+    corpus: Corpus, tmp_path: Path
+) -> None:
+    term = PenaltyTerm(Objective("fisher"), 3.0)
+    how = {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 3}
+    for scope in ("last-1-blocks", "head", "final-norm"):
+        found = []
+        for checkpointing in (False, True):
+            model = build("llama")
+            apply_scope(model, scope)
+            ours, used, _ = step_gradients(
+                model,
+                Examples.of(corpus, CONTEXT),
+                term,
+                tmp_path,
+                activation_checkpointing=checkpointing,
+                **how,
+            )
+            slow = build("llama")
+            apply_scope(slow, scope)
+            moved = {name for name, p in model.named_parameters() if p.requires_grad}
+            expected = oracle_gradients(slow, used, term)
+            assert all(bool((g == 0).all()) for name, g in ours.items() if name not in moved)
+            kept = [{n: g for n, g in side.items() if n in moved} for side in (ours, expected)]
+            assert worst(*kept) < 2e-5
+            found.append(kept[0])
+        assert worst(*found) < 1e-6
+
+
+def test_listed_positions_alone_are_penalised(small_tokenizer: Any, tmp_path: Path) -> None:
+    prefixed = Corpus.from_texts(SENTENCES, with_bos(small_tokenizer))
+    keys = np.array([(d << 32) | p for d in (1, 2, 4) for p in (0, 3, 11, 12, 17)], dtype=np.int64)
+    listed = Positions(keys, np.linspace(0.5, 3, len(keys)).astype(np.float32))
+    examples = Examples.of(prefixed, 9, listed)
+    model = build("llama")
+    start, term = copy.deepcopy(model), PenaltyTerm(Objective("fisher"), 5.0)
+    ours, used, _ = step_gradients(
+        model, examples, term, tmp_path, per_device_train_batch_size=len(examples)
+    )
+    assert int((used[0][POSITION_WEIGHTS] > 0).sum()) == len(keys)
+    assert worst(ours, oracle_gradients(start, used, term)) < 2e-5
+    everywhere = [{k: v for k, v in used[0].items() if k != POSITION_WEIGHTS}]
+    assert worst(ours, oracle_gradients(start, everywhere, term)) > 1e-2
+
+
+@pytest.mark.parametrize("bos", [False, True])
+def test_weights_lie_at_their_document_and_position(
+    small_tokenizer: Any, tmp_path: Path, bos: bool
+) -> None:
+    """Rows longer than the context, several rows a document, and windows that begin with a BOS."""
+    file = tmp_path / "t.txt"
+    file.write_text("".join(f"{'= ' * (i % 2 == 0)}{line}\n" for i, line in enumerate(SENTENCES)))
+    tokenizer = with_bos(small_tokenizer) if bos else small_tokenizer
+    corpus = Corpus.read(file, tokenizer, document="^= ")
+    documents = [
+        [int(t) for t in corpus.ids[np.repeat(corpus.document, np.diff(corpus.starts)) == d]]
+        for d in range(len(corpus.names))
+    ]
+    every = [(d, p) for d, tokens in enumerate(documents) for p in range(len(tokens))]
+    keys = np.array([(d << 32) | p for d, p in every], dtype=np.int64)
+    examples = Examples.of(corpus, 7, Positions(keys, np.arange(1, len(keys) + 1, dtype="f4")))
+    found = []
+    for i in range(len(examples)):
+        row = examples[i]
+        ids, labels, weights = (row[n].tolist() for n in ("input_ids", "labels", POSITION_WEIGHTS))
+        assert len(ids) <= 7 + 1
+        for t in range(len(ids)):
+            target = labels[t + 1] if t + 1 < len(ids) else IGNORED
+            if target == IGNORED:
+                assert weights[t] == 0
+                continue
+            doc, pos = every[int(weights[t]) - 1]
+            assert documents[doc][pos] == ids[t]
+            assert documents[doc][pos + 1] == target == ids[t + 1]
+            found.append((doc, pos))
+    assert len(found) == len(set(found)) == corpus.tokens - corpus.rows
+    assert examples.windows.prefixed.any() == bos
+    counts = examples.target_counts(len(tokenizer))
+    assert counts.sum() == len(found)
+    for token in counts.nonzero()[:5, 0].tolist():
+        assert counts[token] == sum(documents[d][p + 1] == token for d, p in found)
+
+
+def test_a_batch_is_padded_on_the_right_and_padding_counts_nowhere(corpus: Corpus) -> None:
+    listed = Positions(np.array([0, 1], dtype=np.int64), np.ones(2, dtype=np.float32))
+    examples = Examples.of(corpus, CONTEXT, listed)
+    rows = [examples[i] for i in range(4)]
+    batch = examples.collated(rows)
+    width = max(len(row["input_ids"]) for row in rows)
+    for i, row in enumerate(rows):
+        n = len(row["input_ids"])
+        assert batch["attention_mask"][i].tolist() == [1] * n + [0] * (width - n)
+        assert batch["labels"][i].tolist() == row["labels"].tolist() + [IGNORED] * (width - n)
+        assert torch.equal(batch["input_ids"][i, :n], row["input_ids"])
+        assert not batch[POSITION_WEIGHTS][i, n:].any()
+    assert Targets.of(batch["labels"]).ids.tolist() == [
+        token for row in rows for token in row["labels"].tolist()[1:]
+    ]
+    model = build("llama")
+    door = HeadHook.of(model)
+    together = door.through(
+        model, batch_inputs(batch), lambda h, _: h[Targets.of(batch["labels"]).kept]
+    )
+    alone = [
+        door.through(model, {"input_ids": row["input_ids"][None]}, lambda h, _: h[0, :-1])
+        for row in rows
+    ]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-5, atol=1e-6)
+
+
+def batch_inputs(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: batch[name] for name in ("input_ids", "attention_mask")}
+
+
+def test_positions_of_the_text_are_found_again_in_its_training_part(corpus: Corpus) -> None:
+    part = split(corpus, 0.3)
+    docs = np.arange(len(corpus.names), dtype=np.int64)
+    listed = Positions((docs << 32) | 2, (docs + 1).astype(np.float32))
+    placed = part.placed(listed)
+    kept = np.flatnonzero(~part.held)
+    assert part.training.names == tuple(corpus.names[d] for d in kept)
+    assert placed.weights.tolist() == [d + 1 for d in kept]
+    assert (placed.keys >> 32).tolist() == list(range(len(kept)))
+    assert ((placed.keys & 0xFFFFFFFF) == 2).all()
+    heldout = int(np.flatnonzero(part.held)[0])
+    far = Positions(np.array([heldout << 32, 999 << 32]), np.ones(2, dtype=np.float32))
+    with pytest.raises(UnembedError, match="none of the 2 positions listed"):
+        part.placed(far)
+
+
+def test_the_split_keeps_every_document_once_and_whole(corpus: Corpus) -> None:
+    for share in (0.01, 0.3, 0.99):
+        part = split(corpus, share)
+        n = len(corpus.names)
+        assert int(part.held.sum()) == min(n - 1, -(-share * n // 1))
+        assert sorted(part.training.names + part.heldout.names) == sorted(corpus.names)
+        assert part.training.tokens + part.heldout.tokens == corpus.tokens
+        assert split(corpus, share).heldout.digest == part.heldout.digest
+
+
+@pytest.mark.parametrize(("name", "scope"), [("gemma2", "full"), ("llama", "head")])
+def test_the_two_gradients_are_compared_as_two_backward_passes_would(
+    name: str, scope: str, corpus: Corpus, tmp_path: Path
+) -> None:
+    model = build(name)
+    apply_scope(model, scope)
+    start = copy.deepcopy(model)
+    term = PenaltyTerm(Objective("fisher"), 0.3, ce_weight=0.8)
+    _, used, trainer = step_gradients(model, Examples.of(corpus, CONTEXT), term, tmp_path)
+    found = [line for line in trainer.state.log_history if "gradient_ratio" in line]
+    head = Head.of(start)
+    inputs = batch_inputs(used[0])
+    hidden = HeadHook.of(start).through(start, inputs, lambda h, _: h.detach())
+    kept, ids = Targets.of(used[0]["labels"]).kept, Targets.of(used[0]["labels"]).ids
+    rows = hidden[kept].double().requires_grad_()
+    weight = head.weight.double().requires_grad_()
+    logits = reference.logits(rows, replace(head, weight=weight))
+    nll = logits.logsumexp(1) - logits.gather(1, ids[:, None])[:, 0]
+    penalty = fisher(logits, weight, 5).mean()
+    where = rows if scope == "full" else weight
+    [ours] = torch.autograd.grad(0.8 * nll.mean(), where, retain_graph=True)
+    [theirs] = torch.autograd.grad(0.3 * penalty, where)
+    assert len(found) == 1
+    ours, theirs, nll, penalty = (one.detach() for one in (ours, theirs, nll, penalty))
+    ratio = float(theirs.norm() / ours.norm())
+    cosine = float((theirs * ours).sum() / theirs.norm() / ours.norm())
+    assert found[0]["gradient_ratio"] == pytest.approx(ratio, rel=1e-4)
+    assert found[0]["gradient_cosine"] == pytest.approx(cosine, abs=1e-5)
+    assert found[0]["cross_entropy"] == pytest.approx(float(nll.mean()), rel=1e-5)
+    assert found[0]["penalty"] == pytest.approx(float(penalty), rel=1e-5)
+
+
+def test_the_clip_and_the_norms_are_the_trainers(corpus: Corpus, tmp_path: Path) -> None:
+    trainer, _ = ran(
+        build("llama"),
+        Examples.of(corpus, CONTEXT),
+        PenaltyTerm(Objective("fisher"), 0.5),
+        tmp_path,
+        diagnose_every=2,
+        max_steps=5,
+    )
+    logged = [line for line in trainer.state.log_history if "loss" in line]
+    assert [line["step"] for line in logged if "gradient_ratio" in line] == [1, 3, 5]
+    assert all(line["grad_norm"] > 0 for line in logged)
+    for line in logged:
+        assert line["loss"] == pytest.approx(line["cross_entropy"] + 0.5 * line["penalty"])
+
+
+def test_a_body_in_bfloat16_leaves_float32_weights(corpus: Corpus, tmp_path: Path) -> None:
+    runs = {}
+    for bf16 in (False, True):
+        model = build("llama")
+        trainer, _ = ran(
+            model,
+            Examples.of(corpus, CONTEXT),
+            PenaltyTerm(Objective("fisher"), 1.0),
+            tmp_path,
+            bf16=bf16,
+        )
+        assert {p.dtype for p in model.parameters()} == {torch.float32}
+        assert not same(model, build("llama"))
+        runs[bf16] = losses(trainer)
+    assert runs[True] != runs[False]
+    assert runs[True] == pytest.approx(runs[False], rel=2e-2)
+
+
+def test_weights_by_token_and_gates_reach_the_loss(corpus: Corpus, tmp_path: Path) -> None:
+    examples = Examples.of(corpus, CONTEXT)
+    vocabulary = Vocabulary.of(corpus.tokenizer, range(300))
+    table = Weighting(frequency=0.5, below_margin=0.4).table(
+        examples.target_counts(300), vocabulary
+    )
+    model = build("llama")
+    start = copy.deepcopy(model)
+    term = PenaltyTerm(Objective("fisher"), 2.0, weighting=table)
+    ours, used, _ = step_gradients(model, examples, term, tmp_path)
+    with torch.no_grad():
+        logits, targets, _ = logits_and_targets(start, used[0], None)
+    top = logits.topk(2).values
+    gate = top[:, 0] - top[:, 1] < 0.4
+    assert 0 < int(gate.sum()) < len(gate)
+    batch = dict(used[0])
+    batch[POSITION_WEIGHTS] = torch.zeros(batch["labels"].shape, dtype=torch.float64)
+    batch[POSITION_WEIGHTS][:, :-1][batch["labels"][:, 1:] != IGNORED] = (
+        table.by_token[targets].double() * gate
+    )
+    assert worst(ours, oracle_gradients(start, [batch], term)) < 2e-5
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.0])
+def test_a_broken_model_is_one_line(weight: float, corpus: Corpus, tmp_path: Path) -> None:
+    model = build("llama")
+    with torch.no_grad():
+        model.model.layers[1].mlp.down_proj.weight[3] = torch.nan
+    term = PenaltyTerm(Objective("fisher"), weight)
+    with pytest.raises(UnembedError, match="the loss is not finite at step 0") as caught:
+        ran(model, Examples.of(corpus, CONTEXT), term, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_a_term_cannot_be(corpus: Corpus, tmp_path: Path) -> None:
+    for given in ({"weight": -1.0}, {"weight": 1.0, "ce_weight": float("nan")}):
+        with pytest.raises(UnembedError, match="is no factor"):
+            PenaltyTerm(Objective("fisher"), **given)
+    with quietly():
+        trainer: Any = RefineTrainer(model=build("llama"), args=arguments(tmp_path))
+    trainer.args._n_gpu = 2
+    with pytest.raises(UnembedError, match="torchrun"):
+        trainer.refine_with(PenaltyTerm(Objective("fisher"), 1.0))
+
+
+def test_evaluation_is_the_trainers_own(corpus: Corpus, tmp_path: Path) -> None:
+    examples = Examples.of(corpus, CONTEXT)
+    found = []
+    for kind in (Trainer, RefineTrainer):
+        with quietly():
+            trainer: Any = kind(
+                model=build("llama"),
+                args=arguments(tmp_path),
+                eval_dataset=examples,
+                data_collator=examples.collated,
+            )
+            if kind is RefineTrainer:
+                trainer.refine_with(PenaltyTerm(Objective("fisher"), 2.0))
+            found.append(trainer.evaluate()["eval_loss"])
+    assert found[0] == found[1]
+
+
+def test_a_model_that_calls_its_head_twice_is_refused() -> None:
+    model = build("llama")
+    door, plain = HeadHook.of(model), model.forward
+
+    def twice(**inputs: Any) -> Any:
+        plain(**inputs)
+        return plain(**inputs)
+
+    model.forward = twice
+    ids = torch.ones(1, 4, dtype=torch.long)
+    with pytest.raises(UnembedError, match="calls its head 2 times"):
+        door.through(model, {"input_ids": ids}, lambda h, _: h)
+    del model.forward
+    assert "forward" not in vars(model.lm_head)
+    hidden = door.through(model, {"input_ids": ids}, lambda h, _: h)
+    assert torch.equal(hidden, final_hidden(model, ids))
+
+
+def test_the_example_refines_with_a_trainer_and_a_loop_of_ones_own(
+    small_tokenizer: Any, tmp_path: Path
+) -> None:
+    path = ROOT / "examples" / "own_trainer.py"
+    example: Any = runpy.run_path(str(path))
+    texts = ["the first of them", "and the second one of them is longer", "12 and 345"]
+    given = Checkpoint("tiny", build("llama"), copy.deepcopy(small_tokenizer))
+    with quietly():
+        trainer = example["with_a_trainer"](given, texts, output_dir=str(tmp_path), **HOW)
+    logged = [line for line in trainer.state.log_history if "loss" in line]
+    assert len(logged) == HOW["max_steps"]
+    for line in logged:
+        assert line["loss"] == pytest.approx(line["cross_entropy"] + 0.6 * line["penalty"])
+    assert not same(given.model, build("llama"))
+
+    model = without_dropout(build("gpt2"))
+    found = example["with_a_loop"](Checkpoint("tiny", model, small_tokenizer), texts, steps=2)
+    ids = torch.tensor([small_tokenizer(texts[0])["input_ids"]])
+    with torch.no_grad():
+        logits = build("gpt2")(input_ids=ids).logits[0, :-1, : len(small_tokenizer)]
+    nll = torch.nn.functional.cross_entropy(logits, ids[0, 1:])
+    assert found[0] == pytest.approx(float(nll), rel=1e-5)
+    assert len(found) == 2
+    assert not same(model, build("gpt2"))
+
+
+APART = {"ddp": {"gradient_accumulation_steps": 2}, "fsdp": {}, "fsdp head": {}}
+"""What is trained by two processes, and how."""
+
+
+def trained_apart(folder: Path, mode: str) -> None:
+    """Train by as many processes as there are, 4 windows at a time in all; the first saves."""
+    from torch.distributed.fsdp import fully_shard
+
+    tokenizer = train_tokenizer(SENTENCES * 3, 290)
+    examples = Examples.of(Corpus.from_texts(SENTENCES * 3, tokenizer), CONTEXT)
+    with quietly():
+        args = arguments(folder, **APART[mode])
+        processes = args.world_size
+        args.per_device_train_batch_size = 4 // processes
+        model = build("llama")
+        apply_scope(model, "head" if mode.endswith("head") else "full")
+        trainer: Any = RefineTrainer(
+            model=model, args=args, train_dataset=examples, data_collator=examples.collated
+        )
+        trainer.refine_with(PenaltyTerm(Objective("fisher"), 3.0))
+        if mode.startswith("fsdp") and processes > 1:
+            # On CPU accelerate wraps in DDP alone; this is what its FSDP 2 does elsewhere.
+            for layer in model.model.layers:
+                fully_shard(layer)
+            fully_shard(model)
+            trainer.is_distributed_loading_by_transformers = True
+        trainer.train()
+    found = {
+        name: (p.full_tensor() if hasattr(p, "full_tensor") else p).detach().clone()
+        for name, p in model.named_parameters()
+    }
+    if args.process_index == 0:
+        kind = type(trainer.model_wrapped).__name__
+        torch.save({"weights": found, "losses": losses(trainer), "kind": kind}, folder / mode)
+
+
+def test_two_processes_train_as_one_with_twice_the_batch(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    done = subprocess.run(
+        [*command, __file__, str(tmp_path)], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    for mode, kind in (
+        ("ddp", "DistributedDataParallel"),
+        ("fsdp", "FSDPLlamaForCausalLM"),
+        ("fsdp head", "FSDPLlamaForCausalLM"),
+    ):
+        together = torch.load(tmp_path / mode)
+        (tmp_path / "alone").mkdir(exist_ok=True)
+        trained_apart(tmp_path / "alone", mode)
+        alone = torch.load(tmp_path / "alone" / mode)
+        assert (together["kind"], alone["kind"]) == (kind, "LlamaForCausalLM")
+        assert together["losses"] == pytest.approx(alone["losses"], rel=1e-6)
+        start = {name: p.detach() for name, p in build("llama").named_parameters()}
+        went = max(float((alone["weights"][n] - p).abs().max()) for n, p in start.items())
+        off = max(
+            float((together["weights"][n] - w).abs().max()) for n, w in alone["weights"].items()
+        )
+        assert off < 1e-4 * went
+
+
+if __name__ == "__main__":
+    for each in APART:
+        trained_apart(Path(sys.argv[1]), each)
