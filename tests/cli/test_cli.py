@@ -21,7 +21,8 @@ import pytest
 import torch
 
 from command_line import Ended, invoke
-from unembed import Audit, AuditOptions, audit, cli, load
+from unembed import Audit, audit, cli, load
+from unembed.decisions import AuditOptions
 from unembed.text.corpus import Corpus
 from unembed.text.windows import Windows
 

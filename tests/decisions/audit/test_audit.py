@@ -15,7 +15,8 @@ import torch
 import unembed.models.model_pass as model_pass
 from head.test_head import ARCHITECTURES, build
 from reference import head as reference
-from unembed import Audit, AuditOptions, Corpus, audit
+from unembed import Audit, Corpus, audit
+from unembed.decisions import AuditOptions
 from unembed.decisions.audit.excerpt import excerpts
 from unembed.decisions.measure import ColumnChoice, measure
 from unembed.errors import NonFiniteError, UnembedError

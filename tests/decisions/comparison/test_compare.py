@@ -17,7 +17,8 @@ import pyarrow as pa
 import pytest
 import torch
 
-from unembed import Audit, AuditOptions, Corpus, UnembedError, audit
+from unembed import Audit, Corpus, UnembedError, audit
+from unembed.decisions import AuditOptions
 from unembed.decisions.comparison import compare as compare_module
 from unembed.decisions.comparison.compare import Comparison, compare, headline
 from unembed.decisions.comparison.flips import mcnemar_p

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from decisions.audit.test_audit import TEXTS
-from unembed import AuditOptions, Comparison, Corpus, audit, compare
+from unembed import Comparison, Corpus, audit, compare
+from unembed.decisions import AuditOptions
 from unembed.decisions.comparison import live
 from unembed.decisions.comparison.live import DIVERGENCES, LiveAudits, audit_both
 from unembed.errors import UnembedError

@@ -16,7 +16,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from unembed import Audit, AuditOptions, Corpus, UnembedError, audit
+from unembed import Audit, Corpus, UnembedError, audit
+from unembed.decisions import AuditOptions
 from unembed.decisions.comparison.pairing import Side, pair
 
 TEXTS = [

@@ -17,7 +17,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from unembed import Audit, AuditOptions, Corpus, Only, UnembedError, audit, cli, compare
+from unembed import Audit, Corpus, UnembedError, audit, cli, compare
+from unembed.decisions import AuditOptions, PositionFilter
 from unembed.decisions.comparison.compare import Comparison, headline
 from unembed.decisions.comparison.excerpt import flip_excerpts
 from unembed.decisions.comparison.flips import FlipColumns, Flips, flips
@@ -397,7 +398,7 @@ def test_a_filter_keeps_the_rows_of_every_pair(
 ) -> None:
     before, after = sides[0][:1], sides[1][:2]
     bands, terms = ("[0, 0.5)", "[0.5, 1)"), ("expression", "statement", "the")
-    only = Only(bands=bands, terms=terms, tokenizer=tokenizer)
+    only = PositionFilter(bands=bands, terms=terms, tokenizer=tokenizer)
     found = compare(before, after, only=only, resamples=2)
     alone = [compare(before[0], one, only=only, resamples=2) for one in after]
     rows = pa.concat_tables([one.table for one in alone])

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from unembed import AuditOptions, Corpus, audit
+from unembed import Corpus, audit
+from unembed.decisions import AuditOptions
 from unembed.errors import NonFiniteError, UnembedError
 from unembed.head.head import Head
 from unembed.models.checkpoint import Checkpoint

@@ -17,7 +17,8 @@ import torch
 
 import unembed.training.robustness.read_outs as module
 from decisions.audit.test_audit import TEXTS
-from unembed import AuditOptions, Corpus
+from unembed import Corpus
+from unembed.decisions import AuditOptions
 from unembed.decisions.comparison.live import audit_both
 from unembed.errors import NonFiniteError, UnembedError
 from unembed.models.checkpoint import Checkpoint, load

@@ -396,7 +396,7 @@ def test_a_run_past_its_budget_ends_with_the_last_good_weights(
                 control.should_training_stop = True
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "Warden", Keeper)
+        patch.setattr(module, "StopCallback", Keeper)
         trained(llama, corpus, recipe, tmp_path / "free")
     assert same_weights(saved(tmp_path / "run"), good)
 

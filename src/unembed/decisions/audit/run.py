@@ -100,7 +100,7 @@ class AuditRun:
             reading.windows.facts,
             reading.batch_tokens,
             reading.part_positions,
-            given if beside is None else given | {"sketch": beside.key},
+            given if reader is None else given | {"sketch": reader.key},
             threads=reading.threads,
         )
         return AuditRun(

@@ -62,8 +62,8 @@ class ComparisonSummary:
 
     ``only`` says which positions were kept, where not all were. ``n_nonfinite`` positions were left
     out before that. Groups are those of theory §4; ``by_band_after`` bands the same positions by
-    the margin after, so its rows before and after are the same positions too. ``token_texts`` spells
-    the ids of ``tokens``. ``divergence`` is there where both models were run together.
+    the margin after, so its rows before and after are the same positions too. ``token_texts``
+    spells ``tokens``. ``divergence`` is there where both models were run together.
 
     ``seeds`` counts the runs before and after. With several every count, ``n_positions``,
     ``n_nonfinite`` and each ``n`` among them, is a total over all pairs of runs, the number of rows
