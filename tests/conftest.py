@@ -20,6 +20,7 @@ import torch
 
 from browser import chromium, opened
 from command_line import run
+from places import SHARED
 
 __all__ = ["chromium", "opened", "run"]
 
@@ -95,3 +96,27 @@ def llama() -> Any:
 @pytest.fixture(scope="session")
 def llama_folder(llama: Any, checkpoint: Callable[..., Path]) -> Path:
     return checkpoint(llama)
+
+
+@pytest.fixture(scope="session")
+def gpt2() -> Any:
+    """GPT-2's own byte-level BPE tokenizer."""
+    from transformers import PreTrainedTokenizerFast
+
+    beside = SHARED / "tokenizers"
+    folder = Path(os.environ.get("UNEMBED_TOKENIZERS", beside)) / "gpt2"
+    if not (folder / "merges.txt").exists():
+        pytest.skip(f"{folder} is not here; UNEMBED_TOKENIZERS names its parent")
+    from tokenizers import ByteLevelBPETokenizer
+
+    trained = ByteLevelBPETokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"))
+    return PreTrainedTokenizerFast(tokenizer_object=trained._tokenizer)
+
+
+@pytest.fixture(scope="session")
+def bundled() -> Any:
+    """The bundled model's tokenizer."""
+    from unembed.demo.story import bundled_model
+    from unembed.models.checkpoint import load_tokenizer
+
+    return load_tokenizer(bundled_model())

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
-from text.test_vocabulary import BUILDERS, byte_level, sentencepiece_bpe, unigram, wordpiece
+from made_up.tokenizers import BUILDERS, byte_level, sentencepiece_bpe, unigram, wordpiece
 from unembed.decisions.tokens import (
     CLASSES,
     CLOSED_CLASSES,

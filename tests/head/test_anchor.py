@@ -8,40 +8,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from head.test_loss import IEEE, RECIPES, Record, furthest, leaves, make
+from made_up.heads import HEAD_OPTIONS, IEEE, TwoHeads, two_heads
+from operations import RecordOperations
 from reference import head as reference
+from reference.divergence import full_divergence
+from reference.gradients import largest_error, leaves
 from unembed.head.anchor import kl_to_reference
 from unembed.head.head import Head
 from unembed.head.precision import Precision
 
-Pair = tuple[Tensor, Head, Tensor, Head]
 
-
-def pair(vocab: int, dim: int, n: int, *, apart: float = 0.3, **how: Any) -> Pair:
-    """A model that requires gradients and a frozen one, a disturbed copy of it."""
-    hidden, head, _ = make(vocab, dim, n, **how)
-    g = torch.Generator().manual_seed(1)
-
-    def moved(part: Tensor) -> Tensor:
-        noise = torch.randn(part.shape, generator=g, dtype=torch.float64)
-        return (part.detach().double() + apart * noise).to(part.dtype)
-
-    bias = None if head.bias is None else moved(head.bias)
-    frozen = replace(head, weight=moved(head.weight), bias=bias)
-    return hidden, head, moved(hidden), frozen
-
-
-def kl(parts: Pair, **how: Any) -> Tensor:
+def kl(parts: TwoHeads, **how: Any) -> Tensor:
     options = {"precision": IEEE, "reference_precision": IEEE, "block": 512} | how
     return kl_to_reference(*parts, **options)
-
-
-def full(hidden: Tensor, head: Head, other_hidden: Tensor, other: Head) -> Tensor:
-    """The divergence by plain autograd through all logits of the tokens."""
-    rows = [reference.logits(h, own) for h, own in ((other_hidden, other), (hidden, head))]
-    kept = rows if head.valid is None else [row[:, head.valid] for row in rows]
-    log_p, log_q = (row.log_softmax(-1) for row in kept)
-    return (log_p.exp() * (log_p - log_q)).sum(-1)
 
 
 def weighted(found: Tensor) -> Tensor:
@@ -49,18 +28,18 @@ def weighted(found: Tensor) -> Tensor:
     return (torch.cos(torch.arange(len(found), dtype=torch.float64)) * found.double()).sum()
 
 
-def exact(parts: Pair) -> tuple[Tensor, list[Tensor]]:
+def exact(parts: TwoHeads) -> tuple[Tensor, list[Tensor]]:
     """The divergences and their weighted sum's gradients in float64, from the same inputs."""
     hidden, head, other_hidden, other = parts
     double = [t.detach().double().requires_grad_() for t in leaves(hidden, head)]
     twin = replace(head, weight=double[1], bias=double[2] if len(double) > 2 else None)
-    found = full(double[0], twin, other_hidden, other)
+    found = full_divergence(double[0], twin, other_hidden, other)
     return found.detach(), list(torch.autograd.grad(weighted(found), double))
 
 
-@pytest.mark.parametrize("how", RECIPES.values(), ids=RECIPES)
+@pytest.mark.parametrize("how", HEAD_OPTIONS.values(), ids=HEAD_OPTIONS)
 def test_gradcheck_in_float64(how: dict[str, Any]) -> None:
-    hidden, head, *frozen = pair(700, 3, 4, dtype=torch.float64, **how)
+    hidden, head, *frozen = two_heads(700, 3, 4, dtype=torch.float64, **how)
 
     def run(*parts: Tensor) -> Tensor:
         own = replace(head, weight=parts[1], bias=parts[2] if len(parts) > 2 else None)
@@ -70,20 +49,20 @@ def test_gradcheck_in_float64(how: dict[str, Any]) -> None:
     assert torch.autograd.gradcheck(run, leaves(hidden, head), fast_mode=True)
 
 
-@pytest.mark.parametrize("how", RECIPES.values(), ids=RECIPES)
+@pytest.mark.parametrize("how", HEAD_OPTIONS.values(), ids=HEAD_OPTIONS)
 def test_float64_is_the_oracle(how: dict[str, Any]) -> None:
-    parts = pair(1300, 5, 7, dtype=torch.float64, **how)
+    parts = two_heads(1300, 5, 7, dtype=torch.float64, **how)
     got = kl(parts)
     want, gradients = exact(parts)
     assert got.dtype == torch.float64
     assert float(want.min()) > 0.01
     assert torch.allclose(got, want, rtol=1e-11, atol=1e-12)
     found = torch.autograd.grad(weighted(got), leaves(*parts[:2]))
-    assert furthest(list(found), gradients) < 1e-11
+    assert largest_error(list(found), gradients) < 1e-11
 
 
 def test_one_position_and_one_token_after_the_other() -> None:
-    parts = pair(520, 4, 3, padded=7)
+    parts = two_heads(520, 4, 3, padded=7)
     rows = [reference.logits(h, own).tolist() for h, own in (parts[2:], parts[:2])]
     for got, others, own in zip(kl(parts).tolist(), *rows, strict=True):
         sums = [math.fsum(math.exp(x) for x in row) for row in (others, own)]
@@ -95,7 +74,7 @@ def test_one_position_and_one_token_after_the_other() -> None:
         assert got == pytest.approx(math.fsum(terms), abs=3e-6)
 
 
-@pytest.mark.parametrize("how", RECIPES.values(), ids=RECIPES)
+@pytest.mark.parametrize("how", HEAD_OPTIONS.values(), ids=HEAD_OPTIONS)
 @pytest.mark.parametrize("apart", [0.001, 1.0])
 @pytest.mark.parametrize(
     ("vocab", "dim", "n"), [(127, 33, 9), (129, 8, 17), (700, 65, 530), (5003, 17, 40)]
@@ -105,7 +84,7 @@ def test_float32_errs_as_a_naive_float32_divergence_does(
 ) -> None:
     """By at most what the naive one errs and 2e-6 more, of one nat and of the divergence; twice
     what it errs and 2e-6 in the gradients, whose own size is 1e-3 where the models are close."""
-    parts = pair(vocab, dim, n, apart=apart, **how)
+    parts = two_heads(vocab, dim, n, apart=apart, **how)
     got = kl_to_reference(*parts, block=1024)
     want, gradients = exact(parts)
     found = list(torch.autograd.grad(weighted(got), leaves(*parts[:2])))
@@ -121,13 +100,13 @@ def test_float32_errs_as_a_naive_float32_divergence_does(
     plain = list(torch.autograd.grad(weighted(naive), leaves(*parts[:2])))
     off, usual = (float(((x.detach() - want).abs() / (1 + want)).max()) for x in (got, naive))
     assert off <= usual + 2e-6
-    assert furthest(found, gradients) <= 2 * furthest(plain, gradients) + 2e-6
+    assert largest_error(found, gradients) <= 2 * largest_error(plain, gradients) + 2e-6
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("how", RECIPES.values(), ids=RECIPES)
+@pytest.mark.parametrize("how", HEAD_OPTIONS.values(), ids=HEAD_OPTIONS)
 def test_the_same_model_is_exactly_zero_away(how: dict[str, Any], dtype: torch.dtype) -> None:
-    hidden, head, *_ = pair(1300, 33, 530, dtype=dtype, **how)
+    hidden, head, *_ = two_heads(1300, 33, 530, dtype=dtype, **how)
     copy = replace(
         head,
         weight=head.weight.detach().clone(),
@@ -140,7 +119,7 @@ def test_the_same_model_is_exactly_zero_away(how: dict[str, Any], dtype: torch.d
 
 
 def test_a_step_down_the_gradient_brings_the_model_closer() -> None:
-    parts = pair(1300, 16, 40)
+    parts = two_heads(1300, 16, 40)
     before = kl(parts).mean()
     gradients = torch.autograd.grad(before, leaves(*parts[:2]))
     with torch.no_grad():
@@ -160,14 +139,15 @@ def test_distributions_far_apart_have_finite_gradients() -> None:
     assert float(want.max()) > 300
     assert torch.allclose(got.double(), want, rtol=1e-6, atol=1e-6)
     assert (
-        furthest(list(torch.autograd.grad(weighted(got), leaves(hidden, head))), gradients) < 5e-5
+        largest_error(list(torch.autograd.grad(weighted(got), leaves(hidden, head))), gradients)
+        < 5e-5
     )
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_inputs_get_gradients_in_their_dtype(dtype: torch.dtype) -> None:
     """The float64 gradient rounded once: half an ulp, and 1e-5 of the largest entry."""
-    parts = pair(1300, 33, 530, dtype=dtype, **RECIPES["all"])
+    parts = two_heads(1300, 33, 530, dtype=dtype, **HEAD_OPTIONS["all"])
     got = kl_to_reference(*parts)
     assert got.dtype == torch.float32
     _, gradients = exact(parts)
@@ -179,7 +159,7 @@ def test_half_inputs_get_gradients_in_their_dtype(dtype: torch.dtype) -> None:
 
 
 def test_the_reference_may_have_another_width_and_dtype() -> None:
-    hidden, head, _, _ = pair(700, 33, 9)
+    hidden, head, _, _ = two_heads(700, 33, 9)
     g = torch.Generator().manual_seed(2)
     other = Head.from_parts(torch.randn(700, 8, generator=g).bfloat16(), scale=0.5)
     parts = (hidden, head, torch.randn(9, 8, generator=g).bfloat16(), other)
@@ -187,13 +167,14 @@ def test_the_reference_may_have_another_width_and_dtype() -> None:
     got = kl_to_reference(*parts)
     assert torch.allclose(got.double(), want, rtol=1e-5, atol=1e-6)
     assert (
-        furthest(list(torch.autograd.grad(weighted(got), leaves(hidden, head))), gradients) < 5e-6
+        largest_error(list(torch.autograd.grad(weighted(got), leaves(hidden, head))), gradients)
+        < 5e-6
     )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_blocks_change_nothing(dtype: torch.dtype) -> None:
-    parts = pair(5003, 17, 40, dtype=dtype, **RECIPES["all"])
+    parts = two_heads(5003, 17, 40, dtype=dtype, **HEAD_OPTIONS["all"])
     whole = kl(parts, block=512 * 10)
     before = torch.autograd.grad(weighted(whole), leaves(*parts[:2]))
     for block in (512, 1536):
@@ -202,11 +183,11 @@ def test_blocks_change_nothing(dtype: torch.dtype) -> None:
         assert torch.allclose(pieces, whole, rtol=1e-6, atol=1e-12)
         after = torch.autograd.grad(weighted(pieces), leaves(*parts[:2]))
         eps = 10 * torch.finfo(dtype).eps
-        assert furthest(list(after), [g.double() for g in before]) < eps
+        assert largest_error(list(after), [g.double() for g in before]) < eps
 
 
 def test_rows_that_are_no_tokens_count_for_nothing() -> None:
-    parts = pair(1300, 5, 7, **RECIPES["all"])
+    parts = two_heads(1300, 5, 7, **HEAD_OPTIONS["all"])
     hidden, head, _, frozen = parts
     assert head.valid is not None
     before = kl(parts)
@@ -222,8 +203,8 @@ def test_rows_that_are_no_tokens_count_for_nothing() -> None:
 
 @pytest.mark.parametrize("n", [600, 16])
 def test_no_tensor_holds_every_logit(n: int) -> None:
-    parts = pair(8000, 8, n)
-    with Record() as record:
+    parts = two_heads(8000, 8, n)
+    with RecordOperations() as record:
         kl(parts).sum().backward()
     assert max(record.sizes) <= max(600 * 512, 8000 * 8)
     assert all(part.grad is not None for part in leaves(*parts[:2]))
@@ -234,12 +215,12 @@ def test_no_tensor_holds_every_logit(n: int) -> None:
     ("frozen", "products", "sums"), [(0, 9, 3), (1, 9, 3), (2, 12, 0)], ids=["h", "W", "b"]
 )
 def test_what_is_frozen_costs_nothing(frozen: int, products: int, sums: int) -> None:
-    parts = pair(1300, 5, 7, bias=True)
+    parts = two_heads(1300, 5, 7, bias=True)
     own = leaves(*parts[:2])
     before = torch.autograd.grad(weighted(kl(parts)), own)
     own[frozen].requires_grad_(False)
     found = kl(parts)
-    with Record() as record:
+    with RecordOperations() as record:
         found.backward(torch.cos(torch.arange(7.0)))
     assert sum(name in ("mm", "addmm", "addmm_") for name in record.names) == products
     assert record.names.count("sum") == sums
@@ -249,9 +230,9 @@ def test_what_is_frozen_costs_nothing(frozen: int, products: int, sums: int) -> 
 
 
 def test_autocast_changes_nothing() -> None:
-    parts = pair(700, 33, 40, bias=True)
+    parts = two_heads(700, 33, 40, bias=True)
     want = torch.autograd.grad(weighted(kl_to_reference(*parts)), leaves(*parts[:2]))
-    with torch.autocast("cpu", dtype=torch.bfloat16), Record() as record:
+    with torch.autocast("cpu", dtype=torch.bfloat16), RecordOperations() as record:
         got = torch.autograd.grad(weighted(kl_to_reference(*parts)), leaves(*parts[:2]))
     assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
     assert torch.bfloat16 not in record.dtypes
@@ -260,7 +241,7 @@ def test_autocast_changes_nothing() -> None:
 @pytest.mark.parametrize("where", [0, 2], ids=["model", "reference"])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_position_that_is_not_finite_says_so(where: int, value: float) -> None:
-    parts = pair(700, 5, 4)
+    parts = two_heads(700, 5, 4)
     clean = kl(parts)
     with torch.no_grad():
         parts[where][2, 0] = value
@@ -270,7 +251,7 @@ def test_a_position_that_is_not_finite_says_so(where: int, value: float) -> None
 
 
 def test_a_token_ruled_out_by_its_bias_leaves_no_divergence() -> None:
-    parts = pair(700, 5, 4, bias=True)
+    parts = two_heads(700, 5, 4, bias=True)
     assert parts[1].bias is not None
     with torch.no_grad():
         parts[1].bias[3] = -math.inf
@@ -279,7 +260,7 @@ def test_a_token_ruled_out_by_its_bias_leaves_no_divergence() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_no_positions_give_zero_gradients(dtype: torch.dtype) -> None:
-    parts = pair(700, 5, 0, dtype=dtype, bias=True)
+    parts = two_heads(700, 5, 0, dtype=dtype, bias=True)
     found = kl_to_reference(*parts)
     assert found.shape == (0,)
     for gradient in torch.autograd.grad(found.sum(), leaves(*parts[:2])):
@@ -287,7 +268,7 @@ def test_no_positions_give_zero_gradients(dtype: torch.dtype) -> None:
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    hidden, head, other_hidden, other = pair(700, 5, 4, padded=40)
+    hidden, head, other_hidden, other = two_heads(700, 5, 4, padded=40)
     with pytest.raises(ValueError, match=r"hidden \(4, 3\) does not fit a head of width 5"):
         kl((hidden[:, :3], head, other_hidden, other))
     with pytest.raises(ValueError, match=r"hidden \(4, 3\) does not fit a head of width 5"):
@@ -307,14 +288,14 @@ def test_what_does_not_fit_is_refused() -> None:
 
 
 def test_every_row_marked_as_a_token_is_no_mask_at_all() -> None:
-    hidden, head, other_hidden, other = pair(700, 5, 4)
+    hidden, head, other_hidden, other = two_heads(700, 5, 4)
     every = replace(other, valid=torch.ones(700, dtype=torch.bool))
     want = kl((hidden, head, other_hidden, other))
     assert torch.equal(kl((hidden, head, other_hidden, every)), want)
 
 
 def test_precisions_are_probed_where_none_is_given() -> None:
-    parts = pair(700, 33, 9)
+    parts = two_heads(700, 33, 9)
     probed = [Precision.probe(own.weight, h.dtype) for h, own in (parts[:2], parts[2:])]
     given = kl_to_reference(*parts, precision=probed[0], reference_precision=probed[1])
     assert torch.equal(kl_to_reference(*parts), given)

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from head.test_sweep import make
+from made_up.heads import random_head
 from reference import head as reference
 from unembed.head.divergence import Divergence, SweptModel, divergence
 from unembed.head.head import Head
@@ -36,7 +36,7 @@ def pair(
     vocab: int, n: int = 9, size: float = 20.0, **how: object
 ) -> tuple[SweptModel, SweptModel]:
     """A head and hidden states, and a disturbed copy of both."""
-    head, hidden, targets = make(vocab, 24, n, size=size, **how)  # type: ignore[arg-type]
+    head, hidden, targets = random_head(vocab, 24, n, size=size, **how)  # type: ignore[arg-type]
     g = torch.Generator().manual_seed(1)
     weight = head.weight.float() + 0.02 * torch.randn(head.weight.shape, generator=g)
     other = Head.from_parts(
@@ -81,7 +81,7 @@ def test_agrees_with_float64(vocab: int, how: dict[str, object]) -> None:
 
 def test_two_models_that_are_sure_of_different_tokens() -> None:
     """Divergences of a hundred nats, where q is far below the smallest float32."""
-    head, hidden, targets = make(300, 24, 9, size=60.0)
+    head, hidden, targets = random_head(300, 24, 9, size=60.0)
     first, second = voice(head, hidden, targets), voice(head, -hidden, targets)
     got, want = divergence(first, second), naively(first, second)
     assert max(want["kl_forward"]) > 90
@@ -139,7 +139,7 @@ def test_the_rounding_of_a_normaliser_does_not_reach_the_divergences() -> None:
 
 
 def test_overlap_counts_shared_candidates() -> None:
-    head, hidden, targets = make(50, 8, 6, size=5.0)
+    head, hidden, targets = random_head(50, 8, 6, size=5.0)
     other = Head.from_parts(-head.weight)
     got = divergence(voice(head, hidden, targets), voice(other, hidden, targets)).overlap
     assert torch.equal(got, torch.zeros(6))

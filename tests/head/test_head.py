@@ -9,64 +9,13 @@ import pytest
 import torch
 import transformers as tf
 
+from made_up.models import ARCHITECTURES, small_model
 from reference import head as reference
 from unembed.errors import HeadError
 from unembed.head import head as head_module
 from unembed.head.head import Head, faster_body_route, final_hidden
 from unembed.head.precision import Precision
 
-SMALL = {
-    "vocab_size": 300,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
-    "bos_token_id": 0,
-    "eos_token_id": 0,
-    "pad_token_id": 0,
-}
-
-
-def small(drop: tuple[str, ...] = (), **more: Any) -> dict[str, Any]:
-    return {k: v for k, v in {**SMALL, **more}.items() if k not in drop}
-
-
-ARCHITECTURES: dict[str, Callable[[], Any]] = {
-    "llama": lambda: tf.LlamaForCausalLM(tf.LlamaConfig(**SMALL)),
-    "mistral": lambda: tf.MistralForCausalLM(tf.MistralConfig(**SMALL)),
-    "qwen3": lambda: tf.Qwen3ForCausalLM(
-        tf.Qwen3Config(**small(head_dim=8, tie_word_embeddings=True))
-    ),
-    "gemma2": lambda: tf.Gemma2ForCausalLM(tf.Gemma2Config(**small(head_dim=8))),
-    "gemma3": lambda: tf.Gemma3ForCausalLM(tf.Gemma3TextConfig(**small(head_dim=8))),
-    "cohere": lambda: tf.CohereForCausalLM(tf.CohereConfig(**small(logit_scale=0.0625))),
-    "granite": lambda: tf.GraniteForCausalLM(tf.GraniteConfig(**small(logits_scaling=13.0))),
-    "gpt2": lambda: tf.GPT2LMHeadModel(
-        tf.GPT2Config(vocab_size=300, n_embd=32, n_layer=2, n_head=4, n_positions=64,
-                      bos_token_id=0, eos_token_id=0)
-    ),
-    "gpt_neox": lambda: tf.GPTNeoXForCausalLM(tf.GPTNeoXConfig(**small(("num_key_value_heads",)))),
-    "opt": lambda: tf.OPTForCausalLM(
-        tf.OPTConfig(vocab_size=300, hidden_size=32, word_embed_proj_dim=16, ffn_dim=64,
-                     num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=64,
-                     bos_token_id=0, eos_token_id=0, pad_token_id=1)
-    ),
-    "phi": lambda: tf.PhiForCausalLM(tf.PhiConfig(**SMALL)),
-    "mamba": lambda: tf.MambaForCausalLM(
-        tf.MambaConfig(vocab_size=300, hidden_size=32, num_hidden_layers=2, state_size=4,
-                       bos_token_id=0, eos_token_id=0, pad_token_id=0)
-    ),
-    "mixtral": lambda: tf.MixtralForCausalLM(tf.MixtralConfig(**small(num_local_experts=4))),
-    "qwen3_next": lambda: tf.Qwen3NextForCausalLM(
-        tf.Qwen3NextConfig(**small(num_hidden_layers=4, head_dim=8, num_experts=4,
-                                   num_experts_per_tok=2, moe_intermediate_size=16,
-                                   shared_expert_intermediate_size=16,
-                                   linear_num_key_heads=2, linear_num_value_heads=4,
-                                   linear_key_head_dim=8, linear_value_head_dim=8))
-    ),
-}  # fmt: skip
 RECIPES = {
     "gemma2": "softcap(W h, 30)",
     "cohere": "0.0625 (W h)",
@@ -75,23 +24,12 @@ RECIPES = {
 }
 
 
-def build(name: str, dtype: torch.dtype = torch.float32) -> Any:
-    torch.manual_seed(0)
-    model = ARCHITECTURES[name]()
-    for parameter in model.parameters():
-        if parameter.ndim > 1:
-            torch.nn.init.normal_(parameter, std=0.25)
-    if name == "phi":
-        torch.nn.init.normal_(model.lm_head.bias)
-    return model.to(dtype).eval()
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_recipe_is_recovered_and_hidden_states_reach_the_head(
     name: str, dtype: torch.dtype
 ) -> None:
-    model = build(name, dtype)
+    model = small_model(name, dtype)
     head = Head.of(model)
     assert head.recipe == RECIPES.get(name, "W h")
     assert head.tied == (
@@ -107,7 +45,7 @@ def test_recipe_is_recovered_and_hidden_states_reach_the_head(
 
 
 def test_a_final_hidden_state_costs_no_logits(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = build("llama")
+    model = small_model("llama")
 
     def refuse(*_args: object) -> None:
         raise AssertionError("the head was run")
@@ -122,17 +60,17 @@ def test_the_body_takes_the_faster_product_only_where_it_is_as_exact(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     fast, plain = Precision("onednn", 1e-7, True), Precision("ieee", 1e-7, True)
-    assert faster_body_route(build("llama"), fast) == "onednn"
-    assert faster_body_route(build("llama"), plain) == "ieee"
-    assert faster_body_route(build("llama", torch.bfloat16), fast) == "onednn"
+    assert faster_body_route(small_model("llama"), fast) == "onednn"
+    assert faster_body_route(small_model("llama"), plain) == "ieee"
+    assert faster_body_route(small_model("llama", torch.bfloat16), fast) == "onednn"
     for dtype, step in ((torch.float32, 2.0**-9), (torch.bfloat16, 2.0**-7)):
         answers = iter([torch.ones(1, 4, 8, dtype=dtype), torch.ones(1, 4, 8, dtype=dtype) + step])
         monkeypatch.setattr(head_module, "final_hidden", lambda *_args, given=answers: next(given))
-        assert faster_body_route(build("llama"), fast) == "ieee"
+        assert faster_body_route(small_model("llama"), fast) == "ieee"
 
 
 def test_padded_rows_and_unknown_ids_are_no_tokens() -> None:
-    model = build("llama")
+    model = small_model("llama")
     head = Head.of(model, [i for i in range(290) if i != 7])
     assert head.tokens == 289
     assert head.valid is not None
@@ -141,16 +79,16 @@ def test_padded_rows_and_unknown_ids_are_no_tokens() -> None:
 
 
 def test_the_digest_follows_weights_recipe_and_tokens() -> None:
-    model = build("llama")
+    model = small_model("llama")
     heads = [
         Head.of(model),
         Head.of(model, range(290)),
-        Head.of(build("cohere")),
+        Head.of(small_model("cohere")),
         Head.from_parts(model.lm_head.weight.detach() * 2),
         Head.from_parts(model.lm_head.weight.detach(), scale=2.0),
     ]
     assert len({head.digest for head in heads}) == len(heads)
-    assert Head.of(build("llama")).digest == heads[0].digest
+    assert Head.of(small_model("llama")).digest == heads[0].digest
 
 
 class Odd(torch.nn.Module):
@@ -209,8 +147,8 @@ def test_a_scale_and_cap_of_an_unknown_model_are_read_off() -> None:
 
 
 def test_models_without_a_causal_head_are_refused() -> None:
-    small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    bert = tf.BertConfig(vocab_size=300, intermediate_size=64, **small)
+    _with = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    bert = tf.BertConfig(vocab_size=300, intermediate_size=64, **_with)
     with pytest.raises(HeadError, match="BertModel has no output head"):
         Head.of(tf.BertModel(bert).eval())
     masked = tf.BertForMaskedLM(bert).eval()

@@ -6,55 +6,17 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from made_up.heads import HEAD_OPTIONS, IEEE, trainable_head
+from operations import RecordOperations
 from reference import head as reference
+from reference.gradients import largest_error, leaves
 from unembed.head import cosines as rowcosines
 from unembed.head.head import Head
 from unembed.head.loss import HeadLoss, head_loss
-from unembed.head.precision import Precision
 
 FIELDS = ("nll", "topk_values", "entropy", "logsumexp")
 ALL = (*FIELDS, "topk_cosines")
-IEEE = Precision("ieee", 0.0, True)
-RECIPES: dict[str, dict[str, Any]] = {
-    "plain": {},
-    "bias-scale": {"bias": True, "scale": 0.5},
-    "softcap-padded": {"softcap": 6.0, "padded": 40},
-    "all": {"bias": True, "scale": 0.5, "softcap": 6.0, "padded": 40},
-}
-
-
-def make(
-    vocab: int,
-    dim: int,
-    n: int,
-    *,
-    bias: bool = False,
-    scale: float = 1.0,
-    softcap: float | None = None,
-    padded: int = 0,
-    dtype: torch.dtype = torch.float32,
-) -> tuple[Tensor, Head, Tensor]:
-    """Hidden states, a random head and targets; everything that can requires a gradient."""
-    g = torch.Generator().manual_seed(0)
-    draw = lambda *shape: torch.randn(*shape, generator=g, dtype=torch.float64).to(dtype)  # noqa: E731
-    valid = torch.ones(vocab, dtype=torch.bool)
-    if padded:
-        valid[-padded:] = False
-        valid[1] = False
-    weight, hidden, offsets = draw(vocab, dim), draw(n, dim), draw(vocab) if bias else None
-    targets = torch.randint(2, vocab - padded, (n,), generator=g)
-    parts = [t for t in (weight, hidden, offsets) if t is not None]
-    head = Head.from_parts(weight, offsets, scale, softcap, valid if padded else None)
-    for part in parts:
-        part.requires_grad_()
-    return hidden, head, targets
-
-
-def leaves(hidden: Tensor, head: Head) -> list[Tensor]:
-    return [t for t in (hidden, head.weight, head.bias) if t is not None]
 
 
 def mixture(found: HeadLoss | dict[str, Tensor], only: tuple[str, ...] = FIELDS) -> Tensor:
@@ -75,35 +37,10 @@ def exact(hidden: Tensor, head: Head, targets: Tensor, ids: Tensor, **how: Any) 
     return list(torch.autograd.grad(loss, double, materialize_grads=True))
 
 
-def furthest(got: list[Tensor], want: list[Tensor]) -> float:
-    """The largest error of any gradient over that gradient's largest entry."""
-    pairs = list(zip(got, want, strict=True))
-    assert all(g.shape == w.shape and bool(torch.isfinite(g).all()) for g, w in pairs)
-    return max(float((g.double() - w).abs().max() / w.abs().max()) for g, w in pairs)
-
-
-class Record(TorchDispatchMode):
-    """Every operation's name, and the size and dtype of every tensor that one returns."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-        self.sizes: list[int] = []
-        self.dtypes: set[torch.dtype] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        self.names.append(func.overloadpacket.__name__)
-        tensors = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
-        self.sizes += [t.numel() for t in tensors]
-        self.dtypes |= {t.dtype for t in tensors}
-        return out
-
-
-@pytest.mark.parametrize("how", RECIPES.values(), ids=RECIPES)
+@pytest.mark.parametrize("how", HEAD_OPTIONS.values(), ids=HEAD_OPTIONS)
 @pytest.mark.parametrize("field", ALL)
 def test_gradcheck_in_float64(field: str, how: dict[str, Any]) -> None:
-    hidden, head, targets = make(700, 3, 4, dtype=torch.float64, **how)
+    hidden, head, targets = trainable_head(700, 3, 4, dtype=torch.float64, **how)
 
     def run(*parts: Tensor) -> Tensor:
         own = replace(head, weight=parts[1], bias=parts[2] if len(parts) > 2 else None)
@@ -114,10 +51,10 @@ def test_gradcheck_in_float64(field: str, how: dict[str, Any]) -> None:
     assert torch.autograd.gradcheck(run, leaves(hidden, head), fast_mode=True)
 
 
-@pytest.mark.parametrize("how", RECIPES.values(), ids=RECIPES)
+@pytest.mark.parametrize("how", HEAD_OPTIONS.values(), ids=HEAD_OPTIONS)
 @pytest.mark.parametrize("only", [*((name,) for name in ALL), ALL])
 def test_float64_is_the_oracle(only: tuple[str, ...], how: dict[str, Any]) -> None:
-    hidden, head, targets = make(1300, 5, 7, dtype=torch.float64, **how)
+    hidden, head, targets = trainable_head(1300, 5, 7, dtype=torch.float64, **how)
     got = head_loss(hidden, head, targets, 3, cosines=True, precision=IEEE, block=512)
     want = reference.head_loss(hidden, head, targets, got.topk_ids)
     listed = reference.decisions(reference.logits(hidden, head), targets, 3)
@@ -127,16 +64,16 @@ def test_float64_is_the_oracle(only: tuple[str, ...], how: dict[str, Any]) -> No
     wanted = leaves(hidden, head) if only != ("topk_cosines",) else [head.weight]
     grads = torch.autograd.grad(mixture(got, only), wanted)
     full = exact(hidden, head, targets, got.topk_ids, only=only)
-    assert furthest(list(grads), full if len(wanted) > 1 else full[1:2]) < 1e-12
+    assert largest_error(list(grads), full if len(wanted) > 1 else full[1:2]) < 1e-12
 
 
-@pytest.mark.parametrize("how", RECIPES.values(), ids=RECIPES)
+@pytest.mark.parametrize("how", HEAD_OPTIONS.values(), ids=HEAD_OPTIONS)
 @pytest.mark.parametrize(("vocab", "dim", "n"), [(127, 33, 9), (700, 65, 530), (5003, 17, 40)])
 def test_float32_errs_as_a_naive_float32_loss_does(
     vocab: int, dim: int, n: int, how: dict[str, Any]
 ) -> None:
     """By at most what the naive one errs and 2e-6 of the largest gradient more."""
-    hidden, head, targets = make(vocab, dim, n, **how)
+    hidden, head, targets = trainable_head(vocab, dim, n, **how)
     got = head_loss(hidden, head, targets, 3, cosines=True, block=1024)
     want = exact(hidden, head, targets, got.topk_ids, only=ALL)
     grads = torch.autograd.grad(mixture(got, ALL), leaves(hidden, head))
@@ -157,18 +94,18 @@ def test_float32_errs_as_a_naive_float32_loss_does(
         "topk_cosines": unit @ unit.mT,
     }
     plain = torch.autograd.grad(mixture(naive, ALL), leaves(hidden, head))
-    assert furthest(list(grads), want) <= furthest(list(plain), want) + 2e-6
+    assert largest_error(list(grads), want) <= largest_error(list(plain), want) + 2e-6
 
 
 def test_a_tie_gives_its_gradient_to_the_lowest_id() -> None:
-    hidden, head, targets = make(1300, 5, 6)
+    hidden, head, targets = trainable_head(1300, 5, 6)
     with torch.no_grad():
         head.weight[[9, 600, 1200]] = 4 * hidden[0]
     got = head_loss(hidden, head, targets, block=512)
     assert got.topk_ids[0].tolist() == [9, 600]
     want = exact(hidden, head, targets, got.topk_ids)
     grads = torch.autograd.grad(mixture(got), leaves(hidden, head))
-    assert furthest(list(grads), want) < 2e-6
+    assert largest_error(list(grads), want) < 2e-6
     top = head_loss(hidden, head, targets, block=512).topk_values[0, 0]
     (at_weight,) = torch.autograd.grad(top, [head.weight])
     assert at_weight.abs().sum(1).nonzero()[:, 0].tolist() == [9]
@@ -184,13 +121,13 @@ def test_a_saturated_softmax_has_finite_gradients() -> None:
     assert float(got.entropy[0].detach()) == pytest.approx(0.0, abs=1e-6)
     assert float(got.nll[1].detach()) == pytest.approx(400.0 + torch.log(torch.tensor(899.0)))
     want = exact(hidden, head, torch.tensor([3, 3, 5]), got.topk_ids)
-    assert furthest(list(torch.autograd.grad(mixture(got), [hidden, weight])), want) < 5e-5
+    assert largest_error(list(torch.autograd.grad(mixture(got), [hidden, weight])), want) < 5e-5
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_inputs_get_gradients_in_their_dtype(dtype: torch.dtype) -> None:
     """The float64 gradient rounded once: half an ulp, and 1e-5 of the largest entry."""
-    hidden, head, targets = make(1300, 33, 530, dtype=dtype, **RECIPES["all"])
+    hidden, head, targets = trainable_head(1300, 33, 530, dtype=dtype, **HEAD_OPTIONS["all"])
     got = head_loss(hidden, head, targets, 3, cosines=True)
     assert got.topk_cosines is not None
     assert {got.nll.dtype, got.topk_cosines.dtype} == {torch.float32}
@@ -204,7 +141,7 @@ def test_half_inputs_get_gradients_in_their_dtype(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_blocks_change_nothing(dtype: torch.dtype) -> None:
-    hidden, head, targets = make(5003, 17, 40, dtype=dtype, **RECIPES["all"])
+    hidden, head, targets = trainable_head(5003, 17, 40, dtype=dtype, **HEAD_OPTIONS["all"])
     whole = head_loss(hidden, head, targets, 3, cosines=True, block=512 * 10)
     before = torch.autograd.grad(mixture(whole, ALL), leaves(hidden, head))
     for block in (512, 1536):
@@ -214,11 +151,11 @@ def test_blocks_change_nothing(dtype: torch.dtype) -> None:
             assert torch.equal(a, b) if dtype == torch.float32 else torch.allclose(a, b, atol=1e-12)
         after = torch.autograd.grad(mixture(pieces, ALL), leaves(hidden, head))
         eps = 10 * torch.finfo(dtype).eps
-        assert furthest(list(after), [g.double() for g in before]) < eps
+        assert largest_error(list(after), [g.double() for g in before]) < eps
 
 
 def test_rows_that_are_no_tokens_get_no_gradient() -> None:
-    hidden, head, targets = make(1300, 5, 7, **RECIPES["all"])
+    hidden, head, targets = trainable_head(1300, 5, 7, **HEAD_OPTIONS["all"])
     with torch.no_grad():
         head.weight[1270:] = 1e4 * hidden[:1]
     loss = mixture(head_loss(hidden, head, targets, 3, cosines=True, block=512), ALL)
@@ -230,8 +167,8 @@ def test_rows_that_are_no_tokens_get_no_gradient() -> None:
 
 
 def test_no_tensor_holds_every_logit() -> None:
-    hidden, head, targets = make(8000, 8, 600)
-    with Record() as record:
+    hidden, head, targets = trainable_head(8000, 8, 600)
+    with RecordOperations() as record:
         mixture(head_loss(hidden, head, targets, precision=IEEE, block=512)).backward()
     assert max(record.sizes) <= 600 * 512
     assert hidden.grad is not None
@@ -241,11 +178,11 @@ def test_no_tensor_holds_every_logit() -> None:
 def test_no_tensor_holds_every_selected_row(monkeypatch: pytest.MonkeyPatch) -> None:
     """And the cosines cost no second tensor of the weight's size."""
     n, k, dim = 600, 5, 64
-    hidden, head, targets = make(2900, dim, n)
+    hidden, head, targets = trainable_head(2900, dim, n)
     monkeypatch.setattr(rowcosines, "GATHERED", 256)
     whole = {}
     for cosines, only in ((False, FIELDS), (True, ALL)):
-        with Record() as record:
+        with RecordOperations() as record:
             found = head_loss(hidden, head, targets, k, cosines=cosines, precision=IEEE, block=512)
             mixture(found, only).backward()
         whole[cosines] = record.sizes.count(head.weight.numel())
@@ -255,7 +192,7 @@ def test_no_tensor_holds_every_selected_row(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_zero_row_has_cosine_zero_and_equal_rows_stay_finite() -> None:
-    hidden, head, targets = make(40, 6, 3)
+    hidden, head, targets = trainable_head(40, 6, 3)
     with torch.no_grad():
         head.weight[7] = 0.0
         head.weight[8] = head.weight[9]
@@ -276,11 +213,11 @@ def test_a_zero_row_has_cosine_zero_and_equal_rows_stay_finite() -> None:
     assert float(gradient[7].abs().max()) == 0.0
     keep = (others & (torch.arange(40) != 10)).nonzero()[:, 0]
     want = exact(hidden, head, targets, found.topk_ids, only=("topk_cosines",))[1]
-    assert furthest([gradient[keep]], [want[keep]]) < 1e-5
+    assert largest_error([gradient[keep]], [want[keep]]) < 1e-5
 
 
 def test_a_frozen_weight_leaves_the_cosines_constant() -> None:
-    hidden, head, targets = make(700, 5, 7)
+    hidden, head, targets = trainable_head(700, 5, 7)
     head.weight.requires_grad_(False)
     found = head_loss(hidden, head, targets, 3, cosines=True)
     assert found.topk_cosines is not None
@@ -294,12 +231,12 @@ def test_a_frozen_weight_leaves_the_cosines_constant() -> None:
     ("frozen", "products", "sums"), [(0, 6, 3), (1, 6, 3), (2, 9, 0)], ids=["h", "W", "b"]
 )
 def test_what_is_frozen_costs_nothing(frozen: int, products: int, sums: int) -> None:
-    hidden, head, targets = make(1300, 5, 7, bias=True)
+    hidden, head, targets = trainable_head(1300, 5, 7, bias=True)
     parts = leaves(hidden, head)
     before = torch.autograd.grad(mixture(head_loss(hidden, head, targets)), parts)
     parts[frozen].requires_grad_(False)
     nll = head_loss(hidden, head, targets, precision=IEEE, block=512).nll
-    with Record() as record:
+    with RecordOperations() as record:
         nll.backward(torch.ones(7))
     assert sum(name in ("mm", "addmm", "addmm_") for name in record.names) == products
     assert record.names.count("sum") == sums
@@ -312,14 +249,14 @@ def test_what_is_frozen_costs_nothing(frozen: int, products: int, sums: int) -> 
 
 
 def test_nothing_is_kept_where_no_gradient_is_asked() -> None:
-    hidden, head, targets = make(700, 5, 7)
+    hidden, head, targets = trainable_head(700, 5, 7)
     with torch.no_grad():
         assert not head_loss(hidden, head, targets).nll.requires_grad
     assert not head_loss(hidden, head, targets).topk_ids.requires_grad
 
 
 def test_a_tied_embedding_gathers_both_gradients() -> None:
-    _, head, targets = make(1300, 16, 7)
+    _, head, targets = trainable_head(1300, 16, 7)
     inputs = torch.arange(7) * 3
     embedding = torch.nn.Parameter(head.weight.detach().clone())
     tied = replace(head, weight=embedding, tied=True)
@@ -331,14 +268,14 @@ def test_a_tied_embedding_gathers_both_gradients() -> None:
     mixture(reference.head_loss(torch.tanh(double[inputs]), twin, targets, ids)).backward()
     assert embedding.grad is not None
     assert double.grad is not None
-    assert furthest([embedding.grad], [double.grad]) < 2e-6
+    assert largest_error([embedding.grad], [double.grad]) < 2e-6
 
 
 def test_autocast_changes_nothing() -> None:
-    hidden, head, targets = make(700, 33, 40, bias=True)
+    hidden, head, targets = trainable_head(700, 33, 40, bias=True)
     plain = head_loss(hidden, head, targets, cosines=True)
     want = torch.autograd.grad(mixture(plain, ALL), leaves(hidden, head))
-    with torch.autocast("cpu", dtype=torch.bfloat16), Record() as record:
+    with torch.autocast("cpu", dtype=torch.bfloat16), RecordOperations() as record:
         loss = mixture(head_loss(hidden, head, targets, cosines=True), ALL)
         got = torch.autograd.grad(loss, leaves(hidden, head))
     assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
@@ -346,7 +283,7 @@ def test_autocast_changes_nothing() -> None:
 
 
 def test_a_position_that_is_not_finite_says_so() -> None:
-    hidden, head, targets = make(700, 5, 4)
+    hidden, head, targets = trainable_head(700, 5, 4)
     clean = head_loss(hidden, head, targets)
     with torch.no_grad():
         hidden[2, 0] = torch.nan
@@ -358,7 +295,7 @@ def test_a_position_that_is_not_finite_says_so() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_no_positions_give_zero_gradients(dtype: torch.dtype) -> None:
-    hidden, head, targets = make(700, 5, 0, dtype=dtype, bias=True)
+    hidden, head, targets = trainable_head(700, 5, 0, dtype=dtype, bias=True)
     got = head_loss(hidden, head, targets, cosines=True)
     assert got.topk_values.shape == (0, 2)
     for gradient in torch.autograd.grad(mixture(got, ALL), leaves(hidden, head)):
@@ -366,7 +303,7 @@ def test_no_positions_give_zero_gradients(dtype: torch.dtype) -> None:
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    hidden, head, targets = make(700, 5, 4, padded=40)
+    hidden, head, targets = trainable_head(700, 5, 4, padded=40)
     with pytest.raises(ValueError, match="do not fit a head of width 5"):
         head_loss(hidden[:, :3], head, targets)
     with pytest.raises(ValueError, match="targets must be ids below 700"):

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from head.test_sweep import make
+from made_up.heads import random_head
 from reference import head as reference
 from unembed.head.blocks import BlockShape, target_logits, target_tolerance
 from unembed.head.kernels import fastest
@@ -40,7 +40,7 @@ def agrees(
     route: Route, hidden: torch.dtype, weight: torch.dtype, device: str = "cpu", n: int = 70
 ) -> None:
     """Every statistic of a sweep by this route is that of the float64 oracle; so are the ranks."""
-    head, rows, targets = make(5003, 65, n, bias=True, softcap=30.0, padded=3, dtype=weight)
+    head, rows, targets = random_head(5003, 65, n, bias=True, softcap=30.0, padded=3, dtype=weight)
     rows = torch.randn(rows.shape, generator=torch.Generator().manual_seed(1)).to(hidden)
     moved = type(head)(
         *(
@@ -153,7 +153,7 @@ def test_ranks_are_counted_once_where_no_other_logit_is_near(
     """Thresholds off by up to the tolerance, above and below, cost a recount of few rows."""
     import unembed.head.sweep as module
 
-    head, hidden, targets = make(5000, 64, 300)
+    head, hidden, targets = random_head(5000, 64, 300)
     want = sweep(hidden, head, targets)
     counted: list[int] = []
     recount = module._recount
@@ -171,7 +171,7 @@ def test_ranks_are_counted_once_where_no_other_logit_is_near(
 
 
 def test_the_tolerance_covers_the_target_and_not_much_more() -> None:
-    head, hidden, targets = make(3000, 128, 96, bias=True, scale=0.25, softcap=40.0)
+    head, hidden, targets = random_head(3000, 128, 96, bias=True, scale=0.25, softcap=40.0)
     precision = Precision("ieee", Precision.probe(head.weight).error, False)
     threshold = target_logits(hidden, head, targets, precision)
     tolerance = target_tolerance(hidden, head, targets, threshold, precision)
@@ -185,7 +185,7 @@ def test_the_tolerance_covers_the_target_and_not_much_more() -> None:
 def test_duplicated_rows_tie_with_the_target_under_a_recount() -> None:
     """Targets whose logit comes many times: none of them counts, nor does the target itself."""
     weight = torch.randn(1200, 16, generator=torch.Generator().manual_seed(3)).repeat(2, 1)
-    head = type(make(4, 2, 1)[0]).from_parts(weight)
+    head = type(random_head(4, 2, 1)[0]).from_parts(weight)
     hidden, targets = torch.randn(40, 16), torch.arange(40) * 37
     want = sweep(hidden, head, targets, precision=Precision("ieee", 1e-7, True))
     got = sweep(hidden, head, targets, precision=Precision("ieee", 1e-7, False))
@@ -197,7 +197,7 @@ def test_a_target_never_counts_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the second pass gives every logit a little more, the target included."""
     import unembed.head.sweep as module
 
-    head, hidden, targets = make(600, 32, 32)
+    head, hidden, targets = random_head(600, 32, 32)
     want = sweep(hidden, head, targets, precision=Precision("ieee", 1e-7, True))
     exact, passes = module.logit_blocks, []
 
@@ -269,7 +269,7 @@ def test_on_a_gpu_few_rows_are_counted_again(monkeypatch: pytest.MonkeyPatch) ->
     g = torch.Generator().manual_seed(0)
     weight = (torch.randn(50257, 1024, generator=g) / 8).bfloat16().cuda()
     hidden = torch.randn(4096, 1024, generator=g).bfloat16().cuda()
-    head = type(make(4, 2, 1)[0]).from_parts(weight)
+    head = type(random_head(4, 2, 1)[0]).from_parts(weight)
     exact = (hidden[:64].double() @ weight.double().T).topk(40).indices
     targets = exact[torch.arange(4096) % 64, torch.arange(4096) % 40]
     counted: list[int] = []

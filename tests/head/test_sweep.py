@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from made_up.heads import random_head
 from reference import head as reference
 from unembed.head.head import Head
 from unembed.head.kernels.running import SEGMENT
@@ -16,38 +17,6 @@ from unembed.head.sweep import Sweep, sweep
 
 VOCABS = (2, 3, 127, 129, 513, 50257, 129920, 151665)
 FIELDS = [field.name for field in dataclasses.fields(Sweep)]
-
-
-def make(
-    vocab: int,
-    dim: int,
-    n: int,
-    *,
-    scale: float = 1.0,
-    softcap: float | None = None,
-    bias: bool = False,
-    padded: int = 0,
-    dtype: torch.dtype = torch.float32,
-    size: float = 50.0,
-) -> tuple[Head, torch.Tensor, torch.Tensor]:
-    """A random head with |logits| up to ``size``, hidden states and targets."""
-    g = torch.Generator().manual_seed(0)
-    weight = torch.randn(vocab, dim, generator=g)
-    hidden = torch.randn(n, dim, generator=g)
-    weight *= size / (scale * (hidden @ weight.T).abs().max() + 1e-6)
-    offsets = torch.randn(vocab, generator=g) if bias else None
-    valid = None
-    if padded:
-        valid = torch.ones(vocab, dtype=torch.bool)
-        valid[-padded:] = False
-        valid[1] = False
-    targets = torch.randint(0, vocab, (n,), generator=g)
-    if valid is not None:
-        targets[~valid[targets]] = 0
-    head = Head.from_parts(
-        weight.to(dtype), None if offsets is None else offsets.to(dtype), scale, softcap, valid
-    )
-    return head, hidden.to(dtype), targets
 
 
 def same(a: Sweep, b: Sweep) -> None:
@@ -70,7 +39,7 @@ def test_agrees_with_float64(vocab: int, how: dict[str, object]) -> None:
     if vocab < 4:
         how = {k: v for k, v in how.items() if k != "padded"}
     dim = 65 if vocab > 1000 else 33
-    head, hidden, targets = make(vocab, dim, 3 if vocab > 1000 else 9, **how)  # type: ignore[arg-type]
+    head, hidden, targets = random_head(vocab, dim, 3 if vocab > 1000 else 9, **how)  # type: ignore[arg-type]
     got = sweep(hidden, head, targets, k=5)
     all_logits = reference.logits(hidden, head)
     want = reference.decisions(all_logits, targets, 5)
@@ -97,7 +66,7 @@ def test_agrees_with_float64(vocab: int, how: dict[str, object]) -> None:
 def test_rows_do_not_depend_on_blocks_neighbours_or_threads(
     vocab: int, dim: int, dtype: torch.dtype
 ) -> None:
-    head, hidden, targets = make(vocab, dim, 70, bias=True, softcap=20.0, dtype=dtype)
+    head, hidden, targets = random_head(vocab, dim, 70, bias=True, softcap=20.0, dtype=dtype)
     precision = Precision.probe(head.weight)
     whole = sweep(hidden, head, targets, k=3, precision=precision)
     threads = torch.get_num_threads()
@@ -158,7 +127,7 @@ def test_small_integer_logits_match_a_plain_sort(vocab: int, n: int, k: int, see
 
 
 def test_shifting_every_logit_changes_only_the_normaliser() -> None:
-    head, hidden, targets = make(700, 16, 9, size=8.0)
+    head, hidden, targets = random_head(700, 16, 9, size=8.0)
     shifted = Head.from_parts(head.weight, torch.full((700,), 4.0))
     a, b = sweep(hidden, head, targets), sweep(hidden, shifted, targets)
     assert torch.equal(a.topk_ids, b.topk_ids)
@@ -168,7 +137,7 @@ def test_shifting_every_logit_changes_only_the_normaliser() -> None:
 
 
 def test_rows_that_are_no_tokens_never_win_and_weigh_nothing() -> None:
-    head, hidden, targets = make(600, 16, 9, size=10.0)
+    head, hidden, targets = random_head(600, 16, 9, size=10.0)
     loud = head.weight.clone()
     loud[550:] = 100 * hidden.mean(0)
     valid = torch.arange(600) < 550
@@ -178,12 +147,12 @@ def test_rows_that_are_no_tokens_never_win_and_weigh_nothing() -> None:
 
 
 def test_k_is_cut_to_the_number_of_tokens() -> None:
-    head, hidden, targets = make(3, 4, 2)
+    head, hidden, targets = random_head(3, 4, 2)
     assert sweep(hidden, head, targets, k=5).topk_ids.shape == (2, 3)
 
 
 def test_rows_that_are_not_finite_are_flagged_and_leave_the_others_alone() -> None:
-    head, hidden, targets = make(900, 16, 6)
+    head, hidden, targets = random_head(900, 16, 6)
     clean = sweep(hidden, head, targets)
     hidden[2, 3] = torch.nan
     hidden[4, 0] = torch.inf
@@ -201,7 +170,7 @@ def test_a_recount_covers_for_a_product_that_is_not_invariant(
     """Where the target's logit differs in its block, its rank is counted again."""
     import unembed.head.sweep as module
 
-    head, hidden, targets = make(5000, 32, 40)
+    head, hidden, targets = random_head(5000, 32, 40)
     want = sweep(hidden, head, targets)
     exact = module.target_logits
     monkeypatch.setattr(module, "target_logits", lambda *a: exact(*a) + 1.0)
@@ -209,7 +178,7 @@ def test_a_recount_covers_for_a_product_that_is_not_invariant(
 
 
 def test_wrong_shapes_are_refused() -> None:
-    head, hidden, targets = make(300, 16, 6)
+    head, hidden, targets = random_head(300, 16, 6)
     with pytest.raises(ValueError, match="do not fit a head of width 16"):
         sweep(hidden[:, :8], head, targets)
     with pytest.raises(ValueError, match="targets must be ids below 300"):

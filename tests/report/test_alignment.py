@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from itertools import pairwise
 
 import numpy as np
@@ -13,6 +12,7 @@ import pytest
 
 from browser import Watched, browser_test
 from made_up.alignments import FEW, example
+from markup import Elements
 from unembed.report.alignment import charts as alignment_charts
 from unembed.report.alignment import maps as alignment_maps
 from unembed.report.alignment import page as alignment
@@ -46,18 +46,6 @@ def file(page: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("report") / "alignment.html"
     path.write_text(page, encoding="utf-8")
     return path.as_uri()
-
-
-class Elements(HTMLParser):
-    """Every start tag, as an HTML parser that runs no script sees it."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
 
 
 def painted(svg: str, tasks: int) -> dict[tuple[int, int], str]:

@@ -5,13 +5,13 @@ import json
 import re
 import sys
 from dataclasses import fields, replace
-from html.parser import HTMLParser
 from typing import Any
 
 import numpy as np
 import pytest
 
 from browser import Watched, browser_test
+from markup import Elements
 from unembed.decisions.audit.excerpt import DocumentView, TokenView
 from unembed.decisions.audit.gap import GapFit, LineFit
 from unembed.decisions.audit.summary import (
@@ -267,18 +267,6 @@ def data_of(page: str) -> dict[str, Any]:
     assert found is not None
     data: dict[str, Any] = json.loads(found[1])
     return data
-
-
-class Elements(HTMLParser):
-    """Every start tag, as an HTML parser that runs no script sees it."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
 
 
 def test_page_loads_nothing(page: str) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import pytest
 
 from browser import Watched, browser_test
-from training.doses.test_table import Grid, disturbed
+from made_up.doses import Grid, disturbed
+from markup import Elements
 from unembed.report.dose import charts as dose_charts
 from unembed.report.dose import sections as dose
 from unembed.report.dose import tables as dose_tables
@@ -61,18 +61,6 @@ def file(page: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("report") / "dose.html"
     path.write_text(page, encoding="utf-8")
     return path.as_uri()
-
-
-class Elements(HTMLParser):
-    """Every start tag, as an HTML parser that runs no script sees it."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
 
 
 def told(table: DoseTable, low: float, high: float) -> DoseTable:

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from browser import Watched, browser_test
-from report.test_comparison import Elements, make_comparison
-from training.benchmarks.test_run import run_of, scores
+from made_up.benchmarks import run_of, scores
+from made_up.comparisons import make_comparison
+from markup import Elements
 from unembed.report.parts import wording
 from unembed.report.refinement.curves import spaced, training_section, watched_section
 from unembed.report.refinement.page import refinement_page

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 
 from browser import Watched, browser_test
 from made_up.selection import METHODS, plane, transfer, verdicts
+from markup import Elements
 from unembed.report.alignment.maps import colour
 from unembed.report.parts import points
 from unembed.report.selection import index_map
@@ -39,18 +39,6 @@ FIRST_DOT = """(which) => {
 }"""
 """Where on the screen the first dot of a path of the shown drawing is."""
 SMALL = ("gradient", "joint", "random", "oracle")
-
-
-class Elements(HTMLParser):
-    """Every start tag, as an HTML parser that runs no script sees it."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
 
 
 def transfer_html(record: Transfer, judged: tuple[Verdict, ...]) -> str:

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from text.test_completions import CHAT, TEMPLATE, bundled, gpt2, pieces, write
-from text.test_corpus import with_bos
+from made_up.corpora import CHAT, pieces, write_records
+from made_up.tokenizers import CHAT_TEMPLATE, with_bos
 from unembed.errors import UnembedError
 from unembed.head.head import Head
 from unembed.head.sweep import sweep
@@ -20,8 +20,6 @@ from unembed.signatures.verbalizers import Verbalizers
 from unembed.text.corpus import Corpus
 from unembed.text.rows import PromptCompletion, Row
 from unembed.text.windows import Windows, batches
-
-__all__ = ["bundled", "gpt2"]
 
 LABELS = {"positive": " good", "negative": " bad"}
 
@@ -208,7 +206,7 @@ def test_a_head_that_has_not_the_words(given: Callable[..., Verbalizers], bundle
 
 
 def read(path: Path, records: list[dict[str, Any]], tokenizer: Any, words: Verbalizers) -> Corpus:
-    file = write(path / "r.jsonl", records)
+    file = write_records(path / "r.jsonl", records)
     return Corpus.read(file, tokenizer, completion_only=True, reword=words.apply)
 
 
@@ -234,7 +232,7 @@ def test_the_end_of_a_turn_is_no_answer(
     tmp_path: Path, given: Callable[..., Verbalizers], bundled: Any
 ) -> None:
     tokenizer = with_bos(bundled)
-    tokenizer.chat_template = TEMPLATE
+    tokenizer.chat_template = CHAT_TEMPLATE
     words = given({"yes": "True", "no": "False"}, True)
     whole = read(tmp_path, [vars(CHAT)], tokenizer, words)
     assert len(pieces(whole)[1]) > 1

@@ -3,58 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from places import SHARED
-from text.test_corpus import with_bos
-from text.test_windows import corpus_of
+from made_up.corpora import CHAT, corpus_of_rows, pieces, write_records
+from made_up.tokenizers import CHAT_TEMPLATE, with_bos
 from unembed.decisions.audit.audit import audit
 from unembed.decisions.audit.run import AuditOptions
-from unembed.demo.story import bundled_model
 from unembed.errors import UnembedError
-from unembed.models.checkpoint import load_tokenizer
 from unembed.text import tokenised as module
 from unembed.text.corpus import Corpus
 from unembed.text.rows import PromptCompletion
 from unembed.text.windows import Windows, batches, parts
 
-TEMPLATE = (
-    "{{ bos_token }}{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}</end>\n{% endfor %}"
-    "{% if add_generation_prompt %}<assistant>{% endif %}"
-)
 KINDS = ["gpt2", "bundled", "trained", "bos", "slow"]
-
-
-@pytest.fixture(scope="session")
-def gpt2() -> Any:
-    """GPT-2's own byte-level BPE tokenizer."""
-    from transformers import PreTrainedTokenizerFast
-
-    beside = SHARED / "tokenizers"
-    folder = Path(os.environ.get("UNEMBED_TOKENIZERS", beside)) / "gpt2"
-    if not (folder / "merges.txt").exists():
-        pytest.skip(f"{folder} is not here; UNEMBED_TOKENIZERS names its parent")
-    from tokenizers import ByteLevelBPETokenizer
-
-    trained = ByteLevelBPETokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"))
-    return PreTrainedTokenizerFast(tokenizer_object=trained._tokenizer)
-
-
-@pytest.fixture(scope="session")
-def bundled() -> Any:
-    return load_tokenizer(bundled_model())
 
 
 @pytest.fixture(scope="session", params=KINDS)
@@ -67,15 +36,6 @@ def any_tokenizer(request: pytest.FixtureRequest) -> Any:
         return with_bos(request.getfixturevalue("tokenizer"))
     names = {"trained": "tokenizer"}
     return request.getfixturevalue(names.get(request.param, request.param))
-
-
-def pieces(corpus: Corpus, row: int = 0) -> tuple[str, list[str]]:
-    """What a row's tokens that do not count decode to, and each that does."""
-    span = slice(corpus.starts[row], corpus.starts[row + 1])
-    assert corpus.counted is not None
-    ids, counted = corpus.ids[span], corpus.counted[span]
-    decode = corpus.tokenizer.decode
-    return decode(ids[~counted].tolist()), [decode([i]) for i in ids[counted].tolist()]
 
 
 def counted_targets(corpus: Corpus, context: int, batch_tokens: int) -> list[tuple[int, int, int]]:
@@ -174,13 +134,7 @@ def test_what_a_tokenizer_puts_behind_a_text_is_left_out(any_tokenizer: Any) -> 
     assert pieces(corpus)[1][-1].endswith("o")
 
 
-CHAT = PromptCompletion(
-    [{"role": "system", "content": "be brief"}, {"role": "user", "content": "is it?"}],
-    [{"role": "assistant", "content": "yes"}],
-)
-
-
-def chatty(tokenizer: Any, template: str = TEMPLATE) -> Any:
+def chatty(tokenizer: Any, template: str = CHAT_TEMPLATE) -> Any:
     prefixed = with_bos(tokenizer)
     prefixed.chat_template = template
     return prefixed
@@ -196,7 +150,7 @@ def test_messages_are_written_by_the_template(tokenizer: Any) -> None:
 
 
 def test_a_template_that_opens_an_answer_with_more_than_it_keeps(tokenizer: Any) -> None:
-    thinking = TEMPLATE.replace("%}<assistant>{%", "%}<assistant><think>{%")
+    thinking = CHAT_TEMPLATE.replace("%}<assistant>{%", "%}<assistant><think>{%")
     corpus = Corpus.from_pairs([CHAT], chatty(tokenizer, thinking))
     assert pieces(corpus)[0].endswith("<assistant>")
     assert "".join(pieces(corpus)[1]) == "yes</end>\n"
@@ -223,17 +177,9 @@ RECORDS = [
 ]
 
 
-def write(path: Path, records: list[dict[str, Any]]) -> Path:
-    if path.suffix == ".parquet":
-        pq.write_table(pa.Table.from_pylist(records), path)
-    else:
-        path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    return path
-
-
 @pytest.mark.parametrize("name", ["r.jsonl", "r.parquet"])
 def test_records_are_read(name: str, tmp_path: Path, tokenizer: Any) -> None:
-    path = write(tmp_path / name, RECORDS)
+    path = write_records(tmp_path / name, RECORDS)
     corpus = Corpus.read(path, tokenizer, completion_only=True)
     assert [pieces(corpus, row)[0] for row in range(2)] == ["one:", "three:"]
     assert ["".join(pieces(corpus, row)[1]) for row in range(2)] == [" two", " four five"]
@@ -244,7 +190,7 @@ def test_records_are_read(name: str, tmp_path: Path, tokenizer: Any) -> None:
 
 
 def test_rows_are_reworded_before_they_are_tokenised(tmp_path: Path, tokenizer: Any) -> None:
-    path = write(tmp_path / "r.jsonl", [{"prompt": "one:", "completion": " two"}])
+    path = write_records(tmp_path / "r.jsonl", [{"prompt": "one:", "completion": " two"}])
     corpus = Corpus.read(
         path,
         tokenizer,
@@ -255,7 +201,7 @@ def test_rows_are_reworded_before_they_are_tokenised(tmp_path: Path, tokenizer: 
 
 
 def test_nothing_left_to_predict(tmp_path: Path, tokenizer: Any) -> None:
-    path = write(tmp_path / "r.jsonl", RECORDS[1:3])
+    path = write_records(tmp_path / "r.jsonl", RECORDS[1:3])
     with pytest.raises(UnembedError, match=r"r\.jsonl: all 2 completions are empty or masked \(1"):
         Corpus.read(path, tokenizer, completion_only=True)
     path.write_text("")
@@ -339,7 +285,9 @@ def test_hashes_are_of_the_whole_where_nothing_is_masked(tmp_path: Path, tokeniz
     assert found[0] == found[2] != found[1]
     (tmp_path / "other.txt").write_text("x y z\nthree four\n")
     assert Corpus.read(tmp_path / "other.txt", tokenizer).document_hashes()[1] == found[1]
-    halves = write(tmp_path / "r.jsonl", [{"text": "one ", "b": 1}, {"text": "two", "b": 1}])
+    halves = write_records(
+        tmp_path / "r.jsonl", [{"text": "one ", "b": 1}, {"text": "two", "b": 1}]
+    )
     both = Corpus.read(halves, tokenizer, document="b").document_hashes()
     assert len(both) == 1
 
@@ -364,7 +312,9 @@ def test_a_limit_counts_what_counts(
     marks: list[list[bool]], context: int, limit: int, tokenizer: Any
 ) -> None:
     marks = [[False, True], *marks]
-    plain = corpus_of([[*range(10, 10 + len(row))] for row in marks], [*range(len(marks))], None)
+    plain = corpus_of_rows(
+        [[*range(10, 10 + len(row))] for row in marks], [*range(len(marks))], None
+    )
     counted = np.array([mark and i > 0 for row in marks for i, mark in enumerate(row)])
     corpus = plain.counting(counted, "some")
     naive = [
@@ -389,7 +339,7 @@ def test_a_limit_counts_what_counts(
 @given(rows=st.lists(st.integers(2, 20), min_size=1, max_size=5), context=st.integers(2, 9))
 @settings(max_examples=60, deadline=None)
 def test_marking_everything_changes_no_batch(rows: list[int], context: int) -> None:
-    plain = corpus_of([[*range(5, 5 + n)] for n in rows], [*range(len(rows))], None)
+    plain = corpus_of_rows([[*range(5, 5 + n)] for n in rows], [*range(len(rows))], None)
     marked = plain.counting(np.ones(plain.tokens, dtype=bool), "all")
     for limit in (None, 7):
         both = [Windows.of(corpus, context, "windows", limit) for corpus in (plain, marked)]

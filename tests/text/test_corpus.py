@@ -14,22 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from made_up.tokenizers import with_bos
 from places import SHARED
 from unembed.errors import UnembedError
 from unembed.text import tokenised as module
 from unembed.text.corpus import Corpus
-
-
-def with_bos(tokenizer: Any) -> Any:
-    """The same tokenizer, putting a BOS token of its own before every row."""
-    from tokenizers.processors import TemplateProcessing
-    from transformers import PreTrainedTokenizerFast
-
-    backend = type(tokenizer.backend_tokenizer).from_str(tokenizer.backend_tokenizer.to_str())
-    backend.add_special_tokens(["<s>"])
-    number = backend.token_to_id("<s>")
-    backend.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", number)])
-    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>")
 
 
 def decoded(corpus: Corpus) -> list[str]:

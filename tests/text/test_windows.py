@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from made_up.corpora import corpus_of_rows
 from unembed.errors import UnembedError
 from unembed.text.corpus import Corpus
 from unembed.text.windows import Windows, batches, parts
@@ -15,26 +16,6 @@ from unembed.text.windows import Windows, batches, parts
 BOS = 1
 Prediction = tuple[int, int, int, tuple[int, ...]]
 """Document, position, target, and everything that the model has read before it."""
-
-
-def corpus_of(rows: list[list[int]], document: list[int], bos: int | None) -> Corpus:
-    offset, reached = [], dict.fromkeys(document, 0)
-    for number, row in zip(document, rows, strict=True):
-        offset.append(reached[number])
-        reached[number] += len(row)
-    return Corpus(
-        ids=np.array([*chain(*rows)], dtype=np.int32),
-        starts=np.cumsum([0, *map(len, rows)]).astype(np.int64),
-        document=np.array(document, dtype=np.int32),
-        offset=np.array(offset, dtype=np.int32),
-        names=tuple(f"d{i}" for i in range(max(document) + 1)),
-        tokenizer=(),
-        bos=bos,
-        blank_rows=0,
-        short_rows=0,
-        rules="",
-        digest="",
-    )
 
 
 def expected(corpus: Corpus, context: int, overflow: str) -> list[Prediction]:
@@ -99,7 +80,7 @@ def test_every_token_but_the_first_is_predicted_once_from_the_right_context(
     part_positions: int,
     batch_tokens: int,
 ) -> None:
-    corpus = corpus_of(*corpus)
+    corpus = corpus_of_rows(*corpus)
     windows = Windows.of(corpus, context, overflow, limit)
     naive = expected(corpus, context, overflow)[:limit]
     found = seen(windows, part_positions, batch_tokens)
@@ -116,7 +97,7 @@ def test_every_token_but_the_first_is_predicted_once_from_the_right_context(
 @given(corpus=corpora(), context=st.integers(2, 9), batch_tokens=st.integers(1, 40))
 @settings(max_examples=100, deadline=None)
 def test_a_batch_keeps_to_its_budget(corpus: Any, context: int, batch_tokens: int) -> None:
-    windows = Windows.of(corpus_of(*corpus), context)
+    windows = Windows.of(corpus_of_rows(*corpus), context)
     widths = []
     for batch in batches(windows, range(len(windows.length)), batch_tokens):
         rows, width = batch.input_ids.shape
@@ -127,14 +108,14 @@ def test_a_batch_keeps_to_its_budget(corpus: Any, context: int, batch_tokens: in
 
 
 def test_truncation_keeps_the_first_context_tokens_of_a_row() -> None:
-    corpus = corpus_of([[5, 6, 7, 8, 9], [5, 6]], [0, 1], None)
+    corpus = corpus_of_rows([[5, 6, 7, 8, 9], [5, 6]], [0, 1], None)
     windows = Windows.of(corpus, 3, "truncate")
     assert [*chain(*seen(windows, 99, 99))] == [(0, 0, 6, (5,)), (0, 1, 7, (5, 6)), (1, 0, 6, (5,))]
     assert windows.facts.overflow == "truncate"
 
 
 def test_later_windows_begin_with_bos_and_do_not_count_it() -> None:
-    corpus = corpus_of([[BOS, 5, 6, 7, 8]], [0], BOS)
+    corpus = corpus_of_rows([[BOS, 5, 6, 7, 8]], [0], BOS)
     found = [*chain(*seen(Windows.of(corpus, 2), 99, 99))]
     assert sorted(found) == [
         (0, 0, 5, (BOS,)),
@@ -154,7 +135,7 @@ def test_later_windows_begin_with_bos_and_do_not_count_it() -> None:
 )
 def test_what_predicts_nothing(context: int, limit: int | None, said: str) -> None:
     with pytest.raises(UnembedError, match=said):
-        Windows.of(corpus_of([[5, 6]], [0], None), context, "windows", limit)
+        Windows.of(corpus_of_rows([[5, 6]], [0], None), context, "windows", limit)
 
 
 def test_windows_from_all_over_the_text(tokenizer: Any, topics: list[str]) -> None:

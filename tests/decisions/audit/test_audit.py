@@ -13,7 +13,8 @@ import pytest
 import torch
 
 import unembed.models.model_pass as model_pass
-from head.test_head import ARCHITECTURES, build
+from made_up.corpora import TEXTS
+from made_up.models import ARCHITECTURES, small_model
 from reference import head as reference
 from unembed import Audit, Corpus, audit
 from unembed.decisions import AuditOptions
@@ -22,13 +23,6 @@ from unembed.decisions.measure import ColumnChoice, measure
 from unembed.errors import NonFiniteError, UnembedError
 from unembed.head.head import Head
 from unembed.head.precision import Precision
-
-TEXTS = [
-    "The lambda keyword creates an anonymous function.",
-    "with open(name) as stream: return stream.read()",
-    "Assert statements are a convenient way to insert debugging assertions into a program. " * 6,
-    "if x < y: pass",
-]
 
 
 @pytest.fixture(scope="session")
@@ -57,7 +51,7 @@ def plainly(model: Any, corpus: Corpus, context: int) -> dict[str, list[Any]]:
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_every_column_agrees_with_plain_transformers(name: str, small_tokenizer: Any) -> None:
-    model = build(name)
+    model = small_model(name)
     small = Corpus.from_texts(TEXTS, small_tokenizer)
     got = audit(model, small, AuditOptions(top_k=3, context=24, batch_tokens=64))
     want = plainly(model, small, 24)
@@ -238,4 +232,4 @@ def test_excerpts_carry_the_text(llama: Any, corpus: Corpus) -> None:
 
 def test_a_foreign_tokenizer_is_refused(corpus: Corpus, checkpoint: Callable[..., Path]) -> None:
     with pytest.raises(UnembedError, match="does not belong to this model"):
-        audit(build("llama"), corpus)
+        audit(small_model("llama"), corpus)

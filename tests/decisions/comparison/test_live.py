@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from decisions.audit.test_audit import TEXTS
+from made_up.corpora import TEXTS
 from unembed import Comparison, Corpus, audit, compare
 from unembed.decisions import AuditOptions
 from unembed.decisions.comparison import live

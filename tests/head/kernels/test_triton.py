@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from head.test_sweep import make
+from made_up.heads import random_head
 from reference import head as reference
 from unembed.head.head import Head
 from unembed.head.kernels import eager, fastest, update_of
@@ -125,7 +125,7 @@ def moved(head: Head) -> Head:
     ids=["tiny", "softcap-padded", "bias-scale"],
 )
 def test_sweeps_by_the_kernel_agree_with_float64(vocab: int, how: dict[str, object]) -> None:
-    head, hidden, targets = make(vocab, 33, 9, **how)  # type: ignore[arg-type]
+    head, hidden, targets = random_head(vocab, 33, 9, **how)  # type: ignore[arg-type]
     got = sweep(hidden.to(DEVICE), moved(head), targets.to(DEVICE), k=4, precision=PRECISION)
     got = Sweep(*(part.cpu() for part in vars(got).values()))
     every = reference.logits(hidden, head)

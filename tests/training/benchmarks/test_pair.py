@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from command_line import Run
-from training.benchmarks.test_run import scores
+from made_up.benchmarks import scores
 from unembed.cli.dose import dose_command
 from unembed.cli.refine import _benchmarks as asked_for
 from unembed.errors import UnembedError

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 import torch
 
+from made_up.benchmarks import run_of, scores
 from unembed import demo
 from unembed.errors import UnembedError
 from unembed.runs.record import record_from_json, record_to_json
@@ -357,17 +358,6 @@ def test_missing_harness_names_the_extra(
 
 
 # Comparing
-
-
-def scores(task: str, values: list[float], metric: str = "acc") -> TaskScores:
-    digests = tuple(f"{task}{i}" for i in range(len(values)))
-    return TaskScores(
-        task, "1.0", metric, tuple(range(len(values))), digests, {metric: tuple(values)}
-    )
-
-
-def run_of(*tasks: TaskScores) -> BenchmarkRun:
-    return BenchmarkRun("m", None, None, {"lm_eval": "0.4.13"}, tasks)
 
 
 @pytest.fixture

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from head.test_anchor import full, pair
-from head.test_loss import IEEE, leaves, make
+from made_up.heads import IEEE, trainable_head, two_heads
+from reference.divergence import full_divergence
+from reference.gradients import leaves
 from unembed.decisions.tokens import classify
 from unembed.errors import UnembedError
 from unembed.head.head import Head, final_hidden
@@ -148,7 +149,7 @@ def test_ewc_without_anything_to_read_is_refused() -> None:
 
 
 def hears(n: int, dtype: torch.dtype = torch.float64, **how: Any) -> tuple[HeadLoss, list[Tensor]]:
-    hidden, head, targets = make(700, 5, n, dtype=dtype, **how)
+    hidden, head, targets = trainable_head(700, 5, n, dtype=dtype, **how)
     return head_loss(hidden, head, targets, 3, precision=IEEE, block=512), leaves(hidden, head)
 
 
@@ -167,7 +168,7 @@ def test_the_margin_anchor_is_the_squared_gap_of_the_means() -> None:
 
 
 def test_the_margin_anchor_passes_gradcheck() -> None:
-    hidden, head, targets = make(700, 3, 4, dtype=torch.float64)
+    hidden, head, targets = trainable_head(700, 3, 4, dtype=torch.float64)
     other = sweep(0.5 * hidden.detach().float(), replace(head, weight=head.weight.float()), targets)
 
     def run(given: Tensor, weight: Tensor) -> Tensor:
@@ -201,7 +202,7 @@ WORDS = Vocabulary({token: TEXTS[token % 5] for token in range(700)})
 
 
 def readings(n: int, dtype: torch.dtype = torch.float64) -> tuple[HeadInput, HeadInput]:
-    hidden, head, other_hidden, other = pair(700, 5, n, dtype=dtype)
+    hidden, head, other_hidden, other = two_heads(700, 5, n, dtype=dtype)
     return HeadInput(hidden, head, IEEE), HeadInput(other_hidden, other, IEEE)
 
 
@@ -217,7 +218,7 @@ def test_the_kl_anchor_is_the_mean_at_protected_targets(classes: tuple[str, ...]
         if not classes or classify(WORDS[target]) in classes
     ]
     assert len(kept) in (4, 8, 20)
-    wanted = full(model.hidden, model.head, other.hidden, other.head)[kept].mean() / 2
+    wanted = full_divergence(model.hidden, model.head, other.hidden, other.head)[kept].mean() / 2
     assert float(got.detach()) == pytest.approx(float(wanted.detach()), rel=1e-9)
     parts = leaves(model.hidden, model.head)
     for a, b in zip(

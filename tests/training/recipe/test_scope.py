@@ -12,7 +12,7 @@ import torch
 import transformers as tf
 from torch import Tensor, nn
 
-from head.test_head import ARCHITECTURES, build
+from made_up.models import ARCHITECTURES, small_model
 from unembed.errors import HeadError, UnembedError
 from unembed.head.head import Head, final_hidden
 from unembed.training.recipe import lora as lora_module
@@ -104,7 +104,7 @@ def refused(model: nn.Module, scope: str, **how: Any) -> str:
 @pytest.mark.parametrize("scope", SCOPES[:-1])
 @pytest.mark.parametrize("name", NAMES)
 def test_exactly_the_parameters_in_scope_move(name: str, scope: str) -> None:
-    model = build(name).train()
+    model = small_model(name).train()
     next(model.parameters()).requires_grad_(False)
     before, were = values(model), flags(model)
     state = torch.get_rng_state()
@@ -127,7 +127,7 @@ def test_exactly_the_parameters_in_scope_move(name: str, scope: str) -> None:
 @pytest.mark.parametrize("scope", SCOPES)
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2"])
 def test_a_trained_model_reloads_as_it_was(name: str, scope: str, tmp_path: Path) -> None:
-    model = build(name)
+    model = small_model(name)
     start, kind = logits(model), type(model)
     scoped = apply_scope(model, scope)
     step(scoped.model, steps=2)
@@ -145,7 +145,7 @@ def test_a_trained_model_reloads_as_it_was(name: str, scope: str, tmp_path: Path
 def test_an_untied_head_moves_alone_and_survives_saving(
     name: str, scope: str, tmp_path: Path
 ) -> None:
-    model: Any = build(name)
+    model: Any = small_model(name)
     if name == "llama":
         model.config.tie_word_embeddings = True
         model.tie_weights()
@@ -170,7 +170,7 @@ def test_an_untied_head_moves_alone_and_survives_saving(
 
 
 def test_an_untied_head_is_as_frozen_as_the_embedding_was() -> None:
-    model: Any = build("gpt2")
+    model: Any = small_model("gpt2")
     model.transformer.wte.weight.requires_grad_(False)
     finished(apply_scope(model, "head", untie=True))
     frozen = {path for path, flag in flags(model).items() if not flag}
@@ -213,7 +213,7 @@ def seeing() -> Any:
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_blocks_norm_and_head_of_every_architecture(name: str) -> None:
-    model = build(name)
+    model = small_model(name)
     blocks = 4 if name == "qwen3_next" else 2
     scoped = apply_scope(model, f"last-{blocks - 1}-blocks")
     place = scoped.moves[0].split(".0.")[0].split(".1.")[0]
@@ -236,7 +236,7 @@ def test_experts_are_no_blocks() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.inner(x) + sum(expert(x) for expert in self.experts)
 
-    model: Any = build("llama")
+    model: Any = small_model("llama")
     for layer in model.model.layers:
         layer.mlp = Experts(layer.mlp)
     scoped = apply_scope(model, "last-1-blocks")
@@ -256,7 +256,7 @@ def test_parallel_lists_are_no_blocks() -> None:
                 x = second(first(x))
             return x
 
-    model: Any = build("llama")
+    model: Any = small_model("llama")
     model.model.layers = nn.ModuleList()
     assert "and runs none: take another" in refused(model, "last-1-blocks")
     model.model.norm = nn.Sequential(Halves(), model.model.norm)
@@ -265,7 +265,7 @@ def test_parallel_lists_are_no_blocks() -> None:
 
 def test_words() -> None:
     def words(name: str, scope: str, **how: Any) -> str:
-        return apply_scope(build(name), scope, **how).words
+        return apply_scope(small_model(name), scope, **how).words
 
     assert words("llama", "last-1-blocks") == (
         "the last block moves (model.layers.1): 9,280 of 37,792 parameters"
@@ -295,7 +295,7 @@ def body(model: nn.Module) -> set[str]:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2"])
 def test_adapters_move_alone_and_merge(name: str, dtype: torch.dtype) -> None:
-    model = build(name, dtype)
+    model = small_model(name, dtype)
     layers, start, before, were = body(model), logits(model), values(model), flags(model)
     scoped = apply_scope(model, "lora", lora=Lora(rank=3, alpha=12))
     torch.testing.assert_close(logits(scoped.model), start)
@@ -313,14 +313,14 @@ def test_adapters_move_alone_and_merge(name: str, dtype: torch.dtype) -> None:
     size = float(adapted.abs().max())
     tolerance = (1e-5 if dtype == torch.float32 else 0.05) * size
     assert float((logits(plain) - adapted).abs().max()) <= tolerance
-    assert plain.state_dict().keys() == build(name).state_dict().keys()
+    assert plain.state_dict().keys() == small_model(name).state_dict().keys()
     assert moved(plain, before) == {f"{path}.weight" for path in layers}
     assert flags(plain) == were
     assert not hasattr(plain, "peft_config")
 
 
 def test_settings_of_lora_arrive() -> None:
-    scoped = apply_scope(build("llama"), "lora", lora=Lora(2, 6, 0.25, ("1.mlp.up_proj",), 5))
+    scoped = apply_scope(small_model("llama"), "lora", lora=Lora(2, 6, 0.25, ("1.mlp.up_proj",), 5))
     assert len(scoped.moves) == 2
     layer = scoped.model.get_submodule("base_model.model.model.layers.1.mlp.up_proj")
     assert layer.lora_A["default"].weight.shape == (2, 32)
@@ -330,11 +330,11 @@ def test_settings_of_lora_arrive() -> None:
 
 def test_adapters_start_from_their_seed_alone() -> None:
     def start(seed: int) -> dict[str, Tensor]:
-        scoped = apply_scope(build("llama"), "lora", lora=Lora(seed=seed))
+        scoped = apply_scope(small_model("llama"), "lora", lora=Lora(seed=seed))
         return {path: p for path, p in values(scoped.model).items() if path in scoped.moves}
 
     first = start(1)
-    model = build("llama")
+    model = small_model("llama")
     torch.manual_seed(77)
     state = torch.get_rng_state()
     other = values(apply_scope(model, "lora", lora=Lora(seed=1)).model)
@@ -344,7 +344,7 @@ def test_adapters_start_from_their_seed_alone() -> None:
 
 
 def test_scopes_that_are_none() -> None:
-    model = build("llama")
+    model = small_model("llama")
     for scope in ("heads", "last-0-blocks", "last-N-blocks", "last-2-block", ""):
         said = refused(model, scope)
         assert said.startswith(f"scope {scope!r} is not one of full, last-N-blocks, final-norm")
@@ -356,10 +356,10 @@ def test_scopes_that_are_none() -> None:
 
 def test_heads_that_cannot_be_untied() -> None:
     assert "LlamaForCausalLM is not tied: nothing to untie" in refused(
-        build("llama"), "head", untie=True
+        small_model("llama"), "head", untie=True
     )
     for scope in ("lora", "final-norm", "last-1-blocks"):
-        assert "changes nothing" in refused(build("gpt2"), scope, untie=True)
+        assert "changes nothing" in refused(small_model("gpt2"), scope, untie=True)
 
     class Stubborn(tf.GPT2LMHeadModel):
         def __init__(self, config: Any) -> None:
@@ -377,11 +377,11 @@ def test_models_with_nothing_to_train_there() -> None:
         tf.OlmoConfig(vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
                       num_attention_heads=4, max_position_embeddings=64, pad_token_id=0)
     )  # fmt: skip
-    within: Any = build("llama")
+    within: Any = small_model("llama")
     within.model.norm = nn.Identity()
     for model, scope in itertools.product((olmo, within), ("final-norm", "norm+head")):
         assert "has no norm with a gain between" in refused(model, scope)
-    whole: Any = build("llama")
+    whole: Any = small_model("llama")
     flat = nn.Parameter(torch.ones(32, 64, dtype=torch.int8), requires_grad=False)
     whole.model.layers[1].mlp.down_proj.weight = flat
     assert "holds weights of torch.int8" in refused(whole, "full")
@@ -391,7 +391,7 @@ def test_models_with_nothing_to_train_there() -> None:
 
 
 def test_adapters_that_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = build("llama")
+    model = small_model("llama")
     said = refused(model, "lora", lora=Lora(targets=("q_proj", "qproj")))
     assert said == (
         "LoRA target 'qproj' is no linear layer of LlamaForCausalLM: it has q_proj, k_proj, "
@@ -409,14 +409,14 @@ def test_adapters_that_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_layers_that_peft_does_not_adapt_are_refused_untouched() -> None:
-    model = build("mamba")
+    model = small_model("mamba")
     assert "adapts no such layers of MambaForCausalLM" in refused(model, "lora")
     scoped = apply_scope(model, "lora", lora=Lora(targets=("in_proj",)))
     assert len(scoped.moves) == 4
 
 
 def test_a_model_with_adapters_takes_no_other_scope() -> None:
-    scoped: Scoped = apply_scope(build("llama"), "lora")
+    scoped: Scoped = apply_scope(small_model("llama"), "lora")
     for model in (scoped.model, scoped.model.get_submodule("base_model.model")):
         with pytest.raises(UnembedError, match=r"merge them first, with finished\(scoped\)"):
             apply_scope(model, "head")

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from text.test_vocabulary import sentencepiece_bpe
+from made_up.tokenizers import sentencepiece_bpe
 from unembed.decisions.tokens import classify
 from unembed.errors import UnembedError
 from unembed.head.loss import HeadLoss

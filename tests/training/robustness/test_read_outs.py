@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import unembed.training.robustness.read_outs as module
-from decisions.audit.test_audit import TEXTS
+from made_up.corpora import TEXTS
 from unembed import Corpus
 from unembed.decisions import AuditOptions
 from unembed.decisions.comparison.live import audit_both

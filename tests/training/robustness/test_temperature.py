@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from head.test_head import build
+from made_up.models import small_model
 from unembed.errors import UnembedError
 from unembed.head.head import Head, final_hidden
 from unembed.head.sweep import Sweep, sweep
@@ -33,7 +33,7 @@ IDS = torch.randint(2, 300, (3, 11), generator=torch.Generator().manual_seed(1))
 
 def perturbed(name: str, dtype: torch.dtype = torch.float32) -> Any:
     """A model whose norms have gains and biases of their own."""
-    model = build(name, dtype)
+    model = small_model(name, dtype)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 1:

@@ -20,7 +20,7 @@ import torch
 import transformers as tf
 
 from conftest import train_tokenizer
-from head.test_head import build
+from made_up.models import small_model
 from unembed.decisions.audit.audit import Audit, audit
 from unembed.decisions.audit.run import AuditOptions
 from unembed.decisions.comparison.summary import ComparisonSummary
@@ -57,7 +57,7 @@ QUICK = Recipe(
 
 def taught(tokenizer: Any, name: str = "llama") -> Any:
     """A small model that has learnt the sentences, so that some of its decisions are right."""
-    model = build(name)
+    model = small_model(name)
     torch.manual_seed(0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     rows = [torch.tensor([tokenizer(text)["input_ids"]]) for text in SENTENCES]
@@ -115,7 +115,7 @@ def trained(checkpoint: Checkpoint, corpus: Corpus, recipe: Recipe, out: Path) -
 def test_a_refinement_leaves_the_model_alone_and_saves_one_that_audits_the_same(
     name: str, dtype: torch.dtype, scope: str, corpus: Corpus, tmp_path: Path
 ) -> None:
-    model = build(name, dtype)
+    model = small_model(name, dtype)
     model.get_input_embeddings().weight.requires_grad_(False)
     before, config = bits(model), copy.deepcopy(model.config)
     given = Checkpoint("tiny", model, corpus.tokenizer)
@@ -181,7 +181,7 @@ def in_process(out: Path, killed_at: int) -> None:
     """Train a GPT-2, with dropout and anchors, and be killed when a step begins."""
     tokenizer = train_tokenizer(SENTENCES, 290)
     corpus = Corpus.from_texts(SENTENCES, tokenizer)
-    checkpoint = Checkpoint("taught", build("gpt2"), tokenizer)
+    checkpoint = Checkpoint("taught", small_model("gpt2"), tokenizer)
 
     class Killer(module.StopCallback):
         def on_step_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
@@ -301,7 +301,7 @@ def test_what_cannot_be_trained_is_one_line(
 
 
 def test_a_model_of_nan_is_refused_before_it_is_trained(corpus: Corpus, tmp_path: Path) -> None:
-    model = build("llama").train()
+    model = small_model("llama").train()
     with torch.no_grad():
         model.model.layers[1].mlp.down_proj.weight[3] = torch.nan
     given = Checkpoint("broken", model, corpus.tokenizer)

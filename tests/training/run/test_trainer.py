@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from conftest import train_tokenizer
-from head.test_head import build
+from made_up.models import small_model
+from made_up.tokenizers import with_bos
 from places import ROOT
 from reference import head as reference
-from text.test_corpus import with_bos
 from unembed.errors import UnembedError
 from unembed.head.head import Head, final_hidden
 from unembed.models.checkpoint import Checkpoint, quietly
@@ -199,15 +199,15 @@ def test_without_weight_the_trainer_runs_as_it_is(
     if how.pop("checkpointing", False):
         how["activation_checkpointing"] = True
     listed = Positions(np.array([1], dtype=np.int64), np.ones(1, dtype=np.float32))
-    plain, theirs = build(name), Examples.of(corpus, CONTEXT)
+    plain, theirs = small_model(name), Examples.of(corpus, CONTEXT)
     expected, _ = ran(plain, theirs, None, tmp_path, **how)
     for term in (PenaltyTerm(Objective("fisher"), 0.0), PenaltyTerm(Objective("none"), 0.7)):
-        model = build(name)
+        model = small_model(name)
         trainer, seen = ran(model, Examples.of(corpus, CONTEXT, listed), term, tmp_path, **how)
         assert POSITION_WEIGHTS in seen[0]
         assert same(model, plain)
         assert losses(trainer) == losses(expected)
-    assert not same(plain, build(name))
+    assert not same(plain, small_model(name))
 
 
 @pytest.mark.parametrize("how", [{}, {"gradient_accumulation_steps": 2}, {"checkpointing": True}])
@@ -219,19 +219,19 @@ def test_at_a_tiny_weight_the_run_follows_the_trainers(
     if how.pop("checkpointing", False):
         how["activation_checkpointing"] = True
     examples = Examples.of(corpus, CONTEXT)
-    plain, model = build(name), build(name)
+    plain, model = small_model(name), small_model(name)
     expected, _ = ran(plain, examples, None, tmp_path, **how)
     trainer, _ = ran(model, examples, PenaltyTerm(Objective("fisher"), 1e-9), tmp_path, **how)
     assert losses(trainer) == pytest.approx(losses(expected), rel=1e-6)
     assert not same(model, plain)  # another product gives other last bits: not the plain path
-    assert apart(plain, model, build(name)) < 2e-5
+    assert apart(plain, model, small_model(name)) < 2e-5
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_an_accumulated_step_has_the_gradient_of_all_logits(
     name: str, corpus: Corpus, tmp_path: Path
 ) -> None:
-    model = without_dropout(build(name))
+    model = without_dropout(small_model(name))
     start = copy.deepcopy(model)
     valid = torch.arange(300) < 290
     term = PenaltyTerm(Objective("fisher", k=4), 3.0, ce_weight=0.5)
@@ -259,7 +259,7 @@ def test_an_accumulated_step_checkpointed_and_in_a_scope_is_the_same(
     for scope in ("last-1-blocks", "head", "final-norm"):
         found = []
         for checkpointing in (False, True):
-            model = build("llama")
+            model = small_model("llama")
             apply_scope(model, scope)
             ours, used, _ = step_gradients(
                 model,
@@ -269,7 +269,7 @@ def test_an_accumulated_step_checkpointed_and_in_a_scope_is_the_same(
                 activation_checkpointing=checkpointing,
                 **how,
             )
-            slow = build("llama")
+            slow = small_model("llama")
             apply_scope(slow, scope)
             moved = {name for name, p in model.named_parameters() if p.requires_grad}
             expected = oracle_gradients(slow, used, term)
@@ -285,7 +285,7 @@ def test_listed_positions_alone_are_penalised(small_tokenizer: Any, tmp_path: Pa
     keys = np.array([(d << 32) | p for d in (1, 2, 4) for p in (0, 3, 11, 12, 17)], dtype=np.int64)
     listed = Positions(keys, np.linspace(0.5, 3, len(keys)).astype(np.float32))
     examples = Examples.of(prefixed, 9, listed)
-    model = build("llama")
+    model = small_model("llama")
     start, term = copy.deepcopy(model), PenaltyTerm(Objective("fisher"), 5.0)
     ours, used, _ = step_gradients(
         model, examples, term, tmp_path, per_device_train_batch_size=len(examples)
@@ -349,7 +349,7 @@ def test_a_batch_is_padded_on_the_right_and_padding_counts_nowhere(corpus: Corpu
     assert Targets.of(batch["labels"]).ids.tolist() == [
         token for row in rows for token in row["labels"].tolist()[1:]
     ]
-    model = build("llama")
+    model = small_model("llama")
     door = HeadHook.of(model)
     together = door.through(
         model, batch_inputs(batch), lambda h, _: h[Targets.of(batch["labels"]).kept]
@@ -395,7 +395,7 @@ def test_the_split_keeps_every_document_once_and_whole(corpus: Corpus) -> None:
 def test_the_two_gradients_are_compared_as_two_backward_passes_would(
     name: str, scope: str, corpus: Corpus, tmp_path: Path
 ) -> None:
-    model = build(name)
+    model = small_model(name)
     apply_scope(model, scope)
     start = copy.deepcopy(model)
     term = PenaltyTerm(Objective("fisher"), 0.3, ce_weight=0.8)
@@ -425,7 +425,7 @@ def test_the_two_gradients_are_compared_as_two_backward_passes_would(
 
 def test_the_clip_and_the_norms_are_the_trainers(corpus: Corpus, tmp_path: Path) -> None:
     trainer, _ = ran(
-        build("llama"),
+        small_model("llama"),
         Examples.of(corpus, CONTEXT),
         PenaltyTerm(Objective("fisher"), 0.5),
         tmp_path,
@@ -442,7 +442,7 @@ def test_the_clip_and_the_norms_are_the_trainers(corpus: Corpus, tmp_path: Path)
 def test_a_body_in_bfloat16_leaves_float32_weights(corpus: Corpus, tmp_path: Path) -> None:
     runs = {}
     for bf16 in (False, True):
-        model = build("llama")
+        model = small_model("llama")
         trainer, _ = ran(
             model,
             Examples.of(corpus, CONTEXT),
@@ -451,7 +451,7 @@ def test_a_body_in_bfloat16_leaves_float32_weights(corpus: Corpus, tmp_path: Pat
             bf16=bf16,
         )
         assert {p.dtype for p in model.parameters()} == {torch.float32}
-        assert not same(model, build("llama"))
+        assert not same(model, small_model("llama"))
         runs[bf16] = losses(trainer)
     assert runs[True] != runs[False]
     assert runs[True] == pytest.approx(runs[False], rel=2e-2)
@@ -463,7 +463,7 @@ def test_weights_by_token_and_gates_reach_the_loss(corpus: Corpus, tmp_path: Pat
     table = Weighting(frequency=0.5, below_margin=0.4).table(
         examples.target_counts(300), vocabulary
     )
-    model = build("llama")
+    model = small_model("llama")
     start = copy.deepcopy(model)
     term = PenaltyTerm(Objective("fisher"), 2.0, weighting=table)
     ours, used, _ = step_gradients(model, examples, term, tmp_path)
@@ -482,7 +482,7 @@ def test_weights_by_token_and_gates_reach_the_loss(corpus: Corpus, tmp_path: Pat
 
 @pytest.mark.parametrize("weight", [1.0, 0.0])
 def test_a_broken_model_is_one_line(weight: float, corpus: Corpus, tmp_path: Path) -> None:
-    model = build("llama")
+    model = small_model("llama")
     with torch.no_grad():
         model.model.layers[1].mlp.down_proj.weight[3] = torch.nan
     term = PenaltyTerm(Objective("fisher"), weight)
@@ -496,7 +496,7 @@ def test_what_a_term_cannot_be(corpus: Corpus, tmp_path: Path) -> None:
         with pytest.raises(UnembedError, match="is no factor"):
             PenaltyTerm(Objective("fisher"), **given)
     with quietly():
-        trainer: Any = RefineTrainer(model=build("llama"), args=arguments(tmp_path))
+        trainer: Any = RefineTrainer(model=small_model("llama"), args=arguments(tmp_path))
     trainer.args._n_gpu = 2
     with pytest.raises(UnembedError, match="torchrun"):
         trainer.refine_with(PenaltyTerm(Objective("fisher"), 1.0))
@@ -508,7 +508,7 @@ def test_evaluation_is_the_trainers_own(corpus: Corpus, tmp_path: Path) -> None:
     for kind in (Trainer, RefineTrainer):
         with quietly():
             trainer: Any = kind(
-                model=build("llama"),
+                model=small_model("llama"),
                 args=arguments(tmp_path),
                 eval_dataset=examples,
                 data_collator=examples.collated,
@@ -520,7 +520,7 @@ def test_evaluation_is_the_trainers_own(corpus: Corpus, tmp_path: Path) -> None:
 
 
 def test_a_model_that_calls_its_head_twice_is_refused() -> None:
-    model = build("llama")
+    model = small_model("llama")
     door, plain = HeadHook.of(model), model.forward
 
     def twice(**inputs: Any) -> Any:
@@ -543,24 +543,24 @@ def test_the_example_refines_with_a_trainer_and_a_loop_of_ones_own(
     path = ROOT / "examples" / "own_trainer.py"
     example: Any = runpy.run_path(str(path))
     texts = ["the first of them", "and the second one of them is longer", "12 and 345"]
-    given = Checkpoint("tiny", build("llama"), copy.deepcopy(small_tokenizer))
+    given = Checkpoint("tiny", small_model("llama"), copy.deepcopy(small_tokenizer))
     with quietly():
         trainer = example["with_a_trainer"](given, texts, output_dir=str(tmp_path), **HOW)
     logged = [line for line in trainer.state.log_history if "loss" in line]
     assert len(logged) == HOW["max_steps"]
     for line in logged:
         assert line["loss"] == pytest.approx(line["cross_entropy"] + 0.6 * line["penalty"])
-    assert not same(given.model, build("llama"))
+    assert not same(given.model, small_model("llama"))
 
-    model = without_dropout(build("gpt2"))
+    model = without_dropout(small_model("gpt2"))
     found = example["with_a_loop"](Checkpoint("tiny", model, small_tokenizer), texts, steps=2)
     ids = torch.tensor([small_tokenizer(texts[0])["input_ids"]])
     with torch.no_grad():
-        logits = build("gpt2")(input_ids=ids).logits[0, :-1, : len(small_tokenizer)]
+        logits = small_model("gpt2")(input_ids=ids).logits[0, :-1, : len(small_tokenizer)]
     nll = torch.nn.functional.cross_entropy(logits, ids[0, 1:])
     assert found[0] == pytest.approx(float(nll), rel=1e-5)
     assert len(found) == 2
-    assert not same(model, build("gpt2"))
+    assert not same(model, small_model("gpt2"))
 
 
 APART = {"ddp": {"gradient_accumulation_steps": 2}, "fsdp": {}, "fsdp head": {}}
@@ -577,7 +577,7 @@ def trained_apart(folder: Path, mode: str) -> None:
         args = arguments(folder, **APART[mode])
         processes = args.world_size
         args.per_device_train_batch_size = 4 // processes
-        model = build("llama")
+        model = small_model("llama")
         apply_scope(model, "head" if mode.endswith("head") else "full")
         trainer: Any = RefineTrainer(
             model=model, args=args, train_dataset=examples, data_collator=examples.collated
@@ -616,7 +616,7 @@ def test_two_processes_train_as_one_with_twice_the_batch(tmp_path: Path) -> None
         alone = torch.load(tmp_path / "alone" / mode)
         assert (together["kind"], alone["kind"]) == (kind, "LlamaForCausalLM")
         assert together["losses"] == pytest.approx(alone["losses"], rel=1e-6)
-        start = {name: p.detach() for name, p in build("llama").named_parameters()}
+        start = {name: p.detach() for name, p in small_model("llama").named_parameters()}
         went = max(float((alone["weights"][n] - p).abs().max()) for n, p in start.items())
         off = max(
             float((together["weights"][n] - w).abs().max()) for n, w in alone["weights"].items()

@@ -1,0 +1,102 @@
+"""A comparison of two models whose logits are drawn, with tokens that a page must escape."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import numpy as np
+import pyarrow as pa
+
+from unembed.decisions.comparison.compare import Comparison
+from unembed.decisions.comparison.divergences import DivergenceColumns
+from unembed.decisions.comparison.pairing import PairedPositions, Side
+from unembed.decisions.comparison.summary import Groups, bands_of, summarise_pair
+from unembed.decisions.tokens import classes_of, frequency_buckets
+from unembed.text.vocabulary import Vocabulary
+
+NASTY = (
+    "<script>alert(1)</script>",
+    "</script>",
+    "<!--",
+    "&amp;",
+    "<img src=x onerror=alert(1)>",
+    "\u202eabc",
+    "\u2066x\u2069",
+    "zero\u200bwidth",
+    "\x00\x1b[31m",
+    "\ud800",
+    "{{ 7 * 7 }}",
+    "__proto__",
+    "\n",
+    "\t",
+    '"\\',
+)
+
+PLAIN = (" the", " of", " and", "7", ".", ",", " Paris", "ing", "ed", " model", " to", " wide")
+
+WORDS = Vocabulary(dict(enumerate((*NASTY, *PLAIN))))
+
+
+def side(logits: np.ndarray, target: np.ndarray) -> Side:
+    order = np.argsort(-logits, axis=1, kind="stable")
+    rows = np.arange(len(logits))
+    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    best, second = (logits[rows, order[:, j]] for j in (0, 1))
+    columns = {
+        "margin": best - second,
+        "relative_distance": (best - second) / 90,
+        "nll": -np.log(p[rows, target]),
+        "entropy": -(p * np.log(p)).sum(axis=1),
+        "confidence": p.max(axis=1),
+        "sum_p2": (p**2).sum(axis=1),
+    }
+    return Side(
+        order[:, 0], order[:, 1], **{name: c.astype(np.float32) for name, c in columns.items()}
+    )
+
+
+def make_comparison(
+    noise: float = 0.6, n: int = 1500, apart: DivergenceColumns | None = None
+) -> Comparison:
+    """A synthetic pair of heads over 27 tokens: the one after has noisy logits."""
+    rng = np.random.default_rng(3)
+    vocab = len(WORDS.texts)
+    doc = np.sort(rng.integers(12, size=n)).astype(np.int32)
+    starts = np.flatnonzero(np.diff(doc, prepend=-1))
+    pos = (np.arange(n) - np.repeat(starts, np.diff([*starts, n]))).astype(np.int32)
+    target = rng.integers(vocab, size=n)
+    target[: len(NASTY)] = np.arange(len(NASTY))
+    logits = rng.normal(0, 1.5, (n, vocab))
+    logits[np.arange(n), target] += 2.5
+    after = logits + noise * rng.normal(0, 1, logits.shape)
+    pair = PairedPositions(
+        row=np.arange(n),
+        doc=doc,
+        pos=pos,
+        target=target,
+        word_start=rng.random(n) < 0.5,
+        before=side(logits, target),
+        after=side(after, target),
+        vocabulary=WORDS,
+        nonfinite=0,
+        notes=("the model's dtype differs: float32 before, bfloat16\u202e after",),
+    )
+    classes = classes_of([WORDS[i] for i in range(vocab)])
+    groups = Groups(
+        bands_of(pair.before.margin),
+        bands_of(pair.after.margin),
+        frequency_buckets(target).astype(np.int64),
+        classes[target].astype(np.int64),
+        pair.word_start.astype(np.int64),
+    )
+    columns = {"doc": doc, "pos": pos, "target": target}
+    for name, one in (("before", pair.before), ("after", pair.after)):
+        columns |= {f"{name}_{key}": column for key, column in asdict(one).items()}
+    summary = summarise_pair(pair, groups, divergence=apart, resamples=100)
+    return Comparison(
+        summary,
+        {},
+        pair.vocabulary,
+        pa.table({"name": pa.array([], pa.string())}),
+        in_memory=pa.table(columns),
+    )
