@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from reference import head as reference
+import reference.facets
+import reference.sweep
 from unembed.decisions.facets import facet_distance, relative_distance
 from unembed.head.head import Head
 from unembed.head.precision import Precision
@@ -30,11 +31,13 @@ def test_facets_agree_with_every_difference(vocab: int, bias: bool, padded: bool
     swept = sweep(hidden, head, torch.full((6,), 1))
     precision = Precision.probe(head.weight)
     token, distance = facet_distance(hidden, head, swept.topk_ids[:, 0], precision)
-    want_tokens, want = reference.facet_distance(hidden, head)
+    want_tokens, want = reference.facets.facet_distance(hidden, head)
     assert token.tolist() == want_tokens
     assert torch.allclose(distance.double(), torch.tensor(want).double(), rtol=1e-5)
     relative = relative_distance(hidden, head, swept.topk_ids[:, 0], swept.topk_ids[:, 1])
-    naive = reference.relative_distance(hidden, head, swept.topk_ids[:, 0], swept.topk_ids[:, 1])
+    naive = reference.facets.relative_distance(
+        hidden, head, swept.topk_ids[:, 0], swept.topk_ids[:, 1]
+    )
     assert torch.allclose(relative.double(), torch.tensor(naive).double(), rtol=1e-5)
 
 
@@ -46,7 +49,7 @@ def test_a_step_just_past_the_facet_changes_the_decision() -> None:
     direction = wall / wall.norm(dim=1, keepdim=True)
     for factor, moved in ((0.999, False), (1.001, True)):
         there = hidden + factor * distance[:, None] * direction
-        after = reference.logits(there, head).argmax(1)
+        after = reference.sweep.logits(there, head).argmax(1)
         assert bool((after == torch.where(torch.tensor(moved), token, top)).all())
 
 
@@ -69,7 +72,7 @@ def test_twin_rows_bound_no_facet() -> None:
     head = Head.from_parts(weight)
     top = sweep(hidden, head, torch.tensor([0, 0])).topk_ids[:, 0]
     token, distance = facet_distance(hidden, head, top, Precision.probe(weight))
-    want_tokens, want = reference.facet_distance(hidden, head)
+    want_tokens, want = reference.facets.facet_distance(hidden, head)
     assert token.tolist() == want_tokens
     assert distance.tolist() == pytest.approx(want, rel=1e-5)
 
@@ -85,6 +88,6 @@ def test_a_near_twin_that_bounds_the_cell_is_found() -> None:
         weight[400] = weight[7] + 1e-4 * aside
         head = Head.from_parts(weight)
         token, distance = facet_distance(hidden, head, torch.tensor([7]), Precision.probe(weight))
-        want_tokens, want = reference.facet_distance(hidden, head)
+        want_tokens, want = reference.facets.facet_distance(hidden, head)
         assert token.tolist() == want_tokens == [400], seed
         assert distance.tolist() == pytest.approx(want, rel=1e-4)

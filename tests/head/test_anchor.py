@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+import reference.sweep
 from made_up.heads import HEAD_OPTIONS, IEEE, TwoHeads, two_heads
 from operations import RecordOperations
-from reference import head as reference
 from reference.divergence import full_divergence
 from reference.gradients import largest_error, leaves
 from unembed.head.anchor import kl_to_reference
@@ -63,7 +63,7 @@ def test_float64_is_the_oracle(how: dict[str, Any]) -> None:
 
 def test_one_position_and_one_token_after_the_other() -> None:
     parts = two_heads(520, 4, 3, padded=7)
-    rows = [reference.logits(h, own).tolist() for h, own in (parts[2:], parts[:2])]
+    rows = [reference.sweep.logits(h, own).tolist() for h, own in (parts[2:], parts[:2])]
     for got, others, own in zip(kl(parts).tolist(), *rows, strict=True):
         sums = [math.fsum(math.exp(x) for x in row) for row in (others, own)]
         tokens = [v for v in range(520) if own[v] > -math.inf]

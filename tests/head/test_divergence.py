@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 
+import reference.sweep
 from made_up.heads import random_head
-from reference import head as reference
 from unembed.head.divergence import Divergence, SweptModel, divergence
 from unembed.head.head import Head
 from unembed.head.kernels import compiled
@@ -50,7 +50,8 @@ def naively(first: SweptModel, second: SweptModel) -> dict[str, list[float]]:
     """One position and one token after the other, in float64."""
     found: dict[str, list[float]] = {"kl_forward": [], "kl_backward": [], "total_variation": []}
     rows = [
-        torch.log_softmax(reference.logits(v.hidden, v.head), -1).tolist() for v in (first, second)
+        torch.log_softmax(reference.sweep.logits(v.hidden, v.head), -1).tolist()
+        for v in (first, second)
     ]
     for p, q in zip(*rows, strict=True):
         both = [(a, b) for a, b in zip(p, q, strict=False) if a > -math.inf]

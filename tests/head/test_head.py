@@ -9,8 +9,8 @@ import pytest
 import torch
 import transformers as tf
 
+import reference.sweep
 from made_up.models import ARCHITECTURES, small_model
-from reference import head as reference
 from unembed.errors import HeadError
 from unembed.head import head as head_module
 from unembed.head.head import Head, faster_body_route, final_hidden
@@ -39,7 +39,7 @@ def test_recipe_is_recovered_and_hidden_states_reach_the_head(
     with torch.no_grad():
         hidden = final_hidden(model, ids)
         theirs = model(input_ids=ids).logits.double()
-    logits = reference.logits(hidden, head)
+    logits = reference.sweep.logits(hidden, head)
     tolerance = 1e-5 if dtype == torch.float32 else 2e-2
     assert float((logits - theirs).abs().max()) <= tolerance * float(theirs.abs().max())
 

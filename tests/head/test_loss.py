@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
+import reference.loss
+import reference.sweep
 from made_up.heads import HEAD_OPTIONS, IEEE, trainable_head
 from operations import RecordOperations
-from reference import head as reference
 from reference.gradients import largest_error, leaves
 from unembed.head import cosines as rowcosines
 from unembed.head.head import Head
@@ -33,7 +34,7 @@ def exact(hidden: Tensor, head: Head, targets: Tensor, ids: Tensor, **how: Any) 
     """The mixture's gradients in float64 by plain autograd, from the same rounded inputs."""
     double = [t.detach().double().requires_grad_() for t in leaves(hidden, head)]
     twin = replace(head, weight=double[1], bias=double[2] if len(double) > 2 else None)
-    loss = mixture(reference.head_loss(double[0], twin, targets, ids), **how)
+    loss = mixture(reference.loss.head_loss(double[0], twin, targets, ids), **how)
     return list(torch.autograd.grad(loss, double, materialize_grads=True))
 
 
@@ -56,8 +57,8 @@ def test_gradcheck_in_float64(field: str, how: dict[str, Any]) -> None:
 def test_float64_is_the_oracle(only: tuple[str, ...], how: dict[str, Any]) -> None:
     hidden, head, targets = trainable_head(1300, 5, 7, dtype=torch.float64, **how)
     got = head_loss(hidden, head, targets, 3, cosines=True, precision=IEEE, block=512)
-    want = reference.head_loss(hidden, head, targets, got.topk_ids)
-    listed = reference.decisions(reference.logits(hidden, head), targets, 3)
+    want = reference.loss.head_loss(hidden, head, targets, got.topk_ids)
+    listed = reference.sweep.decisions(reference.sweep.logits(hidden, head), targets, 3)
     assert got.topk_ids.tolist() == listed["topk_ids"]
     for name in ALL:
         assert torch.allclose(getattr(got, name), want[name], rtol=1e-12, atol=1e-12), name
@@ -265,7 +266,7 @@ def test_a_tied_embedding_gathers_both_gradients() -> None:
     double = embedding.detach().double().requires_grad_()
     twin = replace(head, weight=double)
     ids = got.topk_ids
-    mixture(reference.head_loss(torch.tanh(double[inputs]), twin, targets, ids)).backward()
+    mixture(reference.loss.head_loss(torch.tanh(double[inputs]), twin, targets, ids)).backward()
     assert embedding.grad is not None
     assert double.grad is not None
     assert largest_error([embedding.grad], [double.grad]) < 2e-6

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import reference.sweep
 from made_up.heads import random_head
-from reference import head as reference
 from unembed.head.blocks import BlockShape, target_logits, target_tolerance
 from unembed.head.kernels import fastest
 from unembed.head.precision import Precision
@@ -50,8 +50,8 @@ def agrees(
     )
     precision = Precision(route, 2e-7, False, fastest(torch.device(device)))
     got = sweep(rows.to(device), moved, targets.to(device), k=5, precision=precision)
-    every = reference.logits(rows, head)
-    want = reference.decisions(every, targets, 5)
+    every = reference.sweep.logits(rows, head)
+    want = reference.sweep.decisions(every, targets, 5)
     for name in ("topk_values", "logsumexp", "target_logit", "entropy", "sum_p2"):
         off = (getattr(got, name).cpu().double() - torch.tensor(want[name]).double()).abs().max()
         assert off <= 5e-5, (name, off)
@@ -176,7 +176,7 @@ def test_the_tolerance_covers_the_target_and_not_much_more() -> None:
     threshold = target_logits(hidden, head, targets, precision)
     tolerance = target_tolerance(hidden, head, targets, threshold, precision)
     assert tolerance is not None
-    exact = reference.logits(hidden, head).gather(1, targets[:, None])[:, 0]
+    exact = reference.sweep.logits(hidden, head).gather(1, targets[:, None])[:, 0]
     assert bool(((threshold - exact).abs() <= tolerance).all())
     assert float(tolerance.max()) < 1e-4
     assert target_tolerance(hidden, head, targets, threshold, Precision("ieee", 0.0, True)) is None
@@ -210,7 +210,7 @@ def test_a_target_never_counts_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "target_logits", lambda *a: target_logits(*a) + 1.0)
     got = sweep(hidden, head, targets, precision=Precision("ieee", 1e-7, False))
     assert len(passes) == 2
-    every = reference.logits(hidden, head)
+    every = reference.sweep.logits(hidden, head)
     clear = ((every - every.gather(1, targets[:, None])).abs() < 1e-4).sum(1) == 1
     assert clear.sum() > 20
     assert torch.equal(got.rank[clear], want.rank[clear])

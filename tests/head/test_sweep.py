@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import reference.sweep
 from made_up.heads import random_head
-from reference import head as reference
 from unembed.head.head import Head
 from unembed.head.kernels.running import SEGMENT
 from unembed.head.precision import Precision
@@ -41,8 +41,8 @@ def test_agrees_with_float64(vocab: int, how: dict[str, object]) -> None:
     dim = 65 if vocab > 1000 else 33
     head, hidden, targets = random_head(vocab, dim, 3 if vocab > 1000 else 9, **how)  # type: ignore[arg-type]
     got = sweep(hidden, head, targets, k=5)
-    all_logits = reference.logits(hidden, head)
-    want = reference.decisions(all_logits, targets, 5)
+    all_logits = reference.sweep.logits(hidden, head)
+    want = reference.sweep.decisions(all_logits, targets, 5)
     size = all_logits[torch.isfinite(all_logits)].abs().max()
     assert size <= 51
     for name in ("topk_values", "logsumexp", "target_logit", "margin", "entropy", "sum_p2", "nll"):
@@ -117,7 +117,7 @@ def test_small_integer_logits_match_a_plain_sort(vocab: int, n: int, k: int, see
     targets = torch.randint(0, vocab, (n,), generator=g)
     head = Head.from_parts(weight)
     got = sweep(hidden, head, targets, k=k)
-    want = reference.decisions(reference.logits(hidden, head), targets, k)
+    want = reference.sweep.decisions(reference.sweep.logits(hidden, head), targets, k)
     for name in ("topk_ids", "rank", "topk_values", "target_logit"):
         assert getattr(got, name).tolist() == want[name], name
     assert bool((got.margin >= 0).all())

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from reference import signatures as updates
+import reference.signatures
 from unembed.head.head import Head
 from unembed.signatures.samples import Samples
 
@@ -120,7 +120,7 @@ def kappa(a: np.ndarray, b: np.ndarray, rank: int, ridge: float) -> float:
 
 
 def gradients(text: Samples, head: Head) -> np.ndarray:
-    return np.array(updates.gradients(text, head, "token"))
+    return np.array(reference.signatures.gradients(text, head, "token"))
 
 
 def fisher(g: np.ndarray) -> np.ndarray:
@@ -128,12 +128,12 @@ def fisher(g: np.ndarray) -> np.ndarray:
 
 
 def error_moment(text: Samples, head: Head) -> np.ndarray:
-    return fisher(updates.errors(text, head))
+    return fisher(reference.signatures.errors(text, head))
 
 
 def diagonal(text: Samples, head: Head) -> np.ndarray:
     """The mean of e[k]² a[i]², tokens by coordinates."""
-    e, a = updates.errors(text, head), states(text)
+    e, a = reference.signatures.errors(text, head), states(text)
     found = np.zeros((head.vocab, head.dim))
     for row in range(len(a)):
         for k in range(head.vocab):
@@ -162,13 +162,13 @@ def unigram_loss(target: Samples, source: Samples, head: Head, alpha: float) -> 
 
 
 def loss(text: Samples, head: Head) -> float:
-    p = updates.probabilities(text, head)
+    p = reference.signatures.probabilities(text, head)
     return float(np.mean([math.log(p[i, y]) for i, y in enumerate(text.targets.tolist())]))
 
 
 def leep(text: Samples, head: Head) -> float:
     """By way of the whole table of joint probabilities, tokens by tokens."""
-    p, y = updates.probabilities(text, head), text.targets.tolist()
+    p, y = reference.signatures.probabilities(text, head), text.targets.tolist()
     joint = np.zeros((head.vocab, head.vocab))
     for i, label in enumerate(y):
         joint[label] += p[i] / len(y)

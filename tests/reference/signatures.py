@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from reference import head as reference
+import reference.sweep
 from unembed.head.head import Head
 from unembed.signatures.samples import Samples
 
@@ -18,7 +18,7 @@ Kernel = Callable[[int, int], float]
 def probabilities(task: Samples, head: Head) -> np.ndarray:
     """softmax of the logits, one token at a time."""
     rows = []
-    for row in reference.logits(task.hidden, head).tolist():
+    for row in reference.sweep.logits(task.hidden, head).tolist():
         weights = [math.exp(logit - max(row)) for logit in row]
         rows.append([weight / math.fsum(weights) for weight in weights])
     return np.array(rows)

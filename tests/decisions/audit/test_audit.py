@@ -12,10 +12,10 @@ import pyarrow as pa
 import pytest
 import torch
 
+import reference.sweep
 import unembed.models.model_pass as model_pass
 from made_up.corpora import TEXTS
 from made_up.models import ARCHITECTURES, small_model
-from reference import head as reference
 from unembed import Audit, Corpus, audit
 from unembed.decisions import AuditOptions
 from unembed.decisions.audit.excerpt import excerpts
@@ -40,7 +40,7 @@ def plainly(model: Any, corpus: Corpus, context: int) -> dict[str, list[Any]]:
             with torch.no_grad():
                 logits = model(input_ids=window[None, :-1]).logits[0].double()
             logits[:, len(corpus.tokenizer) :] = -torch.inf
-            stats = reference.decisions(logits, window[1:], 3)
+            stats = reference.sweep.decisions(logits, window[1:], 3)
             stats["doc"] = [int(corpus.document[row])] * (len(window) - 1)
             stats["pos"] = list(range(start, start + len(window) - 1))
             stats["target"] = window[1:].tolist()

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
+import reference.sweep
 from made_up.heads import random_head
-from reference import head as reference
 from unembed.head.head import Head
 from unembed.head.kernels import eager, fastest, update_of
 from unembed.head.kernels.running import SEGMENT, Running
@@ -128,8 +128,8 @@ def test_sweeps_by_the_kernel_agree_with_float64(vocab: int, how: dict[str, obje
     head, hidden, targets = random_head(vocab, 33, 9, **how)  # type: ignore[arg-type]
     got = sweep(hidden.to(DEVICE), moved(head), targets.to(DEVICE), k=4, precision=PRECISION)
     got = Sweep(*(part.cpu() for part in vars(got).values()))
-    every = reference.logits(hidden, head)
-    want = reference.decisions(every, targets, 4)
+    every = reference.sweep.logits(hidden, head)
+    want = reference.sweep.decisions(every, targets, 4)
     for name in ("topk_values", "logsumexp", "target_logit", "entropy", "sum_p2"):
         off = (getattr(got, name).double() - torch.tensor(want[name]).double()).abs().max()
         assert off <= 5e-5, (name, off)

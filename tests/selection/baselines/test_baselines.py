@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+import reference.signatures
 from reference import baselines as oracle
-from reference import signatures as updates
 from unembed.errors import UnembedError
 from unembed.head.head import Head
 from unembed.selection.baselines import (
@@ -540,7 +540,7 @@ def test_leep_and_losses_do_not_read_the_first_text() -> None:
     head = make_head()
     target, _ = two_texts(head)
     read = replace(target, name="adapted", hidden=2 * target.hidden)
-    p = updates.probabilities(read, head)
+    p = reference.signatures.probabilities(read, head)
     nll = -np.mean([math.log(p[i, y]) for i, y in enumerate(target.targets.tolist())])
     assert score("loss", target, read, head) == pytest.approx(-nll, abs=1e-9)
     for name in MODEL_BASELINES:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from reference import head as reference
+import reference.sweep
 from unembed.errors import UnembedError
 from unembed.head.head import Head
 from unembed.head.kernels import compiled
@@ -141,7 +141,7 @@ def test_features_are_those_of_the_whole_softmax(
     found, got = features(
         hidden, head, targets, sketch, fisher=fisher, precision=precision, k=5, first=first
     )
-    want = direct(reference.logits(hidden, head), hidden, targets, sketch, fisher)
+    want = direct(reference.sweep.logits(hidden, head), hidden, targets, sketch, fisher)
     assert off(got, want) < 1e-5
     assert equal(found, sweep(hidden, head, targets, k=5, precision=precision))
 
@@ -151,7 +151,7 @@ def test_features_are_those_of_the_whole_softmax(
 def test_any_vocabulary(vocab: int, kernel: str) -> None:
     head, hidden, targets = make(vocab, 7, size=4.0)
     sketch, precision = sketched(head), by(kernel, head)
-    logits = reference.logits(hidden, head)
+    logits = reference.sweep.logits(hidden, head)
     for fisher in FISHERS:
         _, got = features(hidden, head, targets, sketch, fisher=fisher, precision=precision)
         want = direct(logits, hidden, targets, sketch, fisher)
@@ -194,7 +194,7 @@ def test_a_sure_prediction_keeps_its_digits(fisher: Fisher, kernel: str) -> None
         sketch, precision = sketched(sure), by(kernel, sure)
         given = hidden[some], sure, targets[some], sketch
         _, got = features(*given, fisher=fisher, precision=precision)
-        logits = reference.logits(hidden[some], sure)
+        logits = reference.sweep.logits(hidden[some], sure)
         assert float(logits.softmax(1)[0, target]) > 1 - 1e-6
         want = direct(logits, hidden[some], targets[some], sketch, fisher)
         assert off(got, replace(want, first=None)) < 1e-5
@@ -235,7 +235,7 @@ def test_a_reader_sees_every_logit_and_changes_nothing(kernel: str) -> None:
     precision = by(kernel, head)
     found, logits = seen_by_a_reader(head, hidden, targets, precision)
     assert equal(found, sweep(hidden, head, targets, precision=precision, block=512))
-    want = reference.logits(hidden, head)
+    want = reference.sweep.logits(hidden, head)
     assert (logits - want).abs().max() < 1e-5
     assert torch.equal(logits[torch.arange(len(targets)), targets], found.target_logit)
 
@@ -259,13 +259,13 @@ def test_sequences(construction: Construction, fisher: Fisher) -> None:
         hidden, head, targets, sequence, sketch, fisher=fisher, first=first
     )
     assert equal(found, sweep(hidden, head, targets))
-    each = direct(reference.logits(hidden, head), hidden, targets, sketch, fisher)
+    each = direct(reference.sweep.logits(hidden, head), hidden, targets, sketch, fisher)
     for i in range(3):
         own = sequence == i
         joint = each.joint[own].sum(0)
         assert got.squared_norm is not None
         if fisher == "empirical":
-            p = reference.logits(hidden[own], head).softmax(1)
+            p = reference.sweep.logits(hidden[own], head).softmax(1)
             p[torch.arange(int(own.sum())), targets[own]] -= 1
             gradient = p.T @ hidden[own].double()
             r, s = (of_gradient(gradient, sketch, which) for which in (0, 1))
@@ -288,7 +288,7 @@ def test_the_squared_norm_of_a_sequence_is_estimated_closely() -> None:
     sketch = sketched(head, m=4096)
     one = torch.zeros(40, dtype=torch.long)
     _, got = sequence_features(hidden, head, targets, one, sketch)
-    p = reference.logits(hidden, head).softmax(1)
+    p = reference.sweep.logits(hidden, head).softmax(1)
     p[torch.arange(40), targets] -= 1
     want = (p.T @ hidden.double()).square().sum()
     assert got.squared_norm is not None

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from reference import head as reference
+import reference.objectives
+import reference.sweep
 from unembed.errors import UnembedError
 from unembed.head.head import Head
 from unembed.head.loss import HeadLoss, head_loss
@@ -77,7 +78,9 @@ def test_the_gram_form_is_the_quadratic_form(k: int, size: float, seed: int) -> 
     unit = torch.nn.functional.normalize(rows, dim=2)
     for name, penalty in (("fisher", fisher_penalty), ("cosine", cosine_penalty)):
         got = penalty(logits, unit @ unit.mT).tolist()
-        want = [reference.penalty(name, *some) for some in zip(logits, rows, strict=True)]
+        want = [
+            reference.objectives.penalty(name, *some) for some in zip(logits, rows, strict=True)
+        ]
         assert got == pytest.approx(want, rel=1e-9, abs=1e-12), name
 
 
@@ -99,7 +102,9 @@ def test_float32_loses_nothing_between_nearly_equal_rows() -> None:
     logits = torch.randn(50, 5, generator=g)
     unit = torch.nn.functional.normalize(rows, dim=2)
     got = fisher_penalty(logits, unit @ unit.mT)
-    want = [reference.penalty("fisher", *some) for some in zip(logits, rows, strict=True)]
+    want = [
+        reference.objectives.penalty("fisher", *some) for some in zip(logits, rows, strict=True)
+    ]
     assert got.dtype == torch.float32
     assert got.tolist() == pytest.approx(want, abs=8 * torch.finfo(torch.float32).eps)
 
@@ -109,13 +114,13 @@ def test_values_are_the_definitions(name: str) -> None:
     objective, (hidden, head, targets) = OBJECTIVES[name], make(dtype=torch.float64, bias=True)
     said = hear(objective, hidden, head, targets)
     found = penalties(objective, said)
-    logits = reference.logits(hidden, head).detach()
+    logits = reference.sweep.logits(hidden, head).detach()
     top = logits.topk(5)
     margin = top.values[:, 0] - top.values[:, 1]
     spreads = {
         kind: torch.tensor(
             [
-                reference.penalty(kind, values, head.weight.detach()[ids])
+                reference.objectives.penalty(kind, values, head.weight.detach()[ids])
                 for values, ids in zip(top.values, top.indices, strict=True)
             ],
             dtype=torch.float64,

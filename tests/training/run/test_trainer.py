@@ -15,11 +15,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import reference.sweep
 from conftest import train_tokenizer
 from made_up.models import small_model
 from made_up.tokenizers import with_bos
 from places import ROOT
-from reference import head as reference
 from unembed.errors import UnembedError
 from unembed.head.head import Head, final_hidden
 from unembed.models.checkpoint import Checkpoint, quietly
@@ -407,7 +407,7 @@ def test_the_two_gradients_are_compared_as_two_backward_passes_would(
     kept, ids = Targets.of(used[0]["labels"]).kept, Targets.of(used[0]["labels"]).ids
     rows = hidden[kept].double().requires_grad_()
     weight = head.weight.double().requires_grad_()
-    logits = reference.logits(rows, replace(head, weight=weight))
+    logits = reference.sweep.logits(rows, replace(head, weight=weight))
     nll = logits.logsumexp(1) - logits.gather(1, ids[:, None])[:, 0]
     penalty = fisher(logits, weight, 5).mean()
     where = rows if scope == "full" else weight
