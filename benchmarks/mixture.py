@@ -32,7 +32,8 @@ import numpy as np
 import torch
 
 from mixture_pool import EACH, Part, Topic, drawn, read, state_of
-from unembed.selection.mixing.mixture import BY, mix
+from unembed.selection.mixing.mixture import mix
+from unembed.selection.scores import FEATURES
 from unembed.signatures.alignment.align import align
 from unembed.signatures.signature import Identity, Signature
 from unembed.stats.estimate import Estimate
@@ -82,7 +83,7 @@ def main() -> None:
     parser.add_argument("--positions", type=int, default=20_000, help="of target and sources each")
     parser.add_argument("--triples", type=int, default=40, help="of a pool, at random")
     parser.add_argument("--splits", type=int, default=20)
-    parser.add_argument("--by", nargs="+", choices=list(BY), default=list(BY))
+    parser.add_argument("--by", nargs="+", choices=list(FEATURES), default=list(FEATURES))
     parser.add_argument("--m", type=int, default=4_096)
     parser.add_argument("--wikitext", type=Path, help="one more domain of the distinct pool")
     parser.add_argument("--keep", type=Path, help="folder to keep the passages' sums in")

@@ -36,7 +36,8 @@ from unembed.signatures.reading.sketcher import SketchOptions
 from unembed.signatures.samples import Samples
 from unembed.signatures.signature import Identity, Signature, empty, finished, piece
 from unembed.signatures.sketches.constructions import sketch_of
-from unembed.signatures.sketches.sketch import CONSTRUCTIONS, SketchSpec
+from unembed.signatures.sketches.names import CONSTRUCTIONS
+from unembed.signatures.sketches.sketch import SketchSpec
 
 POSITIONS = 2_400
 ROWS = 600

@@ -11,12 +11,10 @@ import pytest
 
 from command_line import QUICK, Run, sketch_all, write_texts
 from made_up.adapters import save_adapter
-from unembed.cli.choose.rank import MODELS, READ, SIGNED
-from unembed.selection.baselines import BASELINES, MODEL_BASELINES
-from unembed.selection.ranking.rank import SCORES
 from unembed.selection.ranking.records import Ranked, Ranking
 from unembed.selection.ranking.run import RankingRun
 from unembed.selection.ranking.text import ranking_text
+from unembed.selection.scores import SCORES
 from unembed.signatures.alignment.align import align
 from unembed.signatures.file import load
 
@@ -49,10 +47,9 @@ def summary(out: str) -> dict[str, Any]:
     return found
 
 
-def test_the_scores_are_those_that_there_are() -> None:
-    assert SIGNED == SCORES
-    assert READ == BASELINES
-    assert MODELS == MODEL_BASELINES
+def test_the_help_names_every_score(run: Run) -> None:
+    words = run("rank", "--help").out.replace("\n", " ").split()
+    assert all(any(word.strip("(),.;") == name for word in words) for name in SCORES)
 
 
 def test_signatures_are_ranked(run: Run, signatures: list[Path], tmp_path: Path) -> None:

@@ -105,9 +105,10 @@ def paired_debiased_cka(a: np.ndarray, b: np.ndarray, documents: list[int]) -> f
     return product / math.sqrt(own * other)
 
 
-def kappa(a: np.ndarray, b: np.ndarray, rank: int, ridge: float) -> float:
+def kappa(a: np.ndarray, b: np.ndarray, rank: int, ridge: float, *, centre: bool = True) -> float:
     """The distance from the polar factor, which is written out."""
-    a, b = a - a.mean(0), b - b.mean(0)
+    if centre:
+        a, b = a - a.mean(0), b - b.mean(0)
     sides = []
     for x in (a, b):
         values, vectors = np.linalg.eigh(x.T @ x / len(x))

@@ -15,14 +15,12 @@ from made_up.selection import FEW, mixture, ranking
 from unembed.report.parts.scales import scale_of
 from unembed.report.selection import mixture as mixture_report
 from unembed.report.selection import ranking as ranking_report
-from unembed.report.selection.meanings import MEANINGS, NAMES
 from unembed.report.selection.mixture import mixture_page
 from unembed.report.selection.ranking import contenders, probability, ranking_page
-from unembed.selection.baselines import BASELINES, MODEL_BASELINES
 from unembed.selection.mixing.record import Mixture
 from unembed.selection.mixing.text import interleave_line
-from unembed.selection.ranking.rank import SCORES
 from unembed.selection.ranking.records import Ranking
+from unembed.selection.scores import SCORES
 from unembed.stats.estimate import Estimate
 
 FACTS = [("Model", "example/base <b>")]
@@ -195,10 +193,9 @@ def test_notes_say_what_to_know() -> None:
 
 
 def test_every_score_has_a_name_and_a_meaning() -> None:
-    for score in (*SCORES, *BASELINES, *MODEL_BASELINES):
-        assert score in NAMES
-        assert score in MEANINGS
-        assert MEANINGS[score] in ranked(ranking(2, by=score)).replace("&#39;", "'")
+    for name, score in SCORES.items():
+        assert score.label
+        assert score.meaning in ranked(ranking(2, by=name)).replace("&#39;", "'")
     assert "The larger the score" in ranked(ranking(2, by="another"))
 
 

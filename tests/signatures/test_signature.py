@@ -26,7 +26,8 @@ from unembed.signatures.signature import (
     subtract,
 )
 from unembed.signatures.sketches.constructions import sketch_of
-from unembed.signatures.sketches.sketch import CONSTRUCTIONS, Construction, SketchSpec
+from unembed.signatures.sketches.names import CONSTRUCTIONS
+from unembed.signatures.sketches.sketch import SketchSpec
 from unembed.signatures.state import SUMMED
 from unembed.signatures.sums import HASHES, kept
 
@@ -239,7 +240,7 @@ def test_facts_that_differ_are_joined() -> None:
 
 @pytest.mark.parametrize("construction", CONSTRUCTIONS)
 def test_a_number_and_the_one_half_further_are_a_feature_of_their_own(
-    construction: Construction,
+    construction: str,
 ) -> None:
     """What the groups and blocks of features rest on, in every construction."""
     m = 64

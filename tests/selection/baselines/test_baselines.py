@@ -34,8 +34,8 @@ from unembed.signatures.alignment.exact import exact_alignments
 from unembed.signatures.samples import Samples
 
 SYMMETRIC = tuple(name for name in BASELINES if name not in ("unigram_loss", "random"))
-STATES = ("cka", "cka_debiased", "rsa", "svcca", "procrustes")
-ROTATED = ("cka", "cka_debiased", "svcca", "procrustes")
+STATES = ("cka", "cka_debiased", "rsa", "svcca", "kappa", "procrustes")
+ROTATED = ("cka", "cka_debiased", "svcca", "kappa", "procrustes")
 PAIRED = (linear_cka, debiased_cka, rsa, svcca, procrustes)
 
 
@@ -88,6 +88,10 @@ def wanted(name: str, target: Samples, source: Samples, head: Head) -> float:
             return oracle.rank_likeness(x.T, y.T)
         case "svcca":
             return oracle.subspace_likeness(c, d)
+        case "kappa":
+            rank = min(oracle.principal(z).shape[1] for z in (c, d))
+            described = ((z - z.mean(0)).T for z in (x, y))
+            return 1 - oracle.kappa(*described, rank, 0.0, centre=False)
         case "procrustes":
             trace = math.sqrt(np.trace(c) * np.trace(d))
             return oracle.nuclear(oracle.root(c) @ oracle.root(d)) / trace
@@ -117,7 +121,7 @@ def test_each_is_its_obvious_twin(name: str, plain: bool) -> None:
         head = make_head(7, dim, plain)
         target, source = two_texts(head)
         found = score(name, target, source, head)
-        tolerance = 1e-7 if name in ("procrustes", "svcca") else 1e-9
+        tolerance = 1e-7 if name in ("procrustes", "svcca", "kappa") else 1e-9
         assert found == pytest.approx(wanted(name, target, source, head), abs=tolerance)
 
 

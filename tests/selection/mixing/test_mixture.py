@@ -26,11 +26,12 @@ from unembed.errors import UnembedError
 from unembed.models.checkpoint import load
 from unembed.selection.mixing.fit import Fit
 from unembed.selection.mixing.inner_products import InnerProducts, Shares
-from unembed.selection.mixing.mixture import BY, mix
+from unembed.selection.mixing.mixture import mix
 from unembed.selection.mixing.nonnegative import nonnegative, nonnegative_each
 from unembed.selection.mixing.record import Mixture
 from unembed.selection.mixing.run import MixtureRun, mix_signatures
 from unembed.selection.mixing.text import interleave_line, mixture_text
+from unembed.selection.scores import FEATURES
 from unembed.signatures.file import export
 from unembed.signatures.file import load as read_signature
 from unembed.signatures.reading.run import sketch
@@ -132,7 +133,7 @@ def test_weights_at_the_edge() -> None:
 
 
 @pytest.mark.parametrize("debias", [True, False])
-@pytest.mark.parametrize("by", BY)
+@pytest.mark.parametrize("by", FEATURES)
 def test_agrees_with_loops_over_every_pair(by: str, debias: bool) -> None:
     kernel = {"gradient": "first_moment"}.get(by, by)
     sources = [small(150, 2), small(120, 3), small(180, 5)]
@@ -161,7 +162,7 @@ def test_a_text_of_the_sources_own_documents_is_their_blend_exactly() -> None:
     target = replace(
         merge(merge(parts[0], scaled(parts[1], 0.5)), scaled(parts[2], 0.25)), name="t"
     )
-    for by in BY:
+    for by in FEATURES:
         found = mix(target, parts, by=by, debias=False)
         np.testing.assert_allclose(weights_of(found), np.array([4, 2, 1]) / 7, rtol=1e-5)
         assert found.total.value == pytest.approx(1, rel=1e-5)

@@ -22,8 +22,9 @@ from reference.alignment import (
 from reference.ranking import chances, joint_shares
 from unembed.errors import UnembedError
 from unembed.selection.ranking.best import covariance, probabilities, together
-from unembed.selection.ranking.rank import SCORES, rank
+from unembed.selection.ranking.rank import rank
 from unembed.selection.ranking.records import Ranking
+from unembed.selection.scores import SIGNATURE_SCORES
 from unembed.signatures.alignment.align import align
 from unembed.signatures.alignment.estimators import Kind
 from unembed.signatures.file import export, load
@@ -33,7 +34,7 @@ from unembed.signatures.sketches.sketch import SketchSpec
 
 VOCAB, DIM, EXACT = 5, 4, 256
 """So that ``g gᵀ`` has 210 different numbers, all of which are kept of blocks."""
-ALIGNED = {name: "first_moment" if name == "gradient" else name for name in SCORES[:-1]}
+ALIGNED = {name: "first_moment" if name == "gradient" else name for name in SIGNATURE_SCORES[:-1]}
 
 
 def small(n: int, seed: int, *, per_document: int = 1) -> Task:

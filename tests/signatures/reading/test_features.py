@@ -19,8 +19,9 @@ from unembed.head.sweep import Sweep, sweep
 from unembed.signatures.reading.features import features, sequence_features
 from unembed.signatures.signature import Fisher
 from unembed.signatures.sketches.constructions import sketch_of
+from unembed.signatures.sketches.names import CONSTRUCTIONS
 from unembed.signatures.sketches.projections import bucket_tables
-from unembed.signatures.sketches.sketch import CONSTRUCTIONS, Construction, Sketch, SketchSpec
+from unembed.signatures.sketches.sketch import Sketch, SketchSpec
 from unembed.signatures.state import Features
 
 KERNELS = [
@@ -55,7 +56,7 @@ def awkward() -> tuple[Head, Tensor, Tensor]:
     return head, hidden, targets
 
 
-def sketched(head: Head, construction: Construction = "complex_tensorsketch", m: int = M) -> Sketch:
+def sketched(head: Head, construction: str = "complex_tensorsketch", m: int = M) -> Sketch:
     return sketch_of(SketchSpec(head.vocab, head.dim, construction, m, seed=3))
 
 
@@ -133,7 +134,7 @@ def seen_by_a_reader(
 @pytest.mark.parametrize("fisher", FISHERS)
 @pytest.mark.parametrize("construction", CONSTRUCTIONS)
 def test_features_are_those_of_the_whole_softmax(
-    construction: Construction, fisher: Fisher, kernel: str
+    construction: str, fisher: Fisher, kernel: str
 ) -> None:
     head, hidden, targets = awkward()
     sketch = sketched(head, construction)
@@ -250,7 +251,7 @@ def of_gradient(gradient: Tensor, sketch: Sketch, which: int) -> Tensor:
 
 @pytest.mark.parametrize("fisher", FISHERS)
 @pytest.mark.parametrize("construction", ["complex_tensorsketch", "srht"])
-def test_sequences(construction: Construction, fisher: Fisher) -> None:
+def test_sequences(construction: str, fisher: Fisher) -> None:
     """Of three sequences, whose positions come mixed, over several batches of rows."""
     head, hidden, targets = make(1000, 530, size=5.0)
     sketch, first = sketched(head, construction), fisher == "empirical"

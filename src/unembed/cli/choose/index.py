@@ -13,10 +13,10 @@ import click
 from unembed.cli.choose.index_build import build_command
 from unembed.cli.options import LOADING, TEXT, Source, with_options
 from unembed.errors import UnembedError
+from unembed.selection.scores import FEATURES
 
 if TYPE_CHECKING:
     from unembed.models.checkpoint import Checkpoint
-    from unembed.selection.index.files import By
     from unembed.selection.index.query import Answer
     from unembed.signatures.signature import Signature
     from unembed.text.corpus import Corpus
@@ -58,7 +58,7 @@ index_command.add_command(build_command)
 @click.option("--replace", is_flag=True, help="Put it in the place of another of its name.")
 @click.option(
     "--by",
-    type=click.Choice(["joint", "activation", "error", "gradient"]),
+    type=click.Choice(list(FEATURES)),
     help="What cosines are of, of a new index [joint].",
 )
 @click.option(
@@ -100,7 +100,7 @@ def add_command(
     digests = [digest for _signed, digest in loaded]
     named = [with_name(signed, name=name or signed.name) for signed, _digest in loaded]
     there = Index.open(index, check=False, wait_s=wait) if (index / HEADER).exists() else None
-    kind: By = by or "joint"
+    kind: str = by or "joint"
     identity = named[0].identity
     if there is not None:
         identity, kind = there.identity, there.by

@@ -12,6 +12,7 @@ from unembed.cli.choose.tasks import signatures_of
 from unembed.cli.options import LOADING, PRINTING, TEXT, WINDOWS, Source, with_options
 from unembed.cli.printing import page_of, typed
 from unembed.errors import UnembedError
+from unembed.selection.scores import FEATURES
 
 FILE = click.Path(path_type=Path)
 
@@ -22,7 +23,7 @@ FILE = click.Path(path_type=Path)
 @click.option("-o", "--out", type=FILE, required=True, help="Run folder.")
 @click.option(
     "--by",
-    type=click.Choice(["joint", "activation", "error", "gradient"]),
+    type=click.Choice(list(FEATURES)),
     default="joint",
     show_default=True,
     help="What the mixture has in common with TARGET: the Fisher, what inputs or mistakes alone "

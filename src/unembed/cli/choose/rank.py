@@ -11,32 +11,13 @@ import click
 from unembed.cli.options import LOADING, PRINTING, TEXT, WINDOWS, Source, with_options
 from unembed.cli.printing import page_of, typed
 from unembed.errors import UnembedError
+from unembed.selection.scores import BASELINES, MODEL_BASELINES, SCORES, SIGNATURE_SCORES
 
 if TYPE_CHECKING:
     from unembed.selection.ranking.run import RankingRun
 
 FILE = click.Path(path_type=Path)
 
-SIGNED = ("joint", "activation", "error", "proxy", "gradient", "step")
-"""Scores of signatures."""
-READ = (
-    "cka",
-    "cka_debiased",
-    "rsa",
-    "svcca",
-    "procrustes",
-    "fa_cka_product",
-    "fa_cka_kernel",
-    "fa_cka_centred",
-    "task2vec",
-    "fisher_diagonal",
-    "unigram",
-    "unigram_loss",
-    "random",
-)
-"""Baselines that read texts."""
-MODELS = ("h_score", "logme", "leep", "loss")
-"""Baselines that read the target's text by each source's model."""
 POSITIONS = 2000
 """Positions of each text that a baseline reads."""
 
@@ -47,13 +28,13 @@ POSITIONS = 2000
 @click.option("-o", "--out", type=FILE, required=True, help="Run folder.")
 @click.option(
     "--by",
-    type=click.Choice([*SIGNED, *READ, *MODELS]),
+    type=click.Choice(list(SCORES)),
     default="joint",
     show_default=True,
     metavar="SCORE",
-    help="joint, activation, error or proxy (Fishers), gradient (signed cosine of mean gradients), "
-    f"step (the fall of the target's loss), or a baseline: {', '.join(READ)}; and of adapters "
-    f"{', '.join(MODELS)}.",
+    help="Of signatures: "
+    + ", ".join(f"{name} ({SCORES[name].label})" for name in SIGNATURE_SCORES)
+    + f". Baselines, of texts: {', '.join(BASELINES)}; of adapters: {', '.join(MODEL_BASELINES)}.",
 )
 @click.option("--model", help="Model to read texts and adapters on.")
 @click.option("--probe", help="Text to sketch adapters on [the target's].")
@@ -106,7 +87,7 @@ def rank_command(
 
     check_folder(out)
     tasks, source = (target, *sources), Source.taken(given)
-    if by in SIGNED:
+    if by in SIGNATURE_SCORES:
         if blocks is not None:
             raise UnembedError(f"--blocks {blocks} is for baselines: {by} has blocks in signatures")
         done = _by_signatures(

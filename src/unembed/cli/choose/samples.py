@@ -45,7 +45,7 @@ def read_tasks(
     Raises UnembedError for sources of the other form, a task given twice, and what cannot be read.
     """
     from unembed.models.adapters import adapted
-    from unembed.selection.baselines import MODEL_BASELINES
+    from unembed.selection.scores import MODEL_BASELINES
 
     check_once(given)
     target, *others = given

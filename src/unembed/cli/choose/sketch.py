@@ -11,6 +11,7 @@ import click
 
 from unembed.cli.options import BATCHES, LOADING, PRINTING, TEXT, WINDOWS, Source, with_options
 from unembed.errors import UnembedError
+from unembed.signatures.sketches.names import CONSTRUCTIONS, DEFAULT
 
 if TYPE_CHECKING:
     from unembed.signatures.signature import Signature
@@ -49,10 +50,12 @@ FILE = click.Path(path_type=Path)
 @with_options(*WINDOWS, *TEXT)
 @click.option(
     "--construction",
-    type=click.Choice(["complex_tensorsketch", "tensorsketch", "complex_srht", "srht", "dense"]),
-    default="complex_tensorsketch",
+    type=click.Choice(list(CONSTRUCTIONS)),
+    default=DEFAULT,
     show_default=True,
-    help="Kind of random map; srht is the published one.",
+    help="Kind of random map: "
+    + "; ".join(f"{name}, {one.meaning}" for name, one in CONSTRUCTIONS.items())
+    + ".",
 )
 @click.option("--m", type=int, default=4096, show_default=True, help="Numbers a signature holds.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the random maps.")

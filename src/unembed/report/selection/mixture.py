@@ -8,24 +8,12 @@ from unembed.report.parts.forest import Cell, Forest, ForestRow, reach
 from unembed.report.parts.page import environment
 from unembed.report.parts.scales import scale_of
 from unembed.report.parts.wording import count, counted, full, interval, share
-from unembed.report.selection.meanings import name_of
 from unembed.selection.mixing.record import Mixture, Share
 from unembed.selection.mixing.text import interleave_line
+from unembed.selection.scores import named
 
 NAMED = 4
 """Sources that the headline names; the rest it counts."""
-
-MATCHED = {
-    "joint": "The directions along which a text pushes the output head, whichever way, and how "
-    "strongly. Of all mixtures this one comes nearest to the target’s.",
-    "activation": "The hidden states that the head reads, and not which tokens follow them. Of all "
-    "mixtures this one comes nearest to the target’s.",
-    "error": "Which tokens are predicted too much or too little, and not in which states. Of all "
-    "mixtures this one comes nearest to the target’s.",
-    "gradient": "The mean gradient of the output head, with its sign. Of all mixtures this one "
-    "comes nearest to the target’s.",
-}
-"""What a mixture is found by, for a reader who has not met it."""
 
 
 def mixture_page(
@@ -50,7 +38,7 @@ def mixture_page(
             account=account(mixture),
             notes=mixture.warnings,
             forest=forest(mixture),
-            matched=MATCHED.get(mixture.by, ""),
+            matched=named(mixture.by).matched,
             line=interleave_line(mixture),
             facts=(*facts, *([("Command", command)] if command else [])),
         )
@@ -76,7 +64,7 @@ def extent(mixture: Mixture) -> str:
         f"{count(used)} of {counted(len(mixture.shares), 'source')} used, "
         f"{counted(sum(one.samples for one in mixture.shares), 'sample')}; target: "
         f"{counted(mixture.samples, 'sample')} of {counted(mixture.documents, 'document')}. "
-        f"Matched by {name_of(mixture.by)}."
+        f"Matched by {named(mixture.by).label}."
     )
 
 

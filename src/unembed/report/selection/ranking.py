@@ -9,8 +9,8 @@ from unembed.report.parts.page import environment
 from unembed.report.parts.parts import Table
 from unembed.report.parts.scales import scale_of
 from unembed.report.parts.wording import Wording, count, counted, decimal
-from unembed.report.selection.meanings import SIGNED, meaning_of, name_of
 from unembed.selection.ranking.records import Ranked, Ranking
+from unembed.selection.scores import Score, named
 
 OK = "ok"
 """The status of a task that has enough samples."""
@@ -20,8 +20,6 @@ SURE = 0.95
 
 NAMED = 3
 """Sources that the headline names beside the first; of more it gives the number."""
-
-_DEBIASED = ("activation", "error", "joint", "proxy")
 
 
 def ranking_page(
@@ -37,6 +35,7 @@ def ranking_page(
     file that loads nothing; the same arguments give the same page, byte for byte.
     """
     scored, unscored = _parted(ranking)
+    score = named(ranking.by)
     return (
         environment()
         .get_template("ranking.html.jinja")
@@ -45,8 +44,8 @@ def ranking_page(
             reading=reading(ranking),
             extent=extent(ranking),
             notes=notes(ranking),
-            score=name_of(ranking.by),
-            meaning=meaning_of(ranking.by),
+            score=score.label,
+            meaning=score.meaning,
             forest=forest(ranking) if scored else None,
             certain=len(scored) > 1 and any(source.best is not None for source in scored),
             unscored=unscored_table(unscored) if unscored else None,
@@ -111,9 +110,10 @@ def extent(ranking: Ranking) -> str:
         f"{counted(sum(source.samples for source in ranking.sources), 'sample')}; target: "
         f"{counted(ranking.samples, 'sample')} of {documents}. "
     )
-    if ranking.by in _DEBIASED:
+    score = named(ranking.by)
+    if _debiasable(score):
         words += "Debiased. " if ranking.debiased else "Not debiased. "
-    return words + f"Score: {name_of(ranking.by)}. Method: {ranking.method}."
+    return words + f"Score: {score.label}. Method: {ranking.method}."
 
 
 def notes(ranking: Ranking) -> tuple[str, ...]:
@@ -130,13 +130,13 @@ def notes(ranking: Ranking) -> tuple[str, ...]:
         one = len(unscored) == 1
         left = f"{unscored[0].name} has" if one else f"{count(len(unscored))} sources have"
         found.append(f"{left} no score, and may be better than any that has one.")
-    if scored and ranking.by in SIGNED:
+    if scored and named(ranking.by).signed:
         against = f"by this, each source works against {ranking.target}."
         if _value(scored[0]) < 0:
             found.append(f"Every score is below 0: {against}")
         elif not any(source.low is not None and source.low > 0 for source in scored):
             found.append("No score is told apart from 0: it may be that no source helps.")
-    if not ranking.debiased and ranking.by in _DEBIASED:
+    if not ranking.debiased and _debiasable(named(ranking.by)):
         found.append(
             "The norms count each sample against itself: the fewer a source’s samples, the lower "
             "its score reads."
@@ -157,7 +157,7 @@ def forest(ranking: Ranking) -> Forest:
     )
     ends = reach(rows)
     zero = ReferenceLine(0.0, "0") if min(ends) < 0 < max(ends) else None
-    head = ["source", name_of(ranking.by), "score", *(["P(best)"] if certain else [])]
+    head = ["source", named(ranking.by).label, "score", *(["P(best)"] if certain else [])]
     head += ["95 % interval", "samples", "documents", *(["status"] if doubts else [])]
     return Forest(
         caption=f"Sources for {ranking.target}, the most promising first",
@@ -201,6 +201,11 @@ def _row(source: Ranked, form: Wording, *, certain: bool, doubts: bool, lead: bo
         cells.append(Cell(source.status))
     look = "lead" if lead else "faint" if source.status != OK else ""
     return ForestRow(source.name, source.value, source.low, source.high, tuple(cells), look)
+
+
+def _debiasable(score: Score) -> bool:
+    """Whether pairs of a sample with itself would raise its norms: those of Fishers."""
+    return score.cosine and not score.signed
 
 
 def _parted(ranking: Ranking) -> tuple[list[Ranked], list[Ranked]]:

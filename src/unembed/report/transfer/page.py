@@ -15,7 +15,6 @@ from unembed.report.parts.parts import Table
 from unembed.report.parts.points import Cloud, Frame, as_script, cloud_data, draw_cloud, look
 from unembed.report.parts.scales import scale_of
 from unembed.report.parts.wording import count, counted, visible
-from unembed.report.selection.meanings import MEANINGS
 from unembed.report.transfer.choices import Means, choices_table, firsts, gains_table, number
 from unembed.report.transfer.maps import Marks, Shades, decimals, gains_map, scores_map, widths
 from unembed.report.transfer.verdicts import (
@@ -32,6 +31,7 @@ from unembed.report.transfer.verdicts import (
     reading,
     reasons,
 )
+from unembed.selection.scores import SCORES
 from unembed.selection.transfer.records import Transfer, Verdict
 
 SCATTER = (Frame(540.0, 390.0), Frame(340.0, 310.0))
@@ -148,7 +148,7 @@ def _method(
         name=name,
         remark=_remark(name),
         verdict="" if known is None else agreement(known),
-        meaning=MEANINGS.get(base(name), ""),
+        meaning=SCORES[base(name)].meaning if base(name) in SCORES else "",
         shades=shades,
         ends=f"{low} to {high}",
         map=scores_map(matrix, f"score-{at}", means.names, marks),

@@ -9,7 +9,7 @@ from unembed.report.parts.forest import Cell, Forest, ForestRow, ReferenceLine, 
 from unembed.report.parts.parts import Table
 from unembed.report.parts.scales import scale_of
 from unembed.report.parts.wording import Wording, count, counted, decimal, full, share
-from unembed.selection.baselines import MODEL_BASELINES
+from unembed.selection.scores import MODEL_BASELINES
 from unembed.selection.transfer.records import Transfer, Verdict
 from unembed.selection.transfer.verdicts import compared
 from unembed.stats.estimate import Estimate

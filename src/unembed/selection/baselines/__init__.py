@@ -4,10 +4,11 @@
 ``procrustes`` and ``kappa`` compare two representations of the same positions.
 """
 
+from unembed.selection.baselines.by_name import score
 from unembed.selection.baselines.representation import linear_cka, procrustes, rsa, svcca
-from unembed.selection.baselines.scores import BASELINES, MODEL_BASELINES, score
 from unembed.selection.baselines.unbiased import debiased_cka
 from unembed.selection.baselines.whitening import kappa
+from unembed.selection.scores import BASELINES, MODEL_BASELINES
 
 __all__ = [
     "BASELINES",

@@ -1,4 +1,7 @@
-"""LogME: the evidence of a linear model of the classes, with its two variances at their best."""
+"""LogME: the evidence of a linear model of the classes, with its two variances at their best.
+
+As in ``models``, ``source`` is the target's text as the source's model reads it.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from unembed.head.head import Head
 from unembed.selection.baselines.models import ROUNDING, class_sums
 from unembed.signatures.samples import Samples
 
@@ -21,7 +25,7 @@ GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 @torch.no_grad()
-def logme(text: Samples) -> float:
+def logme(target: Samples, source: Samples, head: Head) -> float:
     """LogME, the log maximum evidence (You et al. 2021), in nats a position.
 
     For each next token c that occurs, with ``y = [y_i = c]`` and hidden states f (not centred)::
@@ -38,14 +42,14 @@ def logme(text: Samples) -> float:
     has no bound). The same under rotation and scale of the states. NaN where all states are 0.
     Source: theory §11.
     """
-    hidden = text.hidden.double()
+    hidden = source.hidden.double()
     n = len(hidden)
     if not bool(hidden.any()):
         return math.nan
     vectors, values, _ = torch.linalg.svd(hidden, full_matrices=False)
     kept = values > ROUNDING * values[0]
     vectors, values = vectors[:, kept], values[kept]
-    sums, count = class_sums(vectors, text.targets.to(hidden.device))
+    sums, count = class_sums(vectors, source.targets.to(hidden.device))
     explained = sums.square()
     # What is left over is a squared norm: 0, but for rounding, where the states span everything.
     whole = len(values) == n

@@ -34,7 +34,7 @@ def fa_cka_product(target: Samples, source: Samples, head: Head) -> float:
 
     NaN where all states of a text are the same, and where all errors are 0.
     """
-    return cka(target, source) * _cosine(error_grams(target, source, head))
+    return cka(target, source, head) * _cosine(error_grams(target, source, head))
 
 
 def fa_cka_kernel(target: Samples, source: Samples, head: Head) -> float:

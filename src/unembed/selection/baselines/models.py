@@ -1,7 +1,8 @@
 """How well a source's model serves a target, from the target's text as that model reads it.
 
-``text`` is the target's text with the hidden states of the source's model, ``head`` that model's
-head: there is one text, and its next tokens are the classes. None of these is symmetric.
+``source`` is the target's text with the hidden states of the source's model, ``head`` that model's
+head. There is one text, and its next tokens are the classes, so nothing is read of ``target``. None
+of these is symmetric.
 """
 
 from __future__ import annotations
@@ -24,19 +25,22 @@ ROUNDING = 1e-12
 
 
 @torch.no_grad()
-def loss(text: Samples, head: Head) -> float:
+def loss(target: Samples, source: Samples, head: Head) -> float:
     """Minus the mean cross-entropy in nats, ``mean log softmax(logits)[y]``: target perplexity.
 
     The perplexity is ``exp(-loss)``. Source: theory §11.
     """
-    hidden, targets = text.hidden.to(head.weight.device), text.targets.to(head.weight.device).long()
+    hidden, targets = (
+        source.hidden.to(head.weight.device),
+        source.targets.to(head.weight.device).long(),
+    )
     chosen = (hidden.double() * head.weight[targets].double()).sum(1)
     apply_recipe(chosen[None], head, None if head.bias is None else head.bias[targets].double())
     return float((chosen - logsumexp(hidden, head, BLOCK)).mean())
 
 
 @torch.no_grad()
-def leep(text: Samples, head: Head) -> float:
+def leep(target: Samples, source: Samples, head: Head) -> float:
     """LEEP, the log expected empirical prediction (Nguyen et al. 2020), at most 0::
 
         P(y, z) = mean over i of [y_i = y] p_i[z]            # p_i = softmax(logits_i)
@@ -48,8 +52,8 @@ def leep(text: Samples, head: Head) -> float:
     rare tokens alike whatever the model. Source: theory §11.
     """
     device = head.weight.device
-    hidden = text.hidden.to(device).double()
-    classes, member = text.targets.to(device).unique(return_inverse=True)
+    hidden = source.hidden.to(device).double()
+    classes, member = source.targets.to(device).unique(return_inverse=True)
     found = hidden.new_zeros(len(hidden))
     normaliser = logsumexp(hidden, head, BLOCK)
     for p in probability_blocks(hidden, head, normaliser, BLOCK):
@@ -61,7 +65,7 @@ def leep(text: Samples, head: Head) -> float:
 
 
 @torch.no_grad()
-def h_score(text: Samples) -> float:
+def h_score(target: Samples, source: Samples, head: Head) -> float:
     """The regularised H-score (Bao et al. 2019; Ibrahim et al. 2022): larger where classes part::
 
         S = (1 - δ) cov(a) + δ mean_variance I               # Ledoit and Wolf's δ
@@ -73,7 +77,7 @@ def h_score(text: Samples) -> float:
     states do not vary add nothing. The same under rotation, scale and shift of the states. NaN
     where all states are the same. Source: theory §11.
     """
-    a = centred(text.hidden)
+    a = centred(source.hidden)
     n, dim = a.shape
     if not bool(a.any()):
         return math.nan
@@ -82,7 +86,7 @@ def h_score(text: Samples) -> float:
     vectors, spread = vectors[:, kept], values[kept].square() / n
     mean = float(spread.sum()) / dim
     shrunk = _shrinkage(float((a.square().sum(1)).square().sum()), spread, n, dim)
-    sums, count = class_sums(vectors, text.targets.to(a.device))
+    sums, count = class_sums(vectors, source.targets.to(a.device))
     # The states are vectors * values: the variance between classes along each direction.
     between = (sums.square() / count[:, None]).sum(0) * spread
     return float((1 - shrunk) * (between / ((1 - shrunk) * spread + shrunk * mean)).sum())

@@ -19,6 +19,7 @@ def kappa(
     *,
     rank: int | None = None,
     ridge: float = 1e-6,
+    centre: bool = True,
 ) -> float:
     """The distance of the whitened cross-covariance from the nearest rotation, from 0 to 1.
 
@@ -31,12 +32,12 @@ def kappa(
     linear map of the other within those directions (but for the ridge, in units of squared
     entries), 1 where they are not correlated. ``rank`` is r; None takes as many
     directions as hold 99 % of the variance, of the one that needs fewer. The same under rotation
-    of either. Not a score of unpaired texts: it needs the same positions in both.
+    of either. ``centre=False`` leaves the column means in.
 
     NaN where a representation is the same at all positions. Raises UnembedError for a rank that
     the matrices cannot have, a negative ridge, and rows that cannot be paired. Source: theory §11.
     """
-    a, b = paired(a, b, centre=True)
+    a, b = paired(a, b, centre)
     most = min(len(a), a.shape[1], b.shape[1])
     if rank is not None and not 1 <= rank <= most:
         raise UnembedError(f"rank is {rank}: these matrices have from 1 to {most} directions")

@@ -16,7 +16,7 @@ import zlib
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from unembed.errors import UnembedError
 from unembed.runs import store
@@ -25,8 +25,6 @@ from unembed.selection.index.entries import Entry
 from unembed.signatures.file import Dtype
 from unembed.signatures.signature import Identity
 from unembed.signatures.sketches.sketch import SketchSpec
-
-By = Literal["joint", "activation", "error", "gradient"]
 
 HEADER = "index.json"
 SCHEMA = 1
@@ -46,7 +44,7 @@ class Header:
     """
 
     identity: Identity
-    by: By
+    by: str
     dtype: Dtype
     generation: int = 1
     step: int = 1

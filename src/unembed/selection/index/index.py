@@ -14,12 +14,13 @@ from jaxtyping import Float, UInt64
 from unembed.errors import UnembedError, WriteError
 from unembed.selection.index.approximate import Approximate, built, faiss_module, keep
 from unembed.selection.index.entries import Entry, Label
-from unembed.selection.index.files import HEADER, By, Header, Record, append, refusals, strangers
+from unembed.selection.index.files import HEADER, Header, Record, append, refusals, strangers
 from unembed.selection.index.growth import settle
 from unembed.selection.index.ledger import Ledger, new_index
 from unembed.selection.index.lock import alone
 from unembed.selection.index.query import Answer, ask, intact
 from unembed.selection.index.vectors import Mean, stored
+from unembed.selection.scores import FEATURES
 from unembed.signatures.file import Dtype, as_bytes
 from unembed.signatures.signature import Identity, Signature, mismatch
 
@@ -58,7 +59,7 @@ class Index:
         folder: str | Path,
         identity: Identity,
         *,
-        by: By = "joint",
+        by: str = "joint",
         dtype: Dtype = "float32",
         wait_s: float = WAIT_S,
     ) -> Index:
@@ -70,6 +71,8 @@ class Index:
         folder = Path(folder)
         with refusals(folder):
             folder.mkdir(parents=True, exist_ok=True)
+        if by not in FEATURES:
+            raise UnembedError(f"by {by!r} is not one of {', '.join(FEATURES)}")
         others = strangers(folder)
         if others:
             raise UnembedError(
@@ -103,7 +106,7 @@ class Index:
         return self._ledger.header.identity
 
     @property
-    def by(self) -> By:
+    def by(self) -> str:
         """The kind of features that cosines are of."""
         return self._ledger.header.by
 
@@ -245,7 +248,7 @@ def points_of(
     signatures: Sequence[Signature],
     where: str,
     identity: Identity,
-    by: By,
+    by: str,
     label: Label | None = None,
     digests: Sequence[str] | None = None,
 ) -> list[PendingEntry]:

@@ -13,13 +13,13 @@ from jaxtyping import Float, Int, Shaped, UInt8, UInt64
 from torch import Tensor
 
 from unembed.errors import UnembedError
-from unembed.selection.index.files import By, refusals
+from unembed.selection.index.files import refusals
+from unembed.selection.scores import FEATURES
 from unembed.signatures.alignment.estimators import squared_norm
 from unembed.signatures.file import Dtype
 from unembed.signatures.state import State
 from unembed.signatures.sums import HASHES
 
-KINDS = {"joint": "joint", "activation": "activation", "error": "error", "gradient": "first"}
 REMEDIES = {
     "activation": "a compact signature has none",
     "error": "a compact signature has none",
@@ -144,16 +144,16 @@ class Mean:
     independent: float
 
     @staticmethod
-    def of(state: State, by: By, name: str) -> Mean:
+    def of(state: State, by: str, name: str) -> Mean:
         """Of one kind. Raises UnembedError where it was not kept, or is 0."""
-        mean = state.mean(KINDS[by])
+        mean = state.mean(FEATURES[by])
         if mean is None:
             raise UnembedError(f"{name} keeps no {by} features, as this index does: {REMEDIES[by]}")
         if not mean.any():
             raise UnembedError(f"the {by} features of {name} are 0: sketch more text")
         whole = float(state.weight.sum()) ** 2
         independent = 1 - float(state.document_weight_squared.sum()) / whole
-        return Mean(mean, squared_norm(state, KINDS[by]), independent)
+        return Mean(mean, squared_norm(state, FEATURES[by]), independent)
 
     @property
     def unit(self) -> Float[np.ndarray, " sketch"]:

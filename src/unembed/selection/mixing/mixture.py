@@ -12,14 +12,13 @@ from unembed.selection.mixing.fit import Fit
 from unembed.selection.mixing.inner_products import InnerProducts
 from unembed.selection.mixing.record import Mixture, Share
 from unembed.selection.mixing.warnings import warnings_of
+from unembed.selection.scores import FEATURES
 from unembed.signatures.alignment.align import NORMAL
 from unembed.signatures.alignment.estimators import LEAST
 from unembed.signatures.signature import Signature, agree_all
 from unembed.signatures.sums import KEPT
 from unembed.stats.estimate import Estimate
 
-BY = {"joint": "joint", "activation": "activation", "error": "error", "gradient": "first"}
-"""What a mixture may be found by, and the kind of feature that it is."""
 SECOND = 2
 ENDS = (0.025, 0.975)
 LOWEST = -1.0
@@ -57,7 +56,7 @@ def mix(
     states = [one.state for one in every]
     spec = target.identity.spec
     ratio = min(KEPT, spec.m) / spec.m
-    products = InnerProducts.of(states, BY[by], debias, ratio)
+    products = InnerProducts.of(states, FEATURES[by], debias, ratio)
     assert products is not None
     reasons = _reasons(every, products, by)
     left = np.array([reason is None for reason in reasons])
@@ -65,7 +64,7 @@ def mix(
         return _none(target, sources, by, reasons)
     if not left.all():
         some = [state for state, here in zip(states, left, strict=True) if here]
-        products = InnerProducts.of(some, BY[by], debias, ratio)
+        products = InnerProducts.of(some, FEATURES[by], debias, ratio)
         assert products is not None
     found = Fit.of(products)
     lost = _lost(found)
@@ -95,13 +94,13 @@ def mix(
         target.state.documents,
         (),
     )
-    said = warnings_of(mixed, target, sources, left[1:], products, found, BY[by])
+    said = warnings_of(mixed, target, sources, left[1:], products, found, FEATURES[by])
     return Mixture(**{**vars(mixed), "warnings": said})
 
 
 def _check(target: Signature, sources: Sequence[Signature], by: str) -> None:
-    if by not in BY:
-        raise UnembedError(f"by {by!r} is not one of {', '.join(BY)}")
+    if by not in FEATURES:
+        raise UnembedError(f"by {by!r} is not one of {', '.join(FEATURES)}")
     if len(sources) < SECOND:
         raise UnembedError(
             f"{len(sources)} source is nothing to mix: give two or more after the target"
@@ -114,7 +113,7 @@ def _check(target: Signature, sources: Sequence[Signature], by: str) -> None:
             raise UnembedError(
                 f"the target {target.name} is the source {source.name} too: leave it out of them"
             )
-    lacking = [one.name for one in every if one.state.sums(BY[by]) is None]
+    lacking = [one.name for one in every if one.state.sums(FEATURES[by]) is None]
     if lacking and by == "gradient":
         raise UnembedError(
             f"{lacking[0]} keeps no mean gradient: sketch it again with --first-moment"

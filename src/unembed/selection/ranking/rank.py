@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from unembed.errors import UnembedError
 from unembed.selection.ranking.best import covariance, probabilities
 from unembed.selection.ranking.records import Ranked, Ranking
+from unembed.selection.scores import SCORES, SIGNATURE_SCORES
 from unembed.signatures.alignment.align import NORMAL, interval
 from unembed.signatures.alignment.estimators import Cosine, Kind
 from unembed.signatures.alignment.overlap import shared_inputs
@@ -21,17 +22,6 @@ from unembed.signatures.signature import Signature, State, agree_all
 from unembed.signatures.state import SUMMED
 from unembed.signatures.sums import KEPT
 
-SCORES = ("joint", "activation", "error", "proxy", "gradient", "step")
-"""What signatures can be ranked by; ``align`` has all but ``step``, gradient as first_moment."""
-KEEPS = {
-    "joint": ("joint",),
-    "activation": ("activation",),
-    "error": ("error",),
-    "proxy": ("activation", "error"),
-    "gradient": ("first",),
-    "step": ("first",),
-}
-"""The sums that each score is made of."""
 LEAST = 2
 """Blocks of documents that a sampling error takes."""
 
@@ -66,7 +56,7 @@ def rank(
     m = target.identity.spec.m
     ratio = min(KEPT, m) / m
     value, se = score.value[0], np.sqrt(np.diag(covariance(score, ratio, alone)))
-    low, high = _ends(value, se, by != "step")
+    low, high = _ends(value, se, SCORES[by].cosine)
     facts = task_facts(signatures, list(kinds.values()), with_target, debias)
     statuses = _statuses(facts, states, value, by)
     first, *rest = (replace(fact, status=s) for fact, s in zip(facts, statuses, strict=True))
@@ -117,17 +107,17 @@ def ordered(
 
 
 def _check(signatures: Sequence[Signature], by: str) -> None:
-    if by not in SCORES:
-        raise UnembedError(f"score {by!r} is not one of {', '.join(SCORES)}")
+    if by not in SIGNATURE_SCORES:
+        raise UnembedError(f"score {by!r} is not one of {', '.join(SIGNATURE_SCORES)}")
     target, *sources = signatures
     if not sources:
         raise UnembedError(f"no sources to rank for {target.name}: give one at least")
     agree_all(signatures)
     for signature in signatures:
-        if any(signature.state.sums(kind) is None for kind in KEEPS[by]):
+        if any(signature.state.sums(kind) is None for kind in SCORES[by].sums):
             remedy = (
                 "sketch it again with --first-moment"
-                if KEEPS[by] == ("first",)
+                if SCORES[by].sums == ("first",)
                 else "give the whole signature, for a compact one keeps the joint alone"
             )
             raise UnembedError(f"{signature.name} keeps nothing to be ranked by {by}: {remedy}")
@@ -137,7 +127,7 @@ def _score(
     by: str, kinds: Mapping[str, Kind | None], among: Bool[np.ndarray, "one tasks"]
 ) -> Cosine:
     """The target's row of a score; ``among`` are the tasks that share its inputs."""
-    first, *more = (kind for name in KEEPS[by] if (kind := kinds[name]) is not None)
+    first, *more = (kind for name in SCORES[by].sums if (kind := kinds[name]) is not None)
     if by == "step":
         return _step(first, among)
     found = first.cosines(slice(0, 1), among)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from unembed.selection.ranking.records import Ranked, Ranking
+from unembed.selection.scores import named
 
 NAME_WIDTH = 30
 SCORE_WIDTH = 22
-UNITLESS = ("joint", "activation", "error", "proxy", "gradient")
 MOST = 30
 """Sources that are listed; of more, the first."""
 
@@ -35,11 +35,11 @@ def _line(source: Ranked, by: str) -> str:
 def _score(source: Ranked, by: str) -> str:
     if source.value is None:
         return "cannot be estimated"
-    value = f"{source.value:+.3f}" if by in UNITLESS else f"{source.value:.4g}"
+    value = f"{source.value:+.3f}" if named(by).cosine else f"{source.value:.4g}"
     if source.low is None or source.high is None:
         return value
     half = (source.high - source.low) / 2
-    return f"{value} ± " + (f"{half:.3f}" if by in UNITLESS else f"{half:.2g}")
+    return f"{value} ± " + (f"{half:.3f}" if named(by).cosine else f"{half:.2g}")
 
 
 def _chance(best: float) -> str:

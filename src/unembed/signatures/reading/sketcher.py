@@ -27,7 +27,8 @@ from unembed.signatures.pieces import Piece, finished, piece
 from unembed.signatures.reading.features import features, sequence_features
 from unembed.signatures.signature import Fisher, Identity, Signature, Unit
 from unembed.signatures.sketches.constructions import sketch_of
-from unembed.signatures.sketches.sketch import Construction, Sketch, SketchSpec
+from unembed.signatures.sketches.names import DEFAULT
+from unembed.signatures.sketches.sketch import Sketch, SketchSpec
 from unembed.signatures.state import BLOCKS, Features, State, empty
 from unembed.text.windows import Batch
 
@@ -47,7 +48,7 @@ class SketchOptions(ReadingOptions):
     """
 
     spread: bool = True
-    construction: Construction = "complex_tensorsketch"
+    construction: str = DEFAULT
     m: int = 4096
     seed: int = 0
     fisher: Fisher = "empirical"

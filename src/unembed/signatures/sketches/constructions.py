@@ -1,13 +1,13 @@
-"""The sketch of a spec: one function of a name for every construction."""
+"""The sketch of a spec, by the name of its construction."""
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import torch
 
-from unembed.signatures.sketches.dense import Dense
+from unembed.signatures.sketches.names import CONSTRUCTIONS
 from unembed.signatures.sketches.sketch import Sketch, SketchSpec
-from unembed.signatures.sketches.srht import SRHT, ComplexSRHT
-from unembed.signatures.sketches.tensorsketch import ComplexTensorSketch, TensorSketch
 
 CPU = torch.device("cpu")
 
@@ -17,14 +17,7 @@ def sketch_of(spec: SketchSpec, device: torch.device = CPU) -> Sketch:
 
     The numbers are the same on every device. Source: theory §9.
     """
-    match spec.construction:
-        case "complex_tensorsketch":
-            return ComplexTensorSketch.of(spec, device)
-        case "tensorsketch":
-            return TensorSketch.of(spec, device)
-        case "complex_srht":
-            return ComplexSRHT.of(spec, device)
-        case "srht":
-            return SRHT.of(spec, device)
-        case "dense":
-            return Dense.of(spec, device)
+    known = CONSTRUCTIONS[spec.construction]
+    home = import_module(f"unembed.signatures.sketches.{known.home}")
+    drawn: Sketch = getattr(home, known.kind).of(spec, device)
+    return drawn

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from unembed.signatures.sketches.packing import RealSketch
 from unembed.signatures.sketches.randomness import words_at
-from unembed.signatures.sketches.sketch import SketchSpec
-from unembed.signatures.sketches.tensorsketch import SIDES
+from unembed.signatures.sketches.sketch import SIDES, SketchSpec
 
 BITS = 64
 """Signs a word of random bits gives."""
@@ -55,14 +55,8 @@ class SignMap:
         return 1 - 2 * torch.from_numpy(signs).to(self.device, torch.float32)
 
 
-@dataclass(frozen=True)
-class Dense:
+class Dense(RealSketch):
     """m rows of independent signs for each of the four maps: the oracle of the others, and slow."""
-
-    spec: SketchSpec
-    error: tuple[SignMap, SignMap]
-    error_squared: SignMap
-    activation: tuple[SignMap, SignMap]
 
     @staticmethod
     def of(spec: SketchSpec, device: torch.device) -> Dense:
@@ -80,15 +74,3 @@ class Dense:
             )
         ]
         return Dense(spec, (maps[0], maps[1]), maps[2], (maps[3], maps[4]))
-
-    def factor(self, raw: Float[Tensor, "rows width"]) -> Float[Tensor, "rows features"]:
-        """The numbers themselves."""
-        return raw
-
-    def pack(self, features: Float[Tensor, "rows features"]) -> Float[Tensor, "rows sketch"]:
-        """The features themselves."""
-        return features
-
-    def unpack(self, packed: Float[Tensor, "rows sketch"]) -> Float[Tensor, "rows features"]:
-        """The features themselves."""
-        return packed

@@ -8,22 +8,17 @@ estimate ``(g·g')²``, so that the mean of ψ over a task is a sketch of its Fi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from unembed.errors import UnembedError
+from unembed.signatures.sketches.names import CONSTRUCTIONS, DEFAULT
 
-Construction = Literal["complex_tensorsketch", "tensorsketch", "complex_srht", "srht", "dense"]
-CONSTRUCTIONS: tuple[Construction, ...] = (
-    "complex_tensorsketch",
-    "tensorsketch",
-    "complex_srht",
-    "srht",
-    "dense",
-)
-LEAST = 16
+SIDES = ("error r", "error s", "activation r", "activation s")
+"""The names of a sketch's four independent streams of random numbers."""
+LEAST_M = 16
 
 
 @dataclass(frozen=True)
@@ -35,7 +30,7 @@ class SketchSpec:
 
     vocab: int
     dim: int
-    construction: Construction = "complex_tensorsketch"
+    construction: str = DEFAULT
     m: int = 4096
     seed: int = 0
 
@@ -44,8 +39,10 @@ class SketchSpec:
             raise UnembedError(
                 f"construction {self.construction!r} is not one of {', '.join(CONSTRUCTIONS)}"
             )
-        if self.m < LEAST or self.m & (self.m - 1):
-            raise UnembedError(f"m is {self.m}: give a power of two from {LEAST} up, such as 4096")
+        if self.m < LEAST_M or self.m & (self.m - 1):
+            raise UnembedError(
+                f"m is {self.m}: give a power of two from {LEAST_M} up, such as 4096"
+            )
         if not 0 <= self.seed < 1 << 63:
             raise UnembedError(f"seed {self.seed} must be a whole number from 0 to 2^63 - 1")
         if self.vocab < 2 or self.dim < 1:

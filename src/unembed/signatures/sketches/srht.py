@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Complex, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from unembed.signatures.sketches.hadamard import fwht
+from unembed.signatures.sketches.packing import ComplexSketch, RealSketch
 from unembed.signatures.sketches.randomness import balanced, quarter_turns
-from unembed.signatures.sketches.sketch import SketchSpec
-from unembed.signatures.sketches.tensorsketch import SIDES, pack_complex, planar, unpack_complex
+from unembed.signatures.sketches.sketch import SIDES, SketchSpec
 
 UNIT = 512
 """What the first columns of blocks are multiples of; a block's end is padded up to it at most."""
@@ -75,17 +75,11 @@ class HadamardMap:
         return (entries * signed).flatten(1)
 
 
-@dataclass(frozen=True)
-class SRHT:
+class SRHT(RealSketch):
     """Signs of {1, -1} and m rows of H, two lists for r and s that are drawn independently.
 
     One list for both would leave ``H[t] ∘ H[t] = 1``, and with it a variance that m does not lower.
     """
-
-    spec: SketchSpec
-    error: tuple[HadamardMap, HadamardMap]
-    error_squared: HadamardMap
-    activation: tuple[HadamardMap, HadamardMap]
 
     @staticmethod
     def of(spec: SketchSpec, device: torch.device) -> SRHT:
@@ -94,31 +88,13 @@ class SRHT:
         maps = [_map(drawn, slice(0, 1), device) for drawn in (*error, squared, *activation)]
         return SRHT(spec, (maps[0], maps[1]), maps[2], (maps[3], maps[4]))
 
-    def factor(self, raw: Float[Tensor, "rows width"]) -> Float[Tensor, "rows features"]:
-        """The numbers themselves."""
-        return raw
 
-    def pack(self, features: Float[Tensor, "rows features"]) -> Float[Tensor, "rows sketch"]:
-        """The features themselves."""
-        return features
-
-    def unpack(self, packed: Float[Tensor, "rows sketch"]) -> Float[Tensor, "rows features"]:
-        """The features themselves."""
-        return packed
-
-
-@dataclass(frozen=True)
-class ComplexSRHT:
+class ComplexSRHT(ComplexSketch):
     """Diagonals of {1, i, -1, -i} and m / 2 rows of H, whose features are complex.
 
     The mean of ``Re ψ_j conj(ψ'_j)`` estimates ``(g·g')²``; four phases that cancel are rarer than
     four signs, so that it spreads less than as many real numbers.
     """
-
-    spec: SketchSpec
-    error: tuple[HadamardMap, HadamardMap]
-    error_squared: HadamardMap
-    activation: tuple[HadamardMap, HadamardMap]
 
     @staticmethod
     def of(spec: SketchSpec, device: torch.device) -> ComplexSRHT:
@@ -126,18 +102,6 @@ class ComplexSRHT:
         error, squared, activation = _drawn(spec, spec.m // 2, 4)
         maps = [_map(drawn, slice(0, 2), device) for drawn in (*error, squared, *activation)]
         return ComplexSRHT(spec, (maps[0], maps[1]), maps[2], (maps[3], maps[4]))
-
-    def factor(self, raw: Float[Tensor, "rows width"]) -> Complex[Tensor, "rows features"]:
-        """Complex numbers of real parts, the first half of a row, and imaginary ones."""
-        return planar(raw)
-
-    def pack(self, features: Complex[Tensor, "rows features"]) -> Float[Tensor, "rows sketch"]:
-        """√2 times real parts, then imaginary ones."""
-        return pack_complex(features)
-
-    def unpack(self, packed: Float[Tensor, "rows sketch"]) -> Complex[Tensor, "rows features"]:
-        """The inverse of ``pack``."""
-        return unpack_complex(packed)
 
 
 @dataclass(frozen=True)

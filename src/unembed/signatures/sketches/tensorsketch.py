@@ -15,11 +15,9 @@ import torch
 from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
+from unembed.signatures.sketches.packing import ComplexSketch, FourMaps, planar
 from unembed.signatures.sketches.randomness import balanced, quarter_turns, signs
-from unembed.signatures.sketches.sketch import SketchSpec
-
-SIDES = ("error r", "error s", "activation r", "activation s")
-"""The names of a sketch's four independent streams of random numbers."""
+from unembed.signatures.sketches.sketch import SIDES, SketchSpec
 
 
 @dataclass(frozen=True)
@@ -54,18 +52,12 @@ class CountSketch:
         return out.scatter_(1, self.index[ids].long()[:, None], self.sign[ids][:, None])
 
 
-@dataclass(frozen=True)
-class ComplexTensorSketch:
+class ComplexTensorSketch(ComplexSketch):
     """Signs of {1, i, -1, -i} and B = m / 2 complex buckets; the features are the B frequencies.
 
     ``(1/B) Re Σ_f ψ_f conj(ψ'_f)`` estimates ``(g·g')²`` without bias. ``error_squared`` hashes to
     ``h1 + h2 mod B`` and its phase is the product of the two.
     """
-
-    spec: SketchSpec
-    error: tuple[CountSketch, CountSketch]
-    error_squared: CountSketch
-    activation: tuple[CountSketch, CountSketch]
 
     @staticmethod
     def of(spec: SketchSpec, device: torch.device) -> ComplexTensorSketch:
@@ -87,27 +79,13 @@ class ComplexTensorSketch:
         frequencies: Tensor = torch.fft.fft(planar(raw))
         return frequencies
 
-    def pack(self, features: Complex[Tensor, "rows features"]) -> Float[Tensor, "rows sketch"]:
-        """√2 times real parts, then imaginary ones."""
-        return pack_complex(features)
 
-    def unpack(self, packed: Float[Tensor, "rows sketch"]) -> Complex[Tensor, "rows features"]:
-        """The inverse of ``pack``."""
-        return unpack_complex(packed)
-
-
-@dataclass(frozen=True)
-class TensorSketch:
+class TensorSketch(FourMaps):
     """Signs of {1, -1} and m real buckets; the features are the m / 2 + 1 frequencies of an rfft.
 
     Frequencies other than 0 and m / 2 stand for their conjugates too, so that
     ``(1/m) Σ_f w_f Re ψ_f conj(ψ'_f)`` with w = 1, 2, ..., 2, 1 estimates ``(g·g')²``.
     """
-
-    spec: SketchSpec
-    error: tuple[CountSketch, CountSketch]
-    error_squared: CountSketch
-    activation: tuple[CountSketch, CountSketch]
 
     @staticmethod
     def of(spec: SketchSpec, device: torch.device) -> TensorSketch:
@@ -147,25 +125,6 @@ class TensorSketch:
         weights = like.new_full((self.spec.m // 2 + 1,), math.sqrt(2))
         weights[0] = weights[-1] = 1
         return weights
-
-
-def planar(raw: Float[Tensor, "rows width"]) -> Complex[Tensor, "rows features"]:
-    """Complex numbers of their real parts, the first half of a row, and imaginary ones."""
-    half = raw.shape[1] // 2
-    return torch.complex(raw[:, :half], raw[:, half:])
-
-
-def pack_complex(features: Complex[Tensor, "rows features"]) -> Float[Tensor, "rows sketch"]:
-    """√2 times real parts, then imaginary ones: m real numbers of m / 2 complex ones.
-
-    The √2 makes the mean over m real products that over m / 2 complex ones.
-    """
-    return torch.cat([features.real, features.imag], 1) * math.sqrt(2)
-
-
-def unpack_complex(packed: Float[Tensor, "rows sketch"]) -> Complex[Tensor, "rows features"]:
-    """The inverse of ``pack_complex``."""
-    return planar(packed / math.sqrt(2))
 
 
 def _hashes(spec: SketchSpec, buckets: int) -> list[Int[np.ndarray, " coordinates"]]:
