@@ -11,6 +11,7 @@ from unembed.cli.options import Source, with_options
 from unembed.cli.printing import show, typed
 from unembed.cli.refine import HOLDING, MOVING, RUNNING, TRAINING, WEIGHTING, recipe_of
 from unembed.errors import UnembedError
+from unembed.training.recipe.names import OBJECTIVES
 
 OURS = ("--report-to", "--positions", "--weight-values", "--seed")
 """Options of a single refinement that a grid has no use for."""
@@ -24,7 +25,7 @@ OURS = ("--report-to", "--positions", "--weight-values", "--seed")
     "--objectives",
     default="fisher,margin,entropy",
     show_default=True,
-    help="Of margin, fisher, fisher-expand, entropy, cosine.",
+    help=f"Of {', '.join(name for name in OBJECTIVES if name != 'none')}, fisher-expand.",
 )
 @click.option(
     "--weights",

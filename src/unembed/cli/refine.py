@@ -11,6 +11,7 @@ import click
 from unembed.cli.options import LOADING, PRINTING, TEXT, Source, with_options
 from unembed.cli.printing import show, typed
 from unembed.errors import UnembedError
+from unembed.training.recipe.names import DIRECTIONS, OBJECTIVES, SCOPES
 
 if TYPE_CHECKING:
     from unembed.training.benchmarks.pair import Benchmarks
@@ -20,16 +21,14 @@ Given = dict[str, Any]
 FILE = click.Path(path_type=Path)
 
 TERM = (
-    click.option("--objective", help="none, margin, fisher, entropy or cosine [fisher]."),
+    click.option("--objective", help=f"{', '.join(OBJECTIVES)} [fisher]."),
     click.option("--weight", type=float, help="Of the penalty beside the cross-entropy [0.6]."),
     click.option("--k", type=int, help="Leading tokens that fisher and cosine read [5]."),
     click.option("--threshold", type=float, help="Margins below it count, for margin [1 logit]."),
-    click.option("--direction", help="contract or expand, for fisher [contract]."),
+    click.option("--direction", help=f"{' or '.join(DIRECTIONS)}, for fisher [contract]."),
 )
 MOVING = (
-    click.option(
-        "--scope", help="full, last-N-blocks, final-norm, head, norm+head or lora [full]."
-    ),
+    click.option("--scope", help=f"{', '.join(SCOPES)} [full]."),
     click.option("--untie", is_flag=True, default=None, help="Give a tied head its own matrix."),
     click.option("--lora-rank", type=int, help="With scope lora [8]."),
     click.option("--lora-alpha", type=int, help="With scope lora [16]."),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from importlib import import_module
 
 import torch
 from jaxtyping import Bool, Float
@@ -11,9 +12,7 @@ from torch import Tensor
 
 from unembed.errors import UnembedError
 from unembed.head.loss import HeadLoss
-
-NAMES = ("none", "margin", "fisher", "entropy", "cosine")
-DIRECTIONS = ("contract", "expand")
+from unembed.training.recipe.names import DIRECTIONS, OBJECTIVES
 
 LEAST_SQUARE = 1e-8
 """Squared Fisher distances are raised to this before the root, whose slope has no bound at 0."""
@@ -37,9 +36,9 @@ class Objective:
     direction: str = "contract"
 
     def __post_init__(self) -> None:
-        if self.name not in NAMES:
+        if self.name not in OBJECTIVES:
             raise UnembedError(
-                f"objective {self.name!r} is unknown: give one of {', '.join(NAMES)}"
+                f"objective {self.name!r} is unknown: give one of {', '.join(OBJECTIVES)}"
             )
         if self.k < 2:
             raise UnembedError(f"k {self.k} is less than the 2 tokens of a margin: give 2 or more")
@@ -51,7 +50,7 @@ class Objective:
             raise UnembedError(
                 f"direction {self.direction!r} is neither contract nor expand: give one of the two"
             )
-        if self.direction == "expand" and self.name != "fisher":
+        if self.direction == "expand" and not OBJECTIVES[self.name].directions:
             raise UnembedError(
                 f"direction 'expand' is for fisher, not for {self.name}: leave it out"
             )
@@ -59,7 +58,7 @@ class Objective:
     @property
     def cosines_needed(self) -> bool:
         """What to give ``head_loss`` as ``cosines``."""
-        return self.name in ("fisher", "cosine")
+        return OBJECTIVES[self.name].cosines
 
     @property
     def k_needed(self) -> int:
@@ -90,24 +89,36 @@ def penalties(objective: Objective, said: HeadLoss) -> Penalties:
     Of more than ``objective.k`` leading logits the first k are taken, of fewer all. Raises
     ValueError where the cosines are needed and were not asked for. Source: theory §5.
     """
-    everywhere = torch.ones_like(said.nll, dtype=torch.bool)
-    if objective.name == "none":
-        return Penalties(torch.zeros_like(said.nll), everywhere)
-    if objective.name == "entropy":
-        return Penalties(said.entropy, everywhere)
-    if objective.name == "margin":
-        margin = said.topk_values[:, 0] - said.topk_values[:, 1]
-        return Penalties(-margin, margin < objective.threshold)
-    if said.topk_cosines is None:
-        raise ValueError(
-            f"{objective.name} needs cosines: head_loss(..., k={objective.k}, cosines=True)"
-        )
-    logits = said.topk_values[:, : objective.k]
-    cosines = said.topk_cosines[:, : objective.k, : objective.k]
-    if objective.name == "cosine":
-        return Penalties(cosine_penalty(logits, cosines), everywhere)
-    spread = fisher_penalty(logits, cosines)
-    return Penalties(-spread if objective.direction == "expand" else spread, everywhere)
+    home = import_module(f"unembed.training.recipe.{OBJECTIVES[objective.name].home}")
+    found: Penalties = getattr(home, objective.name)(objective, said)
+    return found
+
+
+def none(objective: Objective, said: HeadLoss) -> Penalties:
+    """0 everywhere."""
+    return _everywhere(torch.zeros_like(said.nll))
+
+
+def margin(objective: Objective, said: HeadLoss) -> Penalties:
+    """Minus the margin, counted where that is below the threshold."""
+    found = said.topk_values[:, 0] - said.topk_values[:, 1]
+    return Penalties(-found, found < objective.threshold)
+
+
+def fisher(objective: Objective, said: HeadLoss) -> Penalties:
+    """``fisher_penalty`` of the leading rows, or minus it."""
+    spread = fisher_penalty(*_leading(objective, said))
+    return _everywhere(-spread if objective.direction == "expand" else spread)
+
+
+def entropy(objective: Objective, said: HeadLoss) -> Penalties:
+    """That of the full vocabulary, in nats."""
+    return _everywhere(said.entropy)
+
+
+def cosine(objective: Objective, said: HeadLoss) -> Penalties:
+    """``cosine_penalty`` of the leading rows."""
+    return _everywhere(cosine_penalty(*_leading(objective, said)))
 
 
 def fisher_penalty(
@@ -173,6 +184,20 @@ def mean_loss(
     if weight > 0:
         total = total + weight * penalty
     return MeanLoss(total, cross_entropy.detach(), penalty.detach())
+
+
+def _everywhere(values: Float[Tensor, "positions"]) -> Penalties:
+    return Penalties(values, torch.ones_like(values, dtype=torch.bool))
+
+
+def _leading(
+    objective: Objective, said: HeadLoss
+) -> tuple[Float[Tensor, "positions k"], Float[Tensor, "positions k k"]]:
+    """The logits and cosines of the first k tokens."""
+    k = objective.k
+    if said.topk_cosines is None:
+        raise ValueError(f"{objective.name} needs cosines: head_loss(..., k={k}, cosines=True)")
+    return said.topk_values[:, :k], said.topk_cosines[:, :k, :k]
 
 
 def _pairs(p: Float[Tensor, "positions k"]) -> Float[Tensor, "positions k k"]:

@@ -16,11 +16,8 @@ from unembed.errors import UnembedError
 from unembed.head.head import final_hidden, output_embedding
 from unembed.models.checkpoint import hushed
 from unembed.training.recipe.lora import Lora, adapted, check_peft
+from unembed.training.recipe.names import SCOPES, UNTIED
 from unembed.training.robustness.temperature import PROBE_TOKENS, last_norm
-
-SCOPES = ("full", "last-N-blocks", "final-norm", "head", "norm+head", "lora")
-UNTIED = ("full", "head", "norm+head")
-"""The scopes that move the head's own matrix, and so can move it apart from the embedding."""
 
 LAST_BLOCKS = re.compile(r"last-([1-9]\d*)-blocks")
 

@@ -1,0 +1,37 @@
+"""The objectives and scopes of a refinement by name, and what each is.
+
+The command line's help, the checks of recipes and the penalties read these lists. A new objective
+is a function ``(objective, said) -> Penalties`` of its name, in a file here, and a line.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ObjectiveName:
+    """What an objective's penalty is, the file of its function, and what that needs.
+
+    With ``cosines`` it reads those of the leading tokens' rows. With ``directions`` it can be
+    expanded as well as contracted.
+    """
+
+    meaning: str
+    home: str = "objectives"
+    cosines: bool = False
+    directions: bool = False
+
+
+OBJECTIVES = {
+    "none": ObjectiveName("no penalty, the control"),
+    "margin": ObjectiveName("minus the margin, where that is below a threshold"),
+    "fisher": ObjectiveName("Fisher spread of the leading rows", cosines=True, directions=True),
+    "entropy": ObjectiveName("entropy of the full vocabulary"),
+    "cosine": ObjectiveName("spread of the leading rows by their cosines", cosines=True),
+}
+DIRECTIONS = ("contract", "expand")
+
+SCOPES = ("full", "last-N-blocks", "final-norm", "head", "norm+head", "lora")
+UNTIED = ("full", "head", "norm+head")
+"""The scopes that move the head's own matrix, and so can move it apart from the embedding."""
