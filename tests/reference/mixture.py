@@ -7,7 +7,8 @@ from itertools import combinations
 
 import numpy as np
 
-from reference.alignment import Task, kernels
+from made_up.tasks import Task
+from reference.alignment import kernels
 from unembed.selection.mixing.inner_products import InnerProducts
 
 

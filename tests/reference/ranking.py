@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from reference.alignment import Task
+from made_up.tasks import Task
 
 
 def inner(a: Task, b: Task) -> np.ndarray:

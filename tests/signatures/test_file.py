@@ -12,7 +12,7 @@ import torch
 from safetensors.numpy import load as read_tensors
 from safetensors.numpy import save as tensors_as_bytes
 
-from reference.alignment import Task, language_like, signed, spec_of
+from made_up.tasks import Task, language_like, signed, spec_of
 from unembed.errors import UnembedError
 from unembed.signatures.alignment.align import align
 from unembed.signatures.file import (

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from reference.alignment import Task, chosen, features, hashes, language_like, signed, spec_of
+from made_up.tasks import Task, chosen, features, hashes, language_like, signed, spec_of
 from unembed.errors import UnembedError
 from unembed.signatures.signature import (
     Features,

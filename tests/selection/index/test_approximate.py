@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from command_line import Run
-from reference.index import IDENTITY, M, made_up
+from made_up.signatures import IDENTITY, M, random_signature
 from unembed.errors import UnembedError, WriteError
 from unembed.selection.index import approximate, vectors
 from unembed.selection.index.files import strangers
@@ -24,7 +24,7 @@ pytest.importorskip("faiss")
 
 ROWS = 2000
 FAISS, NOTE = "approximate-000001.faiss", "approximate-000001.json"
-QUERIES = [made_up(f"query {i}", 9000 + i, like=i % 5) for i in range(20)]
+QUERIES = [random_signature(f"query {i}", 9000 + i, like=i % 5) for i in range(20)]
 
 
 def clustered(names: list[str], seed: int) -> list[PendingEntry]:
@@ -33,7 +33,7 @@ def clustered(names: list[str], seed: int) -> list[PendingEntry]:
     centres = np.stack([np.random.default_rng([like, 1]).normal(size=M) for like in range(5)])
     x = centres[rng.integers(0, 5, len(names))] + 0.7 * rng.normal(size=(len(names), M))
     x /= np.sqrt(np.square(x).mean(1, keepdims=True))
-    [point] = points_of([made_up("one", 1)], "here", IDENTITY, "joint")
+    [point] = points_of([random_signature("one", 1)], "here", IDENTITY, "joint")
     entry = vars(point.entry)
     return [
         PendingEntry(type(point.entry)(**{**entry, "name": name}), one, point.hashes)
@@ -93,7 +93,7 @@ def test_additions_after_the_build_are_found_and_removals_are_not(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index = Index.open(folder)
-    near = [made_up(f"late {i}", 9000 + i, like=i % 5, each=4) for i in range(3)]
+    near = [random_signature(f"late {i}", 9000 + i, like=i % 5, each=4) for i in range(3)]
     index.add(near)
     for at in range(3):
         assert found(index, at, approximate=True)[0] == f"late {at}"
@@ -187,7 +187,7 @@ def test_a_damaged_pass_is_told(folder: Path, name: str) -> None:
 
 def test_a_full_disk_leaves_the_pass_before(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     index = Index.open(folder)
-    index.add([made_up("late", 1)])
+    index.add([random_signature("late", 1)])
     real = approximate._write
 
     def full(lists: Any, path: Path) -> None:

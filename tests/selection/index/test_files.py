@@ -15,15 +15,15 @@ from typing import Any
 
 import pytest
 
+from made_up.signatures import IDENTITY, random_signature
 from places import ROOT
-from reference.index import IDENTITY, made_up
 from unembed.errors import UnembedError, WriteError
 from unembed.selection.index import files, growth, ledger
 from unembed.selection.index.files import Record
 from unembed.selection.index.index import Index
 from unembed.selection.index.lock import alone
 
-ONES = [made_up(f"task {i}", i) for i in range(1, 7)]
+ONES = [random_signature(f"task {i}", i) for i in range(1, 7)]
 JOURNAL, VECTORS = "journal-000001.jsonl", "vectors-000001.bin"
 
 
@@ -98,7 +98,7 @@ def test_damaged_vectors_are_told_and_can_be_replaced(folder: Path, tmp_path: Pa
         unchecked = Index.open(copy, check=False)
         with pytest.raises(UnembedError, match=f"damaged at '{name}'"):
             unchecked.query(ONES[4])
-        unchecked.add([made_up(name, 40)], replace=True)
+        unchecked.add([random_signature(name, 40)], replace=True)
         assert len(names(copy)) == 3
     path = next(folder.glob("vectors-*.bin"))
     path.write_bytes(path.read_bytes()[:-1])
@@ -260,14 +260,14 @@ def test_readers_and_writers_side_by_side(folder: Path, monkeypatch: pytest.Monk
                 faults.append(f"{least} reported, found {numbers}")
 
     index = Index.open(folder)
-    index.add([made_up("n 0", 60), made_up("n 1", 61)])
+    index.add([random_signature("n 0", 60), random_signature("n 1", 61)])
     reported += [0, 1]
     readers = [threading.Thread(target=read) for _ in range(2)]
     for reader in readers:
         reader.start()
     other = Index.open(folder)
     for i in range(2, 40):
-        (index if i % 2 else other).add([made_up(f"n {i}", i)])
+        (index if i % 2 else other).add([random_signature(f"n {i}", i)])
         reported.append(i)
         if i % 4 == 3:
             other.remove([f"n {i - k}" for k in (1, 2, 3)])

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from reference.index import IDENTITY, M, coordinates, cosine, debiased, made_up, plain, ranked
+from made_up.signatures import IDENTITY, M, random_signature
+from reference.index import coordinates, cosine, debiased, plain, ranked
 from unembed.errors import UnembedError
 from unembed.selection.index import best, growth, ledger, plane, sieve
 from unembed.selection.index.best import best_rows
@@ -21,8 +22,8 @@ from unembed.selection.index.text import answer_text, entries_text
 from unembed.signatures.alignment.align import align
 from unembed.signatures.file import Dtype
 
-OTHERS = [made_up(f"task {i}", i, like=i % 3) for i in range(1, 12)]
-QUERY = made_up("query", 0, like=1)
+OTHERS = [random_signature(f"task {i}", i, like=i % 3) for i in range(1, 12)]
+QUERY = random_signature("query", 0, like=1)
 
 
 def filled(folder: Path, *, by: By = "joint", dtype: Dtype = "float32") -> Index:
@@ -79,7 +80,7 @@ def test_narrow_numbers_move_cosines_a_little(tmp_path: Path, dtype: Dtype, with
 
 def test_the_same_signature_and_shared_documents_are_told(tmp_path: Path) -> None:
     index = filled(tmp_path / "index")
-    relative = made_up("relative", 3, like=0, documents=10)
+    relative = random_signature("relative", 3, like=0, documents=10)
     answer = index.query(OTHERS[2], 11)
     first = answer.matches[0]
     assert (first.entry.name, first.cosine.value, first.sketch_se) == ("task 3", 1.0, 0.0)
@@ -93,7 +94,7 @@ def test_the_same_signature_and_shared_documents_are_told(tmp_path: Path) -> Non
 
 def test_few_samples_do_not_win_by_their_norm(tmp_path: Path) -> None:
     index = filled(tmp_path / "index")
-    few = made_up("few", 70, like=1, documents=2, each=1)
+    few = random_signature("few", 70, like=1, documents=2, each=1)
     index.add([few])
     answer = index.query(QUERY, 12)
     [match] = [m for m in answer.matches if m.entry.name == "few"]
@@ -109,7 +110,7 @@ def test_few_samples_do_not_win_by_their_norm(tmp_path: Path) -> None:
 
 def test_an_entry_of_one_document_is_ordered_without_a_cosine(tmp_path: Path) -> None:
     index = filled(tmp_path / "index")
-    lone = made_up("lone", 30, like=1, documents=1)
+    lone = random_signature("lone", 30, like=1, documents=1)
     index.add([lone])
     [entry] = [e for e in Index.open(tmp_path / "index").entries if e.name == "lone"]
     assert (entry.squared_norm, entry.reliability) == (None, None)
@@ -125,7 +126,7 @@ def test_an_entry_of_one_document_is_ordered_without_a_cosine(tmp_path: Path) ->
 
 def test_a_prompt_without_a_norm_is_ranked_all_the_same(tmp_path: Path) -> None:
     index = filled(tmp_path / "index")
-    prompt = made_up("prompt", 50, like=2, documents=1, each=2)
+    prompt = random_signature("prompt", 50, like=2, documents=1, each=2)
     answer = index.query(prompt, 11)
     mean = prompt.state.mean("joint")
     assert mean is not None
@@ -154,30 +155,30 @@ def test_entries_say_where_they_are_from(tmp_path: Path) -> None:
 
 def test_names_are_replaced_on_request_alone(tmp_path: Path) -> None:
     index = filled(tmp_path / "index")
-    again = made_up("task 4", 99)
+    again = random_signature("task 4", 99)
     with pytest.raises(UnembedError, match="an entry named 'task 4' already: give --replace"):
-        index.add([made_up("new", 5), again])
+        index.add([random_signature("new", 5), again])
     assert len(index) == 11
     index.add([again], replace=True)
     assert len(index) == len(Index.open(tmp_path / "index")) == 11
     assert [e.sha256 for e in index.entries if e.name == "task 4"] == [digest_of(again)]
     with pytest.raises(UnembedError, match="two signatures are named 'x'"):
-        index.add([made_up("x", 1), made_up("x", 2)], replace=True)
+        index.add([random_signature("x", 1), random_signature("x", 2)], replace=True)
     with pytest.raises(UnembedError, match="no entry named 'x'"):
         index.remove(["task 1", "x"])
     assert len(index) == 11
     with pytest.raises(UnembedError, match="is no name"):
-        index.add([made_up("two\nlines", 1)])
+        index.add([random_signature("two\nlines", 1)])
 
 
 def test_what_does_not_compare_is_refused(tmp_path: Path) -> None:
     index = filled(tmp_path / "index", by="gradient")
     with pytest.raises(UnembedError, match=r"has m 64 and wide m 128: sketch both with the same m"):
-        index.add([made_up("wide", 1, m=128)])
+        index.add([random_signature("wide", 1, m=128)])
     with pytest.raises(UnembedError, match="has m 64 and wide m 128"):
-        index.query(made_up("wide", 1, m=128))
+        index.query(random_signature("wide", 1, m=128))
     with pytest.raises(UnembedError, match=r"keeps no gradient features.*--first-moment"):
-        index.add([made_up("other", 30, first=False)])
+        index.add([random_signature("other", 30, first=False)])
     with pytest.raises(UnembedError, match="--top is 0"):
         index.query(QUERY, 0)
     assert len(index) == len(Index.open(tmp_path / "index")) == 11
@@ -241,7 +242,7 @@ def test_many_changes_through_segments_and_compactions(
     monkeypatch.setattr(growth, "LEAST_ROWS", 12)
     draw, folder = random.Random(4), tmp_path / "index"
     index, want = Index.create(folder, IDENTITY), {}
-    pool = [made_up("x", seed) for seed in range(30)]
+    pool = [random_signature("x", seed) for seed in range(30)]
     drawn, mostly_segments = 0, 0
     for turn in range(90):
         if turn % 7 == 0:

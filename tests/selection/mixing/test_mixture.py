@@ -10,15 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from reference.alignment import (
-    Task,
-    chosen,
-    exact_features,
-    hashes,
-    language_like,
-    signed,
-    spec_of,
-)
+from made_up.tasks import Task, chosen, exact_features, hashes, language_like, signed, spec_of
 from reference.mixture import every_subset, inner_products, sampling_moves
 from unembed.demo.story import bundled_model
 from unembed.demo.text import documents

@@ -11,14 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from reference.alignment import (
-    Task,
-    exact_features,
-    hashes,
-    language_like,
-    signed,
-    spec_of,
-)
+from made_up.tasks import Task, exact_features, hashes, language_like, signed, spec_of
 from reference.ranking import chances, joint_shares
 from unembed.errors import UnembedError
 from unembed.selection.ranking.best import covariance, probabilities, together

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from reference.alignment import (
+from made_up.tasks import (
     Task,
-    alignment,
     chosen,
     exact_features,
     features,
@@ -20,6 +19,7 @@ from reference.alignment import (
     signed,
     spec_of,
 )
+from reference.alignment import alignment
 from unembed.errors import UnembedError
 from unembed.head.head import Head
 from unembed.signatures.alignment.align import _numbers, align, interval
