@@ -12,6 +12,7 @@ from torch import Tensor
 
 from unembed.errors import UnembedError
 from unembed.head.head import Head
+from unembed.signatures.kin import connected, dealt, sharing
 
 
 @dataclass(frozen=True)
@@ -85,17 +86,9 @@ class Pool:
         task = np.repeat(np.arange(len(tasks)), [len(t.document) for t in tasks])
         _, document = np.unique(np.concatenate([t.document for t in tasks]), return_inverse=True)
         sequence = np.concatenate([np.unique(t.sequence, return_inverse=True)[1] for t in tasks])
-        held = np.zeros((len(tasks), document.max() + 1), dtype=np.int64)
-        held[task, document] = 1
-        kin = held @ held.T > 0
-        while not np.array_equal(wider := kin.astype(np.int64) @ kin > 0, kin):
-            kin = wider
-        # The first task of its kind names each group of kin, and deals out the group's documents.
-        group = kin.argmax(1)[held.argmax(0)]
-        rank = np.zeros(len(group), dtype=np.int64)
-        for one in np.unique(group):
-            rank[group == one] = np.arange((group == one).sum())
-        block = (rank % blocks)[document]
+        documents = [t.document for t in tasks]
+        kin = connected(sharing(documents))
+        block = np.concatenate(dealt(documents, kin, blocks))
         order = np.lexsort((sequence, document, block, task))
         index = torch.from_numpy(order)
         device = head.weight.device

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from unembed.errors import UnembedError
 from unembed.runs.provenance import TextFacts
+from unembed.stats.splitmix import STEP, mixed
 from unembed.text.corpus import Corpus
 
 Overflow = Literal["windows", "truncate"]
@@ -199,10 +200,8 @@ def _batch(windows: Windows, chosen: Int[np.ndarray, "batch"], width: int) -> Ba
 
 def _scattered(count: int) -> Int[np.ndarray, "windows"]:
     """The numbers below ``count`` in an order that looks random and is always the same."""
-    z = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    z = (z ^ z >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ z >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
-    order: Int[np.ndarray, "windows"] = np.argsort(z ^ z >> np.uint64(31), kind="stable")
+    drawn = mixed(np.arange(1, count + 1, dtype=np.uint64) * STEP)
+    order: Int[np.ndarray, "windows"] = np.argsort(drawn, kind="stable")
     return order
 
 

@@ -16,7 +16,7 @@ from unembed.head.head import Head
 from unembed.head.kernels import compiled
 from unembed.head.precision import Precision
 from unembed.head.sweep import Sweep, sweep
-from unembed.signatures.reading.features import features, sequence_features
+from unembed.signatures.reading.features import features
 from unembed.signatures.signature import Fisher
 from unembed.signatures.sketches.constructions import sketch_of
 from unembed.signatures.sketches.names import CONSTRUCTIONS
@@ -256,8 +256,8 @@ def test_sequences(construction: str, fisher: Fisher) -> None:
     head, hidden, targets = make(1000, 530, size=5.0)
     sketch, first = sketched(head, construction), fisher == "empirical"
     sequence = torch.arange(530) * 7 % 3
-    found, got = sequence_features(
-        hidden, head, targets, sequence, sketch, fisher=fisher, first=first
+    found, got = features(
+        hidden, head, targets, sketch, sequence=sequence, fisher=fisher, first=first
     )
     assert equal(found, sweep(hidden, head, targets))
     each = direct(reference.sweep.logits(hidden, head), hidden, targets, sketch, fisher)
@@ -288,7 +288,7 @@ def test_the_squared_norm_of_a_sequence_is_estimated_closely() -> None:
     head, hidden, targets = make(300, 40, size=5.0)
     sketch = sketched(head, m=4096)
     one = torch.zeros(40, dtype=torch.long)
-    _, got = sequence_features(hidden, head, targets, one, sketch)
+    _, got = features(hidden, head, targets, sketch, sequence=one)
     p = reference.sweep.logits(hidden, head).softmax(1)
     p[torch.arange(40), targets] -= 1
     want = (p.T @ hidden.double()).square().sum()
@@ -301,7 +301,7 @@ def test_sequences_of_one_position_are_positions(fisher: Fisher) -> None:
     head, hidden, targets = make(600)
     sketch, order = sketched(head), torch.arange(len(targets)).flip(0)
     _, tokens = features(hidden, head, targets, sketch, fisher=fisher)
-    _, got = sequence_features(hidden, head, targets, order, sketch, fisher=fisher)
+    _, got = features(hidden, head, targets, sketch, sequence=order, fisher=fisher)
     for name in ("joint", "activation", "error"):
         a, b = getattr(got, name).flip(0), getattr(tokens, name)
         assert torch.allclose(a, b, rtol=1e-5, atol=1e-5 * float(b.abs().max()))
@@ -330,7 +330,7 @@ def test_no_positions() -> None:
     found, got = features(hidden[:0], head, targets[:0], sketched(head))
     assert len(found.rank) == len(got.joint) == 0
     none = torch.zeros(0, dtype=torch.long)
-    _, got = sequence_features(hidden[:0], head, targets[:0], none, sketched(head))
+    _, got = features(hidden[:0], head, targets[:0], sketched(head), sequence=none)
     assert got.joint.shape == (0, M)
 
 

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from unembed.signatures.alignment.estimators import Kind
 from unembed.signatures.alignment.overlap import shared_inputs
 from unembed.signatures.alignment.sampling import Deleted
+from unembed.signatures.kin import connected
 from unembed.signatures.signature import State
 
 
@@ -93,7 +94,9 @@ class InnerProducts:
         at = np.arange(len(states))
         products[:, at, at] = norms
         deleted = None if kind.blocks is None else kind.blocks.deleted(slice(None))
-        return InnerProducts(products.mean(0), products, deleted, _clusters(shared), ratio)
+        first_kin = connected(shared).argmax(1)
+        cluster = np.asarray(np.unique(first_kin, return_inverse=True)[1])
+        return InnerProducts(products.mean(0), products, deleted, cluster, ratio)
 
     def shares(self, along: Float[np.ndarray, " tasks"]) -> Shares:
         """Of ``value @ along``, then of ``along @ value @ along``, then of the first task's norm.
@@ -136,14 +139,3 @@ def _products(
     a: Float[np.ndarray, "groups tasks width"], b: Float[np.ndarray, "groups tasks width"]
 ) -> Float[np.ndarray, "groups tasks tasks"]:
     return np.asarray(a @ b.transpose(0, 2, 1) / a.shape[2])
-
-
-def _clusters(shared: Bool[np.ndarray, "tasks tasks"]) -> Int[np.ndarray, " tasks"]:
-    """Numbers of the connected parts of a symmetric relation, in order of their first task."""
-    number = np.arange(len(shared))
-    for _ in range(len(shared)):
-        least = np.where(shared, number, len(shared)).min(1)
-        if (least == number).all():
-            break
-        number = least
-    return np.asarray(np.unique(number, return_inverse=True)[1])

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from unembed.errors import UnembedError
 from unembed.head.head import Head
@@ -17,6 +17,7 @@ from unembed.selection.ranking.rank import ordered
 from unembed.selection.ranking.records import Ranking
 from unembed.signatures.alignment.align import NORMAL
 from unembed.signatures.alignment.records import TaskFacts
+from unembed.signatures.kin import connected, dealt, sharing
 from unembed.signatures.samples import Samples
 
 BLOCKS = 16
@@ -74,15 +75,16 @@ def rank_scored(
     """
     tasks = [target, *sources]
     _check(tasks, blocks)
-    shared = _shared(tasks)
-    dealt = _dealt(tasks, shared, blocks) if blocks else []
+    documents = [task.document for task in tasks]
+    shared = sharing(documents)
+    block_of = dealt(documents, connected(shared), blocks) if blocks else []
     value = np.full(len(tasks), np.nan)
     shares = np.full((2, max(blocks, 1), len(tasks)), np.nan)
     with progress_bar("rank", "source", len(sources), progress) as bar:
         for t, source in enumerate(sources, 1):
             value[t] = score(target, source)
             if blocks:
-                mine, theirs = dealt[0], dealt[t]
+                mine, theirs = block_of[0], block_of[t]
                 kin = bool(shared[0, t])
                 shares[0, :, t] = _changes(
                     target, source, score, mine, theirs if kin else None, blocks
@@ -147,30 +149,6 @@ def _check(tasks: Sequence[Samples], blocks: int) -> None:
         raise UnembedError(f"blocks is {blocks}: give 2 or more to delete, or 0 for no errors")
 
 
-def _shared(tasks: Sequence[Samples]) -> Bool[np.ndarray, "tasks tasks"]:
-    """Whether two tasks have a document in common."""
-    documents = [np.unique(task.document) for task in tasks]
-    every, number = np.unique(np.concatenate(documents), return_inverse=True)
-    held = np.zeros((len(tasks), len(every)), dtype=np.float32)
-    held[np.repeat(np.arange(len(tasks)), [len(x) for x in documents]), number] = 1
-    return np.asarray(held @ held.T > 0)
-
-
-def _dealt(
-    tasks: Sequence[Samples], shared: Bool[np.ndarray, "tasks tasks"], blocks: int
-) -> list[Int[np.ndarray, " positions"]]:
-    """The block of each task's positions: a document has one, of tasks that share any as of one."""
-    kin = shared
-    while not np.array_equal(wider := kin.astype(np.int64) @ kin > 0, kin):
-        kin = wider
-    found = []
-    for row, task in zip(kin, tasks, strict=True):
-        family = [other.document for other, related in zip(tasks, row, strict=True) if related]
-        rank = np.searchsorted(np.unique(np.concatenate(family)), task.document)
-        found.append(rank % blocks)
-    return found
-
-
 def _changes(
     target: Samples,
     source: Samples,
@@ -195,11 +173,11 @@ def _changes(
     return found
 
 
-def _without(task: Samples, dealt: Int[np.ndarray, " positions"] | None, block: int) -> Samples:
+def _without(task: Samples, block_of: Int[np.ndarray, " positions"] | None, block: int) -> Samples:
     """The task's samples without those of a block; all of them where none are dealt."""
-    if dealt is None:
+    if block_of is None:
         return task
-    left = np.flatnonzero(dealt != block)
+    left = np.flatnonzero(block_of != block)
     index = torch.from_numpy(left)
     return Samples(
         task.name,

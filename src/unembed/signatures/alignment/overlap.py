@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool
 
+from unembed.signatures.kin import sharing
 from unembed.signatures.signature import State
 
 
@@ -17,10 +18,4 @@ def shared_inputs(states: Sequence[State]) -> Bool[np.ndarray, "tasks tasks"]:
     J of all their documents in common are missed with a probability of about ``(1 - J)^64``: 4 % at
     J = .05; what so small an overlap does to a product is as small.
     """
-    every = np.concatenate([state.hashes for state in states])
-    _, number = np.unique(every, return_inverse=True)
-    task = np.repeat(np.arange(len(states)), [len(state.hashes) for state in states])
-    held = np.zeros((len(states), int(number.max(initial=-1)) + 1), dtype=np.float32)
-    held[task, number] = 1
-    shared: Bool[np.ndarray, "tasks tasks"] = (held @ held.T > 0) | np.eye(len(states), dtype=bool)
-    return shared
+    return sharing([state.hashes for state in states]) | np.eye(len(states), dtype=bool)

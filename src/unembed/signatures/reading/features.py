@@ -26,7 +26,7 @@ SLICE = 64
 
 
 @dataclass(frozen=True)
-class Factors:
+class FeatureFactors:
     """What some positions' features are products of, by ``Sketch.factor`` (theory §9).
 
     ``activation`` is the feature of a alone, ``error`` that of e alone. ``sides`` are ``r·g`` and
@@ -39,6 +39,10 @@ class Factors:
     squared_norm: Float[Tensor, "rows"]
 
 
+Passes = Iterator[tuple[Sweep, Iterator[tuple[slice, FeatureFactors]]]]
+"""Some rows' sweep, then the factors of SLICE of them at a time, with where these are."""
+
+
 @torch.no_grad()
 def features(
     hidden: Float[Tensor, "positions dim"],
@@ -46,15 +50,17 @@ def features(
     targets: Int[Tensor, "positions"],
     sketch: Sketch,
     *,
+    sequence: Int[Tensor, "positions"] | None = None,
     fisher: Fisher = "empirical",
     precision: Precision | None = None,
     block: int | None = None,
     k: int = 2,
     first: bool = False,
 ) -> tuple[Sweep, Features]:
-    """A sweep, and every position's sketched features, from one pass over the vocabulary.
+    """A sweep, and every sample's sketched features, from one pass over the vocabulary.
 
-    Equivalent to, with r and s the sketch's two maps and ``f`` its ``factor``::
+    A sample is a position. Equivalent to, with r and s the sketch's two maps and ``f`` its
+    ``factor``::
 
         p = softmax(logits); e = p - onehot(target)
         activation = f(r a) * f(s a)
@@ -63,22 +69,40 @@ def features(
         joint = error * activation; first = f(r e) * f(r a)         # each packed into m numbers
         squared_norm = (a @ a) * (e @ e), or its mean over y
 
-    in float32. The sweep is bitwise that of ``sweep`` on CPU. Rows of it that are not finite have
-    features of NaN. The scratch is at most 512 rows (2,048 on CUDA) of m float32 numbers a map,
-    16 MiB for the empirical Fisher's two maps at m = 4096 and 24 MiB for the true one's three; what
-    comes back is three rows of m numbers a position (four with ``first``), so give a batch at a
-    time. The true Fisher of a row that is sure of another token than its target (p within 1e-4 of
-    1) keeps fewer digits. Raises UnembedError for a sketch that is not this head's, and for
-    ``first`` of the true Fisher, whose mean gradient is 0. Source: theory §9.
+    in float32. Where ``sequence`` numbers the sequence of each position from 0, in any order, a
+    sample is a sequence, all of whose positions must be in the call: its gradient is the sum of
+    theirs before it is squared. Row i of the features is then sequence i, equivalent to::
+
+        R = sum_t f(r e_t) * f(r a_t); S = sum_t f(s e_t) * f(s a_t)
+        joint = R * S; first = R                                    # "empirical"
+        joint = sum_t joint_t                                       # "true": labels are independent
+        activation = sum_t activation_t; error = sum_t error_t
+
+    and ``squared_norm`` of the empirical Fisher is estimated, by the means of ``R²`` and of ``S²``:
+    its standard error is a hundredth or two of it at m = 4096.
+
+    The sweep is bitwise that of ``sweep`` on CPU. Rows of it that are not finite have features of
+    NaN. The scratch is at most 512 rows (2,048 on CUDA) of m float32 numbers a map, 16 MiB for the
+    empirical Fisher's two maps at m = 4096 and 24 MiB for the true one's three; what comes back is
+    three rows of m numbers a sample (four with ``first``), so give a batch at a time. The true
+    Fisher of a row that is sure of another token than its target (p within 1e-4 of 1) keeps fewer
+    digits. Raises UnembedError for a sketch that is not this head's, and for ``first`` of the true
+    Fisher, whose mean gradient is 0. Source: theory §7, §9.
     """
-    count, m = len(hidden), sketch.spec.m
-    kinds = 4 if first else 3
-    packed = [torch.empty(count, m, device=hidden.device) for _ in range(kinds)]
-    norm = torch.empty(count, device=hidden.device)
+    passes = _passes(hidden, head, targets, sketch, fisher, precision, block, k, first)
+    if sequence is None:
+        return _of_positions(passes, len(hidden), sketch, hidden.device, first)
+    return _of_sequences(passes, sequence, sketch, fisher, first)
+
+
+def _of_positions(
+    passes: Passes, count: int, sketch: Sketch, device: torch.device, first: bool
+) -> tuple[Sweep, Features]:
+    """Each position's features, in its row."""
+    packed = [torch.empty(count, sketch.spec.m, device=device) for _ in range(4 if first else 3)]
+    norm = torch.empty(count, device=device)
     swept: list[Sweep] = []
-    for found, factors in _passes(
-        hidden, head, targets, sketch, fisher, precision, block, k, first
-    ):
+    for found, factors in passes:
         swept.append(found)
         for at, some in factors:
             made = [some.activation * some.error, some.activation, some.error]
@@ -91,43 +115,17 @@ def features(
     return _joined(swept), Features(joint, activation, error, packed[3] if first else None, norm)
 
 
-@torch.no_grad()
-def sequence_features(
-    hidden: Float[Tensor, "positions dim"],
-    head: Head,
-    targets: Int[Tensor, "positions"],
-    sequence: Int[Tensor, "positions"],
-    sketch: Sketch,
-    *,
-    fisher: Fisher = "empirical",
-    precision: Precision | None = None,
-    block: int | None = None,
-    k: int = 2,
-    first: bool = False,
+def _of_sequences(
+    passes: Passes, sequence: Int[Tensor, "positions"], sketch: Sketch, fisher: Fisher, first: bool
 ) -> tuple[Sweep, Features]:
-    """``features`` of sequences, whose gradient is the sum over their positions: g before squares.
-
-    ``sequence`` numbers the sequence of each position from 0, in any order; row i of the features
-    is sequence i, all of whose positions must be in the call. Equivalent to, for each::
-
-        R = sum_t f(r e_t) * f(r a_t); S = sum_t f(s e_t) * f(s a_t)
-        joint = R * S; first = R                                    # "empirical"
-        joint = sum_t joint_t                                       # "true": labels are independent
-        activation = sum_t activation_t; error = sum_t error_t
-
-    ``squared_norm`` of the empirical Fisher is estimated, by the means of ``R²`` and of ``S²``: its
-    standard error is a hundredth or two of it at m = 4096. Raises as ``features`` does.
-    Source: theory §7, §9.
-    """
-    count, m = int(sequence.max()) + 1 if len(sequence) else 0, sketch.spec.m
+    """The sums over each sequence's positions, multiplied afterwards."""
+    count, device = int(sequence.max()) + 1 if len(sequence) else 0, sequence.device
     kinds = 3 if fisher == "true" else 4
-    summed = [torch.zeros(count, m, device=hidden.device) for _ in range(kinds)]
+    summed = [torch.zeros(count, sketch.spec.m, device=device) for _ in range(kinds)]
     joint, activation, error = summed[:3]
-    norm = torch.zeros(count, device=hidden.device)
+    norm = torch.zeros(count, device=device)
     swept: list[Sweep] = []
-    for found, factors in _passes(
-        hidden, head, targets, sketch, fisher, precision, block, k, first
-    ):
+    for found, factors in passes:
         swept.append(found)
         for at, some in factors:
             made = [some.activation, some.error]
@@ -156,7 +154,7 @@ def _passes(
     block: int | None,
     k: int,
     first: bool,
-) -> Iterator[tuple[Sweep, Iterator[tuple[slice, Factors]]]]:
+) -> Passes:
     """Some hundred rows at a time: their sweep, then their factors, SLICE rows at a time.
 
     A block brings the sums of all its rows into the cache and out again, so it is twice as wide as
@@ -191,8 +189,8 @@ def _factors(
     found: Sweep,
     sketch: Sketch,
     first_row: int,
-) -> Iterator[tuple[slice, Factors]]:
-    """Factors after the last block, with the rows they are of, counted from ``first_row``.
+) -> Iterator[tuple[slice, FeatureFactors]]:
+    """FeatureFactors after the last block, with the rows they are of, counted from ``first_row``.
 
     Errors are taken about a centre c: ``onehot(y)``, or under the true Fisher 0 where p_y < 1/2. It
     moves no spread, ``Σ_k p_k ((r_k - r·c)(s_k - s·c)) - (r·(p - c))(s·(p - c))``, but decides
@@ -222,14 +220,14 @@ def _factors(
         norm = (a.double().square().sum(1) * e2).float()
         at = slice(first_row + rows.start, first_row + rows.stop)
         if not true:
-            yield at, Factors(alpha * beta, u * v, (u * alpha, v * beta), norm)
+            yield at, FeatureFactors(alpha * beta, u * v, (u * alpha, v * beta), norm)
             continue
         spread = squared[0] - u * v
         some = centred.nonzero()[:, 0]
         if len(some):
             r, s = (sketch.factor(side.columns(own[some])) for side in sketch.error)
             spread[some] -= r * v[some] + s * u[some]
-        yield at, Factors(alpha * beta, spread, None, norm)
+        yield at, FeatureFactors(alpha * beta, spread, None, norm)
 
 
 def _mapped(side: LinearMap, rows: Float[Tensor, "rows dim"]) -> Float[Tensor, "rows width"]:

@@ -24,7 +24,7 @@ from unembed.runs.provenance import digest_of, versions_of_packages
 from unembed.runs.store import RunFolder
 from unembed.signatures.file import as_bytes, from_bytes
 from unembed.signatures.pieces import Piece, finished, piece
-from unembed.signatures.reading.features import features, sequence_features
+from unembed.signatures.reading.features import features
 from unembed.signatures.signature import Fisher, Identity, Signature, Unit
 from unembed.signatures.sketches.constructions import sketch_of
 from unembed.signatures.sketches.names import DEFAULT
@@ -157,40 +157,30 @@ class Sketcher:
         hashes = self.hashes[batch.doc]
         _, same, here = np.unique(hashes, return_inverse=True, return_counts=True)
         whole = here[same] == self.sizes[batch.doc]
-        fisher, first = self.identity.fisher, self.first
-        if self.identity.unit == "token":
-            found, made = features(
-                hidden,
-                head,
-                targets,
-                self.sketch,
-                fisher=fisher,
-                precision=precision,
-                k=k,
-                first=first,
-            )
-            kept = found.finite
-        else:
-            _, sequence = window.unique(return_inverse=True)
-            found, made = sequence_features(
-                hidden,
-                head,
-                targets,
-                sequence.to(hidden.device),
-                self.sketch,
-                fisher=fisher,
-                precision=precision,
-                k=k,
-                first=first,
-            )
+        sequence = None
+        if self.identity.unit == "sequence":
+            sequence = window.unique(return_inverse=True)[1].to(hidden.device)
+        found, made = features(
+            hidden,
+            head,
+            targets,
+            self.sketch,
+            sequence=sequence,
+            fisher=self.identity.fisher,
+            precision=precision,
+            k=k,
+            first=self.first,
+        )
+        kept = found.finite
+        if sequence is not None:
             bad = torch.zeros(len(made.joint), device=hidden.device)
-            kept = bad.index_add_(0, sequence.to(hidden.device), (~found.finite).float()) == 0
-            _, where = np.unique(sequence.numpy(), return_index=True)
+            kept = bad.index_add_(0, sequence, (~found.finite).float()) == 0
+            _, where = np.unique(sequence.cpu().numpy(), return_index=True)
             hashes, whole = hashes[where], whole[where]
         if not bool(kept.all()):
             some = kept.cpu().numpy()
             made, hashes, whole = _some(made, kept), hashes[some], whole[some]
-        like = empty(self.identity.spec.m, first=first, blocks=self.blocks)
+        like = empty(self.identity.spec.m, first=self.first, blocks=self.blocks)
         return found, piece(like, made, hashes, whole)
 
     def signature(self, states: Sequence[State]) -> Signature:

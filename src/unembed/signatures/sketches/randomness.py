@@ -11,13 +11,7 @@ import hashlib
 import numpy as np
 from jaxtyping import Int, UInt64
 
-STEP = np.uint64(0x9E3779B97F4A7C15)
-"""The golden ratio of 2^64: odd, so that a counter's multiples are distinct words."""
-FIRST = np.uint64(0xBF58476D1CE4E5B9)
-SECOND = np.uint64(0x94D049BB133111EB)
-
-BELOW = 1 << 32
-"""The largest range that ``integers`` draws from."""
+from unembed.stats.splitmix import STEP, mixed
 
 
 def words(seed: int, stream: str, count: int, start: int = 0) -> UInt64[np.ndarray, " count"]:
@@ -26,9 +20,9 @@ def words(seed: int, stream: str, count: int, start: int = 0) -> UInt64[np.ndarr
     Equivalent to::
 
         a, b = two words of sha256(f"{seed}/{stream}"), little-endian
-        word[i] = mix(mix(a + (i + 1) * STEP) ^ b)          # modulo 2^64
+        word[i] = mixed(mixed(a + (i + 1) * STEP) ^ b)      # modulo 2^64
 
-    with the finaliser of splitmix64 as ``mix``. Another seed or stream gives unrelated words, and
+    with the finaliser of splitmix64 as ``mixed``. Another seed or stream gives unrelated words, and
     so does another index: words can be drawn in any order and in any pieces. Source: theory §9.
     """
     return words_at(seed, stream, np.arange(start, start + count))
@@ -40,7 +34,7 @@ def words_at(
     """The words of a stream at these indices, in the formula of ``words``."""
     digest = hashlib.sha256(f"{seed}/{stream}".encode()).digest()
     first, second = np.frombuffer(digest[:16], dtype="<u8").astype(np.uint64)
-    return _mix(_mix(first + (index.astype(np.uint64) + np.uint64(1)) * STEP) ^ second)
+    return mixed(mixed(first + (index.astype(np.uint64) + np.uint64(1)) * STEP) ^ second)
 
 
 def signs(seed: int, stream: str, count: int) -> Int[np.ndarray, " count"]:
@@ -56,30 +50,6 @@ def quarter_turns(seed: int, stream: str, count: int) -> Int[np.ndarray, " count
     return (words(seed, stream, count) >> np.uint64(62)).astype(np.int64)
 
 
-def integers(seed: int, stream: str, count: int, below: int) -> Int[np.ndarray, " count"]:
-    """``count`` independent integers of 0 to ``below - 1``, with replacement.
-
-    ``floor(high half of the word * below / 2^32)``: exactly uniform for a power of two, whose top
-    bits these are; otherwise a probability is off by less than 2^-32. Raises ValueError where
-    ``below`` is not from 1 to 2^32.
-    """
-    if not 1 <= below <= BELOW:
-        raise ValueError(f"integers below {below} cannot be drawn: give 1 to {BELOW}")
-    high = words(seed, stream, count) >> np.uint64(32)
-    return ((high * np.uint64(below)) >> np.uint64(32)).astype(np.int64)
-
-
-def distinct(seed: int, stream: str, count: int, below: int) -> Int[np.ndarray, " count"]:
-    """``count`` different integers of 0 to ``below - 1``: the first of a random permutation.
-
-    The permutation is the order of ``below`` words, ties (of chance 2^-64 a pair) to the lower
-    index. Raises ValueError where ``count`` is larger than ``below``.
-    """
-    if count > below:
-        raise ValueError(f"{count} different integers below {below} do not exist")
-    return np.argsort(words(seed, stream, below), kind="stable")[:count]
-
-
 def balanced(seed: int, stream: str, count: int, below: int) -> Int[np.ndarray, " count"]:
     """``count`` integers of 0 to ``below - 1``; every run of ``below`` of them holds each once.
 
@@ -90,11 +60,3 @@ def balanced(seed: int, stream: str, count: int, below: int) -> Int[np.ndarray, 
     drawn = words(seed, stream, runs * below).reshape(runs, below)
     order: Int[np.ndarray, " runs*below"] = np.argsort(drawn, axis=1, kind="stable").ravel()
     return order[:count]
-
-
-def _mix(word: UInt64[np.ndarray, " count"]) -> UInt64[np.ndarray, " count"]:
-    """The finaliser of splitmix64: a bijection in which each bit depends on all."""
-    word = (word ^ (word >> np.uint64(30))) * FIRST
-    word = (word ^ (word >> np.uint64(27))) * SECOND
-    out: UInt64[np.ndarray, " count"] = word ^ (word >> np.uint64(31))
-    return out
