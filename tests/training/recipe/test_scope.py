@@ -17,7 +17,7 @@ from unembed.errors import HeadError, UnembedError
 from unembed.head.head import Head, final_hidden
 from unembed.training.recipe import lora as lora_module
 from unembed.training.recipe.lora import Lora
-from unembed.training.recipe.scope import Scoped, apply_scope, check_scope, finished
+from unembed.training.recipe.scope import Scoped, apply_scope, check_scope, plain_model
 
 IDS = torch.randint(2, 290, (2, 9), generator=torch.Generator().manual_seed(1))
 SCOPES = ["full", "last-1-blocks", "last-2-blocks", "final-norm", "head", "norm+head", "lora"]
@@ -120,7 +120,7 @@ def test_exactly_the_parameters_in_scope_move(name: str, scope: str) -> None:
     assert all(module.training for module in model.modules())
     step(model)
     assert moved(model, before) == expected
-    assert finished(scoped) is model
+    assert plain_model(scoped) is model
     assert flags(model) == were
 
 
@@ -131,7 +131,7 @@ def test_a_trained_model_reloads_as_it_was(name: str, scope: str, tmp_path: Path
     start, kind = logits(model), type(model)
     scoped = apply_scope(model, scope)
     step(scoped.model, steps=2)
-    plain = finished(scoped)
+    plain = plain_model(scoped)
     assert type(plain) is kind
     again = reloaded(plain, tmp_path)
     assert type(again) is kind
@@ -162,7 +162,7 @@ def test_an_untied_head_moves_alone_and_survives_saving(
     assert not torch.equal(model.get_output_embeddings().weight, kept)
     model.tie_weights()
     model.tie_weights(recompute_mapping=False)
-    again = reloaded(finished(scoped), tmp_path)
+    again = reloaded(plain_model(scoped), tmp_path)
     same_model(again, model)
     assert again.config.tie_word_embeddings is False
     assert all(flags(model).values())
@@ -172,7 +172,7 @@ def test_an_untied_head_moves_alone_and_survives_saving(
 def test_an_untied_head_is_as_frozen_as_the_embedding_was() -> None:
     model: Any = small_model("gpt2")
     model.transformer.wte.weight.requires_grad_(False)
-    finished(apply_scope(model, "head", untie=True))
+    plain_model(apply_scope(model, "head", untie=True))
     frozen = {path for path, flag in flags(model).items() if not flag}
     assert frozen == {"transformer.wte.weight", "lm_head.weight"}
 
@@ -309,7 +309,7 @@ def test_adapters_move_alone_and_merge(name: str, dtype: torch.dtype) -> None:
     final_hidden(scoped.model, IDS).sum().backward()
     adapted = logits(scoped.model)
     assert not torch.allclose(adapted, start, rtol=1e-2)
-    plain = finished(scoped)
+    plain = plain_model(scoped)
     size = float(adapted.abs().max())
     tolerance = (1e-5 if dtype == torch.float32 else 0.05) * size
     assert float((logits(plain) - adapted).abs().max()) <= tolerance
@@ -418,6 +418,6 @@ def test_layers_that_peft_does_not_adapt_are_refused_untouched() -> None:
 def test_a_model_with_adapters_takes_no_other_scope() -> None:
     scoped: Scoped = apply_scope(small_model("llama"), "lora")
     for model in (scoped.model, scoped.model.get_submodule("base_model.model")):
-        with pytest.raises(UnembedError, match=r"merge them first, with finished\(scoped\)"):
+        with pytest.raises(UnembedError, match=r"merge them first, with plain_model\(scoped\)"):
             apply_scope(model, "head")
-    assert apply_scope(finished(scoped), "head").moves == ("lm_head.weight",)
+    assert apply_scope(plain_model(scoped), "head").moves == ("lm_head.weight",)

@@ -35,8 +35,8 @@ from unembed.training.recipe.recipe import Budget, Recipe
 from unembed.training.recipe.weighting import Positions, Weighting, read_values
 from unembed.training.run import train as module
 from unembed.training.run.head_hook import HeadHook
+from unembed.training.run.heldout_check import HeldoutCheck
 from unembed.training.run.train import load_refinement, refine, train
-from unembed.training.run.watch import HeldoutCheck
 
 SENTENCES = [
     f"{first} {then} {last}"
@@ -421,12 +421,12 @@ def test_what_is_watched_is_what_an_audit_would_say(llama: Checkpoint, corpus: C
     counted = torch.zeros(300, dtype=torch.bool)
     counted[::2] = True
     model = copy.deepcopy(llama.model)
-    watch = HeldoutCheck.of(HeadHook.of(model), watched, counted, Budget())
+    check = HeldoutCheck.of(HeadHook.of(model), watched, counted, Budget())
     torch.manual_seed(0)
     with torch.no_grad():
         for p in model.parameters():
             p.add_(torch.randn_like(p) * 0.05)
-    seen = watch.watched(model, 7)
+    seen = check.compare(model, 7)
     rows: list[tuple[Any, ...]] = []
     for i in range(len(windows.length)):
         begin, length = int(windows.start[i]), int(windows.length[i])
@@ -453,7 +453,7 @@ def test_what_is_watched_is_what_an_audit_would_say(llama: Checkpoint, corpus: C
     with torch.no_grad():
         model.model.norm.weight[0] = torch.nan
     with pytest.raises(UnembedError, match="not finite after step 8"):
-        watch.watched(model, 8)
+        check.compare(model, 8)
 
 
 def test_the_share_of_clipped_steps_is_told(

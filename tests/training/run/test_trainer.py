@@ -350,12 +350,12 @@ def test_a_batch_is_padded_on_the_right_and_padding_counts_nowhere(corpus: Corpu
         token for row in rows for token in row["labels"].tolist()[1:]
     ]
     model = small_model("llama")
-    door = HeadHook.of(model)
-    together = door.through(
+    hook = HeadHook.of(model)
+    together = hook.at_head(
         model, batch_inputs(batch), lambda h, _: h[Targets.of(batch["labels"]).kept]
     )
     alone = [
-        door.through(model, {"input_ids": row["input_ids"][None]}, lambda h, _: h[0, :-1])
+        hook.at_head(model, {"input_ids": row["input_ids"][None]}, lambda h, _: h[0, :-1])
         for row in rows
     ]
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-5, atol=1e-6)
@@ -403,7 +403,7 @@ def test_the_two_gradients_are_compared_as_two_backward_passes_would(
     found = [line for line in trainer.state.log_history if "gradient_ratio" in line]
     head = Head.of(start)
     inputs = batch_inputs(used[0])
-    hidden = HeadHook.of(start).through(start, inputs, lambda h, _: h.detach())
+    hidden = HeadHook.of(start).at_head(start, inputs, lambda h, _: h.detach())
     kept, ids = Targets.of(used[0]["labels"]).kept, Targets.of(used[0]["labels"]).ids
     rows = hidden[kept].double().requires_grad_()
     weight = head.weight.double().requires_grad_()
@@ -521,7 +521,7 @@ def test_evaluation_is_the_trainers_own(corpus: Corpus, tmp_path: Path) -> None:
 
 def test_a_model_that_calls_its_head_twice_is_refused() -> None:
     model = small_model("llama")
-    door, plain = HeadHook.of(model), model.forward
+    hook, plain = HeadHook.of(model), model.forward
 
     def twice(**inputs: Any) -> Any:
         plain(**inputs)
@@ -530,10 +530,10 @@ def test_a_model_that_calls_its_head_twice_is_refused() -> None:
     model.forward = twice
     ids = torch.ones(1, 4, dtype=torch.long)
     with pytest.raises(UnembedError, match="calls its head 2 times"):
-        door.through(model, {"input_ids": ids}, lambda h, _: h)
+        hook.at_head(model, {"input_ids": ids}, lambda h, _: h)
     del model.forward
     assert "forward" not in vars(model.lm_head)
-    hidden = door.through(model, {"input_ids": ids}, lambda h, _: h)
+    hidden = hook.at_head(model, {"input_ids": ids}, lambda h, _: h)
     assert torch.equal(hidden, final_hidden(model, ids))
 
 

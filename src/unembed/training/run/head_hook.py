@@ -16,7 +16,7 @@ from unembed.head.precision import Precision
 
 Read = TypeVar("Read")
 IGNORED = -100
-"""A label that is no target, as transformers has it."""
+"""The label of an input without a target, as in transformers."""
 
 
 @dataclass(frozen=True)
@@ -24,28 +24,28 @@ class HeadHook:
     """The head of a model in training, reached from inside of its forward pass.
 
     There the weights are whole under DDP and FSDP alike, and the loss can be taken from the hidden
-    states before any logit exists. ``bare`` is the model without wrappers; ``recipe`` its head,
-    whose weight and bias are replaced by the living ones.
+    states before any logit exists. ``model`` is the one without wrappers; ``head`` is its head as
+    it was when the hook was made, of which ``current_head`` replaces weight and bias.
     """
 
-    bare: nn.Module
-    recipe: Head
+    model: nn.Module
+    head: Head
 
     @staticmethod
     def of(model: nn.Module, token_ids: list[int] | None = None) -> HeadHook:
-        """The door of an unwrapped model. Raises HeadError as ``Head.of`` does."""
+        """The hook into an unwrapped model. Raises HeadError as ``Head.of`` does."""
         was = model.training
         try:
             return HeadHook(model, Head.of(model.eval(), token_ids))
         finally:
             model.train(was)
 
-    def living(self, model: nn.Module) -> Head:
-        """The head with the weight and bias that ``model`` has now."""
+    def current_head(self, model: nn.Module) -> Head:
+        """The head with the weight and bias that ``model`` has now, and their gradients."""
         module = output_embedding(model)
-        return replace(self.recipe, weight=module.weight, bias=getattr(module, "bias", None))
+        return replace(self.head, weight=module.weight, bias=getattr(module, "bias", None))
 
-    def through(
+    def at_head(
         self,
         model: nn.Module,
         inputs: dict[str, Any],
@@ -53,15 +53,15 @@ class HeadHook:
     ) -> Read:
         """``read(hidden, head)``, called where ``model(**inputs)`` would compute its logits.
 
-        ``model`` is the bare one or a wrapper around it. What the model makes of the logits after
+        ``model`` is the unwrapped one or a wrapper around it. What it makes of the logits after
         its head is computed on one number a position instead. A tensor that requires a gradient is
         joined to the model's output, where DDP and FSDP look for what a backward pass will need.
         """
-        module = output_embedding(self.bare)
+        module = output_embedding(self.model)
         found: list[Read] = []
 
         def instead(hidden: Tensor, *_args: object, **_kwargs: object) -> Tensor:
-            value = read(hidden, self.living(self.bare))
+            value = read(hidden, self.current_head(self.model))
             found.append(value)
             return _joined(hidden[..., :1].detach(), value)
 
@@ -72,7 +72,7 @@ class HeadHook:
             del module.forward
         if len(found) != 1:
             raise UnembedError(
-                f"{type(self.bare).__name__} calls its head {len(found)} times in a forward pass: "
+                f"{type(self.model).__name__} calls its head {len(found)} times in a forward pass: "
                 "only models that call it once can be refined"
             )
         return _joined(found[0], output.logits)
@@ -82,22 +82,22 @@ class _Joined(torch.autograd.Function):
     """The first tensor, bit for bit; the second gets a gradient of zeros."""
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor, beside: Tensor) -> Tensor:
-        ctx.save_for_backward(beside)
+    def forward(ctx: Any, value: Tensor, other: Tensor) -> Tensor:
+        ctx.save_for_backward(other)
         return value.view_as(value)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        [beside] = ctx.saved_tensors
-        return gradient, torch.zeros_like(beside)
+        [other] = ctx.saved_tensors
+        return gradient, torch.zeros_like(other)
 
 
-def _joined(value: Read, beside: object) -> Read:
-    """``value``, whose backward pass goes through ``beside`` too."""
-    if not (isinstance(value, Tensor) and isinstance(beside, Tensor) and beside.requires_grad):
+def _joined(value: Read, other: object) -> Read:
+    """``value``, whose backward pass goes through ``other`` too."""
+    if not (isinstance(value, Tensor) and isinstance(other, Tensor) and other.requires_grad):
         return value
     differentiable: Any = _Joined.apply
-    joined: Read = differentiable(value, beside)
+    joined: Read = differentiable(value, other)
     return joined
 
 
@@ -114,6 +114,15 @@ class Targets:
         after = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
         kept = after != IGNORED
         return Targets(kept, after[kept])
+
+
+def refuse_nonfinite(what: str, values: Tensor, when: str) -> None:
+    """Raise UnembedError, saying ``when``, unless all values are finite."""
+    if not bool(torch.isfinite(values).all()):
+        raise UnembedError(
+            f"{what} is not finite {when}: lower the learning rate or the weight, or load the "
+            "model in float32"
+        )
 
 
 @dataclass(frozen=True)

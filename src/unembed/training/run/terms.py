@@ -25,20 +25,20 @@ EWC_SEQUENCES = 64
 
 
 def term_of(
-    recipe: Recipe, door: HeadHook, start: nn.Module, examples: Examples, vocabulary: Vocabulary
+    recipe: Recipe, hook: HeadHook, start: nn.Module, examples: Examples, vocabulary: Vocabulary
 ) -> PenaltyTerm:
     """What ``recipe`` minimises on these examples; ``start`` is the frozen starting model."""
     table = None
     if recipe.weighting != Weighting():
-        counts = examples.target_counts(door.recipe.vocab)
+        counts = examples.target_counts(hook.head.vocab)
         table = recipe.weighting.table(counts, vocabulary)
-    held, vocab = recipe.protection, door.recipe.vocab
+    held, vocab = recipe.protection, hook.head.vocab
     return PenaltyTerm(
         recipe.objective,
         recipe.weight,
         ce_weight=recipe.ce_weight,
         weighting=table,
-        ewc=(held.ewc, Ewc.of(door.bare, _losses(door, examples))) if held.ewc else None,
+        ewc=(held.ewc, Ewc.of(hook.model, _losses(hook, examples))) if held.ewc else None,
         margin=MarginAnchor(held.margin) if held.margin else None,
         kl=KlAnchor.of(held.kl, held.classes, vocabulary, vocab) if held.kl else None,
         reference=_evaluating(start) if held.needs_reference else None,
@@ -50,18 +50,18 @@ def _evaluating(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model).eval() if model.training else model
 
 
-def _losses(door: HeadHook, examples: Examples) -> Iterator[Float[Tensor, ""]]:
+def _losses(hook: HeadHook, examples: Examples) -> Iterator[Float[Tensor, ""]]:
     """The mean NLL of single windows, with its graph."""
-    door.bare.eval()
+    hook.model.eval()
     every = max(1, len(examples) // EWC_SEQUENCES)
     for i in range(0, len(examples), every)[:EWC_SEQUENCES]:
         batch = examples.collated([examples[i]])
-        device = next(door.bare.parameters()).device
+        device = next(hook.model.parameters()).device
         targets = Targets.of(batch["labels"].to(device))
 
         with torch.enable_grad():
             inputs = {"input_ids": batch["input_ids"].to(device)}
-            yield door.through(door.bare, inputs, partial(_mean_nll, targets))
+            yield hook.at_head(hook.model, inputs, partial(_mean_nll, targets))
 
 
 def _mean_nll(

@@ -29,16 +29,16 @@ from unembed.text.windows import Windows, batches
 from unembed.training.benchmarks.pair import Benchmarks
 from unembed.training.recipe.protection import KlAnchor
 from unembed.training.recipe.recipe import Recipe, steps_of
-from unembed.training.recipe.scope import apply_scope, finished
+from unembed.training.recipe.scope import apply_scope, plain_model
 from unembed.training.recipe.weighting import Positions
 from unembed.training.run.checkpoints import save_model, train_on
 from unembed.training.run.engine import PrinterCallback, TrainingArguments, check_accelerate
 from unembed.training.run.examples import Examples, split
 from unembed.training.run.head_hook import HeadHook
+from unembed.training.run.heldout_check import HeldoutCheck, StopCallback
 from unembed.training.run.summary import RefinementSummary, headline, summarise_refinement
 from unembed.training.run.terms import term_of
 from unembed.training.run.trainer import RefineTrainer
-from unembed.training.run.watch import HeldoutCheck, StopCallback
 
 WATCH_TOKENS = 2048
 CHECKPOINTS = "checkpoints"
@@ -212,40 +212,40 @@ class _Job:
         ids = token_ids(self.checkpoint.tokenizer)
         context = context_of(start, recipe.context) - 1
         examples = Examples.of(self.training, context, positions)
-        door = HeadHook.of(scoped.model, ids)
-        vocabulary = Vocabulary.of(self.checkpoint.tokenizer, range(door.recipe.vocab))
+        hook = HeadHook.of(scoped.model, ids)
+        vocabulary = Vocabulary.of(self.checkpoint.tokenizer, range(hook.head.vocab))
         with progress_bar("refine", "step", recipe.steps, self.progress) as bar:
-            warden = StopCallback(self._watch(door, context, vocabulary), recipe.watch_every, bar)
+            callback = StopCallback(self._watch(hook, context, vocabulary), recipe.watch_every, bar)
             with quietly():
                 trainer = RefineTrainer(
                     model=scoped.model,
                     args=_arguments(recipe, self.out / CHECKPOINTS, report_to, start),
                     train_dataset=examples,
                     data_collator=examples.collated,
-                    callbacks=[warden],
+                    callbacks=[callback],
                 )
                 trainer.remove_callback(PrinterCallback)
-                term = term_of(recipe, door, start, examples, vocabulary)
+                term = term_of(recipe, hook, start, examples, vocabulary)
                 trainer.refine_with(term, token_ids=ids)
                 train_on(trainer, self.out / CHECKPOINTS)
                 # The Trainer trains without a cache; the model generates with one.
                 config: Any = scoped.model.config
                 config.use_cache = getattr(start.config, "use_cache", False)
-                save_model(finished(scoped), self.checkpoint.tokenizer, dtype, self.out / MODEL)
+                save_model(plain_model(scoped), self.checkpoint.tokenizer, dtype, self.out / MODEL)
         return {
             "moves": scoped.words,
             "n_moving": scoped.n_moving,
             "n_total": scoped.n_total,
-            "stopped": warden.stopped,
+            "stopped": callback.stopped,
             "log": trainer.state.log_history,
         }
 
-    def _watch(self, door: HeadHook, context: int, vocabulary: Vocabulary) -> HeldoutCheck:
+    def _watch(self, hook: HeadHook, context: int, vocabulary: Vocabulary) -> HeldoutCheck:
         recipe = self.recipe
         windows = Windows.of(self.heldout, context, max_positions=recipe.watch_positions)
         watched = list(batches(windows, range(len(windows.length)), WATCH_TOKENS))
-        marked = KlAnchor.of(1.0, recipe.budget.classes, vocabulary, door.recipe.vocab).protected
-        return HeldoutCheck.of(door, watched, marked, recipe.budget)
+        marked = KlAnchor.of(1.0, recipe.budget.classes, vocabulary, hook.head.vocab).protected
+        return HeldoutCheck.of(hook, watched, marked, recipe.budget)
 
 
 def _compared(

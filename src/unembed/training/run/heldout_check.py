@@ -23,12 +23,13 @@ from unembed.training.run.engine import (
     TrainerState,
     TrainingArguments,
 )
-from unembed.training.run.head_hook import HeadHook, PrecisionCache
+from unembed.training.run.head_hook import HeadHook, PrecisionCache, refuse_nonfinite
 from unembed.training.run.summary import WatchedStep
 
-CANDIDATES = 5
+CHECKED_CANDIDATES = 5
+HELDOUT_LOSS = "the loss on held-out text"
 DIVERGED_NATS = 3.0
-"""A loss this far above its start, and above that of guessing, will not come back."""
+"""A loss this far above its start, and above that of guessing, does not come back."""
 
 
 @dataclass(frozen=True)
@@ -38,23 +39,23 @@ class HeldoutCheck:
     ``counted`` marks the positions whose loss of a right decision the budget counts.
     """
 
-    door: HeadHook
+    hook: HeadHook
     batches: Sequence[Batch]
     counted: Bool[np.ndarray, " positions"]
     budget: Budget
-    probed: PrecisionCache
+    precisions: PrecisionCache
     start: dict[str, np.ndarray]
 
     @staticmethod
     def of(
-        door: HeadHook, batches: Sequence[Batch], protected: Bool[Tensor, "vocab"], budget: Budget
+        hook: HeadHook, batches: Sequence[Batch], protected: Bool[Tensor, "vocab"], budget: Budget
     ) -> HeldoutCheck:
         """Measure the starting model. ``protected`` marks the tokens that the budget counts."""
         targets = np.concatenate([batch.targets.numpy() for batch in batches])
         counted = protected.cpu().numpy()[targets]
-        watch = HeldoutCheck(door, batches, counted, budget, PrecisionCache({}), {})
-        watch.start.update(watch.columns(door.bare, "before the first step"))
-        return watch
+        check = HeldoutCheck(hook, batches, counted, budget, PrecisionCache({}), {})
+        check.start.update(check.columns(hook.model, "before the first step"))
+        return check
 
     @torch.no_grad()
     def columns(self, model: nn.Module, when: str) -> dict[str, np.ndarray]:
@@ -70,7 +71,7 @@ class HeldoutCheck:
             model.train(was)
         return {name: np.concatenate([one[name] for one in found]) for name in found[0]}
 
-    def watched(self, model: nn.Module, step: int) -> WatchedStep:
+    def compare(self, model: nn.Module, step: int) -> WatchedStep:
         """Compare the model as it is now with the start."""
         now, start = self.columns(model, f"after step {step}"), self.start
         right, was = (side["top1"] == side["target"] for side in (now, start))
@@ -88,15 +89,15 @@ class HeldoutCheck:
             stable_candidates=float(kept.mean()),
         )
 
-    def excess(self, seen: WatchedStep) -> str | None:
-        """Which bound of the budget is passed, in words."""
+    def exceeded(self, now: WatchedStep) -> str | None:
+        """Which bound of the budget is passed, in words; None where none is."""
         budget, before = self.budget, float(self.start["nll"].mean(dtype=np.float64))
-        if budget.nll is not None and seen.nll > before * (1 + budget.nll):
-            rise = seen.nll / before - 1
+        if budget.nll is not None and now.nll > before * (1 + budget.nll):
+            rise = now.nll / before - 1
             return f"held-out loss rose by {rise:.2%}, more than {budget.nll:.2%}"
-        if budget.right_to_wrong is not None and seen.right_to_wrong > budget.right_to_wrong:
+        if budget.right_to_wrong is not None and now.right_to_wrong > budget.right_to_wrong:
             return (
-                f"{seen.right_to_wrong:.2%} of the watched decisions went from right to wrong, "
+                f"{now.right_to_wrong:.2%} of the watched decisions went from right to wrong, "
                 f"more than {budget.right_to_wrong:.2%}"
             )
         return None
@@ -104,22 +105,22 @@ class HeldoutCheck:
     def _measured(self, model: nn.Module, batch: Batch, when: str) -> dict[str, np.ndarray]:
         def read(hidden: Float[Tensor, "batch seq dim"], head: Head) -> dict[str, np.ndarray]:
             rows = hidden[batch.real.to(hidden.device)]
-            _refuse_broken(rows, when)
+            refuse_nonfinite(HELDOUT_LOSS, rows, when)
             targets: Int[Tensor, "positions"] = batch.targets.to(hidden.device)
-            precision = self.probed.of(head.weight, rows)
-            columns = measure(rows, head, targets, ColumnChoice(CANDIDATES), precision)
-            _refuse_broken(torch.from_numpy(columns["nll"]), when)
+            precision = self.precisions.of(head.weight, rows)
+            columns = measure(rows, head, targets, ColumnChoice(CHECKED_CANDIDATES), precision)
+            refuse_nonfinite(HELDOUT_LOSS, torch.from_numpy(columns["nll"]), when)
             return columns
 
-        ids = batch.input_ids.to(next(self.door.bare.parameters()).device)
-        return self.door.through(model, {"input_ids": ids}, read)
+        ids = batch.input_ids.to(next(self.hook.model.parameters()).device)
+        return self.hook.at_head(model, {"input_ids": ids}, read)
 
 
 class StopCallback(TrainerCallback):
     """Watches a run of the Trainer: measures, keeps the last good weights, stops where it must."""
 
-    def __init__(self, watch: HeldoutCheck, every: int, bar: Any) -> None:
-        self.watch, self.every, self.bar = watch, every, bar
+    def __init__(self, check: HeldoutCheck, every: int, bar: Any) -> None:
+        self.check, self.every, self.bar = check, every, bar
         self.stopped: str | None = None
         self.good: dict[str, Tensor] = {}
 
@@ -141,15 +142,15 @@ class StopCallback(TrainerCallback):
         if state.global_step % self.every and state.global_step < state.max_steps:
             return
         model = given["model"]
-        found = self.watch.watched(model, state.global_step)
+        found = self.check.compare(model, state.global_step)
         history: list[Any] = state.log_history
         history.append({"step": state.global_step, "watched": asdict(found)})
         self.bar.set_postfix_str(f"loss {found.nll:.3f}, median margin {found.median_margin:.3f}")
-        excess = self.watch.excess(found)
-        if excess is None:
+        exceeded = self.check.exceeded(found)
+        if exceeded is None:
             self._keep(model)
             return
-        self.stopped = f"at step {state.global_step} {excess}: back to the weights before"
+        self.stopped = f"at step {state.global_step} {exceeded}: back to the weights before"
         for name, parameter in model.named_parameters():
             if name in self.good:
                 parameter.data.copy_(self.good[name])
@@ -165,7 +166,7 @@ class StopCallback(TrainerCallback):
             return
         history: list[dict[str, float]] = state.log_history
         first = _loss(next(line for line in history if "loss" in line))
-        loss, guess = _loss(logs), math.log(self.watch.door.recipe.tokens)
+        loss, guess = _loss(logs), math.log(self.check.hook.head.tokens)
         if loss > max(guess, first + DIVERGED_NATS):
             raise UnembedError(
                 f"the run diverged: cross-entropy {loss:.2f} nats at step {state.global_step}, "
@@ -182,11 +183,3 @@ class StopCallback(TrainerCallback):
 
 def _loss(logs: dict[str, float]) -> float:
     return logs.get("cross_entropy", logs["loss"])
-
-
-def _refuse_broken(values: Tensor, when: str) -> None:
-    if not bool(torch.isfinite(values).all()):
-        raise UnembedError(
-            f"the loss on held-out text is not finite {when}: lower the learning rate or the "
-            "weight, or load the model in float32"
-        )
