@@ -9,19 +9,16 @@ Both take 20 steps and print their losses; the Trainer leaves its checkpoint in 
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArguments
 
-from unembed.head.head import Head, final_hidden, output_embedding
-from unembed.head.loss import head_loss
-from unembed.head.precision import Precision
-from unembed.models.checkpoint import Checkpoint, load, token_ids
-from unembed.training.recipe.objectives import Objective, mean_loss
-from unembed.training.run.trainer import PenaltyTerm, RefineMixin
+from unembed import Checkpoint, head_loss, load
+from unembed.head import final_hidden
+from unembed.models import token_ids
+from unembed.training import HeadHook, Objective, PenaltyTerm, RefineMixin, mean_loss
 
 
 class MyTrainer(RefineMixin, Trainer):
@@ -45,18 +42,16 @@ def with_a_trainer(checkpoint: Checkpoint, texts: list[str], **arguments: Any) -
 
 def with_a_loop(checkpoint: Checkpoint, texts: list[str], steps: int = 20) -> list[float]:
     """Plain PyTorch, a text a step: hidden states up to the head, and the loss from there."""
-    model, objective = checkpoint.model, Objective("fisher")
-    head = Head.of(model, token_ids(checkpoint.tokenizer))
-    head = replace(head, weight=output_embedding(model).weight)  # the one that is trained
-    precision = Precision.probe(head.weight.detach(), head.weight.dtype)
+    model, objective = checkpoint.model.train(), Objective("fisher")
+    hook = HeadHook.of(model, token_ids(checkpoint.tokenizer))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
     losses = []
     for step in range(steps):
         ids = torch.tensor([checkpoint.tokenizer(texts[step % len(texts)])["input_ids"]])
-        ids = ids.to(head.weight.device)
-        hidden = final_hidden(model.train(), ids)[0, :-1]
-        said = head_loss(hidden, head, ids[0, 1:], k=5, cosines=True, precision=precision)
-        loss = mean_loss(said, objective, 0.6)
+        hidden = final_hidden(model, ids.to(hook.head.weight.device))[0, :-1]
+        targets = ids[0, 1:].to(hidden.device)
+        found = head_loss(hidden, hook.current_head(model), targets, k=5, cosines=True)
+        loss = mean_loss(found, objective, weight=0.6)
         optimizer.zero_grad()
         loss.total.backward()
         optimizer.step()

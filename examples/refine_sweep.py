@@ -17,15 +17,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from unembed.demo.story import bundled_model
-from unembed.demo.text import documents
-from unembed.models.checkpoint import Checkpoint, load
-from unembed.text.corpus import Corpus
-from unembed.training.doses.dose import Grid, dose
-from unembed.training.recipe.lora import Lora
-from unembed.training.recipe.objectives import Objective
-from unembed.training.recipe.recipe import Recipe
-from unembed.training.recipe.weighting import Weighting
+from unembed import Checkpoint, Corpus, Grid, Recipe, dose, load
+from unembed.demo import bundled_model, documents
+from unembed.training import Lora, Objective, Weighting
 
 FISHER = Objective("fisher")
 CHARACTERS = 4_000

@@ -28,26 +28,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import nn
 
-from unembed.demo.story import bundled_model
-from unembed.demo.text import documents
-from unembed.models.checkpoint import Checkpoint, load
-from unembed.models.model_pass import ModelPass, ReadingOptions
-from unembed.runs.phases import Phases
-from unembed.runs.progress import progress_bar
-from unembed.selection.index.index import Index
-from unembed.selection.index.route import route
-from unembed.signatures.alignment.estimators import squared_norm
-from unembed.signatures.reading.features import features
-from unembed.signatures.reading.run import sketch
-from unembed.signatures.reading.sketcher import SketchOptions
-from unembed.signatures.signature import Signature
-from unembed.signatures.sketches.constructions import sketch_of
-from unembed.signatures.state import SUMMED
-from unembed.text.corpus import Corpus
-from unembed.text.windows import Batch
+from unembed import Checkpoint, Corpus, Index, Signature, SketchOptions, load, sketch
+from unembed.demo import bundled_model, documents
+from unembed.models import ModelPass, ReadingOptions
+from unembed.runs import Phases, progress_bar
+from unembed.selection import route
+from unembed.signatures import features, sketch_of, squared_norm
+from unembed.text import Batch
 
 PASSAGE = 300
 """Characters of a passage, which is what is independent within a domain."""
+KINDS = ("joint", "activation", "error", "first")
+"""The features that a signature sums."""
 DRAWS = 2_000
 EVERY = 10
 """One prompt of so many domains is routed through an index too."""
@@ -129,14 +121,14 @@ def prompts_of(
     corpus = Corpus.from_texts(texts, checkpoint.tokenizer)
     reading = ModelPass.of(checkpoint.model, corpus, ReadingOptions(context=256), checkpoint.name)
     maps = sketch_of(signature.identity.spec, reading.head.weight.device)
-    sums = {name: np.zeros((len(texts), setup.m)) for name in SUMMED}
+    sums = {name: np.zeros((len(texts), setup.m)) for name in KINDS}
     counts = np.zeros((len(texts), reading.head.vocab))
 
     def work(team: tuple[nn.Module, ...], batch: Batch, phases: Phases) -> None:
         hidden = reading.hidden(team[0], batch, phases)
         _, found = features(hidden, reading.head, batch.targets, maps, first=True)
         rows = batch.doc
-        for name in SUMMED:
+        for name in KINDS:
             np.add.at(sums[name], rows, getattr(found, name).numpy())
         np.add.at(counts, (rows, batch.targets.numpy()), 1)
 
@@ -178,7 +170,7 @@ def ways(
     signatures: list[Signature], domains: list[Domain], prompts: Prompts, checkpoint: Checkpoint
 ) -> Iterator[tuple[str, Float[np.ndarray, "prompts domains"]]]:
     """Every way to score each domain for each prompt, by its name."""
-    for name in SUMMED:
+    for name in KINDS:
         kept = [one.state.sums(name) for one in signatures]
         totals = np.stack([one.total.sum(0) for one in kept if one is not None])
         means = totals / np.array([[one.state.weight.sum()] for one in signatures])

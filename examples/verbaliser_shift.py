@@ -30,24 +30,21 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from unembed.demo.story import bundled_model
-from unembed.demo.text import Document, documents
-from unembed.head.head import Head
-from unembed.models.checkpoint import Checkpoint, load
-from unembed.models.model_pass import ModelPass
-from unembed.runs.phases import Phases
-from unembed.runs.progress import progress_bar
-from unembed.signatures.alignment.align import align
-from unembed.signatures.alignment.exact import exact_alignments
-from unembed.signatures.alignment.records import Alignments
-from unembed.signatures.alignment.texts import samples_of
-from unembed.signatures.reading.sketcher import Sketcher, SketchOptions
-from unembed.signatures.samples import Samples
-from unembed.signatures.signature import Piece, Signature, finished
-from unembed.signatures.verbalizers import Verbalizers
-from unembed.text.corpus import Corpus
-from unembed.text.rows import PromptCompletion
-from unembed.text.windows import Batch
+from unembed import Checkpoint, Corpus, Head, Signature, SketchOptions, align, load
+from unembed.demo import Document, bundled_model, documents
+from unembed.models import ModelPass
+from unembed.runs import Phases, progress_bar
+from unembed.signatures import (
+    Alignments,
+    Piece,
+    Samples,
+    Sketcher,
+    Verbalizers,
+    exact_alignments,
+    finished,
+    samples_of,
+)
+from unembed.text import Batch, PromptCompletion
 
 WORDS = (" one", " two", " three", " left", " right")
 KINDS = {

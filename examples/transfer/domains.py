@@ -20,7 +20,7 @@ from pathlib import Path
 
 from produced import disassembly, import_traces, number_series, syntax_trees, test_logs
 
-from unembed.demo.text import Document, documents
+from unembed.demo import Document, documents
 
 MOST = 400
 """Documents that are read of one domain, evenly over all there are."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from unembed.runs.store import write_whole
+from unembed.runs import write_whole
 
 
 def kept(place: Path | None, key: object, find: Callable[[], Any]) -> Any:

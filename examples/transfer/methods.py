@@ -11,15 +11,10 @@ from jaxtyping import Float
 from tasks import Task
 
 from training import Truth, few
-from unembed.head.head import Head
-from unembed.models.checkpoint import Checkpoint
-from unembed.runs.progress import progress_bar
-from unembed.selection.baselines import score
-from unembed.signatures.alignment.align import align
-from unembed.signatures.alignment.records import Alignments
-from unembed.signatures.reading.run import sketch
-from unembed.signatures.reading.sketcher import SketchOptions
-from unembed.signatures.signature import Signature
+from unembed import Checkpoint, Head, Signature, SketchOptions, align, sketch
+from unembed.runs import progress_bar
+from unembed.selection import score
+from unembed.signatures import Alignments
 
 CURVE = (200, 1_000, 5_000)
 """Positions of both texts at which joint, error and gradient are had again."""

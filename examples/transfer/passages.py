@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from unembed.demo.text import Document
-from unembed.text.corpus import Corpus
+from unembed import Corpus
+from unembed.demo import Document
 
 CHARACTERS = 800
 """Of a passage at most."""

@@ -13,7 +13,7 @@ import sysconfig
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 
-from unembed.demo.text import Document
+from unembed.demo import Document
 
 MARK = "@@ "
 SECONDS = 120

@@ -36,15 +36,10 @@ from tasks import Sizes, Task, read
 
 from training import LoraTraining, Training, key_of
 from training import measure as train
-from unembed.demo.gains import HeadTraining
-from unembed.demo.story import bundled_model
-from unembed.head.head import Head
-from unembed.models.checkpoint import Checkpoint, load
-from unembed.runs.progress import progress_bar
-from unembed.runs.provenance import digest_of
-from unembed.selection.baselines import MODEL_BASELINES
-from unembed.selection.transfer.records import Scores, Transfer
-from unembed.selection.transfer.run import keep_transfer
+from unembed import Checkpoint, Head, load
+from unembed.demo import HeadTraining, bundled_model
+from unembed.runs import digest_of, progress_bar
+from unembed.selection import MODEL_BASELINES, Scores, Transfer, keep_transfer
 
 QUICK = ("manual", "docstrings", "character names", "number series", "C headers", "French")
 SETTINGS = ("head", "lora", "strings")

@@ -20,18 +20,12 @@ from jaxtyping import Float, Int
 from methods import KINDS, Found, pairs
 from torch import Tensor
 
-from unembed.demo.gains import HeadTraining, head_gains
-from unembed.head.head import Head
-from unembed.models.checkpoint import Checkpoint
-from unembed.models.model_pass import ModelPass
-from unembed.selection.baselines import score
-from unembed.signatures.alignment.exact import exact_alignments
-from unembed.signatures.alignment.texts import samples_of
-from unembed.signatures.reading.sketcher import SketchOptions
-from unembed.signatures.samples import Samples
-from unembed.signatures.verbalizers import Verbalizers
-from unembed.text.corpus import Corpus
-from unembed.text.rows import PromptCompletion
+from unembed import Checkpoint, Corpus, Head, SketchOptions
+from unembed.demo import HeadTraining, head_gains
+from unembed.models import ModelPass
+from unembed.selection import score
+from unembed.signatures import Samples, Verbalizers, exact_alignments, samples_of
+from unembed.text import PromptCompletion
 
 WORDS = (" one", " two", " three")
 ORDERS = ((0, 1, 2), (1, 2, 0))

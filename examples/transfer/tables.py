@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from unembed.selection.transfer.records import Transfer
-from unembed.selection.transfer.verdicts import Difference, compared, judge
-from unembed.stats.estimate import Estimate
+from unembed import Estimate
+from unembed.selection import Difference, Transfer, compared, judge
 
 PAIRS = (
     ("joint", "activation"),

@@ -7,14 +7,10 @@ from dataclasses import dataclass
 import torch
 from passages import Domain, Split, split
 
-from unembed.head.head import Head
-from unembed.models.checkpoint import Checkpoint
-from unembed.models.model_pass import ModelPass
-from unembed.runs.progress import progress_bar
-from unembed.signatures.alignment.texts import samples_of
-from unembed.signatures.reading.sketcher import SketchOptions
-from unembed.signatures.samples import Samples
-from unembed.text.corpus import Corpus
+from unembed import Checkpoint, Corpus, Head, SketchOptions
+from unembed.models import ModelPass
+from unembed.runs import progress_bar
+from unembed.signatures import Samples, samples_of
 
 
 @dataclass(frozen=True)

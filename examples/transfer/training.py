@@ -15,19 +15,15 @@ import torch
 from jaxtyping import Float
 from kept import kept
 from tasks import Task, positions
-from torch import Tensor, nn
+from torch import Tensor
 
-from unembed.demo.gains import HeadTraining, mean_loss, trained_head
-from unembed.head.head import Head, final_hidden
-from unembed.head.loss import head_loss
-from unembed.head.precision import Precision
-from unembed.models.checkpoint import Checkpoint
-from unembed.runs.progress import progress_bar
-from unembed.runs.provenance import digest_of
-from unembed.selection.baselines import score
-from unembed.signatures.samples import Samples
-from unembed.text.corpus import Corpus
-from unembed.training.recipe.lora import Lora, adapted
+from unembed import Checkpoint, Corpus, Head, head_loss
+from unembed.demo import HeadTraining, samples_loss, trained_head
+from unembed.head import Precision, final_hidden
+from unembed.runs import digest_of, progress_bar
+from unembed.selection import score
+from unembed.signatures import Samples
+from unembed.training import Lora, apply_scope, plain_model
 
 MODEL_POSITIONS = 500
 """Of a target's text, that a trained model is scored on."""
@@ -91,7 +87,7 @@ def measure(
 
     ``names`` are scores to take of each trained model on each target's training text.
     """
-    before = np.array([mean_loss(task.heldout, head) for task in tasks])
+    before = np.array([samples_loss(task.heldout, head) for task in tasks])
     key = [
         digest_of(checkpoint.model),
         *key_of(tasks),
@@ -136,7 +132,7 @@ def _by_head(
     start = time.perf_counter()
     moved = trained_head(tasks[source].train, head, training)
     seconds = time.perf_counter() - start
-    losses = [mean_loss(task.heldout, moved) for task in tasks]
+    losses = [samples_loss(task.heldout, moved) for task in tasks]
     read = [(few(task.train), 0.0) for task in tasks] if names else []
     scores, scored = _scores(read, moved, names)
     return Outcome(losses, scores, seconds, moved.weight.numel() * 4, scored)
@@ -153,8 +149,8 @@ def _by_lora(
 ) -> Outcome:
     start = time.perf_counter()
     model = copy.deepcopy(checkpoint.model)
-    whole, _ = adapted(model, Lora(training.rank, 2 * training.rank, seed=seed))
-    moving = [p for p in whole.parameters() if p.requires_grad]
+    scoped = apply_scope(model, "lora", lora=Lora(training.rank, 2 * training.rank, seed=seed))
+    moving = [p for p in scoped.model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(moving, training.rate, weight_decay=0.0)
     precision = Precision.probe(head.weight)
     for ids, targets, real in _row_batches(tasks[source].text.train, training, seed):
@@ -164,13 +160,11 @@ def _by_lora(
         loss.backward()
         optimizer.step()
     seconds = time.perf_counter() - start
-    merged: Any = whole
-    plain: nn.Module = merged.merge_and_unload().eval()
-    after = Checkpoint(checkpoint.name, plain, checkpoint.tokenizer)
+    after = Checkpoint(checkpoint.name, plain_model(scoped).eval(), checkpoint.tokenizer)
     losses = []
     for task in tasks:
         heldout, _ = positions(after, task.text.heldout, task.name, len(task.heldout.targets))
-        losses.append(mean_loss(heldout, head))
+        losses.append(samples_loss(heldout, head))
     read = []
     for task in tasks if names else []:
         at = time.perf_counter()

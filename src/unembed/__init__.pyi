@@ -1,3 +1,12 @@
+from . import decisions as decisions
+from . import demo as demo
+from . import head as head
+from . import models as models
+from . import runs as runs
+from . import selection as selection
+from . import signatures as signatures
+from . import text as text
+from . import training as training
 from .decisions.audit.audit import Audit as Audit
 from .decisions.audit.audit import audit as audit
 from .decisions.comparison.compare import Comparison as Comparison
@@ -57,4 +66,14 @@ __all__ = [
     # What numbers and refusals are
     "Estimate",
     "UnembedError",
+    # The rest, by what it is about
+    "decisions",
+    "demo",
+    "head",
+    "models",
+    "runs",
+    "selection",
+    "signatures",
+    "text",
+    "training",
 ]

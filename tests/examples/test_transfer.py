@@ -15,7 +15,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from places import ROOT
-from unembed.demo.gains import HeadTraining, head_gains, mean_loss, trained_head
+from unembed.demo.gains import HeadTraining, head_gains, samples_loss, trained_head
 from unembed.demo.story import bundled_model
 from unembed.demo.text import Document
 from unembed.errors import UnembedError
@@ -79,7 +79,7 @@ def test_a_head_trains_as_in_a_plain_loop(optimizer: str) -> None:
     assert torch.allclose(got.weight, weight.detach(), atol=1e-5)
     assert torch.equal(head.weight, before)
     want = float(cross_entropy(samples.hidden @ weight.detach().T, samples.targets))
-    assert mean_loss(samples, got) == pytest.approx(want, abs=1e-5)
+    assert samples_loss(samples, got) == pytest.approx(want, abs=1e-5)
 
 
 def test_gains_are_losses_before_less_losses_after_of_the_right_pair() -> None:
@@ -89,7 +89,9 @@ def test_gains_are_losses_before_less_losses_after_of_the_right_pair() -> None:
     gains = head_gains([a, b], [a, b], head, options)
     for i, source in enumerate((a, b)):
         for j, target in enumerate((a, b)):
-            want = mean_loss(target, head) - mean_loss(target, trained_head(source, head, options))
+            want = samples_loss(target, head) - samples_loss(
+                target, trained_head(source, head, options)
+            )
             assert gains[i, j] == pytest.approx(want, abs=1e-9)
     assert (np.diag(gains) > 0).all()
     assert np.array_equal(gains, head_gains([a, b], [a, b], head, options))

@@ -85,7 +85,7 @@ def trained_head(samples: Samples, head: Head, training: HeadTraining) -> Head:
 
 
 @torch.no_grad()
-def mean_loss(samples: Samples, head: Head) -> float:
+def samples_loss(samples: Samples, head: Head) -> float:
     """The mean cross-entropy of the next tokens under a head, in nats a token."""
     device = head.weight.device
     precision = Precision.probe(head.weight)
@@ -108,16 +108,17 @@ def head_gains(
 ) -> Float[np.ndarray, "sources targets"]:
     """How far each target's loss falls when the head is trained on each source, nats a token.
 
-    Naively ``mean_loss(target, head) - mean_loss(target, trained_head(source, head, training))``.
+    Naively ``before - samples_loss(target, trained_head(source, head, training))``, with ``before``
+    the loss under the head given.
     Targets are the held-out positions of the tasks whose training positions are the sources.
     """
     training = training or HeadTraining()
-    before = np.array([mean_loss(target, head) for target in targets])
+    before = np.array([samples_loss(target, head) for target in targets])
     gains = np.empty((len(sources), len(targets)))
     with progress_bar("train", "source", len(sources), progress) as bar:
         for i, source in enumerate(sources):
             moved = trained_head(source, head, training)
-            gains[i] = before - [mean_loss(target, moved) for target in targets]
+            gains[i] = before - [samples_loss(target, moved) for target in targets]
             bar.update()
     return gains
 

@@ -1,11 +1,33 @@
+from .alignment.estimators import squared_norm as squared_norm
+from .alignment.exact import exact_alignments as exact_alignments
 from .alignment.records import Alignments as Alignments
 from .alignment.texts import align_texts as align_texts
+from .alignment.texts import samples_of as samples_of
+from .pieces import Piece as Piece
+from .pieces import finished as finished
+from .reading.features import features as features
+from .reading.sketcher import Sketcher as Sketcher
+from .samples import Samples as Samples
 from .signature import merge as merge
+from .sketches.constructions import sketch_of as sketch_of
+from .verbalizers import Verbalizers as Verbalizers
 
 __all__ = [
     # How alike texts are
     "Alignments",
     "align_texts",
-    # Signatures from parts
+    "exact_alignments",
+    # What signatures are made of
+    "Verbalizers",
     "merge",
+    # Positions with their hidden states
+    "Samples",
+    "samples_of",
+    # The parts of a sketch, for passes of your own
+    "Piece",
+    "Sketcher",
+    "features",
+    "finished",
+    "sketch_of",
+    "squared_norm",
 ]

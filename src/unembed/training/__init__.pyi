@@ -1,8 +1,11 @@
 from .benchmarks.pair import Benchmarks as Benchmarks
 from .recipe.lora import Lora as Lora
 from .recipe.objectives import Objective as Objective
+from .recipe.objectives import mean_loss as mean_loss
 from .recipe.protection import Protection as Protection
 from .recipe.recipe import Budget as Budget
+from .recipe.scope import apply_scope as apply_scope
+from .recipe.scope import plain_model as plain_model
 from .recipe.weighting import Positions as Positions
 from .recipe.weighting import Weighting as Weighting
 from .run.examples import Examples as Examples
@@ -21,7 +24,11 @@ __all__ = [
     "Weighting",
     # In a Trainer of your own
     "Examples",
-    "HeadHook",
     "PenaltyTerm",
     "RefineMixin",
+    # In a loop of your own
+    "HeadHook",
+    "apply_scope",
+    "mean_loss",
+    "plain_model",
 ]

@@ -49,7 +49,7 @@ def check_peft() -> None:
         raise UnembedError("scope 'lora' needs PEFT: pip install 'unembed[train]'")
 
 
-def adapted(model: nn.Module, lora: Lora) -> tuple[nn.Module, str]:
+def add_lora(model: nn.Module, lora: Lora) -> tuple[nn.Module, str]:
     """PEFT's model around this one with the adapters in place, and a clause that says so.
 
     The adapters alone require gradients. Raises UnembedError, and leaves the model as it was, for
@@ -69,7 +69,7 @@ def adapted(model: nn.Module, lora: Lora) -> tuple[nn.Module, str]:
         try:
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(lora.seed)
-                adapted: nn.Module = peft.get_peft_model(model, config)
+                wrapped: nn.Module = peft.get_peft_model(model, config)
         except ValueError as error:
             _strip(model)
             raise UnembedError(
@@ -78,7 +78,7 @@ def adapted(model: nn.Module, lora: Lora) -> tuple[nn.Module, str]:
             ) from error
     kinds = ", ".join(dict.fromkeys(path.rpartition(".")[2] for path in targets))
     what = f"adapters of rank {lora.rank} on {len(targets)} linear layers move ({kinds})"
-    return adapted, what
+    return wrapped, what
 
 
 def _strip(model: Any) -> None:

@@ -15,7 +15,7 @@ from torch import nn
 from unembed.errors import UnembedError
 from unembed.head.head import final_hidden, output_embedding
 from unembed.models.checkpoint import hushed
-from unembed.training.recipe.lora import Lora, adapted, check_peft
+from unembed.training.recipe.lora import Lora, add_lora, check_peft
 from unembed.training.recipe.names import SCOPES, UNTIED
 from unembed.training.robustness.temperature import PROBE_TOKENS, last_norm
 
@@ -79,10 +79,10 @@ def apply_scope(
     check_scope(scope, untie=untie, lora=lora)
     kind = type(model).__name__
     if hasattr(model, "peft_config"):
-        raise UnembedError(f"{kind} carries adapters: merge them first, with finished(scoped)")
+        raise UnembedError(f"{kind} carries adapters: merge them first, with plain_model(scoped)")
     if scope == "lora":
         before = _requiring(model)
-        trained, what = adapted(model, lora or Lora())
+        trained, what = add_lora(model, lora or Lora())
         wanted = {id(p) for p in trained.parameters() if p.requires_grad}
     else:
         modules, what = _in_scope(model, scope)
@@ -105,7 +105,7 @@ def apply_scope(
     return Scoped(trained, scope, tuple(moves), moving, total, tied, words, before)
 
 
-def finished(scoped: Scoped) -> nn.Module:
+def plain_model(scoped: Scoped) -> nn.Module:
     """The plain model after training: adapters merged, ``requires_grad`` as before ``apply_scope``.
 
     A merged model's logits are the adapted one's up to the rounding of its dtype.

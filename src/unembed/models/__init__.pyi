@@ -1,0 +1,18 @@
+from .adapters import adapted as adapted
+from .checkpoint import token_ids as token_ids
+from .model_pass import HeadReader as HeadReader
+from .model_pass import ModelPass as ModelPass
+from .model_pass import ReadingOptions as ReadingOptions
+from .quantized import quantized as quantized
+
+__all__ = [
+    # Variants of a checkpoint
+    "adapted",
+    "quantized",
+    # Its tokens
+    "token_ids",
+    # One pass of a model over a text, for measurements of your own
+    "HeadReader",
+    "ModelPass",
+    "ReadingOptions",
+]
