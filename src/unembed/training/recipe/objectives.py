@@ -142,7 +142,7 @@ def fisher_penalty(
 def cosine_penalty(
     logits: Float[Tensor, "positions k"], cosines: Float[Tensor, "positions k k"]
 ) -> Float[Tensor, "positions"]:
-    """``sum_{i != j} p_i p_j (1 - cos_ij)``, p softmax(logits). Source: theory §3, §5."""
+    """``sum_{i != j} p_i p_j (1 - cos_ij)``, p softmax(logits). Source: theory §5."""
     p = logits.double().softmax(1)
     return (_pairs(p) * (1 - cosines.double())).sum((1, 2)).to(logits.dtype)
 
