@@ -1,18 +1,23 @@
-# Two commands: `make demo` shows the main job, `make test` checks everything.
+# `make demo` shows the main job, `make test` checks all but the slow statistical tests, which
+# `make test-slow` runs. Continuous integration runs both.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 EXTRAS ?= data,faiss,plot,quant,train,dev
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check format clean
+.PHONY: demo test test-slow check format clean
 
 demo: $(STAMP)
 	$(BIN)/unembed demo -o runs/demo
 
 # A process a core, with one thread each; the tests of a file share what they set up.
 test: check
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile -m "not slow"
+
+# Coverage of intervals, unbiasedness and the like, over hundreds of simulations: any test to any core.
+test-slow: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto -m slow
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

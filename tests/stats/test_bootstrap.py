@@ -188,6 +188,7 @@ def test_a_constant_has_an_interval_of_no_width():
     assert median == Estimate(1.5, 1.5, 1.5, n=24)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("documents", [8, 60])
 def test_intervals_cover_the_mean_and_the_median_of_clustered_data(documents):
     big, _ = clustered(60_000, seed=99)

@@ -248,6 +248,7 @@ def test_the_same_input_gives_the_same_bits_and_another_seed_other_intervals():
     assert other.eta == fit_gap(margins, doc, resamples=40).eta
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_slope_of_clustered_data():
     big, doc = clustered(10_000, seed=999)
     truth = fit_gap(big, doc, resamples=2).published.beta.value

@@ -144,6 +144,7 @@ def test_a_calibrated_head_has_no_more_than_the_error_of_chance():
     assert calibrate(over, doc, resamples=200).ece.low > 0.05
 
 
+@pytest.mark.slow
 def test_the_interval_of_an_ece_covers_it_where_the_percentile_does_not():
     runs = 60
     for tilt in (0.0, 0.1):

@@ -212,6 +212,7 @@ def test_the_same_input_gives_the_same_bits(summary: DivergenceSummary) -> None:
     assert again == summary
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_truth() -> None:
     """Nominal 95 %, of 200 runs; four standard errors below 93 % are 86 %.
 

@@ -379,6 +379,7 @@ def clustered_columns(documents, seed):
     return FlipColumns(doc, np.zeros(doc.size, dtype=int), before, after)
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_truth_of_clustered_flips():
     runs = 1000
     truths = {

@@ -560,6 +560,7 @@ def coverage(trials: int, seeds: int, spread: tuple[float, float, float]) -> tup
     return held[0] / trials, held[1] / trials
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_truth_over_seeds() -> None:
     wide, documents_alone = coverage(150, 3, (0.05, 0.05, 0.0))
     assert 0.91 <= wide <= 0.995

@@ -408,6 +408,7 @@ def test_kappa_is_the_distance_from_the_nearest_rotation() -> None:
         kappa(a, b, ridge=-1.0)
 
 
+@pytest.mark.slow
 def test_products_of_covariances_are_unbiased() -> None:
     """Over 400 draws of six documents of one to three positions: 4 standard errors."""
     g = np.random.default_rng(0)
@@ -434,6 +435,7 @@ def test_products_of_covariances_are_unbiased() -> None:
     assert abs(np.mean(plain) - (c * d).sum()) > 4 * np.std(plain) / 20
 
 
+@pytest.mark.slow
 def test_few_positions_bias_the_plain_cka_and_not_the_debiased_one() -> None:
     """Unrelated representations of one text, and one law of two texts: 12 positions, 24 wide."""
     head = Head.from_parts(normal(3, 24, seed=0))

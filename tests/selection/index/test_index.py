@@ -15,7 +15,6 @@ from unembed.errors import UnembedError
 from unembed.selection.index import best, growth, ledger, plane, sieve
 from unembed.selection.index.best import best_rows
 from unembed.selection.index.entries import Entry, Label
-from unembed.selection.index.files import By
 from unembed.selection.index.index import Index, PendingEntry, digest_of, points_of
 from unembed.selection.index.plane import map_of, principal
 from unembed.selection.index.text import answer_text, entries_text
@@ -26,7 +25,7 @@ OTHERS = [random_signature(f"task {i}", i, like=i % 3) for i in range(1, 12)]
 QUERY = random_signature("query", 0, like=1)
 
 
-def filled(folder: Path, *, by: By = "joint", dtype: Dtype = "float32") -> Index:
+def filled(folder: Path, *, by: str = "joint", dtype: Dtype = "float32") -> Index:
     index = Index.create(folder, IDENTITY, by=by, dtype=dtype)
     index.add(OTHERS[:7], Label(("first", "made up"), "CC0", "a note"))
     for one in OTHERS[7:]:
@@ -35,7 +34,7 @@ def filled(folder: Path, *, by: By = "joint", dtype: Dtype = "float32") -> Index
 
 
 @pytest.mark.parametrize("by", ["joint", "activation", "error", "gradient"])
-def test_queries_agree_with_loops_over_every_number(tmp_path: Path, by: By) -> None:
+def test_queries_agree_with_loops_over_every_number(tmp_path: Path, by: str) -> None:
     filled(tmp_path / "index", by=by)
     answer = Index.open(tmp_path / "index").query(QUERY, 20)
     assert [match.entry.name for match in answer.matches] == ranked(QUERY, OTHERS, by)

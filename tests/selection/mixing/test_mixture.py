@@ -212,6 +212,7 @@ def test_covariances_take_out_the_noise_of_few_features() -> None:
 # Intervals
 
 
+@pytest.mark.slow
 def test_intervals_hold_what_they_say() -> None:
     """New documents each time: weights inside and at 0, their sum, and a residual of 0."""
     size, per_document, rng = 6000, 3, np.random.default_rng(5)

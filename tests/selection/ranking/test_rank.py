@@ -219,6 +219,7 @@ class Population:
         return {"joint": (g.T @ g).flatten().numpy(), "gradient": g.sum(0).numpy()}
 
 
+@pytest.mark.slow
 def test_chances_keep_their_word() -> None:
     """Known populations, tasks drawn from them: what is told 80 % is the best in about as many."""
     told, true = [], []

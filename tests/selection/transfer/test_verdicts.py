@@ -111,6 +111,7 @@ def verdict_of_orders(gains: np.ndarray, scores: np.ndarray) -> float:
     return float(np.mean([x >= found[0] - 1e-9 for x in found]))
 
 
+@pytest.mark.slow
 def test_p_of_a_blind_method_is_evenly_spread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where seeds repeat each other: an order of the sources is one order, not three."""
     monkeypatch.setattr(verdicts, "PERMUTATIONS", 200)
@@ -126,6 +127,7 @@ def test_p_of_a_blind_method_is_evenly_spread(monkeypatch: pytest.MonkeyPatch) -
         assert abs(np.mean(np.array(found) <= level) - level) < off
 
 
+@pytest.mark.slow
 def test_intervals_cover(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verdicts, "DRAWS", 300)
     monkeypatch.setattr(verdicts, "PERMUTATIONS", 1)

@@ -106,6 +106,7 @@ def test_the_same_task_twice_is_one() -> None:
         np.testing.assert_allclose(pairs.sampling_se, 0, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_debiased_norms_and_products_are_without_bias() -> None:
     """One Fisher, drawn from again and again; the naive estimates are off by a quarter and more."""
     n, trials, rng = 24, 200, np.random.default_rng(1)
@@ -230,6 +231,7 @@ def test_too_few_samples_is_a_value_with_a_reason() -> None:
     assert align([signed("lone", sketch, lone)], debias=False).tasks[0].status == "ok"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("construction", ["complex_tensorsketch", "srht"])
 def test_sketch_intervals_hold_what_they_say(construction: str) -> None:
     """Fixed samples, 60 seeds of the sketch: the exact value lies within 95 % intervals."""
@@ -253,6 +255,7 @@ def test_sketch_intervals_hold_what_they_say(construction: str) -> None:
         assert 0.87 <= np.mean(found_hits) <= 0.995, (kind, np.mean(found_hits))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [False, True])
 def test_sampling_intervals_hold_what_they_say(shared: bool) -> None:
     """Exact features, new documents each time: the population's value lies within intervals.
@@ -297,6 +300,7 @@ def test_sampling_intervals_hold_what_they_say(shared: bool) -> None:
         assert 0.86 <= np.mean(hits[kind]) <= most, (kind, np.mean(hits[kind]))
 
 
+@pytest.mark.slow
 def test_sampling_errors_agree_with_new_draws_of_the_exact_value() -> None:
     """At a reduced width, where the noise of few features would add a fifth to the error."""
     exact, variances = [], []
@@ -367,6 +371,7 @@ def test_the_debiased_residual_leaves_out_what_loops_leave_out() -> None:
     assert found == pytest.approx(math.sqrt(square), rel=1e-5) if square > 0 else found is None
 
 
+@pytest.mark.slow
 def test_the_debiased_residual_is_without_bias_where_the_plug_in_is_not() -> None:
     pool = language_like(5000, 2, vocab=8, dim=4)
     sketch = sketch_of(spec_of(pool, m=4096))

@@ -328,6 +328,7 @@ def draw(
     return Samples(name, source[0][picked], source[1][picked], numbers, numbers)
 
 
+@pytest.mark.slow
 def test_debiased_norms_and_residuals_are_unbiased_and_plug_in_ones_are_not() -> None:
     """150 draws of 12 samples: within 3 standard errors of the population's ‖F‖²."""
     head = make_head(7, 3)
@@ -345,6 +346,7 @@ def test_debiased_norms_and_residuals_are_unbiased_and_plug_in_ones_are_not() ->
     assert np.mean(found[False]) - truth > 6 * se[False]
 
 
+@pytest.mark.slow
 def test_jackknife_intervals_cover(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two apart, and two that read the same documents: 95 % nominal, 60 draws of 64."""
     monkeypatch.setattr(exact, "BLOCKS", 16)

@@ -426,6 +426,7 @@ def simulated(rng: np.random.Generator, truth: float, seeds: int) -> Matched:
     return found
 
 
+@pytest.mark.slow
 def test_intervals_of_a_difference_at_matched_gain_cover() -> None:
     rng = np.random.default_rng(11)
     truth = 0.1
