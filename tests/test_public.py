@@ -102,6 +102,16 @@ def test_every_public_name_resolves_and_says_what_it_is(package: str) -> None:
         assert not doc.startswith(f"{name}("), f"{package}.{name} has a dataclass's own docstring"
 
 
+@pytest.mark.parametrize("package", PUBLIC)
+def test_no_public_name_hides_a_module(package: str) -> None:
+    folder = PACKAGE.joinpath(*package.split(".")[1:])
+    modules = {path.stem for path in folder.glob("*.py")}
+    modules |= (
+        {path.parent.name for path in folder.glob("*/__init__.py")} if folder != PACKAGE else set()
+    )
+    assert not modules & set(PUBLIC[package])
+
+
 def test_a_name_is_public_in_one_place() -> None:
     every = [name for names in PUBLIC.values() for name in names]
     assert sorted(every) == sorted(set(every))

@@ -56,7 +56,7 @@ def audit_command(
     """
     from unembed.decisions.audit.audit import audit
     from unembed.decisions.audit.run import AuditOptions
-    from unembed.models.checkpoint import waiter
+    from unembed.models.checkpoint import synchronizer
     from unembed.runs.phases import Phases
     from unembed.runs.store import check_folder, holds_finished_run
     from unembed.signatures.reading.sketcher import FILE, Sketcher, SketchOptions
@@ -67,7 +67,7 @@ def audit_command(
     options = AuditOptions(**given)
     checkpoint, text = source.open(model, corpus, quiet=quiet, phases=phases)
     if profile:
-        phases = Phases(phases.seconds, waiter(checkpoint.model))
+        phases = Phases(phases.seconds, synchronizer(checkpoint.model))
     finished = holds_finished_run(out)
     done = audit(
         checkpoint.model,

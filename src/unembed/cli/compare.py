@@ -163,7 +163,7 @@ def _audited_both(
     from unembed.decisions.audit.run import AuditOptions
     from unembed.decisions.comparison.live import audit_both
     from unembed.models.checkpoint import load
-    from unembed.models.quantized import check_scheme, quantized
+    from unembed.models.quantization import check_scheme, quantized
     from unembed.text.corpus import Corpus
     from unembed.text.rows import RowRules, read_rows
 

@@ -17,7 +17,7 @@ from unembed.demo.topics import Topic, listings, topics
 from unembed.demo.transfer import helped
 from unembed.errors import UnembedError
 from unembed.models.checkpoint import Checkpoint, load
-from unembed.models.quantized import quantized, torchao_is_there
+from unembed.models.quantization import quantized, torchao_is_there
 from unembed.runs.progress import progress_bar
 from unembed.runs.store import check_folder, holds_finished_run, read_manifest
 from unembed.selection.transfer.run import TransferRun

@@ -3,7 +3,7 @@ from .checkpoint import token_ids as token_ids
 from .model_pass import HeadReader as HeadReader
 from .model_pass import ModelPass as ModelPass
 from .model_pass import ReadingOptions as ReadingOptions
-from .quantized import quantized as quantized
+from .quantization import quantized as quantized
 
 __all__ = [
     # Variants of a checkpoint

@@ -13,12 +13,12 @@ from safetensors import SafetensorError, safe_open
 
 from unembed.errors import UnembedError
 from unembed.head.head import output_embedding
-from unembed.models.checkpoint import Checkpoint, hushed
+from unembed.models.checkpoint import Checkpoint, hushed, refuse_pickles
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
-KIND = "LORA"
-SHOWN = 100
+ADAPTER_TYPE = "LORA"
+REASON_CHARACTERS = 100
 
 
 def is_adapter(folder: str | Path) -> bool:
@@ -29,8 +29,8 @@ def is_adapter(folder: str | Path) -> bool:
 def adapted(checkpoint: Checkpoint, folder: str | Path) -> Checkpoint:
     """A copy of the checkpoint with an adapter's ``alpha / rank * B A`` added to its weights.
 
-    The checkpoint stays as it was. Its output head is the copy's too, so that what the two do with
-    a text can be compared. Raises UnembedError, in one line, without PEFT, and for an adapter that
+    The checkpoint stays as it was. Both have the same output head, so that signatures of the two
+    compare. Raises UnembedError, in one line, without PEFT, and for an adapter that
     is no LoRA, whose weights are pickled or damaged, that was made for another model, or that
     changes the output head or an embedding tied to it.
     """
@@ -58,7 +58,7 @@ def adapted(checkpoint: Checkpoint, folder: str | Path) -> Checkpoint:
         except UnembedError:
             raise
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())[:SHOWN].rstrip(".: ")
+            reason = " ".join(str(error).split())[:REASON_CHARACTERS].rstrip(".: ")
             raise UnembedError(
                 f"{folder} does not fit {checkpoint.name} ({reason}): give the model that it was "
                 "trained on"
@@ -68,22 +68,17 @@ def adapted(checkpoint: Checkpoint, folder: str | Path) -> Checkpoint:
 
 
 def _check(folder: Path) -> None:
-    """Raise UnembedError for what can be told from the files alone."""
+    """Raise UnembedError for what the files alone show to be wrong."""
     if not is_adapter(folder):
         raise UnembedError(f"{folder} holds no {CONFIG}: give the folder of an adapter")
     try:
         kind = json.loads((folder / CONFIG).read_text()).get("peft_type")
     except (OSError, ValueError, AttributeError):
         raise UnembedError(f"{folder / CONFIG} is no JSON object: copy the adapter again") from None
-    if kind != KIND:
-        raise UnembedError(f"{folder} is an adapter of type {kind}: give a {KIND}")
+    if kind != ADAPTER_TYPE:
+        raise UnembedError(f"{folder} is an adapter of type {kind}: give a {ADAPTER_TYPE}")
     if not (folder / WEIGHTS).is_file():
-        pickled = sorted(f.name for f in folder.iterdir() if f.suffix in (".bin", ".pt", ".pth"))
-        if pickled:
-            raise UnembedError(
-                f"{folder} holds its weights only as a pickle ({pickled[0]}), which can run code "
-                "when loaded: save it again with save_pretrained, which writes safetensors"
-            )
+        refuse_pickles(folder)
         raise UnembedError(f"{folder} holds no {WEIGHTS}: copy the adapter again")
     try:
         _names(folder)
@@ -103,8 +98,8 @@ def _names(folder: Path) -> set[str]:
 def _check_fit(folder: Path, checkpoint: Checkpoint, needed: set[str], known: set[str]) -> None:
     """Raise UnembedError unless the file's tensors are those that the adapted model has.
 
-    PEFT itself loads what fits and says nothing of the rest. ``known`` are embeddings too, which it
-    saves whole beside their adapters.
+    PEFT itself loads what fits and ignores the rest without a word. ``known`` includes embeddings,
+    which it saves whole with their adapters.
     """
     held = _names(folder)
     for names, fault in ((held - known, "has no"), (needed - held, "also needs")):
@@ -116,7 +111,7 @@ def _check_fit(folder: Path, checkpoint: Checkpoint, needed: set[str], known: se
 
 
 def _check_head(folder: Path, checkpoint: Checkpoint, merged: Any) -> None:
-    """Raise UnembedError where the logits of a hidden state would not be the same."""
+    """Raise UnembedError where a hidden state would have other logits than before."""
     base: Any = checkpoint.model
     head, inputs = output_embedding(base), base.get_input_embeddings()
     tied = inputs is not None and inputs.weight.data_ptr() == head.weight.data_ptr()

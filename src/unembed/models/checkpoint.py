@@ -17,8 +17,8 @@ from torch import nn
 from unembed.errors import UnembedError
 
 CONTEXT_LIMIT = 2048
-"""Longest context taken by default: attention over a model's full window of 128k tokens would cost
-more than it tells. ``--context`` asks for more."""
+"""Longest context by default: attention over a full window of 128k tokens would cost too much.
+``--context`` asks for more."""
 
 CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 DTYPES = {
@@ -27,8 +27,6 @@ DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-
-
 REMEDY = "give a causal language model with its output head and its tokenizer"
 TOKENIZER_REMEDY = "save the model's own there with tokenizer.save_pretrained"
 
@@ -61,7 +59,7 @@ def load(
         raise UnembedError(f"--dtype {dtype!r} is not one of {', '.join(DTYPES)}")
     place = _device(device)
     with _one_line(name, "cannot be read", "give the folder of a checkpoint that you may read"):
-        _look_before_loading(name)
+        _check_file_names(name)
     import transformers
 
     source: dict[str, Any] = {
@@ -119,8 +117,8 @@ def context_of(model: nn.Module, asked: int | None = None) -> int:
     return asked
 
 
-def waiter(model: nn.Module) -> Callable[[], None]:
-    """A function that waits until the model's device has done what it was asked."""
+def synchronizer(model: nn.Module) -> Callable[[], None]:
+    """A function that waits until the model's device has finished its queued work."""
     device = next(model.parameters()).device
     accelerator = getattr(torch, device.type)
     synchronize: Callable[[], None] = getattr(accelerator, "synchronize", lambda: None)
@@ -132,7 +130,7 @@ def token_ids(tokenizer: Any) -> list[int]:
     return sorted({int(i) for i in tokenizer.get_vocab().values()})
 
 
-def _look_before_loading(name: str) -> None:
+def _check_file_names(name: str) -> None:
     """Refuse what can be recognised from the file names, before anything is read."""
     folder = Path(name)
     if folder.is_file():
@@ -145,17 +143,22 @@ def _look_before_loading(name: str) -> None:
     if not (folder / "config.json").exists():
         raise UnembedError(f"{name} holds no config.json: give a Hugging Face checkpoint folder")
     if not any(folder.glob("*.safetensors")):
-        pickled = sorted(f.name for f in folder.iterdir() if f.suffix in (".bin", ".pt", ".pth"))
-        if pickled:
-            raise UnembedError(
-                f"{name} holds its weights only as a pickle ({pickled[0]}), which can run code "
-                "when loaded: save it again with model.save_pretrained, which writes safetensors"
-            )
+        refuse_pickles(folder)
         raise UnembedError(f"{name} holds no .safetensors weights")
 
 
+def refuse_pickles(folder: Path) -> None:
+    """Raise UnembedError where a folder without safetensors holds pickled weights."""
+    pickled = sorted(f.name for f in folder.iterdir() if f.suffix in (".bin", ".pt", ".pth"))
+    if pickled:
+        raise UnembedError(
+            f"{folder} holds its weights only as a pickle ({pickled[0]}), which can run code when "
+            "loaded: save it again with model.save_pretrained, which writes safetensors"
+        )
+
+
 def _device(asked: str | None) -> torch.device:
-    """The device asked for, proved by a tensor on it; a GPU if there is one by default."""
+    """The device asked for, tried with a tensor; a GPU if there is one by default."""
     try:
         place = torch.device(asked or ("cuda" if torch.cuda.is_available() else "cpu"))
         if place.type == "meta":
@@ -183,7 +186,7 @@ def _refuse_empty(name: str, tokenizer: Any) -> None:
 
 
 def _refuse_unmatched(name: str, model: Any, report: dict[str, Any]) -> None:
-    """Parameters without trained weights, or weights of the head that the model leaves unused."""
+    """Refuse parameters without trained weights, and weights of the head that are not used."""
     untrained = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
     if untrained:
         raise UnembedError(
@@ -203,7 +206,7 @@ def _refuse_unmatched(name: str, model: Any, report: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def _one_line(name: str, failure: str, remedy: str = REMEDY) -> Iterator[None]:
-    """What loading raises, as one line with a remedy."""
+    """Turn what loading raises into one line with a remedy."""
     try:
         yield
     except UnembedError:
@@ -220,7 +223,7 @@ def _one_line(name: str, failure: str, remedy: str = REMEDY) -> Iterator[None]:
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Keep transformers' warnings and bars off stderr: what matters is raised as an error."""
+    """Keep transformers' warnings and progress bars off stderr; errors are still raised."""
     import transformers as library
 
     transformers: Any = library
@@ -239,7 +242,7 @@ def quietly() -> Iterator[None]:
 
 @contextlib.contextmanager
 def hushed() -> Iterator[None]:
-    """Keep off stderr what libraries say, while they load, of kernels that this machine lacks."""
+    """Keep warnings off stderr, such as those of libraries about kernels that a machine lacks."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -23,7 +23,7 @@ from unembed.head.precision import Precision
 from unembed.head.product import Route, float32_products
 from unembed.head.sweep import Sweep
 from unembed.models.checkpoint import context_of, token_ids
-from unembed.models.replicas import MOST, replicas_of, side_by_side
+from unembed.models.replicas import MOST_REPLICAS, replicas_of, side_by_side
 from unembed.runs.phases import Phases
 from unembed.runs.store import RunFolder
 from unembed.text.corpus import Corpus
@@ -92,8 +92,9 @@ class ModelPass:
         precision = Precision.probe(head.weight)
         body_route = faster_body_route(model, precision)
         threads = torch.get_num_threads()
-        abreast = on_cpu and body_route == precision.route  # the route is a whole process's setting
-        models = replicas_of(model, min(threads, MOST) if abreast else 1)
+        # The route is a setting of the whole process, so that only one can be in use at a time.
+        parallel = on_cpu and body_route == precision.route
+        models = replicas_of(model, min(threads, MOST_REPLICAS) if parallel else 1)
         return ModelPass(
             models=models,
             head=head,
@@ -111,14 +112,14 @@ class ModelPass:
         bar: Any,
         phases: Phases,
         *,
-        beside: Sequence[ModelPass] = (),
+        others: Sequence[ModelPass] = (),
         done: frozenset[str] = frozenset(),
     ) -> Iterator[tuple[str, list[Found]]]:
         """What ``work`` makes of the batches of each part not in ``done``, in order of the text.
 
-        It is given this pass's model and one of each pass ``beside``, whose batches are these.
+        It is given this pass's model and one of each of ``others``, which read the same batches.
         """
-        passes = (self, *beside)
+        passes = (self, *others)
         routes = {route for one in passes for route in (one.precision.route, one.body_route)}
         teams = list(zip(*(one.models for one in passes), strict=False))
         teams = teams if len(routes) == 1 else teams[:1]
@@ -128,7 +129,7 @@ class ModelPass:
             part, batch = item
             return part, len(batch.doc), work(team, batch, share)
 
-        with _held(routes):
+        with _kept_route(routes):
             found = side_by_side(teams, one, self._planned(done, bar))
             for part, pieces in groupby(_counted(found, bar), key=itemgetter(0)):
                 yield part, [piece for _part, _count, piece in pieces]
@@ -162,7 +163,7 @@ class ModelPass:
 
 @runtime_checkable
 class HeadReader(Protocol):
-    """A second reader of the pass that an audit makes, which takes its own from each block."""
+    """A second reader of an audit's pass, which takes what it needs from the same sweep."""
 
     @property
     def key(self) -> dict[str, Any]:
@@ -178,7 +179,7 @@ class HeadReader(Protocol):
         k: int,
         precision: Precision,
     ) -> tuple[Sweep, Any]:
-        """The sweep's result, bitwise as without a second reader, and what that found."""
+        """The sweep's result, bitwise as without a second reader, and what the reader found."""
         ...
 
     def keep(self, folder: RunFolder, part: str, found: list[Any]) -> None:
@@ -195,10 +196,10 @@ class HeadReader(Protocol):
 
 
 @contextmanager
-def _held(routes: set[Route]) -> Iterator[None]:
-    """Keep the one route that all products take set throughout, for threads come and go from it.
+def _kept_route(routes: set[Route]) -> Iterator[None]:
+    """Keep the route set throughout where all products take the same one, as threads share it.
 
-    Where there are several, nothing is held, and each product sets its own.
+    Where there are several, each product sets its own.
     """
     with float32_products(*routes) if len(routes) == 1 else nullcontext():
         yield

@@ -1,8 +1,8 @@
 """Batches side by side: on a CPU each core, up to eight, with its own copy of the model's modules.
 
-A core that takes whole batches never waits for another one at the end of an operation, which small
-models, and cores that share their machine, lose half their time to. What a batch gives is also the
-same on any number of cores up to that.
+A core that takes whole batches never waits for another one at the end of an operation; with small
+models, or cores that share their machine, such waits take half of the time. The result of a batch
+is also the same on any number of cores up to that.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ Worker = TypeVar("Worker")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-MOST = 8
-"""Batches at a time, for each holds its own activations; more cores work on one together."""
+MOST_REPLICAS = 8
+"""Batches at a time, as each holds its own activations; more cores share a batch."""
 
 
 def replicas_of(model: nn.Module, count: int) -> list[nn.Module]:
@@ -78,8 +78,8 @@ def side_by_side(
 def _give_large_blocks_back() -> None:
     """Have glibc return blocks over 4 MiB to the system when they are freed.
 
-    It raises that bound by itself, and then each thread's arena keeps the tensors that it frees:
-    500 MiB more for two threads at GPT-2's width, and no time saved.
+    Otherwise it raises that bound by itself, and each thread's arena keeps the tensors that it
+    frees: 500 MiB more for two threads at GPT-2's width, and no time saved.
     """
     m_mmap_threshold = -3
     try:

@@ -34,15 +34,15 @@ def encoded_pairs(rows: Sequence[Row], tokenizer: Any) -> list[EncodedPair]:
 
     ``ids = lead + tokenise(prompt + completion)``; a token counts if it ends inside the completion.
     ``lead`` is what the tokenizer puts before a text, a BOS token or nothing; what it would put
-    behind one is left out, so write an end of text that shall be predicted into the completion.
-    The first token of a row counts never, as nothing predicts it.
+    behind one is left out, so an end of text that is to be predicted belongs in the completion.
+    The first token of a row never counts, as nothing predicts it.
 
     Prompt and completion are one text because that is what the model was trained on and what it is
     asked at inference: "Answer: " and "yes" make the tokens "Answer", ":", " yes". The fine-tuning
     libraries tokenise the prompt alone as well and mask as many tokens as it has. Where the prompt
     ends in that space, they mask the answer with it; the ends of the tokens, which a fast tokenizer
-    knows, mark it rightly, and both agree wherever no token crosses the boundary. A slow tokenizer
-    knows no ends: prompt and completion are tokenised apart and put together.
+    knows, place the boundary right, and both agree wherever no token crosses it. A slow tokenizer
+    knows no ends: prompt and completion are tokenised separately and joined.
 
     Messages are written out by the tokenizer's chat template, which holds its own BOS; what the
     template puts behind the completion, the end of a turn, counts. Raises UnembedError, naming the
@@ -75,7 +75,7 @@ def _marked(lead: list[int], ids: list[int], counted: list[bool]) -> EncodedPair
 
 
 def _lead(tokenizer: Any) -> list[int]:
-    """The ids that the tokenizer puts before a text of its own accord."""
+    """The ids that the tokenizer itself puts before a text."""
     bare, full = (
         list(tokenizer([PROBE], add_special_tokens=special, verbose=False)["input_ids"][0])
         for special in (False, True)
@@ -112,7 +112,7 @@ def _text(row: Row, tokenizer: Any, lead: list[int]) -> _Text:
 
 
 def _messages(part: str | Messages) -> Messages:
-    """A part of a conversation; an empty text is none of it."""
+    """The messages of a part of a conversation; none for an empty text."""
     if isinstance(part, str) and part:
         raise ValueError(f"{part!r} is text in a pair of messages: give both in one way")
     return [] if isinstance(part, str) else part

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Int
 
 from unembed.runs.progress import progress_bar
 from unembed.text.rows import COMPLETION, PROMPT, PromptCompletion, Row, RowRules, read_rows
-from unembed.text.tokenised import Tokenised, add_row, tokenise
+from unembed.text.tokenised import add_row, tokenise
 
 
 @dataclass(frozen=True)
@@ -85,10 +85,11 @@ class Corpus:
             dropped = "completions alone counted, empty ones dropped"
         rows = read_rows(path, RowRules(text_column, document, completion_only))
         with progress_bar("reading", "row", None, progress) as bar:
-            read = _counted(rows, bar)
+            read = _on_bar(rows, bar)
             reworded = read if reword is None else reword(read)
             found = tokenise(reworded, tokenizer, str(path), completion_only)
-        return _corpus(found, tokenizer, f"{path}: {columns}, {how}, {dropped}")
+        rules = f"{path}: {columns}, {how}, {dropped}"
+        return Corpus(**vars(found), tokenizer=tokenizer, rules=rules)
 
     @staticmethod
     def from_texts(
@@ -100,8 +101,9 @@ class Corpus:
             for i, text in enumerate(texts)
             for name in [f"text {i + 1}" if names is None else names[i]]
         )
+        found = tokenise(rows, tokenizer, "the texts given", False)
         rules = "texts in memory, one document each"
-        return _corpus(tokenise(rows, tokenizer, "the texts given", False), tokenizer, rules)
+        return Corpus(**vars(found), tokenizer=tokenizer, rules=rules)
 
     @staticmethod
     def from_pairs(
@@ -116,14 +118,15 @@ class Corpus:
             for i, pair in enumerate(pairs)
             for name in [f"pair {i + 1}" if names is None else names[i]]
         )
+        found = tokenise(rows, tokenizer, "the pairs given", True)
         rules = "pairs in memory, one document each, completions alone counted"
-        return _corpus(tokenise(rows, tokenizer, "the pairs given", True), tokenizer, rules)
+        return Corpus(**vars(found), tokenizer=tokenizer, rules=rules)
 
     def subset(self, kept: Bool[np.ndarray, "documents"], rules: str) -> Corpus:
-        """The documents marked in ``kept``, numbered anew in the same order.
+        """The documents marked in ``kept``, renumbered in the same order.
 
-        Equal to a corpus read from their rows alone, but for the rows left out in reading, which
-        are counted as here. ``rules`` says how they were chosen.
+        Equal to a corpus read from their rows alone, except that ``blank_rows`` and ``short_rows``
+        are those of the whole corpus. ``rules`` says how the documents were chosen.
         """
         rows = np.flatnonzero(kept[self.document])
         number = (np.cumsum(kept) - 1).astype(np.int32)
@@ -159,9 +162,9 @@ class Corpus:
     def document_hashes(self) -> Int[np.ndarray, "documents"]:
         """A number below 2^63 for each document's input, the same wherever that input is read.
 
-        The first 63 bits of the SHA-256 of the document's token ids that do not count, its prompt;
-        of all of its token ids where nothing is marked, or where no prompt but a BOS token stands
-        before the completion. So tasks that share prompts share numbers, whatever their answers.
+        The first 63 bits of the SHA-256 of the document's prompt, its token ids that do not count;
+        of all its token ids where nothing is marked, or where the prompt is empty or a BOS token
+        alone. So tasks that share prompts share numbers, whatever their answers.
         """
         prompts = [hashlib.sha256() for _ in self.names]
         wholes = [hashlib.sha256() for _ in self.names]
@@ -185,24 +188,7 @@ class Corpus:
         return np.asarray(self.ids[span], dtype=np.int32), counted
 
 
-def _corpus(found: Tokenised, tokenizer: Any, rules: str) -> Corpus:
-    return Corpus(
-        found.ids,
-        found.starts,
-        found.document,
-        found.offset,
-        found.names,
-        tokenizer,
-        found.bos,
-        found.blank_rows,
-        found.short_rows,
-        rules,
-        found.digest,
-        found.counted,
-    )
-
-
-def _counted(rows: Iterator[Row], bar: Any) -> Iterator[Row]:
+def _on_bar(rows: Iterator[Row], bar: Any) -> Iterator[Row]:
     for row in rows:
         yield row
         bar.update()

@@ -14,7 +14,7 @@ from unembed.errors import UnembedError
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
 OTHER_SUFFIXES = (".json", ".csv", ".tsv", ".md", ".html", ".gz", ".zst", ".zip", ".arrow")
-"""Suffixes that a file has and a hub data set's name has not."""
+"""Suffixes by which a name is a file's and not a hub data set's."""
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?(:[^:/]*){0,2}")
 PARQUET_ROWS = 1000
 PROMPT, COMPLETION = "prompt", "completion"
@@ -34,12 +34,12 @@ class PromptCompletion:
     @property
     def answer(self) -> str:
         """The completion's text; that of messages is their contents, end to end."""
-        return _said(self.completion)
+        return _content(self.completion)
 
     @property
     def text(self) -> str:
         """Prompt and completion end to end; of messages their contents, in no template."""
-        return _said(self.prompt) + self.answer
+        return _content(self.prompt) + self.answer
 
 
 @dataclass(frozen=True)
@@ -275,7 +275,7 @@ def _record_row(record: dict[str, Any], rules: RowRules, here: str, where: str) 
 
 
 def _pair(record: dict[str, Any], where: str) -> PromptCompletion:
-    """A record's prompt and completion; what is null is empty, as it is of a text column."""
+    """A record's prompt and completion; null is empty, as in a text column."""
     for name in (PROMPT, COMPLETION):
         value = record[name]
         if isinstance(value, list):
@@ -301,15 +301,15 @@ def _pair(record: dict[str, Any], where: str) -> PromptCompletion:
 
 def _need_messages(messages: list[Any], name: str, where: str) -> None:
     for message in messages:
-        said = message if isinstance(message, dict) else {}
-        if not (isinstance(said.get("role"), str) and isinstance(said.get("content"), str)):
+        known = message if isinstance(message, dict) else {}
+        if not all(isinstance(known.get(key), str) for key in ("role", "content")):
             raise UnembedError(
                 f"{where}: column {name!r} lists {message!r:.60}, which is no message: give each "
                 "a 'role' and a 'content' of text"
             )
 
 
-def _said(part: str | Messages) -> str:
+def _content(part: str | Messages) -> str:
     return part if isinstance(part, str) else "".join(message["content"] for message in part)
 
 

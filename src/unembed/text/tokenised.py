@@ -89,7 +89,7 @@ def tokenise(rows: Iterator[Row], tokenizer: Any, where: str, completion_only: b
     """Rows as token ids, a batch at a time, without the blank ones and those too short to predict.
 
     ``completion_only`` marks the completions' tokens, which alone count. Raises UnembedError for
-    rows that cannot be tokenised, and where none is left; ``where`` says whose rows they are.
+    rows that cannot be tokenised, and where none is left; ``where`` names their source.
     """
     blank = short = 0
     bos = getattr(tokenizer, "bos_token_id", None)

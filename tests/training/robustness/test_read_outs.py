@@ -22,7 +22,7 @@ from unembed.decisions import AuditOptions
 from unembed.decisions.comparison.live import audit_both
 from unembed.errors import NonFiniteError, UnembedError
 from unembed.models.checkpoint import Checkpoint, load
-from unembed.models.quantized import quantized, torchao_is_there
+from unembed.models.quantization import quantized, torchao_is_there
 from unembed.stats.bootstrap import interval_levels, resample_weights
 from unembed.stats.student import student_t
 from unembed.training.robustness.comparison import RobustnessComparison, compare_read_outs

@@ -114,7 +114,7 @@ class _Both:
     ) -> Iterator[tuple[str, tuple[pa.Table, pa.Table, pa.Table]]]:
         """The parts that are not done yet: both audits' tables and the divergences'."""
         found = self.before.reading.results(
-            self._columns, bar, phases, beside=[self.after.reading], done=done
+            self._columns, bar, phases, others=[self.after.reading], done=done
         )
         for part, pieces in found:
             before, after, apart = zip(*pieces, strict=True)

@@ -12,7 +12,7 @@ from torch import nn
 from unembed.errors import UnembedError
 from unembed.head.head import output_embedding
 from unembed.models.checkpoint import hushed
-from unembed.models.quantized import is_linear
+from unembed.models.quantization import is_linear
 
 NAMES_SHOWN = 8
 

@@ -23,7 +23,7 @@ from unembed.head.head import Head
 from unembed.head.sweep import Sweep, sweep
 from unembed.models.checkpoint import Checkpoint
 from unembed.models.model_pass import ModelPass
-from unembed.models.quantized import SCHEMES, quantized, torchao_is_there
+from unembed.models.quantization import SCHEMES, quantized, torchao_is_there
 from unembed.runs.phases import Phases
 from unembed.runs.progress import progress_bar
 from unembed.runs.provenance import Provenance
@@ -198,7 +198,7 @@ class _Ways:
     def columns(self, bar: Any) -> Columns:
         """Every column of the whole text, in its order."""
         others = list(self.bodies.values())
-        found = self.run.reading.results(self._batch, bar, Phases(), beside=others)
+        found = self.run.reading.results(self._batch, bar, Phases(), others=others)
         return joined([columns for _part, pieces in found for columns in pieces])
 
     @torch.no_grad()

@@ -10,7 +10,7 @@ from torch import nn
 
 from unembed.errors import UnembedError
 from unembed.models.checkpoint import Checkpoint
-from unembed.models.quantized import check_scheme, quantized
+from unembed.models.quantization import check_scheme, quantized
 
 pytest.importorskip("torchao", reason="the extra quant is not installed")
 
@@ -106,6 +106,6 @@ def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         check_scheme("int5")
     with pytest.raises(UnembedError, match="no linear layer besides its head"):
         quantized(Checkpoint("bare", Bare(), None), "int8", head=True)
-    monkeypatch.setattr("unembed.models.quantized.torchao_is_there", lambda: False)
+    monkeypatch.setattr("unembed.models.quantization.torchao_is_there", lambda: False)
     with pytest.raises(UnembedError, match=r"pip install 'unembed\[quant\]'"):
         check_scheme("int8")

@@ -26,7 +26,7 @@ def quantized(checkpoint: Checkpoint, scheme: str, *, head: bool = False) -> Che
 
     ``int8`` has a scale for each row of a weight, ``int4`` for each 32 weights of a row (for the
     row where its length is no multiple). The head keeps its weight unless ``head`` asks for it too;
-    a head that is tied then parts from the embedding, which stays. Products are those of the
+    a tied head is then no longer tied: the embedding stays as it is. Products are those of the
     dequantised weights in the model's dtype: in float32 what a weight-only kernel computes up to
     the order of its sums, in a narrower one the dequantised weights are rounded once more.
     Raises UnembedError for an unknown scheme, without torchao, and where no layer can be quantised.
@@ -37,9 +37,9 @@ def quantized(checkpoint: Checkpoint, scheme: str, *, head: bool = False) -> Che
         import torchao.quantization as torchao
 
         model = copy.deepcopy(checkpoint.model)
-        door = output_embedding(model)
-        layers = [one for one in model.modules() if is_linear(one) and (head or one is not door)]
-        if all(one is door for one in layers):
+        last = output_embedding(model)
+        layers = [one for one in model.modules() if is_linear(one) and (head or one is not last)]
+        if all(one is last for one in layers):
             raise UnembedError(
                 f"{checkpoint.name} has no linear layer besides its head: nothing to quantise"
             )
