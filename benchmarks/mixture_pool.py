@@ -37,7 +37,7 @@ from unembed.signatures.reading.features import features
 from unembed.signatures.reading.sketcher import SketchOptions
 from unembed.signatures.sketches.constructions import sketch_of
 from unembed.signatures.sketches.sketch import SketchSpec
-from unembed.signatures.state import BLOCKS, State
+from unembed.signatures.state import DOCUMENT_BLOCKS, State
 from unembed.signatures.sums import Sums, kept, lowest
 from unembed.text.corpus import Corpus
 
@@ -89,7 +89,10 @@ def state_of(parts: list[Part], unit: str) -> State:
     found = Documents.of(hashes)
     marks = one_hot(found.number, len(found.hashes))
     weight = marks @ count[found.order]
-    fold, block = one_hot(found.folds, FOLDS), one_hot(found.blocks(BLOCKS), BLOCKS)
+    fold, block = (
+        one_hot(found.folds, FOLDS),
+        one_hot(found.blocks(DOCUMENT_BLOCKS), DOCUMENT_BLOCKS),
+    )
     every = np.concatenate([p.topic.sums[:, p.at] for p in parts], 1)[:, found.order]
     made = []
     for rows in (marks @ kind for kind in every.astype(np.float64)):

@@ -256,7 +256,7 @@ def test_what_is_missing_is_said() -> None:
         True,
     )
     lines = ranking_text(found).splitlines()
-    assert lines[1].split() == ["a" * 28, "+0.500", "±", "0.100", ">", "99", "%"]
+    assert lines[1].split() == ["…" + "a" * 28, "+0.500", "±", "0.100", ">", "99", "%"]
     assert lines[2].endswith("< 1 %")
     assert lines[3].split()[1:] == ["cannot", "be", "estimated", "–"]
     assert lines[4:] == ["t: few samples: n = 9", "c: too few samples: n = 3"]

@@ -103,11 +103,7 @@ _TABLE = (
         unit="nats a token for each unit of learning rate",
     ),
     Score(
-        "cka",
-        "CKA",
-        f"Linear CKA of second moments. {_HIDDEN_STATES}",
-        "samples",
-        "coordinates",
+        "cka", "CKA", f"Linear CKA of second moments. {_HIDDEN_STATES}", "samples", "coordinates"
     ),
     Score(
         "cka_debiased",
@@ -248,10 +244,5 @@ FEATURES = {score.name: score.sums[0] for score in _TABLE if score.matched}
 
 def named(name: str) -> Score:
     """A score by its name; one that is not in the list is called by its name."""
-    unknown = Score(
-        name,
-        name.replace("_", " "),
-        "The larger the score, the more a source promises.",
-        "samples",
-    )
-    return SCORES.get(name, unknown)
+    meaning = "The larger the score, the more a source promises."
+    return SCORES.get(name) or Score(name, name.replace("_", " "), meaning, "samples")

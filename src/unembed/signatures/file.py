@@ -32,8 +32,8 @@ COMPACT_FILE = "fisher_signature.safetensors"
 
 LENGTH_BYTES = 8
 LONGEST_HEADER = 1 << 20
-LARGEST = 1 << 30
-SHOWN = 160
+LARGEST_FILE = 1 << 30
+MOST_LETTERS = 160
 
 Tensors = dict[str, Shaped[np.ndarray, "..."]]
 
@@ -59,7 +59,7 @@ def load(path: str | Path) -> Signature:
         with path.open("rb") as stream:
             start = stream.read(LENGTH_BYTES + LONGEST_HEADER)
             _described(start, str(path))
-            return from_bytes(start + stream.read(LARGEST), str(path))
+            return from_bytes(start + stream.read(LARGEST_FILE), str(path))
     except FileNotFoundError:
         raise UnembedError(f"{path} does not exist: give the file of a signature") from None
     except (OSError, ValueError) as error:
@@ -146,7 +146,7 @@ def from_bytes(data: bytes, where: str) -> Signature:
         reason = str(error)
     except (ValueError, RecursionError, MemoryError) as error:
         reason = str(error)
-    brief = " ".join(reason.split())[:SHOWN]
+    brief = " ".join(reason.split())[:MOST_LETTERS]
     raise UnembedError(f"{where} is damaged ({brief}): copy it again, or repeat the sketch")
 
 

@@ -34,8 +34,8 @@ __all__ = [
 Unit = Literal["token", "sequence"]
 Fisher = Literal["empirical", "true"]
 
-SHOWN = 24
-LONGEST = 400
+MOST_LETTERS = 24
+LONGEST_FACT = 400
 REMEDIES = {
     "vocab": "a sketch lives in one vocabulary",
     "dim": "sketch both on the same backbone",
@@ -83,7 +83,9 @@ def mismatch(
     for field, remedy in REMEDIES.items():
         if ours[field] != theirs[field]:
             word = field.replace("_", " ")
-            first, second = (str(x[field])[:SHOWN] or "of all tokens" for x in (ours, theirs))
+            first, second = (
+                str(x[field])[:MOST_LETTERS] or "of all tokens" for x in (ours, theirs)
+            )
             return f"{names[0]} has {word} {first} and {names[1]} {word} {second}: {remedy}"
     return None
 
@@ -115,7 +117,7 @@ def merge(a: Signature, b: Signature) -> Signature:
     for key in a.facts.keys() & b.facts.keys():
         if a.facts[key] != b.facts[key]:
             both = f"{a.facts[key]}; {b.facts[key]}"
-            facts[key] = both if len(both) <= LONGEST else "several"
+            facts[key] = both if len(both) <= LONGEST_FACT else "several"
     return replace(a, state=a.state + b.state, facts=facts)
 
 

@@ -12,7 +12,7 @@ from unembed.errors import UnembedError
 from unembed.signatures.documents import FOLDS
 from unembed.signatures.sums import KEPT, Sums, lowest
 
-BLOCKS = 32
+DOCUMENT_BLOCKS = 32
 SUMMED = ("joint", "activation", "error", "first")
 """The kinds of features that a state may hold sums of."""
 
@@ -166,7 +166,7 @@ class State:
         )
 
 
-def empty(m: int, *, first: bool = False, blocks: int = BLOCKS) -> State:
+def empty(m: int, *, first: bool = False, blocks: int = DOCUMENT_BLOCKS) -> State:
     """The state of a task without samples; ``blocks`` 0 leaves sampling errors out.
 
     Raises UnembedError where ``blocks`` is no power of two.

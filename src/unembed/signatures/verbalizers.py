@@ -19,7 +19,7 @@ from unembed.text.corpus import Corpus
 from unembed.text.rows import Messages, PromptCompletion, Row
 
 PROMPT = "Answer:"
-SHOWN = 8
+MOST_NAMED = 8
 
 
 @dataclass(frozen=True)
@@ -242,5 +242,5 @@ def _following(word: str, tokenizer: Any) -> list[int]:
 
 def _listed(names: Iterable[str]) -> str:
     listed = [repr(name) for name in names]
-    more = f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else ""
-    return ", ".join(listed[:SHOWN]) + more
+    more = f" and {len(listed) - MOST_NAMED} more" if len(listed) > MOST_NAMED else ""
+    return ", ".join(listed[:MOST_NAMED]) + more

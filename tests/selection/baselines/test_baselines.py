@@ -250,7 +250,7 @@ def test_order_of_positions_and_size_of_blocks_change_nothing(
     for block in (1, 4, 23):
         monkeypatch.setattr(fisher_diagonals, "BLOCK", block)
         monkeypatch.setattr(models, "BLOCK", block)
-        monkeypatch.setattr(gradients, "ELEMENTS", block * 17)
+        monkeypatch.setattr(gradients, "MOST_KERNELS", block * 17)
         for name in names:
             found = score(name, target, source, head)
             assert found == pytest.approx(before[name], abs=1e-12), name
@@ -533,7 +533,7 @@ def test_what_cannot_be_scored_is_refused_in_one_line(monkeypatch: pytest.Monkey
     turned = replace(target, name="adapted", targets=target.targets.roll(1))
     with pytest.raises(UnembedError, match="other next tokens: read the target's text with"):
         score("leep", target, turned, head)
-    monkeypatch.setattr(gradients, "MOST", 16)
+    monkeypatch.setattr(gradients, "MOST_POSITIONS", 16)
     with pytest.raises(UnembedError, match="17 positions in all are more than the 16"):
         score("fa_cka_kernel", target, source, head)
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)

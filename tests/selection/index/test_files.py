@@ -107,11 +107,11 @@ def test_damaged_vectors_are_told_and_can_be_replaced(folder: Path, tmp_path: Pa
 
 
 def test_what_is_missing_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger, "JOURNALLED", 4)
+    monkeypatch.setattr(ledger, "LEAST_JOURNAL", 4)
     index = Index.open(folder)
     index.add(ONES[3:5])
     index.remove(["task 1"])
-    monkeypatch.setattr(ledger, "JOURNALLED", 1)
+    monkeypatch.setattr(ledger, "LEAST_JOURNAL", 1)
     index.add(ONES[5:])
     parts = sorted(path.name for path in folder.iterdir() if path.name != ".lock")
     kinds = {name.split("-")[0] for name in parts}
@@ -193,7 +193,7 @@ def test_a_full_disk_loses_nothing(
 def test_a_segment_that_cannot_be_written_can_wait(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger, "JOURNALLED", 4)
+    monkeypatch.setattr(ledger, "LEAST_JOURNAL", 4)
     index = Index.open(folder)
 
     def refused(path: Path, data: bytes) -> None:
@@ -242,7 +242,7 @@ def test_a_second_writer_waits_and_then_names_the_first(folder: Path) -> None:
 
 def test_readers_and_writers_side_by_side(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every snapshot holds what was reported before it, whole, through segments and compactions."""
-    monkeypatch.setattr(ledger, "JOURNALLED", 3)
+    monkeypatch.setattr(ledger, "LEAST_JOURNAL", 3)
     reported: list[int] = []
     stop = threading.Event()
     faults: list[str] = []

@@ -236,8 +236,8 @@ def test_many_changes_through_segments_and_compactions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Against a dictionary, the index being opened anew now and then, with a small journal."""
-    monkeypatch.setattr(ledger, "JOURNALLED", 5)
-    monkeypatch.setattr(growth, "UNSIEVED", 3)
+    monkeypatch.setattr(ledger, "LEAST_JOURNAL", 5)
+    monkeypatch.setattr(growth, "MOST_UNSIEVED", 3)
     monkeypatch.setattr(growth, "LEAST_ROWS", 12)
     draw, folder = random.Random(4), tmp_path / "index"
     index, want = Index.create(folder, IDENTITY), {}
@@ -296,10 +296,10 @@ def test_the_sieve_loses_nothing(
 ) -> None:
     """Clusters of cosines .3 to .9, some removed, some added behind the sieve."""
     monkeypatch.setattr(sieve, "WIDTH", 32)
-    monkeypatch.setattr(best, "FIRST", 20)
-    monkeypatch.setattr(best, "SAMPLE", 64)
-    monkeypatch.setattr(ledger, "JOURNALLED", 64)
-    monkeypatch.setattr(growth, "UNSIEVED", 64)
+    monkeypatch.setattr(best, "FIRST_ROWS", 20)
+    monkeypatch.setattr(best, "SAMPLE_ROWS", 64)
+    monkeypatch.setattr(ledger, "LEAST_JOURNAL", 64)
+    monkeypatch.setattr(growth, "MOST_UNSIEVED", 64)
     monkeypatch.setattr(growth, "LEAST_ROWS", 256)
     rng = np.random.default_rng(2)
     centres = rng.normal(size=(9, M))
@@ -362,9 +362,9 @@ def test_maps_are_principal_components(tmp_path: Path, monkeypatch: pytest.Monke
     apart = np.linalg.norm(found.points[:, None] - found.points, axis=2)
     vectors = index.vectors() / np.sqrt(M)
     assert (apart <= np.linalg.norm(vectors[:, None] - vectors, axis=2) + 1e-6).all()
-    monkeypatch.setattr(plane, "EXACT", 3)
+    monkeypatch.setattr(plane, "MOST_EXACT", 3)
     np.testing.assert_allclose(map_of(index).points, found.points, atol=1e-4)
-    monkeypatch.setattr(plane, "MOST", 6)
+    monkeypatch.setattr(plane, "MOST_ENTRIES", 6)
     drawn = map_of(index)
     assert len(drawn.names) == 6
     assert drawn == drawn

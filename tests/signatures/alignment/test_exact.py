@@ -264,7 +264,7 @@ def test_the_jackknife_is_that_of_samples_really_deleted(
     debias: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Blocks of kin are deleted at once, those of others apart; 1e-9."""
-    monkeypatch.setattr(exact, "BLOCKS", 4)
+    monkeypatch.setattr(exact, "MOST_BLOCKS", 4)
     head = make_head(9, 4)
     tasks = [
         make_task("a", [1, 1, 2, 3, 4, 5, 6, 7, 7, 8], 1, head, drift=2),
@@ -349,7 +349,7 @@ def test_debiased_norms_and_residuals_are_unbiased_and_plug_in_ones_are_not() ->
 @pytest.mark.slow
 def test_jackknife_intervals_cover(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two apart, and two that read the same documents: 95 % nominal, 60 draws of 64."""
-    monkeypatch.setattr(exact, "BLOCKS", 16)
+    monkeypatch.setattr(exact, "MOST_BLOCKS", 16)
     head = make_head(7, 3)
     one, two = population(head, 1), population(head, 2)
     truth = (one[2] * two[2]).sum() / math.sqrt((one[2] ** 2).sum() * (two[2] ** 2).sum())
@@ -602,6 +602,6 @@ def test_what_cannot_be_used_is_refused_with_its_remedy(monkeypatch: pytest.Monk
         Samples("none", task.hidden[:0], task.targets[:0], np.arange(0), np.arange(0))
     with pytest.raises(UnembedError, match=r"sequence 2 of task 'a' lies in two documents"):
         replace(task, sequence=np.array([0, 1, 2, 2, 3]))
-    monkeypatch.setattr(exact, "MOST", 4)
+    monkeypatch.setattr(exact, "MOST_POSITIONS", 4)
     with pytest.raises(UnembedError, match=r"5 positions in all are more than the 4 .* sketch"):
         exact_alignments([task], head)

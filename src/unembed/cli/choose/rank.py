@@ -171,7 +171,7 @@ def _by_samples(
 ) -> RankingRun:
     from unembed.cli.choose.samples import read_tasks
     from unembed.models.model_pass import ReadingOptions
-    from unembed.selection.ranking.baselines import BLOCKS
+    from unembed.selection.ranking.baselines import DELETED_BLOCKS
     from unembed.selection.ranking.run import rank_texts
 
     if model is None:
@@ -192,7 +192,7 @@ def _by_samples(
         read.sources,
         read.head,
         by=by,
-        blocks=BLOCKS if blocks is None else blocks,
+        blocks=DELETED_BLOCKS if blocks is None else blocks,
         facts=read.facts,
         out=out,
         command=typed(),

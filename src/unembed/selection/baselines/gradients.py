@@ -16,7 +16,7 @@ from unembed.errors import UnembedError
 from unembed.head.head import Head
 from unembed.selection.baselines.coordinates import cka
 from unembed.selection.baselines.cosine import ratio
-from unembed.signatures.alignment.exact import ELEMENTS, MOST
+from unembed.signatures.alignment.exact import MOST_KERNELS, MOST_POSITIONS
 from unembed.signatures.alignment.grams import error_blocks, logsumexp
 from unembed.signatures.samples import Samples
 
@@ -67,12 +67,12 @@ def error_grams(target: Samples, source: Samples, head: Head) -> Grams:
     Raises UnembedError for more than 20,000 positions in all.
     """
     n, rows = len(source.document) + len(target.document), len(source.document)
-    if n > MOST:
+    if n > MOST_POSITIONS:
         raise UnembedError(
-            f"{n:,} positions in all are more than the {MOST:,} whose pairs can be held: "
+            f"{n:,} positions in all are more than the {MOST_POSITIONS:,} whose pairs can be held: "
             "give fewer positions of each text"
         )
-    device, block = head.weight.device, max(1, ELEMENTS // n)
+    device, block = head.weight.device, max(1, MOST_KERNELS // n)
     hidden = torch.cat([x.hidden.to(device).double() for x in (source, target)])
     targets = torch.cat([x.targets.to(device).long() for x in (source, target)])
     grams = [

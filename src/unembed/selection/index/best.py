@@ -8,13 +8,13 @@ from torch import Tensor
 
 from unembed.selection.index.ledger import Ledger
 
-FIRST = 512
+FIRST_ROWS = 512
 """Rows that are looked at closely before it is known how far down the sieve's order to go."""
-SAMPLE = 256
+SAMPLE_ROWS = 256
 """Rows from all over the index, which tell how far off the sieve is."""
-SURE = 3.0
+STANDARD_ERRORS = 3.0
 """Standard errors of the sieve's cosine by which a row must miss the best to be left out."""
-FLOOR = 0.02
+LEAST_ERROR = 0.02
 """Cosines near 1 are told more closely, as ``1 - c²``, but the rounding to int8 stays."""
 
 Best = tuple[Int[np.ndarray, " best"], Float[np.ndarray, " best"], int]
@@ -41,7 +41,7 @@ def best_rows(
     if among is not None:
         return _largest(among, ledger.vectors.products(query, scales, among), alive, k)
     sieve = ledger.sieve if sieved else None
-    if sieve is None or len(sieve.scales) <= FIRST + SAMPLE or not k:
+    if sieve is None or len(sieve.scales) <= FIRST_ROWS + SAMPLE_ROWS or not k:
         found = ledger.vectors.products(query, scales)
         return _largest(np.arange(ledger.rows), found, alive, k)
 
@@ -50,19 +50,19 @@ def best_rows(
 
     cosine, loud = sieve.cosines(query), sieve.scales[:, 1]
     count = len(cosine)
-    error = np.maximum(1 - np.square(cosine), FLOOR)
+    error = np.maximum(1 - np.square(cosine), LEAST_ERROR)
     guess = np.where(alive[:count], cosine * loud, -np.inf)
-    sample = np.linspace(0, count - 1, SAMPLE).astype(np.int64)
+    sample = np.linspace(0, count - 1, SAMPLE_ROWS).astype(np.int64)
     off = (products(sample) / loud[sample] - cosine[sample]) / error[sample]
     spread = float(np.sqrt(np.mean(np.square(off))))
     seen = np.zeros(ledger.rows, dtype=bool)
-    first = np.argpartition(-guess, FIRST)[:FIRST]
+    first = np.argpartition(-guess, FIRST_ROWS)[:FIRST_ROWS]
     seen[first] = True
     seen[count:] = True
     rows = np.flatnonzero(seen)
     found = products(rows)
     least = _largest(rows, found, alive, k)[1][-1]
-    near = (guess + SURE * spread * error * loud >= least) & ~seen[:count]
+    near = (guess + STANDARD_ERRORS * spread * error * loud >= least) & ~seen[:count]
     more = np.flatnonzero(near)
     rows, found = np.concatenate([rows, more]), np.concatenate([found, products(more)])
     return _largest(rows, found, alive, k)

@@ -13,9 +13,9 @@ from unembed.selection.index.ledger import Ledger
 from unembed.selection.index.sieve import LEAST_ROWS, Sieve
 from unembed.selection.index.vectors import spans
 
-UNSIEVED = 1024
+MOST_UNSIEVED = 1024
 """Rows that are not in the sieve at most, and looked at whole by every query."""
-COPIED = 1024
+COPIED_AT_A_TIME = 1024
 """Rows that are copied at a time."""
 
 
@@ -28,7 +28,7 @@ def settle(ledger: Ledger) -> Ledger:
     if 2 * len(ledger.removed) > ledger.rows:
         _compact(ledger)
         ledger = Ledger.read(ledger.folder)
-    if ledger.rows >= LEAST_ROWS and ledger.rows - ledger.sieved >= UNSIEVED:
+    if ledger.rows >= LEAST_ROWS and ledger.rows - ledger.sieved >= MOST_UNSIEVED:
         _sieve(ledger)
     if ledger.full:
         header = ledger.header
@@ -61,8 +61,8 @@ def _compact(ledger: Ledger) -> None:
         write_whole(ledger.folder / name, b"")
     path = ledger.folder / header.vectors
     with refusals(path), path.open("r+b") as stream:
-        for start in range(0, len(kept), COPIED):
-            stream.write(ledger.vectors.rows[kept[start : start + COPIED]].tobytes())
+        for start in range(0, len(kept), COPIED_AT_A_TIME):
+            stream.write(ledger.vectors.rows[kept[start : start + COPIED_AT_A_TIME]].tobytes())
         stream.flush()
         os.fsync(stream.fileno())
     table = ledger.whole_table().take(kept)

@@ -21,11 +21,11 @@ from unembed.selection.index.sieve import Sieve
 from unembed.selection.index.vectors import Layout, Vectors, cut
 
 ATTEMPTS = 20
-SETTLED = 2
+SURE_ATTEMPTS = 2
 PAUSE_S = 0.01
-JOURNALLED = 1024
+LEAST_JOURNAL = 1024
 """Entries that a journal holds at least before they go into a segment,"""
-SHARE = 32
+JOURNAL_SHARE = 32
 """and of a large index, one in so many: to start a segment costs time that grows with it."""
 
 
@@ -74,7 +74,7 @@ class Ledger:
             except UnembedError as error:
                 last = error
             # A writer may have begun another journal, or cut a torn line off, meanwhile.
-            if attempt >= SETTLED and header_bytes(folder) == raw:
+            if attempt >= SURE_ATTEMPTS and header_bytes(folder) == raw:
                 break
             time.sleep(PAUSE_S)
         raise last
@@ -155,7 +155,7 @@ class Ledger:
     @property
     def full(self) -> bool:
         """Whether the journal has so many entries that they should go into a segment."""
-        return len(self.tail) >= max(JOURNALLED, self.header.rows // SHARE)
+        return len(self.tail) >= max(LEAST_JOURNAL, self.header.rows // JOURNAL_SHARE)
 
     def seal(self, header: Header, table: pa.Table, kept: int) -> None:
         """Go on with the next header, whose segments hold the first ``kept`` rows of ``table``.

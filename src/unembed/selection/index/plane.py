@@ -13,10 +13,10 @@ from unembed.errors import UnembedError
 from unembed.selection.index.index import Index
 from unembed.selection.index.maps import Map
 
-MOST = 20_000
-EXACT = 2_000
+MOST_ENTRIES = 20_000
+MOST_EXACT = 2_000
 """Entries up to which the axes are taken from all products of two, and not from a random start."""
-EXTRA = 30
+EXTRA_AXES = 30
 TURNS = 6
 
 
@@ -31,8 +31,8 @@ def map_of(index: Index, *, seed: int = 0) -> Map:
     if len(entries) < 2:
         raise UnembedError(f"{index.folder} has {len(entries)} entries: a map needs two or more")
     chosen = list(range(len(entries)))
-    if len(entries) > MOST:
-        drawn = np.random.default_rng(seed).choice(len(entries), MOST, replace=False)
+    if len(entries) > MOST_ENTRIES:
+        drawn = np.random.default_rng(seed).choice(len(entries), MOST_ENTRIES, replace=False)
         chosen = sorted(drawn.tolist())
     x = torch.from_numpy(index.vectors(chosen)) / math.sqrt(index.identity.spec.m)
     points, explained = principal(x - x.mean(0), seed)
@@ -53,13 +53,13 @@ def principal(
     total = float(x.double().square().sum())
     if not total > 0:
         return np.zeros((len(x), 2)), (0.0, 0.0)
-    if len(x) <= EXACT:
+    if len(x) <= MOST_EXACT:
         wide = x.double()
         values, vectors = torch.linalg.eigh(wide @ wide.T)
         points = vectors[:, -2:].flip(1) * values[-2:].flip(0).clamp_min(0).sqrt()
     else:
         drawn = torch.Generator().manual_seed(seed)
-        basis = torch.randn(x.shape[1], 2 + EXTRA, generator=drawn)
+        basis = torch.randn(x.shape[1], 2 + EXTRA_AXES, generator=drawn)
         for _ in range(TURNS):
             basis = torch.linalg.qr(x.T @ (x @ basis))[0]
         onto = x @ basis

@@ -20,7 +20,7 @@ from unembed.signatures.reading.sketcher import SketchOptions
 from unembed.signatures.signature import Identity, merge
 from unembed.text.corpus import Corpus
 
-SHOWN = 24
+MOST_LETTERS = 24
 
 
 def route(
@@ -45,8 +45,8 @@ def route(
     found = digest_of(checkpoint.model)
     if found != identity.model_digest:
         raise UnembedError(
-            f"{index.folder} has model digest {identity.model_digest[:SHOWN]} and "
-            f"{checkpoint.name} model digest {found[:SHOWN]}: route with the model that its "
+            f"{index.folder} has model digest {identity.model_digest[:MOST_LETTERS]} and "
+            f"{checkpoint.name} model digest {found[:MOST_LETTERS]}: route with the model that its "
             "signatures are of"
         )
     options = replace(options_of(identity, index.by == "gradient"), context=context)

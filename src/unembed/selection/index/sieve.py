@@ -23,7 +23,7 @@ from unembed.selection.index.vectors import spans
 WIDTH = 1024
 LEAST_ROWS = 1 << 15
 """Rows from which on a sieve saves time."""
-LARGEST = 127
+LARGEST_CODE = 127
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ class Sieve:
         first = prefix(vectors)
         norms = first.square().mean(1).sqrt()
         peaks = first.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny)
-        codes = (first * (LARGEST / peaks)[:, None]).round().to(torch.int8)
-        small = peaks / LARGEST / norms.clamp_min(torch.finfo(torch.float32).tiny)
+        codes = (first * (LARGEST_CODE / peaks)[:, None]).round().to(torch.int8)
+        small = peaks / LARGEST_CODE / norms.clamp_min(torch.finfo(torch.float32).tiny)
         scales = torch.stack([small, vectors.square().mean(1).sqrt()], 1)
         return Sieve(codes, scales.numpy())
 

@@ -14,16 +14,16 @@ from unembed.selection.mixing.record import Mixture, Share
 from unembed.selection.mixing.warnings import warnings_of
 from unembed.selection.scores import FEATURES
 from unembed.signatures.alignment.align import NORMAL
-from unembed.signatures.alignment.estimators import LEAST
+from unembed.signatures.alignment.estimators import LEAST_DOCUMENTS
 from unembed.signatures.signature import Signature, agree_all
 from unembed.signatures.sums import KEPT
 from unembed.stats.estimate import Estimate
 
-SECOND = 2
-ENDS = (0.025, 0.975)
-LOWEST = -1.0
+LEAST_SOURCES = 2
+INTERVAL = (0.025, 0.975)
+LEAST_EIGENVALUE = -1.0
 """Of the cosines' least eigenvalue: below, the noise is as large as the sources' squared norms."""
-MOST = 1.0
+MOST_RESIDUAL_SE = 1.0
 """Of the residual's standard error, which is in units of the target's squared norm."""
 
 
@@ -101,7 +101,7 @@ def mix(
 def _check(target: Signature, sources: Sequence[Signature], by: str) -> None:
     if by not in FEATURES:
         raise UnembedError(f"by {by!r} is not one of {', '.join(FEATURES)}")
-    if len(sources) < SECOND:
+    if len(sources) < LEAST_SOURCES:
         raise UnembedError(
             f"{len(sources)} source is nothing to mix: give two or more after the target"
         )
@@ -132,7 +132,11 @@ def _reasons(every: Sequence[Signature], products: InnerProducts, by: str) -> li
         n = f"n = {one.state.samples:,.0f}"
         if np.isnan(square):
             documents = one.state.documents
-            word = "too few documents" if documents < LEAST else "documents of one fold alone"
+            word = (
+                "too few documents"
+                if documents < LEAST_DOCUMENTS
+                else "documents of one fold alone"
+            )
             found.append(f"{word}: {documents}, of which no pair is independent, {n}")
         elif not square > 0:
             found.append(
@@ -146,12 +150,12 @@ def _reasons(every: Sequence[Signature], products: InnerProducts, by: str) -> li
 
 def _lost(found: Fit) -> str | None:
     """Why a fit says nothing, where its errors are as large as the squared norms themselves."""
-    if found.lowest < LOWEST:
+    if found.lowest < LEAST_EIGENVALUE:
         return (
             "too few samples: the sources' cosines contradict each other, least eigenvalue "
             f"{found.lowest:.2g}"
         )
-    if found.residual_se > MOST:
+    if found.residual_se > MOST_RESIDUAL_SE:
         return (
             "too few samples: the share of the target that no mixture expresses has a standard "
             f"error of {found.residual_se:.2g}"
@@ -171,8 +175,8 @@ def _weights(
     sums = found.draws.sum(1, keepdims=True)
     nothing = ~(sums > 0)
     shares = found.draws / np.where(nothing, 1, sums)
-    low = np.quantile(np.where(nothing, 0, shares), ENDS[0], axis=0)
-    high = np.quantile(np.where(nothing, 1, shares), ENDS[1], axis=0)
+    low = np.quantile(np.where(nothing, 0, shares), INTERVAL[0], axis=0)
+    high = np.quantile(np.where(nothing, 1, shares), INTERVAL[1], axis=0)
     return [
         Estimate(float(v), float(min(lo, v)), float(max(hi, v)), _n(source))
         for v, lo, hi, source in zip(value, low, high, sources, strict=True)
@@ -180,7 +184,7 @@ def _weights(
 
 
 def _ends(draws: Float[np.ndarray, " draws"], value: float) -> tuple[float, float]:
-    low, high = (float(x) for x in np.quantile(draws, ENDS))
+    low, high = (float(x) for x in np.quantile(draws, INTERVAL))
     return min(low, value), max(high, value)
 
 

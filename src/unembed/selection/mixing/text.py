@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from unembed.runs.columns import columns
+from unembed.runs.table import NAME_WIDTH
 from unembed.selection.mixing.record import Mixture
 from unembed.stats.estimate import Estimate
 
-NAME_WIDTH = 30
-MOST = 20
+MOST_LISTED = 20
 """Sources that are listed each; of more, those used."""
 DIGITS = 4
 
@@ -18,14 +19,14 @@ def mixture_text(mixture: Mixture) -> str:
     """Every weight with its interval, largest first, then total, residual, warnings, the line."""
     shares = sorted(mixture.shares, key=lambda share: -(share.weight.value or 0.0))
     used = [share for share in shares if share.probability > 0]
-    listed = shares if len(shares) <= MOST else used
+    listed = shares if len(shares) <= MOST_LISTED else used
     rows = [(share.name, _shown(share.weight)) for share in listed]
     rows += [
         ("weights before they sum to 1", _shown(mixture.total)),
         ("residual", _shown(mixture.residual)),
     ]
     lines = [f"{mixture.target} by {mixture.by}: {len(used)} of {len(shares)} sources used"]
-    lines += [f"{name[: NAME_WIDTH - 1]:<{NAME_WIDTH}}{value}" for name, value in rows]
+    lines.append(columns(rows, NAME_WIDTH))
     lines += [f"warning: {sentence}" for sentence in mixture.warnings]
     line = interleave_line(mixture)
     return "\n".join([*lines, line] if line else lines)

@@ -14,15 +14,15 @@ from unembed.signatures.alignment.overlap import shared_inputs
 from unembed.signatures.alignment.tasks import NOISE
 from unembed.signatures.signature import Signature
 
-UNEXPRESSED = 0.05
+MOST_UNEXPRESSED = 0.05
 """The share of a target's squared norm from which on it matters that no mixture expresses it."""
-OFF = 0.1
+MOST_OFF = 0.1
 """How far the weights' sum may be from a blend's, which is 1."""
-WIDE = 0.2
+WIDE_INTERVAL = 0.2
 """Of a weight's interval: two sources are too alike where both have wider ones, and their sum has
 one less than half as wide."""
-SINGULAR = -1e-9
-SHOWN = 3
+LEAST_EIGENVALUE = -1e-9
+MOST_NAMED = 3
 
 
 def warnings_of(
@@ -59,12 +59,12 @@ def _unexpressed(mixed: Mixture) -> Iterator[str]:
     assert total.value is not None
     assert total.low is not None
     assert total.high is not None
-    if residual.low > UNEXPRESSED:
+    if residual.low > MOST_UNEXPRESSED:
         yield (
             f"No mixture of the sources expresses {residual.value:.0%} of {mixed.target} "
             f"({residual.low:.0%} at least): look for a source of what is left."
         )
-    if total.low > 1 + OFF or total.high < 1 - OFF:
+    if total.low > 1 + MOST_OFF or total.high < 1 - MOST_OFF:
         yield (
             f"The weights sum to {total.value:.2f} ({total.low:.2f} to {total.high:.2f}) before "
             f"they are made 1, where a blend's sum to 1: {mixed.target} is no plain blend of the "
@@ -89,7 +89,7 @@ def _alike(names: Sequence[str], found: Fit) -> Iterator[str]:
     if not len(shares):
         return
     low, high = np.quantile(shares, (0.025, 0.975), axis=0)
-    wide = np.flatnonzero(high - low > WIDE)
+    wide = np.flatnonzero(high - low > WIDE_INTERVAL)
     if len(wide) < 2:
         return
     trade = np.corrcoef(shares[:, wide].T)
@@ -124,21 +124,21 @@ def _few(kind: str, every: Sequence[Signature], products: InnerProducts) -> Iter
         if plain > NOISE * square:
             noisy.append((float(1 - square / plain), one))
     noisy.sort(key=lambda pair: -pair[0])
-    told = ", ".join(
+    listed = ", ".join(
         f"{one.name} ({share:.0%}, n = {one.state.samples:,.0f} in {one.state.documents:,} "
         "documents)"
-        for share, one in noisy[:SHOWN]
+        for share, one in noisy[:MOST_NAMED]
     )
     if noisy:
-        more = f" and {len(noisy) - SHOWN} more" * (len(noisy) > SHOWN)
+        more = f" and {len(noisy) - MOST_NAMED} more" * (len(noisy) > MOST_NAMED)
         yield (
             f"{len(noisy)} of {len(every)} signatures have few samples, more than half of their "
-            f"squared norm being noise: {told}{more}."
+            f"squared norm being noise: {listed}{more}."
         )
 
 
 def _indefinite(found: Fit) -> Iterator[str]:
-    if found.lowest < SINGULAR:
+    if found.lowest < LEAST_EIGENVALUE:
         yield (
             f"The sources' cosines contradict each other (least eigenvalue {found.lowest:.3f}), "
             "which is noise: the nearest that do not are taken; sketch more text."

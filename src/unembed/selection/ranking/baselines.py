@@ -20,10 +20,10 @@ from unembed.signatures.alignment.records import TaskFacts
 from unembed.signatures.kin import connected, dealt, sharing
 from unembed.signatures.samples import Samples
 
-BLOCKS = 16
+DELETED_BLOCKS = 16
 """Blocks of documents to delete: a source costs twice as many scores, or as many where it shares
 the target's documents."""
-LEAST = 2
+LEAST_BLOCKS = 2
 
 Score = Callable[[Samples, Samples], float]
 """Of target and source; larger is better, NaN where it is undefined."""
@@ -36,7 +36,7 @@ def rank_samples(
     *,
     by: str,
     seed: int = 0,
-    blocks: int = BLOCKS,
+    blocks: int = DELETED_BLOCKS,
     progress: bool = False,
 ) -> Ranking:
     """``rank`` by one of ``BASELINES``, from samples of the texts; errors as in ``rank_scored``.
@@ -61,7 +61,7 @@ def rank_scored(
     score: Score,
     *,
     by: str,
-    blocks: int = BLOCKS,
+    blocks: int = DELETED_BLOCKS,
     progress: bool = False,
 ) -> Ranking:
     """Sources by any score of their samples with the target's, with errors by deleting documents.
@@ -129,7 +129,7 @@ def _facts(
         documents, status = len(np.unique(task.document)), "ok"
         if t and np.isnan(value[t]):
             status = f"no score: {by} is undefined for it"
-        elif documents < LEAST:
+        elif documents < LEAST_BLOCKS:
             status = f"ok, but no interval: too few documents, {documents}"
         elif t and np.isnan(reach[t]) and found[0].status == "ok":
             status = f"ok, but no interval: {by} is undefined without some of the documents"
@@ -162,7 +162,7 @@ def _changes(
     0 for blocks that nothing lies in; NaN where one of them has a single block.
     """
     losing = [block for block in (mine, theirs) if block is not None]
-    if any(len(np.unique(block)) < LEAST for block in losing):
+    if any(len(np.unique(block)) < LEAST_BLOCKS for block in losing):
         return np.full(blocks, np.nan)
     held = np.unique(np.concatenate(losing)).tolist()
     deleted = np.array(

@@ -22,7 +22,7 @@ from unembed.signatures.signature import Signature, State, agree_all
 from unembed.signatures.state import SUMMED
 from unembed.signatures.sums import KEPT
 
-LEAST = 2
+LEAST_BLOCKS = 2
 """Blocks of documents that a sampling error takes."""
 
 
@@ -180,7 +180,7 @@ def _statuses(
         why = None
         if not len(state.block_weight):
             why = "no blocks of documents are kept"
-        elif (state.block_weight > 0).sum() < LEAST:
+        elif (state.block_weight > 0).sum() < LEAST_BLOCKS:
             why = f"too few documents, {state.documents}"
         elif not t and len(kept) > 1:
             why = "not all signatures keep the same blocks of documents"

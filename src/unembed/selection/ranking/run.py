@@ -9,7 +9,7 @@ from pathlib import Path
 
 from unembed.head.head import Head, bytes_of
 from unembed.runs.small import Facts, keep_summary, load_summary
-from unembed.selection.ranking.baselines import BLOCKS, rank_samples
+from unembed.selection.ranking.baselines import DELETED_BLOCKS, rank_samples
 from unembed.selection.ranking.rank import rank
 from unembed.selection.ranking.records import Ranking
 from unembed.signatures.reading.tasks import digests_of, facts_of
@@ -69,7 +69,7 @@ def rank_texts(
     *,
     by: str,
     seed: int = 0,
-    blocks: int = BLOCKS,
+    blocks: int = DELETED_BLOCKS,
     facts: Facts = (),
     out: str | Path,
     command: str = "",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from unembed.runs.columns import columns
+from unembed.runs.table import NAME_WIDTH
 from unembed.selection.ranking.records import Ranked, Ranking
 from unembed.selection.scores import named
 
-NAME_WIDTH = 30
 SCORE_WIDTH = 22
-MOST = 30
+MOST_LISTED = 30
 """Sources that are listed; of more, the first."""
 
 
@@ -16,20 +17,15 @@ def ranking_text(found: Ranking) -> str:
 
     Below, what is wrong with the target or a source.
     """
-    head = f"{'source':<{NAME_WIDTH}}{found.by:<{SCORE_WIDTH}}best for {found.target}"
-    lines = [head, *(_line(source, found.by) for source in found.sources[:MOST])]
-    if len(found.sources) > MOST:
-        lines.append(f"… {len(found.sources) - MOST:,} more: see the report")
-    statuses = [(found.target, found.status)]
-    statuses += [(source.name, source.status) for source in found.sources[:MOST]]
+    listed = found.sources[:MOST_LISTED]
+    rows = [("source", found.by, f"best for {found.target}")]
+    rows += [(one.name, _score(one, found.by), _chance(one.best)) for one in listed]
+    lines = [columns(rows, NAME_WIDTH, SCORE_WIDTH)]
+    if len(found.sources) > MOST_LISTED:
+        lines.append(f"… {len(found.sources) - MOST_LISTED:,} more: see the report")
+    statuses = [(found.target, found.status), *((one.name, one.status) for one in listed)]
     lines += [f"{name}: {status}" for name, status in statuses if status != "ok"]
     return "\n".join(lines)
-
-
-def _line(source: Ranked, by: str) -> str:
-    name = f"{source.name[: NAME_WIDTH - 2]:<{NAME_WIDTH}}"
-    chance = "–" if source.best is None else _chance(source.best)
-    return f"{name}{_score(source, by):<{SCORE_WIDTH}}{chance}"
 
 
 def _score(source: Ranked, by: str) -> str:
@@ -42,8 +38,10 @@ def _score(source: Ranked, by: str) -> str:
     return f"{value} ± " + (f"{half:.3f}" if named(by).cosine else f"{half:.2g}")
 
 
-def _chance(best: float) -> str:
+def _chance(best: float | None) -> str:
     """Never 0 % or 100 % of what is not certain."""
+    if best is None:
+        return "–"
     if 0 < best < 0.005:
         return "< 1 %"
     if 0.995 <= best < 1:

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from unembed.runs.columns import columns
 from unembed.selection.transfer.records import Transfer, Verdict
 from unembed.stats.estimate import Estimate
 
-NAME_WIDTH = 24
-CELL = 26
+NAME_WIDTH, CELL_WIDTH = 24, 26
 
 
 def transfer_text(transfer: Transfer, verdicts: Sequence[Verdict]) -> str:
     """A line for each method, the largest share of the best gain first, and what chance gives."""
-    heads = ("best chosen", "share of the best gain", "Spearman")
-    lines = [f"{'score':<{NAME_WIDTH}}" + "".join(f"{head:<{CELL}}" for head in heads)]
+    rows = [("score", "best chosen", "share of the best gain", "Spearman")]
     for one in sorted(verdicts, key=lambda one: -(one.share.value or 0.0)):
         cells = (_cell(one.top1, ".0%"), _cell(one.share, ".0%"), _cell(one.spearman, "+.2f"))
-        lines.append(f"{one.method:<{NAME_WIDTH}}" + "".join(f"{cell:<{CELL}}" for cell in cells))
+        rows.append((one.method, *cells))
     sources = len(transfer.tasks) - 1
-    lines.append(f"chance: the best of {sources} sources is chosen at {1 / sources:.0%}")
-    return "\n".join(line.rstrip() for line in lines)
+    chance = f"chance: the best of {sources} sources is chosen at {1 / sources:.0%}"
+    return f"{columns(rows, NAME_WIDTH, CELL_WIDTH, CELL_WIDTH)}\n{chance}"
 
 
 def _cell(estimate: Estimate, form: str) -> str:

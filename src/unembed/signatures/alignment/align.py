@@ -21,7 +21,7 @@ Scale = Literal["cosine", "ratio"]
 
 NORMAL = 1.959963984540054
 """The 97.5 % point of the standard normal distribution."""
-ELEMENTS = 1 << 21
+MOST_SHARES = 1 << 21
 """Shares of pairs that are held at a time, for each kind; changes memory, never a result."""
 
 
@@ -56,7 +56,7 @@ def align(signatures: Sequence[Signature], *, debias: bool = True) -> Alignments
     shared = shared_inputs(states)
     others = shared & ~np.eye(len(states), dtype=bool)
     identity = signatures[0].identity
-    rows = max(1, ELEMENTS // ((GROUPS + 2 * len(states[0].block_weight)) * len(states)))
+    rows = max(1, MOST_SHARES // ((GROUPS + 2 * len(states[0].block_weight)) * len(states)))
     found: list[list[Float[np.ndarray, "5 rows tasks"] | None]] = []
     ratio = min(KEPT, identity.spec.m) / identity.spec.m
     for start in range(0, len(states), rows):

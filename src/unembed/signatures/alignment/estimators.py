@@ -20,7 +20,7 @@ from unembed.signatures.documents import FOLDS
 from unembed.signatures.signature import State
 from unembed.signatures.sums import Sums
 
-LEAST = 2
+LEAST_DOCUMENTS = 2
 """Documents without which there is no pair of independent samples."""
 GROUPS = 128
 """Groups of features: at most so many, that squared shares give a standard error to 6 %."""
@@ -104,7 +104,7 @@ class Kind:
             whole = float(state.weight.sum()) ** 2
             pairs = whole - float(state.document_weight_squared.sum())
             apart = plain[:, t] * whole - one.own.sum()
-            few = state.documents < LEAST or not pairs > 0
+            few = state.documents < LEAST_DOCUMENTS or not pairs > 0
             norms[:, t] = np.nan if few else apart / pairs
             if len(state.weight) < FOLDS:
                 fold_norms[:, t] = norms[:, t]

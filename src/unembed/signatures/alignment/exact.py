@@ -17,10 +17,10 @@ from unembed.signatures.alignment.records import Alignments, Pairs, TaskFacts
 from unembed.signatures.samples import Pool, Samples
 from unembed.signatures.signature import Fisher, Unit
 
-MOST = 20_000
-BLOCKS = 32
+MOST_POSITIONS = 20_000
+MOST_BLOCKS = 32
 MOST_CELLS = 2048
-ELEMENTS = 1 << 22
+MOST_KERNELS = 1 << 22
 
 
 def exact_alignments(
@@ -136,7 +136,7 @@ def _measure(
     block: int,
 ) -> _Measured:
     _check(tasks, fisher, unit, top_k, block)
-    blocks = max(2, min(BLOCKS, MOST_CELLS // max(len(tasks), 1)))
+    blocks = max(2, min(MOST_BLOCKS, MOST_CELLS // max(len(tasks), 1)))
     pool = Pool.of(tasks, head, blocks)
     n = len(pool.task)
     first = run_starts(pool.task, pool.sequence) if unit == "sequence" else np.arange(n)
@@ -147,7 +147,7 @@ def _measure(
     slack = np.zeros_like(sums)
     pairs = np.zeros((size, size))
     traces, triples = np.zeros(len(tasks)), np.zeros((len(tasks), 6))
-    block = max(1, min(block, ELEMENTS // n))
+    block = max(1, min(block, MOST_KERNELS // n))
     errors = Errors.of(pool, head, fisher, top_k, block)
     for rows, kernels in strips(pool, errors, first, block):
         np.add.at(traces, task[rows], kernels.trace)
@@ -244,8 +244,8 @@ def _check(tasks: Sequence[Samples], fisher: str, unit: str, top_k: int | None, 
     if block < 1:
         raise UnembedError(f"block is {block}: take one sample at once at least")
     n = sum(len(task.document) for task in tasks)
-    if n > MOST:
+    if n > MOST_POSITIONS:
         raise UnembedError(
-            f"{n:,} positions in all are more than the {MOST:,} whose pairs can be held: "
+            f"{n:,} positions in all are more than the {MOST_POSITIONS:,} whose pairs can be held: "
             "sketch them, or give fewer"
         )

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from unembed.signatures.sums import Sums
 
-LEAST = 2
+LEAST_BLOCKS = 2
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class BlockSums:
         tasks, blocks, kept = stacked.shape
         parts = stacked.reshape(tasks, blocks, 2, 2, kept // 4).transpose(3, 0, 1, 2, 4)
         weight = np.stack(weights)
-        few = (weight > 0).sum(1) < LEAST
+        few = (weight > 0).sum(1) < LEAST_BLOCKS
         return BlockSums(
             parts.reshape(2, tasks, blocks, -1) / np.sqrt(kept // 2),
             np.where(few[:, None], np.nan, weight),

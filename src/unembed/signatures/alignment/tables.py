@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 
+from unembed.runs.columns import columns
+from unembed.runs.table import NAME_WIDTH
 from unembed.signatures.alignment.records import KINDS, Alignments, Pairs
 from unembed.signatures.signature import Signature
 
-NAME_WIDTH = 30
-CELL = 14
-MOST = 8
-"""Tasks whose matrix fits a terminal; of more, the pairs at the two ends are listed."""
-ENDS = 8
-DETAILED = 3
+CELL_WIDTH = 14
+MOST_IN_MATRIX = 8
+"""Tasks whose matrix fits a terminal; of more, so many pairs at each end are listed."""
+MOST_DETAILED = 3
 """Tasks of which every quantity of every pair is listed."""
 
 
@@ -29,25 +29,25 @@ def signature_text(signature: Signature) -> str:
     ]
     if identity.support:
         rows.append(("softmax", f"over answer words alone ({identity.support[:12]})"))
-    return "\n".join(f"{name:<{NAME_WIDTH}}{value}" for name, value in rows)
+    return columns(rows, NAME_WIDTH)
 
 
 def alignments_text(found: Alignments) -> str:
     """The matrix of joint alignments, or its ends, with the coupling, and what tasks lack."""
-    parts = [_matrix(found) if len(found.tasks) <= MOST else _ends(found)]
+    parts = [_matrix(found) if len(found.tasks) <= MOST_IN_MATRIX else _ends(found)]
     wanting = [f"{task.name}: {task.status}" for task in found.tasks if task.status != "ok"]
     return "\n".join([*parts, *wanting])
 
 
 def _matrix(found: Alignments) -> str:
     width = min(NAME_WIDTH, 2 + max(len(name) for name in ("joint", *found.names)))
-    lines = [f"{'joint':<{width}}" + "".join(f"{n[: CELL - 2]:<{CELL}}" for n in found.names)]
+    rows = [["joint", *(name[: CELL_WIDTH - 2] for name in found.names)]]
     for i, task in enumerate(found.tasks):
-        cells = [_cell(found.joint, i, j) for j in range(i + 1)]
-        lines.append(f"{task.name[: width - 1]:<{width}}" + "".join(f"{c:<{CELL}}" for c in cells))
-    if len(found.tasks) <= DETAILED:
-        lines += ["", *(_pair(found, i, j, True) for i, j in _pairs(found))]
-    return "\n".join(line.rstrip() for line in lines)
+        rows.append([task.name, *(_cell(found.joint, i, j) for j in range(i + 1))])
+    text = columns(rows, width, *[CELL_WIDTH] * len(found.tasks))
+    if len(found.tasks) > MOST_DETAILED:
+        return text
+    return "\n".join([text, "", *(_pair(found, i, j, True) for i, j in _pairs(found))])
 
 
 def _ends(found: Alignments) -> str:
@@ -57,10 +57,10 @@ def _ends(found: Alignments) -> str:
     )
     if not ranked:
         return "no two tasks can be compared"
-    if len(ranked) <= 2 * ENDS:
+    if len(ranked) <= 2 * MOST_IN_MATRIX:
         return "\n".join(_pair(found, *pair) for pair in ranked)
-    top, bottom = ranked[:ENDS], ranked[-ENDS:]
-    left_out = f"… {len(ranked) - 2 * ENDS:,} pairs between: see the report"
+    top, bottom = ranked[:MOST_IN_MATRIX], ranked[-MOST_IN_MATRIX:]
+    left_out = f"… {len(ranked) - 2 * MOST_IN_MATRIX:,} pairs between: see the report"
     return "\n".join(
         [*(_pair(found, *p) for p in top), left_out, *(_pair(found, *p) for p in bottom)]
     )

@@ -29,7 +29,7 @@ from unembed.signatures.signature import Fisher, Identity, Signature, Unit
 from unembed.signatures.sketches.constructions import sketch_of
 from unembed.signatures.sketches.names import DEFAULT
 from unembed.signatures.sketches.sketch import Sketch, SketchSpec
-from unembed.signatures.state import BLOCKS, Features, State, empty
+from unembed.signatures.state import DOCUMENT_BLOCKS, Features, State, empty
 from unembed.text.windows import Batch
 
 FILE = "signature.safetensors"
@@ -54,7 +54,7 @@ class SketchOptions(ReadingOptions):
     fisher: Fisher = "empirical"
     unit: Unit = "token"
     first_moment: bool = False
-    blocks: int = BLOCKS
+    blocks: int = DOCUMENT_BLOCKS
 
     def __post_init__(self) -> None:
         super().__post_init__()

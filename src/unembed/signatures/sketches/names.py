@@ -20,9 +20,7 @@ class Construction:
 
 CONSTRUCTIONS = {
     "complex_tensorsketch": Construction(
-        "tensorsketch",
-        "ComplexTensorSketch",
-        "count-sketches with four phases",
+        "tensorsketch", "ComplexTensorSketch", "count-sketches with four phases"
     ),
     "tensorsketch": Construction("tensorsketch", "TensorSketch", "count-sketches with signs"),
     "complex_srht": Construction("srht", "ComplexSRHT", "Hadamard transforms with four phases"),
