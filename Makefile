@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 EXTRAS ?= data,faiss,plot,quant,train,dev
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-slow check format clean
+.PHONY: demo test test-slow wheel check format clean
 
 demo: $(STAMP)
 	$(BIN)/unembed demo -o runs/demo
@@ -19,6 +19,10 @@ test: check
 test-slow: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto -m slow
 
+# Built, installed in an empty environment, and tried outside of the repository.
+wheel: $(STAMP)
+	PYTHON=$(abspath $(BIN)/python) .ci/wheel
+
 check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -30,7 +34,7 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) .venv-3.13 runs
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
