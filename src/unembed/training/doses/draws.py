@@ -16,11 +16,7 @@ from unembed.decisions.comparison.rows import ComparedRows
 from unembed.decisions.comparison.summary import BAND_NAMES, Groups, bands_of
 from unembed.decisions.tokens import CLASSES, FREQUENCY_NAMES
 from unembed.errors import UnembedError
-from unembed.stats.bootstrap import cluster, totals_and_resamples
-from unembed.stats.resampled import Sample, quantile_draws
-
-Rows = Float[np.ndarray, " rows"]
-"""A statistic as it was observed, and below it in each resample of the documents."""
+from unembed.training.resampling import Resampling, Rows
 
 Table = Float[np.ndarray, "rows groups"]
 """The same for several groups of positions."""
@@ -56,13 +52,12 @@ class PointDraws:
 class DoseText:
     """What all models are measured on: the positions that are finite in every audit.
 
-    ``inverse`` numbers the documents from 0. ``margin`` and ``relative_distance`` are the medians
-    of the starting model. Every statistic sees the same resamples.
+    ``margin`` and ``relative_distance`` are the medians of the starting model. Every statistic sees
+    the same resamples.
     """
 
     row: Int[np.ndarray, " positions"]
-    inverse: Int[np.ndarray, " positions"]
-    documents: int
+    resampling: Resampling
     target: Int[np.ndarray, " positions"]
     start: Side
     groups: Groups
@@ -70,8 +65,11 @@ class DoseText:
     relative_distance: Rows
     nonfinite: int
     notes: tuple[str, ...]
-    resamples: int
-    seed: int
+
+    @property
+    def documents(self) -> int:
+        """How many documents the positions are in."""
+        return self.resampling.documents
 
     @staticmethod
     def of(start: Audit, audits: Sequence[Audit], *, resamples: int, seed: int) -> DoseText:
@@ -94,13 +92,12 @@ class DoseText:
             )
         chosen = kept[whole.paired.row]
         common = whole.paired.rows(chosen)
-        inverse, documents = cluster(common.doc)
-        how = (inverse, documents, resamples, seed)
-        margin, distance = _medians([common.before.margin, common.before.relative_distance], *how)
+        resampling = Resampling.of(common.doc, resamples, seed)
+        start_columns = [common.before.margin, common.before.relative_distance]
+        margin, distance = resampling.medians(start_columns)
         return DoseText(
             row=common.row,
-            inverse=inverse,
-            documents=documents,
+            resampling=resampling,
             target=common.target,
             start=common.before,
             groups=whole.groups.rows(chosen),
@@ -108,8 +105,6 @@ class DoseText:
             relative_distance=distance,
             nonfinite=int((~kept).sum()),
             notes=tuple(notes),
-            resamples=resamples,
-            seed=seed,
         )
 
     def side(self, start: Audit, audit: Audit) -> Side:
@@ -117,45 +112,34 @@ class DoseText:
         paired = pair(start, audit)
         return paired.after.rows(np.isin(paired.row, self.row))
 
-    def sums(
-        self,
-        values: np.ndarray,
-        group: Int[np.ndarray, " positions"] | None = None,
-        groups: int = 1,
-    ) -> Float[np.ndarray, "groups documents"]:
-        """Sums by group and document, in float64 in the order of the positions."""
-        cell = self.inverse if group is None else group * self.documents + self.inverse
-        found = np.bincount(cell, weights=values, minlength=groups * self.documents)
-        return found.astype(np.float64, copy=False).reshape(groups, self.documents)
-
 
 def point_draws(text: DoseText, after: Side) -> PointDraws:
     """Every figure of one model, observed and in each resample of the documents (theory §4, §6).
 
     ``after`` holds the model's columns at the text's positions.
     """
-    before, groups = text.start, text.groups
+    before, groups, sums = text.start, text.groups, text.resampling.sums
     was, now = before.top1 == text.target, after.top1 == text.target
     same = before.top1 == after.top1
     rotated = same & (before.top2 != after.top2)
     delta = after.margin.astype(np.float64) - before.margin
     net = now.astype(np.float64) - was
     blocks: dict[str, Float[np.ndarray, "_ documents"]] = {
-        "n": text.sums(np.ones(len(net))),
-        "right": text.sums(now),
-        "net": text.sums(net),
-        "changed": text.sums(~same),
-        "gained": text.sums(~was & now),
-        "lost": text.sums(was & ~now),
-        "below": text.sums(after.margin < 0.5),
-        "fewer below": text.sums((after.margin < 0.5) - (before.margin < 0.5).astype(np.float64)),
-        "loss": text.sums(before.nll),
-        "more loss": text.sums(after.nll.astype(np.float64) - before.nll),
-        "wider": text.sums(delta > 0),
-        "delta": text.sums(delta),
-        "rotated": text.sums(rotated),
-        "rotated wider": text.sums(rotated & (delta > 0)),
-        "rotated delta": text.sums(rotated * delta),
+        "n": sums(np.ones(len(net))),
+        "right": sums(now),
+        "net": sums(net),
+        "changed": sums(~same),
+        "gained": sums(~was & now),
+        "lost": sums(was & ~now),
+        "below": sums(after.margin < 0.5),
+        "fewer below": sums((after.margin < 0.5) - (before.margin < 0.5).astype(np.float64)),
+        "loss": sums(before.nll),
+        "more loss": sums(after.nll.astype(np.float64) - before.nll),
+        "wider": sums(delta > 0),
+        "delta": sums(delta),
+        "rotated": sums(rotated),
+        "rotated wider": sums(rotated & (delta > 0)),
+        "rotated delta": sums(rotated * delta),
     }
     kinds = (
         ("band", bands_of(after.margin), len(BAND_NAMES)),
@@ -163,9 +147,9 @@ def point_draws(text: DoseText, after: Side) -> PointDraws:
         ("class", groups.token_class, len(CLASSES)),
     )
     for kind, group, count in kinds:
-        blocks[f"n {kind}"] = text.sums(np.ones(len(net)), group, count)
-        blocks[f"right {kind}"] = text.sums(now, group, count)
-        blocks[f"net {kind}"] = text.sums(net, group, count)
+        blocks[f"n {kind}"] = sums(np.ones(len(net)), group, count)
+        blocks[f"right {kind}"] = sums(now, group, count)
+        blocks[f"net {kind}"] = sums(net, group, count)
     totals = _totals(text, blocks)
     by_band, by_frequency, by_class = (_groups(totals, kind) for kind, _, _ in kinds)
     columns = [after.margin, after.relative_distance, delta]
@@ -178,8 +162,7 @@ def _figures(
     """The figures of ``DoseFigures``; ``columns`` are those whose medians are taken."""
     one = {name: table[:, 0] for name, table in totals.items()}
     n, gained, lost = one["n"], one["gained"], one["lost"]
-    how = (text.inverse, text.documents, text.resamples, text.seed)
-    margin, distance, change = _medians(columns, *how)
+    margin, distance, change = text.resampling.medians(columns)
     flip_ratio = ratio(gained, lost)
     if min(gained[0], lost[0]) < MINIMUM_FLIPS:
         flip_ratio = np.full_like(flip_ratio, np.nan)
@@ -229,24 +212,6 @@ def _groups(totals: Totals, kind: str) -> GroupDraws:
 
 
 def _totals(text: DoseText, blocks: dict[str, np.ndarray]) -> Totals:
-    stacked = np.concatenate(list(blocks.values()))
-    totals = totals_and_resamples(stacked, resamples=text.resamples, seed=text.seed)
+    totals = text.resampling.totals(np.concatenate(list(blocks.values())))
     ends = np.cumsum([len(block) for block in blocks.values()])[:-1]
     return dict(zip(blocks, np.split(totals, ends, axis=1), strict=True))
-
-
-def _medians(
-    columns: Sequence[np.ndarray],
-    inverse: Int[np.ndarray, " positions"],
-    documents: int,
-    resamples: int,
-    seed: int,
-) -> list[Rows]:
-    samples = [Sample(column.astype(np.float64), inverse, (0.5,)) for column in columns]
-    draws = [np.zeros((0, 1)) for _ in samples]
-    if documents >= 2:
-        draws = quantile_draws(samples, documents, resamples=resamples, seed=seed)
-    return [
-        np.concatenate([[np.median(sample.values)], drawn[:, 0]])
-        for sample, drawn in zip(samples, draws, strict=True)
-    ]

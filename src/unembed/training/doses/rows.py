@@ -105,7 +105,9 @@ def _read_outs(
     after = _disturbed(dose)
     if not before or not after:
         return None
-    return compare_read_outs(before, after, resamples=text.resamples, seed=text.seed)
+    return compare_read_outs(
+        before, after, resamples=text.resampling.resamples, seed=text.resampling.seed
+    )
 
 
 def _disturbed(dose: Sequence[DoseDraws]) -> list[ReadOuts]:

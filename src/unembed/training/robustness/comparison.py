@@ -8,23 +8,24 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from unembed.decisions.comparison.flips import MINIMUM_FLIPS, RESAMPLES
 from unembed.decisions.comparison.seeds import widened
 from unembed.errors import UnembedError
 from unembed.runs.record import record_from_json, record_to_json
-from unembed.stats.bootstrap import cluster, ratio_of_totals, sums_by_document, totals_and_resamples
+from unembed.stats.bootstrap import ratio_of_totals
 from unembed.stats.estimate import Estimate
+from unembed.training.resampling import Resampling, Rows
 from unembed.training.robustness.read_outs import ReadOuts
 
-TEXT = {
+TEXT_FACTS = {
     "digest": "text (digest)",
     "context": "context",
     "overflow": "overflow",
     "positions": "positions",
 }
-"""What must be the same for two runs to have the same positions in the same order."""
+"""Facts of the text that two runs must share to have the same positions in the same order."""
 
 
 @dataclass(frozen=True)
@@ -109,37 +110,24 @@ def compare_read_outs(
     same read-outs on both sides give differences of 0 and ratios of 1. Raises UnembedError where
     texts, windows or disturbances differ, and where two runs of a side are one model.
     """
-    _refuse(before, after)
-    how = _How(*cluster(before[0].doc), resamples, seed)
-    pooled = _compared(before, after, how)
+    _check(before, after)
+    resampling = Resampling.of(before[0].doc, resamples, seed)
+    pooled = _compared(before, after, resampling)
     seeds = len(before), len(after)
     if seeds == (1, 1):
         return pooled
-    alone = replace(how, resamples=0)
+    alone = replace(resampling, resamples=0)
     singles = [_compared([old], [new], alone) for old in before for new in after]
     return widened(pooled, singles, seeds)
 
 
 @dataclass(frozen=True)
-class _How:
-    """The positions' documents, and how to resample them."""
-
-    inverse: Int[np.ndarray, " positions"]
-    documents: int
-    resamples: int
-    seed: int
-
-
-@dataclass(frozen=True)
 class _Totals:
-    """One measure, summed over positions: over all runs of each side, and the positions' number.
+    """One measure summed over positions and all runs of each side, and the number of positions."""
 
-    The first entry is the observed one, the others are those of the resamples.
-    """
-
-    before: Float[np.ndarray, " rows"]
-    after: Float[np.ndarray, " rows"]
-    positions: Float[np.ndarray, " rows"]
+    before: Rows
+    after: Rows
+    positions: Rows
     seeds: tuple[int, int]
     documents: int
 
@@ -168,10 +156,10 @@ class _Totals:
 
 
 def _compared(
-    before: Sequence[ReadOuts], after: Sequence[ReadOuts], how: _How
+    before: Sequence[ReadOuts], after: Sequence[ReadOuts], resampling: Resampling
 ) -> RobustnessComparison:
     first, seeds = before[0], (len(before), len(after))
-    totals = _totals(before, after, how)
+    totals = _totals(before, after, resampling)
     changes = []
     for name in first.changes:
         flipped = totals[f"{name} flipped"]
@@ -193,26 +181,30 @@ def _compared(
         noise.append(
             NoiseShift(one.deviation, chance.shift(), chance.ratio(), *map(float, left_out))
         )
-    return RobustnessComparison(len(first.doc), how.documents, seeds, tuple(changes), tuple(noise))
+    return RobustnessComparison(
+        len(first.doc), resampling.documents, seeds, tuple(changes), tuple(noise)
+    )
 
 
-def _totals(before: Sequence[ReadOuts], after: Sequence[ReadOuts], how: _How) -> dict[str, _Totals]:
+def _totals(
+    before: Sequence[ReadOuts], after: Sequence[ReadOuts], resampling: Resampling
+) -> dict[str, _Totals]:
     """Every measure by its name, all from the same resamples."""
-    sides = [[_by_document(run, how) for run in side] for side in (before, after)]
+    sides = [[_by_document(run, resampling) for run in side] for side in (before, after)]
     names = list(sides[0][0])
     sums = [sum(run[name] for run in side) for side in sides for name in names]
-    sizes = np.bincount(how.inverse, minlength=how.documents).astype(np.float64)
-    totals = totals_and_resamples(
-        np.stack([*sums, sizes]), resamples=how.resamples, seed=how.seed
-    ).T
+    sizes = resampling.sums(np.ones(len(resampling.inverse)))
+    totals = resampling.totals(np.concatenate([*sums, sizes])).T
     k, seeds = len(names), (len(before), len(after))
     return {
-        name: _Totals(totals[i], totals[k + i], totals[-1], seeds, how.documents)
+        name: _Totals(totals[i], totals[k + i], totals[-1], seeds, resampling.documents)
         for i, name in enumerate(names)
     }
 
 
-def _by_document(run: ReadOuts, how: _How) -> dict[str, Float[np.ndarray, " documents"]]:
+def _by_document(
+    run: ReadOuts, resampling: Resampling
+) -> dict[str, Float[np.ndarray, "one documents"]]:
     columns = {
         f"{name} {what}": column
         for name, change in run.changes.items()
@@ -220,13 +212,10 @@ def _by_document(run: ReadOuts, how: _How) -> dict[str, Float[np.ndarray, " docu
         if column is not None
     }
     columns |= {f"noise {i}": one.chance for i, one in enumerate(run.noise)}
-    return {
-        name: sums_by_document(column.astype(np.float64), how.inverse, how.documents)
-        for name, column in columns.items()
-    }
+    return {name: resampling.sums(column) for name, column in columns.items()}
 
 
-def _refuse(before: Sequence[ReadOuts], after: Sequence[ReadOuts]) -> None:
+def _check(before: Sequence[ReadOuts], after: Sequence[ReadOuts]) -> None:
     """Raise UnembedError for read-outs that cannot be compared."""
     for side, where in ((before, "before"), (after, "after")):
         if not side:
@@ -249,7 +238,7 @@ def _refuse(before: Sequence[ReadOuts], after: Sequence[ReadOuts]) -> None:
 
 def _facts(first: ReadOuts, other: ReadOuts) -> Iterator[tuple[str, object, object]]:
     """What two runs must have in common: its name, and that of each."""
-    for name, what in TEXT.items():
+    for name, what in TEXT_FACTS.items():
         yield what, getattr(first.provenance.text, name), getattr(other.provenance.text, name)
     yield "changes", ", ".join(first.changes), ", ".join(other.changes)
     ours, theirs = ([one.deviation for one in run.noise] for run in (first, other))
