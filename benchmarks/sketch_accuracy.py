@@ -34,7 +34,7 @@ from unembed.signatures.alignment.texts import samples_of
 from unembed.signatures.reading.features import features
 from unembed.signatures.reading.sketcher import SketchOptions
 from unembed.signatures.samples import Samples
-from unembed.signatures.signature import Identity, Signature, empty, finished, piece
+from unembed.signatures.signature import Identity, Signature, batch_sums, empty, whole_state
 from unembed.signatures.sketches.constructions import sketch_of
 from unembed.signatures.sketches.names import CONSTRUCTIONS
 from unembed.signatures.sketches.sketch import SketchSpec
@@ -169,8 +169,8 @@ def sketched(tasks: Tasks, construction: str, m: int, seed: int) -> dict[str, Al
                 task.hidden[rows], head, task.targets[rows], made, precision=precision
             )
             documents = task.document[rows.numpy()]
-            pieces.append(piece(empty(m), some, documents, np.zeros(len(rows), dtype=bool)))
-        signatures.append(Signature(task.name, identity, finished(pieces), {}))
+            pieces.append(batch_sums(empty(m), some, documents, np.zeros(len(rows), dtype=bool)))
+        signatures.append(Signature(task.name, identity, whole_state(pieces), {}))
     return {
         "plug-in": align(signatures, debias=False),
         "debiased": align(signatures),

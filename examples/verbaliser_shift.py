@@ -36,13 +36,13 @@ from unembed.models import ModelPass
 from unembed.runs import Phases, progress_bar
 from unembed.signatures import (
     Alignments,
-    Piece,
+    BatchSums,
     Samples,
     Sketcher,
     Verbalizers,
     exact_alignments,
-    finished,
     samples_of,
+    whole_state,
 )
 from unembed.text import Batch, PromptCompletion
 
@@ -165,7 +165,7 @@ def signatures_of(
     reading = half.reading
     sketcher = Sketcher.of(reading, options, checkpoint, "prompts")
 
-    def work(team: tuple[torch.nn.Module, ...], batch: Batch, phases: Phases) -> list[Piece]:
+    def work(team: tuple[torch.nn.Module, ...], batch: Batch, phases: Phases) -> list[BatchSums]:
         hidden = reading.hidden(team[0], batch, phases)
         kinds = (batch.targets[:, None] == half.ids).int().argmax(1)
         return [
@@ -177,7 +177,7 @@ def signatures_of(
 
     with progress_bar("sketch", "tok", reading.windows.positions, False) as bar:
         parts = [
-            [finished([pieces[t] for pieces in some]) for t in range(len(tasks))]
+            [whole_state([pieces[t] for pieces in some]) for t in range(len(tasks))]
             for _, some in reading.results(work, bar, Phases())
         ]
     return [

@@ -17,13 +17,13 @@ from unembed.signatures.signature import (
     Signature,
     State,
     accumulate,
+    batch_sums,
     empty,
-    finished,
     merge,
     mismatch,
-    piece,
     scaled,
     subtract,
+    whole_state,
 )
 from unembed.signatures.sketches.constructions import sketch_of
 from unembed.signatures.sketches.names import CONSTRUCTIONS
@@ -98,7 +98,7 @@ def test_any_split_and_order_is_one_pass() -> None:
         for rows in pieces:
             one = part(TASK, rows)
             streamed = accumulate(streamed, features(SKETCH, one), one.document)
-            merged.append(signed("piece", SKETCH, one))
+            merged.append(signed("batch_sums", SKETCH, one))
         close(streamed, whole)
         while len(merged) > 1:
             a, b = (merged.pop(int(rng.integers(len(merged)))) for _ in range(2))
@@ -122,11 +122,11 @@ def test_documents_that_batches_cut_are_put_together() -> None:
             count = np.array([np.sum(task.document == d) for d in task.document[rows]])
             here = np.array([np.sum(task.document[rows] == d) for d in task.document[rows]])
             whole = (here == count).astype(bool)
-            pieces.append(piece(like, chosen(given, rows), task.document[rows], whole))
+            pieces.append(batch_sums(like, chosen(given, rows), task.document[rows], whole))
         assert sum(len(one.hashes) for one in pieces) <= 2 * len(pieces)
-        close(finished(pieces), want)
-    with_none = piece(like, chosen(given, order[:0]), task.document[:0])
-    close(finished([*pieces, with_none]), want)
+        close(whole_state(pieces), want)
+    with_none = batch_sums(like, chosen(given, order[:0]), task.document[:0])
+    close(whole_state([*pieces, with_none]), want)
 
 
 def test_subtract_undoes_merge() -> None:

@@ -3,8 +3,8 @@ from .alignment.exact import exact_alignments as exact_alignments
 from .alignment.records import Alignments as Alignments
 from .alignment.texts import align_texts as align_texts
 from .alignment.texts import samples_of as samples_of
-from .pieces import Piece as Piece
-from .pieces import finished as finished
+from .batch_sums import BatchSums as BatchSums
+from .batch_sums import whole_state as whole_state
 from .reading.features import features as features
 from .reading.sketcher import Sketcher as Sketcher
 from .samples import Samples as Samples
@@ -24,10 +24,10 @@ __all__ = [
     "Samples",
     "samples_of",
     # The parts of a sketch, for passes of your own
-    "Piece",
+    "BatchSums",
     "Sketcher",
     "features",
-    "finished",
+    "whole_state",
     "sketch_of",
     "squared_norm",
 ]

@@ -20,7 +20,7 @@ from unembed.runs.store import write_whole
 from unembed.signatures.alignment.estimators import squared_norm
 from unembed.signatures.signature import Identity, Signature, State
 from unembed.signatures.sketches.sketch import SketchSpec
-from unembed.signatures.state import SUMMED
+from unembed.signatures.state import SUMMED, WEIGHTS
 from unembed.signatures.sums import KEPT, Sums
 
 Dtype = Literal["float32", "float16", "int8"]
@@ -72,10 +72,7 @@ def as_bytes(signature: Signature) -> bytes:
     """A file's content; the same signature gives the same bytes."""
     state = signature.state
     tensors: Tensors = {
-        "weight": state.weight,
-        "weight_squared": state.weight_squared,
-        "document_weight_squared": state.document_weight_squared,
-        "block_weight": state.block_weight,
+        **{name: getattr(state, name) for name in WEIGHTS},
         "hashes": state.hashes,
     }
     for name in SUMMED:
@@ -111,9 +108,7 @@ def export(signature: Signature, path: str | Path, *, dtype: Dtype = "float32") 
         "stored": "compact",
         "scale": scale,
         "square": square,
-        "weight": float(state.weight.sum()),
-        "weight_squared": float(state.weight_squared.sum()),
-        "document_weight_squared": float(state.document_weight_squared.sum()),
+        **{name: float(getattr(state, name).sum()) for name in WEIGHTS[:3]},
     }
     path = path if path.suffix == ".safetensors" and not path.is_dir() else path / COMPACT_FILE
     write_whole(path, _sealed(signature, facts, {"joint": stored, "hashes": state.hashes}))
@@ -217,35 +212,32 @@ def _state(header: dict[str, Any], tensors: Tensors) -> State:
         # The pairs within documents that leave the debiased norm it was written with.
         own = np.square(total).sum(1) / len(mean) - header["square"] * (weight**2 - together)
         joint = Sums(total, own, np.zeros((0, min(KEPT, len(mean)))))
-        none = np.zeros(0)
         return State(
-            joint, None, None, None, weight, squared, together, none, trace, documents, hashes
+            joint=joint,
+            activation=None,
+            error=None,
+            first=None,
+            weight=weight,
+            weight_squared=squared,
+            document_weight_squared=together,
+            block_weight=np.zeros(0),
+            trace=trace,
+            documents=documents,
+            hashes=hashes,
         )
     for name, array in tensors.items():
         if array.dtype != np.float64 and name != "hashes":
             raise ValueError(f"{name} is {array.dtype}, not float64")
-    kinds = [
-        Sums(*(tensors[f"{name}.{part}"] for part in ("total", "own", "blocks")))
+    if "joint.total" not in tensors:
+        raise ValueError("it has no joint sums")
+    kinds: dict[str, Any] = {
+        name: Sums(*(tensors[f"{name}.{part}"] for part in ("total", "own", "blocks")))
         if f"{name}.total" in tensors
         else None
         for name in SUMMED
-    ]
-    joint_sums, *rest = kinds
-    if joint_sums is None:
-        raise ValueError("it has no joint sums")
-    return State(
-        joint_sums,
-        rest[0],
-        rest[1],
-        rest[2],
-        tensors["weight"],
-        tensors["weight_squared"],
-        tensors["document_weight_squared"],
-        tensors["block_weight"],
-        trace,
-        documents,
-        hashes,
-    )
+    }
+    weights: dict[str, Any] = {name: tensors[name] for name in WEIGHTS}
+    return State(**kinds, **weights, trace=trace, documents=documents, hashes=hashes)
 
 
 def _check(state: State, identity: Identity) -> None:

@@ -9,24 +9,24 @@ from typing import Literal
 import numpy as np
 
 from unembed.errors import UnembedError
-from unembed.signatures.pieces import Piece, accumulate, finished, piece
+from unembed.signatures.batch_sums import BatchSums, accumulate, batch_sums, whole_state
 from unembed.signatures.sketches.sketch import SketchSpec
 from unembed.signatures.state import SUMMED, Features, State, empty
 
 __all__ = [
     "Features",
     "Identity",
-    "Piece",
+    "BatchSums",
     "Signature",
     "State",
     "accumulate",
     "agree",
     "agree_all",
     "empty",
-    "finished",
+    "whole_state",
     "merge",
     "mismatch",
-    "piece",
+    "batch_sums",
     "scaled",
     "subtract",
 ]

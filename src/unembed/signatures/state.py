@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt64
@@ -15,6 +17,8 @@ from unembed.signatures.sums import KEPT, Sums, lowest
 DOCUMENT_BLOCKS = 32
 SUMMED = ("joint", "activation", "error", "first")
 """The kinds of features that a state may hold sums of."""
+WEIGHTS = ("weight", "weight_squared", "document_weight_squared", "block_weight")
+"""What a state holds of its samples' weights, by fold or block."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +66,8 @@ class State:
     def __post_init__(self) -> None:
         folds, m = self.joint.total.shape
         blocks = len(self.block_weight)
-        _check(self.weight, folds)
-        _check(self.weight_squared, folds)
-        _check(self.document_weight_squared, folds)
-        _check(self.block_weight, blocks)
+        for name, length in zip(WEIGHTS, (folds, folds, folds, blocks), strict=True):
+            _check(getattr(self, name), length)
         for name in SUMMED:
             sums = self.sums(name)
             if sums is not None:
@@ -100,17 +102,14 @@ class State:
         A document in both counts as two, the pairs between which are not left out of norms.
         """
         return State(
-            self.joint + other.joint,
-            _sum(self.activation, other.activation),
-            _sum(self.error, other.error),
-            _sum(self.first, other.first),
-            self.weight + other.weight,
-            self.weight_squared + other.weight_squared,
-            self.document_weight_squared + other.document_weight_squared,
-            self.block_weight + other.block_weight,
-            None if self.trace is None or other.trace is None else self.trace + other.trace,
-            self.documents + other.documents,
-            lowest(np.concatenate([self.hashes, other.hashes])),
+            **self._each(other, Sums.__add__),
+            weight=self.weight + other.weight,
+            weight_squared=self.weight_squared + other.weight_squared,
+            document_weight_squared=self.document_weight_squared + other.document_weight_squared,
+            block_weight=self.block_weight + other.block_weight,
+            trace=None if self.trace is None or other.trace is None else self.trace + other.trace,
+            documents=self.documents + other.documents,
+            hashes=lowest(np.concatenate([self.hashes, other.hashes])),
         )
 
     def __sub__(self, other: State) -> State:
@@ -121,49 +120,46 @@ class State:
         """
         documents = self.documents - other.documents
         # Weights of 1 leave whole numbers; others leave rounding, which is no sample.
-        weights = [
-            np.where(np.abs(ours - theirs) <= 1e-9 * ours.sum(), 0.0, ours - theirs)
-            for ours, theirs in (
-                (self.weight, other.weight),
-                (self.weight_squared, other.weight_squared),
-                (self.document_weight_squared, other.document_weight_squared),
-                (self.block_weight, other.block_weight),
-            )
-        ]
-        if documents < 0 or any((left < 0).any() for left in weights):
+        weights: dict[str, Any] = {}
+        for name in WEIGHTS:
+            ours, theirs = getattr(self, name), getattr(other, name)
+            left = ours - theirs
+            weights[name] = np.where(np.abs(left) <= 1e-9 * ours.sum(), 0.0, left)
+        if documents < 0 or any((left < 0).any() for left in weights.values()):
             raise UnembedError(
                 f"{other.samples:g} samples of {other.documents} documents cannot be taken from "
                 f"{self.samples:g} of {self.documents}: subtract only what was merged before"
             )
         return State(
-            self.joint - other.joint,
-            _difference(self.activation, other.activation),
-            _difference(self.error, other.error),
-            _difference(self.first, other.first),
-            weights[0],
-            weights[1],
-            weights[2],
-            weights[3],
-            None if self.trace is None or other.trace is None else self.trace - other.trace,
-            documents,
-            np.setdiff1d(self.hashes, other.hashes),
+            **self._each(other, Sums.__sub__),
+            **weights,
+            trace=None if self.trace is None or other.trace is None else self.trace - other.trace,
+            documents=documents,
+            hashes=np.setdiff1d(self.hashes, other.hashes),
         )
 
     def scaled(self, weight: float) -> State:
         """The state with every sample's weight multiplied."""
-        return State(
-            self.joint.scaled(weight),
-            None if self.activation is None else self.activation.scaled(weight),
-            None if self.error is None else self.error.scaled(weight),
-            None if self.first is None else self.first.scaled(weight),
-            self.weight * weight,
-            self.weight_squared * weight**2,
-            self.document_weight_squared * weight**2,
-            self.block_weight * weight,
-            None if self.trace is None else self.trace * weight,
-            self.documents,
-            self.hashes,
+        kinds: dict[str, Any] = {
+            name: None if (sums := self.sums(name)) is None else sums.scaled(weight)
+            for name in SUMMED
+        }
+        return replace(
+            self,
+            **kinds,
+            weight=self.weight * weight,
+            weight_squared=self.weight_squared * weight**2,
+            document_weight_squared=self.document_weight_squared * weight**2,
+            block_weight=self.block_weight * weight,
+            trace=None if self.trace is None else self.trace * weight,
         )
+
+    def _each(self, other: State, join: Callable[[Sums, Sums], Sums]) -> dict[str, Any]:
+        """Both's sums joined, by kind; None where one lacks the kind."""
+        pairs = {name: (self.sums(name), other.sums(name)) for name in SUMMED}
+        return {
+            name: None if a is None or b is None else join(a, b) for name, (a, b) in pairs.items()
+        }
 
 
 def empty(m: int, *, first: bool = False, blocks: int = DOCUMENT_BLOCKS) -> State:
@@ -187,14 +183,6 @@ def empty(m: int, *, first: bool = False, blocks: int = DOCUMENT_BLOCKS) -> Stat
         documents=0,
         hashes=np.zeros(0, dtype=np.uint64),
     )
-
-
-def _sum(a: Sums | None, b: Sums | None) -> Sums | None:
-    return None if a is None or b is None else a + b
-
-
-def _difference(a: Sums | None, b: Sums | None) -> Sums | None:
-    return None if a is None or b is None else a - b
 
 
 def _check(array: Float[np.ndarray, "..."], *shape: int) -> None:

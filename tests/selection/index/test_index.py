@@ -12,10 +12,10 @@ import torch
 from made_up.signatures import IDENTITY, M, random_signature
 from reference.index import coordinates, cosine, debiased, plain, ranked
 from unembed.errors import UnembedError
-from unembed.selection.index import best, growth, ledger, plane, sieve
-from unembed.selection.index.best import best_rows
+from unembed.selection.index import growth, ledger, nearest, plane, sieve
 from unembed.selection.index.entries import Entry, Label
 from unembed.selection.index.index import Index, PendingEntry, digest_of, points_of
+from unembed.selection.index.nearest import best_rows
 from unembed.selection.index.plane import map_of, principal
 from unembed.selection.index.text import answer_text, entries_text
 from unembed.signatures.alignment.align import align
@@ -296,8 +296,8 @@ def test_the_sieve_loses_nothing(
 ) -> None:
     """Clusters of cosines .3 to .9, some removed, some added behind the sieve."""
     monkeypatch.setattr(sieve, "WIDTH", 32)
-    monkeypatch.setattr(best, "FIRST_ROWS", 20)
-    monkeypatch.setattr(best, "SAMPLE_ROWS", 64)
+    monkeypatch.setattr(nearest, "FIRST_ROWS", 20)
+    monkeypatch.setattr(nearest, "SAMPLE_ROWS", 64)
     monkeypatch.setattr(ledger, "LEAST_JOURNAL", 64)
     monkeypatch.setattr(growth, "MOST_UNSIEVED", 64)
     monkeypatch.setattr(growth, "LEAST_ROWS", 256)

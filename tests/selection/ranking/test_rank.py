@@ -14,7 +14,7 @@ import torch
 from made_up.tasks import Task, exact_features, hashes, language_like, signed, spec_of
 from reference.ranking import chances, joint_shares
 from unembed.errors import UnembedError
-from unembed.selection.ranking.best import covariance, probabilities, together
+from unembed.selection.ranking.chances import covariance, probabilities, together
 from unembed.selection.ranking.rank import rank
 from unembed.selection.ranking.records import Ranking
 from unembed.selection.scores import SIGNATURE_SCORES

@@ -26,7 +26,7 @@ from unembed.signatures.alignment.align import _numbers, align, interval
 from unembed.signatures.alignment.estimators import Cosine, Kind
 from unembed.signatures.alignment.exact import exact_alignments
 from unembed.signatures.alignment.records import KINDS, Alignments
-from unembed.signatures.alignment.tasks import residual
+from unembed.signatures.alignment.task_facts import residual
 from unembed.signatures.samples import Samples
 from unembed.signatures.signature import (
     Features,

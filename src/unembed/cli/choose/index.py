@@ -325,7 +325,7 @@ def _listed(names: list[str]) -> str:
 def _signature(path: Path) -> tuple[Signature, str]:
     """A signature, and the SHA-256 of its file."""
     from unembed.signatures.file import load
-    from unembed.signatures.reading.tasks import file_of
+    from unembed.signatures.reading.files import file_of
 
     file = file_of(path)
     signed = load(file)

@@ -171,8 +171,8 @@ def _by_samples(
 ) -> RankingRun:
     from unembed.cli.choose.samples import read_tasks
     from unembed.models.model_pass import ReadingOptions
-    from unembed.selection.ranking.baselines import DELETED_BLOCKS
     from unembed.selection.ranking.run import rank_texts
+    from unembed.selection.ranking.samples import DELETED_BLOCKS
 
     if model is None:
         raise UnembedError(f"{by} reads samples, not signatures: give --model and texts")

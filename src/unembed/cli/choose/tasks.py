@@ -48,7 +48,7 @@ def form_of(given: str) -> Form:
     """What a task was given as, by its name and its folder alone."""
     from unembed.models.adapters import is_adapter
     from unembed.signatures.file import COMPACT_FILE
-    from unembed.signatures.reading.tasks import file_of
+    from unembed.signatures.reading.files import file_of
 
     path = Path(given)
     if is_adapter(path):
@@ -90,8 +90,8 @@ def signatures_of(
     read.
     """
     from unembed.signatures.file import COMPACT_FILE, load
+    from unembed.signatures.reading.files import file_of
     from unembed.signatures.reading.run import sketch
-    from unembed.signatures.reading.tasks import file_of
 
     check_once(given)
     forms = {name: form_of(name) for name in given}

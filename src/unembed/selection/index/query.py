@@ -11,9 +11,9 @@ from jaxtyping import Float, Int
 
 from unembed.errors import UnembedError
 from unembed.selection.index.approximate import Approximate
-from unembed.selection.index.best import best_rows
 from unembed.selection.index.entries import Entry
 from unembed.selection.index.ledger import Ledger
+from unembed.selection.index.nearest import best_rows
 from unembed.selection.index.vectors import Mean
 from unembed.signatures.alignment.align import interval
 from unembed.signatures.alignment.estimators import GROUPS

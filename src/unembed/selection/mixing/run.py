@@ -9,7 +9,7 @@ from pathlib import Path
 from unembed.runs.small import Facts, keep_summary, load_summary
 from unembed.selection.mixing.mixture import mix
 from unembed.selection.mixing.record import Mixture
-from unembed.signatures.reading.tasks import digests_of, facts_of
+from unembed.signatures.reading.files import digests_of, facts_of
 from unembed.signatures.signature import Signature
 
 KIND = "mixture"

@@ -11,7 +11,7 @@ from unembed.selection.mixing.fit import Fit
 from unembed.selection.mixing.inner_products import InnerProducts
 from unembed.selection.mixing.record import Mixture
 from unembed.signatures.alignment.overlap import shared_inputs
-from unembed.signatures.alignment.tasks import NOISE
+from unembed.signatures.alignment.task_facts import NOISE
 from unembed.signatures.signature import Signature
 
 MOST_UNEXPRESSED = 0.05

@@ -10,14 +10,14 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from unembed.errors import UnembedError
-from unembed.selection.ranking.best import covariance, probabilities
+from unembed.selection.ranking.chances import covariance, probabilities
 from unembed.selection.ranking.records import Ranked, Ranking
 from unembed.selection.scores import SCORES, SIGNATURE_SCORES
 from unembed.signatures.alignment.align import NORMAL, interval
 from unembed.signatures.alignment.estimators import Cosine, Kind
 from unembed.signatures.alignment.overlap import shared_inputs
 from unembed.signatures.alignment.records import TaskFacts
-from unembed.signatures.alignment.tasks import task_facts
+from unembed.signatures.alignment.task_facts import task_facts
 from unembed.signatures.signature import Signature, State, agree_all
 from unembed.signatures.state import SUMMED
 from unembed.signatures.sums import KEPT

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from unembed.head.head import Head, bytes_of
 from unembed.runs.small import Facts, keep_summary, load_summary
-from unembed.selection.ranking.baselines import DELETED_BLOCKS, rank_samples
 from unembed.selection.ranking.rank import rank
 from unembed.selection.ranking.records import Ranking
-from unembed.signatures.reading.tasks import digests_of, facts_of
+from unembed.selection.ranking.samples import DELETED_BLOCKS, rank_samples
+from unembed.signatures.reading.files import digests_of, facts_of
 from unembed.signatures.samples import Samples
 from unembed.signatures.signature import Signature
 

@@ -12,7 +12,7 @@ from unembed.errors import UnembedError
 from unembed.signatures.alignment.estimators import GROUPS, Cosine, Kind
 from unembed.signatures.alignment.overlap import shared_inputs
 from unembed.signatures.alignment.records import Alignments, Pairs
-from unembed.signatures.alignment.tasks import task_facts
+from unembed.signatures.alignment.task_facts import task_facts
 from unembed.signatures.signature import Signature, agree_all
 from unembed.signatures.state import SUMMED
 from unembed.signatures.sums import KEPT

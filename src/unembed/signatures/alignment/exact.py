@@ -11,7 +11,7 @@ from jaxtyping import Float
 from unembed.errors import UnembedError
 from unembed.head.head import Head
 from unembed.signatures.alignment.grams import residual, residual_sums
-from unembed.signatures.alignment.jackknife import QUANTITIES, Cells, cosines, standard_errors
+from unembed.signatures.alignment.jackknife import QUANTITIES, BlockPairs, cosines, standard_errors
 from unembed.signatures.alignment.kernels import Errors, run_starts, run_sums, strips
 from unembed.signatures.alignment.records import Alignments, Pairs, TaskFacts
 from unembed.signatures.samples import Pool, Samples
@@ -121,7 +121,7 @@ class _Measured:
     """Sums over pairs, the mean ``‖g‖²`` of each task, and its residual."""
 
     pool: Pool
-    cells: Cells
+    cells: BlockPairs
     traces: Float[np.ndarray, " tasks"]
     residuals: list[float | None]
 
@@ -170,7 +170,7 @@ def _measure(
             triples[t] += residual_sums(x, y, document[here], document[mine], debias)
     shape = (len(tasks), blocks, len(tasks), blocks)
     counts = np.bincount(cell, minlength=size).reshape(len(tasks), blocks)
-    cells = Cells(
+    cells = BlockPairs(
         sums.reshape(-1, *shape),
         None if top_k is None else slack.reshape(-1, *shape),
         pairs.reshape(shape),
@@ -210,7 +210,7 @@ def _facts(
 
 
 def _range(
-    cells: Cells, values: Float[np.ndarray, "kinds tasks tasks"]
+    cells: BlockPairs, values: Float[np.ndarray, "kinds tasks tasks"]
 ) -> tuple[Float[np.ndarray, "kinds tasks tasks"], Float[np.ndarray, "kinds tasks tasks"]]:
     """The least and the largest that each value can be, given the slack of what it is made of."""
     means, slack = cells.means, cells.mean_slack

@@ -12,7 +12,7 @@ QUANTITIES = ("joint", "activation", "error", "first_moment")
 
 
 @dataclass(frozen=True)
-class Cells:
+class BlockPairs:
     """Sums of kernels over the pairs of samples of two blocks, each block one of a task's.
 
     ``sums[q, t, b, u, c]`` is the sum of quantity q over the pairs of block b of task t with block
@@ -55,7 +55,7 @@ def cosines(
 
 
 def standard_errors(
-    cells: Cells, kin: Bool[np.ndarray, "tasks tasks"]
+    cells: BlockPairs, kin: Bool[np.ndarray, "tasks tasks"]
 ) -> Float[np.ndarray, "kinds tasks tasks"]:
     """Delete-one-block jackknife standard errors of ``cosines``, over G blocks of documents.
 

@@ -13,8 +13,8 @@ from unembed.runs.small import Facts, keep_summary, load_summary
 from unembed.signatures.alignment.align import align
 from unembed.signatures.alignment.records import Alignments
 from unembed.signatures.alignment.texts import align_texts
+from unembed.signatures.reading.files import digests_of, facts_of, load_all
 from unembed.signatures.reading.sketcher import SketchOptions
-from unembed.signatures.reading.tasks import digests_of, facts_of, load_all
 from unembed.text.corpus import Corpus
 
 KIND = "alignment"

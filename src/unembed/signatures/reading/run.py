@@ -19,8 +19,8 @@ from unembed.runs.phases import Phases
 from unembed.runs.progress import progress_bar
 from unembed.runs.provenance import SCHEMA
 from unembed.runs.store import RunFolder
+from unembed.signatures.batch_sums import BatchSums, whole_state
 from unembed.signatures.file import load, save
-from unembed.signatures.pieces import Piece, finished
 from unembed.signatures.reading.sketcher import Sketcher, SketchOptions
 from unembed.signatures.signature import Signature, mismatch
 from unembed.signatures.verbalizers import Verbalizers
@@ -73,7 +73,7 @@ def sketch(
     sketcher = Sketcher.of(reading, options, checkpoint, task)
     if out is None:
         found = _pieces(reading, sketcher, frozenset(), progress)
-        return sketcher.signature([finished(pieces) for _part, pieces in found])
+        return sketcher.signature([whole_state(pieces) for _part, pieces in found])
     path = Path(out)
     key = _key(reading, sketcher)
     if path.exists():
@@ -92,10 +92,10 @@ def sketch(
 
 def _pieces(
     reading: ModelPass, sketcher: Sketcher, done: frozenset[str], progress: bool
-) -> Iterator[tuple[str, list[Piece]]]:
+) -> Iterator[tuple[str, list[BatchSums]]]:
     """The samples of the batches of each part that is not done yet."""
 
-    def work(team: tuple[nn.Module, ...], batch: Batch, phases: Phases) -> Piece:
+    def work(team: tuple[nn.Module, ...], batch: Batch, phases: Phases) -> BatchSums:
         hidden = reading.hidden(team[0], batch, phases)
         targets = batch.targets.to(hidden.device)
         swept, found = sketcher.swept(hidden, reading.head, targets, batch, 2, reading.precision)

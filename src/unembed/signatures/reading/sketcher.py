@@ -22,8 +22,8 @@ from unembed.models.checkpoint import Checkpoint, token_ids
 from unembed.models.model_pass import ModelPass, ReadingOptions
 from unembed.runs.provenance import digest_of, versions_of_packages
 from unembed.runs.store import RunFolder
+from unembed.signatures.batch_sums import BatchSums, batch_sums, whole_state
 from unembed.signatures.file import as_bytes, from_bytes
-from unembed.signatures.pieces import Piece, finished, piece
 from unembed.signatures.reading.features import features
 from unembed.signatures.signature import Fisher, Identity, Signature, Unit
 from unembed.signatures.sketches.constructions import sketch_of
@@ -151,7 +151,7 @@ class Sketcher:
         batch: Batch,
         k: int,
         precision: Precision,
-    ) -> tuple[Sweep, Piece]:
+    ) -> tuple[Sweep, BatchSums]:
         """The sweep of a batch, and its samples; rows not finite are left out."""
         window = batch.real.nonzero()[:, 0]
         hashes = self.hashes[batch.doc]
@@ -181,16 +181,16 @@ class Sketcher:
             some = kept.cpu().numpy()
             made, hashes, whole = _some(made, kept), hashes[some], whole[some]
         like = empty(self.identity.spec.m, first=self.first, blocks=self.blocks)
-        return found, piece(like, made, hashes, whole)
+        return found, batch_sums(like, made, hashes, whole)
 
     def signature(self, states: Sequence[State]) -> Signature:
         """The signature of all samples, of the states of the parts."""
         state = replace(reduce(State.__add__, states), documents=self.documents)
         return Signature(self.name, self.identity, state, self.facts)
 
-    def keep(self, folder: RunFolder, part: str, found: list[Piece]) -> None:
+    def keep(self, folder: RunFolder, part: str, found: list[BatchSums]) -> None:
         """Write what was found in a part's batches, in order of the text."""
-        folder.write_bytes(_file(part), as_bytes(self.signature([finished(found)])))
+        folder.write_bytes(_file(part), as_bytes(self.signature([whole_state(found)])))
 
     def kept(self, folder: RunFolder, part: str) -> bool:
         """Whether a part's was written before."""

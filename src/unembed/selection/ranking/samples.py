@@ -12,7 +12,7 @@ from unembed.errors import UnembedError
 from unembed.head.head import Head
 from unembed.runs.progress import progress_bar
 from unembed.selection.baselines import score
-from unembed.selection.ranking.best import together
+from unembed.selection.ranking.chances import together
 from unembed.selection.ranking.rank import ordered
 from unembed.selection.ranking.records import Ranking
 from unembed.signatures.alignment.align import NORMAL
@@ -25,7 +25,7 @@ DELETED_BLOCKS = 16
 the target's documents."""
 LEAST_BLOCKS = 2
 
-Score = Callable[[Samples, Samples], float]
+ScoreFunction = Callable[[Samples, Samples], float]
 """Of target and source; larger is better, NaN where it is undefined."""
 
 
@@ -58,7 +58,7 @@ def rank_samples(
 def rank_scored(
     target: Samples,
     sources: Sequence[Samples],
-    score: Score,
+    score: ScoreFunction,
     *,
     by: str,
     blocks: int = DELETED_BLOCKS,
@@ -152,7 +152,7 @@ def _check(tasks: Sequence[Samples], blocks: int) -> None:
 def _changes(
     target: Samples,
     source: Samples,
-    score: Score,
+    score: ScoreFunction,
     mine: Int[np.ndarray, " mine"] | None,
     theirs: Int[np.ndarray, " theirs"] | None,
     blocks: int,

@@ -13,8 +13,8 @@ from reference.ranking import chances, jackknife
 from unembed.errors import UnembedError
 from unembed.head.head import Head
 from unembed.selection.baselines import BASELINES
-from unembed.selection.ranking.baselines import rank_samples, rank_scored
 from unembed.selection.ranking.run import RankingRun, rank_texts
+from unembed.selection.ranking.samples import rank_samples, rank_scored
 from unembed.signatures.samples import Samples
 
 

@@ -1,10 +1,11 @@
-"""Samples that come in pieces, in which documents may be cut, and how a state takes them."""
+"""Samples that come in batches, in which documents may be cut, and how a state takes them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +18,8 @@ from unembed.signatures.sums import Sums, lowest
 
 
 @dataclass(frozen=True)
-class Piece:
-    """Some samples, and the sums of the documents that have more of them in other pieces.
+class BatchSums:
+    """Some samples, and the sums of the documents that have more of them in other batches.
 
     ``state`` is that of all samples, but that it lacks the pairs within the documents that are
     open and does not count these. ``samples`` is how many of theirs are here and ``joint`` to
@@ -39,12 +40,12 @@ class Piece:
         return found
 
 
-def piece(
+def batch_sums(
     like: State,
     features: Features,
     document: Int[np.ndarray, " rows"] | UInt64[np.ndarray, " rows"],
     whole: Bool[np.ndarray, " rows"] | None = None,
-) -> Piece:
+) -> BatchSums:
     """Some samples, of which is kept what ``like`` keeps; float32 rows are summed in float64.
 
     ``document`` is a hash of what the model read, of 63 bits or 64, one a row: rows of equal hash
@@ -53,71 +54,55 @@ def piece(
     Raises UnembedError where a feature is not finite, or where ``first`` is kept and not given.
     """
     blocks, documents = len(like.block_weight), Documents.of(document, whole)
-    given = (features.joint, features.activation, features.error, features.first)
-    added: list[Sums | None] = []
-    opened: list[Float[np.ndarray, "open sketch"] | None] = []
-    for name, rows in zip(SUMMED, given, strict=True):
+    added: dict[str, Any] = dict.fromkeys(SUMMED)
+    opened: dict[str, Any] = dict.fromkeys(SUMMED)
+    for name in SUMMED:
         if like.sums(name) is None:
-            added.append(None)
-            opened.append(None)
             continue
+        rows = getattr(features, name)
         if rows is None:
             raise UnembedError(f"the state keeps {name!r} features and none were given: give both")
-        sums, held = Sums.of(rows, documents, blocks)
-        if not np.isfinite(sums.total).all():
+        added[name], opened[name] = Sums.of(rows, documents, blocks)
+        if not np.isfinite(added[name].total).all():
             bad = int((~torch.isfinite(rows)).any(1).sum())
             raise UnembedError(
                 f"{bad} of {len(rows)} rows of {name} features are not finite: leave those "
                 "positions out, or run the model in a wider dtype"
             )
-        added.append(sums)
-        opened.append(held)
-    joint, *rest = added
-    of_joint, *of_rest = opened
-    assert joint is not None
-    assert of_joint is not None
     samples, left = documents.samples.astype(np.float64), documents.open
     weight = _summed(samples, documents.folds, FOLDS)
-    squares = _summed(np.where(left, 0, samples**2), documents.folds, FOLDS)
     state = State(
-        joint,
-        rest[0],
-        rest[1],
-        rest[2],
-        weight,
-        weight,
-        squares,
-        _summed(samples, documents.blocks(blocks), blocks),
-        _trace(features),
-        int((~left).sum()),
-        lowest(documents.hashes),
+        **added,
+        weight=weight,
+        weight_squared=weight,
+        document_weight_squared=_summed(np.where(left, 0, samples**2), documents.folds, FOLDS),
+        block_weight=_summed(samples, documents.blocks(blocks), blocks),
+        trace=_trace(features),
+        documents=int((~left).sum()),
+        hashes=lowest(documents.hashes),
     )
-    return Piece(state, documents.hashes[left], documents.samples[left], of_joint, *of_rest)
+    return BatchSums(state, documents.hashes[left], documents.samples[left], **opened)
 
 
-def finished(pieces: Sequence[Piece]) -> State:
-    """The state of all samples of some pieces, in which every document is whole from here on.
+def whole_state(batches: Sequence[BatchSums]) -> State:
+    """The state of all samples of some batches, in which every document is whole from here on.
 
-    Holds ``Σ ψ`` of one kind of all open documents at once, besides what the pieces hold.
+    Holds ``Σ ψ`` of one kind of all open documents at once, besides what the batches hold.
     """
-    state = reduce(State.__add__, [one.state for one in pieces])
-    hashes, number = np.unique(np.concatenate([p.hashes for p in pieces]), return_inverse=True)
+    state = reduce(State.__add__, [one.state for one in batches])
+    hashes, number = np.unique(np.concatenate([p.hashes for p in batches]), return_inverse=True)
     if not len(hashes):
         return state
-    where = np.split(number, np.cumsum([len(one.hashes) for one in pieces])[:-1])
+    where = np.split(number, np.cumsum([len(one.hashes) for one in batches])[:-1])
     folds = folds_of(hashes)
-    samples = np.bincount(number, np.concatenate([one.samples for one in pieces]))
-    joint, activation, error, first = (
-        _with_pairs(state.sums(name), [one.sums(name) for one in pieces], where, folds)
+    samples = np.bincount(number, np.concatenate([one.samples for one in batches]))
+    kinds: dict[str, Any] = {
+        name: _with_pairs(state.sums(name), [one.sums(name) for one in batches], where, folds)
         for name in SUMMED
-    )
-    assert joint is not None
+    }
     return replace(
         state,
-        joint=joint,
-        activation=activation,
-        error=error,
-        first=first,
+        **kinds,
         document_weight_squared=state.document_weight_squared + _summed(samples**2, folds, FOLDS),
         documents=state.documents + len(hashes),
     )
@@ -130,13 +115,14 @@ def accumulate(
     *,
     documents: int | None = None,
 ) -> State:
-    """The state with some samples more, all those of their documents: ``finished([piece(...)])``.
+    """The state with some samples more, all those of their documents.
 
-    A document whose samples come in several calls counts as several, the pairs between which stay
-    in norms; make ``piece``s of such calls. ``documents`` is how many are counted here; None counts
-    the distinct ones. Raises UnembedError as ``piece`` does.
+    ``state + whole_state([batch_sums(state, features, document)])``. A document whose samples come
+    in several calls counts as several, the pairs between which stay in norms: take ``batch_sums``
+    of such calls, and the ``whole_state`` of all. ``documents`` is how many are counted here; None
+    counts the distinct ones. Raises UnembedError as ``batch_sums`` does.
     """
-    added = finished([piece(state, features, document)])
+    added = whole_state([batch_sums(state, features, document)])
     return state + (added if documents is None else replace(added, documents=documents))
 
 
@@ -146,7 +132,7 @@ def _with_pairs(
     where: Sequence[Int[np.ndarray, " _"]],
     folds: Int[np.ndarray, " documents"],
 ) -> Sums | None:
-    """Sums with the pairs within open documents, whose numbers in each piece ``where`` holds."""
+    """Sums with the pairs within open documents, whose numbers in each batch ``where`` holds."""
     if sums is None:
         return None
     m = sums.total.shape[1]
