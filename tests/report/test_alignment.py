@@ -12,14 +12,16 @@ import pytest
 
 from browser import Watched, browser_test
 from made_up.alignments import FEW, example
-from markup import Elements
+from markup import Elements, painted
 from unembed.report.alignment import charts as alignment_charts
-from unembed.report.alignment import maps as alignment_maps
 from unembed.report.alignment import page as alignment
 from unembed.report.alignment import tables as alignment_tables
 from unembed.report.alignment.page import alignment_page
-from unembed.report.alignment.pairs import TaskPair, by_joint, cosine, estimate, hint_data, told
-from unembed.report.parts import wording
+from unembed.report.alignment.pairs import TaskPair, by_joint, estimate, hint_data
+from unembed.report.parts import heatmap, wording
+from unembed.report.parts.marks import spaced
+from unembed.report.parts.wording import side_of
+from unembed.report.parts.wording import three as cosine
 from unembed.signatures.alignment.ordering import dendrogram
 from unembed.signatures.alignment.records import Alignments
 
@@ -46,18 +48,6 @@ def file(page: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("report") / "alignment.html"
     path.write_text(page, encoding="utf-8")
     return path.as_uri()
-
-
-def painted(svg: str, tasks: int) -> dict[tuple[int, int], str]:
-    """The colour of each cell of a map, from its paths."""
-    found: dict[tuple[int, int], str] = {}
-    for colour, lines in re.findall(r'<path stroke="([^"]*)" d="([^"]*)"/>', svg):
-        for x, y, length in re.findall(r"M(\d+) (\d+)\.5h(\d+)", lines):
-            for column in range(int(x), int(x) + int(length)):
-                assert (int(y), column) not in found
-                found[int(y), column] = colour
-    assert len(found) == tasks**2
-    return found
 
 
 def test_loads_nothing_and_is_the_same_every_time(page: str, twelve: Alignments) -> None:
@@ -160,7 +150,7 @@ def test_maps_colour_every_cell_by_its_value(twelve: Alignments) -> None:
                     assert found == "var(--missing)"
                 else:
                     level = min(20, int(max(value, 0) * 20) + 1)
-                    assert found == alignment_maps.colour(level, signed=False)
+                    assert found == heatmap.colour(level, signed=False)
     hatched = re.search(r'class="hatch" d="([^"]*)"', figures[0].chart.wide)
     assert hatched is not None
     assert hatched[1].count("M") == 23
@@ -169,10 +159,10 @@ def test_maps_colour_every_cell_by_its_value(twelve: Alignments) -> None:
 
 def test_levels_have_ends_and_a_sign() -> None:
     matrix = np.array([[-0.3, 1.2], [np.nan, 0.0]])
-    assert alignment_maps.levels(matrix, signed=False).tolist() == [[1, 20], [0, 1]]
-    assert alignment_maps.levels(matrix, signed=True).tolist() == [[-7, 20], [0, 1]]
-    assert "--wrong" in alignment_maps.colour(-7, signed=True)
-    assert "--right" in alignment_maps.colour(7, signed=True)
+    assert heatmap.levels_of(matrix, signed=False).tolist() == [[1, 20], [0, 1]]
+    assert heatmap.levels_of(matrix, signed=True).tolist() == [[-7, 20], [0, 1]]
+    assert "--wrong" in heatmap.colour(-7, signed=True)
+    assert "--right" in heatmap.colour(7, signed=True)
 
 
 @pytest.mark.parametrize("tasks", [2, 12, 31, 60])
@@ -242,8 +232,8 @@ def test_many_tasks_show_both_ends() -> None:
     assert tables[0].rows[0][1].startswith(cosine(top))
     assert tables[1].rows[0][1].startswith(cosine(bottom))
     assert "of 1,653 pairs" in tables[0].caption
-    chosen = alignment_charts.drawn(pairs)
-    assert len(set(chosen)) == alignment_charts.MOST
+    chosen = spaced(pairs, alignment_charts.MOST_DRAWN)
+    assert len(set(chosen)) == alignment_charts.MOST_DRAWN
     assert (chosen[0], chosen[-1]) == (pairs[0], pairs[-1])
     assert "800 of 1,653 pairs are drawn" in page_of(many)
 
@@ -273,7 +263,7 @@ def test_charts_mark_what_is_told(twelve: Alignments) -> None:
             twelve.proxy.value[p.first, p.second],
             twelve.joint.value[p.first, p.second],
             twelve.joint.low[p.first, p.second],
-            told(estimate(twelve, "coupling", p), 1.0),
+            side_of(estimate(twelve, "coupling", p), 1.0),
         )
         for p in pairs
     )
@@ -296,7 +286,7 @@ def test_an_interval_that_is_not_known_is_not_shown(twelve: Alignments) -> None:
     found = estimate(open_ended, "joint", TaskPair(0, 1))
     assert found.value == twelve.joint.value[0, 1]
     assert found.low is None
-    assert told(found, 0.0) == 0
+    assert side_of(found, 0.0) == 0
     assert not re.search(r"\bnan\b", page_of(open_ended), re.IGNORECASE)
 
 

@@ -22,8 +22,7 @@ from unembed.decisions.comparison.summary import (
 )
 from unembed.report.comparison.divergences import divergence_section
 from unembed.report.comparison.flow import streams
-from unembed.report.comparison.page import comparison_page
-from unembed.report.comparison.sections import account, headline
+from unembed.report.comparison.page import account, comparison_page, reading
 from unembed.report.comparison.text import flip_text_view
 from unembed.report.parts import wording
 
@@ -339,7 +338,7 @@ class TestSpecialCases:
         flips = comparison.summary.flips
         nothing = replace(flips.churn, value=None, low=None, high=None, reason="no position")
         summary = replace(comparison.summary, flips=replace(flips, churn=nothing))
-        assert headline(summary) == "No decision could be compared: no position."
+        assert reading(summary) == "No decision could be compared: no position."
 
     def test_largest_page_stays_below_five_megabytes(
         self, comparison: Comparison, documents: list[FlipDocument]

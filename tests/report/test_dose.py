@@ -11,7 +11,7 @@ from browser import Watched, browser_test
 from made_up.doses import Grid, disturbed
 from markup import Elements
 from unembed.report.dose import charts as dose_charts
-from unembed.report.dose import sections as dose
+from unembed.report.dose import page as dose
 from unembed.report.dose import tables as dose_tables
 from unembed.report.dose.page import dose_page
 from unembed.report.parts import wording
@@ -63,7 +63,7 @@ def file(page: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     return path.as_uri()
 
 
-def told(table: DoseTable, low: float, high: float) -> DoseTable:
+def with_differences(table: DoseTable, low: float, high: float) -> DoseTable:
     """The same with other intervals of every difference."""
     return replace(
         table,
@@ -169,7 +169,9 @@ def test_what_does_not_exist_is_explained_once(heldout: DoseTable) -> None:
     assert "none" not in matched[0].caption
 
 
-def test_the_reading_names_the_largest_difference_that_is_told(heldout: DoseTable) -> None:
+def test_the_reading_names_the_largest_certain_difference(
+    heldout: DoseTable,
+) -> None:
     ours = [
         one
         for one in heldout.matched
@@ -177,9 +179,9 @@ def test_the_reading_names_the_largest_difference_that_is_told(heldout: DoseTabl
         and TEMPERATURE not in (one.first, one.second)
     ]
     largest = max(ours, key=lambda one: abs(one.difference.value or 0))
-    words = dose.reading(told(heldout, 0.01, 0.2))
+    words = dose.reading(with_differences(heldout, 0.01, 0.2))
     assert words == largest.verdict[0].upper() + largest.verdict[1:] + "."
-    assert "no two objectives are told apart" in dose.reading(told(heldout, -0.1, 0.2))
+    assert "no two objectives are told apart" in dose.reading(with_differences(heldout, -0.1, 0.2))
     alone = replace(heldout, matched=tuple(m for m in heldout.matched if m.second == TEMPERATURE))
     last = heldout.rows[-3].figures.right_to_wrong
     words = dose.reading(alone)
@@ -206,7 +208,11 @@ def test_verdicts_stand_by_damage_without_their_place(heldout: DoseTable) -> Non
         for words, _ in one.sentences:
             assert not words.lower().startswith("at ")
             assert TEMPERATURE not in words
-    assert all(bold for one in dose.verdicts(told(heldout, 0.1, 0.2)) for _, bold in one.sentences)
+    assert all(
+        bold
+        for one in dose.verdicts(with_differences(heldout, 0.1, 0.2))
+        for _, bold in one.sentences
+    )
 
 
 def test_extent_in_words(heldout: DoseTable, training: DoseTable) -> None:

@@ -12,11 +12,11 @@ import pytest
 
 from browser import Watched, browser_test
 from made_up.selection import FEW, mixture, ranking
+from unembed.report.mixture import page as mixture_report
+from unembed.report.mixture.page import mixture_page
 from unembed.report.parts.scales import scale_of
-from unembed.report.selection import mixture as mixture_report
-from unembed.report.selection import ranking as ranking_report
-from unembed.report.selection.mixture import mixture_page
-from unembed.report.selection.ranking import contenders, probability, ranking_page
+from unembed.report.ranking import page as ranking_report
+from unembed.report.ranking.page import contenders, probability, ranking_page
 from unembed.selection.mixing.record import Mixture
 from unembed.selection.mixing.text import interleave_line
 from unembed.selection.ranking.records import Ranking

@@ -15,15 +15,16 @@ from made_up.benchmarks import run_of, scores
 from made_up.comparisons import make_comparison
 from markup import Elements
 from unembed.report.parts import wording
-from unembed.report.refinement.curves import spaced, training_section, watched_section
-from unembed.report.refinement.page import refinement_page
-from unembed.report.refinement.sections import (
+from unembed.report.parts.marks import spaced
+from unembed.report.refinement.curves import training_section, watched_section
+from unembed.report.refinement.page import (
     account,
     benchmark_tables,
     cost_section,
     extent,
-    headline,
     notes,
+    reading,
+    refinement_page,
 )
 from unembed.training.benchmarks.run import BenchmarkComparison, compare_benchmarks
 from unembed.training.recipe.recipe import Recipe
@@ -186,7 +187,7 @@ def test_spaced_keeps_both_ends(n: int) -> None:
 def test_words(summary: RefinementSummary) -> None:
     margin = summary.heldout.movement.everywhere.margin.median.value
     assert margin is not None
-    assert headline(summary).startswith(
+    assert reading(summary).startswith(
         f"Held out, the median margin changed by {wording.signed(margin)}"
     )
     assert extent(summary).startswith(

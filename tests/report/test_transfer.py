@@ -13,11 +13,11 @@ import pytest
 
 from browser import Watched, browser_test
 from made_up.selection import METHODS, plane, transfer, verdicts
-from markup import Elements
-from unembed.report.alignment.maps import colour
+from markup import Elements, painted
+from unembed.report.index import page as index_map
+from unembed.report.index.page import index_page
 from unembed.report.parts import points
-from unembed.report.selection import index_map
-from unembed.report.selection.index_map import index_page
+from unembed.report.parts.heatmap import colour
 from unembed.report.transfer import maps as transfer_maps
 from unembed.report.transfer import verdicts as transfer_verdicts
 from unembed.report.transfer.choices import Means, choices_table, firsts, gains_table
@@ -117,13 +117,7 @@ def test_maps_colour_every_cell_by_its_value(eight: Transfer) -> None:
     largest = max(abs(means.gains[i, j]) for i in range(8) for j in range(8) if i != j)
     chart = gains_map(means.gains, means.names, Marks(firsts(means.gains), ()))
     for svg in (chart.wide, chart.narrow):
-        found = {}
-        for stroke, lines in re.findall(r'<path stroke="([^"]*)" d="([^"]*)"/>', svg):
-            for x, y in re.findall(r"M(\d+) (\d+)\.5h1", lines):
-                assert (int(y), int(x)) not in found
-                found[int(y), int(x)] = stroke
-        assert len(found) == 64
-        for (row, column), stroke in found.items():
+        for (row, column), stroke in painted(svg, 8).items():
             part = means.gains[row, column] / largest
             level = min(20, int(np.sqrt(abs(part)) * 20) + 1)
             assert stroke == colour(level if part >= 0 else -level, signed=True)

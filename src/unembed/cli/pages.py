@@ -59,12 +59,12 @@ def write_page(done: Any, run: Path, page: Path) -> Path:
         case "alignment":
             html = _alignment_html(done, command)
         case "ranking":
-            from unembed.report.selection.ranking import ranking_page
+            from unembed.report.ranking.page import ranking_page
 
             title = f"Which text would help {done.ranking.target}"
             html = ranking_page(done.ranking, title=title, facts=done.facts, command=command)
         case "mixture":
-            from unembed.report.selection.mixture import mixture_page
+            from unembed.report.mixture.page import mixture_page
 
             title = f"What {done.mixture.target} is made of"
             html = mixture_page(done.mixture, title=title, facts=done.facts, command=command)
@@ -143,7 +143,7 @@ def _dose_html(done: Any, run: Path, command: str) -> str:
     from unembed.decisions.audit.audit import Audit
     from unembed.report.dose.page import dose_page
     from unembed.report.parts.facts import facts_of
-    from unembed.report.refinement.sections import recipe_facts
+    from unembed.report.refinement.page import recipe_facts
     from unembed.runs.store import read_manifest
 
     start = Audit.load(run / "start" / "heldout").provenance

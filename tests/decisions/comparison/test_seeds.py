@@ -31,8 +31,7 @@ from unembed.decisions.comparison.summary import (
     comparison_to_json,
     summarise_pair,
 )
-from unembed.report.comparison.page import comparison_page
-from unembed.report.comparison.sections import account, extent
+from unembed.report.comparison.page import account, comparison_page, extent
 from unembed.report.parts.facts import facts_of_both
 from unembed.runs.provenance import Provenance
 from unembed.stats.bootstrap import interval_levels, resample_weights

@@ -269,7 +269,7 @@ def map_command(index: Path, out: Path, as_json: bool) -> None:
     Example:
       unembed index map domains -o domains.html
     """
-    from unembed.report.selection.index_map import index_page
+    from unembed.report.index.page import index_page
     from unembed.runs.store import write_whole
     from unembed.selection.index.index import Index
     from unembed.selection.index.plane import map_of

@@ -10,39 +10,28 @@ import numpy as np
 from unembed.report.alignment import charts
 from unembed.report.alignment.maps import Labels, bare_map, labelled_map
 from unembed.report.alignment.pairs import (
+    MEANINGS,
     NAMES,
     OK,
     by_joint,
-    cosine,
     estimate,
     every_pair,
     hint_data,
     pair_name,
-    told,
     why_not,
 )
 from unembed.report.alignment.tables import coupling_tables, pair_tables, task_table
 from unembed.report.parts.drawing import draw
-from unembed.report.parts.page import environment
+from unembed.report.parts.facts import with_command
+from unembed.report.parts.marks import spaced
+from unembed.report.parts.page import template
 from unembed.report.parts.parts import Figure, Key, Section
-from unembed.report.parts.wording import count, counted, full
+from unembed.report.parts.wording import count, counted, full, side_of, three, two
 from unembed.signatures.alignment.ordering import Dendrogram, dendrogram
 from unembed.signatures.alignment.records import Alignments
 
-NOTED = 5
+MOST_NOTED = 5
 """Tasks named above the page for lacking samples; the table names them all."""
-
-MEANINGS = {
-    "joint": "Do two tasks push the output head along the same directions? 1: the same ones. "
-    "0: none in common. Which way along them does not count.",
-    "activation": "The input side alone: is the head reading alike hidden states?",
-    "error": "The output side alone: are alike tokens predicted too much or too little?",
-    "coupling": "Joint over activation × error. 1: the two sides are independent. Above: alike "
-    "errors are made in alike states. Below: they are made in different ones.",
-    "first_moment": "The cosine of mean gradients, with its sign. Above 0 the tasks pull the head "
-    "the same way, below 0 against each other.",
-}
-"""What each quantity asks, for a reader who has not met it."""
 
 
 @dataclass(frozen=True)
@@ -69,30 +58,26 @@ def alignment_page(
     Raises ``ReportUnavailable`` where the extra ``plot`` is not installed.
     """
     tree = dendrogram(alignments.joint.value)
-    return (
-        environment()
-        .get_template("alignment.html.jinja")
-        .render(
-            title=title,
-            reading=reading(alignments),
-            extent=extent(alignments),
-            account=account(alignments),
-            notes=notes(alignments),
-            terms=terms(alignments),
-            maps=map_figures(alignments, tree),
-            sections=[
-                section
-                for section in (
-                    coupling_section(alignments),
-                    first_moment_section(alignments, tree),
-                    pairs_section(alignments),
-                    tasks_section(alignments),
-                )
-                if section is not None
-            ],
-            facts=(*facts, *([("Command", command)] if command else [])),
-            hints=hint_data(alignments, tree.order),
-        )
+    return template("alignment").render(
+        title=title,
+        reading=reading(alignments),
+        extent=extent(alignments),
+        account=account(alignments),
+        notes=notes(alignments),
+        terms=terms(alignments),
+        maps=map_figures(alignments, tree),
+        sections=[
+            section
+            for section in (
+                coupling_section(alignments),
+                first_moment_section(alignments, tree),
+                pairs_section(alignments),
+                tasks_section(alignments),
+            )
+            if section is not None
+        ],
+        facts=with_command(facts, command),
+        hints=hint_data(alignments, tree.order),
     )
 
 
@@ -102,7 +87,7 @@ def reading(alignments: Alignments) -> str:
     if not pairs:
         reasons = [why_not(alignments, pair) for pair in every_pair(len(alignments.tasks))]
         return f"No two tasks can be compared: {reasons[0]}."
-    values = [_two(estimate(alignments, "joint", pair).value or 0.0) for pair in pairs]
+    values = [two(estimate(alignments, "joint", pair).value or 0.0) for pair in pairs]
     first, last = (
         [alignments.tasks[at].name for at in (pair.first, pair.second)]
         for pair in (pairs[0], pairs[-1])
@@ -126,18 +111,18 @@ def extent(alignments: Alignments) -> str:
 
 
 def account(alignments: Alignments) -> str:
-    """The two ends with their intervals, and in how many pairs coupling can be told from 1."""
+    """The two ends with their intervals, and in how many pairs coupling is not 1."""
     pairs = by_joint(alignments)
     words = []
     named = ("Most alike", "Least alike") if len(pairs) > 1 else ("Joint",)
     for name, pair in zip(named, (pairs[:1] + pairs[-1:]), strict=False):
-        joint = full(estimate(alignments, "joint", pair), cosine)
+        joint = full(estimate(alignments, "joint", pair), three)
         words.append(f"{name}: {pair_name(alignments, pair)}, {joint}.")
     if alignments.coupling is not None and pairs:
-        sides = [told(estimate(alignments, "coupling", pair), 1.0) for pair in pairs]
+        sides = [side_of(estimate(alignments, "coupling", pair), 1.0) for pair in pairs]
         up, down = sides.count(1), sides.count(-1)
         if len(pairs) == 1:
-            coupling = full(estimate(alignments, "coupling", pairs[0]), cosine)
+            coupling = full(estimate(alignments, "coupling", pairs[0]), three)
             words.append(f"Coupling: {coupling}.")
         else:
             words.append(
@@ -151,9 +136,9 @@ def account(alignments: Alignments) -> str:
 def notes(alignments: Alignments) -> tuple[str, ...]:
     """What a reader must know before trusting a number."""
     doubted = [task for task in alignments.tasks if task.status != OK]
-    found = [f"{task.name}: {task.status}." for task in doubted[:NOTED]]
-    if len(doubted) > NOTED:
-        found.append(f"{counted(len(doubted) - NOTED, 'more task')}: see the table of tasks.")
+    found = [f"{task.name}: {task.status}." for task in doubted[:MOST_NOTED]]
+    if len(doubted) > MOST_NOTED:
+        found.append(f"{counted(len(doubted) - MOST_NOTED, 'more task')}: see the table of tasks.")
     if not alignments.debiased:
         found.append(
             "The norms count each sample against itself: the fewer the samples, the lower every "
@@ -173,8 +158,8 @@ def terms(alignments: Alignments) -> tuple[GlossaryTerm, ...]:
             for pair in every_pair(len(alignments.tasks))
             if (one := estimate(alignments, kind, pair)).value is not None
         ]
-        ends = dict.fromkeys((_two(min(values)), _two(max(values)))) if values else ("none",)
-        found.append(GlossaryTerm(NAMES[kind], " to ".join(ends), meaning))
+        span = dict.fromkeys((two(min(values)), two(max(values)))) if values else ("none",)
+        found.append(GlossaryTerm(NAMES[kind], " to ".join(span), meaning))
     return tuple(found)
 
 
@@ -188,7 +173,7 @@ def map_figures(alignments: Alignments, tree: Dendrogram) -> tuple[Figure, ...]:
         tree,
     )
     grid = np.ix_(order, order)
-    keys = (Key("ramp-cosine", "0 to 1"), *_missing(alignments))
+    keys = (Key("ramp-plain", "0 to 1"), *_missing(alignments))
     figures = [
         Figure(
             "joint",
@@ -216,7 +201,7 @@ def coupling_section(alignments: Alignments) -> Section | None:
     if alignments.coupling is None or alignments.proxy is None:
         return None
     pairs = by_joint(alignments)
-    chosen = charts.drawn(pairs)
+    chosen = spaced(pairs, charts.MOST_DRAWN)
     figure = Figure(
         "coupling",
         "Joint against activation × error",
@@ -225,7 +210,7 @@ def coupling_section(alignments: Alignments) -> Section | None:
         (
             Key("above-one", "coupling above 1"),
             Key("below-one", "below 1"),
-            Key("untold", "not told apart"),
+            Key("undecided", "neither, within error"),
         ),
         draw(charts.against_proxy(alignments, chosen), "joint against activation × error, by pair"),
         (),
@@ -250,14 +235,14 @@ def first_moment_section(alignments: Alignments, tree: Dendrogram) -> Section | 
         for pair in by_joint(alignments)
         if estimate(alignments, "first_moment", pair).value is not None
     ]
-    chosen = charts.drawn(pairs)
+    chosen = spaced(pairs, charts.MOST_DRAWN)
     figures = (
         Figure(
             "first-moment-joint",
             "First moment against joint",
             "Points far below the rest: the same directions, pushed the opposite way."
             + _some(len(chosen), len(pairs)),
-            (Key("below-one", "below 0"), Key("untold", "above 0, or not told apart")),
+            (Key("below-one", "below 0"), Key("undecided", "above 0, or neither")),
             draw(charts.against_joint(alignments, chosen), "first moment against joint, by pair"),
             (),
         ),
@@ -312,10 +297,6 @@ def tasks_section(alignments: Alignments) -> Section:
 def _missing(alignments: Alignments) -> tuple[Key, ...]:
     lacking = bool(np.isnan(alignments.joint.value).any())
     return (Key("missing", "no value"),) if lacking else ()
-
-
-def _two(value: float) -> str:
-    return f"{value:.2f}".replace("-", "−").replace("−0.00", "0.00")
 
 
 def _some(drawn: int, pairs: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,11 +10,24 @@ import numpy as np
 from jaxtyping import Int
 
 from unembed.report.parts import wording
+from unembed.report.parts.page import as_script
 from unembed.signatures.alignment.records import KINDS, Alignments
 from unembed.stats.estimate import Estimate
 
 NAMES = {kind: kind.replace("_", " ") for kind in KINDS} | {"proxy": "activation × error"}
 """What each quantity is called on the page."""
+
+MEANINGS = {
+    "joint": "Do two tasks push the output head along the same directions? 1: the same ones. "
+    "0: none in common. Which way along them does not count.",
+    "activation": "The input side alone: is the head reading alike hidden states?",
+    "error": "The output side alone: are alike tokens predicted too much or too little?",
+    "coupling": "Joint over activation × error. 1: the two sides are independent. Above: alike "
+    "errors are made in alike states. Below: they are made in different ones.",
+    "first_moment": "The cosine of mean gradients, with its sign. Above 0 the tasks pull the head "
+    "the same way, below 0 against each other.",
+}
+"""What each quantity of an alignment asks of two tasks."""
 
 OK = "ok"
 """The status of a task that has enough samples."""
@@ -32,11 +44,6 @@ class TaskPair:
 def every_pair(tasks: int) -> list[TaskPair]:
     """Each two tasks once."""
     return [TaskPair(i, j) for i in range(tasks) for j in range(i + 1, tasks)]
-
-
-def cosine(value: float) -> str:
-    """Three decimals, ``0.712``."""
-    return f"{value:.3f}".replace("-", "−").replace("−0.000", "0.000")
 
 
 def estimate(alignments: Alignments, kind: str, pair: TaskPair) -> Estimate:
@@ -69,13 +76,6 @@ def by_joint(alignments: Alignments) -> list[TaskPair]:
         if math.isfinite(joint[pair.first, pair.second])
     ]
     return sorted(known, key=lambda pair: -float(joint[pair.first, pair.second]))
-
-
-def told(found: Estimate, at: float) -> int:
-    """1 where the whole interval lies above ``at``, -1 where below, 0 where it cannot be told."""
-    if found.low is None or found.high is None:
-        return 0
-    return int(found.low > at) - int(found.high < at)
 
 
 def pair_name(alignments: Alignments, pair: TaskPair) -> str:
@@ -114,10 +114,7 @@ def hint_data(alignments: Alignments, order: Int[np.ndarray, "tasks"]) -> str:
         ],
         "kinds": kinds,
     }
-    text = json.dumps(data, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
-    for character in "<>&":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
+    return as_script(data)
 
 
 def _facts(samples: int, documents: int, unit: str) -> str:

@@ -9,25 +9,32 @@ from unembed.report.alignment.pairs import (
     OK,
     TaskPair,
     by_joint,
-    cosine,
     estimate,
     every_pair,
     pair_name,
-    told,
     why_not,
 )
 from unembed.report.parts.parts import Table
-from unembed.report.parts.wording import count, counted, decimal, full, interval, point
+from unembed.report.parts.wording import (
+    count,
+    counted,
+    decimal,
+    full,
+    interval,
+    point,
+    side_of,
+    three,
+)
 from unembed.signatures.alignment.records import Alignments
 
-ENDS = 20
-"""Pairs at either end of a list too long to show, which more than three times as many are."""
+LISTED = 20
+"""Pairs shown at either end of a list that has more than three times as many."""
 
-TOLD = 6
-"""Pairs named beside the chart of couplings, at either end."""
+MOST_COUPLED = 6
+"""Pairs named next to the chart of couplings, at either end."""
 
 SIGNS = {0: "", 1: " ▲", -1: " ▼"}
-"""Beside a coupling whose interval leaves out 1, as in the chart."""
+"""After a coupling whose interval leaves out 1, as in the chart."""
 
 
 def pair_tables(alignments: Alignments) -> tuple[Table, ...]:
@@ -40,30 +47,30 @@ def pair_tables(alignments: Alignments) -> tuple[Table, ...]:
         reasons = list(dict.fromkeys(why_not(alignments, pair) for pair in left))
         more = f"; and {counted(len(reasons) - 3, 'other reason')}" if len(reasons) > 3 else ""
         missing = f". {counted(len(left), 'pair')} without a joint: {'; '.join(reasons[:3])}{more}"
-    if len(pairs) <= 3 * ENDS:
+    if len(pairs) <= 3 * LISTED:
         return (_pairs(alignments, "Pairs by their joint, the most alike first" + missing, pairs),)
     of = f"of {count(len(pairs))} pairs"
     return (
-        _pairs(alignments, f"The {ENDS} most alike {of}{missing}", pairs[:ENDS]),
+        _pairs(alignments, f"The {LISTED} most alike {of}{missing}", pairs[:LISTED]),
         _pairs(
-            alignments, f"The {ENDS} least alike {of}, the least first", pairs[: -ENDS - 1 : -1]
+            alignments, f"The {LISTED} least alike {of}, the least first", pairs[: -LISTED - 1 : -1]
         ),
     )
 
 
 def coupling_tables(alignments: Alignments) -> tuple[Table, ...]:
-    """The pairs that coupling raises and lowers the most, of those where it can be told."""
+    """The pairs that coupling raises and lowers the most, of those whose interval leaves out 1."""
     found = {pair: estimate(alignments, "coupling", pair) for pair in by_joint(alignments)}
     tables = []
     for side, caption in ((1, "Raised the most"), (-1, "Lowered the most")):
-        ours = [pair for pair, one in found.items() if told(one, 1.0) == side]
+        ours = [pair for pair, one in found.items() if side_of(one, 1.0) == side]
         ours.sort(key=lambda pair: -side * (found[pair].value or 0.0))
         rows = tuple(
             (pair_name(alignments, pair), *_value_and_interval(alignments, pair))
-            for pair in ours[:TOLD]
+            for pair in ours[:MOST_COUPLED]
         )
         if rows:
-            more = f", {TOLD} of {count(len(ours))}" if len(ours) > TOLD else ""
+            more = f", {MOST_COUPLED} of {count(len(ours))}" if len(ours) > MOST_COUPLED else ""
             tables.append(Table(caption + more, ("pair", "coupling", "95 % interval"), rows))
     return tuple(tables)
 
@@ -79,7 +86,7 @@ def task_table(alignments: Alignments) -> Table:
                 count(task.samples),
                 count(task.documents),
                 "none" if spread is None else decimal(spread),
-                "none" if task.residual is None else cosine(task.residual),
+                "none" if task.residual is None else three(task.residual),
                 task.status,
             )
         )
@@ -103,13 +110,13 @@ def _pairs(alignments: Alignments, caption: str, pairs: Sequence[TaskPair]) -> T
         for kind in kinds:
             found = estimate(alignments, kind, pair)
             if kind == "joint":
-                cells.append(full(found, cosine))
+                cells.append(full(found, three))
             elif found.value is None:
                 cells.append("none")
             elif kind == "coupling":
-                cells.append(full(found, cosine) + SIGNS[told(found, 1.0)])
+                cells.append(full(found, three) + SIGNS[side_of(found, 1.0)])
             else:
-                cells.append(cosine(found.value))
+                cells.append(three(found.value))
         rows.append((pair_name(alignments, pair), *cells))
     doubted = frozenset(
         at
@@ -121,4 +128,4 @@ def _pairs(alignments: Alignments, caption: str, pairs: Sequence[TaskPair]) -> T
 
 def _value_and_interval(alignments: Alignments, pair: TaskPair) -> tuple[str, str]:
     found = estimate(alignments, "coupling", pair)
-    return point(found, cosine), interval(found, cosine)
+    return point(found, three), interval(found, three)

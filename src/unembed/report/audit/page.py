@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from unembed.decisions.audit.excerpt import DocumentView
 from unembed.decisions.audit.summary import AuditSummary
-from unembed.report.audit import sections as audit
-from unembed.report.parts.page import environment
+from unembed.report.audit import charts
+from unembed.report.audit.gap_sections import gap_section, native_section
+from unembed.report.parts.drawing import draw
+from unembed.report.parts.histogram import histogram_figure
+from unembed.report.parts.page import template
+from unembed.report.parts.parts import Card, Figure, Key, Section, Table, card
 from unembed.report.parts.text import CANDIDATES, text_view
+from unembed.report.parts.wording import (
+    Wording,
+    between,
+    count,
+    counted,
+    decimal,
+    full,
+    interval,
+    point,
+    share,
+)
+from unembed.stats.estimate import Estimate
 
 
 def audit_page(
@@ -26,20 +42,214 @@ def audit_page(
 
     Raises ``ReportUnavailable`` where the extra ``plot`` is not installed.
     """
+    return template("audit").render(
+        title=title,
+        reading=reading(summary),
+        extent=extent(summary),
+        cards=cards(summary),
+        before=sections_before_text(summary),
+        sections=sections_after_text(summary),
+        text=text_view(documents),
+        documents=summary.n_documents,
+        candidates=CANDIDATES,
+        facts=facts,
+        notes=notes,
+    )
+
+
+def reading(summary: AuditSummary) -> str:
+    """The result in one sentence."""
+    median, narrow = summary.median_margin, summary.share_margin_below_half
+    if median.value is None:
+        return f"No decision could be measured: {median.reason}."
+    decisions = count(median.n or summary.n_positions)
+    sentence = (
+        f"Half of the {decisions} decisions were won by less than {decimal(median.value)} logits"
+    )
+    return sentence + (
+        "." if narrow.value is None else f"; {share(narrow.value)} by less than 0.5."
+    )
+
+
+def extent(summary: AuditSummary) -> str:
+    """How much was measured, and what was not."""
+    lost = (
+        "the logits of all were finite"
+        if summary.n_nonfinite == 0
+        else f"{count(summary.n_nonfinite)} of them, not finite, are left out"
+    )
     return (
-        environment()
-        .get_template("audit.html.jinja")
-        .render(
-            title=title,
-            reading=audit.reading(summary),
-            extent=audit.extent(summary),
-            cards=audit.cards(summary),
-            before=audit.sections_before_text(summary),
-            after=audit.sections_after_text(summary),
-            text=text_view(documents),
-            documents=summary.n_documents,
-            candidates=CANDIDATES,
-            facts=facts,
-            notes=notes,
+        f"{counted(summary.n_positions, 'position')} in "
+        f"{counted(summary.n_documents, 'document')}; {lost}."
+    )
+
+
+def cards(summary: AuditSummary) -> tuple[Card, ...]:
+    """The headline numbers."""
+    gap = summary.gap
+    beta = (
+        gap.published.beta
+        if gap is not None
+        else Estimate(None, reason=summary.gap_reason or "the gap was not fitted")
+    )
+    return (
+        card("Accuracy", summary.accuracy, share, remark="top-1 was the target"),
+        card(
+            "Loss",
+            summary.nll_nats,
+            decimal,
+            "nats",
+            f"perplexity {point(summary.perplexity, decimal)}",
+        ),
+        card("Median margin", summary.median_margin, decimal, "logits", "top-1 over top-2"),
+        card("Margin below 0.5", summary.share_margin_below_half, share, remark="of positions"),
+        card(
+            "Median scale-free margin",
+            summary.median_relative_distance,
+            decimal,
+            remark="distance to the runner-up’s facet, relative to the hidden norm",
+        ),
+        card(
+            "Margin against entropy",
+            summary.spearman_margin_entropy,
+            decimal,
+            remark="Spearman’s ρ; scale-free "
+            + point(summary.spearman_relative_distance_entropy, decimal),
+        ),
+        card(
+            "Gap slope β",
+            beta,
+            decimal,
+            remark="" if gap is None else f"published fit, R² {gap.published.r_squared:.4f}",
+        ),
+        card(
+            "Mean confidence",
+            summary.confidence,
+            share,
+            remark="probability of top-1; mean entropy "
+            f"{point(summary.entropy_nats, decimal)} nats",
+        ),
+    )
+
+
+def sections_before_text(summary: AuditSummary) -> tuple[Section, ...]:
+    """What stands above the text view."""
+    return (_margins(summary),)
+
+
+def sections_after_text(summary: AuditSummary) -> tuple[Section, ...]:
+    """What stands below the text view."""
+    native = () if summary.native is None else (native_section(summary.native),)
+    return (_trust(summary), gap_section(summary), *native)
+
+
+def _margins(summary: AuditSummary) -> Section:
+    lead = (
+        "The margin is the logit of the chosen token minus that of the runner-up. "
+        "A temperature stretches it for free; the scale-free margin, the distance to the "
+        "runner-up’s facet relative to the hidden norm, does not move."
+    )
+    if summary.row_norm_cv is not None:
+        lead += (
+            f" The norms of the head’s rows vary by {share(summary.row_norm_cv)} around their mean"
+            " (coefficient of variation)."
         )
+    caption = (
+        "Each bar is the share of positions in that range. In its upper part the choice was wrong: "
+        "the target was not top-1."
+    )
+    return Section(
+        "margins",
+        "How narrow the decisions are",
+        lead,
+        tuple(
+            histogram_figure(
+                figure,
+                bins,
+                unit,
+                median.value,
+                caption,
+                tables=(_estimates("Quantiles", quantiles, decimal),),
+            )
+            for figure, bins, unit, median, quantiles in (
+                (
+                    ("margin", "Margin"),
+                    summary.margin_histogram,
+                    "logits",
+                    summary.median_margin,
+                    summary.margin_quantiles,
+                ),
+                (
+                    ("relative", "Scale-free margin"),
+                    summary.relative_distance_histogram,
+                    "relative distance",
+                    summary.median_relative_distance,
+                    summary.relative_distance_quantiles,
+                ),
+            )
+        ),
+    )
+
+
+def _trust(summary: AuditSummary) -> Section:
+    bands = Table(
+        "Margin bands",
+        ("margin", "positions", "share", "accuracy", "confidence"),
+        tuple(
+            (
+                between(band.low, band.high),
+                count(band.n),
+                full(band.share, share),
+                full(band.accuracy, share),
+                full(band.confidence, share),
+            )
+            for band in summary.bands
+        ),
+    )
+    grid = summary.entropy_margin
+    cells = Table(
+        "Positions per cell, rows of entropy in nats, columns of margin in logits",
+        ("entropy", *(f"from {low:.3g}" for low in grid.y_edges[:-1])),
+        tuple(
+            (f"from {low:.3g}", *(count(n) for n in column))
+            for low, column in zip(grid.x_edges, grid.counts, strict=False)
+        ),
+    )
+    return Section(
+        "trust",
+        "What a margin is worth",
+        "A wide margin should mean a right decision. Where the two marks of a band part, the head "
+        "is surer, or less sure, than it is right.",
+        (
+            Figure(
+                "bands",
+                "Accuracy and confidence by margin",
+                "In each band of margins: how often the choice was right, and the mean "
+                "probability it was given. Bars are 95 % intervals over documents.",
+                (Key("circle", "accuracy"), Key("diamond", "confidence")),
+                draw(charts.bands(summary.bands), "Accuracy and confidence in each margin band"),
+                (bands,),
+            ),
+            Figure(
+                "entropy",
+                "Entropy against margin",
+                "The stronger the colour, the more positions in a cell, in steps of equal ratio. "
+                "Spearman’s ρ is "
+                f"{full(summary.spearman_margin_entropy, decimal)}.",
+                (Key("ramp", "fewer to more positions"),),
+                draw(
+                    charts.density(grid, "entropy in nats", "margin in logits"),
+                    "Density of positions over entropy and margin",
+                ),
+                (cells,),
+            ),
+        ),
+    )
+
+
+def _estimates(caption: str, rows: Mapping[str, Estimate], form: Wording) -> Table:
+    return Table(
+        caption,
+        ("quantile", "value", "95 % interval"),
+        tuple((f"{name}\u00a0%", point(e, form), interval(e, form)) for name, e in rows.items()),
     )

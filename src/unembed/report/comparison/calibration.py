@@ -6,7 +6,7 @@ from unembed.decisions.comparison.calibration import Calibration, CalibrationCom
 from unembed.decisions.comparison.prediction import FlipPrediction
 from unembed.report.comparison import curves
 from unembed.report.parts.drawing import draw
-from unembed.report.parts.parts import Figure, Key, Section, Table, line
+from unembed.report.parts.parts import Figure, Key, Section, Table, estimate_row
 from unembed.report.parts.wording import Wording, count, decimal, full, points, share, signed
 from unembed.stats.estimate import Estimate
 
@@ -36,7 +36,7 @@ def calibration_section(calibration: CalibrationComparison) -> Section:
                 "Accuracy of the positions in each bin of top-1 probability. Bars are 95 % "
                 "intervals over documents.",
                 (Key("full-dot", "accuracy"), Key("dotted", "perfectly calibrated")),
-                draw(curves.reliability(side.bins, "var(--accent)"), f"Reliability {when}"),
+                draw(curves.reliability(side.bins), f"Reliability {when}"),
                 (_reliability(side),),
             )
             for when, side in (("before", before), ("after", after))
@@ -68,7 +68,7 @@ def prediction_section(prediction: FlipPrediction) -> Section:
         f"Predicted and observed churn, n = {count(prediction.observed.n)}",
         ("figure", "value", "95 % interval"),
         tuple(
-            line(name, estimate, form)
+            estimate_row(name, estimate, form)
             for name, estimate, form in (
                 ("predicted churn", prediction.predicted, share),
                 ("observed churn", prediction.observed, share),

@@ -7,10 +7,17 @@ from collections.abc import Sequence
 from unembed.decisions.comparison.flips import MINIMUM_FLIPS, FlipGroup, Flips
 from unembed.report.parts import wording
 from unembed.report.parts.drawing import Spec, heading
+from unembed.report.parts.marks import (
+    interval_fields,
+    intervals,
+    label_axis,
+    plain_axis,
+    plain_zero,
+    points,
+    reference,
+    share_fields,
+)
 from unembed.stats.estimate import Estimate
-
-NO_SCALE = {"type": "nominal", "scale": None}
-"""A field that holds the colour itself."""
 
 
 def few(flips: Flips) -> bool:
@@ -28,47 +35,28 @@ def differences(groups: Sequence[FlipGroup], noun: str) -> Spec:
         colour = "var(--muted)" if few(group.flips) else _colour(change.value)
         rows.append(
             {
-                "group": _row_label(group),
+                "group": group_label(group.name, group.flips.n),
                 "x": 100 * change.value,
-                "low": 100 * (change.value if change.low is None else change.low),
-                "high": 100 * (change.value if change.high is None else change.high),
+                "x_low": 100 * (change.value if change.low is None else change.low),
+                "x_high": 100 * (change.value if change.high is None else change.high),
                 "fill": "var(--paper)" if few(group.flips) else colour,
                 "stroke": colour,
                 "tip": f"{noun} {group.name}, n = {wording.count(group.flips.n)}\n"
                 f"{wording.full(change, wording.points)}\n{flip_words(group.flips)}",
             }
         )
-    x = {
+    x: Spec = {
         "type": "quantitative",
-        "axis": plain_axis(None, grid=True, form="+.2~f")
-        | {"labelExpr": "datum.value === 0 ? '0' : datum.label"},
+        "axis": plain_zero(plain_axis(None, grid=True, form="+.2~f")),
     }
-    y = label_axis([_row_label(group) for group in groups])
-    stroke = {"field": "stroke"} | NO_SCALE
+    channels = {"x": x, "y": label_axis([group_label(one.name, one.flips.n) for one in groups])}
+    zero = {"strokeDash": [], "strokeWidth": 1.2}
     return {
         "title": heading("accuracy after − before, percentage points"),
-        "data": {"values": rows},
         "layer": [
-            _zero("x"),
-            {
-                "mark": {"type": "rule", "strokeWidth": 2, "aria": False},
-                "encoding": {
-                    "y": y,
-                    "x": x | {"field": "low"},
-                    "x2": {"field": "high"},
-                    "color": stroke,
-                },
-            },
-            {
-                "mark": {"type": "point", "size": 100, "strokeWidth": 2.2, "opacity": 1},
-                "encoding": {
-                    "y": y,
-                    "x": x | {"field": "x"},
-                    "fill": {"field": "fill"} | NO_SCALE,
-                    "stroke": stroke,
-                    "description": {"field": "tip"},
-                },
-            },
+            reference("x", 0.0, {"type": "quantitative"}, zero),
+            intervals(rows, channels, "x"),
+            points(rows, channels, size=100, outline=2.2),
         ],
     }
 
@@ -84,97 +72,55 @@ def before_and_after(groups: Sequence[FlipGroup], noun: str) -> Spec:
             if accuracy.value is not None:
                 rows.append(
                     {
-                        "group": _row_label(group),
+                        "group": group_label(group.name, group.flips.n),
                         "when": when,
                         "tip": f"accuracy {when} {wording.full(accuracy, wording.share)}\n"
                         f"{noun} {group.name}, n = {wording.count(accuracy.n)}",
                         "fill": "var(--paper)" if when == "before" else "var(--accent)",
+                        "stroke": "var(--accent)",
                     }
-                    | ends_of_share(accuracy, "x")
+                    | share_fields(accuracy, "x")
                 )
-    x = {
-        "type": "quantitative",
-        "scale": {"domain": [0, 1]},
-        "axis": plain_axis(None, grid=True, form=".0%"),
-    }
-    y = label_axis([_row_label(group) for group in groups])
     shift = {"field": "when", "sort": ["before", "after"], "scale": {"paddingOuter": 1.2}}
+    channels: dict[str, Spec] = {
+        "x": {
+            "type": "quantitative",
+            "scale": {"domain": [0, 1]},
+            "axis": plain_axis(None, grid=True, form=".0%"),
+        },
+        "y": label_axis([group_label(group.name, group.flips.n) for group in groups]),
+        "yOffset": shift,
+    }
     return {
         "title": heading("accuracy"),
-        "data": {"values": rows},
         "layer": [
-            {
-                "mark": {"type": "rule", "strokeWidth": 2, "color": "var(--accent)", "aria": False},
-                "encoding": {
-                    "y": y,
-                    "yOffset": shift,
-                    "x": x | {"field": "x_low"},
-                    "x2": {"field": "x_high"},
-                },
-            },
-            {
-                "mark": {
-                    "type": "point",
-                    "size": 80,
-                    "stroke": "var(--accent)",
-                    "strokeWidth": 2.2,
-                    "opacity": 1,
-                },
-                "encoding": {
-                    "y": y,
-                    "yOffset": shift,
-                    "x": x | {"field": "x"},
-                    "fill": {"field": "fill"} | NO_SCALE,
-                    "description": {"field": "tip"},
-                },
-            },
+            intervals(rows, channels, "x"),
+            points(rows, channels, size=80, outline=2.2),
         ],
     }
 
 
-def plain_axis(title: str | None, *, grid: bool, form: str) -> Spec:
-    """An axis with few ticks."""
-    return {"title": title, "grid": grid, "tickCount": 5, "format": form}
+def means(
+    values: Sequence[tuple[str, int, Estimate, str]], title: str, *, form: str, zero: bool
+) -> Spec:
+    """A mean with its interval for each group, one row a group; the axis may start at 0.
 
-
-def ends(estimate: Estimate, name: str) -> Spec:
-    """An estimate and its interval as fields; without interval, both ends are the value."""
-    value = estimate.value
-    return {
-        name: value,
-        f"{name}_low": value if estimate.low is None else estimate.low,
-        f"{name}_high": value if estimate.high is None else estimate.high,
+    ``values`` are the group's name and size, its mean, and what it says under the pointer.
+    """
+    colours = {"fill": "var(--accent)", "stroke": "var(--accent)"}
+    rows: list[Spec] = [
+        {"group": group_label(name, n), "tip": tip} | colours | interval_fields(value, "x")
+        for name, n, value, tip in values
+        if value.value is not None
+    ]
+    axis = plain_axis(None, grid=True, form=form)
+    axis |= {"labelOverlap": "greedy", "labelSeparation": 16, "tickCount": 4}
+    channels = {
+        "x": {"type": "quantitative", "scale": {"zero": zero}, "axis": axis},
+        "y": label_axis([group_label(name, n) for name, n, *_ in values]),
     }
-
-
-def ends_of_share(estimate: Estimate, name: str) -> Spec:
-    """``ends`` within 0 and 1: an interval over few seeds may lie partly outside."""
-    return {
-        field: None if value is None else min(max(value, 0.0), 1.0)
-        for field, value in ends(estimate, name).items()
-    }
-
-
-def label_axis(order: Sequence[str]) -> Spec:
-    """A row for each label, in this order; ``|`` breaks a label's line."""
-    return {
-        "field": "group",
-        "type": "nominal",
-        "sort": list(order),
-        "scale": {"domain": list(order)},
-        "axis": {
-            "title": None,
-            "labelExpr": "split(datum.label, '|')",
-            "labelLineHeight": 14,
-            "labelOverlap": False,
-            "labelOffset": -6,
-            "domain": False,
-        },
-    }
-
-
-def _row_label(group: FlipGroup) -> str:
-    return f"{group.name}|n {wording.count(group.flips.n)}"
+    layers = [intervals(rows, channels, "x"), points(rows, channels)]
+    return {"title": heading(title), "layer": layers}
 
 
 def flip_words(flips: Flips) -> str:
@@ -184,13 +130,10 @@ def flip_words(flips: Flips) -> str:
     )
 
 
+def group_label(name: str, n: int) -> str:
+    """A group's name over its number of positions, as ``label_axis`` breaks it."""
+    return f"{name}|n {wording.count(n)}"
+
+
 def _colour(value: float) -> str:
     return "var(--gained)" if value > 0 else "var(--lost)" if value < 0 else "var(--muted)"
-
-
-def _zero(channel: str) -> Spec:
-    return {
-        "data": {"values": [{"zero": 0.0}]},
-        "mark": {"type": "rule", "color": "var(--ink)", "strokeWidth": 1.2, "aria": False},
-        "encoding": {channel: {"field": "zero", "type": "quantitative"}},
-    }

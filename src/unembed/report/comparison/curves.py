@@ -6,12 +6,14 @@ from collections.abc import Sequence
 
 from unembed.decisions.comparison.calibration import ReliabilityBin
 from unembed.decisions.comparison.prediction import ChanceBin
-from unembed.report.comparison.charts import ends_of_share, plain_axis
 from unembed.report.parts import wording
 from unembed.report.parts.drawing import Spec, heading
+from unembed.report.parts.marks import diagonal, intervals, plain_axis, points, share_fields
+
+_COLOURS = {"fill": "var(--accent)", "stroke": "var(--accent)"}
 
 
-def reliability(bins: Sequence[ReliabilityBin], colour: str) -> Spec:
+def reliability(bins: Sequence[ReliabilityBin]) -> Spec:
     """Accuracy over confidence with intervals, and the diagonal of perfect calibration."""
     rows: list[Spec] = [
         {
@@ -20,17 +22,24 @@ def reliability(bins: Sequence[ReliabilityBin], colour: str) -> Spec:
             f"n = {wording.count(one.n)}\nmean {wording.full(one.confidence, wording.share)}\n"
             f"accuracy {wording.full(one.accuracy, wording.share)}",
         }
-        | ends_of_share(one.accuracy, "y")
+        | _COLOURS
+        | share_fields(one.accuracy, "y")
         for one in bins
         if one.confidence.value is not None and one.accuracy.value is not None
     ]
-    return _diagonal(
-        rows, {"domain": [0, 1]}, "mean confidence", ".0%", "share right", colour, [0.0, 1.0]
-    )
+    channels: dict[str, Spec] = {
+        name: {
+            "type": "quantitative",
+            "scale": {"domain": [0, 1]},
+            "axis": plain_axis(title, grid=name == "y", form=".0%"),
+        }
+        for name, title in (("x", "mean confidence"), ("y", None))
+    }
+    return _against_diagonal(rows, channels, "share right", 1.0)
 
 
 def chances(bins: Sequence[ChanceBin]) -> Spec:
-    """Observed over predicted share of flips; both axes are square roots, for most are small."""
+    """Observed over predicted share of flips; both axes are square roots, as most are small."""
     rows: list[Spec] = [
         {
             "x": one.predicted.value,
@@ -38,68 +47,30 @@ def chances(bins: Sequence[ChanceBin]) -> Spec:
             f"predicted {wording.full(one.predicted, wording.share)}\n"
             f"observed {wording.full(one.observed, wording.share)}",
         }
-        | ends_of_share(one.observed, "y")
+        | _COLOURS
+        | share_fields(one.observed, "y")
         for one in bins
         if one.n and one.predicted.value is not None and one.observed.value is not None
     ]
     end = max([0.01, *(row["x"] for row in rows), *(row["y_high"] for row in rows)])
-    scale = {"type": "sqrt", "domain": [0, end], "nice": False}
-    return _diagonal(
-        rows, scale, "predicted share", ".1~%", "observed share", "var(--accent)", [0.0, end]
-    )
-
-
-def _diagonal(
-    rows: list[Spec],
-    scale: Spec,
-    x_title: str,
-    form: str,
-    y_title: str,
-    colour: str,
-    line: list[float],
-) -> Spec:
-    ticks: Spec = (
-        {"labelOverlap": "greedy", "values": [0, 0.001, 0.01, 0.05, 0.1, 0.2, 0.3, 0.5]}
-        if "type" in scale
-        else {}
-    )
-
-    def axis(field: str, title: str | None) -> Spec:
-        return {
-            "field": field,
+    ticks = {"labelOverlap": "greedy", "values": [0, 0.001, 0.01, 0.05, 0.1, 0.2, 0.3, 0.5]}
+    channels: dict[str, Spec] = {
+        name: {
             "type": "quantitative",
-            "scale": scale,
-            "axis": plain_axis(title, grid=field != "x", form=form) | ticks,
+            "scale": {"type": "sqrt", "domain": [0, end], "nice": False},
+            "axis": plain_axis(title, grid=name == "y", form=".1~%") | ticks,
         }
-
-    encoding = {"x": axis("x", x_title), "y": axis("y", None)}
-    return {
-        "title": heading(y_title),
-        "layer": [
-            {
-                "data": {"values": [{"x": end, "y": end} for end in line]},
-                "mark": {
-                    "type": "line",
-                    "color": "var(--muted)",
-                    "strokeDash": [3, 3],
-                    "strokeWidth": 1.4,
-                    "aria": False,
-                },
-                "encoding": encoding,
-            },
-            {
-                "data": {"values": rows},
-                "mark": {"type": "rule", "strokeWidth": 2, "color": colour, "aria": False},
-                "encoding": {
-                    "x": encoding["x"],
-                    "y": encoding["y"] | {"field": "y_low"},
-                    "y2": {"field": "y_high"},
-                },
-            },
-            {
-                "data": {"values": rows},
-                "mark": {"type": "circle", "size": 60, "color": colour, "opacity": 1},
-                "encoding": encoding | {"description": {"field": "tip"}},
-            },
-        ],
+        for name, title in (("x", "predicted share"), ("y", None))
     }
+    return _against_diagonal(rows, channels, "observed share", end)
+
+
+def _against_diagonal(
+    rows: list[Spec], channels: dict[str, Spec], y_title: str, end: float
+) -> Spec:
+    layers = [
+        diagonal(0.0, end, channels),
+        intervals(rows, channels, "y"),
+        points(rows, channels, size=60),
+    ]
+    return {"title": heading(y_title), "layer": layers}

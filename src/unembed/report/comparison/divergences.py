@@ -12,10 +12,11 @@ from unembed.decisions.comparison.divergences import (
     Exceedance,
 )
 from unembed.decisions.comparison.summary import ComparisonSummary
-from unembed.report.comparison.charts import ends, label_axis, plain_axis
+from unembed.report.comparison.charts import means
 from unembed.report.parts.drawing import Spec, draw, heading
-from unembed.report.parts.parts import Figure, Key, Section, Table, line
-from unembed.report.parts.wording import Wording, count, decimal, full, share
+from unembed.report.parts.marks import CURVES, band, dots, interval_fields, line, plain_axis
+from unembed.report.parts.parts import Figure, Key, Section, Table, estimate_row
+from unembed.report.parts.wording import count, decimal, full, share
 from unembed.stats.estimate import Estimate
 
 FORWARD, BACKWARD = "KL(before‖after)", "KL(after‖before)"
@@ -25,15 +26,12 @@ TITLES = {
     "frequency": ("by frequency", "occurrences"),
     "token_class": ("by class", "class"),
 }
-"""How the groupings of a comparison are called, and what their groups are."""
+"""What the groupings of a comparison are called, and what their groups are."""
 
 TOP = f"{100 * TOP_PART:g}\u00a0%"
 
-_LOOKS: tuple[tuple[Spec, int], ...] = (
-    ({"color": "var(--accent)"}, 60),
-    ({"color": "var(--accent-2)", "strokeDash": [6, 4]}, 20),
-)
-"""Line and size of the points of a chart's first and second curve, which may coincide."""
+DOT_SIZES = (60, 20)
+"""Of the points of a chart's first and second curve, which may coincide."""
 
 Curve = tuple[str, DivergenceStatistics]
 
@@ -85,9 +83,11 @@ def _tables(apart: DivergenceSummary) -> tuple[Table, Table]:
             f"Agreement, n = {count(apart.acceptance.n)}",
             ("figure", "value", "95 % interval"),
             (
-                line("speculative acceptance", apart.acceptance, fine),
-                line("overlap of the top-k", apart.overlap, fine),
-                line(f"share of all KL on the top {TOP} of positions", apart.top_share, share),
+                estimate_row("speculative acceptance", apart.acceptance, fine),
+                estimate_row("overlap of the top-k", apart.overlap, fine),
+                estimate_row(
+                    f"share of all KL on the top {TOP} of positions", apart.top_share, share
+                ),
             ),
         ),
     )
@@ -126,57 +126,36 @@ def _curves(apart: DivergenceSummary) -> tuple[Figure, Figure]:
 
 def _survival(curves: Sequence[Curve], unit: str) -> Spec:
     """Share of positions above x with its band, one line a curve, x in steps of equal ratio."""
-    points = [point for _name, measure in curves for point in measure.above]
-    low, high = _reach(points)
+    low, high = _reach([point for _name, measure in curves for point in measure.above])
     decades = [10.0**power for power in range(-12, 4) if low <= 1.001 * 10.0**power <= 1.002 * high]
-    x = {
-        "field": "x",
-        "type": "quantitative",
-        "scale": {"type": "log", "domain": [low, high], "nice": False},
-        "axis": plain_axis(unit, grid=False, form="~g") | {"values": decades},
-    }
-    y = {
-        "type": "quantitative",
-        "scale": {"domain": [0, 1]},
-        "axis": plain_axis(None, grid=True, form=".0%"),
+    channels: dict[str, Spec] = {
+        "x": {
+            "type": "quantitative",
+            "scale": {"type": "log", "domain": [low, high], "nice": False},
+            "axis": plain_axis(unit, grid=False, form="~g") | {"values": decades},
+        },
+        "y": {
+            "type": "quantitative",
+            "scale": {"domain": [0, 1]},
+            "axis": plain_axis(None, grid=True, form=".0%"),
+        },
     }
     bands, lines, marks = [], [], []
-    for (name, measure), (look, size) in zip(curves, _LOOKS, strict=False):
+    for (name, measure), look, size in zip(curves, CURVES, DOT_SIZES, strict=False):
         rows: list[Spec] = [
             {
                 "x": point.threshold,
                 "tip": f"{name} above {decimal(point.threshold)}\n"
                 f"{full(point.share, share)} of positions",
             }
-            | ends(point.share, "y")
+            | interval_fields(point.share, "y")
             for point in measure.above
             if low <= point.threshold <= high
         ]
-        colour = {"color": look["color"]}
-        drawn = {"interpolate": "monotone", "aria": False}
-        ends_of_band = {"x": x, "y": y | {"field": "y_low"}, "y2": {"field": "y_high"}}
-        bands.append(
-            {
-                "data": {"values": rows},
-                "mark": {"type": "area", "opacity": 0.22} | colour | drawn,
-                "encoding": ends_of_band,
-            }
-        )
-        encoding = {"x": x, "y": y | {"field": "y"}}
-        lines.append(
-            {
-                "data": {"values": rows},
-                "mark": {"type": "line", "strokeWidth": 2.4} | look | drawn,
-                "encoding": encoding,
-            }
-        )
-        marks.append(
-            {
-                "data": {"values": rows},
-                "mark": {"type": "circle", "size": size, "opacity": 1} | colour,
-                "encoding": encoding | {"description": {"field": "tip"}},
-            }
-        )
+        smooth = {"interpolate": "monotone"}
+        bands.append(band(rows, channels, smooth | {"opacity": 0.22, "color": look["color"]}))
+        lines.append(line(rows, channels, smooth | {"strokeWidth": 2.4} | look))
+        marks.append(dots(rows, channels, look["color"], size))
     return {"title": heading("share of positions above x"), "layer": [*bands, *lines, *marks]}
 
 
@@ -204,74 +183,39 @@ def _curve_table(first: str, curves: Sequence[Curve]) -> Table:
 
 
 def _groups(apart: DivergenceSummary) -> tuple[Figure, ...]:
-    figures: list[Figure] = []
-    for key, groups in apart.groups.items():
-        words, noun = TITLES[key]
-        table = _group_table(words, noun, groups)
-        kl = [(one, one.kl_forward) for one in groups]
-        accepted = [(one, one.acceptance) for one in groups]
-        for name, title, spec in (
-            ("kl", f"Mean KL {words}", _points(kl, f"{FORWARD}, nats", decimal, True)),
-            ("acceptance", f"Acceptance {words}", _points(accepted, "acceptance", fine, False)),
-        ):
-            figures.append(
-                Figure(
-                    f"{name}-{key.replace('_', '-')}",
-                    title,
-                    f"{_MEANING[name]} Bars are 95 % intervals over documents.",
-                    (),
-                    draw(spec, title),
-                    (table,),
-                )
-            )
-    return tuple(figures)
+    return tuple(
+        figure
+        for key, groups in apart.groups.items()
+        for figure in (
+            _group_figure(key, groups, "kl_forward"),
+            _group_figure(key, groups, "acceptance"),
+        )
+    )
 
 
-_MEANING = {
-    "kl": f"Mean {FORWARD} of the positions of a group.",
-    "acceptance": "Chance that speculative decoding accepts a token that one model drafts for the "
-    "other.",
-}
-
-
-def _points(
-    values: Sequence[tuple[DivergenceGroup, Estimate]], title: str, form: Wording, zero: bool
-) -> Spec:
-    """A mean with its interval for each group, one row a group; the axis may start at 0."""
-    rows: list[Spec] = [
-        {
-            "group": _label(group),
-            "tip": f"{title} {full(value, form)}\n{group.name}, n = {count(group.n)}",
-        }
-        | ends(value, "x")
-        for group, value in values
-        if value.value is not None
-    ]
-    x = {
-        "type": "quantitative",
-        "scale": {"zero": zero},
-        "axis": plain_axis(None, grid=True, form="~g" if form is decimal else ".3~%")
-        | {"labelOverlap": "greedy", "labelSeparation": 16, "tickCount": 4},
-    }
-    y = label_axis([_label(group) for group, _value in values])
-    return {
-        "title": heading(title),
-        "data": {"values": rows},
-        "layer": [
-            {
-                "mark": {"type": "rule", "strokeWidth": 2, "color": "var(--accent)", "aria": False},
-                "encoding": {"y": y, "x": x | {"field": "x_low"}, "x2": {"field": "x_high"}},
-            },
-            {
-                "mark": {"type": "circle", "size": 90, "color": "var(--accent)", "opacity": 1},
-                "encoding": {"y": y, "x": x | {"field": "x"}, "description": {"field": "tip"}},
-            },
-        ],
-    }
-
-
-def _label(group: DivergenceGroup) -> str:
-    return f"{group.name}|n {count(group.n)}"
+def _group_figure(key: str, groups: Sequence[DivergenceGroup], field: str) -> Figure:
+    """The mean of one measure in each group, as a chart and in numbers."""
+    words, noun = TITLES[key]
+    if field == "kl_forward":
+        name, title, unit = "kl", f"Mean KL {words}", f"{FORWARD}, nats"
+        meaning, form, ticks = f"Mean {FORWARD} of the positions of a group.", decimal, "~g"
+    else:
+        name, title, unit = "acceptance", f"Acceptance {words}", "acceptance"
+        meaning = "Chance that speculative decoding accepts a token that one model drafts for the "
+        meaning, form, ticks = f"{meaning}other.", fine, ".3~%"
+    values = []
+    for group in groups:
+        value: Estimate = getattr(group, field)
+        tip = f"{unit} {full(value, form)}\n{group.name}, n = {count(group.n)}"
+        values.append((group.name, group.n, value, tip))
+    return Figure(
+        f"{name}-{key.replace('_', '-')}",
+        title,
+        f"{meaning} Bars are 95 % intervals over documents.",
+        (),
+        draw(means(values, unit, form=ticks, zero=name == "kl"), title),
+        (_group_table(words, noun, groups),),
+    )
 
 
 def _group_table(words: str, noun: str, groups: Sequence[DivergenceGroup]) -> Table:

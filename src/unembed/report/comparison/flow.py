@@ -1,20 +1,38 @@
-"""The flow of decisions from before to after, drawn as SVG: Vega-Lite has no Sankey diagram."""
+"""The flow of decisions from before to after, as a section of a comparison's page."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 
 from unembed.decisions.comparison.flips import Flips
-from unembed.report.parts import wording
-from unembed.report.parts.drawing import Chart
+from unembed.decisions.comparison.seeds import NO_P
+from unembed.decisions.comparison.summary import ComparisonSummary
+from unembed.report.parts.drawing import Spec, draw
+from unembed.report.parts.marks import NO_SCALE
+from unembed.report.parts.parts import Figure, Key, Section, Table, estimate_row
+from unembed.report.parts.wording import (
+    count,
+    counted,
+    decimal,
+    interval,
+    p_value,
+    point,
+    points,
+    share,
+)
 
-THINNEST = 1.5
-"""Height of the smallest stream that is not empty: thinner could not be seen."""
+THINNEST = 0.005
+"""Thickness of the smallest stream that is not empty, of the drawing's height of 1."""
 
-GAP = 26.0
-BAR = 12.0
-TOP = 34.0
+GAP, TOP, BAR = 0.09, 0.1, 0.045
+"""Between right and wrong, above them, and how wide the bars at either end are."""
+
+SIDE = 0.42
+"""Room for the labels at either end, over the length of the streams."""
+
+BENDS = 24
+"""Straight pieces that a stream's edge is drawn with."""
 
 
 @dataclass(frozen=True)
@@ -42,65 +60,143 @@ def streams(flips: Flips) -> tuple[Stream, ...]:
     )
 
 
-def flow(flips: Flips) -> Chart:
+def flow(flips: Flips) -> Spec:
     """Right and wrong before, right and wrong after, and what flowed between them."""
-    return Chart(_svg(flips, 540.0, 330.0, 96.0), _svg(flips, 330.0, 290.0, 74.0))
-
-
-def _svg(flips: Flips, width: float, height: float, side: float) -> str:
     parts = streams(flips)
     n = max(1, flips.n)
-    room = height - TOP - GAP - 12 - 5 * THINNEST
+    room = 1 - TOP - GAP - 5 * THINNEST
     thick = {s.label: THINNEST * (s.count > 0) + room * s.count / n for s in parts}
-    left, right = side, width - side
-    tops_before = _stack(parts, thick, key="before")
-    tops_after = _stack(sorted(parts, key=lambda s: not s.right_after), thick, key="after")
-    body = []
+    tops_before = _stack(parts, thick, after=False)
+    tops_after = _stack(sorted(parts, key=lambda s: not s.right_after), thick, after=True)
+    x = {"type": "quantitative", "scale": {"domain": [-SIDE, 1 + SIDE]}, "axis": None}
+    y = {"type": "quantitative", "scale": {"domain": [0, 1], "reverse": True}, "axis": None}
+    channels: dict[str, Spec] = {
+        "x": x | {"field": "x"},
+        "y": y | {"field": "top"},
+        "y2": {"field": "bottom"},
+        "color": {"field": "fill"} | NO_SCALE,
+    }
     # The large streams first: what changed lies on top of them.
-    for s in sorted(parts, key=lambda s: -s.count):
-        if s.count:
-            band = _band(
-                left + BAR, tops_before[s.label], right - BAR, tops_after[s.label], thick[s.label]
+    layers = [
+        {
+            "data": {"values": _band(s, tops_before[s.label], tops_after[s.label], thick, n)},
+            "mark": {"type": "area", "opacity": 0.85},
+            "encoding": channels | {"description": {"field": "tip"}},
+        }
+        for s in sorted(parts, key=lambda s: -s.count)
+        if s.count
+    ]
+    ends = [
+        end
+        for after, tops in ((False, tops_before), (True, tops_after))
+        for end in _ends(parts, tops, thick, after=after)
+    ]
+    bars = {"type": "rect", "aria": False}
+    layers.append(
+        {
+            "data": {"values": ends},
+            "mark": bars,
+            "encoding": channels | {"x2": {"field": "x2"}},
+        }
+    )
+    for after, align, dx, at in ((False, "right", -8, 0.0), (True, "left", 8, 1.0)):
+        ours = [end for end in ends if end["after"] == after]
+        text = {"type": "text", "align": align, "fontSize": 12.5, "aria": False}
+        name = text | {"dx": dx, "dy": -9, "fontWeight": 600, "color": "var(--ink)"}
+        numbers = text | {"dx": dx, "dy": 7, "lineBreak": "|", "lineHeight": 15}
+        place = {"x": x | {"field": "at"}, "y": y | {"field": "middle"}}
+        for mark, field in ((name, "name"), (numbers | {"color": "var(--muted)"}, "numbers")):
+            layers.append(
+                {
+                    "data": {"values": ours},
+                    "mark": mark,
+                    "encoding": place | {"text": {"field": field}},
+                }
             )
-            tip = f"{s.label}\n{wording.counted(s.count, 'position')}, {wording.share(s.count / n)}"
-            body.append(
-                f'<path d="{band}" fill="var(--{s.look})" fill-opacity="0.85" '
-                f'data-tip="{escape(tip)}"/>'
-            )
-    for x, tops, before in ((left, tops_before, True), (right - BAR, tops_after, False)):
-        anchor, at = ("end", x - 8) if before else ("start", x + BAR + 8)
-        body.append(_text(x + BAR * (not before), 12.0, "before" if before else "after", anchor))
-        for is_right in (True, False):
-            group = [s for s in parts if (s.right_before if before else s.right_after) == is_right]
-            count = sum(s.count for s in group)
-            if not count:
-                continue
-            top = min(tops[s.label] for s in group)
-            tall = sum(thick[s.label] for s in group)
-            colour = "var(--right)" if is_right else "var(--wrong)"
-            body.append(
-                f'<rect x="{x:.1f}" y="{top:.1f}" width="{BAR:g}" height="{tall:.1f}" '
-                f'fill="{colour}"/>'
-            )
-            # A thin bar’s label must not leave the drawing, nor reach the line above.
-            middle = min(max(top + tall / 2, TOP + 9), height - 26)
-            name = "right" if is_right else "wrong"
-            body.append(_text(at, middle - 9, name, anchor, strong=True))
-            body.append(_text(at, middle + 7, wording.count(count), anchor))
-            body.append(_text(at, middle + 22, wording.share(count / n), anchor))
-    words = ", ".join(f"{s.label} {wording.count(s.count)}" for s in parts)
-    label = escape(f"Flow of {wording.counted(flips.n, 'decision')}: {words}")
-    view = f"0 0 {width:g} {height:g}"
-    return f'<svg viewBox="{view}" role="img" aria-label="{label}">{"".join(body)}</svg>'
+        layers.append(
+            {
+                "data": {"values": [{"x": at, "y": 0.02, "title": "after" if after else "before"}]},
+                "mark": text | {"color": "var(--muted)"},
+                "encoding": {
+                    "x": x | {"field": "x"},
+                    "y": y | {"field": "y"},
+                    "text": {"field": "title"},
+                },
+            }
+        )
+    return {"layer": layers}
 
 
-def _stack(
-    parts: list[Stream] | tuple[Stream, ...], thick: dict[str, float], *, key: str
-) -> dict[str, float]:
+def flow_section(summary: ComparisonSummary) -> Section:
+    """What became of right and wrong decisions."""
+    flips = summary.flips
+    each = ", ".join(f"{one.label} {count(one.count)}" for one in streams(flips))
+    label = f"Flow of {counted(flips.n, 'decision')}: {each}"
+    shares = {
+        "right to wrong": flips.right_to_wrong_share,
+        "wrong to right": flips.wrong_to_right_share,
+        "wrong to another wrong": flips.wrong_to_wrong_share,
+    }
+    table = Table(
+        "What became of each decision, with 95 % intervals of the share",
+        ("before to after", "n", "share", "95 % interval"),
+        tuple(
+            (
+                stream.label,
+                count(stream.count),
+                share(stream.count / max(1, flips.n)),
+                interval(shares[stream.label], share) if stream.label in shares else "",
+            )
+            for stream in streams(flips)
+        ),
+    )
+    tests = Table(
+        f"Is it more than chance? n = {count(flips.n)}, {counted(flips.documents, 'document')}",
+        ("figure", "value", "95 % interval"),
+        (
+            estimate_row("accuracy before", flips.accuracy_before, share),
+            estimate_row("accuracy after", flips.accuracy_after, share),
+            estimate_row("accuracy difference", flips.accuracy_difference, points),
+            estimate_row("flip ratio, gained over lost", flips.flip_ratio, decimal),
+            (
+                "McNemar’s p, positions independent",
+                p_value(flips.mcnemar_p) + (f": {NO_P}" if flips.mcnemar_p is None else ""),
+                "",
+            ),
+            ("McNemar’s p, documents independent", point(flips.clustered_mcnemar_p, p_value), ""),
+        ),
+    )
+    return Section(
+        "flow",
+        "Where the decisions went",
+        "Each decision was right or wrong before and is right or wrong after. A changed token need "
+        "not change that: one wrong token may give way to another.",
+        (
+            Figure(
+                "flow",
+                "From before to after",
+                "Heights are numbers of positions; a stream too thin to be seen is drawn thicker.",
+                (
+                    Key("kept-right", "right, unchanged"),
+                    Key("lost", "right → wrong"),
+                    Key("gained", "wrong → right"),
+                    Key("moved", "wrong → another wrong"),
+                    Key("kept-wrong", "wrong, unchanged"),
+                ),
+                draw(flow(flips), label),
+                (),
+            ),
+        ),
+        (table, tests),
+    )
+
+
+def _stack(parts: Sequence[Stream], thick: dict[str, float], *, after: bool) -> dict[str, float]:
+    """Where each stream begins, with a gap between right and wrong."""
     tops: dict[str, float] = {}
     y, was_right = TOP, True
     for s in parts:
-        is_right = s.right_before if key == "before" else s.right_after
+        is_right = s.right_after if after else s.right_before
         if was_right and not is_right:
             y, was_right = y + GAP, False
         tops[s.label] = y
@@ -108,18 +204,52 @@ def _stack(
     return tops
 
 
-def _band(x0: float, y0: float, x1: float, y1: float, thick: float) -> str:
-    middle = (x0 + x1) / 2
-    return (
-        f"M{x0:.1f} {y0:.1f}C{middle:.1f} {y0:.1f} {middle:.1f} {y1:.1f} {x1:.1f} {y1:.1f}"
-        f"V{y1 + thick:.1f}C{middle:.1f} {y1 + thick:.1f} {middle:.1f} {y0 + thick:.1f} "
-        f"{x0:.1f} {y0 + thick:.1f}Z"
-    )
+def _band(
+    stream: Stream, before: float, after: float, thick: dict[str, float], n: int
+) -> list[Spec]:
+    """The edges of a stream, which leaves and arrives level."""
+    tip = f"{stream.label}\n{counted(stream.count, 'position')}, {share(stream.count / n)}"
+    rows = []
+    for step in range(BENDS + 1):
+        t = step / BENDS
+        top = before + (after - before) * t * t * (3 - 2 * t)
+        rows.append(
+            {
+                "x": BAR + t * (1 - 2 * BAR),
+                "top": top,
+                "bottom": top + thick[stream.label],
+                "fill": f"var(--{stream.look})",
+                "tip": tip,
+            }
+        )
+    return rows
 
 
-def _text(x: float, y: float, text: str, anchor: str, *, strong: bool = False) -> str:
-    weight = ' font-weight="600" fill="var(--ink)"' if strong else ' fill="var(--muted)"'
-    return (
-        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="12.5px"{weight}>'
-        f"{escape(text)}</text>"
-    )
+def _ends(
+    parts: Sequence[Stream], tops: dict[str, float], thick: dict[str, float], *, after: bool
+) -> list[Spec]:
+    """The bars of right and of wrong on one side, with what stands beside them."""
+    n = max(1, sum(s.count for s in parts))
+    found = []
+    for right in (True, False):
+        group = [s for s in parts if (s.right_after if after else s.right_before) == right]
+        total = sum(s.count for s in group)
+        if total:
+            top = min(tops[s.label] for s in group)
+            bottom = top + sum(thick[s.label] for s in group)
+            found.append(
+                {
+                    "after": after,
+                    "x": 1 - BAR if after else 0.0,
+                    "x2": 1.0 if after else BAR,
+                    "at": 1.0 if after else 0.0,
+                    "top": top,
+                    "bottom": bottom,
+                    # A thin bar's label must not leave the drawing.
+                    "middle": min(max((top + bottom) / 2, TOP + 0.03), 0.92),
+                    "fill": "var(--right)" if right else "var(--wrong)",
+                    "name": "right" if right else "wrong",
+                    "numbers": f"{count(total)}|{share(total / n)}",
+                }
+            )
+    return found

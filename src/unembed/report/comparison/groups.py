@@ -9,10 +9,19 @@ from unembed.decisions.comparison.movement import BandMovement
 from unembed.decisions.comparison.summary import ComparisonSummary
 from unembed.decisions.tokens import CLASSES, FREQUENCY_NAMES
 from unembed.report.comparison import charts, maps
-from unembed.report.comparison.sections import p_value
 from unembed.report.parts.drawing import draw
 from unembed.report.parts.parts import Figure, Key, Section, Table
-from unembed.report.parts.wording import between, count, full, point, points, share, token
+from unembed.report.parts.wording import (
+    between,
+    count,
+    full,
+    p_value,
+    point,
+    points,
+    share,
+    signed_count,
+    token,
+)
 
 _NET = (
     Key("gained-dot", "gain"),
@@ -125,7 +134,7 @@ def _group_table(caption: str, first: str, groups: Sequence[FlipGroup]) -> Table
             full(group.flips.accuracy_difference, points),
             count(group.flips.wrong_to_right),
             count(group.flips.right_to_wrong),
-            f"{group.flips.net:+,d}".replace("-", "−") if group.flips.net else "0",
+            signed_count(group.flips.net),
             full(group.flips.churn, share),
             *([full(group.share_of_net, share)] if shared else []),
         )
@@ -177,7 +186,7 @@ def _token_table(caption: str, rows: Sequence[TokenFlips], texts: Mapping[str, s
                 count(row.n),
                 count(row.wrong_to_right),
                 count(row.right_to_wrong),
-                f"{row.net:+,d}".replace("-", "−") if row.net else "0",
+                signed_count(row.net),
                 p_value(row.sign_p),
             )
             for row in rows

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from unembed.decisions.comparison.flips import MINIMUM_FLIPS, FlipGroup, Flips
-from unembed.report.comparison.charts import NO_SCALE, few, flip_words
+from unembed.report.comparison.charts import few, flip_words
 from unembed.report.parts import wording
-from unembed.report.parts.charts import STEPS
 from unembed.report.parts.drawing import Spec, heading
+from unembed.report.parts.marks import NO_SCALE
 
-SIDES = 4
+NET_STEPS = 4
 """Steps on either side of zero of the scale ``--loss-4`` … ``--gain-4``."""
+
+CHURN_STEPS = 5
+"""Steps used of the scale ``--seq-1`` … ``--seq-9``: ink does not show on the darker half."""
 
 
 def net_map(groups: Sequence[FlipGroup], rows: Sequence[str], columns: Sequence[str]) -> Spec:
@@ -25,10 +28,10 @@ def net_map(groups: Sequence[FlipGroup], rows: Sequence[str], columns: Sequence[
 
     def look(flips: Flips) -> tuple[str, str]:
         change = flips.accuracy_difference.value
-        label = f"{flips.net:+d}".replace("-", "−") if flips.net else "0"
+        label = wording.signed_count(flips.net)
         if change is None or few(flips) or largest == 0.0:
             return "var(--few)", label
-        step = min(SIDES, 1 + int(SIDES * abs(change) / largest))
+        step = min(NET_STEPS, 1 + int(NET_STEPS * abs(change) / largest))
         side = "gain" if change > 0 else "loss"
         return ("var(--few)" if change == 0 else f"var(--{side}-{step})"), label
 
@@ -46,8 +49,7 @@ def churn_map(groups: Sequence[FlipGroup], rows: Sequence[str], columns: Sequenc
         churn = flips.churn.value or 0.0
         if flips.changed < MINIMUM_FLIPS:
             return "var(--few)", wording.share(churn)
-        # The darker half of the scale would not carry ink.
-        step = 1 + round((STEPS - 5) * churn / largest)
+        step = 1 + round((CHURN_STEPS - 1) * churn / largest)
         return f"var(--seq-{step})", wording.share(churn)
 
     return _map(groups, rows, columns, look)

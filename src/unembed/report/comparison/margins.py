@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from unembed.decisions.comparison.movement import Expansion, Sharpening, Spread
+from unembed.decisions.comparison.movement import Expansion, Sharpening
 from unembed.decisions.comparison.summary import ComparisonSummary
-from unembed.report.parts import charts
-from unembed.report.parts.drawing import draw
-from unembed.report.parts.parts import Figure, Key, Section, Table, line
-from unembed.report.parts.wording import change, count, counted, decimal, full, share, signed
+from unembed.report.parts.histogram import histogram_figure
+from unembed.report.parts.parts import Section, Table, estimate_row
+from unembed.report.parts.wording import change, count, decimal, full, share, signed
 
 VERDICTS = {
     "sharpening": "The head got sharper and no more: a temperature would do the same",
@@ -16,7 +15,7 @@ VERDICTS = {
     "geometry": "What happened to the margins is geometry: no temperature explains it",
     "opposed": "The margins and the scale-free margins moved in opposite directions",
     "undecided": "Whether a temperature explains what happened to the margins is undecided",
-    "none": "No change of the median margin is told from 0",
+    "none": "No change of the median margin can be told from 0",
 }
 """The check for sharpening in words; theory §1 says why a temperature is free."""
 
@@ -39,14 +38,24 @@ def margins_section(summary: ComparisonSummary) -> Section:
     movement = summary.movement
     everywhere = movement.everywhere
     rotation = movement.rotation
-    figures = (
-        _spread("delta-margin", "Change of the margin", everywhere.margin, "Δ in logits"),
-        _spread(
-            "delta-relative",
-            "Change of the scale-free margin",
-            everywhere.relative_distance,
-            "Δ relative distance",
-        ),
+    figures = tuple(
+        histogram_figure(
+            figure,
+            spread.histogram,
+            unit,
+            spread.median.value,
+            "After − before at each position; the upper part of a bar was wrong before.",
+            when="before",
+            ticks=4,
+        )
+        for figure, spread, unit in (
+            (("delta-margin", "Change of the margin"), everywhere.margin, "Δ in logits"),
+            (
+                ("delta-relative", "Change of the scale-free margin"),
+                everywhere.relative_distance,
+                "Δ relative distance",
+            ),
+        )
     )
     return Section(
         "margins",
@@ -63,11 +72,11 @@ def margins_section(summary: ComparisonSummary) -> Section:
                 f"Runner-up rotation: same top-1, another top-2, n = {count(rotation.n)}",
                 ("figure", "value", "95 % interval"),
                 (
-                    line("share of all positions", rotation.share, share),
-                    line("margin wider after", rotation.margin.wider, share),
-                    line("mean Δ margin, logits", rotation.margin.mean, signed),
-                    line("scale-free wider after", rotation.relative_distance.wider, share),
-                    line("mean Δ scale-free", rotation.relative_distance.mean, signed),
+                    estimate_row("share of all positions", rotation.share, share),
+                    estimate_row("margin wider after", rotation.margin.wider, share),
+                    estimate_row("mean Δ margin, logits", rotation.margin.mean, signed),
+                    estimate_row("scale-free wider after", rotation.relative_distance.wider, share),
+                    estimate_row("mean Δ scale-free", rotation.relative_distance.mean, signed),
                 ),
             ),
         ),
@@ -82,41 +91,15 @@ def nothing_moved(group: Expansion) -> bool:
     )
 
 
-def _spread(name: str, title: str, spread: Spread, unit: str) -> Figure:
-    bins = spread.histogram
-    caption = "After − before at each position; the upper part of a bar was wrong before."
-    for beyond, words in ((bins.below, "to the left"), (bins.above, "to the right")):
-        if beyond:
-            caption += f" {counted(beyond, 'position')} further {words}."
-    table = Table(
-        "Positions per bin",
-        (unit, "right before", "wrong before"),
-        tuple(
-            (f"{decimal(low)} to {decimal(high)}", count(right), count(wrong))
-            for low, high, right, wrong in zip(
-                bins.edges, bins.edges[1:], bins.right, bins.wrong, strict=False
-            )
-        ),
-    )
-    return Figure(
-        name,
-        title,
-        caption,
-        (Key("right", "right before"), Key("wrong", "wrong before")),
-        draw(charts.histogram(bins, unit, spread.median.value, ticks=4), f"{title}: histogram"),
-        (table,),
-    )
-
-
 def _sharpening(check: Sharpening) -> Table:
     return Table(
         f"Sharpening or geometry: positions that kept top-1 and top-2, n = {count(check.n)}",
         ("figure", "value", "95 % interval"),
         (
-            line("change of the median margin", check.raw_change, change),
-            line("change of the median scale-free margin", check.scale_free_change, change),
-            line("temperature that gives the same median", check.temperature, decimal),
-            line("share that no temperature explains", check.share_left, share),
+            estimate_row("change of the median margin", check.raw_change, change),
+            estimate_row("change of the median scale-free margin", check.scale_free_change, change),
+            estimate_row("temperature that gives the same median", check.temperature, decimal),
+            estimate_row("share that no temperature explains", check.share_left, share),
             ("verdict", check.verdict, ""),
         ),
     )

@@ -5,14 +5,32 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from unembed.decisions.comparison.excerpt import FlipDocument
+from unembed.decisions.comparison.seeds import runs_in_words
 from unembed.decisions.comparison.summary import ComparisonSummary
-from unembed.report.comparison import calibration as comparison_calibration
-from unembed.report.comparison import divergences as comparison_divergences
-from unembed.report.comparison import groups as comparison_groups
-from unembed.report.comparison import margins as comparison_margins
-from unembed.report.comparison import sections as comparison
+from unembed.report.comparison.calibration import calibration_section, prediction_section
+from unembed.report.comparison.divergences import divergence_section
+from unembed.report.comparison.flow import flow_section
+from unembed.report.comparison.groups import groups_section, tokens_section
+from unembed.report.comparison.margins import margins_section, nothing_moved, sharpening_words
 from unembed.report.comparison.text import flip_text_view
-from unembed.report.parts.page import environment
+from unembed.report.parts.page import template
+from unembed.report.parts.parts import Card, card
+from unembed.report.parts.wording import (
+    count,
+    counted,
+    decimal,
+    full,
+    p_value,
+    point,
+    points,
+    share,
+    signed,
+    signed_count,
+)
+from unembed.stats.estimate import Estimate
+
+SIGNIFICANT = 0.05
+"""Below this p the test agrees with an interval of 95 % that leaves out 0."""
 
 
 def comparison_page(
@@ -30,31 +48,179 @@ def comparison_page(
 
     Raises ``ReportUnavailable`` where the extra ``plot`` is not installed.
     """
-    apart = comparison_divergences.divergence_section(summary)
-    return (
-        environment()
-        .get_template("comparison.html.jinja")
-        .render(
-            title=title,
-            headline=comparison.headline(summary),
-            extent=comparison.extent(summary),
-            account=comparison.account(summary),
-            cards=comparison.cards(summary),
-            before=(
-                comparison.flow_section(summary),
-                comparison_groups.groups_section(summary),
-                comparison_groups.tokens_section(summary),
-            ),
-            after=(
-                comparison_margins.margins_section(summary),
-                comparison_calibration.calibration_section(summary.calibration),
-                comparison_calibration.prediction_section(summary.prediction),
-                *([] if apart is None else [apart]),
-            ),
-            text=flip_text_view(documents),
-            changed=summary.flips.changed,
-            documents=summary.n_documents,
-            facts=facts,
-            notes=(*summary.notes, *notes),
+    apart = divergence_section(summary)
+    return template("comparison").render(
+        title=title,
+        reading=reading(summary),
+        extent=extent(summary),
+        account=account(summary),
+        cards=cards(summary),
+        before=(
+            flow_section(summary),
+            groups_section(summary),
+            tokens_section(summary),
+        ),
+        sections=(
+            margins_section(summary),
+            calibration_section(summary.calibration),
+            prediction_section(summary.prediction),
+            *([] if apart is None else [apart]),
+        ),
+        text=flip_text_view(documents),
+        changed=summary.flips.changed,
+        documents=summary.n_documents,
+        facts=facts,
+        notes=(*summary.notes, *notes),
+    )
+
+
+def reading(summary: ComparisonSummary) -> str:
+    """The result in one sentence."""
+    flips = summary.flips
+    if flips.n == 0 or flips.churn.value is None:
+        return f"No decision could be compared: {flips.churn.reason or 'no position'}."
+    if flips.changed == 0:
+        return f"None of the {counted(flips.n, 'decision')} changed."
+    became = f"{count(flips.wrong_to_right)} became right, {count(flips.right_to_wrong)} wrong"
+    return f"{share(flips.churn.value)} of {counted(flips.n, 'decision')} changed: {became}."
+
+
+def extent(summary: ComparisonSummary) -> str:
+    """How much was compared, and what was not."""
+    words = (
+        f"{counted(summary.n_positions, 'position')} in "
+        f"{counted(summary.n_documents, 'document')}, paired one to one."
+    )
+    runs = runs_in_words(summary.seeds)
+    if runs is not None:
+        words += (
+            f" {runs}, and intervals hold the spread between runs beside that between documents. "
+            "The text below is of the first pair."
         )
+    if summary.n_nonfinite:
+        words += f" {counted(summary.n_nonfinite, 'position')}, not finite, left out."
+    if summary.n_documents < 2:
+        words += " There are no intervals, which take two documents."
+    return words + (f" Only {summary.only}." if summary.only is not None else "")
+
+
+def account(summary: ComparisonSummary) -> str:
+    """What happened, in one paragraph."""
+    flips, movement, calibration = summary.flips, summary.movement, summary.calibration
+    churn, predicted = summary.prediction.observed, summary.prediction.predicted
+    same = nothing_moved(movement.everywhere) and calibration.nll_difference_nats.value == 0
+    if flips.changed == 0 and same:
+        return "No decision changed and no margin moved: every difference on this page is zero."
+    net = "as many decisions were gained as lost"
+    if flips.net:
+        were = f"{counted(abs(flips.net), 'decision')} {'was' if abs(flips.net) == 1 else 'were'}"
+        net = f"{were} {'lost' if flips.net < 0 else 'gained'}"
+    sentences = [
+        f"Churn is {full(flips.churn, share)}: {counted(flips.changed, 'decision')}, of which "
+        f"{count(flips.wrong_to_wrong)} went from one wrong token to another.",
+        f"Net, {net}; "
+        f"accuracy changed by {full(flips.accuracy_difference, points)}, {_chance(summary)}.",
+        f"The loss changed by {full(calibration.nll_difference_nats, signed)} nats"
+        f"{_against_zero(calibration.nll_difference_nats)}.",
+        sharpening_words(movement.sharpening),
+        f"From the margins before and the size of the noise alone, churn of "
+        f"{full(predicted, share)} was to be expected, against {full(churn, share)} observed"
+        f"{_against_zero(summary.prediction.difference, 'the difference')}."
+        if predicted.value is not None
+        else f"No churn can be predicted: {predicted.reason}.",
+    ]
+    return " ".join(sentences)
+
+
+def cards(summary: ComparisonSummary) -> tuple[Card, ...]:
+    """The headline numbers."""
+    flips, everywhere = summary.flips, summary.movement.everywhere
+    return (
+        card("Churn", flips.churn, share, remark=f"{count(flips.changed)} with another top-1"),
+        card(
+            "Wrong → right",
+            flips.wrong_to_right_share,
+            share,
+            remark=counted(flips.wrong_to_right, "decision"),
+        ),
+        card(
+            "Right → wrong",
+            flips.right_to_wrong_share,
+            share,
+            remark=counted(flips.right_to_wrong, "decision"),
+        ),
+        card(
+            "Accuracy difference",
+            flips.accuracy_difference,
+            points,
+            remark=f"net {signed_count(flips.net)}; {point(flips.accuracy_before, share)} before, "
+            f"{point(flips.accuracy_after, share)} after",
+        ),
+        card(
+            "Loss difference",
+            summary.calibration.nll_difference_nats,
+            signed,
+            "nats",
+            f"{point(summary.calibration.before.nll_nats, decimal)} before, "
+            f"{point(summary.calibration.after.nll_nats, decimal)} after",
+        ),
+        card(
+            "Median Δ margin",
+            everywhere.margin.median,
+            signed,
+            "logits",
+            f"wider at {point(everywhere.margin.wider, share)}",
+        ),
+        card(
+            "Median Δ scale-free margin",
+            everywhere.relative_distance.median,
+            signed,
+            remark=f"wider at {point(everywhere.relative_distance.wider, share)}",
+        ),
+        card(
+            "Churn that margins predict",
+            summary.prediction.predicted,
+            share,
+            remark=f"{point(summary.prediction.observed, share)} observed",
+        ),
+    )
+
+
+def _chance(summary: ComparisonSummary) -> str:
+    """Whether its interval and the test tell the accuracy difference from 0."""
+    flips = summary.flips
+    low, high, p = (
+        flips.accuracy_difference.low,
+        flips.accuracy_difference.high,
+        flips.clustered_mcnemar_p,
+    )
+    if flips.wrong_to_right == flips.right_to_wrong == 0:
+        return "as no decision changed between right and wrong"
+    if low is None or high is None:
+        why = flips.accuracy_difference.reason
+        if why is not None:
+            return f"with {why}"
+        return "without an interval, as there are fewer than two documents"
+    said = "" if p.value is None else f" (McNemar’s test by document: p {_equals(p.value)})"
+    if low <= 0 <= high:
+        return f"not distinguishable from 0{said}"
+    if p.value is not None and p.value >= SIGNIFICANT:
+        return f"doubtful: its interval leaves out 0, the test does not{said}"
+    return f"distinguishable from 0{said}"
+
+
+def _equals(p: float) -> str:
+    return p_value(p) if p < 1e-4 else f"= {p_value(p)}"
+
+
+def _against_zero(estimate: Estimate, what: str = "") -> str:
+    if estimate.value is None or estimate.low is None or estimate.high is None:
+        return ""
+    if estimate.value == estimate.low == estimate.high == 0:
+        return ""
+    lead = f", {what} " if what else ", "
+    return lead + (
+        "not distinguishable from 0"
+        if estimate.low <= 0 <= estimate.high
+        else "distinguishable from 0"
     )

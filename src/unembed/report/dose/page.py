@@ -3,11 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 
-from unembed.report.dose import sections as dose
-from unembed.report.dose.tables import published_tables
-from unembed.report.parts.page import environment
-from unembed.training.doses.records import DoseTable
+from unembed.report.dose import charts
+from unembed.report.dose.charts import Measure, apart, part, relative
+from unembed.report.dose.tables import (
+    dose_cells,
+    flips_of,
+    matched_table,
+    published_tables,
+    read_out_table,
+)
+from unembed.report.parts.drawing import draw
+from unembed.report.parts.page import template
+from unembed.report.parts.parts import Figure, Key, Section, Table
+from unembed.report.parts.wording import capital, counted, decimal, full, side_of, signed
+from unembed.stats.estimate import Estimate
+from unembed.training.doses.frontier import DAMAGES, GAINS, Matched, percent
+from unembed.training.doses.records import CONTROL, TEMPERATURE, DoseRow, DoseTable
+
+MARGIN = Measure("median_margin_gain", "change of the median margin", relative, "+.0%")
+SCALE_FREE = Measure("scale_free_gain", "change of the median scale-free margin", relative, "+.1~%")
+GAINED = (MARGIN, SCALE_FREE)
+DAMAGED = (
+    Measure("nll_rise", "rise of the loss", relative, "+.1~%"),
+    Measure("right_to_wrong", "right to wrong, share of positions", part, ".1~%"),
+    Measure("churn", "churn, share of positions", part, ".1~%"),
+)
+DOSED = (
+    MARGIN,
+    SCALE_FREE,
+    Measure("below_half", "margins below 0.5 logits", part, ".0%"),
+    Measure("nll_change", "change of the loss, nats", signed, "+.2~g"),
+    Measure("accuracy_change", "change of accuracy", apart, "+.2~%"),
+    Measure("churn", "churn, share of positions", part, ".1~%"),
+    Measure("right_to_wrong", "right to wrong, share of positions", part, ".1~%"),
+    Measure("wrong_to_right", "wrong to right, share of positions", part, ".1~%"),
+    Measure("flip_ratio", "wrong to right over right to wrong", decimal, ".2~f"),
+    Measure("rotation", "runner-up rotation, share of positions", part, ".1~%"),
+)
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """What one damage costs each objective at the common gain; each sentence with whether the
+    interval of its difference leaves out 0."""
+
+    damage: str
+    sentences: tuple[tuple[str, bool], ...]
 
 
 def dose_page(
@@ -25,24 +69,237 @@ def dose_page(
     Raises ``ReportUnavailable`` where the extra ``plot`` is not installed.
     """
     sections = (
-        dose.frontier_section(heldout),
-        dose.doses_section(heldout),
-        dose.read_outs_section(heldout),
+        frontier_section(heldout),
+        doses_section(heldout),
+        read_outs_section(heldout),
     )
-    return (
-        environment()
-        .get_template("dose.html.jinja")
-        .render(
-            title=title,
-            reading=dose.reading(heldout),
-            extent=dose.extent(heldout, training),
-            verdicts=dose.verdicts(heldout),
-            verdicts_lead=dose.verdicts_lead(heldout),
-            matched=dose.matched_tables(heldout),
-            sections=[section for section in sections if section is not None],
-            heldout=published_tables(heldout),
-            training=(*dose.matched_tables(training), *published_tables(training)),
-            facts=facts,
-            notes=tuple(dict.fromkeys((*heldout.notes, *training.notes, *notes))),
+    return template("dose").render(
+        title=title,
+        reading=reading(heldout),
+        extent=extent(heldout, training),
+        verdicts=verdicts(heldout),
+        verdicts_lead=verdicts_lead(heldout),
+        matched=matched_tables(heldout),
+        sections=[section for section in sections if section is not None],
+        heldout=published_tables(heldout),
+        training=(*matched_tables(training), *published_tables(training)),
+        facts=facts,
+        notes=tuple(dict.fromkeys((*heldout.notes, *training.notes, *notes))),
+    )
+
+
+def reading(table: DoseTable) -> str:
+    """The result in one sentence: flips from right to wrong at the same median margin."""
+    found = _pairs(table, "median_margin_gain", "right_to_wrong")
+    if not found or TEMPERATURE in (found[0].first, found[0].second):
+        return _of_the_last(table)
+    certain = [one for one in found if side_of(one.difference, 0.0)]
+    if certain:
+        largest = max(certain, key=lambda one: abs(one.difference.value or 0.0))
+        return capital(largest.verdict) + "."
+    at = [one.at for one in found if one.difference.value is not None]
+    if not at or at[0] is None:
+        return capital(found[0].verdict) + "."
+    return f"At {percent(at[0])} median margin, no two objectives are told apart in right-to-wrong."
+
+
+def extent(heldout: DoseTable, training: DoseTable) -> str:
+    """What was trained, and on how much it was measured."""
+    rows = [row for row in heldout.rows if row.objective not in (CONTROL, TEMPERATURE)]
+    objectives = len({row.objective for row in rows})
+    seeds = sorted({len(row.seeds) for row in heldout.rows if row.seeds}) or [0]
+    each = " to ".join(str(count) for count in dict.fromkeys((seeds[0], seeds[-1])))
+    words = (
+        f"{counted(len(rows), 'dose')} of {counted(objectives, 'objective')}, {each} "
+        f"seed{'s' * (each != '1')} each, beside training without a penalty and the starting "
+        f"model’s logits scaled. Held out: {_size(heldout)}; training text: {_size(training)}."
+    )
+    if seeds[0] == 1:
+        words += " With one seed, intervals are over documents alone."
+    if heldout.n_documents < 2:
+        words += " There are no intervals, which take two documents."
+    return words
+
+
+def verdicts(table: DoseTable) -> tuple[Verdicts, ...]:
+    """Every two objectives at the same median margin, damage by damage."""
+    found = []
+    for damage, words in DAMAGES.items():
+        ours = _pairs(table, "median_margin_gain", damage)
+        sentences = tuple(
+            (capital(_bare(one)) + ".", side_of(one.difference, 0.0) != 0) for one in ours
         )
+        found.append(Verdicts(capital(words), sentences))
+    return tuple(one for one in found if one.sentences)
+
+
+def verdicts_lead(table: DoseTable) -> str:
+    """At which gain the verdicts are, and how to take them."""
+    at = next(
+        (
+            one.at
+            for one in table.matched
+            if one.gain == "median_margin_gain" and one.at is not None
+        ),
+        None,
     )
+    if at is None:
+        return "The objectives have no gain in common: each table row below says which falls short."
+    count = sum(one.difference.low is not None for one in table.matched)
+    words = (
+        f"What each objective costs held out where it has gained {percent(at)} of the median "
+        "margin, interpolated along its weights."
+    )
+    if count:
+        words += (
+            f" Intervals hold documents and seeds; {counted(count, 'comparison')} were made, of "
+            "which one in twenty would leave out 0 by chance alone."
+        )
+    return words
+
+
+def matched_tables(table: DoseTable) -> tuple[Table, ...]:
+    """Every comparison at the same gain, with the temperature control too."""
+    return tuple(
+        matched_table(words, table.matched, gain)
+        for gain, words in GAINS.items()
+        if any(one.gain == gain for one in table.matched)
+    )
+
+
+def frontier_section(table: DoseTable) -> Section:
+    """Damage against gain, one small chart for each two measures."""
+    figures = []
+    for damage in DAMAGED:
+        for gain in GAINED:
+            at = next((one.at for one in table.matched if one.gain == gain.field), None)
+            figures.append(
+                Figure(
+                    f"{damage.field}-{gain.field}".replace("_", "-"),
+                    f"{capital(damage.title.partition(',')[0])}, {GAINS[gain.field]}",
+                    "" if at is None else f"The dashed line is the common gain, {percent(at)}.",
+                    keys(table.rows),
+                    draw(
+                        charts.frontier(table.rows, gain, damage, at),
+                        f"{damage.title} against {gain.title}, by objective",
+                    ),
+                    (),
+                )
+            )
+    return Section(
+        "frontier",
+        "Damage against gain",
+        "Held out. Lower and further right is better. Each point is a dose with its 95 % "
+        "intervals, faint ones its seeds; lines go from the control, without a penalty, through "
+        "rising weights. Scaling the logits widens every margin and moves no decision: what an "
+        "objective shows that this shows too is sharpening.",
+        tuple(figures),
+    )
+
+
+def doses_section(table: DoseTable) -> Section:
+    """Each figure against the weight."""
+    trained = [row for row in table.rows if row.objective != TEMPERATURE]
+    figures = tuple(
+        Figure(
+            f"dose-{measure.field}".replace("_", "-"),
+            capital(measure.title.partition(",")[0]),
+            "",
+            keys(trained),
+            draw(
+                charts.doses(trained, measure, partial(charts.figure_of, measure=measure)),
+                f"{measure.title} against the weight",
+            ),
+            (dose_cells(measure, trained),),
+        )
+        for measure in DOSED
+        if any(getattr(row.figures, measure.field).value is not None for row in trained)
+    )
+    return Section(
+        "doses",
+        "Dose and response",
+        "Held out, against the starting model. A weight of 0 is training without a penalty, which "
+        "every objective starts from. Points at one weight are set side by side.",
+        figures,
+    )
+
+
+def read_outs_section(table: DoseTable) -> Section | None:
+    """What disturbances do to the decisions of each dose; None where they were not measured."""
+    numbers = read_out_table(table.rows)
+    if numbers is None:
+        return None
+    known = [row for row in table.rows if row.read_outs is not None]
+
+    def ratio(row: DoseRow, name: str) -> Estimate:
+        return flips_of(row.read_outs)[name].ratio
+
+    figures = tuple(
+        Figure(
+            f"read-out-{number}",
+            f"Flips under {name}",
+            "",
+            keys(known),
+            draw(
+                charts.doses(
+                    known,
+                    Measure("ratio", "flips over the starting model’s", decimal, ".2~f"),
+                    partial(ratio, name=name),
+                ),
+                f"Flips under {name}, over those of the starting model, against the weight",
+            ),
+            (),
+        )
+        for number, name in enumerate(flips_of(known[0].read_outs))
+        if any(ratio(row, name).value is not None for row in known)
+    )
+    return Section(
+        "read-outs",
+        "Does it hold where it is used",
+        "Held out. Decisions that change when the model’s weights are rounded or noise is added to "
+        "its logits, over those of the starting model under the same disturbance: below 1 the dose "
+        "made them more robust.",
+        figures,
+        (numbers,),
+    )
+
+
+def keys(rows: Sequence[DoseRow]) -> tuple[Key, ...]:
+    """One key for each objective."""
+    names = dict.fromkeys(row.objective for row in rows)
+    words = {CONTROL: "no penalty", TEMPERATURE: "scaled logits"}
+    return tuple(Key(f"dose-{name}", words.get(name, name)) for name in names)
+
+
+def _pairs(table: DoseTable, gain: str, damage: str) -> list[Matched]:
+    """The comparisons of trained objectives; of one alone, that with the temperature."""
+    ours = [one for one in table.matched if (one.gain, one.damage) == (gain, damage)]
+    trained = [one for one in ours if TEMPERATURE not in (one.first, one.second)]
+    return trained or ours
+
+
+def _of_the_last(table: DoseTable) -> str:
+    """What the largest weight of the only objective did."""
+    rows = [row for row in table.rows if row.objective not in (CONTROL, TEMPERATURE)]
+    if not rows:
+        return "Training without a penalty alone: there is no dose to read."
+    row = rows[-1]
+    return (
+        f"{capital(row.name)}: the median margin changes by "
+        f"{full(row.figures.median_margin_gain, relative)}, and "
+        f"{full(row.figures.right_to_wrong, part)} of decisions turn from right to wrong."
+    )
+
+
+def _bare(one: Matched) -> str:
+    """The verdict without where it holds."""
+    if one.at is None:
+        return one.verdict
+    return one.verdict.removeprefix(f"at {percent(one.at)} {GAINS[one.gain]}, ")
+
+
+def _size(table: DoseTable) -> str:
+    words = f"{counted(table.n_positions, 'position')} in {counted(table.n_documents, 'document')}"
+    if table.n_nonfinite:
+        words += f" ({counted(table.n_nonfinite, 'position')}, not finite, left out)"
+    return words

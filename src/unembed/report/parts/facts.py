@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from unembed.runs.provenance import Provenance
 
 
-def facts_of(provenance: Provenance, command: str) -> list[tuple[str, str]]:
+def facts_of(provenance: Provenance, command: str) -> tuple[tuple[str, str], ...]:
     """Model, text, head, precision, plan, versions and the command that repeats the run."""
     text = provenance.text
     vocab, dim = provenance.head_shape
@@ -50,7 +50,12 @@ def facts_of(provenance: Provenance, command: str) -> list[tuple[str, str]]:
         ("Options", options),
         ("Versions", ", ".join(f"{name} {v}" for name, v in provenance.versions.items())),
     ]
-    return [*facts, ("Command", command)] if command else facts
+    return with_command(facts, command)
+
+
+def with_command(facts: Sequence[tuple[str, str]], command: str) -> tuple[tuple[str, str], ...]:
+    """The facts, and the command that repeats the run where there is one."""
+    return (*facts, ("Command", command)) if command else tuple(facts)
 
 
 def facts_of_both(
@@ -59,7 +64,7 @@ def facts_of_both(
     command: str,
     more_before: Sequence[Provenance] = (),
     more_after: Sequence[Provenance] = (),
-) -> list[tuple[str, str]]:
+) -> tuple[tuple[str, str], ...]:
     """The facts of two runs: once where they agree, of both sides where they do not.
 
     Of further runs of a side, trained with other seeds, model and digest.
@@ -72,4 +77,4 @@ def facts_of_both(
         for number, run in enumerate(runs, 2):
             (_, model), (_, digest), *_ = facts_of(run, "")
             facts.append((f"Run {number} {side}", f"{model}, digest {digest}"))
-    return [*facts, ("Command", command)] if command else facts
+    return with_command(facts, command)

@@ -1,26 +1,40 @@
-"""One self-contained HTML page from records: nothing is computed, nothing is fetched."""
+"""The templates of every page: one self-contained HTML file that computes and fetches nothing."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
-from jinja2 import Environment, PackageLoader
+from jinja2 import Environment, PackageLoader, Template
 from markupsafe import Markup
 
 from unembed.report.parts import wording
 
 
-def environment() -> Environment:
-    """The templates of every page."""
+def template(page: str) -> Template:
+    """The template of a kind of page, ``audit`` for that in the folder ``audit``.
+
+    Text is escaped, and its invisible characters are spelt out. In a template, ``parts`` holds the
+    macros that pages share, and ``inline`` reads a stylesheet or a script.
+    """
     found = Environment(
-        loader=PackageLoader("unembed.report"),
+        loader=PackageLoader("unembed.report", ""),
         autoescape=True,
         finalize=_printable,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     found.globals["inline"] = lambda name: Markup(found.get_template(name).render() + "\n")
-    return found
+    found.globals["parts"] = found.get_template("parts/macros.html.jinja").module
+    return found.get_template(f"{page}/page.html.jinja")
+
+
+def as_script(data: dict[str, Any]) -> str:
+    """JSON that can stand in a script element: ASCII without ``<``, ``>`` and ``&``."""
+    text = json.dumps(data, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
 
 
 def _printable(value: Any) -> Any:

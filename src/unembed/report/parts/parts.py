@@ -77,6 +77,6 @@ def card(label: str, estimate: Estimate, form: Wording, unit: str = "", remark: 
     )
 
 
-def line(name: str, estimate: Estimate, form: Wording) -> tuple[str, str, str]:
+def estimate_row(name: str, estimate: Estimate, form: Wording) -> tuple[str, str, str]:
     """A row of a table from an estimate: name, value, interval."""
     return name, wording.point(estimate, form), wording.interval(estimate, form)

@@ -6,7 +6,6 @@ what a point says is looked up by the page's script.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -146,14 +145,6 @@ def cloud_data(cloud: Cloud) -> dict[str, Any]:
         "y": place[:, 1].tolist(),
         "group": cloud.groups.tolist(),
     }
-
-
-def as_script(data: dict[str, Any]) -> str:
-    """JSON that can stand in a script element: ASCII without ``<``, ``>`` and ``&``."""
-    text = json.dumps(data, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
-    for character in "<>&":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
 
 
 def _group(group: int, dots: str, wide: float) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from unembed.decisions.audit.excerpt import DocumentView, TokenView
+from unembed.report.parts.page import as_script
 
 TOKEN_BUDGET = 50_000
 """Tokens that one page holds at most: with five candidates each they take less than 4 MB."""
@@ -81,10 +81,7 @@ def _encode(
     table = sorted(counts, key=lambda string: (-counts[string], string))
     index = {string: number for number, string in enumerate(table)}
     data = {"strings": table, "documents": [columns(document, index) for document in documents]}
-    text = json.dumps(data, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
-    for character in "<>&":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
+    return as_script(data)
 
 
 def _strings(document: DocumentView) -> Iterator[str]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from unicodedata import category
 
 from unembed.stats.estimate import Estimate
 
 Wording = Callable[[float], str]
 
-_PERCENT = "\u00a0%"
-_POINTS = "\u00a0pp"
+PERCENT = "\u00a0%"
+POINTS = "\u00a0pp"
 
 _BLANKS = {"\n": "⏎", "\t": "→", "\u00a0": "·", " ": "·"}
 
@@ -31,11 +32,32 @@ def counted(n: int, noun: str) -> str:
     return f"{count(n)} {noun}" + "s" * (n != 1)
 
 
+def signed_count(n: int) -> str:
+    """``-1204`` as ``−1,204``, ``3`` as ``+3``."""
+    return f"{n:+,d}".replace("-", "−") if n else "0"
+
+
+def listed(names: Sequence[str]) -> str:
+    """``a, b and c``."""
+    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + f" and {names[-1]}"
+
+
+def capital(words: str) -> str:
+    """The words with a capital first letter."""
+    return words[:1].upper() + words[1:]
+
+
+def short(name: str, letters: int) -> str:
+    """A name in one line, its end cut off where it is longer than so many letters."""
+    plain = visible(" ".join(name.split()))
+    return plain if len(plain) <= letters else plain[: letters - 1] + "…"
+
+
 def share(value: float) -> str:
     """A fraction in percent, ``0.2412`` as ``24.1 %``; small ones keep more decimals."""
     percent = 100.0 * value
     digits = 1 if percent == 0.0 or abs(percent) >= 10 else 2 if abs(percent) >= 0.1 else 3
-    return f"{percent:.{digits}f}{_PERCENT}"
+    return f"{percent:.{digits}f}{PERCENT}"
 
 
 def decimal(value: float) -> str:
@@ -53,6 +75,29 @@ def decimal(value: float) -> str:
     return f"{value:,.{digits}f}".replace("-", "−")
 
 
+def fixed(value: float, digits: int) -> str:
+    """So many decimals, ``0.712``; ``none`` for what is not finite."""
+    if not math.isfinite(value):
+        return "none"
+    # Adding 0.0 turns the -0.0 that rounding may leave into 0.0.
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
+
+
+def two(value: float) -> str:
+    """Two decimals, ``0.71``."""
+    return fixed(value, 2)
+
+
+def three(value: float) -> str:
+    """Three decimals, ``0.712``."""
+    return fixed(value, 3)
+
+
+def whole_percent(value: float) -> str:
+    """A fraction in whole percent, ``0.2412`` as ``24 %``."""
+    return fixed(100 * value, 0) + PERCENT
+
+
 def signed(value: float) -> str:
     """``decimal`` with its sign: ``+0.412``."""
     return "+" * (value > 0) + decimal(value)
@@ -60,12 +105,29 @@ def signed(value: float) -> str:
 
 def points(value: float) -> str:
     """A difference of two shares in percentage points: ``0.0041`` as ``+0.410 pp``."""
-    return signed(100.0 * value) + _POINTS
+    return signed(100.0 * value) + POINTS
 
 
 def change(value: float) -> str:
     """A relative change in percent: ``0.283`` as ``+28.30 %``."""
-    return signed(100.0 * value) + _PERCENT
+    return signed(100.0 * value) + PERCENT
+
+
+def p_value(p: float | None) -> str:
+    """A p-value; tiny ones as a bound."""
+    if p is None:
+        return "none"
+    return "< 0.0001" if p < 1e-4 else decimal(p)
+
+
+def side_of(estimate: Estimate, at: float) -> int:
+    """1 where the whole interval lies above ``at``, -1 where below, 0 where it holds it.
+
+    0 also without an interval.
+    """
+    if estimate.low is None or estimate.high is None:
+        return 0
+    return int(estimate.low > at) - int(estimate.high < at)
 
 
 def point(estimate: Estimate, wording: Wording) -> str:
@@ -77,7 +139,7 @@ def interval(estimate: Estimate, wording: Wording) -> str:
     """The 95 % interval as ``23.2 to 25.0 %``; empty where there is none."""
     if estimate.low is None or estimate.high is None:
         return ""
-    low = wording(estimate.low).removesuffix(_PERCENT).removesuffix(_POINTS)
+    low = wording(estimate.low).removesuffix(PERCENT).removesuffix(POINTS)
     return f"{low} to {wording(estimate.high)}"
 
 

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from unembed.report.comparison.charts import plain_axis
 from unembed.report.parts.drawing import Spec, draw, heading
+from unembed.report.parts.marks import CURVES, dots, line, plain_axis, reference, spaced
 from unembed.report.parts.parts import Figure, Key, Section, Table
 from unembed.report.parts.wording import Wording, decimal, share, signed
 from unembed.training.run.summary import RefinementSummary, Step
 
-DRAWN = 300
+MOST_DRAWN = 300
 """Points of a curve at most."""
-LISTED = 40
+MOST_LISTED = 40
 """Rows of a table at most."""
-MARKED = 40
+MOST_MARKED = 40
 """A curve of more points is drawn as a line alone."""
 
-LOOKS: tuple[tuple[str, Spec], ...] = (
-    ("line", {"color": "var(--accent)"}),
-    ("dashed", {"color": "var(--accent-2)", "strokeDash": [6, 4]}),
-)
+KEYS = ("line", "dashed")
+"""The keys of the looks in ``CURVES``."""
 
 Points = Sequence[tuple[int, float]]
 Curve = tuple[str, Points]
@@ -176,7 +173,7 @@ def _figure(
     """One figure of curves over the same steps; None where nothing was logged."""
     if not curves[0][1]:
         return None
-    keys = tuple(Key(look, label) for (label, _), (look, _) in zip(curves, LOOKS, strict=False))
+    keys = tuple(Key(look, label) for (label, _), look in zip(curves, KEYS, strict=False))
     return Figure(
         name,
         title,
@@ -190,42 +187,34 @@ def _figure(
 def _spec(curves: Sequence[Curve], unit: str, form: Wording, rule: float | None) -> Spec:
     """Lines over the steps, and a horizontal rule."""
     axis = plain_axis("step", grid=False, form="~d") | {"tickMinStep": 1}
-    x = {"field": "x", "type": "quantitative", "scale": {"zero": False}, "axis": axis}
-    y = {
-        "field": "y",
-        "type": "quantitative",
-        "scale": {"zero": len(curves) > 1 or rule is not None},
-        "axis": plain_axis(None, grid=True, form=".2~%" if form is share else ".6~g"),
+    channels: dict[str, Spec] = {
+        "x": {"type": "quantitative", "scale": {"zero": False}, "axis": axis},
+        "y": {
+            "type": "quantitative",
+            "scale": {"zero": len(curves) > 1 or rule is not None},
+            "axis": plain_axis(None, grid=True, form=".2~%" if form is share else ".6~g"),
+        },
     }
     layers: list[Spec] = []
-    for (label, points), (_, look) in zip(curves, LOOKS, strict=False):
-        data = {
-            "values": [
-                {"x": step, "y": value, "tip": f"step {step}\n{label} {form(value)}"}
-                for step, value in spaced(points, DRAWN)
-            ]
-        }
-        plain = {"x": x, "y": y}
-        line: dict[str, Any] = {"type": "line", "strokeWidth": 2, "aria": False} | look
-        layers.append({"data": data, "mark": line, "encoding": plain})
-        dots = {
-            "type": "circle",
-            "size": 60 if len(points) <= MARKED else 30,
-            "opacity": 1 if len(points) <= MARKED else 0,
-            "color": look["color"],
-        }
-        tip = {"description": {"field": "tip"}}
-        layers.append({"data": data, "mark": dots, "encoding": plain | tip})
+    for (label, logged), look in zip(curves, CURVES, strict=False):
+        rows = [
+            {"x": step, "y": value, "tip": f"step {step}\n{label} {form(value)}"}
+            for step, value in spaced(logged, MOST_DRAWN)
+        ]
+        marked = len(logged) <= MOST_MARKED
+        marks = dots(rows, channels, look["color"], 60 if marked else 30)
+        marks["mark"]["opacity"] = 1 if marked else 0
+        layers += [line(rows, channels, look), marks]
     if rule is not None:
-        mark = {"type": "rule", "color": "var(--muted)", "strokeDash": [3, 3], "aria": False}
-        at = {"y": {"field": "y", "type": "quantitative"}}
-        layers.append({"data": {"values": [{"y": rule}]}, "mark": mark, "encoding": at})
+        layers.append(reference("y", rule, channels["y"], {"color": "var(--muted)"}))
     return {"title": heading(unit), "layer": layers}
 
 
 def _table(title: str, curves: Sequence[Curve], form: Wording) -> Table:
-    shown = [spaced(points, LISTED) for _, points in curves]
-    some = f", {LISTED} of {len(curves[0][1]):,} steps" if len(curves[0][1]) > LISTED else ""
+    shown = [spaced(points, MOST_LISTED) for _, points in curves]
+    some = (
+        f", {MOST_LISTED} of {len(curves[0][1]):,} steps" if len(curves[0][1]) > MOST_LISTED else ""
+    )
     return Table(
         f"{title}{some}",
         ("step", *(label for label, _ in curves)),
@@ -233,11 +222,3 @@ def _table(title: str, curves: Sequence[Curve], form: Wording) -> Table:
             (str(row[0][0]), *(form(value) for _, value in row)) for row in zip(*shown, strict=True)
         ),
     )
-
-
-def spaced(points: Points, most: int) -> Points:
-    """So many of the points at most, evenly spaced, the first and the last among them."""
-    last = len(points) - 1
-    if last < most:
-        return points
-    return [points[i * last // (most - 1)] for i in range(most)]

@@ -1,4 +1,4 @@
-"""What each method's scores would choose, beside what was best, by the means over seeds."""
+"""What each method's scores would choose, next to what was best, by the means over seeds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from unembed.report.parts.parts import Table
-from unembed.report.parts.wording import count
+from unembed.report.parts.wording import count, fixed
 from unembed.report.transfer.maps import decimals
 from unembed.selection.transfer.records import Transfer
 from unembed.signatures.alignment.ordering import dendrogram_order
@@ -95,7 +95,7 @@ def gains_table(means: Means) -> Table:
     """Every gain, sources down and targets across."""
     digits = decimals(means.gains)
     rows = tuple(
-        (name, *(number(value, digits) for value in row))
+        (name, *(fixed(value, digits) for value in row))
         for name, row in zip(means.names, means.gains.tolist(), strict=True)
     )
     return Table(
@@ -103,13 +103,6 @@ def gains_table(means: Means) -> Table:
         ("trained on", *means.names),
         rows,
     )
-
-
-def number(value: float, digits: int) -> str:
-    """A value with so many decimals; "none" for NaN."""
-    if not np.isfinite(value):
-        return "none"
-    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
 
 
 def _order(gains: Matrix) -> Int[np.ndarray, "tasks"]:
@@ -130,4 +123,4 @@ def _gain(column: Float[np.ndarray, "sources"], found: Sequence[int], digits: in
         return "none"
     values = column[list(found)]
     known = values[np.isfinite(values)]
-    return number(float(known.mean()) if len(known) else float("nan"), digits)
+    return fixed(float(known.mean()) if len(known) else float("nan"), digits)

@@ -1,4 +1,4 @@
-"""The page of a transfer: which task helped which, and which scores foretold it."""
+"""The page of a transfer: which task helped which, and which scores predicted it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import numpy as np
 from jaxtyping import Float
 
 from unembed.report.parts.drawing import Chart
-from unembed.report.parts.page import environment
+from unembed.report.parts.facts import with_command
+from unembed.report.parts.page import as_script, template
 from unembed.report.parts.parts import Table
-from unembed.report.parts.points import Cloud, Frame, as_script, cloud_data, draw_cloud, look
+from unembed.report.parts.points import Cloud, Frame, cloud_data, draw_cloud, look
 from unembed.report.parts.scales import scale_of
-from unembed.report.parts.wording import count, counted, visible
-from unembed.report.transfer.choices import Means, choices_table, firsts, gains_table, number
+from unembed.report.parts.wording import count, counted, fixed, visible
+from unembed.report.transfer.choices import Means, choices_table, firsts, gains_table
 from unembed.report.transfer.maps import Marks, Shades, decimals, gains_map, scores_map, widths
 from unembed.report.transfer.verdicts import (
     ORACLE,
@@ -47,7 +48,7 @@ class Method:
     verdict: str
     meaning: str
     shades: Shades
-    ends: str
+    range: str
     map: Chart
     points: Chart
     choices: Table
@@ -73,28 +74,24 @@ def transfer_page(
     best = firsts(means.gains)
     shades = Shades.around_zero(means.gains)
     digits = decimals(means.gains)
-    return (
-        environment()
-        .get_template("transfer.html.jinja")
-        .render(
-            title=title,
-            reading=reading(transfer, verdicts),
-            extent=extent(transfer),
-            account=account(transfer, verdicts),
-            notes=(*notes(transfer), *reasons(verdicts)),
-            gains=gains_map(means.gains, means.names, Marks(best, ())),
-            ends=number(shades.high, digits),
-            quarter=number(shades.high / 4, digits),
-            widths=widths(means.names),
-            missing=bool(np.isnan(means.gains).any()),
-            methods=methods,
-            groups=[(at, look(at), name, "") for at, name in enumerate(means.names)],
-            gains_table=gains_table(means),
-            forest=forest(verdicts) if verdicts else None,
-            costs=costs(transfer, verdicts),
-            data=as_script(_hints(transfer, means, clouds)),
-            facts=(*facts, *([("Command", command)] if command else [])),
-        )
+    return template("transfer").render(
+        title=title,
+        reading=reading(transfer, verdicts),
+        extent=extent(transfer),
+        account=account(transfer, verdicts),
+        notes=(*notes(transfer), *reasons(verdicts)),
+        gains=gains_map(means.gains, means.names, Marks(best, ())),
+        largest=fixed(shades.high, digits),
+        quarter=fixed(shades.high / 4, digits),
+        widths=widths(means.names),
+        missing=bool(np.isnan(means.gains).any()),
+        methods=methods,
+        groups=[(at, look(at), name, "") for at, name in enumerate(means.names)],
+        gains_table=gains_table(means),
+        forest=forest(verdicts) if verdicts else None,
+        costs=costs(transfer, verdicts),
+        data=as_script(_hints(transfer, means, clouds)),
+        facts=with_command(facts, command),
     )
 
 
@@ -142,7 +139,7 @@ def _method(
     shades, digits = Shades.of(matrix), decimals(matrix)
     known = next((one for one in verdicts if one.method == name), None)
     marks = Marks(firsts(matrix), firsts(means.gains))
-    low, high = (number(end, digits) for end in (shades.low, shades.high))
+    low, high = (fixed(end, digits) for end in (shades.low, shades.high))
     return Method(
         at=at,
         name=name,
@@ -150,7 +147,7 @@ def _method(
         verdict="" if known is None else agreement(known),
         meaning=SCORES[base(name)].meaning if base(name) in SCORES else "",
         shades=shades,
-        ends=f"{low} to {high}",
+        range=f"{low} to {high}",
         map=scores_map(matrix, f"score-{at}", means.names, marks),
         points=Chart(*(draw_cloud(cloud, frame, ()) for frame in SCATTER)),
         choices=choices_table(means, at, name),

@@ -8,7 +8,17 @@ from unembed.errors import UnembedError
 from unembed.report.parts.forest import Cell, Forest, ForestRow, ReferenceLine, reach
 from unembed.report.parts.parts import Table
 from unembed.report.parts.scales import scale_of
-from unembed.report.parts.wording import Wording, count, counted, decimal, full, share
+from unembed.report.parts.wording import (
+    Wording,
+    count,
+    counted,
+    decimal,
+    full,
+    share,
+    three,
+    two,
+    whole_percent,
+)
 from unembed.selection.scores import MODEL_BASELINES
 from unembed.selection.transfer.records import Transfer, Verdict
 from unembed.selection.transfer.verdicts import compared
@@ -29,7 +39,7 @@ FIGURES = {
 
 
 def reading(transfer: Transfer, verdicts: Sequence[Verdict]) -> str:
-    """The method that chose best before any training, and whether the next is told from it."""
+    """The method that chose best before any training, and whether the next is as good."""
     ranked = [one for one in by_quality(verdicts) if deployable(one.method) and _known(one)]
     if not ranked:
         return f"{transfer.name}: no method was judged that can be used before training."
@@ -38,10 +48,10 @@ def reading(transfer: Transfer, verdicts: Sequence[Verdict]) -> str:
     if not rest:
         return words + "."
     second = rest[0]
-    told = _told(transfer, first, second)
-    if told is None:
+    better = _better(transfer, first, second)
+    if better is None:
         return f"{words}; next is {second.method}, {_quality(second)}."
-    if told:
+    if better:
         return f"{words}: better than the next, {second.method}, {_quality(second)}."
     return f"{words}; the next, {second.method}, cannot be told apart from it."
 
@@ -79,11 +89,11 @@ def forest(verdicts: Sequence[Verdict]) -> Forest:
             one.share.low,
             one.share.high,
             (
-                _cell(one.share, _percent),
-                _cell(one.top1, _percent),
-                _cell(one.spearman, _two),
+                _cell(one.share, whole_percent),
+                _cell(one.top1, whole_percent),
+                _cell(one.spearman, two),
                 Cell(_p(one.p)),
-                _cell(one.regret, _three),
+                _cell(one.regret, three),
                 *([Cell(count(one.unknown))] if unknown else []),
             ),
             "lead" if deployable(one.method) else "",
@@ -154,7 +164,7 @@ def base(method: str) -> str:
 
 def agreement(one: Verdict) -> str:
     """How well a method's order agrees with that of the gains."""
-    words = f"Spearman within a target: {full(one.spearman, _two)}"
+    words = f"Spearman within a target: {full(one.spearman, two)}"
     if one.spearman.value is not None:
         words += f", p {_p(one.p) if _p(one.p).startswith('<') else '= ' + _p(one.p)}"
     if one.unknown:
@@ -181,7 +191,7 @@ def _cell(found: Estimate, form: Wording) -> Cell:
     return Cell("none" if found.value is None else full(found, form))
 
 
-def _told(transfer: Transfer, first: Verdict, second: Verdict) -> bool | None:
+def _better(transfer: Transfer, first: Verdict, second: Verdict) -> bool | None:
     """Whether the first chose better than the second beyond the interval of their difference."""
     try:
         found = compared(transfer, first.method, second.method)
@@ -197,21 +207,9 @@ def _known(one: Verdict) -> bool:
 
 def _quality(one: Verdict) -> str:
     if one.share.value is not None:
-        return f"with {_percent(one.share.value)} of the best sources’ gain"
-    return f"right in {_percent(one.top1.value or 0.0)} of its first choices"
+        return f"with {whole_percent(one.share.value)} of the best sources’ gain"
+    return f"right in {whole_percent(one.top1.value or 0.0)} of its first choices"
 
 
 def _p(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.0f}".replace("-", "−").replace("−0", "0") + "\u00a0%"
-
-
-def _three(value: float) -> str:
-    return f"{value:.3f}".replace("-", "−").replace("−0.000", "0.000")
-
-
-def _two(value: float) -> str:
-    return f"{value:.2f}".replace("-", "−").replace("−0.00", "0.00")

@@ -1,0 +1,1 @@
+"""The page of an index: its signatures on a plane."""
