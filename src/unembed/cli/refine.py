@@ -143,7 +143,7 @@ def refine_command(
     """
     from unembed.models.checkpoint import load_tokenizer
     from unembed.runs.store import check_folder, holds_finished_run
-    from unembed.training.recipe.weighting import read_positions, read_values
+    from unembed.training.recipe.weight_files import read_positions, read_values
     from unembed.training.run.engine import check_accelerate
     from unembed.training.run.train import refine
 

@@ -18,7 +18,8 @@ from unembed.decisions.tokens import classify
 from unembed.errors import UnembedError
 from unembed.head.loss import HeadLoss
 from unembed.text.vocabulary import Vocabulary
-from unembed.training.recipe.weighting import Positions, Weighting, read_positions, read_values
+from unembed.training.recipe.weight_files import read_positions, read_values
+from unembed.training.recipe.weighting import Positions, Weighting
 
 TEXTS = [" the", " London", " 42", ",", " table", " of", "a1", " run"]
 COUNTS = torch.tensor([100, 3, 5, 40, 7, 50, 0, 2])

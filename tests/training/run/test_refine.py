@@ -32,7 +32,8 @@ from unembed.training.recipe.lora import Lora
 from unembed.training.recipe.objectives import Objective
 from unembed.training.recipe.protection import Protection
 from unembed.training.recipe.recipe import Budget, Recipe
-from unembed.training.recipe.weighting import Positions, Weighting, read_values
+from unembed.training.recipe.weight_files import read_values
+from unembed.training.recipe.weighting import Positions, Weighting
 from unembed.training.run import train as module
 from unembed.training.run.head_hook import HeadHook
 from unembed.training.run.heldout_check import HeldoutCheck

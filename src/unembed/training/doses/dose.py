@@ -32,18 +32,18 @@ from unembed.training.run.examples import Split, split
 from unembed.training.run.train import MODEL, train
 
 KIND = "dose"
-CONTROL = Objective("none")
+CONTROL_OBJECTIVE = Objective("none")
 SIDES = ("heldout", "training")
 READ_OUTS = "read_outs.parquet"
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Objectives by weights by seeds around one recipe, whose own of the three are not used.
+    """Objectives by weights by seeds; of ``recipe`` everything else is used.
 
-    ``weights`` are those of every objective, or each one's by its label, for what a weight does
-    differs between them by more than ten. A weight of 0 is the control without a penalty, which
-    all objectives share; it is added where it is missing. ``changes`` and ``noise`` are what
+    ``weights`` are those of every objective, or each one's by its label, as the effect of a weight
+    differs between objectives more than tenfold. A weight of 0 is the control without a penalty,
+    which all objectives share; it is added where it is missing. ``changes`` and ``noise`` are what
     ``read_outs`` disturbs each model by, on the first ``read_out_positions`` held-out positions.
     """
 
@@ -81,7 +81,7 @@ class Grid:
 
     def points(self) -> Iterator[tuple[Objective, float, int]]:
         """The control first, then weight by weight, seed by seed."""
-        yield from ((CONTROL, 0.0, seed) for seed in self.seeds)
+        yield from ((CONTROL_OBJECTIVE, 0.0, seed) for seed in self.seeds)
         doses = [[w for w in self.weights_of(one) if w > 0] for one in self.objectives]
         for nth in range(max(map(len, doses))):
             for objective, weights in zip(self.objectives, doses, strict=True):
@@ -134,8 +134,8 @@ def dose(
     """Refine a model by every objective, weight and seed of a grid, and compare them at equal gain.
 
     Each point is trained from the same start on the same documents and measured on either part of
-    the text; beside them stand the control without a penalty and the temperature that gives the
-    starting model each dose's median margin. A killed grid goes on with the point it was at. A
+    the text, and so are the control without a penalty and the temperature that gives the starting
+    model each dose's median margin. A killed grid goes on with the point it was at. A
     point whose training fails is noted and passed over. Models are deleted once they are measured,
     unless ``keep_models``. Raises UnembedError as ``refine`` does. Source: theory §5-6.
     """
@@ -177,7 +177,7 @@ def label_of(objective: Objective) -> str:
     return objective.name + ("-expand" if objective.direction == "expand" else "")
 
 
-def named(objective: Objective, weight: float, seed: int) -> str:
+def folder_name(objective: Objective, weight: float, seed: int) -> str:
     """A point's folder."""
     return f"{label_of(objective)}-{weight:g}-seed{seed}"
 
@@ -199,22 +199,24 @@ class _Points:
         everything, failed = list(self.grid.points()), {}
         with progress_bar("dose", "point", len(everything), progress) as bar:
             for point in everything:
-                bar.set_postfix_str(named(*point))
+                bar.set_postfix_str(folder_name(*point))
                 reason = self.measured(*point)
                 bar.update()
                 if reason is not None:
-                    failed[named(*point)] = reason
+                    failed[folder_name(*point)] = reason
         tables = {}
         for side in SIDES:
-            points = [self.point(*one, side) for one in everything if named(*one) not in failed]
+            points = [
+                self.point(*one, side) for one in everything if folder_name(*one) not in failed
+            ]
             points += self.temperatures(start[side], points, side)
-            beside = disturbed if side == "heldout" else None
-            tables[side] = dose_table(start[side], points, start_read_outs=beside)
+            before = disturbed if side == "heldout" else None
+            tables[side] = dose_table(start[side], points, start_read_outs=before)
         return tables, failed
 
     def measured(self, objective: Objective, weight: float, seed: int) -> str | None:
         """Train and measure one point, or return why it could not be trained."""
-        folder = self.out / "points" / named(objective, weight, seed)
+        folder = self.out / "points" / folder_name(objective, weight, seed)
         done, failure = folder / "done", folder / "failed.json"
         if done.exists():
             return None
@@ -241,7 +243,7 @@ class _Points:
 
     def point(self, objective: Objective, weight: float, seed: int, side: str) -> DosePoint:
         """A measured point."""
-        folder = self.out / "points" / named(objective, weight, seed)
+        folder = self.out / "points" / folder_name(objective, weight, seed)
         found = _read(folder) if side == "heldout" else None
         return DosePoint(label_of(objective), weight, seed, Audit.load(folder / side), found)
 

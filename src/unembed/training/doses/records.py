@@ -36,7 +36,7 @@ class DosePoint:
 class DoseFigures:
     """The figures of one dose against the starting model, over seeds and documents.
 
-    A ``change`` is after - before; a ``gain`` or ``rise`` is it as a share of the start's (.3 is
+    A ``change`` is after - before; a ``gain`` or ``rise`` is that as a share of the start's (.3 is
     +30 %). Margins are in logits; ``scale_free`` is the median relative distance; ``below_half``
     the share of margins under .5; ``nll_change`` in nats. ``median_margin_change`` is the change of
     the median, ``median_change`` the median of the changes. Flips are shares of the positions, so
@@ -163,8 +163,11 @@ def headline(table: DoseTable) -> list[tuple[str, str]]:
                 f"{shown(figures.right_to_wrong, '.2%')}",
             )
         )
-    told = [one for one in table.matched if one.gain == "median_margin_gain" and one.at is not None]
-    rows += [(f"{one.first}, {one.second}", one.verdict) for one in told]
+    rows += [
+        (f"{one.first}, {one.second}", one.verdict)
+        for one in table.matched
+        if one.gain == "median_margin_gain" and one.at is not None
+    ]
     if table.n_nonfinite:
         rows.append(("not finite", f"{table.n_nonfinite:,} positions left out"))
     return rows + [("note", note) for note in table.notes]

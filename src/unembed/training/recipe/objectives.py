@@ -14,13 +14,13 @@ from unembed.errors import UnembedError
 from unembed.head.loss import HeadLoss
 from unembed.training.recipe.names import DIRECTIONS, OBJECTIVES
 
-LEAST_SQUARE = 1e-8
+MIN_SQUARED_DISTANCE = 1e-8
 """Squared Fisher distances are raised to this before the root, whose slope has no bound at 0."""
 
 
 @dataclass(frozen=True)
 class Objective:
-    """Which penalty P is minimised beside the cross-entropy (theory §5).
+    """Which penalty P is added to the cross-entropy (theory §5).
 
     ``none`` is no penalty, the control; ``entropy`` is that of the full vocabulary in nats.
     ``margin`` is minus the margin where that is below ``threshold``, in logits. ``fisher`` and
@@ -126,7 +126,7 @@ def fisher_penalty(
 ) -> Float[Tensor, "positions"]:
     """``sum_{i != j} p_i p_j d_ij``, the mean Fisher distance of two tokens, p softmax(logits).
 
-    ``d_ij^2 = Var_{m~p}(G_im - G_jm)`` with G the cosines, at least LEAST_SQUARE. It is taken as
+    ``d_ij^2 = Var_{m~p}(G_im - G_jm)`` with G the cosines, at least MIN_SQUARED_DISTANCE, taken as
     ``C_ii + C_jj - 2 C_ij`` from the covariance C of G's rows, in float64, so that nearly equal
     rows lose nothing. With two tokens ``4 (1 - cos) (p q)^(3/2)``. Source: theory §5.
     """
@@ -135,7 +135,7 @@ def fisher_penalty(
     covariance = (centred * p[:, None, :]) @ centred.mT
     variance = covariance.diagonal(dim1=1, dim2=2)
     square = variance[:, :, None] + variance[:, None, :] - 2 * covariance
-    distance = square.clamp_min(LEAST_SQUARE).sqrt()
+    distance = square.clamp_min(MIN_SQUARED_DISTANCE).sqrt()
     return (_pairs(p) * distance).sum((1, 2)).to(logits.dtype)
 
 

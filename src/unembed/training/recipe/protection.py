@@ -1,4 +1,4 @@
-"""What holds a model in training near its start: its parameters, its margins, its distributions."""
+"""Penalties that keep a model near its start: in its parameters, margins or distributions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from unembed.decisions.tokens import CLASSES, classes_of
 from unembed.errors import UnembedError
 from unembed.head.anchor import kl_to_reference
 from unembed.head.head import Head
@@ -17,7 +16,11 @@ from unembed.head.loss import HeadLoss
 from unembed.head.precision import Precision
 from unembed.head.sweep import Sweep
 from unembed.text.vocabulary import Vocabulary
-from unembed.training.recipe.weighting import refuse_negative, refuse_unknown_classes
+from unembed.training.recipe.weighting import (
+    refuse_negative,
+    refuse_unknown_classes,
+    tokens_of_classes,
+)
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Protection:
 
     @property
     def needs_reference(self) -> bool:
-        """Whether a frozen copy of the starting model has to run beside the one in training."""
+        """Whether a frozen copy of the starting model has to run along with the one in training."""
         return self.margin > 0 or self.kl > 0
 
 
@@ -99,8 +102,8 @@ class Ewc:
         return Ewc(start, {name: total / items for name, total in fisher.items()})
 
     def penalty(self, model: nn.Module) -> Float[Tensor, ""]:
-        """``sum(fisher * (parameter - start) ** 2) / 2`` over the names kept, in float32, or
-        float64 where the parameters are.
+        """``sum(fisher * (parameter - start) ** 2) / 2`` over the names kept, in float32, or in
+        float64 for float64 parameters.
 
         Raises ValueError where the model lacks one of them.
         """
@@ -162,12 +165,7 @@ class KlAnchor:
 
         Raises UnembedError for an unknown class.
         """
-        refuse_unknown_classes(classes)
-        if not classes:
-            return KlAnchor(weight, torch.ones(vocab, dtype=torch.bool))
-        numbers = torch.from_numpy(classes_of([vocabulary[token] for token in range(vocab)]))
-        wanted = torch.tensor([CLASSES.index(name) for name in classes])
-        return KlAnchor(weight, torch.isin(numbers.long(), wanted))
+        return KlAnchor(weight, tokens_of_classes(classes, vocabulary, vocab))
 
     def penalty(
         self, model: HeadInput, reference: HeadInput, targets: Int[Tensor, "positions"]

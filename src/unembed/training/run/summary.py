@@ -17,6 +17,9 @@ from unembed.training.recipe.recipe import Recipe
 
 WIDTH = 100
 SIDE_WIDTH = 33
+LOGGED = ("step", "loss", "cross_entropy", "penalty", "grad_norm", "gradient_ratio",
+          "gradient_cosine")  # fmt: skip
+"""The Trainer's names of the fields of ``Step``."""
 
 
 @dataclass(frozen=True)
@@ -85,41 +88,30 @@ class RefinementSummary:
 
 def summarise_refinement(
     recipe: Recipe,
-    kept: dict[str, Any],
+    note: dict[str, Any],
     heldout: ComparisonSummary,
     training: ComparisonSummary,
     benchmarks: BenchmarkComparison | None = None,
 ) -> RefinementSummary:
-    """Put together what a run left behind: ``kept`` is its note beside the refined model."""
-    lines = [line for line in kept["log"] if "loss" in line]
+    """The summary of a run from its training's ``note`` and its comparisons."""
+    lines = [line for line in note["log"] if "loss" in line]
     norms = [line["grad_norm"] for line in lines if line.get("grad_norm") is not None]
-    watched = [WatchedStep(**line["watched"]) for line in kept["log"] if "watched" in line]
+    watched = [WatchedStep(**line["watched"]) for line in note["log"] if "watched" in line]
     clipped = float(np.mean([n > recipe.clip for n in norms])) if norms and recipe.clip else None
     return RefinementSummary(
         objective=recipe.objective.name,
         weight=recipe.weight,
         scope=recipe.scope,
         seed=recipe.seed,
-        moves=kept["moves"],
-        n_moving=kept["n_moving"],
-        n_total=kept["n_total"],
+        moves=note["moves"],
+        n_moving=note["n_moving"],
+        n_total=note["n_total"],
         steps=len(lines),
-        stopped=kept["stopped"],
+        stopped=note["stopped"],
         clipped=clipped,
         gradient_ratio=_mean(lines, "gradient_ratio"),
         gradient_cosine=_mean(lines, "gradient_cosine"),
-        log=tuple(
-            Step(
-                line["step"],
-                line["loss"],
-                line.get("cross_entropy"),
-                line.get("penalty"),
-                line.get("grad_norm"),
-                line.get("gradient_ratio"),
-                line.get("gradient_cosine"),
-            )
-            for line in lines
-        ),
+        log=tuple(Step(*map(line.get, LOGGED)) for line in lines),
         watched=tuple(watched),
         heldout=heldout,
         training=training,
@@ -128,7 +120,7 @@ def summarise_refinement(
 
 
 def headline(summary: RefinementSummary) -> list[tuple[str, str]]:
-    """The short table that a refinement prints, held out beside the training text."""
+    """The short table that a refinement prints: held out, and on the training text."""
     what = f"{summary.objective} at {summary.weight:g}" if summary.objective != "none" else "none"
     steps = f"{summary.steps:,}"
     if summary.clipped is not None:
@@ -152,11 +144,11 @@ def _scored(benchmarks: BenchmarkComparison) -> list[tuple[str, str]]:
     """A row for each task, under its own line where the name is long, and one for the means."""
     rows = [("benchmarks", "before → after, difference [95 % interval], n")]
     for task in benchmarks.tasks:
-        told = _both(task.before, task.after, task.difference)
+        scores = _both(task.before, task.after, task.difference)
         if len(task.task) < NAME_WIDTH:
-            rows.append((task.task, told))
+            rows.append((task.task, scores))
         else:
-            rows += [(task.task, ""), ("", told)]
+            rows += [(task.task, ""), ("", scores)]
     if len(benchmarks.tasks) > 1:
         means = (benchmarks.mean_before, benchmarks.mean_after, benchmarks.mean_difference)
         rows.append((f"mean of {len(benchmarks.tasks)} tasks", _both(*means)))

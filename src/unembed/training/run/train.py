@@ -27,10 +27,9 @@ from unembed.text.corpus import Corpus
 from unembed.text.vocabulary import Vocabulary
 from unembed.text.windows import Windows, batches
 from unembed.training.benchmarks.pair import Benchmarks
-from unembed.training.recipe.protection import KlAnchor
 from unembed.training.recipe.recipe import Recipe, steps_of
 from unembed.training.recipe.scope import apply_scope, plain_model
-from unembed.training.recipe.weighting import Positions
+from unembed.training.recipe.weighting import Positions, tokens_of_classes
 from unembed.training.run.checkpoints import save_model, train_on
 from unembed.training.run.engine import PrinterCallback, TrainingArguments, check_accelerate
 from unembed.training.run.examples import Examples, split
@@ -40,7 +39,7 @@ from unembed.training.run.summary import RefinementSummary, headline, summarise_
 from unembed.training.run.terms import term_of
 from unembed.training.run.trainer import RefineTrainer
 
-WATCH_TOKENS = 2048
+WATCH_BATCH_TOKENS = 2048
 CHECKPOINTS = "checkpoints"
 MODEL = "model"
 BENCHMARKS = "benchmarks"
@@ -49,7 +48,7 @@ NOTE = "trained.json"
 
 @dataclass(frozen=True)
 class Refinement:
-    """A refined model, and what it decides otherwise than the starting one.
+    """A refined model, and how its decisions differ from the starting model's.
 
     ``heldout`` and ``training`` compare both on the documents that training never saw, and on those
     it did. ``folder/model`` is the refined checkpoint, in the starting model's dtype, which plain
@@ -173,15 +172,14 @@ def train(
 ) -> Trained:
     """Train a copy of a model and save it in ``out/model``, without any audit.
 
-    Goes on from the last checkpoint in ``out``, and does nothing where the training is done;
-    ``refine`` says the rest. ``heldout`` is only watched.
+    Goes on from the last checkpoint in ``out``, and does nothing where the training is done; the
+    arguments are those of ``refine``. ``heldout`` is measured on the way and never trained on.
     """
     out = Path(out)
     note = out / NOTE
     if not note.exists():
-        job = _Job(checkpoint, training, heldout, recipe, out, progress)
-        kept = job.done(positions, report_to)
-        write_whole(note, json.dumps(kept).encode())
+        job = _TrainingJob(checkpoint, training, heldout, recipe, out, progress)
+        write_whole(note, json.dumps(job.run(positions, report_to)).encode())
         shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
     device = next(checkpoint.model.parameters()).device
     refined = load(out / MODEL, device=str(device))
@@ -191,7 +189,7 @@ def train(
 
 
 @dataclass(frozen=True)
-class _Job:
+class _TrainingJob:
     """One training: what it starts from, and where it writes."""
 
     checkpoint: Checkpoint
@@ -201,7 +199,7 @@ class _Job:
     out: Path
     progress: bool
 
-    def done(self, positions: Positions | None, report_to: tuple[str, ...]) -> dict[str, Any]:
+    def run(self, positions: Positions | None, report_to: tuple[str, ...]) -> dict[str, Any]:
         """Train, save the model, and return the note."""
         recipe, start = self.recipe, self.checkpoint.model
         dtype = next(start.parameters()).dtype
@@ -215,7 +213,7 @@ class _Job:
         hook = HeadHook.of(scoped.model, ids)
         vocabulary = Vocabulary.of(self.checkpoint.tokenizer, range(hook.head.vocab))
         with progress_bar("refine", "step", recipe.steps, self.progress) as bar:
-            callback = StopCallback(self._watch(hook, context, vocabulary), recipe.watch_every, bar)
+            callback = StopCallback(self._check(hook, context, vocabulary), recipe.watch_every, bar)
             with quietly():
                 trainer = RefineTrainer(
                     model=scoped.model,
@@ -240,12 +238,12 @@ class _Job:
             "log": trainer.state.log_history,
         }
 
-    def _watch(self, hook: HeadHook, context: int, vocabulary: Vocabulary) -> HeldoutCheck:
+    def _check(self, hook: HeadHook, context: int, vocabulary: Vocabulary) -> HeldoutCheck:
         recipe = self.recipe
         windows = Windows.of(self.heldout, context, max_positions=recipe.watch_positions)
-        watched = list(batches(windows, range(len(windows.length)), WATCH_TOKENS))
-        marked = KlAnchor.of(1.0, recipe.budget.classes, vocabulary, hook.head.vocab).protected
-        return HeldoutCheck.of(hook, watched, marked, recipe.budget)
+        watched = list(batches(windows, range(len(windows.length)), WATCH_BATCH_TOKENS))
+        counted = tokens_of_classes(recipe.budget.classes, vocabulary, hook.head.vocab)
+        return HeldoutCheck.of(hook, watched, counted, recipe.budget)
 
 
 def _compared(
@@ -279,7 +277,7 @@ def _arguments(
         dataloader_pin_memory=not on_cpu,
         use_cpu=on_cpu,
     )
-    # With more GPUs in sight the Trainer would spread its batches over all of them.
+    # With more GPUs visible the Trainer would spread its batches over all of them.
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments
 
