@@ -31,13 +31,15 @@ from unembed.models.model_pass import ModelPass
 from unembed.signatures.alignment.align import align, interval
 from unembed.signatures.alignment.records import Alignments
 from unembed.signatures.alignment.texts import samples_of
+from unembed.signatures.batch_sums import batch_sums, whole_state
 from unembed.signatures.reading.features import features
 from unembed.signatures.reading.sketcher import SketchOptions
 from unembed.signatures.samples import Samples
-from unembed.signatures.signature import Identity, Signature, batch_sums, empty, whole_state
+from unembed.signatures.signature import Identity, Signature
 from unembed.signatures.sketches.constructions import sketch_of
 from unembed.signatures.sketches.names import CONSTRUCTIONS
 from unembed.signatures.sketches.sketch import SketchSpec
+from unembed.signatures.state import empty
 
 POSITIONS = 2_400
 ROWS = 600

@@ -11,7 +11,7 @@ import torch
 
 from unembed.decisions.comparison.compare import Comparison
 from unembed.demo import story
-from unembed.demo import transfer as helped
+from unembed.demo import transfer as measured
 from unembed.errors import UnembedError
 from unembed.head.head import Head
 from unembed.models.checkpoint import load
@@ -38,7 +38,7 @@ def test_the_demo_audits_heldout_text(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(story, "RECIPE", short)
     monkeypatch.setattr(story, "OBJECTIVES", (("none", 0.0), ("margin", 0.15)))
     monkeypatch.setattr(story, "TOPIC_POSITIONS", 300)
-    monkeypatch.setattr(helped, "TRAINING", replace(helped.TRAINING, steps=4))
+    monkeypatch.setattr(measured, "TRAINING", replace(measured.TRAINING, steps=4))
     told = story.run_demo(tmp_path / "run")
     done = told.audit
     assert "bfloat16" in told.rounded
@@ -59,13 +59,13 @@ def test_the_demo_audits_heldout_text(tmp_path: Path, monkeypatch: pytest.Monkey
     assert len(alike.tasks) >= 10
     assert all(task.samples == 300 for task in alike.tasks)
     assert np.nanmedian(alike.joint.value) > 0.1
-    transfer = told.helped.transfer
+    transfer = told.transfer.transfer
     assert len(transfer.tasks) == 12
     kinds = np.arange(12) // 3
     [gains] = transfer.gains
     own, others = kinds[:, None] == kinds, kinds[:, None] != kinds
     assert gains[own].mean() > 5 * abs(gains[others].mean())  # bytecode helps bytecode
-    assert {one.method for one in told.helped.verdicts} >= {"joint", "gradient", "unigram"}
+    assert {one.method for one in told.transfer.verdicts} >= {"joint", "gradient", "unigram"}
     loss = done.summary.nll_nats.value
     assert loss is not None
     assert loss < 5.5  # text in one language guessed by token frequency alone costs 7.1

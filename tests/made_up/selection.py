@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from unembed.selection.index.maps import Map
+from unembed.selection.index.plane import Map
 from unembed.selection.mixing.record import Mixture, Share
 from unembed.selection.ranking.records import Ranked, Ranking
 from unembed.selection.transfer.records import Scores, Transfer, Verdict

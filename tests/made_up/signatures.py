@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from unembed.signatures.signature import Features, Identity, Signature, accumulate, empty
+from unembed.signatures.batch_sums import accumulate
+from unembed.signatures.signature import Identity, Signature
 from unembed.signatures.sketches.sketch import SketchSpec
+from unembed.signatures.state import Features, empty
 
 M = 64
 

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from unembed.signatures.signature import Features, Identity, Signature, accumulate, empty
+from unembed.signatures.batch_sums import accumulate
+from unembed.signatures.signature import Identity, Signature
 from unembed.signatures.sketches.sketch import Sketch, SketchSpec
+from unembed.signatures.state import Features, empty
 
 
 @dataclass(frozen=True)

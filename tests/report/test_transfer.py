@@ -23,7 +23,7 @@ from unembed.report.transfer import verdicts as transfer_verdicts
 from unembed.report.transfer.choices import Means, choices_table, firsts, gains_table
 from unembed.report.transfer.maps import Marks, Shades, gains_map
 from unembed.report.transfer.page import transfer_page
-from unembed.selection.index.maps import Map
+from unembed.selection.index.plane import Map
 from unembed.selection.transfer.records import Transfer, Verdict
 from unembed.selection.transfer.verdicts import compared, judge
 

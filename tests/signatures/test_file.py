@@ -26,9 +26,9 @@ from unembed.signatures.file import (
     load,
     save,
 )
-from unembed.signatures.signature import Signature, empty, merge, scaled
+from unembed.signatures.signature import Signature, merge, scaled
 from unembed.signatures.sketches.constructions import sketch_of
-from unembed.signatures.state import SUMMED
+from unembed.signatures.state import SUMMED, empty
 
 A, B = (language_like(200, seed, tilt=0.3, per_document=4) for seed in (1, 2))
 

@@ -11,24 +11,12 @@ import torch
 
 from made_up.tasks import Task, chosen, features, hashes, language_like, signed, spec_of
 from unembed.errors import UnembedError
-from unembed.signatures.signature import (
-    Features,
-    Identity,
-    Signature,
-    State,
-    accumulate,
-    batch_sums,
-    empty,
-    merge,
-    mismatch,
-    scaled,
-    subtract,
-    whole_state,
-)
+from unembed.signatures.batch_sums import accumulate, batch_sums, whole_state
+from unembed.signatures.signature import Identity, Signature, merge, mismatch, scaled, subtract
 from unembed.signatures.sketches.constructions import sketch_of
 from unembed.signatures.sketches.names import CONSTRUCTIONS
 from unembed.signatures.sketches.sketch import SketchSpec
-from unembed.signatures.state import SUMMED
+from unembed.signatures.state import SUMMED, Features, State, empty
 from unembed.signatures.sums import HASHES, kept
 
 M = 512

@@ -71,8 +71,8 @@ def demo_command(out: Path, as_json: bool, quiet: bool) -> None:
     click.echo(alignments_text(story.topics.alignments))
     click.echo(f"{'report, topics':<{NAME}}{page_of(story.topics, out / 'topics')}")
     click.echo("\nWhich listing helps which: scores against the gains of a head trained on each:\n")
-    click.echo(transfer_text(story.helped.transfer, story.helped.verdicts))
-    click.echo(f"{'report, helped':<{NAME}}{page_of(story.helped, out / 'helped')}")
+    click.echo(transfer_text(story.transfer.transfer, story.transfer.verdicts))
+    click.echo(f"{'report, helped':<{NAME}}{page_of(story.transfer, out / 'helped')}")
 
 
 def _show_refined(refined: dict[str, Refinement], out: Path) -> None:

@@ -14,7 +14,7 @@ from unembed.decisions.audit.run import AuditOptions
 from unembed.decisions.comparison.compare import Comparison, compare
 from unembed.demo.text import documents
 from unembed.demo.topics import Topic, listings, topics
-from unembed.demo.transfer import helped
+from unembed.demo.transfer import measure_transfer
 from unembed.errors import UnembedError
 from unembed.models.checkpoint import Checkpoint, load
 from unembed.models.quantization import quantized, torchao_is_there
@@ -81,7 +81,7 @@ class DemoRuns:
     rounded: dict[str, Comparison]
     refined: dict[str, Refinement]
     topics: AlignmentRun
-    helped: TransferRun
+    transfer: TransferRun
 
 
 def run_demo(out: Path, *, progress: bool = False, command: str = "") -> DemoRuns:
@@ -128,8 +128,8 @@ def run_demo(out: Path, *, progress: bool = False, command: str = "") -> DemoRun
     refined = {}
     if accelerate_is_there():
         refined = _refined(whole, out / "refined", progress, command)
-    alike, gained = _topics(whole, out, progress, command)
-    return DemoRuns(before, rounded, refined, alike, gained)
+    alignment, transfer = _topics(whole, out, progress, command)
+    return DemoRuns(before, rounded, refined, alignment, transfer)
 
 
 def _refined(
@@ -158,7 +158,7 @@ def _topics(
     others = listings(checkpoint)
     made = _signatures(checkpoint, others, folder, progress)
     names = {one.name for one in made.values()}
-    gained = helped(
+    gained = measure_transfer(
         checkpoint,
         {name: topic for name, topic in others.items() if name in names},
         list(made.values()),

@@ -28,7 +28,7 @@ TOPICS = {
 """How the names of a topic's documents begin. Some Pythons lack packages, and so topics."""
 
 DOCUMENTS, CHARACTERS = 20, 600
-"""Of each topic, and of each document: many short ones, for documents are what is independent."""
+"""Of each topic, and of each document: many short ones, since only documents are independent."""
 HELD_OUT = 3
 """Of a document that long in passages, the end is held out: it lies apart from the middle."""
 PACKAGES = ("asyncio", "email", "unittest")

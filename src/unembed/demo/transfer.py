@@ -1,4 +1,4 @@
-"""Which topic helps which: gains on held-out text, measured, beside what was foretold of them."""
+"""Which topic helps which: gains on held-out text, measured, and what scores predicted of them."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from unembed.signatures.signature import Signature
 from unembed.text.corpus import Corpus
 
 TRAINING = HeadTraining(20, 512, 5.0, "gd")
-KINDS = {
+ALIGNMENTS = {
     "joint": "joint",
     "activation": "activation",
     "error": "error",
     "gradient": "first_moment",
 }
-COUNTS = ("unigram", "unigram_loss", "random")
+TOKEN_BASELINES = ("unigram", "unigram_loss", "random")
 """Baselines that read tokens alone."""
 
 
-def helped(
+def measure_transfer(
     checkpoint: Checkpoint,
     topics: Mapping[str, Topic],
     signatures: Sequence[Signature],
@@ -54,11 +54,11 @@ def helped(
     gains = head_gains(train, heldout, head, TRAINING, progress=progress)
     alignments = align(signatures)
     values = {}
-    for name, kind in KINDS.items():
+    for name, kind in ALIGNMENTS.items():
         pairs = alignments.pairs(kind)
         if pairs is not None:
             values[name] = pairs.value
-    for name in COUNTS:
+    for name in TOKEN_BASELINES:
         values[name] = np.array(
             [[score(name, target, source, head) for target in train] for source in train]
         )

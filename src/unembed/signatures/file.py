@@ -1,4 +1,4 @@
-"""Signatures as safetensors files: whole, to go on with, or compact, to lie beside a model."""
+"""Signatures as safetensors files: whole, to go on with, or compact, to be stored with a model."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from safetensors.numpy import save as tensors_as_bytes
 from unembed.errors import UnembedError
 from unembed.runs.store import write_whole
 from unembed.signatures.alignment.estimators import squared_norm
-from unembed.signatures.signature import Identity, Signature, State
+from unembed.signatures.signature import Identity, Signature
 from unembed.signatures.sketches.sketch import SketchSpec
-from unembed.signatures.state import SUMMED, WEIGHTS
+from unembed.signatures.state import SUMMED, WEIGHTS, State
 from unembed.signatures.sums import KEPT, Sums
 
 Dtype = Literal["float32", "float16", "int8"]
@@ -83,7 +83,7 @@ def as_bytes(signature: Signature) -> bytes:
 
 
 def export(signature: Signature, path: str | Path, *, dtype: Dtype = "float32") -> Path:
-    """Write the mean joint feature alone, for storage beside a model; returns the file's path.
+    """Write the mean joint feature alone, for storage with a model; returns the file's path.
 
     The debiased squared norm goes with it, so that alignments stay debiased. At m = 4096 the vector
     takes 16 KiB as float32, 8 as float16 and 4 as int8, which are fractions of its largest number.

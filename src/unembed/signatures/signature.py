@@ -9,27 +9,8 @@ from typing import Literal
 import numpy as np
 
 from unembed.errors import UnembedError
-from unembed.signatures.batch_sums import BatchSums, accumulate, batch_sums, whole_state
 from unembed.signatures.sketches.sketch import SketchSpec
-from unembed.signatures.state import SUMMED, Features, State, empty
-
-__all__ = [
-    "Features",
-    "Identity",
-    "BatchSums",
-    "Signature",
-    "State",
-    "accumulate",
-    "agree",
-    "agree_all",
-    "empty",
-    "whole_state",
-    "merge",
-    "mismatch",
-    "batch_sums",
-    "scaled",
-    "subtract",
-]
+from unembed.signatures.state import SUMMED, State
 
 Unit = Literal["token", "sequence"]
 Fisher = Literal["empirical", "true"]

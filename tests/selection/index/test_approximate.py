@@ -16,7 +16,7 @@ from command_line import Run
 from made_up.signatures import IDENTITY, M, random_signature
 from unembed.errors import UnembedError, WriteError
 from unembed.selection.index import approximate, vectors
-from unembed.selection.index.files import strangers
+from unembed.selection.index.files import foreign_files
 from unembed.selection.index.index import Index, PendingEntry, points_of
 from unembed.signatures.file import save
 
@@ -148,7 +148,7 @@ def test_a_compaction_drops_the_pass_and_says_so(folder: Path) -> None:
         index.query(QUERIES[0], approximate=True)
     index.build()
     assert found(index, 0, approximate=True) == found(index, 0)
-    assert strangers(folder) == []
+    assert foreign_files(folder) == []
 
 
 def test_a_compaction_during_the_build_is_told(

@@ -24,21 +24,15 @@ from unembed.selection.mixing.record import Mixture
 from unembed.selection.mixing.run import MixtureRun, mix_signatures
 from unembed.selection.mixing.text import interleave_line, mixture_text
 from unembed.selection.scores import FEATURES
+from unembed.signatures.batch_sums import accumulate
 from unembed.signatures.file import export
 from unembed.signatures.file import load as read_signature
 from unembed.signatures.reading.run import sketch
 from unembed.signatures.reading.sketcher import SketchOptions
-from unembed.signatures.signature import (
-    Features,
-    Identity,
-    Signature,
-    accumulate,
-    empty,
-    merge,
-    scaled,
-)
+from unembed.signatures.signature import Identity, Signature, merge, scaled
 from unembed.signatures.sketches.constructions import sketch_of
 from unembed.signatures.sketches.sketch import SketchSpec
+from unembed.signatures.state import Features, empty
 from unembed.text.corpus import Corpus
 
 VOCAB, DIM, EXACT = 5, 4, 256
@@ -492,7 +486,7 @@ def test_compact_signatures_have_the_sketchs_error_alone(tmp_path: Path) -> None
     assert "1 keeps too few blocks" in " ".join(found.warnings)
     ours, theirs = found.shares[0].weight, usual.shares[0].weight
     assert 0 < ours.high - ours.low < theirs.high - theirs.low
-    with pytest.raises(UnembedError, match="1 keeps no error features, for it is compact"):
+    with pytest.raises(UnembedError, match="1 keeps no error features, as it is compact"):
         mix(whole[0], [compact, whole[2]], by="error")
     sharing = signed("2", made, replace(tasks[2], document=tasks[0].document))
     compact = read_signature(export(sharing, tmp_path / "sharing.safetensors"))

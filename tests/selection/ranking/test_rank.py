@@ -20,10 +20,12 @@ from unembed.selection.ranking.records import Ranking
 from unembed.selection.scores import SIGNATURE_SCORES
 from unembed.signatures.alignment.align import align
 from unembed.signatures.alignment.estimators import Kind
+from unembed.signatures.batch_sums import accumulate
 from unembed.signatures.file import export, load
-from unembed.signatures.signature import Identity, Signature, accumulate, empty
+from unembed.signatures.signature import Identity, Signature
 from unembed.signatures.sketches.constructions import sketch_of
 from unembed.signatures.sketches.sketch import SketchSpec
+from unembed.signatures.state import empty
 
 VOCAB, DIM, EXACT = 5, 4, 256
 """So that ``g gᵀ`` has 210 different numbers, all of which are kept of blocks."""

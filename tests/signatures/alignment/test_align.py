@@ -27,18 +27,12 @@ from unembed.signatures.alignment.estimators import Cosine, Kind
 from unembed.signatures.alignment.exact import exact_alignments
 from unembed.signatures.alignment.records import KINDS, Alignments
 from unembed.signatures.alignment.task_facts import residual
+from unembed.signatures.batch_sums import accumulate
 from unembed.signatures.samples import Samples
-from unembed.signatures.signature import (
-    Features,
-    Identity,
-    Signature,
-    accumulate,
-    empty,
-    merge,
-    scaled,
-)
+from unembed.signatures.signature import Identity, Signature, merge, scaled
 from unembed.signatures.sketches.constructions import sketch_of
 from unembed.signatures.sketches.sketch import SketchSpec
+from unembed.signatures.state import Features, empty
 
 UPPER = np.triu_indices(3, 1)
 
@@ -415,7 +409,7 @@ def test_hundreds_of_tasks_come_in_parts_with_the_same_numbers(
     sketch = sketch_of(spec_of(tasks[0], m=256))
     signatures = [signed(str(i), sketch, task) for i, task in enumerate(tasks)]
     whole = align(signatures)
-    monkeypatch.setattr("unembed.signatures.alignment.align.ELEMENTS", 1)
+    monkeypatch.setattr("unembed.signatures.alignment.align.MOST_SHARES", 1)
     parts = align(signatures)
     for kind in KINDS:
         ours, theirs = whole.pairs(kind), parts.pairs(kind)

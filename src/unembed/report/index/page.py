@@ -25,7 +25,7 @@ from unembed.report.parts.points import (
 from unembed.report.parts.points import pixels as pixels_of
 from unembed.report.parts.scales import Scale, step_of
 from unembed.report.parts.wording import count, counted, share, short, three, visible
-from unembed.selection.index.maps import Map
+from unembed.selection.index.plane import Map
 
 LABELLED = 60
 """Entries up to which names are written beside the points."""

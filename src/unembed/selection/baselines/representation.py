@@ -104,7 +104,7 @@ def procrustes(
 def paired(
     a: Float[Tensor, "positions dim"], b: Float[Tensor, "positions other"], centre: bool
 ) -> tuple[Float[Tensor, "positions dim"], Float[Tensor, "positions other"]]:
-    """Both in float64, less their column means if told.
+    """Both in float64, less their column means where ``centre`` is set.
 
     Raises UnembedError where their rows cannot be paired, or are not finite.
     """

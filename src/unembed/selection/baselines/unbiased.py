@@ -95,7 +95,7 @@ def centred_product(
     k_rows, m_rows = (_summed(x, column, documents) for x in (k, m))
     k_columns, m_columns = (_summed(x.T, row, documents) for x in (k, m))
     k_both, m_both = (_summed(x.T, row, documents).T for x in (k_rows, m_rows))
-    # How many others of two further documents there are beside a pair of positions.
+    # How many others of two further documents there are besides a pair of positions.
     shared = n * o
     others = (n.sum() - n[:, None] - n) * (o.sum() - o[:, None] - o)
     others -= shared.sum() - shared[:, None] - shared

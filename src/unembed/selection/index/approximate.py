@@ -75,7 +75,7 @@ class Approximate:
             note = PassRecord(**json.loads(before))
             with path.open("rb") as stream:
                 found = hashlib.file_digest(stream, "sha256").hexdigest()
-            # Faiss trusts what it reads, so that damage is told before.
+            # Faiss trusts what it reads, so damage must be found before.
             if found != note.sha256:
                 raise ValueError("its SHA-256 is not the one recorded when it was written")
             if note.rows > ledger.rows or note.vectors != _digest(ledger, note.rows):
@@ -154,7 +154,7 @@ def built(ledger: Ledger) -> Approximate:
 
 
 def keep(ledger: Ledger, made: Approximate) -> Approximate:
-    """Put a pass beside the vectors, under the lock; it is given back.
+    """Write a pass next to the vectors, under the lock, and return it.
 
     Raises UnembedError where the vectors are other ones by now, WriteError where the system
     refuses.

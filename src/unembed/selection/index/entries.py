@@ -1,4 +1,4 @@
-"""What an index knows of each signature beside its vector, and the same as a Parquet table."""
+"""What an index keeps of each signature besides its vector, and the same as a Parquet table."""
 
 from __future__ import annotations
 

@@ -208,7 +208,7 @@ def tidy(folder: Path, header: Header) -> None:
                 path.unlink()
 
 
-def strangers(folder: Path) -> list[str]:
+def foreign_files(folder: Path) -> list[str]:
     """The names of files that are not an index's."""
     names = (path.name for path in folder.iterdir())
     return sorted(

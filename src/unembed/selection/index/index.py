@@ -14,7 +14,7 @@ from jaxtyping import Float, UInt64
 from unembed.errors import UnembedError, WriteError
 from unembed.selection.index.approximate import Approximate, built, faiss_module, keep
 from unembed.selection.index.entries import Entry, Label
-from unembed.selection.index.files import HEADER, Header, Record, append, refusals, strangers
+from unembed.selection.index.files import HEADER, Header, Record, append, foreign_files, refusals
 from unembed.selection.index.growth import settle
 from unembed.selection.index.ledger import Ledger, new_index
 from unembed.selection.index.lock import alone
@@ -43,8 +43,8 @@ class PendingEntry:
 class Index:
     """A folder of signatures that compare with each other.
 
-    It shows the folder as it was when it was opened, until it adds or removes itself, or is told to
-    ``refresh``. Any number of processes may read while one writes; an addition counts from the
+    It shows the folder as it was when it was opened, until it adds or removes, or ``refresh`` is
+    called. Any number of processes may read while one writes; an addition counts from the
     moment that it is reported, whatever happens to the process or the machine.
     """
 
@@ -73,7 +73,7 @@ class Index:
             folder.mkdir(parents=True, exist_ok=True)
         if by not in FEATURES:
             raise UnembedError(f"by {by!r} is not one of {', '.join(FEATURES)}")
-        others = strangers(folder)
+        others = foreign_files(folder)
         if others:
             raise UnembedError(
                 f"{folder} holds files that are no index ({others[0]}): give an empty or new folder"

@@ -15,7 +15,7 @@ SAMPLE_ROWS = 256
 STANDARD_ERRORS = 3.0
 """Standard errors of the sieve's cosine by which a row must miss the best to be left out."""
 LEAST_ERROR = 0.02
-"""Cosines near 1 are told more closely, as ``1 - c²``, but the rounding to int8 stays."""
+"""Cosines near 1 have smaller errors, as ``1 - c²``, but the rounding to int8 stays."""
 
 Best = tuple[Int[np.ndarray, " best"], Float[np.ndarray, " best"], int]
 """Rows, best first, their products, and how many rows were looked at closely."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,13 +12,28 @@ from torch import Tensor
 
 from unembed.errors import UnembedError
 from unembed.selection.index.index import Index
-from unembed.selection.index.maps import Map
 
 MOST_ENTRIES = 20_000
 MOST_EXACT = 2_000
 """Entries up to which the axes are taken from all products of two, and not from a random start."""
 EXTRA_AXES = 30
 TURNS = 6
+
+
+@dataclass(frozen=True)
+class Map:
+    """Where each signature of an index lies on the two axes that tell them best apart.
+
+    ``points`` are principal components of the unit vectors: distances on the map are at most the
+    distances ``√(2 - 2 cosine)`` between signatures. ``explained`` is the share of the squared
+    distances that each axis holds. ``tags`` are the first tag of each, "" where it has none.
+    """
+
+    names: tuple[str, ...]
+    tags: tuple[str, ...]
+    samples: tuple[int, ...]
+    points: Float[np.ndarray, "entries 2"]
+    explained: tuple[float, float]
 
 
 def map_of(index: Index, *, seed: int = 0) -> Map:

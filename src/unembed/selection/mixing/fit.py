@@ -38,7 +38,7 @@ class Fit:
         Errors move ``G w = c`` by ``dc - dG w`` at the weights found: that is drawn from a normal
         distribution of its estimated covariance, with the same errors for all of one draw, and each
         draw is solved anew, so that a weight may stay at 0 or leave it. The least residual is below
-        the true one, for the weights fit the noise too, by what the draws say: that is added.
+        the true one, since the weights fit the noise too, by what the draws say: that is added.
         Squared norms must be positive. An indefinite Gram matrix, which few samples give, becomes
         the nearest one that is positive definite, in units of the sources' norms.
         """

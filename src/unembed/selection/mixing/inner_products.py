@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from unembed.signatures.alignment.estimators import Kind
+from unembed.signatures.alignment.estimators import Kind, products_of
 from unembed.signatures.alignment.overlap import shared_inputs
 from unembed.signatures.alignment.sampling import Deleted
 from unembed.signatures.kin import connected
-from unembed.signatures.signature import State
+from unembed.signatures.state import State
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,9 @@ class InnerProducts:
             return None
         shared = shared_inputs(states)
         others = shared & ~np.eye(len(states), dtype=bool) & debias
-        products = _products(kind.pooled, kind.pooled)
+        products = products_of(kind.pooled, kind.pooled)
         if others.any():
-            across = _products(kind.first, kind.second)
+            across = products_of(kind.first, kind.second)
             across = (across + across.transpose(0, 2, 1)) / 2
             products = np.where(others, across, products)
         norms = np.where(others.any(1), kind.fold_norms, kind.norms)
@@ -133,9 +133,3 @@ def _with_square(
 ) -> Float[np.ndarray, "*events numbers"]:
     found = np.concatenate([each, (each @ along)[..., None], norm[..., None]], -1)
     return np.asarray(found)
-
-
-def _products(
-    a: Float[np.ndarray, "groups tasks width"], b: Float[np.ndarray, "groups tasks width"]
-) -> Float[np.ndarray, "groups tasks tasks"]:
-    return np.asarray(a @ b.transpose(0, 2, 1) / a.shape[2])

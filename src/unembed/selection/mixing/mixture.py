@@ -120,7 +120,7 @@ def _check(target: Signature, sources: Sequence[Signature], by: str) -> None:
         )
     if lacking:
         raise UnembedError(
-            f"{lacking[0]} keeps no {by} features, for it is compact: give the whole signature, "
+            f"{lacking[0]} keeps no {by} features, as it is compact: give the whole signature, "
             "or mix by joint"
         )
 

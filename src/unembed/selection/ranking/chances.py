@@ -1,4 +1,4 @@
-"""Which of several scores is the largest, told by errors that go together."""
+"""The chance of each of several scores to be the largest, given how their errors correlate."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def probabilities(
     Of draws ``value + error``, the share in which it is the largest, and of a tie its part. A
     covariance that is none, for noise, becomes one of the same variances. Before the data, every
     order counts as likely: of many that differ by less than their errors, the first is so by luck
-    too, and is then told too high a chance. Raises ValueError where a number is not finite.
+    too, and its chance is then too high. Raises ValueError where a number is not finite.
     Source: theory §10.
     """
     if not (np.isfinite(value).all() and np.isfinite(covariance).all()):

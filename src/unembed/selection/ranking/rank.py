@@ -14,12 +14,12 @@ from unembed.selection.ranking.chances import covariance, probabilities
 from unembed.selection.ranking.records import Ranked, Ranking
 from unembed.selection.scores import SCORES, SIGNATURE_SCORES
 from unembed.signatures.alignment.align import NORMAL, interval
-from unembed.signatures.alignment.estimators import Cosine, Kind
+from unembed.signatures.alignment.estimators import Cosine, Kind, products_of
 from unembed.signatures.alignment.overlap import shared_inputs
 from unembed.signatures.alignment.records import TaskFacts
 from unembed.signatures.alignment.task_facts import task_facts
-from unembed.signatures.signature import Signature, State, agree_all
-from unembed.signatures.state import SUMMED
+from unembed.signatures.signature import Signature, agree_all
+from unembed.signatures.state import SUMMED, State
 from unembed.signatures.sums import KEPT
 
 LEAST_BLOCKS = 2
@@ -39,7 +39,7 @@ def rank(
 
     ``best`` is from normal errors that go together: the sketch's of all sources, those of the
     target's documents too, and of two sources' own where these share inputs. A source without a
-    score has 0. One whose sampling error is not known, for its documents fill fewer than two blocks
+    score has 0. One whose sampling error is not known, as its documents fill fewer than two blocks
     or were kept in none, has None, and the others' are among themselves.
     Raises UnembedError for a ``by`` that is no score, no sources, two signatures of one name, two
     that do not compare, and one that did not keep what the score needs. Source: theory §10, §13.
@@ -138,8 +138,9 @@ def _score(
 
 def _step(kind: Kind, among: Bool[np.ndarray, "one tasks"]) -> Cosine:
     """Products in place of cosines: of folds with the other one where tasks share inputs."""
-    across = _products(kind.first, kind.second) + _products(kind.second, kind.first)
-    products = np.where(among, across / 2, _products(kind.pooled, kind.pooled))
+    across = products_of(kind.first[:, :1], kind.second)
+    across = across + products_of(kind.second[:, :1], kind.first)
+    products = np.where(among, across / 2, products_of(kind.pooled[:, :1], kind.pooled))
     value, groups = products.mean(0), len(products)
     sampling = None
     if kind.blocks is not None:
@@ -148,13 +149,6 @@ def _step(kind: Kind, among: Bool[np.ndarray, "one tasks"]) -> Cosine:
         both = np.concatenate([deleted.both, np.zeros_like(deleted.both)], 1)
         sampling = np.where(among, both, apart)
     return Cosine(value, (products - value) / np.sqrt(groups * (groups - 1)), sampling)
-
-
-def _products(
-    a: Float[np.ndarray, "groups tasks width"], b: Float[np.ndarray, "groups tasks width"]
-) -> Float[np.ndarray, "groups one tasks"]:
-    """Of the first task with all."""
-    return np.asarray(a[:, :1] @ b.transpose(0, 2, 1) / a.shape[2])
 
 
 def _ends(

@@ -30,7 +30,7 @@ class Ranked:
 class Ranking:
     """The sources of a target, best first; those without a score last, in the order given.
 
-    ``by`` is the score's name, ``method`` how it was had ("complex_tensorsketch", "samples").
+    ``by`` is the score's name, ``method`` what it is from ("complex_tensorsketch", "samples").
     ``samples``, ``documents`` and ``status`` are the target's.
     """
 

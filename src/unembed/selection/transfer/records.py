@@ -1,4 +1,4 @@
-"""What training on each of several tasks gained each of them, and how scores foretold it."""
+"""What training on each of several tasks gained each of them, and what scores predicted."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Transfer:
-    """Measured gains beside what scores foretold.
+    """Measured gains, and the scores that predicted them.
 
     ``gains[s, i, j]`` is how far task j's held-out loss falls, in nats a token, when the model is
     trained on task i, in seed s. ``training`` says in words how it was trained.

@@ -105,7 +105,7 @@ def _numbers(
     The product of a block's shares in two separate halves of those features has the square of its
     true share as its mean; the square of their mean has the noise of few features in it too. The
     variance is the first, with the part of that noise that would be left with all features. Where
-    that is negative, for the noise is large, it is the second, an upper bound.
+    that is negative, as the noise is large, it is the second, an upper bound.
     """
     if cosine is None:
         return None

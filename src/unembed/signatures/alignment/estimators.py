@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 
 from unembed.signatures.alignment.sampling import BlockSums, Deleted
 from unembed.signatures.documents import FOLDS
-from unembed.signatures.signature import State
+from unembed.signatures.state import State
 from unembed.signatures.sums import Sums
 
 LEAST_DOCUMENTS = 2
@@ -125,12 +125,12 @@ class Kind:
         itself has exactly 1.
         """
         deleted = None if self.blocks is None else self.blocks.deleted(rows)
-        apart = _cosines(_products(self.pooled[:, rows], self.pooled), self.norms, rows)
+        apart = _cosines(products_of(self.pooled[:, rows], self.pooled), self.norms, rows)
         found = apart.with_sampling(deleted, together=False)
         if not shared.any():
             return found
-        across = _products(self.first[:, rows], self.second)
-        across = (across + _products(self.second[:, rows], self.first)) / 2
+        across = products_of(self.first[:, rows], self.second)
+        across = (across + products_of(self.second[:, rows], self.first)) / 2
         other = _cosines(across, self.fold_norms, rows).with_sampling(deleted, together=True)
         sampling = None
         if found.sampling is not None and other.sampling is not None:
@@ -215,8 +215,9 @@ def _grouped(
     return np.ascontiguousarray(parts.reshape(groups, tasks, -1))
 
 
-def _products(
+def products_of(
     a: Float[np.ndarray, "groups rows width"], b: Float[np.ndarray, "groups tasks width"]
 ) -> Float[np.ndarray, "groups rows tasks"]:
+    """Inner products over each group's features, as means over these."""
     found: Float[np.ndarray, "groups rows tasks"] = a @ b.transpose(0, 2, 1) / a.shape[2]
     return found

@@ -50,7 +50,7 @@ def exact_alignments(
     are left out, everywhere, of norms as of products. What remains are pairs of independent
     documents, so that each mean is that of the population, and two tasks on the same samples have
     alignment 1. A squared norm that is not positive then gives NaN, and the task's status says
-    why: "too few samples: ..." where no Fisher can be had, "ok, but ..." where only the mean
+    why: "too few samples: ..." where no Fisher can be estimated, "ok, but ..." where only the mean
     gradient is lost in noise, as it is for most well-trained models. Without ``debias`` all pairs
     count, and the identities of theory §7 hold to rounding.
 

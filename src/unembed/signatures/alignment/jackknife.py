@@ -28,14 +28,14 @@ class BlockPairs:
     @property
     def means(self) -> Float[np.ndarray, "quantities tasks tasks"]:
         """The mean of each kernel over the pairs of two tasks, NaN where there are none."""
-        return _ratio(self.sums.sum((2, 4)), self.pairs.sum((1, 3)))
+        return quotient(self.sums.sum((2, 4)), self.pairs.sum((1, 3)))
 
     @property
     def mean_slack(self) -> Float[np.ndarray, "quantities tasks tasks"] | None:
         """How far the means may be from those of whole errors."""
         if self.slack is None:
             return None
-        return _ratio(self.slack.sum((2, 4)), self.pairs.sum((1, 3)))
+        return quotient(self.slack.sum((2, 4)), self.pairs.sum((1, 3)))
 
 
 def cosines(
@@ -51,7 +51,7 @@ def cosines(
     row, column = (np.sqrt(np.where(x > 0, x, np.nan)) for x in (rows, columns))
     joint, activation, error, first = products / (row[..., :, None] * column[..., None, :])
     proxy = activation * error
-    return np.stack([joint, activation, error, proxy, _ratio(joint, proxy), first])
+    return np.stack([joint, activation, error, proxy, quotient(joint, proxy), first])
 
 
 def standard_errors(
@@ -84,7 +84,7 @@ def _variance(
     counted: Bool[np.ndarray, "blocks tasks tasks"],
 ) -> Float[np.ndarray, "kinds tasks tasks"]:
     groups = counted.sum(0).astype(float)
-    center = _ratio(np.where(counted, deleted, 0.0).sum(1), groups)
+    center = quotient(np.where(counted, deleted, 0.0).sum(1), groups)
     off = np.where(counted, deleted - center[:, None], 0.0)
     scale = np.where(groups > 1, (groups - 1) / np.maximum(groups, 1), np.nan)
     return np.asarray(scale * np.square(off).sum(1))
@@ -93,7 +93,7 @@ def _variance(
 def _mean(
     sums: Float[np.ndarray, "quantities_and_pairs *batch tasks tasks"],
 ) -> Float[np.ndarray, "quantities *batch tasks tasks"]:
-    return _ratio(sums[:-1], sums[-1])
+    return quotient(sums[:-1], sums[-1])
 
 
 def _norms(
@@ -102,7 +102,7 @@ def _norms(
     return np.asarray(np.einsum("...tt->...t", means))
 
 
-def _ratio(
+def quotient(
     over: Float[np.ndarray, "*shape"], under: Float[np.ndarray, "*lower"]
 ) -> Float[np.ndarray, "*shape"]:
     """A quotient, NaN where the denominator is 0."""

@@ -113,7 +113,7 @@ def strips(
 ) -> Iterator[tuple[slice, Kernels]]:
     """The kernels of all samples, some rows at a time, and which samples the rows are.
 
-    The Gram matrix of the errors is taken in bands, for each is a pass over the whole head.
+    The Gram matrix of the errors is taken in bands, since each is a pass over the whole head.
     """
     hidden, n = pool.hidden.double(), len(pool.task)
     for band in _runs(pool, slice(0, n), BAND // n):

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from unembed.signatures.kin import sharing
-from unembed.signatures.signature import State
+from unembed.signatures.state import State
 
 
 def shared_inputs(states: Sequence[State]) -> Bool[np.ndarray, "tasks tasks"]:

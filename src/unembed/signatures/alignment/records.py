@@ -33,7 +33,7 @@ class TaskFacts:
     """What is known of one task: its samples, how spread they are, and whether they suffice.
 
     ``participation_ratio`` is ``tr(F)² / ‖F‖²``, the effective number of directions of its Fisher;
-    ``residual`` is δ, the share of F that ``M ⊗ Γ`` leaves (None where it cannot be had).
+    ``residual`` is δ, the share of F that ``M ⊗ Γ`` leaves (None where it is not known).
     ``status`` is "ok", or a reason such as "too few samples: n = 40, participation ratio 310".
     """
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from unembed.signatures.alignment.jackknife import quotient
 from unembed.signatures.sums import Sums
 
 LEAST_BLOCKS = 2
@@ -85,9 +86,10 @@ class BlockSums:
         left = pairs - pairs_same.sum(0) - pairs_row - pairs_column + 2 * pairs_same
         norm = self._norms(factor)
         return Deleted(
-            row=(_over(products[:, None] - per_row, pairs - pairs_row) - plain) * mine,
-            column=(_over(products[:, None] - per_column, pairs - pairs_column) - plain) * theirs,
-            both=(_over(less, left) - apart[:, None]) * (mine + theirs) / 2,
+            row=(quotient(products[:, None] - per_row, pairs - pairs_row) - plain) * mine,
+            column=(quotient(products[:, None] - per_column, pairs - pairs_column) - plain)
+            * theirs,
+            both=(quotient(less, left) - apart[:, None]) * (mine + theirs) / 2,
             row_norms=norm[:, :, rows, None],
             column_norms=norm[:, :, None, :],
         )
@@ -104,12 +106,5 @@ class BlockSums:
         each = np.einsum("htbf,htf->htb", x, total)
         less = squares[:, :, None] - 2 * each + 2 * same
         left = pairs[:, None] - 2 * w * whole[:, None] + 2 * np.square(w)
-        changed = (_over(less, left) - (squares / pairs)[:, :, None]) * factor
+        changed = (quotient(less, left) - (squares / pairs)[:, :, None]) * factor
         return np.asarray(changed.transpose(0, 2, 1))
-
-
-def _over(
-    a: Float[np.ndarray, "*shape"], b: Float[np.ndarray, "*lower"]
-) -> Float[np.ndarray, "*shape"]:
-    """A quotient, NaN where the denominator is 0: where two blocks alone hold samples."""
-    return np.asarray(a / np.where(b == 0, np.nan, b))

@@ -12,14 +12,15 @@ from jaxtyping import Bool, Float
 from unembed.signatures.alignment.estimators import Kind
 from unembed.signatures.alignment.records import TaskFacts
 from unembed.signatures.documents import FOLDS
-from unembed.signatures.signature import Signature, State
+from unembed.signatures.signature import Signature
 from unembed.signatures.sketches.constructions import sketch_of
 from unembed.signatures.sketches.sketch import Sketch
+from unembed.signatures.state import State
 
 WORDS = ("Fisher", "activations", "errors", "mean gradient")
 NOISE = 2.0
 """A plug-in squared norm this many times the debiased one is half noise: n is about the
-participation ratio, for the pairs of a sample with itself add ``tr(F)² / n`` to it."""
+participation ratio, since the pairs of a sample with itself add ``tr(F)² / n`` to it."""
 
 
 def task_facts(
