@@ -39,7 +39,7 @@ from training import measure as train
 from unembed import Checkpoint, Head, load
 from unembed.demo import HeadTraining, bundled_model
 from unembed.runs import digest_of, progress_bar
-from unembed.selection import MODEL_BASELINES, Scores, Transfer, keep_transfer
+from unembed.selection import MODEL_BASELINES, Scores, Transfer, judge_transfer
 
 QUICK = ("manual", "docstrings", "character names", "number series", "C headers", "French")
 SETTINGS = ("head", "lora", "strings")
@@ -205,7 +205,7 @@ def run(setup: Setup, out: Path | None, command: str = "", shown: bool = False) 
         found.append(on_strings(checkpoint, setup, shown))
     if out:
         for how, one in zip((*measured_seeds, "strings"), found, strict=False):
-            keep_transfer(one, out=out / how, command=command)
+            judge_transfer(one, out=out / how, command=command)
     return found
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from command_line import Run, sketch_all, write_texts
-from unembed.selection.mixing.run import MixtureRun
+from unembed.selection.mixing.record import Mixture
 from unembed.signatures.file import export, load
 
 
@@ -44,7 +44,7 @@ def test_sources_are_mixed(run: Run, signatures: list[Path], tmp_path: Path) -> 
     assert sum(share["weight"]["value"] for share in summary["shares"]) == pytest.approx(1)
     assert sum(share["probability"] for share in summary["shares"]) == pytest.approx(1)
     assert summary["interleave"] in done.out
-    kept = MixtureRun.load(out).mixture.to_json()
+    kept = Mixture.load(out).to_json()
     assert {**json.loads(json.dumps(kept)), "interleave": summary["interleave"]} == summary
     assert "another run" in run("mix", *signatures, "-o", out).line
     plain = run("mix", *signatures, "-o", tmp_path / "plain", "--plug-in", "--by", "joint")

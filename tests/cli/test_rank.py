@@ -11,8 +11,8 @@ import pytest
 
 from command_line import QUICK, Run, sketch_all, write_texts
 from made_up.adapters import save_adapter
+from unembed.runs.manifest import read_run
 from unembed.selection.ranking.records import Ranked, Ranking
-from unembed.selection.ranking.run import RankingRun
 from unembed.selection.ranking.text import ranking_text
 from unembed.selection.scores import SCORES
 from unembed.signatures.alignment.align import align
@@ -62,14 +62,14 @@ def test_signatures_are_ranked(run: Run, signatures: list[Path], tmp_path: Path)
     assert "±" in first
     assert "%" in first
     assert str(out / "report.html") in done.out
-    kept = RankingRun.load(out)
+    kept = Ranking.load(out)
     joint = align([load(path) for path in signatures]).joint
-    assert {source.name: source.value for source in kept.ranking.sources} == pytest.approx(
+    assert {source.name: source.value for source in kept.sources} == pytest.approx(
         {"text1": joint.value[0, 1], "text2": joint.value[0, 2]}
     )
-    assert dict(kept.facts)["Sketch"].startswith("complex_tensorsketch, m = 256")
+    assert dict(read_run(out).facts)["Sketch"].startswith("complex_tensorsketch, m = 256")
     again = run("rank", *signatures, "-o", out, "--json")
-    assert Ranking.from_json(summary(again.out)) == kept.ranking
+    assert Ranking.from_json(summary(again.out)) == kept
     page = (out / "report.html").read_text()
     assert "text2" in page
     assert run("report", out, "-o", tmp_path / "page.html").code == 0
@@ -109,7 +109,7 @@ def test_adapters_are_ranked(
     by_name = {source["name"]: source["value"] for source in found["sources"]}
     assert 1 > by_name["one"] > by_name["two"]
     # The smaller change leaves the gradients more as they were.
-    first = dict(RankingRun.load(tmp_path / "run").facts)
+    first = dict(read_run(tmp_path / "run").facts)
     assert first["Model"] == str(llama_folder)
     probed = run(
         "rank",
@@ -166,12 +166,17 @@ def test_texts_are_ranked_by_baselines(
     done = run(*ask, "--blocks", "4", "-o", tmp_path / "run")
     assert done.code == 0, done.err
     assert done.out.splitlines()[0].split() == ["source", by, "best", "for", "text0"]
-    found = RankingRun.load(tmp_path / "run")
-    assert found.ranking.samples == 120
-    assert found.ranking.method == "samples"
-    assert all(source.low is not None for source in found.ranking.sources)
-    assert sum(source.best or 0 for source in found.ranking.sources) == pytest.approx(1)
-    assert [label for label, _ in found.facts] == ["Model", "text0", "text1", "text2"]
+    found = Ranking.load(tmp_path / "run")
+    assert found.samples == 120
+    assert found.method == "samples"
+    assert all(source.low is not None for source in found.sources)
+    assert sum(source.best or 0 for source in found.sources) == pytest.approx(1)
+    assert [label for label, _ in read_run(tmp_path / "run").facts] == [
+        "Model",
+        "text0",
+        "text1",
+        "text2",
+    ]
 
 
 def test_models_are_ranked_on_the_target(

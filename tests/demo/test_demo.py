@@ -16,7 +16,7 @@ from unembed.errors import UnembedError
 from unembed.head.head import Head
 from unembed.models.checkpoint import load
 from unembed.training.run import engine
-from unembed.training.run.train import load_refinement
+from unembed.training.run.train import Refinement
 
 LIMIT_BYTES = 8_000_000
 
@@ -49,13 +49,13 @@ def test_the_demo_audits_heldout_text(tmp_path: Path, monkeypatch: pytest.Monkey
         assert 0 < flips.changed < 400  # rounding to 8 bits changes about one decision in a hundred
     assert list(told.refined) == ["none", "margin"]
     for name, refined in told.refined.items():
-        again = load_refinement(tmp_path / "run" / "refined" / name)
+        again = Refinement.load(tmp_path / "run" / "refined" / name)
         assert again.summary == refined.summary
         assert (again.summary.objective, again.summary.steps) == (name, 2)
         assert len(again.heldout) == len(again.training) == 300
     losses = [refined.summary.log[0].loss for refined in told.refined.values()]
     assert len(set(losses)) == 2
-    alike = told.topics.alignments
+    alike = told.topics
     assert len(alike.tasks) >= 10
     assert all(task.samples == 300 for task in alike.tasks)
     assert np.nanmedian(alike.joint.value) > 0.1

@@ -21,7 +21,7 @@ from unembed.demo.text import Document
 from unembed.errors import UnembedError
 from unembed.head.head import Head
 from unembed.models.checkpoint import Checkpoint, load
-from unembed.selection.transfer.run import TransferRun
+from unembed.selection.transfer.judged import JudgedTransfer
 from unembed.selection.transfer.verdicts import judge
 from unembed.signatures.samples import Samples
 
@@ -265,7 +265,7 @@ def test_the_whole_of_it_is_measured_kept_and_printed(
     run.main()
     said = capsys.readouterr().out
     for how, count in (("head", 3), ("lora", 3), ("strings", 6)):
-        done = TransferRun.load(tmp_path / "out" / how)
+        done = JudgedTransfer.load(tmp_path / "out" / how)
         assert done.transfer.gains.shape == (1, count, count)
         assert done.verdicts == judge(done.transfer)
         by_name = {one.method: one for one in done.verdicts}
@@ -275,7 +275,7 @@ def test_the_whole_of_it_is_measured_kept_and_printed(
     # All tasks on strings read the same states.
     scores = {one.method: one.values for one in done.transfer.scores}
     assert np.abs(scores["activation, plug-in"] - 1).max() < 1e-9
-    head = TransferRun.load(tmp_path / "out" / "head").transfer
+    head = JudgedTransfer.load(tmp_path / "out" / "head").transfer
     costs = {one.method: one for one in head.scores}
     assert costs["joint"].bytes == 1024
     assert costs["proxy"].bytes == 2048

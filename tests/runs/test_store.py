@@ -17,9 +17,17 @@ import pytest
 
 from unembed.errors import UnembedError
 from unembed.runs import store
-from unembed.runs.store import RunFolder, read_manifest, verified_manifest, write_whole
+from unembed.runs.files import write_whole
+from unembed.runs.lock import exclusive_lock
+from unembed.runs.manifest import FinishedRun, read_run, verified_run
+from unembed.runs.store import RunFolder
 
-KEY: dict[str, Any] = {"kind": "audit", "model": "m", "text": {"digest": "d", "context": 8}}
+KEY: dict[str, Any] = {
+    "kind": "audit",
+    "schema": 1,
+    "model": "m",
+    "text": {"digest": "d", "context": 8},
+}
 PARTS = ["tokens/part-00000.parquet", "tokens/part-00001.parquet"]
 
 
@@ -38,10 +46,13 @@ def fill(folder: Path, stop_after: int = 2, key: dict[str, Any] = KEY) -> list[s
                 run.write_table(path, table(path))
                 made.append(path)
         if stop_after == 2 and not run.finished:
-            run.write_bytes("summary.json", b"{}")
-            run.finish(key, "unembed audit")
+            run.finish("unembed audit", {})
             made.append("summary.json")
     return made
+
+
+def verified(folder: Path) -> FinishedRun:
+    return verified_run(folder, "audit", 1)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -59,8 +70,8 @@ def run(tmp_path: Path) -> Path:
 
 
 def test_a_finished_run_lists_its_files(run: Path) -> None:
-    manifest = verified_manifest(run)
-    assert manifest.provenance == KEY
+    manifest = verified(run)
+    assert manifest.key == KEY
     assert [(part.path, part.rows) for part in manifest.parts] == [(path, 50) for path in PARTS]
     assert [part.path for part in manifest.files] == ["summary.json"]
     assert set(files(run)) == {*PARTS, "summary.json", "manifest.json"}
@@ -76,7 +87,7 @@ def test_an_unfinished_run_goes_on_to_the_same_bytes(run: Path, tmp_path: Path) 
     other = tmp_path / "other"
     assert fill(other, stop_after=1) == PARTS[:1]
     with pytest.raises(UnembedError, match="unfinished run: repeat its command"):
-        read_manifest(other)
+        read_run(other)
     assert fill(other) == [PARTS[1], "summary.json"]
     assert files(other) == files(run)
 
@@ -89,15 +100,15 @@ def test_every_byte_of_every_file_is_guarded(run: Path) -> None:
                 broken[at] ^= mask
                 (run / name).write_bytes(broken)
                 with pytest.raises(UnembedError, match=r"damaged|missing"):
-                    verified_manifest(run)
+                    verified(run)
         (run / name).write_bytes(data)
-    verified_manifest(run)
+    verified(run)
 
 
 @pytest.mark.parametrize("name", [PARTS[1], "summary.json"])
 def test_a_missing_file_is_named(run: Path, name: str) -> None:
     (run / name).unlink()
-    for opening in (verified_manifest, fill):
+    for opening in (verified, fill):
         with pytest.raises(UnembedError, match=f"{name} is missing from the run"):
             opening(run)
 
@@ -116,14 +127,14 @@ def test_a_damaged_file_of_a_finished_run_is_named_when_the_command_is_repeated(
 def test_a_part_that_is_not_listed_is_named(run: Path) -> None:
     (run / "tokens/part-00002.parquet").write_bytes((run / PARTS[0]).read_bytes())
     with pytest.raises(UnembedError, match=r"part-00002\.parquet does not belong to this run"):
-        verified_manifest(run)
+        verified(run)
 
 
 @pytest.mark.parametrize("keep", [0, 1, 30, -2])
 def test_a_truncated_manifest_is_damaged(run: Path, keep: int) -> None:
     manifest = run / "manifest.json"
     manifest.write_bytes(manifest.read_bytes()[:keep])
-    for opening in (read_manifest, verified_manifest, fill):
+    for opening in (read_run, verified, fill):
         with pytest.raises(UnembedError, match=r"manifest\.json is damaged .*new folder"):
             opening(run)
 
@@ -132,12 +143,12 @@ def test_a_truncated_manifest_is_damaged(run: Path, keep: int) -> None:
 def test_a_manifest_of_something_else_is_damaged(run: Path, content: str) -> None:
     (run / "manifest.json").write_text(content)
     with pytest.raises(UnembedError, match="damaged"):
-        read_manifest(run)
+        read_run(run)
 
 
 def test_a_folder_without_a_run(tmp_path: Path) -> None:
     with pytest.raises(UnembedError, match=r"holds no run \(no manifest.json\)"):
-        read_manifest(tmp_path)
+        read_run(tmp_path)
 
 
 @pytest.mark.parametrize("torn", [b'{"path":"tokens/par', b"\0" * 40, b"\n\n", b"\xff\xfe\n[1]\n"])
@@ -281,6 +292,74 @@ def test_a_folder_in_use_is_refused_until_its_process_is_gone(tmp_path: Path) ->
             fill(tmp_path / "run")
 
 
+def test_a_lock_that_is_a_link_is_refused_and_what_it_points_to_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "other").write_text("kept")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").symlink_to(tmp_path / "other")
+    with pytest.raises(UnembedError, match=r"\.lock is a link: delete it"):
+        fill(tmp_path / "run")
+    assert (tmp_path / "other").read_text() == "kept"
+
+
+def test_a_lock_is_free_again_after_an_error(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), exclusive_lock(tmp_path):
+        raise KeyError
+    with (
+        exclusive_lock(tmp_path),
+        pytest.raises(UnembedError, match=r"within 0\.05 s: wait for it, or ask later"),
+        exclusive_lock(tmp_path, 0.05, "ask later"),
+    ):
+        pass
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> Path:
+    """A finished run that lists every file below it, a run of its own among them."""
+    with RunFolder.open(tmp_path / "whole", KEY) as run:
+        fill(run.folder / "inner")
+        write_whole(run.folder / "model" / "weights", b"1234")
+        write_whole(run.folder / "note.json", b"{}")
+        run.finish("", {}, everything=True)
+    return tmp_path / "whole"
+
+
+def test_a_run_may_list_every_file_below_it(whole: Path) -> None:
+    listed = {part.path for part in verified(whole).listed}
+    inner = {f"inner/{name}" for name in (*PARTS, "summary.json", "manifest.json")}
+    assert listed == {"model/weights", "note.json", "summary.json", *inner}
+    write_whole(whole / "report.html", b"page")
+    write_whole(whole / "inner" / "report.html", b"page")
+    fill(whole / "later")
+    verified(whole)
+
+
+@pytest.mark.parametrize("name", ["model/weights", "note.json", f"inner/{PARTS[0]}"])
+@pytest.mark.parametrize("change", ["damaged", "missing"])
+def test_a_changed_file_below_a_run_is_named(whole: Path, name: str, change: str) -> None:
+    if change == "damaged":
+        (whole / name).write_bytes(b"12345")
+    else:
+        (whole / name).unlink()
+    with pytest.raises(UnembedError, match=f"{name} is {change}"):
+        verified(whole)
+    with pytest.raises(UnembedError, match=f"{name} is {change}"), RunFolder.open(whole, KEY):
+        pass
+
+
+def test_a_file_among_listed_ones_is_named(whole: Path) -> None:
+    (whole / "model" / "more").write_bytes(b"")
+    with pytest.raises(UnembedError, match="model/more does not belong to this run"):
+        verified(whole)
+
+
+def test_a_run_of_another_kind_or_schema_is_refused(run: Path) -> None:
+    for kind, schema in (("comparison", 1), ("audit", 2)):
+        with pytest.raises(
+            UnembedError, match=rf"kind 'audit', schema 1, where one of kind '{kind}', .* {schema}"
+        ):
+            verified_run(run, kind, schema)
+
+
 def test_a_file_is_flushed_before_it_is_named_and_its_folder_after(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -308,7 +387,7 @@ def test_a_file_is_flushed_before_it_is_named_and_its_folder_after(
             "fsync journal.jsonl",
         ]
         events.clear()
-        run.finish(KEY, "")
+        run.finish("")
     assert events == [
         "fsync manifest.json.part",
         "rename manifest.json.part manifest.json",
@@ -375,7 +454,7 @@ def test_a_folder_that_may_not_be_written() -> None:
 
 def test_a_folder_that_may_not_be_looked_into() -> None:
     with tempfile.TemporaryDirectory() as place, without_rights(Path(place), mode=0o000):
-        for opening in (fill, verified_manifest):
+        for opening in (fill, verified):
             with pytest.raises(UnembedError, match="Permission denied"):
                 opening(Path(place) / "run")
 

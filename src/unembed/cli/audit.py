@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
 from unembed.cli.options import BATCHES, LOADING, PRINTING, TEXT, WINDOWS, Source, with_options
-from unembed.cli.printing import show, typed
+from unembed.cli.printing import OUT, Output, typed, with_output
 
 
 @click.command("audit")
 @click.argument("model")
 @click.argument("corpus")
-@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Run folder.")
+@OUT
 @click.option(
     "--top-k",
     type=int,
@@ -35,13 +34,12 @@ from unembed.cli.printing import show, typed
 @click.option("--max-nonfinite", type=int, default=0, show_default=True, help="Bad rows allowed.")
 @with_options(*BATCHES, *LOADING, *PRINTING)
 @click.option("--profile", is_flag=True, help="Print on stderr where the time went.")
+@with_output
 def audit_command(
     model: str,
     corpus: str,
-    out: Path,
+    output: Output,
     sketch: bool,
-    as_json: bool,
-    quiet: bool,
     profile: bool,
     **given: Any,
 ) -> None:
@@ -58,37 +56,30 @@ def audit_command(
     from unembed.decisions.audit.run import AuditOptions
     from unembed.models.checkpoint import synchronizer
     from unembed.runs.phases import Phases
-    from unembed.runs.store import check_folder, holds_finished_run
     from unembed.signatures.reading.sketcher import FILE, Sketcher, SketchOptions
 
     phases = Phases()
-    check_folder(out)
     source = Source.taken(given)
     options = AuditOptions(**given)
-    checkpoint, text = source.open(model, corpus, quiet=quiet, phases=phases)
+    checkpoint, text = source.open(model, corpus, quiet=output.quiet, phases=phases)
     if profile:
         phases = Phases(phases.seconds, synchronizer(checkpoint.model))
-    finished = holds_finished_run(out)
     done = audit(
         checkpoint.model,
         text,
         options,
-        out=out,
+        out=output.folder,
         name=checkpoint.name,
         command=typed(),
-        progress=not quiet,
+        progress=output.progress,
         phases=phases,
         second_reader=(
-            (lambda reading: Sketcher.of(reading, SketchOptions(), checkpoint, out.name))
+            (lambda reading: Sketcher.of(reading, SketchOptions(), checkpoint, output.folder.name))
             if sketch
             else None
         ),
     )
-    if finished:
-        click.echo(f"{out} was finished before: verified, nothing computed again", err=True)
     with phases("report"):
-        show(done, out, as_json)
-    if sketch and not as_json:
-        click.echo(f"{'signature':<30}{out / FILE}")
+        output.end(done, [("signature", output.folder / FILE)] if sketch else [])
     if profile:
         click.echo(str(phases), err=True)

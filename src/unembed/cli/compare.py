@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from unembed.cli.printing import page_of, print_run, typed
+from unembed.cli.options import PRINTING, with_options
+from unembed.cli.printing import OUT, Output, typed, with_output
 from unembed.errors import UnembedError
 
 
@@ -15,7 +16,7 @@ from unembed.errors import UnembedError
 @click.argument("before")
 @click.argument("after")
 @click.argument("corpus", required=False)
-@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Run folder.")
+@OUT
 @click.option(
     "--seed-before",
     "more_before",
@@ -54,19 +55,17 @@ from unembed.errors import UnembedError
 @click.option("--quantize", help="Make the second model from the first: int8 or int4 weights.")
 @click.option("--quantize-head", is_flag=True, default=None, help="The head's weights too.")
 @click.option("--device", help="With CORPUS, as in audit.")
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
-@click.option("--quiet", is_flag=True, help="No progress bar.")
+@with_options(*PRINTING)
+@with_output
 def compare_command(
     before: str,
     after: str,
     corpus: str | None,
-    out: Path,
+    output: Output,
     more_before: tuple[str, ...],
     more_after: tuple[str, ...],
     terms_file: Path | None,
     tokenizer: str | None,
-    as_json: bool,
-    quiet: bool,
     **given: Any,
 ) -> None:
     """Say which decisions changed between two models, and whether they were right.
@@ -95,7 +94,6 @@ def compare_command(
     from unembed.decisions.comparison.compare import compare
     from unembed.decisions.comparison.positions import PositionFilter
     from unembed.models.checkpoint import load_tokenizer
-    from unembed.runs.store import check_folder
     from unembed.text.rows import RowRules, read_rows
 
     kept = {name: given.pop(name) for name in ("classes", "frequencies", "bands", "documents")}
@@ -103,7 +101,6 @@ def compare_command(
         lines = (row.text.strip() for row in read_rows(terms_file, RowRules()))
         kept["terms"] = tuple(line for line in lines if line)
     PositionFilter(**kept, tokenizer=...)  # a bad filter fails before a long load
-    check_folder(out)
     command, apart = typed(), None
     if given["quantize"] is not None:
         before, after, corpus = _to_quantize(before, after, corpus)
@@ -123,14 +120,19 @@ def compare_command(
             for runs in ((before, *more_before), (after, *more_after))
         )
     else:
-        old, new, apart = _audited_both(before, after, corpus, out, command, not quiet, **given)
+        old, new, apart = _audited_both(before, after, corpus, output, command, **given)
         olds, news = [old], [new]
     if terms_file is not None:
         kept["tokenizer"] = load_tokenizer(tokenizer or olds[0].provenance.model)
     done = compare(
-        olds, news, divergence=apart, only=PositionFilter(**kept), out=out, command=command
+        olds,
+        news,
+        divergence=apart,
+        only=PositionFilter(**kept),
+        out=output.folder,
+        command=command,
     )
-    print_run(done, out, page_of(done, out), as_json)
+    output.end(done)
 
 
 def _to_quantize(model: str, text: str, more: str | None) -> tuple[str, str, str]:
@@ -147,9 +149,8 @@ def _audited_both(
     before: str,
     after: str,
     corpus: str,
-    out: Path,
+    output: Output,
     command: str,
-    progress: bool,
     *,
     text_column: str | None,
     document: str | None,
@@ -180,8 +181,10 @@ def _audited_both(
     if quantize is not None:
         new = quantized(new, quantize, head=bool(quantize_head))
     text = Corpus.read(
-        corpus, old.tokenizer, text_column=text_column, document=document, progress=progress
+        corpus, old.tokenizer, text_column=text_column, document=document, progress=output.progress
     )
     options = AuditOptions(**{name: n for name, n in given.items() if n is not None})
-    found = audit_both(old, new, text, options, out=out, command=command, progress=progress)
+    found = audit_both(
+        old, new, text, options, out=output.folder, command=command, progress=output.progress
+    )
     return found.before, found.after, found.divergence

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from unembed.cli.printing import page_of, show, typed
+from unembed.cli.options import PRINTING, with_options
+from unembed.cli.printing import Output, draw, say, typed
 
 if TYPE_CHECKING:
     from unembed.decisions.comparison.summary import ComparisonSummary
+    from unembed.runs.run_record import RunRecord
     from unembed.stats.estimate import Estimate
     from unembed.training.run.train import Refinement
 
@@ -35,8 +37,7 @@ NAME, CELL = 24, 26
     show_default=True,
     help="Run folder, written afresh each time.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
-@click.option("--quiet", is_flag=True, help="No progress bar.")
+@with_options(*PRINTING)
 def demo_command(out: Path, as_json: bool, quiet: bool) -> None:
     """Audit the bundled model on your own Python's library text, then change it.
 
@@ -53,26 +54,26 @@ def demo_command(out: Path, as_json: bool, quiet: bool) -> None:
       unembed demo -o unembed-demo
     """
     from unembed.demo.story import run_demo
-    from unembed.selection.transfer.text import transfer_text
-    from unembed.signatures.alignment.tables import alignments_text
 
-    command = typed()
-    story = run_demo(out, progress=not quiet, command=command)
-    show(story.audit, out, as_json)
+    story = run_demo(out, progress=not quiet, command=typed())
+    Output(out, as_json, quiet).end(story.audit)
     if as_json:
         return
     for name, comparison in story.rounded.items():
         click.echo(f"\nThe same model rounded to {name}:\n")
-        show(comparison, out / name, as_json)
+        Output(out / name, as_json, quiet).end(comparison)
     if "int8" not in story.rounded:
         click.echo("int8 was left out: pip install 'unembed[quant]'", err=True)
     _show_refined(story.refined, out / "refined")
     click.echo("\nHow alike training on a dozen topics of the library would move the head:\n")
-    click.echo(alignments_text(story.topics.alignments))
-    click.echo(f"{'report, topics':<{NAME}}{page_of(story.topics, out / 'topics')}")
+    _show(story.topics, out / "topics")
     click.echo("\nWhich listing helps which: scores against the gains of a head trained on each:\n")
-    click.echo(transfer_text(story.transfer.transfer, story.transfer.verdicts))
-    click.echo(f"{'report, helped':<{NAME}}{page_of(story.transfer, out / 'helped')}")
+    _show(story.transfer, out / "helped")
+
+
+def _show(record: RunRecord, folder: Path) -> None:
+    """What a run found, and where its report lies."""
+    say(str(record), None, False, [(f"report, {folder.name}", draw(folder, record))])
 
 
 def _show_refined(refined: dict[str, Refinement], out: Path) -> None:
@@ -83,11 +84,12 @@ def _show_refined(refined: dict[str, Refinement], out: Path) -> None:
     click.echo("\nThe same model trained a little further, held out (objective none: control):\n")
     sides = ([name, *_cells(done.summary.heldout)] for name, done in refined.items())
     columns = (["objective", *LABELS], *sides)
-    for label, *cells in zip(*columns, strict=True):
-        click.echo(f"{label:<{NAME}}{''.join(f'{cell:<{CELL}}' for cell in cells)}".rstrip())
-    for name, done in refined.items():
-        page = page_of(done, out / name)
-        click.echo(f"{f'report, {name}':<{NAME}}{page or out / name}")
+    lines = [
+        f"{label:<{NAME}}{''.join(f'{cell:<{CELL}}' for cell in cells)}".rstrip()
+        for label, *cells in zip(*columns, strict=True)
+    ]
+    places = [(f"report, {name}", draw(out / name, done)) for name, done in refined.items()]
+    say("\n".join(lines), None, False, places)
 
 
 def _cells(side: ComparisonSummary) -> list[str]:

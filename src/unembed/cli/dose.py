@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
 from unembed.cli.options import Source, with_options
-from unembed.cli.printing import show, typed
+from unembed.cli.printing import OUT, Output, typed, with_output
 from unembed.cli.refine import HOLDING, MOVING, RUNNING, TRAINING, WEIGHTING, recipe_of
 from unembed.errors import UnembedError
 from unembed.training.recipe.names import OBJECTIVES
@@ -20,7 +19,7 @@ OURS = ("--report-to", "--positions", "--weight-values", "--seed")
 @click.command("dose")
 @click.argument("model")
 @click.argument("corpus")
-@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Run folder.")
+@OUT
 @click.option(
     "--objectives",
     default="fisher,margin,entropy",
@@ -36,16 +35,15 @@ OURS = ("--report-to", "--positions", "--weight-values", "--seed")
 @click.option("--seeds", type=int, default=3, show_default=True, help="Runs of each dose.")
 @click.option("--keep-models", is_flag=True, help="Keep every refined model.")
 @with_options(*MOVING, *TRAINING, *WEIGHTING, *HOLDING, *RUNNING)
+@with_output
 def dose_command(
     model: str,
     corpus: str,
-    out: Path,
+    output: Output,
     objectives: str,
     weights: str,
     seeds: int,
     keep_models: bool,
-    as_json: bool,
-    quiet: bool,
     **given: Any,
 ) -> None:
     """Refine MODEL by several objectives, weights and seeds, and compare them at equal gain.
@@ -59,7 +57,6 @@ def dose_command(
     Example:
       unembed dose ./my-model reviews.txt -o runs/dose --objectives fisher,margin --steps 200
     """
-    from unembed.runs.store import check_folder
     from unembed.training.doses.dose import Grid, dose
     from unembed.training.run.engine import check_accelerate
 
@@ -76,18 +73,17 @@ def dose_command(
         tuple(range(seeds)),
         recipe_of({**given, "objective": "none"}),
     )
-    check_folder(out)
-    checkpoint, text = source.open(model, corpus, quiet=quiet)
+    checkpoint, text = source.open(model, corpus, quiet=output.quiet)
     done = dose(
         checkpoint,
         text,
         grid,
-        out=out,
+        out=output.folder,
         keep_models=keep_models,
         command=typed(),
-        progress=not quiet,
+        progress=output.progress,
     )
-    show(done, out, as_json)
+    output.end(done)
 
 
 def _objective(name: str) -> Any:

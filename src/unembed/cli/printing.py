@@ -1,16 +1,23 @@
-"""What a verb prints when it is done, and the page that it draws."""
+"""The end of every verb: its page, its short table, and where everything lies."""
 
 from __future__ import annotations
 
+import functools
 import json
 import shlex
 import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from unembed.cli.pages import write_page
+if TYPE_CHECKING:
+    from unembed.runs.run_record import RunRecord
+
+Places = Iterable[tuple[str, Path | None]]
+"""What lies where; None is left out."""
 
 
 def typed() -> str:
@@ -18,30 +25,83 @@ def typed() -> str:
     return shlex.join(["unembed", *sys.argv[1:]])
 
 
-def show(done: Any, out: Path, as_json: bool) -> None:
-    """Write the report and print the short table, or the summary as JSON."""
-    print_run(done, out, page_of(done, out), as_json)
-
-
-def page_of(done: Any, out: Path) -> Path | None:
-    """Write the run's page; without the plotting library, say so."""
-    from unembed.report.parts.drawing import ReportUnavailable
-
-    try:
-        return write_page(done, out, out / "report.html")
-    except ReportUnavailable as error:
-        click.echo(f"no report: {error}", err=True)
-        return None
-
-
-def print_run(done: Any, out: Path, report: Path | None, as_json: bool) -> None:
-    """The short table and where everything lies, or the summary as JSON."""
+def say(text: str, values: Any, as_json: bool, places: Places = ()) -> None:
+    """Print text and then where files lie, or the values as JSON."""
     from unembed.runs.table import as_text
 
     if as_json:
-        summary = json.loads((out / "summary.json").read_text())
-        click.echo(json.dumps({"run": str(out), "summary": summary}, indent=1))
+        click.echo(json.dumps(values, indent=1))
         return
-    places = [("run", out), ("report", report)]
-    click.echo(str(done))
-    click.echo(as_text((name, str(path)) for name, path in places if path is not None))
+    click.echo(text)
+    rows = [(name, str(path)) for name, path in places if path is not None]
+    if rows:
+        click.echo(as_text(rows))
+
+
+def draw(folder: Path, record: RunRecord) -> Path | None:
+    """Write the page of a run; without the plotting library, say so once."""
+    from unembed.report.pages import write_page
+    from unembed.report.parts.drawing import ReportUnavailable
+
+    try:
+        return write_page(folder, record=record)
+    except ReportUnavailable as error:
+        said = click.get_current_context().meta
+        if not said.setdefault("unembed.no_report", False):
+            click.echo(f"no report: {error}", err=True)
+            said["unembed.no_report"] = True
+        return None
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where a verb keeps its run, and how it prints it.
+
+    ``finished`` says that the folder held a finished run before the verb began.
+    """
+
+    folder: Path
+    as_json: bool
+    quiet: bool
+    finished: bool = False
+
+    @property
+    def progress(self) -> bool:
+        """Whether to show progress."""
+        return not self.quiet
+
+    def end(self, record: RunRecord, places: Places = (), **values: Any) -> None:
+        """Draw the run's page, and print the short table and where everything lies.
+
+        As JSON, the summary with ``values``.
+        """
+        from unembed.runs.manifest import SUMMARY
+
+        if self.finished:
+            click.echo(
+                f"{self.folder} was finished before: verified, nothing computed again", err=True
+            )
+        page = draw(self.folder, record)
+        if self.as_json:
+            summary = json.loads((self.folder / SUMMARY).read_text())
+            say("", {"run": str(self.folder), "summary": {**summary, **values}}, True)
+        else:
+            say(str(record), None, False, (("run", self.folder), ("report", page), *places))
+
+
+OUT = click.option(
+    "-o", "--out", type=click.Path(path_type=Path), required=True, help="Run folder."
+)
+
+
+def with_output(verb: Callable[..., None]) -> Callable[..., None]:
+    """Give a verb its ``output``, of -o and PRINTING; a folder that cannot be used is refused."""
+
+    @functools.wraps(verb)
+    def command(*, out: Path, as_json: bool, quiet: bool, **given: Any) -> None:
+        from unembed.runs.store import check_folder, holds_finished_run
+
+        check_folder(out)
+        verb(output=Output(out, as_json, quiet, holds_finished_run(out)), **given)
+
+    return command

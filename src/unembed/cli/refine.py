@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from unembed.cli.options import LOADING, PRINTING, TEXT, Source, with_options
-from unembed.cli.printing import show, typed
+from unembed.cli.printing import OUT, Output, typed, with_output
 from unembed.errors import UnembedError
 from unembed.training.recipe.names import DIRECTIONS, OBJECTIVES, SCOPES
 
@@ -111,20 +111,19 @@ RUNNING = (
 @click.command("refine")
 @click.argument("model")
 @click.argument("corpus")
-@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Run folder.")
+@OUT
 @with_options(*TERM, *MOVING, *TRAINING, *WEIGHTING, *HOLDING, *BENCHMARKING, *RUNNING)
+@with_output
 def refine_command(
     model: str,
     corpus: str,
-    out: Path,
+    output: Output,
     report_to: tuple[str, ...],
     positions: Path | None,
     weight_values: Path | None,
     benchmark_tasks: tuple[str, ...],
     benchmark_limit: int | None,
     benchmark_path: Path | None,
-    as_json: bool,
-    quiet: bool,
     **given: Any,
 ) -> None:
     """Train a copy of MODEL on CORPUS to move its decisions, and say what that cost.
@@ -142,7 +141,6 @@ def refine_command(
         --objective none
     """
     from unembed.models.checkpoint import load_tokenizer
-    from unembed.runs.store import check_folder, holds_finished_run
     from unembed.training.recipe.weight_files import read_positions, read_values
     from unembed.training.run.engine import check_accelerate
     from unembed.training.run.train import refine
@@ -151,27 +149,23 @@ def refine_command(
     source = Source.taken(given)
     recipe = recipe_of(given)
     benchmarks = _benchmarks(benchmark_tasks, benchmark_limit, benchmark_path)
-    check_folder(out)
     listed = None if positions is None else read_positions(positions)
     if weight_values is not None:
         values = read_values(weight_values, load_tokenizer(model))
         recipe = replace(recipe, weighting=replace(recipe.weighting, values=values))
-    checkpoint, text = source.open(model, corpus, quiet=quiet)
-    finished = holds_finished_run(out)
+    checkpoint, text = source.open(model, corpus, quiet=output.quiet)
     done = refine(
         checkpoint,
         text,
         recipe,
-        out=out,
+        out=output.folder,
         positions=listed,
         benchmarks=benchmarks,
         command=typed(),
-        progress=not quiet,
+        progress=output.progress,
         report_to=report_to,
     )
-    if finished:
-        click.echo(f"{out} was finished before: verified, nothing computed again", err=True)
-    show(done, out, as_json)
+    output.end(done)
 
 
 def recipe_of(given: Given) -> Recipe:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import click
 
-from unembed.cli.pages import load_run, write_page
 from unembed.errors import UnembedError
 
 
@@ -22,14 +21,12 @@ def report_command(run: Path, out: Path | None) -> None:
     Example:
       unembed report runs/reviews -o reviews.html
     """
+    from unembed.report.pages import write_page
     from unembed.report.parts.drawing import ReportUnavailable
 
-    page = out or run / "report.html"
-    if page.is_dir():
-        raise UnembedError(
-            f"{page} is a folder: give a file for the page, such as {page}/page.html"
-        )
+    if out is not None and out.is_dir():
+        raise UnembedError(f"{out} is a folder: give a file for the page, such as {out}/page.html")
     try:
-        click.echo(write_page(load_run(run), run, page))
+        click.echo(write_page(run, out))
     except ReportUnavailable as error:
         raise UnembedError(str(error)) from error

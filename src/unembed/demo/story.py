@@ -18,10 +18,12 @@ from unembed.demo.transfer import measure_transfer
 from unembed.errors import UnembedError
 from unembed.models.checkpoint import Checkpoint, load
 from unembed.models.quantization import quantized, torchao_is_there
+from unembed.runs.manifest import read_run
 from unembed.runs.progress import progress_bar
-from unembed.runs.store import check_folder, holds_finished_run, read_manifest
-from unembed.selection.transfer.run import TransferRun
-from unembed.signatures.alignment.run import AlignmentRun, align_files
+from unembed.runs.store import check_folder, holds_finished_run
+from unembed.selection.transfer.judged import JudgedTransfer
+from unembed.signatures.alignment.align import align
+from unembed.signatures.alignment.records import Alignments
 from unembed.signatures.reading.run import sketch
 from unembed.signatures.reading.sketcher import SketchOptions
 from unembed.signatures.signature import Signature
@@ -80,8 +82,8 @@ class DemoRuns:
     audit: Audit
     rounded: dict[str, Comparison]
     refined: dict[str, Refinement]
-    topics: AlignmentRun
-    transfer: TransferRun
+    topics: Alignments
+    transfer: JudgedTransfer
 
 
 def run_demo(out: Path, *, progress: bool = False, command: str = "") -> DemoRuns:
@@ -97,7 +99,7 @@ def run_demo(out: Path, *, progress: bool = False, command: str = "") -> DemoRun
     """
     check_folder(out)
     if holds_finished_run(out):
-        audited = read_manifest(out).provenance["model"]
+        audited = read_run(out).key["model"]
         if audited != NAME:
             raise UnembedError(f"{out} holds an audit of {audited}: give another -o")
         shutil.rmtree(out)
@@ -151,10 +153,10 @@ def _refined(
 
 def _topics(
     checkpoint: Checkpoint, out: Path, progress: bool, command: str
-) -> tuple[AlignmentRun, TransferRun]:
+) -> tuple[Alignments, JudgedTransfer]:
     folder = out / "signatures"
     library = _signatures(checkpoint, topics(checkpoint), folder, progress)
-    alike = align_files(list(library), out=out / "topics", command=command)
+    alike = align(list(library.values()), out=out / "topics", command=command)
     others = listings(checkpoint)
     made = _signatures(checkpoint, others, folder, progress)
     names = {one.name for one in made.values()}

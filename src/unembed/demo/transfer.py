@@ -13,8 +13,8 @@ from unembed.head.head import Head
 from unembed.models.checkpoint import Checkpoint
 from unembed.models.model_pass import ModelPass, ReadingOptions
 from unembed.selection.baselines import score
+from unembed.selection.transfer.judged import JudgedTransfer, judge_transfer
 from unembed.selection.transfer.records import Scores, Transfer
-from unembed.selection.transfer.run import TransferRun, keep_transfer
 from unembed.signatures.alignment.align import align
 from unembed.signatures.alignment.texts import samples_of
 from unembed.signatures.samples import Samples
@@ -41,7 +41,7 @@ def measure_transfer(
     out: Path,
     command: str = "",
     progress: bool = False,
-) -> TransferRun:
+) -> JudgedTransfer:
     """Train the head on each topic's text, and see which scores had found the best ones before.
 
     ``signatures`` are those of the topics' texts, in their order. The head alone is trained, a copy
@@ -69,7 +69,7 @@ def measure_transfer(
         gains[None],
         tuple(Scores(name, each[None]) for name, each in values.items()),
     )
-    return keep_transfer(transfer, out=out, facts=(("Model", checkpoint.name),), command=command)
+    return judge_transfer(transfer, out=out, facts=(("Model", checkpoint.name),), command=command)
 
 
 def _read(

@@ -1,13 +1,17 @@
+from .files import write_whole as write_whole
+from .manifest import FinishedRun as FinishedRun
+from .manifest import read_run as read_run
 from .phases import Phases as Phases
 from .progress import progress_bar as progress_bar
 from .provenance import Provenance as Provenance
 from .provenance import digest_of as digest_of
-from .store import write_whole as write_whole
 
 __all__ = [
     # What a run says of itself
+    "FinishedRun",
     "Provenance",
     "digest_of",
+    "read_run",
     # Long work of your own
     "Phases",
     "progress_bar",

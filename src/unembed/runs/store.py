@@ -1,50 +1,37 @@
-"""Run folders: parts that appear whole, a journal, the manifest last; resume and verification."""
+"""Run folders that are being written: parts that appear whole, a journal, the manifest last."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import hashlib
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from unembed.errors import UnembedError, WriteError
+from unembed.errors import UnembedError
+from unembed.runs.files import PARTIAL, make_folder, refusals, write_whole
+from unembed.runs.lock import LOCK, exclusive_lock
+from unembed.runs.manifest import (
+    JOURNAL,
+    MANIFEST,
+    SUMMARY,
+    FinishedRun,
+    Part,
+    every_part,
+    read_run,
+    verify,
+    write_manifest,
+)
 
-MANIFEST = "manifest.json"
-JOURNAL = "journal.jsonl"
-LOCK = ".lock"
-PARTIAL = ".part"
-BENEATH = ("before", "after", "divergence", "signatures")
+SUB_RUNS = ("before", "after", "divergence", "signatures")
 """Runs that may lie in the folder of a run that is made from them, and be finished before it."""
-OURS = (MANIFEST, JOURNAL, LOCK, MANIFEST + PARTIAL, JOURNAL + PARTIAL, *BENEATH)
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-@dataclass(frozen=True)
-class Part:
-    """A finished file of a run: its path inside the folder, its rows, its SHA-256."""
-
-    path: str
-    rows: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What a finished run says of itself; written last."""
-
-    provenance: dict[str, Any]
-    parts: tuple[Part, ...]
-    files: tuple[Part, ...]
-    command: str
+OURS = (MANIFEST, JOURNAL, LOCK, MANIFEST + PARTIAL, JOURNAL + PARTIAL, *SUB_RUNS)
+TABLES = "tokens/"
 
 
 class RunFolder:
@@ -55,10 +42,10 @@ class RunFolder:
     other key is refused.
     """
 
-    def __init__(self, folder: Path, lock: IO[str], done: dict[str, Part]) -> None:
+    def __init__(self, folder: Path, key: dict[str, Any], done: dict[str, Part]) -> None:
         self.folder = folder
+        self.key = key
         self.done = done
-        self._lock = lock
 
     @staticmethod
     @contextlib.contextmanager
@@ -71,8 +58,10 @@ class RunFolder:
         folder = Path(folder)
         key = json.loads(json.dumps(key))
         check_folder(folder)
-        with _locked(folder) as lock:
-            opened = RunFolder(folder, lock, _resume(folder, key))
+        with refusals(folder):
+            make_folder(folder)
+        with exclusive_lock(folder):
+            opened = RunFolder(folder, key, _resume(folder, key))
             try:
                 yield opened
             except UnembedError:
@@ -107,18 +96,24 @@ class RunFolder:
             with contextlib.suppress(OSError):
                 (self.folder / JOURNAL).unlink()
 
-    def finish(self, provenance: dict[str, Any], command: str) -> None:
-        """Write the manifest, which makes the run a finished one, and drop the journal."""
-        parts = [p for p in self.done.values() if p.path.startswith("tokens/")]
-        files = [p for p in self.done.values() if not p.path.startswith("tokens/")]
-        manifest = {
-            "provenance": provenance,
-            "parts": [vars(p) for p in sorted(parts, key=lambda p: p.path)],
-            "files": [vars(p) for p in sorted(files, key=lambda p: p.path)],
-            "command": command,
-        }
-        sealed = {**manifest, "sha256": _seal(manifest)}
-        write_whole(self.folder / MANIFEST, json.dumps(sealed, indent=1).encode())
+    def finish(
+        self, command: str, summary: dict[str, Any] | None = None, *, everything: bool = False
+    ) -> None:
+        """Write the summary and then the manifest, which makes the run a finished one.
+
+        The manifest lists what this folder wrote and, with ``everything``, each file below it: runs
+        of its own, a model, what other programs wrote.
+        """
+        if summary is not None:
+            self.write_bytes(SUMMARY, json.dumps(summary, indent=1, allow_nan=False).encode())
+        if everything:
+            self.done = {
+                part.path: self.done.get(part.path, part) for part in every_part(self.folder)
+            }
+        parts = self.done.values()
+        tables = tuple(part for part in parts if part.path.startswith(TABLES))
+        files = tuple(part for part in parts if not part.path.startswith(TABLES))
+        write_manifest(FinishedRun(self.folder, self.key, tables, files, command))
         with contextlib.suppress(OSError):
             (self.folder / JOURNAL).unlink()
 
@@ -136,135 +131,25 @@ def check_folder(folder: str | Path) -> None:
             raise UnembedError(f"{folder} is a file: give a folder for the run")
         if not folder.exists() or (folder / JOURNAL).exists() or (folder / MANIFEST).exists():
             return
-        strangers = sorted(path.name for path in folder.iterdir() if path.name not in OURS)
-    if strangers:
-        more = f" and {len(strangers) - 1} more" if len(strangers) > 1 else ""
+        others = sorted(path.name for path in folder.iterdir() if path.name not in OURS)
+    if others:
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
         raise UnembedError(
-            f"{folder} holds files that are no run of unembed ({strangers[0]}{more}): "
+            f"{folder} holds files that are no run of unembed ({others[0]}{more}): "
             "give an empty or new folder"
         )
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write to a neighbouring ``.part`` file, flush to disk, and rename into place.
-
-    Raises UnembedError, leaving what was at ``path`` as it was, where the system refuses.
-    """
-    partial = path.with_name(path.name + PARTIAL)
-    with refusals(path):
-        try:
-            _make_folder(path.parent)
-            with partial.open("wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            partial.replace(path)
-            _sync_folder(path.parent)
-        except OSError:
-            with contextlib.suppress(OSError):
-                partial.unlink()
-            raise
-
-
-def read_manifest(folder: str | Path) -> Manifest:
-    """The manifest of a finished run. Raises UnembedError where there is none, or a damaged one."""
-    folder = Path(folder)
-    path = folder / MANIFEST
-    try:
-        data = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        if (folder / JOURNAL).exists():
-            raise UnembedError(
-                f"{folder} holds an unfinished run: repeat its command to finish it"
-            ) from None
-        raise UnembedError(
-            f"{folder} holds no run (no {MANIFEST}): give the folder of a run"
-        ) from None
-    except OSError as error:
-        raise UnembedError(f"{path} cannot be read: {error.strerror}") from error
-    try:
-        values = json.loads(data)
-        if values.pop("sha256", None) != _seal(values):
-            raise ValueError("its SHA-256 is not the one it states")
-        return Manifest(
-            values["provenance"],
-            tuple(Part(**part) for part in values["parts"]),
-            tuple(Part(**part) for part in values["files"]),
-            values["command"],
-        )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UnembedError(
-            f"{path} is damaged ({error}): restore it, or repeat the run in a new folder"
-        ) from None
-
-
-def verify(folder: str | Path, parts: tuple[Part, ...]) -> None:
-    """Compare every part with its recorded SHA-256. Raises UnembedError naming a damaged one."""
-    for part in parts:
-        path = Path(folder) / part.path
-        try:
-            with path.open("rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        except FileNotFoundError:
-            raise UnembedError(
-                f"{path} is missing from the run: restore it, or repeat the run in a new folder"
-            ) from None
-        except OSError as error:
-            raise UnembedError(f"{path} cannot be read: {error.strerror}") from error
-        if digest != part.sha256:
-            raise UnembedError(
-                f"{path} is damaged: its SHA-256 is not the one recorded when it was written; "
-                "restore it, or repeat the run in a new folder"
-            )
-
-
-def verified_manifest(folder: str | Path) -> Manifest:
-    """The manifest of a finished run, with every file that it lists compared with its SHA-256.
-
-    Raises UnembedError where a file is damaged, missing, or beside the parts without being listed.
-    """
-    folder = Path(folder)
-    manifest = read_manifest(folder)
-    verify(folder, (*manifest.parts, *manifest.files))
-    listed = {folder / part.path for part in manifest.parts}
-    for place in {path.parent for path in listed}:
-        beside = {path for path in place.iterdir() if path.suffix != PARTIAL}
-        for path in sorted(beside - listed):
-            raise UnembedError(f"{path} does not belong to this run: move it elsewhere")
-    return manifest
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[IO[str]]:
-    with contextlib.ExitStack() as stack:
-        with refusals(folder):
-            _make_folder(folder)
-            lock = stack.enter_context((folder / LOCK).open("a+"))
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.seek(0)
-            holder = lock.read().strip() or "unknown"
-            raise UnembedError(
-                f"{folder} is being written by another process (pid {holder}): wait for it, "
-                "or give another folder"
-            ) from None
-        with refusals(folder / LOCK):
-            lock.truncate(0)
-            lock.write(str(os.getpid()))
-            lock.flush()
-        yield lock
 
 
 def _resume(folder: Path, key: dict[str, Any]) -> dict[str, Part]:
     """The parts already finished under this key; starts the journal where there is none."""
     journal = folder / JOURNAL
     if (folder / MANIFEST).exists():
-        _same_run(folder, read_manifest(folder).provenance, key)
-        manifest = verified_manifest(folder)
+        run = read_run(folder)
+        _same_run(folder, run.key, key)
+        run.verify()
         with contextlib.suppress(OSError):
             journal.unlink()
-        return {part.path: part for part in (*manifest.parts, *manifest.files)}
+        return {part.path: part for part in run.listed}
     lines = journal.read_bytes().split(b"\n") if journal.exists() else []
     whole = lines[:-1]
     if not whole:
@@ -317,40 +202,3 @@ def _shown(value: Any) -> str:
 
 def _line(values: dict[str, Any]) -> str:
     return json.dumps(values, separators=(",", ":")) + "\n"
-
-
-def _seal(manifest: dict[str, Any]) -> str:
-    """SHA-256 of a manifest's values, so that a changed byte in it does not pass unseen."""
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-
-
-def _make_folder(folder: Path) -> None:
-    """``mkdir -p`` that survives a power cut: each new folder's entry is flushed too."""
-    missing = [f for f in (folder, *folder.parents) if not f.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    for made in missing:
-        _sync_folder(made.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def refusals(path: Path, kept: str = "finished parts are kept") -> Iterator[None]:
-    """Turn what the operating system refuses into an error that the user can mend.
-
-    ``kept`` says what is not lost by it. Raises UnembedError.
-    """
-    try:
-        yield
-    except OSError as error:
-        remedy = "make room" if error.errno in FULL else "make it writable, or give another folder"
-        raise WriteError(
-            f"{path} cannot be written: {error.strerror}; {remedy}, and repeat the same command: "
-            f"{kept}"
-        ) from error

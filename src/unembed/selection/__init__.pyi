@@ -3,9 +3,10 @@ from .baselines import score as score
 from .index.route import route as route
 from .mixing.record import Mixture as Mixture
 from .ranking.records import Ranking as Ranking
+from .transfer.judged import JudgedTransfer as JudgedTransfer
+from .transfer.judged import judge_transfer as judge_transfer
 from .transfer.records import Scores as Scores
 from .transfer.records import Transfer as Transfer
-from .transfer.run import keep_transfer as keep_transfer
 from .transfer.verdicts import Difference as Difference
 from .transfer.verdicts import compared as compared
 from .transfer.verdicts import judge as judge
@@ -20,9 +21,10 @@ __all__ = [
     "score",
     # What scores were worth: measured transfer
     "Difference",
+    "JudgedTransfer",
     "Scores",
     "Transfer",
     "compared",
     "judge",
-    "keep_transfer",
+    "judge_transfer",
 ]

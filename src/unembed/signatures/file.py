@@ -16,7 +16,7 @@ from safetensors.numpy import load as read_tensors
 from safetensors.numpy import save as tensors_as_bytes
 
 from unembed.errors import UnembedError
-from unembed.runs.store import write_whole
+from unembed.runs.files import write_whole
 from unembed.signatures.alignment.estimators import squared_norm
 from unembed.signatures.signature import Identity, Signature
 from unembed.signatures.sketches.sketch import SketchSpec

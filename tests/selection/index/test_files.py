@@ -21,7 +21,6 @@ from unembed.errors import UnembedError, WriteError
 from unembed.selection.index import files, growth, ledger
 from unembed.selection.index.files import Record
 from unembed.selection.index.index import Index
-from unembed.selection.index.lock import alone
 
 ONES = [random_signature(f"task {i}", i) for i in range(1, 7)]
 JOURNAL, VECTORS = "journal-000001.jsonl", "vectors-000001.bin"
@@ -218,7 +217,7 @@ def test_a_segment_that_cannot_be_written_can_wait(
 
 def test_a_second_writer_waits_and_then_names_the_first(folder: Path) -> None:
     index = Index.open(folder, wait_s=0.1)
-    with alone(folder, 0.0):
+    with files.writing(folder, 0.0):
         began = time.monotonic()
         with pytest.raises(UnembedError, match=rf"\(pid {os.getpid()}\).*0.1 s.*--wait"):
             index.add([ONES[3]])
@@ -228,7 +227,7 @@ def test_a_second_writer_waits_and_then_names_the_first(folder: Path) -> None:
     held, done = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with alone(folder, 0.0):
+        with files.writing(folder, 0.0):
             held.set()
             done.wait(0.2)
 
@@ -280,7 +279,7 @@ def test_readers_and_writers_side_by_side(folder: Path, monkeypatch: pytest.Monk
     assert index._ledger.header.generation > 1
 
 
-def test_leftovers_go_and_strangers_stay_out(folder: Path, tmp_path: Path) -> None:
+def test_leftovers_go_and_other_files_stay_out(folder: Path, tmp_path: Path) -> None:
     for name in ("vectors-000009.bin", "entries-000004.parquet", "index.json.part"):
         (folder / name).write_bytes(b"x")
     (folder / "notes.txt").write_text("mine")

@@ -16,12 +16,12 @@ from unembed.demo.story import bundled_model
 from unembed.demo.text import documents
 from unembed.errors import UnembedError
 from unembed.models.checkpoint import load
+from unembed.runs.manifest import read_run
 from unembed.selection.mixing.fit import Fit
 from unembed.selection.mixing.inner_products import InnerProducts, Shares
 from unembed.selection.mixing.mixture import mix
 from unembed.selection.mixing.nonnegative import nonnegative, nonnegative_each
 from unembed.selection.mixing.record import Mixture
-from unembed.selection.mixing.run import MixtureRun, mix_signatures
 from unembed.selection.mixing.text import interleave_line, mixture_text
 from unembed.selection.scores import FEATURES
 from unembed.signatures.batch_sums import accumulate
@@ -538,31 +538,33 @@ def test_the_line_mixes_as_it_says(tmp_path: Path) -> None:
         exactly(name, small(300, i + 1)) for i, name in enumerate(("a b/c.txt", "2", "c_txt"))
     ]
     target = replace(merge(exactly("x", small(200, 1)), exactly("y", small(150, 3))), name="target")
-    done = mix_signatures(target, sources, out=tmp_path / "run", command="unembed mix")
-    assert MixtureRun.load(tmp_path / "run") == done
-    assert dict(done.facts)["Sketch"].startswith("complex_tensorsketch, m = 256")
-    again = mix_signatures(target, sources, out=tmp_path / "run")
-    assert again.mixture == done.mixture == mix(target, sources)
+    done = mix(target, sources, out=tmp_path / "run", command="unembed mix")
+    assert Mixture.load(tmp_path / "run") == done
+    assert dict(read_run(tmp_path / "run").facts)["Sketch"].startswith(
+        "complex_tensorsketch, m = 256"
+    )
+    again = mix(target, sources, out=tmp_path / "run")
+    assert again == done == mix(target, sources)
     with pytest.raises(UnembedError, match="another"):
-        mix_signatures(target, sources, out=tmp_path / "run", by="error")
+        mix(target, sources, out=tmp_path / "run", by="error")
     line = interleave_line(
         replace(
-            done.mixture,
+            done,
             shares=tuple(
                 replace(share, probability=p)
-                for share, p in zip(done.mixture.shares, (2 / 3, 0.0, 1 / 3), strict=True)
+                for share, p in zip(done.shares, (2 / 3, 0.0, 1 / 3), strict=True)
             ),
         )
     )
     assert line == "interleave_datasets([c_txt, c_txt_2], probabilities=[0.6667, 0.3333])"
-    thirds = tuple(replace(share, probability=1 / 3) for share in done.mixture.shares)
-    assert interleave_line(replace(done.mixture, shares=thirds)) == (
+    thirds = tuple(replace(share, probability=1 / 3) for share in done.shares)
+    assert interleave_line(replace(done, shares=thirds)) == (
         "interleave_datasets([c_txt, text_2, c_txt_2], probabilities=[0.3334, 0.3333, 0.3333])"
     )
     two = [datasets.Dataset.from_dict({"from": [i] * 3000}) for i in range(2)]
     mixed = datasets.interleave_datasets(two, probabilities=[0.6667, 0.3333], seed=0)
     assert np.mean(np.array(mixed["from"][:3000]) == 0) == pytest.approx(2 / 3, abs=0.03)
-    text = mixture_text(done.mixture)
+    text = mixture_text(done)
     assert text.startswith("target by joint: ")
     assert "of 3 sources used" in text.splitlines()[0]
     assert text.splitlines()[-1].startswith("interleave_datasets([")

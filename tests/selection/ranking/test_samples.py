@@ -12,8 +12,8 @@ import torch
 from reference.ranking import chances, jackknife
 from unembed.errors import UnembedError
 from unembed.head.head import Head
+from unembed.runs.manifest import read_run
 from unembed.selection.baselines import BASELINES
-from unembed.selection.ranking.run import RankingRun, rank_texts
 from unembed.selection.ranking.samples import rank_samples, rank_scored
 from unembed.signatures.samples import Samples
 
@@ -139,13 +139,15 @@ def test_every_baseline_ranks(by: str, tmp_path: Path) -> None:
     head = Head.from_parts(torch.tensor(rng.normal(size=(7, 4))).float())
     target, near = task("t", 0, first=100, shift=1), task("near", 1, shift=1)
     far = task("far", 2, first=50, shift=-1)
-    run = rank_texts(target, [far, near], head, by=by, blocks=4, out=tmp_path, facts=(("a", "b"),))
-    assert run.ranking == rank_samples(target, [far, near], head, by=by, blocks=4)
-    assert {one.name for one in run.ranking.sources} == {"near", "far"}
-    assert all(one.value is not None for one in run.ranking.sources)
-    assert RankingRun.load(tmp_path).facts == (("a", "b"),)
+    run = rank_samples(
+        target, [far, near], head, by=by, blocks=4, out=tmp_path, facts=(("a", "b"),)
+    )
+    assert run == rank_samples(target, [far, near], head, by=by, blocks=4)
+    assert {one.name for one in run.sources} == {"near", "far"}
+    assert all(one.value is not None for one in run.sources)
+    assert read_run(tmp_path).facts == (("a", "b"),)
     with pytest.raises(UnembedError, match="another run"):
-        rank_texts(target, [far, near], head, by=by, blocks=0, out=tmp_path)
+        rank_samples(target, [far, near], head, by=by, blocks=0, out=tmp_path)
 
 
 def test_what_cannot_be_ranked() -> None:

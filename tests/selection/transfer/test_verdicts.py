@@ -11,9 +11,10 @@ import pytest
 
 from reference.verdicts import verdict
 from unembed.errors import UnembedError
+from unembed.runs.manifest import read_run
 from unembed.selection.transfer import verdicts
+from unembed.selection.transfer.judged import JudgedTransfer, judge_transfer
 from unembed.selection.transfer.records import Scores, Transfer
-from unembed.selection.transfer.run import TransferRun, keep_transfer
 from unembed.selection.transfer.verdicts import Difference, compared, judge
 from unembed.stats.estimate import Estimate
 
@@ -208,18 +209,19 @@ def test_a_run_is_kept_and_read_back(tmp_path: Path) -> None:
     gains = made.gains.copy()
     gains[0, 1, 2] = np.nan
     made = replace(made, gains=gains)
-    kept = keep_transfer(made, out=tmp_path / "run", facts=(("Model", "a"),), command="measure")
-    again = TransferRun.load(tmp_path / "run")
+    kept = judge_transfer(made, out=tmp_path / "run", facts=(("Model", "a"),), command="measure")
+    again = JudgedTransfer.load(tmp_path / "run")
     for run in (kept, again):
         np.testing.assert_array_equal(run.transfer.gains, gains)
         assert run.transfer.tasks == made.tasks
         assert run.transfer.scores[0].seconds == 1.5
         assert run.verdicts == judge(made)
-        assert run.facts[0] == ("Model", "a")
-        assert ("Pairs measured", "146 of 147") in run.facts
-    assert keep_transfer(made, out=tmp_path / "run", facts=(("Model", "a"),)).facts == kept.facts
+    facts = read_run(tmp_path / "run").facts
+    assert facts[0] == ("Model", "a")
+    assert ("Pairs measured", "146 of 147") in facts
+    judge_transfer(made, out=tmp_path / "run", facts=(("Model", "a"),))
     with pytest.raises(UnembedError):
-        keep_transfer(replace(made, name="another"), out=tmp_path / "run")
+        judge_transfer(replace(made, name="another"), out=tmp_path / "run")
 
 
 def test_the_same_draws_every_time() -> None:

@@ -24,7 +24,7 @@ from unembed.training.benchmarks.harness import TaskScores
 from unembed.training.benchmarks.pair import Benchmarks
 from unembed.training.benchmarks.run import TASKS, compare_benchmarks, read_benchmark
 from unembed.training.run import train as training
-from unembed.training.run.train import load_refinement, refine
+from unembed.training.run.train import Refinement, refine
 
 QUICK = (
     *("--steps", "2", "--batch-size", "2", "--context", "32", "--learning-rate", "1e-2"),
@@ -162,7 +162,7 @@ def test_both_models_are_scored_once_and_a_killed_run_goes_on(
     assert {(limit, size) for *_, limit, size in calls} == {("4", "1")}
     sides = [read_benchmark(out / "benchmarks" / side) for side in ("before", "after")]
     assert [side.model for side in sides] == [old, new]
-    assert load_refinement(out).summary.benchmarks == compare_benchmarks(*sides)
+    assert Refinement.load(out).summary.benchmarks == compare_benchmarks(*sides)
     assert "0.5000 → 0.7500, +0.2500" in ended.out
     assert "McNemar" in (out / "report.html").read_text()
 

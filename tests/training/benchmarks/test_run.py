@@ -482,7 +482,7 @@ def test_another_kind_of_run_is_no_benchmark(tmp_path: Path) -> None:
     from unembed.runs.store import RunFolder
 
     with RunFolder.open(tmp_path / "run", {"kind": "audit"}) as folder:
-        folder.finish({"kind": "audit", "schema": 1}, "")
+        folder.finish("")
     with pytest.raises(UnembedError, match="kind 'audit' and schema 1, not 'benchmark'"):
         read_benchmark(tmp_path / "run")
 

@@ -37,7 +37,7 @@ from unembed.training.recipe.weighting import Positions, Weighting
 from unembed.training.run import train as module
 from unembed.training.run.head_hook import HeadHook
 from unembed.training.run.heldout_check import HeldoutCheck
-from unembed.training.run.train import load_refinement, refine, train
+from unembed.training.run.train import Refinement, refine, train
 
 SENTENCES = [
     f"{first} {then} {last}"
@@ -141,7 +141,7 @@ def test_a_refinement_leaves_the_model_alone_and_saves_one_that_audits_the_same(
     for column in ("top1", "margin", "nll", "relative_distance"):
         assert np.array_equal(again.column(column), kept.column(column)), column
 
-    assert load_refinement(tmp_path / "run").summary == done.summary
+    assert Refinement.load(tmp_path / "run").summary == done.summary
     assert done.summary.steps == len(done.summary.log) == recipe.steps
     assert [seen.step for seen in done.summary.watched] == [2, 4, 6]
     assert done.summary.stopped is None
@@ -413,7 +413,7 @@ def test_a_refinement_says_that_it_stopped(
     start = {n: p.detach() for n, p in llama.model.named_parameters()}
     if done.summary.watched[-1].step == recipe.watch_every:
         assert same_weights(saved(tmp_path / "run"), start)
-    assert load_refinement(tmp_path / "run").summary == done.summary
+    assert Refinement.load(tmp_path / "run").summary == done.summary
 
 
 def test_what_is_watched_is_what_an_audit_would_say(llama: Checkpoint, corpus: Corpus) -> None:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import click
 
 from unembed.cli.options import LOADING, PRINTING, TEXT, Source, with_options
-from unembed.cli.printing import page_of, typed
+from unembed.cli.printing import OUT, Output, typed, with_output
 from unembed.errors import UnembedError
-
-FILE = click.Path(path_type=Path)
 
 
 @click.command("align")
 @click.argument("tasks", nargs=-1, required=True)
-@click.option("-o", "--out", type=FILE, required=True, help="Run folder.")
+@OUT
 @click.option("--model", help="Read TASKS as texts, and sketch them on this model.")
 @click.option(
     "--exact/--sketched",
@@ -30,14 +26,13 @@ FILE = click.Path(path_type=Path)
     help="Leave in the pairs of a sample with itself, which draw cosines towards 0.",
 )
 @with_options(*TEXT, *LOADING, *PRINTING)
+@with_output
 def align_command(
     tasks: tuple[str, ...],
-    out: Path,
+    output: Output,
     model: str | None,
     exact: bool | None,
     plug_in: bool,
-    as_json: bool,
-    quiet: bool,
     **given: Any,
 ) -> None:
     """Say how alike the moves are that fine-tuning on several texts would make.
@@ -54,32 +49,19 @@ def align_command(
       unembed align reviews.safetensors manuals.safetensors -o runs/align
       unembed align reviews.txt manuals.txt --model ./my-model -o runs/quick
     """
-    from unembed.runs.store import check_folder
-    from unembed.signatures.alignment.run import align_corpora, align_files
-    from unembed.signatures.alignment.tables import alignments_text
+    from unembed.signatures.alignment.align import align
+    from unembed.signatures.alignment.texts import align_texts
+    from unembed.signatures.reading.files import load_all
 
-    check_folder(out)
-    source, debias = Source.taken(given), not plug_in
+    if len(tasks) < 2:
+        raise UnembedError(f"{len(tasks)} task has nothing to compare with: give two or more")
+    source = Source.taken(given)
+    kept: dict[str, Any] = {"debias": not plug_in, "out": output.folder, "command": typed()}
     if model is None:
         if exact is not None:
             raise UnembedError("--exact needs --model and texts: a signature is a sketch")
-        done = align_files(tasks, out=out, debias=debias, command=typed())
+        done = align(load_all(tasks), **kept)
     else:
-        checkpoint, texts = source.open_all(model, tasks, quiet=quiet)
-        done = align_corpora(
-            checkpoint,
-            texts,
-            out=out,
-            exact=exact,
-            debias=debias,
-            command=typed(),
-            progress=not quiet,
-        )
-    report = page_of(done, out)
-    if as_json:
-        click.echo(json.dumps({"run": str(out), "summary": done.alignments.to_json()}, indent=1))
-        return
-    click.echo(alignments_text(done.alignments))
-    for name, path in (("run", out), ("report", report)):
-        if path is not None:
-            click.echo(f"{name:<30}{path}")
+        checkpoint, texts = source.open_all(model, tasks, quiet=output.quiet)
+        done = align_texts(checkpoint, texts, exact=exact, progress=output.progress, **kept)
+    output.end(done)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import replace as with_name
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ import click
 
 from unembed.cli.choose.index_build import build_command
 from unembed.cli.options import LOADING, TEXT, Source, with_options
+from unembed.cli.printing import say
 from unembed.errors import UnembedError
 from unembed.selection.scores import FEATURES
 
@@ -115,12 +115,9 @@ def add_command(
     if there is None:
         there = Index.create(index, identity, by=kind, dtype=dtype or "float32", wait_s=wait)
     added = there.put(points, replace=replace)
-    if as_json:
-        plain = [entry.to_json() for entry in added]
-        click.echo(json.dumps({"index": str(index), "added": plain}, indent=1))
-        return
     names = _listed([entry.name for entry in added])
-    click.echo(f"{index} has {len(there):,} entries: {names} added")
+    text = f"{index} has {len(there):,} entries: {names} added"
+    say(text, {"index": str(index), "added": [entry.to_json() for entry in added]}, as_json)
 
 
 @index_command.command("remove")
@@ -139,10 +136,8 @@ def remove_command(index: Path, names: tuple[str, ...], wait: float, as_json: bo
 
     there = Index.open(index, check=False, wait_s=wait)
     there.remove(names)
-    if as_json:
-        click.echo(json.dumps({"index": str(index), "entries": len(there)}, indent=1))
-        return
-    click.echo(f"{index} has {len(there):,} entries")
+    values = {"index": str(index), "entries": len(there)}
+    say(f"{index} has {len(there):,} entries", values, as_json)
 
 
 @index_command.command("list")
@@ -164,11 +159,9 @@ def list_command(index: Path, tags: tuple[str, ...], verify: bool, as_json: bool
     if verify:
         there.verify()
     found = [entry for entry in there.entries if set(tags) <= set(entry.tags)]
-    if as_json:
-        plain = {"index": str(index), "by": there.by, "dtype": there.dtype}
-        click.echo(json.dumps({**plain, "entries": [one.to_json() for one in found]}, indent=1))
-        return
-    click.echo(entries_text(found))
+    plain = {"index": str(index), "by": there.by, "dtype": there.dtype}
+    entries = [one.to_json() for one in found]
+    say(entries_text(found), {**plain, "entries": entries}, as_json)
 
 
 @index_command.command("query")
@@ -190,7 +183,7 @@ def query_command(index: Path, signature: Path, top: int, approximate: bool, as_
 
     signed, digest = _signature(signature)
     answer = Index.open(index).query(signed, top, digest=digest, approximate=approximate)
-    click.echo(json.dumps(answer.to_json(), indent=1) if as_json else answer_text(answer))
+    say(answer_text(answer), answer.to_json(), as_json)
 
 
 @index_command.command("route")
@@ -249,13 +242,8 @@ def route_command(
         )
         for group in groups
     ]
-    if as_json:
-        click.echo(json.dumps({"answers": [one.to_json() for one in answers]}, indent=1))
-        return
-    for number, answer in enumerate(answers):
-        if each:
-            click.echo(("\n" if number else "") + answer.query)
-        click.echo(answer_text(answer))
+    said = [f"{one.query}\n" * each + answer_text(one) for one in answers]
+    say("\n\n".join(said), {"answers": [one.to_json() for one in answers]}, as_json)
 
 
 @index_command.command("map")
@@ -270,7 +258,7 @@ def map_command(index: Path, out: Path, as_json: bool) -> None:
       unembed index map domains -o domains.html
     """
     from unembed.report.index.page import index_page
-    from unembed.runs.store import write_whole
+    from unembed.runs.files import write_whole
     from unembed.selection.index.index import Index
     from unembed.selection.index.plane import map_of
 
@@ -288,15 +276,12 @@ def map_command(index: Path, out: Path, as_json: bool) -> None:
     ]
     page = index_page(found, title=f"A map of {index.name}", facts=facts)
     write_whole(out, page.encode("utf-8", "replace"))
-    if as_json:
-        plain = {**vars(found), "points": found.points.tolist()}
-        click.echo(json.dumps({"page": str(out), "map": plain}, indent=1))
-        return
-    if shown < len(there):
-        click.echo(f"{shown:,} of {len(there):,} entries, drawn at random")
     first, second = found.explained
-    click.echo(f"the two axes hold {first:.0%} and {second:.0%} of the squared distances")
-    click.echo(f"{'map':<30}{out}")
+    text = f"the two axes hold {first:.0%} and {second:.0%} of the squared distances"
+    if shown < len(there):
+        text = f"{shown:,} of {len(there):,} entries, drawn at random\n{text}"
+    plain = {**vars(found), "points": found.points.tolist()}
+    say(text, {"page": str(out), "map": plain}, as_json, [("map", out)])
 
 
 def _sources(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
+
+from unembed.cli.printing import say
 
 
 @click.command("build")
@@ -28,7 +29,5 @@ def build_command(index: Path, wait: float, as_json: bool) -> None:
     from unembed.selection.index.index import Index
 
     rows = Index.open(index, check=False, wait_s=wait).build()
-    if as_json:
-        click.echo(json.dumps({"index": str(index), "rows": rows}, indent=1))
-        return
-    click.echo(f"{index} answers --approximate from {rows:,} rows")
+    values = {"index": str(index), "rows": rows}
+    say(f"{index} answers --approximate from {rows:,} rows", values, as_json)

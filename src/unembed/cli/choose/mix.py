@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import click
 
 from unembed.cli.choose.tasks import signatures_of
 from unembed.cli.options import LOADING, PRINTING, TEXT, WINDOWS, Source, with_options
-from unembed.cli.printing import page_of, typed
+from unembed.cli.printing import OUT, Output, typed, with_output
 from unembed.errors import UnembedError
 from unembed.selection.scores import FEATURES
-
-FILE = click.Path(path_type=Path)
 
 
 @click.command("mix")
 @click.argument("target")
 @click.argument("sources", nargs=-1, required=True)
-@click.option("-o", "--out", type=FILE, required=True, help="Run folder.")
+@OUT
 @click.option(
     "--by",
     type=click.Choice(list(FEATURES)),
@@ -38,17 +34,16 @@ FILE = click.Path(path_type=Path)
     help="Leave in the pairs of a sample with itself, which draw weights off small sources.",
 )
 @with_options(*WINDOWS, *TEXT, *LOADING, *PRINTING)
+@with_output
 def mix_command(
     target: str,
     sources: tuple[str, ...],
-    out: Path,
+    output: Output,
     by: str,
     model: str | None,
     probe: str | None,
     max_positions: int | None,
     plug_in: bool,
-    as_json: bool,
-    quiet: bool,
     **given: Any,
 ) -> None:
     """Say how much of each of SOURCES to mix, to move a head as TARGET would.
@@ -64,12 +59,10 @@ def mix_command(
       unembed mix target.safetensors web.safetensors code.safetensors books.safetensors -o runs/mix
       unembed mix wanted.txt web.txt code.txt --model ./my-model -o runs/quick
     """
-    from unembed.runs.store import check_folder
-    from unembed.selection.mixing.run import mix_signatures
-    from unembed.selection.mixing.text import interleave_line, mixture_text
+    from unembed.selection.mixing.mixture import mix
+    from unembed.selection.mixing.text import interleave_line
     from unembed.signatures.reading.sketcher import SketchOptions
 
-    check_folder(out)
     if target in sources:
         raise UnembedError(f"the target {target} is among the sources: leave it out of them")
     if len(sources) < 2:
@@ -86,17 +79,9 @@ def mix_command(
         model=model,
         source=source,
         options=options,
-        out=out,
-        quiet=quiet,
+        out=output.folder,
+        quiet=output.quiet,
         probe=probe,
     )
-    done = mix_signatures(wanted, others, out=out, by=by, debias=not plug_in, command=typed())
-    report = page_of(done, out)
-    if as_json:
-        summary = {**done.mixture.to_json(), "interleave": interleave_line(done.mixture)}
-        click.echo(json.dumps({"run": str(out), "summary": summary}, indent=1))
-        return
-    click.echo(mixture_text(done.mixture))
-    for name, path in (("run", out), ("report", report)):
-        if path is not None:
-            click.echo(f"{name:<30}{path}")
+    done = mix(wanted, others, by=by, debias=not plug_in, out=output.folder, command=typed())
+    output.end(done, interleave=interleave_line(done))

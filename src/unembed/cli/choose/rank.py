@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from unembed.cli.options import LOADING, PRINTING, TEXT, WINDOWS, Source, with_options
-from unembed.cli.printing import page_of, typed
+from unembed.cli.printing import OUT, Output, typed, with_output
 from unembed.errors import UnembedError
 from unembed.selection.scores import BASELINES, MODEL_BASELINES, SCORES, SIGNATURE_SCORES
 
 if TYPE_CHECKING:
-    from unembed.selection.ranking.run import RankingRun
-
-FILE = click.Path(path_type=Path)
+    from unembed.selection.ranking.records import Ranking
 
 POSITIONS = 2000
 """Positions of each text that a baseline reads."""
@@ -25,7 +21,7 @@ POSITIONS = 2000
 @click.command("rank")
 @click.argument("target")
 @click.argument("sources", nargs=-1, required=True)
-@click.option("-o", "--out", type=FILE, required=True, help="Run folder.")
+@OUT
 @click.option(
     "--by",
     type=click.Choice(list(SCORES)),
@@ -54,18 +50,17 @@ POSITIONS = 2000
     help="Blocks of documents to delete for a baseline's errors, 0 for none [16].",
 )
 @with_options(*WINDOWS, *TEXT, *LOADING, *PRINTING)
+@with_output
 def rank_command(
     target: str,
     sources: tuple[str, ...],
-    out: Path,
+    output: Output,
     by: str,
     model: str | None,
     probe: str | None,
     plug_in: bool,
     max_positions: int | None,
     blocks: int | None,
-    as_json: bool,
-    quiet: bool,
     **given: Any,
 ) -> None:
     """Say which of several sources promises most for TARGET, before training on any.
@@ -82,24 +77,19 @@ def rank_command(
       unembed rank target.txt reviews.txt manuals.txt --model ./my-model --by gradient -o runs/rank
       unembed rank target.txt adapters/* --model ./my-model -o runs/adapters
     """
-    from unembed.runs.store import check_folder
-    from unembed.selection.ranking.text import ranking_text
-
-    check_folder(out)
     tasks, source = (target, *sources), Source.taken(given)
     if by in SIGNATURE_SCORES:
         if blocks is not None:
             raise UnembedError(f"--blocks {blocks} is for baselines: {by} has blocks in signatures")
         done = _by_signatures(
             tasks,
-            out,
+            output,
             by,
             debias=not plug_in,
             model=model,
             probe=probe,
             source=source,
             reading={"max_positions": max_positions, **given},
-            quiet=quiet,
         )
     else:
         if plug_in or probe is not None:
@@ -107,28 +97,20 @@ def rank_command(
             raise UnembedError(f"{option} is for scores of signatures: {by} is a baseline")
         done = _by_samples(
             tasks,
-            out,
+            output,
             by,
             model=model,
             blocks=blocks,
             source=source,
             max_positions=max_positions,
             windows=given,
-            quiet=quiet,
         )
-    report = page_of(done, out)
-    if as_json:
-        click.echo(json.dumps({"run": str(out), "summary": done.ranking.to_json()}, indent=1))
-        return
-    click.echo(ranking_text(done.ranking))
-    for name, path in (("run", out), ("report", report)):
-        if path is not None:
-            click.echo(f"{name:<30}{path}")
+    output.end(done)
 
 
 def _by_signatures(
     tasks: tuple[str, ...],
-    out: Path,
+    output: Output,
     by: str,
     *,
     debias: bool,
@@ -136,10 +118,9 @@ def _by_signatures(
     probe: str | None,
     source: Source,
     reading: dict[str, Any],
-    quiet: bool,
-) -> RankingRun:
+) -> Ranking:
     from unembed.cli.choose.tasks import signatures_of
-    from unembed.selection.ranking.run import rank_signatures
+    from unembed.selection.ranking.rank import rank
     from unembed.signatures.reading.sketcher import SketchOptions
 
     if model is None and (reading["max_positions"] is not None or probe is not None):
@@ -150,16 +131,16 @@ def _by_signatures(
         model=model,
         source=source,
         options=SketchOptions(first_moment=True, **reading),
-        out=out,
-        quiet=quiet,
+        out=output.folder,
+        quiet=output.quiet,
         probe=probe,
     )
-    return rank_signatures(first, rest, by=by, debias=debias, out=out, command=typed())
+    return rank(first, rest, by=by, debias=debias, out=output.folder, command=typed())
 
 
 def _by_samples(
     tasks: tuple[str, ...],
-    out: Path,
+    output: Output,
     by: str,
     *,
     model: str | None,
@@ -167,12 +148,10 @@ def _by_samples(
     source: Source,
     max_positions: int | None,
     windows: dict[str, Any],
-    quiet: bool,
-) -> RankingRun:
+) -> Ranking:
     from unembed.cli.choose.samples import read_tasks
     from unembed.models.model_pass import ReadingOptions
-    from unembed.selection.ranking.run import rank_texts
-    from unembed.selection.ranking.samples import DELETED_BLOCKS
+    from unembed.selection.ranking.samples import DELETED_BLOCKS, rank_samples
 
     if model is None:
         raise UnembedError(f"{by} reads samples, not signatures: give --model and texts")
@@ -185,16 +164,16 @@ def _by_samples(
         source=source,
         reading=reading,
         whole=max_positions is not None,
-        quiet=quiet,
+        quiet=output.quiet,
     )
-    return rank_texts(
+    return rank_samples(
         read.target,
         read.sources,
         read.head,
         by=by,
         blocks=DELETED_BLOCKS if blocks is None else blocks,
         facts=read.facts,
-        out=out,
+        out=output.folder,
         command=typed(),
-        progress=not quiet,
+        progress=output.progress,
     )

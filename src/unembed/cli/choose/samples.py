@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from unembed.head.head import Head
     from unembed.models.checkpoint import Checkpoint
     from unembed.models.model_pass import ReadingOptions
-    from unembed.runs.small import Facts
+    from unembed.runs.manifest import Facts
     from unembed.signatures.samples import Samples
 
 

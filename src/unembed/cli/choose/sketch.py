@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from unembed.cli.options import BATCHES, LOADING, PRINTING, TEXT, WINDOWS, Source, with_options
+from unembed.cli.printing import say
 from unembed.errors import UnembedError
 from unembed.signatures.sketches.names import CONSTRUCTIONS, DEFAULT
 
@@ -120,13 +120,8 @@ def sketch_command(
         click.echo(f"{out} was finished before: verified, nothing computed again", err=True)
     if export is not None:
         export = exported(made, export, dtype=export_dtype)
-    if as_json:
-        click.echo(json.dumps(_plain(made, out), indent=1))
-        return
-    click.echo(signature_text(made))
-    for name, path in (("signature", out), ("compact signature", export)):
-        if path is not None:
-            click.echo(f"{name:<30}{path}")
+    places = (("signature", out), ("compact signature", export))
+    say(signature_text(made), _plain(made, out), as_json, places)
 
 
 def _plain(made: Signature, out: Path) -> dict[str, Any]:

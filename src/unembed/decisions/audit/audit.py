@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -26,17 +25,19 @@ from unembed.decisions.audit.summary import (
 )
 from unembed.errors import UnembedError
 from unembed.models.model_pass import HeadReader, ModelPass
+from unembed.runs.manifest import FinishedRun
 from unembed.runs.phases import Phases
 from unembed.runs.progress import progress_bar
-from unembed.runs.provenance import SCHEMA, Provenance
-from unembed.runs.store import RunFolder, verified_manifest
+from unembed.runs.provenance import Provenance
+from unembed.runs.run_record import RunRecord
+from unembed.runs.store import RunFolder
 from unembed.runs.table import as_html, as_text, shown
 from unembed.text.corpus import Corpus
 from unembed.text.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
-class Audit:
+class Audit(RunRecord):
     """A table of positions with what produced it.
 
     ``table`` has a row per predicted token in order of the text; ``documents`` a row per document;
@@ -44,23 +45,24 @@ class Audit:
     wherever an Arrow table does (``pa.table(audit)``, ``pl.from_arrow(audit)``).
     """
 
+    KIND: ClassVar[str] = "audit"
+
     provenance: Provenance
     vocabulary: Vocabulary
     documents: pa.Table
     folder: Path | None = None
     in_memory: pa.Table | None = field(default=None, repr=False)
 
-    @staticmethod
-    def load(folder: str | Path) -> Audit:
-        """Open a finished run, with every file checked against its recorded SHA-256."""
-        values = verified_manifest(folder).provenance
-        kind, schema = values.get("kind"), values.get("schema")
-        if (kind, schema) != ("audit", SCHEMA):
-            raise UnembedError(
-                f"{folder} holds a run of kind {kind!r}, schema {schema!r}, where an audit of "
-                f"schema {SCHEMA} is needed: repeat it with unembed audit in a new folder"
-            )
-        return _opened(Path(folder), Provenance.from_json(values))
+    @classmethod
+    def of_run(cls, run: FinishedRun) -> Audit:
+        """Open a run whose files are whole; the positions stay on disk."""
+        return cls._opened(run.folder, Provenance.from_json(run.key))
+
+    @classmethod
+    def _opened(cls, folder: Path, provenance: Provenance) -> Audit:
+        vocabulary = Vocabulary.from_table(pq.read_table(folder / "vocabulary.parquet"))
+        documents = pq.read_table(folder / "documents.parquet")
+        return cls(provenance, vocabulary, documents, folder=folder)
 
     @cached_property
     def table(self) -> pa.Table:
@@ -201,7 +203,7 @@ def headline(summary: AuditSummary) -> list[tuple[str, str]]:
 def finish_audit(folder: RunFolder, run: AuditRun, command: str) -> Audit:
     """Complete a run whose parts are all written, if that is left to do, and open it."""
     if folder.finished:
-        return _opened(folder.folder, run.provenance)
+        return Audit._opened(folder.folder, run.provenance)
     files = sorted(path for path in folder.done if path.startswith("tokens/"))
     tables = (
         pq.read_table(path, columns=[n for n in pq.read_schema(path).names if n in MENTIONED])
@@ -209,19 +211,11 @@ def finish_audit(folder: RunFolder, run: AuditRun, command: str) -> Audit:
     )
     folder.write_table("vocabulary.parquet", run.vocabulary(tables).to_table())
     folder.write_table("documents.parquet", run.documents())
-    done = _opened(folder.folder, run.provenance)
-    text = json.dumps(summary_to_json(done.summary), indent=1, allow_nan=False)
-    folder.write_bytes("summary.json", text.encode())
+    done = Audit._opened(folder.folder, run.provenance)
     if run.second_reader is not None:
         run.second_reader.finish(folder)
-    folder.finish(run.provenance.to_json(), command)
+    folder.finish(command, summary_to_json(done.summary))
     return done
-
-
-def _opened(folder: Path, provenance: Provenance) -> Audit:
-    vocabulary = Vocabulary.from_table(pq.read_table(folder / "vocabulary.parquet"))
-    documents = pq.read_table(folder / "documents.parquet")
-    return Audit(provenance, vocabulary, documents, folder=folder)
 
 
 def _summarise(audit: Audit) -> AuditSummary:

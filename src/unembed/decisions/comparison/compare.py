@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,8 +26,10 @@ from unembed.decisions.comparison.summary import (
     summarise_pair,
 )
 from unembed.errors import UnembedError
+from unembed.runs.manifest import FinishedRun
 from unembed.runs.provenance import SCHEMA
-from unembed.runs.store import RunFolder, verified_manifest
+from unembed.runs.run_record import RunRecord
+from unembed.runs.store import RunFolder
 from unembed.runs.table import as_html, as_text, shown
 from unembed.text.vocabulary import Vocabulary
 
@@ -36,7 +37,7 @@ PART_ROWS = 1 << 18
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(RunRecord):
     """Two audits of one text, position by position, with every figure of theory §4.
 
     ``table`` has a row per position: ``doc pos target``, then ``before_`` and ``after_`` columns;
@@ -46,6 +47,8 @@ class Comparison:
     ``more_after``.
     """
 
+    KIND: ClassVar[str] = "comparison"
+
     summary: ComparisonSummary
     provenance: dict[str, Any] = field(repr=False)
     vocabulary: Vocabulary = field(repr=False)
@@ -53,24 +56,15 @@ class Comparison:
     folder: Path | None = None
     in_memory: pa.Table | None = field(default=None, repr=False)
 
-    @staticmethod
-    def load(folder: str | Path) -> Comparison:
-        """Open a finished comparison, with every file checked against its recorded SHA-256."""
-        values = verified_manifest(folder).provenance
-        if (values.get("kind"), values.get("schema")) != ("comparison", SCHEMA):
-            raise UnembedError(
-                f"{folder} holds a run of kind {values.get('kind')!r}, schema "
-                f"{values.get('schema')!r}, where a comparison of schema {SCHEMA} is needed: "
-                "repeat it with unembed compare in a new folder"
-            )
-        folder = Path(folder)
-        summary = json.loads((folder / "summary.json").read_text())
-        return Comparison(
-            comparison_from_json(summary),
-            values,
-            Vocabulary.from_table(pq.read_table(folder / "vocabulary.parquet")),
-            pq.read_table(folder / "documents.parquet"),
-            folder,
+    @classmethod
+    def of_run(cls, run: FinishedRun) -> Comparison:
+        """Open a run whose files are whole; the positions stay on disk."""
+        return cls(
+            comparison_from_json(run.summary()),
+            run.key,
+            Vocabulary.from_table(pq.read_table(run.folder / "vocabulary.parquet")),
+            pq.read_table(run.folder / "documents.parquet"),
+            run.folder,
         )
 
     @cached_property
@@ -142,7 +136,7 @@ def compare(
         [one.provenance.to_json() for one in side] for side in (olds, news)
     )
     provenance = {
-        "kind": "comparison",
+        "kind": Comparison.KIND,
         "schema": SCHEMA,
         "before": first,
         "after": second,
@@ -176,9 +170,8 @@ def compare(
     if out is None:
         summary, table = computed()
         return Comparison(summary, provenance, *named, in_memory=table)
-    with RunFolder.open(out, provenance) as folder:
-        if folder.finished:
-            return Comparison.load(folder.folder)
+
+    def written(folder: RunFolder) -> dict[str, Any]:
         summary, table = computed()
         for number, start in enumerate(range(0, table.num_rows, PART_ROWS)):
             path = f"tokens/part-{number:05d}.parquet"
@@ -186,10 +179,9 @@ def compare(
                 folder.write_table(path, table.slice(start, PART_ROWS))
         folder.write_table("vocabulary.parquet", rows.paired.vocabulary.to_table())
         folder.write_table("documents.parquet", olds[0].documents)
-        text = json.dumps(comparison_to_json(summary), indent=1, allow_nan=False)
-        folder.write_bytes("summary.json", text.encode())
-        folder.finish(provenance, command)
-        return Comparison(summary, provenance, *named, folder.folder)
+        return comparison_to_json(summary)
+
+    return Comparison.keep(out, provenance, written, command=command)
 
 
 def headline(summary: ComparisonSummary) -> list[tuple[str, str]]:

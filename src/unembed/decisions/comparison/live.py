@@ -96,7 +96,7 @@ def audit_both(
                 for folder, run in zip(folders, runs, strict=False)
             ]
         if not folders[2].finished:
-            folders[2].finish(keys[2], command)
+            folders[2].finish(command)
         files = sorted((folders[2].folder / "tokens").glob("part-*.parquet"))
         apart = pa.concat_tables([pq.read_table(file) for file in files])
         return LiveAudits(audits[0], audits[1], apart)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +27,7 @@ from unembed.report.parts.marks import spaced
 from unembed.report.parts.page import template
 from unembed.report.parts.parts import Figure, Key, Section
 from unembed.report.parts.wording import count, counted, full, side_of, three, two
+from unembed.runs.manifest import FinishedRun
 from unembed.signatures.alignment.ordering import Dendrogram, dendrogram
 from unembed.signatures.alignment.records import Alignments
 
@@ -303,3 +304,9 @@ def _some(drawn: int, pairs: int) -> str:
     if drawn == pairs:
         return ""
     return f" {count(drawn)} of {count(pairs)} pairs are drawn, at even ranks of the joint."
+
+
+def page_of_run(alignments: Alignments, run: FinishedRun, _links: Mapping[str, str]) -> str:
+    """The page of finished alignments."""
+    title = f"How alike {len(alignments.tasks)} tasks would move the head"
+    return alignment_page(alignments, title=title, facts=run.facts, command=run.command)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from unembed.decisions.audit.excerpt import DocumentView
+from unembed.decisions.audit.audit import Audit
+from unembed.decisions.audit.excerpt import DocumentView, excerpts
 from unembed.decisions.audit.summary import AuditSummary
 from unembed.report.audit import charts
 from unembed.report.audit.gap_sections import gap_section, native_section
 from unembed.report.parts.drawing import draw
+from unembed.report.parts.facts import facts_of
 from unembed.report.parts.histogram import histogram_figure
 from unembed.report.parts.page import template
 from unembed.report.parts.parts import Card, Figure, Key, Section, Table, card
@@ -24,6 +27,7 @@ from unembed.report.parts.wording import (
     point,
     share,
 )
+from unembed.runs.manifest import FinishedRun
 from unembed.stats.estimate import Estimate
 
 
@@ -253,3 +257,10 @@ def _estimates(caption: str, rows: Mapping[str, Estimate], form: Wording) -> Tab
         ("quantile", "value", "95 % interval"),
         tuple((f"{name}\u00a0%", point(e, form), interval(e, form)) for name, e in rows.items()),
     )
+
+
+def page_of_run(audit: Audit, run: FinishedRun, _links: Mapping[str, str]) -> str:
+    """The page of a finished audit."""
+    title = f"Token decisions of {Path(audit.provenance.model).name}"
+    facts = facts_of(audit.provenance, run.command)
+    return audit_page(title, audit.summary, facts, excerpts(audit))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from unembed.decisions.comparison.excerpt import FlipDocument
+from unembed.decisions.comparison.compare import Comparison
+from unembed.decisions.comparison.excerpt import FlipDocument, flip_excerpts
 from unembed.decisions.comparison.seeds import runs_in_words
 from unembed.decisions.comparison.summary import ComparisonSummary
 from unembed.report.comparison.calibration import calibration_section, prediction_section
@@ -13,6 +15,7 @@ from unembed.report.comparison.flow import flow_section
 from unembed.report.comparison.groups import groups_section, tokens_section
 from unembed.report.comparison.margins import margins_section, nothing_moved, sharpening_words
 from unembed.report.comparison.text import flip_text_view
+from unembed.report.parts.facts import facts_of_both
 from unembed.report.parts.page import template
 from unembed.report.parts.parts import Card, card
 from unembed.report.parts.wording import (
@@ -27,6 +30,8 @@ from unembed.report.parts.wording import (
     signed,
     signed_count,
 )
+from unembed.runs.manifest import FinishedRun
+from unembed.runs.provenance import Provenance
 from unembed.stats.estimate import Estimate
 
 SIGNIFICANT = 0.05
@@ -224,3 +229,24 @@ def _against_zero(estimate: Estimate, what: str = "") -> str:
         if estimate.low <= 0 <= estimate.high
         else "distinguishable from 0"
     )
+
+
+def page_of_run(comparison: Comparison, run: FinishedRun, _links: Mapping[str, str]) -> str:
+    """The page of a finished comparison."""
+    old, new = (Provenance.from_json(run.key[side]) for side in ("before", "after"))
+    more = [
+        [Provenance.from_json(one) for one in run.key[side]]
+        for side in ("more_before", "more_after")
+    ]
+    sides = [Path(side.model).name for side in (old, new)]
+    if any(more):
+        sides = [
+            name + f" and {len(n)} more" * bool(n) for name, n in zip(sides, more, strict=True)
+        ]
+    elif sides[0] == sides[1]:
+        sides = [f"{sides[0]} in {old.model_dtype}", new.model_dtype]
+    title = f"From {sides[0]} to {sides[1]}: what changed"
+    names, first = (comparison.documents[name].to_pylist() for name in ("name", "first_token"))
+    sample = flip_excerpts(comparison, comparison.vocabulary, names, first)
+    facts = facts_of_both(old, new, run.command, *more)
+    return comparison_page(title, comparison.summary, facts, sample)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from unembed.report.dose import charts
 from unembed.report.dose.charts import Measure, apart, part, relative
@@ -16,10 +17,15 @@ from unembed.report.dose.tables import (
     read_out_table,
 )
 from unembed.report.parts.drawing import draw
+from unembed.report.parts.facts import facts_of
 from unembed.report.parts.page import template
 from unembed.report.parts.parts import Figure, Key, Section, Table
 from unembed.report.parts.wording import capital, counted, decimal, full, side_of, signed
+from unembed.report.refinement.page import recipe_facts
+from unembed.runs.manifest import FinishedRun, read_run
+from unembed.runs.provenance import Provenance
 from unembed.stats.estimate import Estimate
+from unembed.training.doses.dose import Doses
 from unembed.training.doses.frontier import DAMAGES, GAINS, Matched, percent
 from unembed.training.doses.records import CONTROL, TEMPERATURE, DoseRow, DoseTable
 
@@ -303,3 +309,14 @@ def _size(table: DoseTable) -> str:
     if table.n_nonfinite:
         words += f" ({counted(table.n_nonfinite, 'position')}, not finite, left out)"
     return words
+
+
+def page_of_run(doses: Doses, run: FinishedRun, _links: Mapping[str, str]) -> str:
+    """The page of a finished grid."""
+    start = Provenance.from_json(read_run(run.folder / "start" / "heldout").key)
+    recipe = run.key["recipe"]
+    shared = {name: recipe[name] for name in recipe if name not in ("objective", "weight", "seed")}
+    facts = [*recipe_facts(shared), *facts_of(start, run.command)]
+    notes = [f"{name} could not be trained: {reason}." for name, reason in doses.failed.items()]
+    title = f"{Path(start.model).name}, refined by dose"
+    return dose_page(title, doses.heldout, doses.training, facts, notes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from unembed.report.parts.facts import with_command
 from unembed.report.parts.forest import Cell, Forest, ForestRow, reach
@@ -18,6 +18,7 @@ from unembed.report.parts.wording import (
     two,
     whole_percent,
 )
+from unembed.runs.manifest import FinishedRun
 from unembed.selection.mixing.record import Mixture, Share
 from unembed.selection.mixing.text import interleave_line
 from unembed.selection.scores import named
@@ -139,3 +140,9 @@ def _weight(one: Share) -> float:
 
 def _percent(value: float) -> str:
     return "under 1\u00a0%" if value < 0.005 else whole_percent(value)
+
+
+def page_of_run(mixture: Mixture, run: FinishedRun, _links: Mapping[str, str]) -> str:
+    """The page of a finished mixture."""
+    title = f"What {mixture.target} is made of"
+    return mixture_page(mixture, title=title, facts=run.facts, command=run.command)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from unembed.report.parts.facts import with_command
 from unembed.report.parts.forest import Cell, Forest, ForestRow, ReferenceLine, reach
@@ -10,6 +10,7 @@ from unembed.report.parts.page import template
 from unembed.report.parts.parts import Table
 from unembed.report.parts.scales import scale_of
 from unembed.report.parts.wording import Wording, count, counted, decimal, listed, three
+from unembed.runs.manifest import FinishedRun
 from unembed.selection.ranking.records import Ranked, Ranking
 from unembed.selection.scores import Score, named
 
@@ -223,3 +224,9 @@ def _form(scored: Sequence[Ranked]) -> Wording:
 
 def _lower(words: str) -> str:
     return words[:1].lower() + words[1:]
+
+
+def page_of_run(ranking: Ranking, run: FinishedRun, _links: Mapping[str, str]) -> str:
+    """The page of a finished ranking."""
+    title = f"Which text would help {ranking.target}"
+    return ranking_page(ranking, title=title, facts=run.facts, command=run.command)

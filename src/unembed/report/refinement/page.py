@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 from unembed.decisions.comparison.summary import ComparisonSummary
 from unembed.report.comparison.flow import flow_section
 from unembed.report.comparison.margins import margins_section, sharpening_words
+from unembed.report.parts.facts import facts_of_both
 from unembed.report.parts.page import template
 from unembed.report.parts.parts import Card, Section, Table, card
 from unembed.report.parts.wording import (
@@ -24,9 +26,12 @@ from unembed.report.parts.wording import (
     signed,
 )
 from unembed.report.refinement.curves import training_section, watched_section
+from unembed.runs.manifest import FinishedRun
+from unembed.runs.provenance import Provenance
 from unembed.stats.estimate import Estimate
 from unembed.training.benchmarks.run import BenchmarkComparison
 from unembed.training.run.summary import RefinementSummary
+from unembed.training.run.train import Refinement
 
 Number = TypeVar("Number", int, float)
 Figured = tuple[str, Wording, str, Callable[[ComparisonSummary], Estimate]]
@@ -268,3 +273,13 @@ def _losses(side: ComparisonSummary) -> tuple[Estimate, Estimate]:
 
 def _accuracies(side: ComparisonSummary) -> tuple[Estimate, Estimate]:
     return side.flips.accuracy_before, side.flips.accuracy_after
+
+
+def page_of_run(refined: Refinement, run: FinishedRun, links: Mapping[str, str]) -> str:
+    """The page of a finished refinement, with links to those of its comparisons."""
+    sides = (refined.heldout.provenance[side] for side in ("before", "after"))
+    old, new = (Provenance.from_json(side) for side in sides)
+    title = f"{Path(old.model).name}, refined"
+    facts = facts_of_both(old, new, run.command)
+    pages = (links["heldout"], links["training"])
+    return refinement_page(title, refined.summary, run.key["recipe"], facts, pages)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +32,9 @@ from unembed.report.transfer.verdicts import (
     reading,
     reasons,
 )
+from unembed.runs.manifest import FinishedRun
 from unembed.selection.scores import SCORES
+from unembed.selection.transfer.judged import JudgedTransfer
 from unembed.selection.transfer.records import Transfer, Verdict
 
 SCATTER = (Frame(540.0, 390.0), Frame(340.0, 310.0))
@@ -208,3 +210,11 @@ def _hints(transfer: Transfer, means: Means, clouds: dict[str, Cloud]) -> dict[s
 def _four(matrix: Float[np.ndarray, "sources targets"]) -> list[float | None]:
     """Four significant digits, null for NaN, row by row."""
     return [float(f"{x:.4g}") if np.isfinite(x) else None for x in matrix.ravel().tolist()]
+
+
+def page_of_run(judged: JudgedTransfer, run: FinishedRun, _links: Mapping[str, str]) -> str:
+    """The page of a measured transfer."""
+    title = f"Which task helps which: {judged.transfer.name}"
+    return transfer_page(
+        judged.transfer, judged.verdicts, title=title, facts=run.facts, command=run.command
+    )

@@ -22,7 +22,7 @@ from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
 from unembed.errors import UnembedError, WriteError
-from unembed.runs.store import PARTIAL, write_whole
+from unembed.runs.files import PARTIAL, write_whole
 from unembed.selection.index.files import refusals
 from unembed.selection.index.ledger import Ledger
 from unembed.selection.index.sieve import prefix

@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from unembed.errors import UnembedError
-from unembed.runs import store
-from unembed.runs.store import LOCK, PARTIAL, Part
+from unembed.runs import files
+from unembed.runs.files import PARTIAL
+from unembed.runs.lock import LOCK, exclusive_lock
+from unembed.runs.manifest import Part
 from unembed.selection.index.entries import Entry
 from unembed.signatures.file import Dtype
 from unembed.signatures.signature import Identity
@@ -218,9 +220,14 @@ def foreign_files(folder: Path) -> list[str]:
     )
 
 
+def writing(folder: Path, wait_s: float) -> AbstractContextManager[None]:
+    """``exclusive_lock``, in the words of an index."""
+    return exclusive_lock(folder, wait_s, "allow more with --wait")
+
+
 def refusals(path: Path) -> AbstractContextManager[None]:
-    """``store.refusals``, in the words of an index."""
-    return store.refusals(path, "what was added before is kept")
+    """``runs.files.refusals``, in the words of an index."""
+    return files.refusals(path, "what was added before is kept")
 
 
 def _damaged(path: Path, reason: str) -> UnembedError:

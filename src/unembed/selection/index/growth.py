@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from unembed.runs.store import write_whole
+from unembed.runs.files import write_whole
 from unembed.selection.index.files import Record, refusals
 from unembed.selection.index.ledger import Ledger
 from unembed.selection.index.sieve import LEAST_ROWS, Sieve

@@ -14,10 +14,17 @@ from jaxtyping import Float, UInt64
 from unembed.errors import UnembedError, WriteError
 from unembed.selection.index.approximate import Approximate, built, faiss_module, keep
 from unembed.selection.index.entries import Entry, Label
-from unembed.selection.index.files import HEADER, Header, Record, append, foreign_files, refusals
+from unembed.selection.index.files import (
+    HEADER,
+    Header,
+    Record,
+    append,
+    foreign_files,
+    refusals,
+    writing,
+)
 from unembed.selection.index.growth import settle
 from unembed.selection.index.ledger import Ledger, new_index
-from unembed.selection.index.lock import alone
 from unembed.selection.index.query import Answer, ask, intact
 from unembed.selection.index.vectors import Mean, stored
 from unembed.selection.scores import FEATURES
@@ -78,7 +85,7 @@ class Index:
             raise UnembedError(
                 f"{folder} holds files that are no index ({others[0]}): give an empty or new folder"
             )
-        with alone(folder, wait_s):
+        with writing(folder, wait_s):
             if (folder / HEADER).exists():
                 raise UnembedError(f"{folder} holds an index already: add to it")
             new_index(folder, Header(identity, by, dtype))
@@ -162,7 +169,7 @@ class Index:
     def put(self, points: Sequence[PendingEntry], *, replace: bool = False) -> tuple[Entry, ...]:
         """Keep vectors made elsewhere, as ``add`` does; ``scale`` and ``crc32`` are set here."""
         added: list[Entry] = []
-        with alone(self.folder, self.wait_s):
+        with writing(self.folder, self.wait_s):
             ledger = self._ledger = self._ledger.current()
             self._check_names([point.entry.name for point in points], replace)
             try:
@@ -174,7 +181,7 @@ class Index:
 
     def remove(self, names: Sequence[str]) -> None:
         """Forget entries. Raises UnembedError for a name that is not there, before any goes."""
-        with alone(self.folder, self.wait_s):
+        with writing(self.folder, self.wait_s):
             ledger = self._ledger = self._ledger.current()
             unknown = [name for name in names if name not in ledger.names]
             if unknown:
@@ -217,7 +224,7 @@ class Index:
         self.refresh()
         self.verify()
         made = built(self._ledger)
-        with alone(self.folder, self.wait_s):
+        with writing(self.folder, self.wait_s):
             self._ledger = self._ledger.current()
             self._first = keep(self._ledger, made)
         return made.rows

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 from jaxtyping import Bool, Float
 
 from unembed.errors import UnembedError
-from unembed.runs.store import Part, write_whole
+from unembed.runs.files import write_whole
+from unembed.runs.manifest import Part
 from unembed.selection.index.entries import TABLE, Entry, entries_of, table_of
 from unembed.selection.index.files import HEADER, Header, Record, append, records, tidy, whole_part
 from unembed.selection.index.sieve import Sieve

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
@@ -15,6 +16,7 @@ from unembed.selection.mixing.warnings import warnings_of
 from unembed.selection.scores import FEATURES
 from unembed.signatures.alignment.align import NORMAL
 from unembed.signatures.alignment.estimators import LEAST_DOCUMENTS
+from unembed.signatures.reading.files import facts_of, key_of
 from unembed.signatures.signature import Signature, agree_all
 from unembed.signatures.sums import KEPT
 from unembed.stats.estimate import Estimate
@@ -28,7 +30,13 @@ MOST_RESIDUAL_SE = 1.0
 
 
 def mix(
-    target: Signature, sources: Sequence[Signature], *, by: str = "joint", debias: bool = True
+    target: Signature,
+    sources: Sequence[Signature],
+    *,
+    by: str = "joint",
+    debias: bool = True,
+    out: str | Path | None = None,
+    command: str = "",
 ) -> Mixture:
     """Weights of sources whose mixture comes nearest to a target's signature (theory §13).
 
@@ -46,13 +54,21 @@ def mix(
     hold the sketch's error alone where blocks are lacking, and a warning says so. A source whose
     squared norm is not positive is left out, its weight None with the reason; so is every weight
     where that is the target's, no mixture is nearer to it than nothing is, or errors are as large
-    as the squared norms.
+    as the squared norms. ``out`` and ``command`` as in ``align``.
 
     Raises UnembedError for fewer than two sources, for two of one name, where the target is one of
     them, for signatures that do not compare, and for what one of them did not keep.
     """
     _check(target, sources, by)
     every = [target, *sources]
+    if out is not None:
+        return Mixture.keep(
+            out,
+            key_of(every, by=by, debias=debias),
+            lambda _: mix(target, sources, by=by, debias=debias).to_json(),
+            facts=facts_of(every),
+            command=command,
+        )
     states = [one.state for one in every]
     spec = target.identity.spec
     ratio = min(KEPT, spec.m) / spec.m

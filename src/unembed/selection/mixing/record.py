@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
+from unembed.runs.record import record_from_json
+from unembed.runs.run_record import RunRecord
 from unembed.stats.estimate import Estimate
 
 
@@ -25,7 +27,7 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Mixture:
+class Mixture(RunRecord):
     """Non-negative weights of sources that come nearest to a target's signature (theory §13).
 
     ``shares`` are in the order the sources were given; a weight of 0 means that the source is left
@@ -33,6 +35,8 @@ class Mixture:
     of the sources. ``residual`` is the share of the target's squared norm that no mixture of them
     expresses, debiased. ``warnings`` say in a sentence each what a reader must know before use.
     """
+
+    KIND: ClassVar[str] = "mixture"
 
     target: str
     by: str
@@ -47,17 +51,12 @@ class Mixture:
         """Plain values."""
         return asdict(self)
 
-    @staticmethod
-    def from_json(values: dict[str, Any]) -> Mixture:
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Mixture:
         """Read back what ``to_json`` wrote."""
-        shares = tuple(
-            Share(**{**share, "weight": Estimate(**share["weight"])}) for share in values["shares"]
-        )
-        given = {
-            **values,
-            "shares": shares,
-            "total": Estimate(**values["total"]),
-            "residual": Estimate(**values["residual"]),
-            "warnings": tuple(values["warnings"]),
-        }
-        return Mixture(**given)
+        return record_from_json(cls, values)
+
+    def __str__(self) -> str:
+        from unembed.selection.mixing.text import mixture_text
+
+        return mixture_text(self)

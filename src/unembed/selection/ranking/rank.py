@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -18,6 +19,7 @@ from unembed.signatures.alignment.estimators import Cosine, Kind, products_of
 from unembed.signatures.alignment.overlap import shared_inputs
 from unembed.signatures.alignment.records import TaskFacts
 from unembed.signatures.alignment.task_facts import task_facts
+from unembed.signatures.reading.files import facts_of, key_of
 from unembed.signatures.signature import Signature, agree_all
 from unembed.signatures.state import SUMMED, State
 from unembed.signatures.sums import KEPT
@@ -27,7 +29,13 @@ LEAST_BLOCKS = 2
 
 
 def rank(
-    target: Signature, sources: Sequence[Signature], *, by: str = "joint", debias: bool = True
+    target: Signature,
+    sources: Sequence[Signature],
+    *,
+    by: str = "joint",
+    debias: bool = True,
+    out: str | Path | None = None,
+    command: str = "",
 ) -> Ranking:
     """Sources in the order of a score with the target, each with its chance to be the best.
 
@@ -40,12 +48,21 @@ def rank(
     ``best`` is from normal errors that go together: the sketch's of all sources, those of the
     target's documents too, and of two sources' own where these share inputs. A source without a
     score has 0. One whose sampling error is not known, as its documents fill fewer than two blocks
-    or were kept in none, has None, and the others' are among themselves.
+    or were kept in none, has None, and the others' are among themselves. ``out`` and ``command`` as
+    in ``align``.
     Raises UnembedError for a ``by`` that is no score, no sources, two signatures of one name, two
     that do not compare, and one that did not keep what the score needs. Source: theory §10, §13.
     """
     signatures = [target, *sources]
     _check(signatures, by)
+    if out is not None:
+        return Ranking.keep(
+            out,
+            key_of(signatures, by=by, debias=debias),
+            lambda _: rank(target, sources, by=by, debias=debias).to_json(),
+            facts=facts_of(signatures),
+            command=command,
+        )
     states = [signature.state for signature in signatures]
     kinds = {name: Kind.of(states, name, debias) for name in SUMMED}
     shared = shared_inputs(states)

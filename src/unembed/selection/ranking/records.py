@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
+
+from unembed.runs.record import record_from_json
+from unembed.runs.run_record import RunRecord
 
 
 @dataclass(frozen=True)
@@ -27,12 +30,14 @@ class Ranked:
 
 
 @dataclass(frozen=True)
-class Ranking:
+class Ranking(RunRecord):
     """The sources of a target, best first; those without a score last, in the order given.
 
     ``by`` is the score's name, ``method`` what it is from ("complex_tensorsketch", "samples").
     ``samples``, ``documents`` and ``status`` are the target's.
     """
+
+    KIND: ClassVar[str] = "ranking"
 
     target: str
     by: str
@@ -47,8 +52,12 @@ class Ranking:
         """Plain values."""
         return {**vars(self), "sources": [vars(source) for source in self.sources]}
 
-    @staticmethod
-    def from_json(values: dict[str, Any]) -> Ranking:
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Ranking:
         """Read back what ``to_json`` wrote."""
-        sources = tuple(Ranked(**source) for source in values["sources"])
-        return Ranking(**{**values, "sources": sources})
+        return record_from_json(cls, values)
+
+    def __str__(self) -> str:
+        from unembed.selection.ranking.text import ranking_text
+
+        return ranking_text(self)

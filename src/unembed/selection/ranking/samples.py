@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 
 from unembed.errors import UnembedError
-from unembed.head.head import Head
+from unembed.head.head import Head, bytes_of
+from unembed.runs.manifest import Facts
 from unembed.runs.progress import progress_bar
+from unembed.runs.store import RunFolder
 from unembed.selection.baselines import score
 from unembed.selection.ranking.chances import together
 from unembed.selection.ranking.rank import ordered
@@ -37,14 +42,35 @@ def rank_samples(
     by: str,
     seed: int = 0,
     blocks: int = DELETED_BLOCKS,
+    facts: Facts = (),
+    out: str | Path | None = None,
+    command: str = "",
     progress: bool = False,
 ) -> Ranking:
     """``rank`` by one of ``BASELINES``, from samples of the texts; errors as in ``rank_scored``.
 
     For ``MODEL_BASELINES`` a source is the target's text as the source's model reads it, under the
-    source's name, and all models have this head. Raises UnembedError as ``score`` and
-    ``rank_scored`` do.
+    source's name, and all models have this head. With ``out`` the result is kept there, with
+    ``facts``, label and value of what it rests on, for the page. Raises UnembedError as ``score``
+    and ``rank_scored`` do.
     """
+    if out is not None:
+        tasks = [target, *sources]
+        key = {
+            "names": [task.name for task in tasks],
+            "samples": [_digest(task) for task in tasks],
+            "head": head.digest,
+            "by": by,
+            "seed": seed,
+            "blocks": blocks,
+        }
+
+        def ranked(_folder: RunFolder) -> dict[str, Any]:
+            return rank_samples(
+                target, sources, head, by=by, seed=seed, blocks=blocks, progress=progress
+            ).to_json()
+
+        return Ranking.keep(out, key, ranked, facts=facts, command=command)
     return rank_scored(
         target,
         sources,
@@ -115,6 +141,14 @@ def rank_scored(
         status=first.status,
         debiased=False,
     )
+
+
+def _digest(task: Samples) -> str:
+    digest = hashlib.sha256(bytes_of(task.hidden))
+    digest.update(bytes_of(task.targets))
+    digest.update(task.document.tobytes())
+    digest.update(task.sequence.tobytes())
+    return digest.hexdigest()
 
 
 def _facts(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -13,6 +14,7 @@ from unembed.signatures.alignment.estimators import GROUPS, Cosine, Kind
 from unembed.signatures.alignment.overlap import shared_inputs
 from unembed.signatures.alignment.records import Alignments, Pairs
 from unembed.signatures.alignment.task_facts import task_facts
+from unembed.signatures.reading.files import facts_of, key_of
 from unembed.signatures.signature import Signature, agree_all
 from unembed.signatures.state import SUMMED
 from unembed.signatures.sums import KEPT
@@ -25,7 +27,13 @@ MOST_SHARES = 1 << 21
 """Shares of pairs that are held at a time, for each kind; changes memory, never a result."""
 
 
-def align(signatures: Sequence[Signature], *, debias: bool = True) -> Alignments:
+def align(
+    signatures: Sequence[Signature],
+    *,
+    debias: bool = True,
+    out: str | Path | None = None,
+    command: str = "",
+) -> Alignments:
     """Every alignment of several tasks from their sketches, each with its errors (theory §7, §10).
 
     Naively, with each task's mean packed features ``x`` of three kinds::
@@ -45,12 +53,21 @@ def align(signatures: Sequence[Signature], *, debias: bool = True) -> Alignments
     add); it is NaN where no blocks, or fewer than two, were kept. ``low`` and ``high`` hold 95 %
     with both errors: cosines on Fisher's z scale while a standard error stays within 1, plainly
     beyond; coupling, while positive, on the logarithmic one, and NaN where the interval of
-    activation or error holds 0. What a signature did not keep is None.
+    activation or error holds 0. What a signature did not keep is None. With ``out`` the result is
+    kept there, and not computed where it is there already; ``command`` says how to replay it.
     Raises UnembedError for no signatures, two of one name, and for two that do not compare.
     """
     if not signatures:
         raise UnembedError("no signatures to compare: give one at least")
     agree_all(signatures)
+    if out is not None:
+        return Alignments.keep(
+            out,
+            key_of(signatures, debias=debias),
+            lambda _: align(signatures, debias=debias).to_json(),
+            facts=facts_of(signatures),
+            command=command,
+        )
     states = [signature.state for signature in signatures]
     kinds = [Kind.of(states, name, debias) for name in SUMMED]
     shared = shared_inputs(states)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float
+
+from unembed.runs.run_record import RunRecord
 
 KINDS = ("joint", "activation", "error", "proxy", "coupling", "first_moment")
 """The quantities of theory §7 that two tasks are compared by."""
@@ -46,13 +48,15 @@ class TaskFacts:
 
 
 @dataclass(frozen=True)
-class Alignments:
+class Alignments(RunRecord):
     """Every pair of several tasks, by each quantity (theory §7, §10).
 
     ``joint`` is the cosine of head Fishers; ``activation`` and ``error`` those of its marginals;
     ``proxy`` their product; ``coupling`` ``joint / proxy``; ``first_moment`` the signed cosine of
     mean gradients, None where it was not kept. ``method`` is "exact" or the construction's name.
     """
+
+    KIND: ClassVar[str] = "alignment"
 
     tasks: tuple[TaskFacts, ...]
     joint: Pairs
@@ -92,15 +96,20 @@ class Alignments:
             plain[kind] = None if pairs is None else {k: _plain(v) for k, v in vars(pairs).items()}
         return plain
 
-    @staticmethod
-    def from_json(values: dict[str, Any]) -> Alignments:
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Alignments:
         """Read back what ``to_json`` wrote."""
         given = dict(values)
         for kind in KINDS:
             if given[kind] is not None:
                 given[kind] = Pairs(**{k: np.array(v, float) for k, v in given[kind].items()})
         given["tasks"] = tuple(TaskFacts(**task) for task in given["tasks"])
-        return Alignments(**given)
+        return cls(**given)
+
+    def __str__(self) -> str:
+        from unembed.signatures.alignment.tables import alignments_text
+
+        return alignments_text(self)
 
 
 def _plain(matrix: Float[np.ndarray, "tasks tasks"]) -> list[list[float | None]]:

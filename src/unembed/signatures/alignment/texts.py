@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from unembed.models.checkpoint import Checkpoint
 from unembed.models.model_pass import ModelPass
 from unembed.runs.phases import Phases
 from unembed.runs.progress import progress_bar
+from unembed.runs.provenance import digest_of
 from unembed.signatures.alignment.align import align
 from unembed.signatures.alignment.exact import exact_alignments
 from unembed.signatures.alignment.records import Alignments
@@ -32,14 +34,34 @@ def align_texts(
     *,
     exact: bool | None = None,
     debias: bool = True,
+    out: str | Path | None = None,
+    command: str = "",
     progress: bool = False,
 ) -> Alignments:
     """How alike the moves are that fine-tuning on each of some texts, by name, would make.
 
     ``exact`` None takes Gram matrices up to EXACT_SAMPLES positions in all, and sketches above.
+    ``out`` and ``command`` as in ``align``.
     Raises UnembedError as ``sketch``, ``align`` and ``exact_alignments`` do. Source: theory §8-10.
     """
     options = options or SketchOptions()
+    if out is not None:
+        key = {
+            "model": digest_of(checkpoint.model),
+            "texts": [text.digest for text in texts.values()],
+            "options": vars(options),
+            "exact": exact,
+            "debias": debias,
+        }
+        return Alignments.keep(
+            out,
+            key,
+            lambda _: align_texts(
+                checkpoint, texts, options, exact=exact, debias=debias, progress=progress
+            ).to_json(),
+            facts=(("Model", checkpoint.name), *((name, t.rules) for name, t in texts.items())),
+            command=command,
+        )
     checkpoint.model.eval()
     passes = {
         name: ModelPass.of(checkpoint.model, text, options, checkpoint.name)

@@ -6,8 +6,9 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from unembed.runs.small import Facts
+from unembed.runs.manifest import Facts
 from unembed.signatures.file import as_bytes, load
 from unembed.signatures.reading.sketcher import FILE
 from unembed.signatures.signature import Signature
@@ -30,9 +31,13 @@ def load_all(files: Sequence[str | Path]) -> list[Signature]:
     ]
 
 
-def digests_of(signatures: Sequence[Signature]) -> list[str]:
-    """The SHA-256 of each, for the key of a run."""
-    return [hashlib.sha256(as_bytes(one)).hexdigest() for one in signatures]
+def key_of(signatures: Sequence[Signature], **options: Any) -> dict[str, Any]:
+    """The plain values that a result of these signatures, made with these options, depends on."""
+    return {
+        "names": [one.name for one in signatures],
+        "signatures": [hashlib.sha256(as_bytes(one)).hexdigest() for one in signatures],
+        **options,
+    }
 
 
 def facts_of(signatures: Sequence[Signature]) -> Facts:

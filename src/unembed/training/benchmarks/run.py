@@ -18,8 +18,9 @@ from jaxtyping import Float
 
 from unembed.decisions.comparison.flips import mcnemar_p
 from unembed.errors import UnembedError
+from unembed.runs.manifest import verified_run
 from unembed.runs.record import record_from_json, record_to_json
-from unembed.runs.store import RunFolder, holds_finished_run, verified_manifest
+from unembed.runs.store import RunFolder, holds_finished_run
 from unembed.stats.estimate import Estimate
 from unembed.training.benchmarks.harness import SEEDS, TaskScores, check_names, evaluate
 
@@ -140,7 +141,7 @@ def benchmark(
             data = json.dumps(record_to_json(scores)).encode()
             folder.write_bytes(_part(task), data, rows=len(scores.documents))
         if not folder.finished:
-            folder.finish(key, command)
+            folder.finish(command)
     return read_benchmark(out)
 
 
@@ -149,12 +150,7 @@ def read_benchmark(folder: str | Path) -> BenchmarkRun:
 
     Raises UnembedError where the folder holds none, or a damaged one.
     """
-    key = verified_manifest(folder).provenance
-    if (key.get("kind"), key.get("schema")) != (KIND, SCHEMA):
-        raise UnembedError(
-            f"{folder} holds a run of kind {key.get('kind')!r} and schema {key.get('schema')}, "
-            f"not {KIND!r} and {SCHEMA}: give the folder of a benchmark"
-        )
+    key = verified_run(folder, KIND, SCHEMA).key
     parts = [json.loads((Path(folder) / _part(task)).read_bytes()) for task in key["tasks"]]
     scores = tuple(record_from_json(TaskScores, part) for part in parts)
     return BenchmarkRun(

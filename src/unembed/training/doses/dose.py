@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -18,9 +18,12 @@ from unembed.decisions.audit.audit import Audit, audit
 from unembed.decisions.audit.run import AuditOptions
 from unembed.errors import UnembedError, WriteError
 from unembed.models.checkpoint import Checkpoint
+from unembed.runs.files import write_whole
+from unembed.runs.manifest import FinishedRun
 from unembed.runs.progress import progress_bar
-from unembed.runs.provenance import SCHEMA, digest_of
-from unembed.runs.store import RunFolder, verified_manifest, write_whole
+from unembed.runs.provenance import digest_of
+from unembed.runs.run_record import RunRecord
+from unembed.runs.store import RunFolder
 from unembed.runs.table import as_html, as_text
 from unembed.text.corpus import Corpus
 from unembed.training.doses.records import DoseTable, headline
@@ -29,11 +32,9 @@ from unembed.training.recipe.objectives import Objective
 from unembed.training.recipe.recipe import Recipe
 from unembed.training.robustness.read_outs import ReadOuts, read_outs
 from unembed.training.run.examples import Split, split
-from unembed.training.run.train import MODEL, train
+from unembed.training.run.train import MODEL, SIDES, train
 
-KIND = "dose"
 CONTROL_OBJECTIVE = Objective("none")
-SIDES = ("heldout", "training")
 READ_OUTS = "read_outs.parquet"
 
 
@@ -90,26 +91,27 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class Doses:
+class Doses(RunRecord):
     """Every dose on the held-out text and on that of the training.
 
-    ``failed`` names points that could not be trained, with the reason.
+    ``failed`` names points that could not be trained, with the reason. The manifest lists every
+    file below the folder.
     """
+
+    KIND: ClassVar[str] = "dose"
+    SCHEMA: ClassVar[int] = 2
 
     heldout: DoseTable
     training: DoseTable
     failed: dict[str, str]
     folder: Path | None = field(default=None, compare=False)
 
-    @staticmethod
-    def load(folder: str | Path) -> Doses:
-        """Open a finished grid, checked against its recorded SHA-256."""
-        kind = verified_manifest(folder).provenance.get("kind")
-        if kind != KIND:
-            raise UnembedError(f"{folder} holds a run of kind {kind!r}, where a grid is needed")
-        data = json.loads((Path(folder) / "summary.json").read_text())
+    @classmethod
+    def of_run(cls, run: FinishedRun) -> Doses:
+        """Open a run whose files are whole."""
+        data = run.summary()
         heldout, training = (DoseTable.from_json(data[side]) for side in SIDES)
-        return Doses(heldout, training, data["failed"], Path(folder))
+        return cls(heldout, training, data["failed"], run.folder)
 
     def __str__(self) -> str:
         return as_text(self._headline())
@@ -142,22 +144,18 @@ def dose(
     out = Path(out)
     part = split(corpus, grid.recipe.heldout)
     key = _key(checkpoint, corpus, grid)
-    with RunFolder.open(out, key) as folder:
-        if not folder.finished:
-            points = _Points(checkpoint, part, grid, out, keep_models)
-            tables, failed = points.tables(progress)
-            found: dict[str, Any] = {side: table.to_json() for side, table in tables.items()}
-            text = json.dumps({**found, "failed": failed}, indent=1, allow_nan=False)
-            folder.write_bytes("summary.json", text.encode())
-            folder.finish(key, command)
-    return Doses.load(out)
+
+    def measured(_folder: RunFolder) -> dict[str, Any]:
+        tables, failed = _Points(checkpoint, part, grid, out, keep_models).tables(progress)
+        found = {side: table.to_json() for side, table in tables.items()}
+        return {**found, "failed": failed}
+
+    return Doses.keep(out, key, measured, command=command, everything=True)
 
 
 def _key(checkpoint: Checkpoint, corpus: Corpus, grid: Grid) -> dict[str, Any]:
     """The plain values that a grid's numbers depend on."""
     return {
-        "kind": KIND,
-        "schema": SCHEMA,
         "model": checkpoint.name,
         "model_digest": digest_of(checkpoint.model),
         "corpus": corpus.rules,

@@ -6,9 +6,10 @@ import copy
 import hashlib
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -16,12 +17,14 @@ from torch import nn
 from unembed.decisions.audit.audit import audit
 from unembed.decisions.audit.run import AuditOptions
 from unembed.decisions.comparison.compare import Comparison, compare
-from unembed.errors import UnembedError
 from unembed.models.checkpoint import Checkpoint, context_of, load, quietly, token_ids
+from unembed.runs.files import write_whole
+from unembed.runs.manifest import FinishedRun, read_run
 from unembed.runs.progress import progress_bar
-from unembed.runs.provenance import SCHEMA, digest_of
+from unembed.runs.provenance import digest_of
 from unembed.runs.record import record_to_json
-from unembed.runs.store import RunFolder, holds_finished_run, read_manifest, write_whole
+from unembed.runs.run_record import RunRecord
+from unembed.runs.store import RunFolder, holds_finished_run
 from unembed.runs.table import as_html, as_text
 from unembed.text.corpus import Corpus
 from unembed.text.vocabulary import Vocabulary
@@ -44,21 +47,36 @@ CHECKPOINTS = "checkpoints"
 MODEL = "model"
 BENCHMARKS = "benchmarks"
 NOTE = "trained.json"
+SIDES = ("heldout", "training")
 
 
 @dataclass(frozen=True)
-class Refinement:
+class Refinement(RunRecord):
     """A refined model, and how its decisions differ from the starting model's.
 
     ``heldout`` and ``training`` compare both on the documents that training never saw, and on those
     it did. ``folder/model`` is the refined checkpoint, in the starting model's dtype, which plain
-    transformers loads.
+    transformers loads. Its manifest lists every file below the folder.
     """
+
+    KIND: ClassVar[str] = "refinement"
+    SCHEMA: ClassVar[int] = 2
 
     summary: RefinementSummary
     heldout: Comparison = field(repr=False)
     training: Comparison = field(repr=False)
     folder: Path
+
+    @classmethod
+    def of_run(cls, run: FinishedRun) -> Refinement:
+        """Open a run whose files are whole."""
+        heldout, training = (Comparison.of_run(read_run(run.folder / side)) for side in SIDES)
+        return cls(RefinementSummary.from_json(run.summary()), heldout, training, run.folder)
+
+    @property
+    def sub_runs(self) -> Mapping[str, RunRecord]:
+        """Both comparisons."""
+        return {"heldout": self.heldout, "training": self.training}
 
     def __str__(self) -> str:
         return as_text(headline(self.summary))
@@ -95,8 +113,6 @@ def refine(
     out = Path(out)
     part = split(corpus, recipe.heldout)
     key = {
-        "kind": "refinement",
-        "schema": SCHEMA,
         "model": checkpoint.name,
         "model_digest": digest_of(checkpoint.model),
         "corpus": corpus.rules,
@@ -107,44 +123,33 @@ def refine(
     }
     if benchmarks is not None and not holds_finished_run(out):
         benchmarks.check(checkpoint)
-    with RunFolder.open(out, key) as folder:
-        if not folder.finished:
-            placed = None if positions is None else part.placed(positions)
-            trained = train(
-                checkpoint,
-                part.training,
-                part.heldout,
-                recipe,
-                out,
-                positions=placed,
-                progress=progress,
-                report_to=report_to,
-            )
-            heldout, training = (
-                _compared(checkpoint, trained.checkpoint, text, recipe, out / name, progress)
-                for name, text in (("heldout", part.heldout), ("training", part.training))
-            )
-            scored = None
-            if benchmarks is not None:
-                scored = benchmarks.run_on_both(checkpoint, out / MODEL, out / BENCHMARKS, progress)
-            summary = summarise_refinement(
-                recipe, trained.note, heldout.summary, training.summary, scored
-            )
-            text = json.dumps(record_to_json(summary), indent=1, allow_nan=False)
-            folder.write_bytes("summary.json", text.encode())
-            folder.finish(key, command)
-    return load_refinement(out)
 
+    def measured(_folder: RunFolder) -> dict[str, Any]:
+        placed = None if positions is None else part.placed(positions)
+        trained = train(
+            checkpoint,
+            part.training,
+            part.heldout,
+            recipe,
+            out,
+            positions=placed,
+            progress=progress,
+            report_to=report_to,
+        )
+        heldout, training = (
+            _compared(checkpoint, trained.checkpoint, text, recipe, out / name, progress)
+            for name, text in (("heldout", part.heldout), ("training", part.training))
+        )
+        scored = None
+        if benchmarks is not None:
+            scored = benchmarks.run_on_both(checkpoint, out / MODEL, out / BENCHMARKS, progress)
+        summary = summarise_refinement(
+            recipe, trained.note, heldout.summary, training.summary, scored
+        )
+        plain: dict[str, Any] = record_to_json(summary)
+        return plain
 
-def load_refinement(folder: str | Path) -> Refinement:
-    """Open a finished refinement, with every file of its comparisons checked."""
-    folder = Path(folder)
-    kind = read_manifest(folder).provenance.get("kind")
-    if kind != "refinement":
-        raise UnembedError(f"{folder} holds a run of kind {kind!r}, where a refinement is needed")
-    summary = RefinementSummary.from_json(json.loads((folder / "summary.json").read_text()))
-    heldout, training = (Comparison.load(folder / name) for name in ("heldout", "training"))
-    return Refinement(summary, heldout, training, folder)
+    return Refinement.keep(out, key, measured, command=command, everything=True)
 
 
 @dataclass(frozen=True)

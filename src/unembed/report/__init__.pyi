@@ -1,0 +1,8 @@
+from .pages import load_run as load_run
+from .pages import write_page as write_page
+
+__all__ = [
+    # A finished run of any kind: its record, its page
+    "load_run",
+    "write_page",
+]

@@ -1,0 +1,72 @@
+"""Records that runs hold: one way to keep them in a folder, and one to load them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from unembed.runs.manifest import Facts, FinishedRun, read_run, verified_run
+from unembed.runs.provenance import SCHEMA
+from unembed.runs.store import RunFolder
+
+Record = TypeVar("Record", bound="RunRecord")
+
+
+class RunRecord:
+    """What a run of one kind holds. A kind of run is its record, its page and its verb.
+
+    A record says its ``KIND`` and how it is read: ``from_json`` where ``summary.json`` holds all of
+    it, else ``of_run``. ``report.pages`` names its page.
+    """
+
+    KIND: ClassVar[str]
+    SCHEMA: ClassVar[int] = SCHEMA
+
+    @classmethod
+    def of_run(cls: type[Record], run: FinishedRun) -> Record:
+        """Read the record of a run whose files are known to be whole."""
+        return cls.from_json(run.summary())
+
+    @classmethod
+    def from_json(cls: type[Record], values: dict[str, Any]) -> Record:
+        """The record of a run that is all in ``summary.json``."""
+        raise NotImplementedError
+
+    @classmethod
+    def load(cls: type[Record], folder: str | Path) -> Record:
+        """Open a finished run, with every file checked against its recorded SHA-256.
+
+        Raises UnembedError where the folder holds none, one of another kind, or a damaged one.
+        """
+        return cls.of_run(verified_run(folder, cls.KIND, cls.SCHEMA))
+
+    @classmethod
+    def keep(
+        cls: type[Record],
+        out: str | Path,
+        key: Mapping[str, Any],
+        find: Callable[[RunFolder], dict[str, Any]],
+        *,
+        facts: Facts | None = None,
+        command: str = "",
+        everything: bool = False,
+    ) -> Record:
+        """Keep in ``out`` the summary that ``find`` gives, which is called unless it is there.
+
+        ``key`` holds the plain values that it depends on; ``facts`` are for the page, and
+        ``everything`` as in ``RunFolder.finish``. Raises UnembedError where the folder holds
+        another run, or cannot be written.
+        """
+        whole = {"kind": cls.KIND, "schema": cls.SCHEMA, **key}
+        if facts is not None:
+            whole["facts"] = [list(fact) for fact in facts]
+        with RunFolder.open(out, whole) as folder:
+            if not folder.finished:
+                folder.finish(command, find(folder), everything=everything)
+        return cls.of_run(read_run(out))
+
+    @property
+    def sub_runs(self) -> Mapping[str, RunRecord]:
+        """Runs inside this one that its page links to, by their folders."""
+        return {}
