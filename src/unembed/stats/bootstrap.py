@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from unembed.stats.estimate import Estimate
+from unembed.stats.student import student_t
 
 RESAMPLES = 5_000
 """Default number of resamples: the ends of an interval are then known to 0.04 standard errors."""
@@ -68,16 +69,9 @@ def interval_levels(documents: int) -> tuple[float, float]:
     """
     if documents < 2:
         raise ValueError(f"an interval needs at least 2 documents, got {documents}")
-    freedom, x = documents - 1, 1.959963984540054
-    # Student's t quantile from the normal one, Abramowitz and Stegun 26.7.5.
-    terms = (
-        (x**3 + x) / 4,
-        (5 * x**5 + 16 * x**3 + 3 * x) / 96,
-        (3 * x**7 + 19 * x**5 + 17 * x**3 - 15 * x) / 384,
-        (79 * x**9 + 776 * x**7 + 1482 * x**5 - 1920 * x**3 - 945 * x) / 92160,
-    )
-    student = x + sum(term / freedom ** (power + 1) for power, term in enumerate(terms))
-    lower = 0.5 * math.erfc(student * math.sqrt(documents / freedom) / math.sqrt(2))
+    freedom = documents - 1
+    at = student_t(freedom) * math.sqrt(documents / freedom)
+    lower = 0.5 * math.erfc(at / math.sqrt(2))
     return lower, 1 - lower
 
 

@@ -21,6 +21,17 @@ def average_ranks(values: Float[np.ndarray, " positions"]) -> Float[np.ndarray, 
     return ranks
 
 
+def standard_ranks(values: Float[np.ndarray, " values"]) -> Float[np.ndarray, " values"]:
+    """Average ranks less their mean, of length 1; all 0 where every value is the same.
+
+    Spearman's rho of x and y is ``standard_ranks(x) @ standard_ranks(y)``.
+    """
+    ranks = average_ranks(values)
+    ranks -= ranks.mean()
+    length = float(np.sqrt(ranks @ ranks))
+    return ranks / length if length > 0 else ranks
+
+
 def spearman_estimate(
     x: Float[np.ndarray, " positions"],
     y: Float[np.ndarray, " positions"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from unembed.decisions.comparison.flips import RESAMPLES
 from unembed.stats.bootstrap import cluster, ratio_of_totals, sums_by_document, totals_and_resamples
 from unembed.stats.concentration import largest_share
 from unembed.stats.estimate import Estimate
-from unembed.stats.resampled import quantile_estimates
+from unembed.stats.studentised import mean_estimates, tail_quantile_estimates
 
 KL_THRESHOLDS_NATS = tuple(10.0 ** (step / 4) for step in range(-24, 5))
 """Where the share of positions with a larger divergence is taken: 1e-6 to 10, four a decade."""
@@ -101,6 +102,9 @@ def summarise_divergences(
 ) -> DivergenceSummary:
     """Means, quantiles and survival curves with intervals over documents (theory §4).
 
+    Divergences are skewed and a few documents carry much of them: means, quantiles and the top
+    share have studentised intervals, curves and groups percentile ones.
+
     Two equal models give zeros, an acceptance and an overlap of 1, and no ``top_share``.
     """
     inverse, documents = cluster(doc)
@@ -109,23 +113,20 @@ def summarise_divergences(
     values = {name: getattr(columns, name).astype(np.float64) for name in names}
     values["acceptance"] = 1 - values["total_variation"]
     sizes = np.bincount(inverse, minlength=documents).astype(np.float64)
-    sums = [sums_by_document(value, inverse, documents) for value in values.values()]
-    *totals, n = totals_and_resamples(np.stack([*sums, sizes]), **how).T
-    means = {
-        name: ratio_of_totals(total, n, documents)
-        for name, total in zip(values, totals, strict=True)
-    }
+    sums = np.stack([sums_by_document(value, inverse, documents) for value in values.values()])
+    limits = [(0.0, math.inf if name.startswith("kl") else 1.0) for name in values]
+    means = dict(zip(values, mean_estimates(sums, sizes, limits, **how), strict=True))
 
-    def apart(name: str, thresholds: Sequence[float]) -> DivergenceStatistics:
+    def statistics(name: str, thresholds: Sequence[float]) -> DivergenceStatistics:
         levels = (0.5, 0.99)
-        median, high = quantile_estimates(values[name], inverse, documents, levels, **how)
+        median, high = tail_quantile_estimates(values[name], inverse, documents, levels, **how)
         curve = survival(values[name], thresholds, inverse, documents, **how)
         return DivergenceStatistics(means[name], median, high, curve)
 
     return DivergenceSummary(
-        apart("kl_forward", KL_THRESHOLDS_NATS),
-        apart("kl_backward", KL_THRESHOLDS_NATS),
-        apart("total_variation", TV_THRESHOLDS),
+        statistics("kl_forward", KL_THRESHOLDS_NATS),
+        statistics("kl_backward", KL_THRESHOLDS_NATS),
+        statistics("total_variation", TV_THRESHOLDS),
         means["acceptance"],
         means["overlap"],
         largest_share(values["kl_forward"], inverse, documents, TOP_PART, **how),

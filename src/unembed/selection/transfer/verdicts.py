@@ -9,15 +9,21 @@ from jaxtyping import Float
 
 from unembed.errors import UnembedError
 from unembed.selection.transfer.records import Scores, Transfer, Verdict
+from unembed.stats.bootstrap import bootstrap_sums
 from unembed.stats.estimate import Estimate
+from unembed.stats.rank_correlation import standard_ranks
+from unembed.stats.studentised import studentised
 
-DRAWS = 4_000
+RESAMPLES = 4_000
+"""Resamples of the targets."""
 PERMUTATIONS = 4_000
 SEED = 0
 TIE = 1e-7
 """Scores this close to the largest share the first place."""
 
-HIT, CHOSEN, BEST, RHO = range(4)
+HIT, CHOSEN, BEST, RHO, MEAN, WORST = range(6)
+"""Of a target: whether the choice was best, its gain, the best gain, the rank correlation; then the
+mean and the least of the candidates' gains."""
 NO_GAIN = "the best sources' summed gain is not surely positive, so that it has no shares"
 SAME = "every source has the same score, so that there is no order"
 
@@ -48,11 +54,15 @@ def judge(transfer: Transfer) -> tuple[Verdict, ...]:
         share = sum(gains[first]) / sum(best); spearman = mean(corr(ranks(scores), ranks(gains)))
 
     Scores that tie for the first place share it, so that a method which scores all sources alike
-    has what choosing at random has on average. Intervals are a bootstrap that draws seeds and
-    targets, both with replacement. A permutation gives a target's sources another order, the same
-    one in every seed, as a source is one source in all of them; ``p`` counts the order found among
-    them. A target whose scores are all alike counts as a correlation of 0. Gains that are NaN are
-    no candidates.
+    has what choosing at random has on average. Targets are independent units of which the figures
+    are ratios of sums, bounded by the studentised bootstrap; what the seeds' means differ by beyond
+    the spread between single cells is added to their variance, and what no target can come to is
+    cut off. Where so few targets have any spread that a resample may have none (6 that nearly all
+    chose the best), the interval is Student's t with two more targets, one chosen right and the
+    other wrong, or for gains and ranks at random. A permutation gives a target's sources another
+    order, the same one in every seed, as a source is one source in all of them; ``p`` counts the
+    order found among them. A target whose scores are all alike counts as a correlation of 0. Gains
+    that are NaN are no candidates.
     Raises UnembedError for fewer than three tasks, two methods of one name, scores of another shape
     than the gains, and no target with two candidates. Source: theory §13.
     """
@@ -70,37 +80,29 @@ def compared(transfer: Transfer, first: str, second: str) -> Difference:
     for name in (first, second):
         if name not in known:
             raise UnembedError(f"no method is named {name!r}: there are {', '.join(known)}")
-    tables = [_table(transfer.gains, known[name].values) for name in (first, second)]
-    ours, theirs = (_draws(table) for table in tables)
-    n = _cells(tables[0])
-    shares = [_shares(draws) for draws in (ours, theirs)]
-    share = Estimate(None, n=n, reason=NO_GAIN)
-    if shares[0] is not None and shares[1] is not None:
-        share = _estimate(shares[0] - shares[1], n)
-    top1, spearman = (_estimate(ours[:, i] - theirs[:, i], n) for i in (HIT, RHO))
-    # What is best is the same for both, so that regrets differ by what was chosen.
-    regret = _estimate(theirs[:, CHOSEN] - ours[:, CHOSEN], n)
+    ours, theirs = (_table(transfer.gains, known[name].values) for name in (first, second))
+    n = _cells(ours)
+    same = np.array_equal(known[first].values, known[second].values, equal_nan=True)
+    found = []
+    for one, two in zip(_figures(ours), _figures(theirs), strict=True):
+        (low, high), right, wrong = one.limits, one.right, one.wrong
+        limits = (0.0, 0.0) if same else (low - high, high - low)
+        parts = one.parts - two.parts
+        found.append(_Figure(parts, one.whole, limits, right - wrong, wrong - right))
+    top1, share, regret, spearman = (_estimate(figure, n) for figure in found)
     return Difference(first, second, top1, share, regret, spearman)
 
 
 def _verdict(gains: Float[np.ndarray, "seeds sources targets"], scores: Scores) -> Verdict:
     table = _table(gains, scores.values)
-    draws, n = _draws(table), _cells(table)
-    shares = _shares(draws)
-    apart = ~np.eye(gains.shape[1], dtype=bool)
-    unknown = int((np.isnan(scores.values) & apart & ~np.isnan(gains)).sum())
-    spearman, p = _estimate(draws[:, RHO], n), _permuted(gains, scores.values)
+    n = _cells(table)
+    others = ~np.eye(gains.shape[1], dtype=bool)
+    unknown = int((np.isnan(scores.values) & others & ~np.isnan(gains)).sum())
+    top1, share, regret, spearman = (_estimate(figure, n) for figure in _figures(table))
+    p = _permuted(gains, scores.values)
     if not table[RHO][~np.isnan(table[RHO])].any() and _all_tied(gains, scores.values):
         spearman, p = Estimate(None, n=n, reason=SAME), 1.0
-    return Verdict(
-        scores.method,
-        _estimate(draws[:, HIT], n),
-        Estimate(None, n=n, reason=NO_GAIN) if shares is None else _estimate(shares, n),
-        _estimate(draws[:, BEST] - draws[:, CHOSEN], n),
-        spearman,
-        p,
-        unknown,
-    )
+    return Verdict(scores.method, top1, share, regret, spearman, p, unknown)
 
 
 def _candidates(
@@ -115,10 +117,10 @@ def _candidates(
 def _table(
     gains: Float[np.ndarray, "seeds sources targets"],
     scores: Float[np.ndarray, "seeds sources targets"],
-) -> Float[np.ndarray, "4 seeds targets"]:
-    """What each choice came to; NaN where a target has fewer than two candidates."""
+) -> Float[np.ndarray, "6 seeds targets"]:
+    """What each choice came to and could have; NaN where a target has under two candidates."""
     seeds, _, targets = gains.shape
-    table = np.full((4, seeds, targets), np.nan)
+    table = np.full((6, seeds, targets), np.nan)
     for s in range(seeds):
         for t in range(targets):
             gain, score = _candidates(gains[s, :, t], scores[s, :, t], t)
@@ -128,18 +130,9 @@ def _table(
                 table[HIT, s, t] = (gain[first] == gain.max()).mean()
                 table[CHOSEN, s, t] = gain[first].mean()
                 table[BEST, s, t] = gain.max()
-                table[RHO, s, t] = _standard_ranks(score) @ _standard_ranks(gain)
+                table[RHO, s, t] = standard_ranks(score) @ standard_ranks(gain)
+                table[MEAN, s, t], table[WORST, s, t] = gain.mean(), gain.min()
     return table
-
-
-def _standard_ranks(values: Float[np.ndarray, " values"]) -> Float[np.ndarray, " values"]:
-    """Ranks less their mean, of length 1, ties averaged; all 0 where every value is the same."""
-    _, group, size = np.unique(values, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(size) - (size + 1) / 2)[group]
-    ranks -= ranks.mean()
-    norm = float(np.sqrt(ranks @ ranks))
-    standard: Float[np.ndarray, " values"] = ranks / norm if norm > 0 else ranks
-    return standard
 
 
 def _all_tied(
@@ -171,8 +164,8 @@ def _permuted(
         orders = rng.permuted(np.tile(np.arange(known.sum()), (PERMUTATIONS, 1)), axis=1)
         for s in range(seeds):
             score = scores[s, known, t]
-            score = _standard_ranks(np.where(np.isnan(score), -np.inf, score))
-            gain = _standard_ranks(gains[s, known, t])
+            score = standard_ranks(np.where(np.isnan(score), -np.inf, score))
+            gain = standard_ranks(gains[s, known, t])
             found += float(score @ gain)
             drawn += gain[orders] @ score
             cells += 1
@@ -180,39 +173,76 @@ def _permuted(
     return float((1 + (drawn >= found - 1e-9 * max(cells, 1)).sum()) / (1 + PERMUTATIONS))
 
 
-def _draws(table: Float[np.ndarray, "4 seeds targets"]) -> Float[np.ndarray, "draws 4"]:
-    """Means over all seeds and targets, then over those of each draw."""
-    _, seeds, targets = table.shape
-    rng = np.random.default_rng(SEED)
-    rows, columns = (
-        np.concatenate([np.ones((1, n)), rng.multinomial(n, np.full(n, 1 / n), DRAWS)])
-        for n in (seeds, targets)
+@dataclass(frozen=True)
+class _Figure:
+    """A ratio ``parts.sum() / whole.sum()`` over cells, the least and largest that it can be, and
+    what it is where the right source is chosen and where a wrong or random one is."""
+
+    parts: Float[np.ndarray, "seeds targets"]
+    whole: Float[np.ndarray, "seeds targets"]
+    limits: tuple[float, float]
+    right: float
+    wrong: float
+
+
+def _figures(table: Float[np.ndarray, "6 seeds targets"]) -> tuple[_Figure, ...]:
+    """Top-1, share, regret and rank correlation."""
+    there = ~np.isnan(table[HIT])
+    hit, chosen, best, rho, *_ = np.where(there, table, 0.0)
+    mean, worst = table[MEAN:, there].mean(1)
+    most = table[BEST, there].mean()
+    cells = there.astype(float)
+    shares = (worst / most, 1.0) if most else (-np.inf, np.inf)
+    return (
+        _Figure(hit, cells, (0.0, 1.0), 1.0, 0.0),
+        _Figure(chosen, best, shares, 1.0, mean / most if most else 0.0),
+        _Figure(best - chosen, cells, (0.0, most - worst), 0.0, most - mean),
+        _Figure(rho, cells, (-1.0, 1.0), 1.0, 0.0),
     )
-    there = ~np.isnan(table)
-    summed = np.einsum("ds,qst,dt->dq", rows, np.where(there, table, 0.0), columns, optimize=True)
-    count = np.einsum("ds,st,dt->d", rows, there[0].astype(float), columns, optimize=True)
-    # A draw of targets without candidates alone says nothing.
-    means: Float[np.ndarray, "draws 4"] = summed[count > 0] / count[count > 0, None]
-    return means
 
 
-def _cells(table: Float[np.ndarray, "4 seeds targets"]) -> int:
+def _cells(table: Float[np.ndarray, "6 seeds targets"]) -> int:
     return int((~np.isnan(table[HIT])).sum())
 
 
-def _shares(draws: Float[np.ndarray, "draws 4"]) -> Float[np.ndarray, " draws"] | None:
-    if not (draws[:, BEST] > 0).all():
-        return None
-    shares: Float[np.ndarray, " draws"] = draws[:, CHOSEN] / draws[:, BEST]
-    return shares
+def _estimate(figure: _Figure, n: int) -> Estimate:
+    """A figure with its interval; a share of gains that may not be positive has no value."""
+    some = figure.whole.any(0)
+    parts, whole = figure.parts.sum(0)[some], figure.whole.sum(0)[some]
+    if not _surely_positive(whole):
+        return Estimate(None, n=n, reason=NO_GAIN)
+    bounds = studentised(parts[None], whole[None], resamples=RESAMPLES, seed=SEED)
+    value = float(bounds.value[0])
+    if not bounds.bounded[0] and figure.limits[0] < figure.limits[1]:
+        more_whole = np.append(whole, [whole.mean()] * 2)
+        more_parts = np.append(parts, np.array([figure.right, figure.wrong]) * whole.mean())
+        bounds = studentised(more_parts[None], more_whole[None], resamples=0)
+    low, high = bounds.ends(0, figure.limits, _seed_error(figure, value))
+    if len(whole) < 2 or low is None or high is None:
+        return Estimate(value, n=n)
+    return Estimate(value, min(low, value), max(high, value), n=n)
 
 
-def _estimate(draws: Float[np.ndarray, " draws"], n: int) -> Estimate:
-    """The first draw, which is of all there is, and a 95 % interval from the others."""
-    if n < 2:
-        return Estimate(float(draws[0]), n=n)
-    low, high = np.quantile(draws[1:], (0.025, 0.975)).tolist()
-    return Estimate(float(draws[0]), low, high, n=n)
+def _surely_positive(sums: Float[np.ndarray, " targets"]) -> bool:
+    """Whether the total is positive in every resample of the targets."""
+    if (sums > 0).all():
+        return True
+    return bool((bootstrap_sums(sums[None], resamples=RESAMPLES, seed=SEED) > 0).all())
+
+
+def _seed_error(figure: _Figure, value: float) -> float:
+    """What the choice of seeds adds to the standard error, beyond the spread between cells.
+
+    Variances of seeds' means less that of cells, as in two-way clustering (Cameron, Gelbach and
+    Miller 2011); 0 where that is negative.
+    """
+    off = (figure.parts - value * figure.whole) / figure.whole.sum()
+    seeds, cells = len(off), int((figure.whole != 0).sum())
+    if seeds < 2:
+        return 0.0
+    of_seeds = np.square(off.sum(1)).sum() * seeds / (seeds - 1)
+    of_cells = np.square(off).sum() * cells / (cells - 1)
+    return float(np.sqrt(max(of_seeds - of_cells, 0.0)))
 
 
 def _check(transfer: Transfer) -> None:
