@@ -25,7 +25,8 @@ from unembed.head.head import Head
 from unembed.signatures.alignment.align import _numbers, align, interval
 from unembed.signatures.alignment.estimators import Cosine, Kind
 from unembed.signatures.alignment.exact import exact_alignments
-from unembed.signatures.alignment.records import KINDS, Alignments
+from unembed.signatures.alignment.kinds import KINDS
+from unembed.signatures.alignment.records import Alignments
 from unembed.signatures.alignment.task_facts import residual
 from unembed.signatures.batch_sums import accumulate
 from unembed.signatures.samples import Samples

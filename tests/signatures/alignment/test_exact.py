@@ -20,7 +20,8 @@ from unembed.signatures.alignment.grams import (
     logsumexp,
     topk_errors,
 )
-from unembed.signatures.alignment.records import KINDS, Alignments
+from unembed.signatures.alignment.kinds import KINDS
+from unembed.signatures.alignment.records import Alignments
 from unembed.signatures.samples import Pool, Samples
 
 VOCAB, DIM = 5, 3

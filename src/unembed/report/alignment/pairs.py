@@ -11,22 +11,14 @@ from jaxtyping import Int
 
 from unembed.report.parts import wording
 from unembed.report.parts.page import as_script
-from unembed.signatures.alignment.records import KINDS, Alignments
+from unembed.signatures.alignment.kinds import ALIGNMENT_KINDS, KINDS
+from unembed.signatures.alignment.records import Alignments
 from unembed.stats.estimate import Estimate
 
-NAMES = {kind: kind.replace("_", " ") for kind in KINDS} | {"proxy": "activation × error"}
+NAMES = {kind: one.label for kind, one in ALIGNMENT_KINDS.items()}
 """What each quantity is called on the page."""
 
-MEANINGS = {
-    "joint": "Do two tasks push the output head along the same directions? 1: the same ones. "
-    "0: none in common. Which way along them does not count.",
-    "activation": "The input side alone: is the head reading alike hidden states?",
-    "error": "The output side alone: are alike tokens predicted too much or too little?",
-    "coupling": "Joint over activation × error. 1: the two sides are independent. Above: alike "
-    "errors are made in alike states. Below: they are made in different ones.",
-    "first_moment": "The cosine of mean gradients, with its sign. Above 0 the tasks pull the head "
-    "the same way, below 0 against each other.",
-}
+MEANINGS = {kind: one.meaning for kind, one in ALIGNMENT_KINDS.items() if one.meaning}
 """What each quantity of an alignment asks of two tasks."""
 
 OK = "ok"

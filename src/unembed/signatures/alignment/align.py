@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from unembed.errors import UnembedError
 from unembed.signatures.alignment.estimators import GROUPS, Cosine, Kind
+from unembed.signatures.alignment.kinds import KINDS
 from unembed.signatures.alignment.overlap import shared_inputs
 from unembed.signatures.alignment.records import Alignments, Pairs
 from unembed.signatures.alignment.task_facts import task_facts
@@ -69,44 +70,26 @@ def align(
             command=command,
         )
     states = [signature.state for signature in signatures]
-    kinds = [Kind.of(states, name, debias) for name in SUMMED]
+    kinds = {name: Kind.of(states, name, debias) for name in SUMMED}
     shared = shared_inputs(states)
     others = shared & ~np.eye(len(states), dtype=bool)
     identity = signatures[0].identity
     rows = max(1, MOST_SHARES // ((GROUPS + 2 * len(states[0].block_weight)) * len(states)))
-    found: list[list[Float[np.ndarray, "5 rows tasks"] | None]] = []
     ratio = min(KEPT, identity.spec.m) / identity.spec.m
+    found = []
     for start in range(0, len(states), rows):
         span = slice(start, start + rows)
-        among = others[span] & debias
-        of_joint, of_activation, of_error, of_first = (
-            None if kind is None else kind.cosines(span, among) for kind in kinds
-        )
-        of_proxy = of_coupling = None
-        if of_joint is not None and of_activation is not None and of_error is not None:
-            of_proxy = of_activation * of_error
-            of_coupling = of_joint / of_proxy
-        found.append(
-            [
-                _numbers(of_joint, ratio, "cosine"),
-                _numbers(of_activation, ratio, "cosine"),
-                _numbers(of_error, ratio, "cosine"),
-                _numbers(of_proxy, ratio, "cosine"),
-                _numbers(of_coupling, ratio, "ratio"),
-                _numbers(of_first, ratio, "cosine"),
-            ]
-        )
-    matrices = [_joined(list(parts)) for parts in zip(*found, strict=True)]
-    joint, activation, error, proxy, coupling, first = matrices
-    assert joint is not None
+        cosines = _cosines(kinds, span, others[span] & debias)
+        found.append({name: _numbers(one, ratio, name) for name, one in cosines.items()})
+    pairs: dict[str, Any] = {
+        name: _joined([part[name] for part in found]) if name in found[0] else None
+        for name in KINDS
+    }
+    if pairs["coupling"] is not None:
+        pairs["coupling"] = _determined(*(pairs[x] for x in ("coupling", "activation", "error")))
     return Alignments(
-        tasks=task_facts(signatures, kinds, shared, debias),
-        joint=joint,
-        activation=activation,
-        error=error,
-        proxy=proxy,
-        coupling=_determined(coupling, activation, error),
-        first_moment=first,
+        tasks=task_facts(signatures, list(kinds.values()), shared, debias),
+        **pairs,
         method=identity.spec.construction,
         unit=identity.unit,
         fisher=identity.fisher,
@@ -114,9 +97,22 @@ def align(
     )
 
 
-def _numbers(
-    cosine: Cosine | None, ratio: float, scale: Scale
-) -> Float[np.ndarray, "5 rows tasks"] | None:
+def _cosines(
+    kinds: Mapping[str, Kind | None], rows: slice, among: Bool[np.ndarray, "rows tasks"]
+) -> dict[str, Cosine]:
+    """Of some tasks with all, what can be had of ``KINDS``; ``among`` are those on one input."""
+    found = {
+        "first_moment" if name == "first" else name: kind.cosines(rows, among)
+        for name, kind in kinds.items()
+        if kind is not None
+    }
+    if "activation" in found and "error" in found:
+        found["proxy"] = found["activation"] * found["error"]
+        found["coupling"] = found["joint"] / found["proxy"]
+    return found
+
+
+def _numbers(cosine: Cosine, ratio: float, kind: str) -> Float[np.ndarray, "5 rows tasks"]:
     """The fields of ``Pairs``; ``ratio`` is the share of the features that blocks are kept of.
 
     The product of a block's shares in two separate halves of those features has the square of its
@@ -124,8 +120,6 @@ def _numbers(
     variance is the first, with the part of that noise that would be left with all features. Where
     that is negative, as the noise is large, it is the second, an upper bound.
     """
-    if cosine is None:
-        return None
     value = cosine.value
     sketch = np.sqrt(np.square(cosine.sketch).sum(0))
     sampling = np.full_like(value, np.nan)
@@ -135,16 +129,13 @@ def _numbers(
         noisy = np.square((first + second) / 2).sum(0)
         variance = free + (noisy - free) * ratio
         sampling = np.sqrt(np.where(variance < 0, noisy, variance))
+    scale: Scale = "ratio" if kind == "coupling" else "cosine"
     low, high = interval(value, np.hypot(sketch, sampling), scale)
     return np.stack([value, sketch, sampling, low, high])
 
 
-def _determined(
-    coupling: Pairs | None, activation: Pairs | None, error: Pairs | None
-) -> Pairs | None:
+def _determined(coupling: Pairs, activation: Pairs, error: Pairs) -> Pairs:
     """The coupling without the pairs whose activation or error may be 0: no ratio to that."""
-    if coupling is None or activation is None or error is None:
-        return None
     nothing = (activation.low <= 0) | (error.low <= 0)
     return Pairs(*(np.where(nothing, np.nan, array) for array in vars(coupling).values()))
 
@@ -172,12 +163,9 @@ def interval(
     return np.where(inside, ends[0], low), np.where(inside, ends[1], high)
 
 
-def _joined(parts: list[Float[np.ndarray, "5 rows tasks"] | None]) -> Pairs | None:
+def _joined(parts: list[Float[np.ndarray, "5 rows tasks"]]) -> Pairs:
     """The rows of all tasks as one record; a task and itself are 1 exactly, without an error."""
-    kept = [part for part in parts if part is not None]
-    if len(kept) < len(parts):
-        return None
-    fields = np.concatenate(kept, 1)
+    fields = np.concatenate(parts, 1)
     itself = np.eye(fields.shape[1], dtype=bool) & np.isfinite(fields[0])
     exact = np.array([1.0, 0.0, 0.0, 1.0, 1.0])[:, None, None]
     value, sketch, sampling, low, high = np.where(itself, exact, fields)

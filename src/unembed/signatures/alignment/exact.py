@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -13,6 +14,7 @@ from unembed.head.head import Head
 from unembed.signatures.alignment.grams import residual, residual_sums
 from unembed.signatures.alignment.jackknife import QUANTITIES, BlockPairs, cosines, standard_errors
 from unembed.signatures.alignment.kernels import Errors, run_starts, run_sums, strips
+from unembed.signatures.alignment.kinds import KINDS
 from unembed.signatures.alignment.records import Alignments, Pairs, TaskFacts
 from unembed.signatures.samples import Pool, Samples
 from unembed.signatures.signature import Fisher, Unit
@@ -71,18 +73,15 @@ def exact_alignments(
     floor, ceiling = _range(measured.cells, values)
     low, high = floor - 1.96 * errors, ceiling + 1.96 * errors
     low, high = (np.where(np.isfinite(x), x, np.nan) for x in (low, high))
-    joint, activation, error, proxy, coupling, first = (
-        Pairs(values[i], np.zeros_like(values[i]), errors[i], low[i], high[i])
-        for i in range(len(values))
-    )
+    pairs: dict[str, Any] = {
+        kind: Pairs(values[i], np.zeros_like(values[i]), errors[i], low[i], high[i])
+        for i, kind in enumerate(KINDS)
+    }
+    if fisher == "true":
+        pairs["first_moment"] = None
     return Alignments(
-        _facts(tasks, measured, debias, fisher),
-        joint,
-        activation,
-        error,
-        proxy,
-        coupling,
-        first if fisher == "empirical" else None,
+        tasks=_facts(tasks, measured, debias, fisher),
+        **pairs,
         method="exact" if top_k is None else f"exact, top-{top_k} errors",
         unit=unit,
         fisher=fisher,

@@ -9,9 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from unembed.runs.run_record import RunRecord
-
-KINDS = ("joint", "activation", "error", "proxy", "coupling", "first_moment")
-"""The quantities of theory §7 that two tasks are compared by."""
+from unembed.signatures.alignment.kinds import KINDS
 
 
 @dataclass(frozen=True)

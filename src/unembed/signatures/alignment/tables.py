@@ -6,7 +6,8 @@ import math
 
 from unembed.runs.columns import columns
 from unembed.runs.table import NAME_WIDTH
-from unembed.signatures.alignment.records import KINDS, Alignments, Pairs
+from unembed.signatures.alignment.kinds import KINDS
+from unembed.signatures.alignment.records import Alignments, Pairs
 from unembed.signatures.signature import Signature
 
 CELL_WIDTH = 14
