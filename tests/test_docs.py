@@ -58,7 +58,7 @@ def test_the_changelog_leads_to_public_names() -> None:
     import unembed
 
     text = (ROOT / "CHANGELOG.md").read_text("utf-8")
-    rows = re.findall(r"\| `unembed\.(\w+)\.(\w+)`(?:\([^)]*\))? \|$", text, re.MULTILINE)
+    rows = re.findall(r"\| `unembed\.(\w+)\.(\w+)(?:\([^)]*\))?` \|$", text, re.MULTILINE)
     assert len(rows) >= 5
     for package, name in rows:
         home = getattr(unembed, package)
