@@ -232,8 +232,8 @@ def test_many_tasks_show_both_ends() -> None:
     assert tables[0].rows[0][1].startswith(cosine(top))
     assert tables[1].rows[0][1].startswith(cosine(bottom))
     assert "of 1,653 pairs" in tables[0].caption
-    chosen = spaced(pairs, alignment_charts.MOST_DRAWN)
-    assert len(set(chosen)) == alignment_charts.MOST_DRAWN
+    chosen = spaced(pairs, alignment_charts.MOST_PAIRS_DRAWN)
+    assert len(set(chosen)) == alignment_charts.MOST_PAIRS_DRAWN
     assert (chosen[0], chosen[-1]) == (pairs[0], pairs[-1])
     assert "800 of 1,653 pairs are drawn" in page_of(many)
 

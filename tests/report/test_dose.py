@@ -13,6 +13,7 @@ from markup import Elements
 from unembed.report.dose import charts as dose_charts
 from unembed.report.dose import page as dose
 from unembed.report.dose import tables as dose_tables
+from unembed.report.dose.charts import points_apart, relative_change
 from unembed.report.dose.page import dose_page
 from unembed.report.parts import wording
 from unembed.stats.estimate import Estimate
@@ -123,23 +124,23 @@ def test_numbers_are_those_of_the_records(
         for row in table.rows:
             figures = row.figures
             for estimate, form in (
-                (figures.median_margin_gain, dose_charts.relative),
-                (figures.below_half, dose_charts.part),
-                (figures.churn, dose_charts.part),
-                (figures.rotation, dose_charts.part),
+                (figures.median_margin_gain, relative_change),
+                (figures.below_half, wording.fine_share),
+                (figures.churn, wording.fine_share),
+                (figures.rotation, wording.fine_share),
                 (figures.mean_change, wording.signed),
                 (figures.nll_change, wording.signed),
             ):
                 assert wording.full(estimate, form) in page
             for group in (*row.by_frequency, *row.by_band):
                 if group.accuracy.value is not None:
-                    assert wording.full(group.accuracy, dose_charts.part) in page
+                    assert wording.full(group.accuracy, wording.fine_share) in page
             if row.over_control is not None:
-                assert wording.full(row.over_control.right_to_wrong, dose_charts.apart) in page
+                assert wording.full(row.over_control.right_to_wrong, points_apart) in page
     for one in heldout.matched:
         if one.difference.value is not None:
-            assert wording.full(one.difference, dose_charts.apart) in page
-            assert wording.full(one.difference, dose_charts.apart) in page
+            assert wording.full(one.difference, points_apart) in page
+            assert wording.full(one.difference, points_apart) in page
     read_outs = heldout.rows[1].read_outs
     assert read_outs is not None
     assert wording.full(read_outs.changes[0].ratio, wording.decimal) in page
@@ -186,7 +187,7 @@ def test_the_reading_names_the_largest_certain_difference(
     last = heldout.rows[-3].figures.right_to_wrong
     words = dose.reading(alone)
     assert words.startswith("Entropy 0.6: the median margin changes by +")
-    assert wording.full(last, dose_charts.part) in words
+    assert wording.full(last, wording.fine_share) in words
     assert len(dose.verdicts(alone)[0].sentences) == 3
     nothing = Estimate(None, reason="margin reaches only +8 %")
     short = tuple(

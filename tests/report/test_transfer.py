@@ -297,7 +297,7 @@ def test_forty_tasks_fit() -> None:
     html = transfer_html(record, judge(record))
     assert len(html.encode()) < 1_200_000
     wide = transfer_maps.widths(Means.of(record).names)
-    assert sum(wide) + transfer_maps.APART < 1101
+    assert sum(wide) + transfer_maps.MAPS_APART < 1101
 
 
 # Index maps.
@@ -346,7 +346,7 @@ def test_labels_meet_neither_each_other_nor_points() -> None:
     assert len(notes) > 20
     boxes = []
     for note, x, y, anchor in notes:
-        wide = index_map.LETTER * len(note.text)
+        wide = index_map.LABEL_LETTER_WIDTH * len(note.text)
         left = {"start": x, "end": x - wide, "middle": x - wide / 2}[anchor]
         boxes.append((left, y - 11, left + wide, y + 3))
         assert left > 30
@@ -367,7 +367,7 @@ def test_any_number_of_tags(tags: int) -> None:
     assert ("no tag" in html) == (tags == 0)
     assert ("other tags (13)" in html) == (tags == 60)
     assert html.count('class="name"') == 0
-    assert len({points.look(group) for group in range(48)}) == 48
+    assert len({points.group_classes(group) for group in range(48)}) == 48
 
 
 def test_maps_of_nothing_and_of_one_place() -> None:

@@ -20,13 +20,13 @@ from unembed.report.parts.marks import (
 from unembed.report.parts.wording import side_of
 from unembed.signatures.alignment.records import Alignments
 
-MOST_DRAWN = 800
+MOST_PAIRS_DRAWN = 800
 """Pairs that a chart draws; of more, as many at even ranks."""
 
-CROWDED = 120
+CROWDED_FROM = 120
 """Pairs from which on the errors of the many are drawn faintly."""
 
-SIDES = {
+SIDE_LOOKS = {
     0: ("var(--muted)", "circle"),
     1: ("var(--accent)", "triangle-up"),
     -1: ("var(--wrong)", "triangle-down"),
@@ -84,7 +84,7 @@ def _marks(
 
 
 def _look(side: int) -> Spec:
-    colour, shape = SIDES[side]
+    colour, shape = SIDE_LOOKS[side]
     return {"side": side, "fill": colour, "stroke": colour, "shape": shape}
 
 
@@ -104,7 +104,7 @@ def _axis(title: str | None, domain: tuple[float, float]) -> Spec:
 def _layers(marks: Sequence[Spec], channels: dict[str, Spec]) -> list[Spec]:
     """Intervals and points, those that lie above or below on top."""
     layers = []
-    faint = len(marks) > CROWDED
+    faint = len(marks) > CROWDED_FROM
     for neither in (True, False):
         chosen = [mark for mark in marks if (mark["side"] == 0) == neither]
         opacity = (0.12 if neither else 0.3) if faint else (0.4 if neither else 0.65)

@@ -202,7 +202,7 @@ def coupling_section(alignments: Alignments) -> Section | None:
     if alignments.coupling is None or alignments.proxy is None:
         return None
     pairs = by_joint(alignments)
-    chosen = spaced(pairs, charts.MOST_DRAWN)
+    chosen = spaced(pairs, charts.MOST_PAIRS_DRAWN)
     figure = Figure(
         "coupling",
         "Joint against activation × error",
@@ -236,7 +236,7 @@ def first_moment_section(alignments: Alignments, tree: Dendrogram) -> Section | 
         for pair in by_joint(alignments)
         if estimate(alignments, "first_moment", pair).value is not None
     ]
-    chosen = spaced(pairs, charts.MOST_DRAWN)
+    chosen = spaced(pairs, charts.MOST_PAIRS_DRAWN)
     figures = (
         Figure(
             "first-moment-joint",

@@ -27,13 +27,13 @@ from unembed.report.parts.wording import (
 )
 from unembed.signatures.alignment.records import Alignments
 
-LISTED = 20
+PAIRS_AT_END = 20
 """Pairs shown at either end of a list that has more than three times as many."""
 
-MOST_COUPLED = 6
+MOST_COUPLINGS = 6
 """Pairs named next to the chart of couplings, at either end."""
 
-SIGNS = {0: "", 1: " ▲", -1: " ▼"}
+COUPLING_SIGNS = {0: "", 1: " ▲", -1: " ▼"}
 """After a coupling whose interval leaves out 1, as in the chart."""
 
 
@@ -47,13 +47,15 @@ def pair_tables(alignments: Alignments) -> tuple[Table, ...]:
         reasons = list(dict.fromkeys(why_not(alignments, pair) for pair in left))
         more = f"; and {counted(len(reasons) - 3, 'other reason')}" if len(reasons) > 3 else ""
         missing = f". {counted(len(left), 'pair')} without a joint: {'; '.join(reasons[:3])}{more}"
-    if len(pairs) <= 3 * LISTED:
+    if len(pairs) <= 3 * PAIRS_AT_END:
         return (_pairs(alignments, "Pairs by their joint, the most alike first" + missing, pairs),)
     of = f"of {count(len(pairs))} pairs"
     return (
-        _pairs(alignments, f"The {LISTED} most alike {of}{missing}", pairs[:LISTED]),
+        _pairs(alignments, f"The {PAIRS_AT_END} most alike {of}{missing}", pairs[:PAIRS_AT_END]),
         _pairs(
-            alignments, f"The {LISTED} least alike {of}, the least first", pairs[: -LISTED - 1 : -1]
+            alignments,
+            f"The {PAIRS_AT_END} least alike {of}, the least first",
+            pairs[: -PAIRS_AT_END - 1 : -1],
         ),
     )
 
@@ -67,10 +69,10 @@ def coupling_tables(alignments: Alignments) -> tuple[Table, ...]:
         ours.sort(key=lambda pair: -side * (found[pair].value or 0.0))
         rows = tuple(
             (pair_name(alignments, pair), *_value_and_interval(alignments, pair))
-            for pair in ours[:MOST_COUPLED]
+            for pair in ours[:MOST_COUPLINGS]
         )
         if rows:
-            more = f", {MOST_COUPLED} of {count(len(ours))}" if len(ours) > MOST_COUPLED else ""
+            more = f", {MOST_COUPLINGS} of {count(len(ours))}" if len(ours) > MOST_COUPLINGS else ""
             tables.append(Table(caption + more, ("pair", "coupling", "95 % interval"), rows))
     return tuple(tables)
 
@@ -114,7 +116,7 @@ def _pairs(alignments: Alignments, caption: str, pairs: Sequence[TaskPair]) -> T
             elif found.value is None:
                 cells.append("none")
             elif kind == "coupling":
-                cells.append(full(found, three) + SIGNS[side_of(found, 1.0)])
+                cells.append(full(found, three) + COUPLING_SIGNS[side_of(found, 1.0)])
             else:
                 cells.append(three(found.value))
         rows.append((pair_name(alignments, pair), *cells))

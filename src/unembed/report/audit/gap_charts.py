@@ -10,8 +10,8 @@ from unembed.report.parts import wording
 from unembed.report.parts.drawing import Spec, heading
 from unembed.report.parts.marks import CURVES, band, dots, line, points, reference
 
-BELOW = heading("share of positions with a margin below ε")
-WIDTH = "width ε in logits"
+SHARE_HEADING = heading("share of positions with a margin below ε")
+WIDTH_TITLE = "width ε in logits"
 
 
 def gap_curve(gap: GapFit) -> Spec:
@@ -28,7 +28,7 @@ def gap_curve(gap: GapFit) -> Spec:
     drawn = [row for rows in fits for row in rows] + measured
     ys = [row["y"] for row in drawn] + [row[end] for row in interval for end in ("y_low", "y_high")]
     channels = {
-        "x": _log_axis([row["x"] for row in drawn], WIDTH),
+        "x": _log_axis([row["x"] for row in drawn], WIDTH_TITLE),
         "y": _log_axis(ys, None, percent=True),
     }
     bounds = [] if gap.eta_low is None else [interval]
@@ -40,7 +40,7 @@ def gap_curve(gap: GapFit) -> Spec:
         ),
         dots(measured, channels, "var(--ink)", 22),
     ]
-    return {"title": BELOW, "layer": layers}
+    return {"title": SHARE_HEADING, "layer": layers}
 
 
 def local_slope(gap: GapFit) -> Spec:
@@ -54,7 +54,7 @@ def local_slope(gap: GapFit) -> Spec:
         "scale": {"domain": [min(0.0, *gap.local_slope, 0.0), max(1.2, *gap.local_slope, 1.2)]},
         "axis": {"title": None, "tickCount": 5, "format": ".3~g"},
     }
-    channels = {"x": _log_axis(gap.slope_epsilon, WIDTH), "y": y}
+    channels = {"x": _log_axis(gap.slope_epsilon, WIDTH_TITLE), "y": y}
     return {
         "title": heading("local slope of the gap curve"),
         "layer": [
@@ -71,11 +71,11 @@ def two_gaps(native: GapFit, exact: GapFit, native_name: str) -> Spec:
     fine = _measured(exact, lambda x, y: f"float32\n{y} below {x}")
     squares = {"fill": "var(--paper)", "stroke": "var(--ink)", "shape": "square"}
     channels = {
-        "x": _log_axis([row["x"] for row in coarse + fine], WIDTH),
+        "x": _log_axis([row["x"] for row in coarse + fine], WIDTH_TITLE),
         "y": _log_axis([row["y"] for row in coarse + fine], None, percent=True),
     }
     return {
-        "title": BELOW,
+        "title": SHARE_HEADING,
         "layer": [
             line(fine, channels, {"color": "var(--accent)", "strokeWidth": 2.4}),
             dots(fine, channels, "var(--accent)", 20),

@@ -60,7 +60,7 @@ def gap_section(summary: AuditSummary) -> Section:
 
 
 def native_section(native: NativeHead) -> Section:
-    """The head in the checkpoint's own precision beside the float32 one."""
+    """The head in the checkpoint's own precision next to the float32 one."""
     name = native.dtype
     figures: tuple[Figure, ...] = ()
     if native.gap is not None and native.gap_float32 is not None:

@@ -15,7 +15,7 @@ from unembed.report.parts.facts import facts_of
 from unembed.report.parts.histogram import histogram_figure
 from unembed.report.parts.page import template
 from unembed.report.parts.parts import Card, Figure, Key, Section, Table, card
-from unembed.report.parts.text import CANDIDATES, text_view
+from unembed.report.parts.text import MOST_CANDIDATES, text_view
 from unembed.report.parts.wording import (
     Wording,
     between,
@@ -55,7 +55,7 @@ def audit_page(
         sections=sections_after_text(summary),
         text=text_view(documents),
         documents=summary.n_documents,
-        candidates=CANDIDATES,
+        candidates=MOST_CANDIDATES,
         facts=facts,
         notes=notes,
     )
@@ -96,43 +96,20 @@ def cards(summary: AuditSummary) -> tuple[Card, ...]:
         if gap is not None
         else Estimate(None, reason=summary.gap_reason or "the gap was not fitted")
     )
+    facet = "distance to the runner-up’s facet, relative to the hidden norm"
+    rank = f"Spearman’s ρ; scale-free {point(summary.spearman_relative_distance_entropy, decimal)}"
+    fit = "" if gap is None else f"published fit, R² {gap.published.r_squared:.4f}"
+    perplexity = f"perplexity {point(summary.perplexity, decimal)}"
+    entropy = f"probability of top-1; mean entropy {point(summary.entropy_nats, decimal)} nats"
     return (
-        card("Accuracy", summary.accuracy, share, remark="top-1 was the target"),
-        card(
-            "Loss",
-            summary.nll_nats,
-            decimal,
-            "nats",
-            f"perplexity {point(summary.perplexity, decimal)}",
-        ),
+        card("Accuracy", summary.accuracy, share, "", "top-1 was the target"),
+        card("Loss", summary.nll_nats, decimal, "nats", perplexity),
         card("Median margin", summary.median_margin, decimal, "logits", "top-1 over top-2"),
-        card("Margin below 0.5", summary.share_margin_below_half, share, remark="of positions"),
-        card(
-            "Median scale-free margin",
-            summary.median_relative_distance,
-            decimal,
-            remark="distance to the runner-up’s facet, relative to the hidden norm",
-        ),
-        card(
-            "Margin against entropy",
-            summary.spearman_margin_entropy,
-            decimal,
-            remark="Spearman’s ρ; scale-free "
-            + point(summary.spearman_relative_distance_entropy, decimal),
-        ),
-        card(
-            "Gap slope β",
-            beta,
-            decimal,
-            remark="" if gap is None else f"published fit, R² {gap.published.r_squared:.4f}",
-        ),
-        card(
-            "Mean confidence",
-            summary.confidence,
-            share,
-            remark="probability of top-1; mean entropy "
-            f"{point(summary.entropy_nats, decimal)} nats",
-        ),
+        card("Margin below 0.5", summary.share_margin_below_half, share, "", "of positions"),
+        card("Median scale-free margin", summary.median_relative_distance, decimal, "", facet),
+        card("Margin against entropy", summary.spearman_margin_entropy, decimal, "", rank),
+        card("Gap slope β", beta, decimal, "", fit),
+        card("Mean confidence", summary.confidence, share, "", entropy),
     )
 
 

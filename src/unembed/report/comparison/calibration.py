@@ -1,4 +1,4 @@
-"""Whether stated probabilities hold and margins foretell flips, as sections of the page."""
+"""Whether stated probabilities hold and margins predict flips, as sections of the page."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def calibration_section(calibration: CalibrationComparison) -> Section:
 
 
 def prediction_section(prediction: FlipPrediction) -> Section:
-    """Whether the margins before foretell the flips."""
+    """Whether the margins before predict the flips."""
     who = (
         "the runner-up alone may overtake, so this is a lower bound"
         if prediction.candidates == 1

@@ -16,29 +16,24 @@ from unembed.report.comparison.charts import means
 from unembed.report.parts.drawing import Spec, draw, heading
 from unembed.report.parts.marks import CURVES, band, dots, interval_fields, line, plain_axis
 from unembed.report.parts.parts import Figure, Key, Section, Table, estimate_row
-from unembed.report.parts.wording import count, decimal, full, share
+from unembed.report.parts.wording import count, decimal, fine_share, full, share
 from unembed.stats.estimate import Estimate
 
 FORWARD, BACKWARD = "KL(before‖after)", "KL(after‖before)"
 
-TITLES = {
+GROUPINGS = {
     "band_before": ("by margin before", "margin, logits"),
     "frequency": ("by frequency", "occurrences"),
     "token_class": ("by class", "class"),
 }
 """What the groupings of a comparison are called, and what their groups are."""
 
-TOP = f"{100 * TOP_PART:g}\u00a0%"
+TOP_PERCENT = f"{100 * TOP_PART:g}\u00a0%"
 
 DOT_SIZES = (60, 20)
 """Of the points of a chart's first and second curve, which may coincide."""
 
-Curve = tuple[str, DivergenceStatistics]
-
-
-def fine(value: float) -> str:
-    """A share in percent with two decimals, for those near 0 or 1: ``99.16 %``."""
-    return f"{100 * value:.2f}\u00a0%"
+NamedMeasure = tuple[str, DivergenceStatistics]
 
 
 def divergence_section(summary: ComparisonSummary) -> Section | None:
@@ -55,7 +50,7 @@ def divergence_section(summary: ComparisonSummary) -> Section | None:
         lead += " Here they are the same at every position."
     if apart.top_share.value is not None:
         lead += (
-            f" The {TOP} of positions that are furthest apart carry "
+            f" The {TOP_PERCENT} of positions that are furthest apart carry "
             f"{full(apart.top_share, share)} of all {FORWARD}."
         )
     figures = (*_curves(apart), *_groups(apart)) if parted else ()
@@ -70,7 +65,7 @@ def _tables(apart: DivergenceSummary) -> tuple[Table, Table]:
         for name, measure, form in (
             (f"{FORWARD}, nats", apart.kl_forward, decimal),
             (f"{BACKWARD}, nats", apart.kl_backward, decimal),
-            ("total variation", apart.total_variation, fine),
+            ("total variation", apart.total_variation, fine_share),
         )
     )
     return (
@@ -83,10 +78,12 @@ def _tables(apart: DivergenceSummary) -> tuple[Table, Table]:
             f"Agreement, n = {count(apart.acceptance.n)}",
             ("figure", "value", "95 % interval"),
             (
-                estimate_row("speculative acceptance", apart.acceptance, fine),
-                estimate_row("overlap of the top-k", apart.overlap, fine),
+                estimate_row("speculative acceptance", apart.acceptance, fine_share),
+                estimate_row("overlap of the top-k", apart.overlap, fine_share),
                 estimate_row(
-                    f"share of all KL on the top {TOP} of positions", apart.top_share, share
+                    f"share of all KL on the top {TOP_PERCENT} of positions",
+                    apart.top_share,
+                    share,
                 ),
             ),
         ),
@@ -124,7 +121,7 @@ def _curves(apart: DivergenceSummary) -> tuple[Figure, Figure]:
     )
 
 
-def _survival(curves: Sequence[Curve], unit: str) -> Spec:
+def _survival(curves: Sequence[NamedMeasure], unit: str) -> Spec:
     """Share of positions above x with its band, one line a curve, x in steps of equal ratio."""
     low, high = _reach([point for _name, measure in curves for point in measure.above])
     decades = [10.0**power for power in range(-12, 4) if low <= 1.001 * 10.0**power <= 1.002 * high]
@@ -168,7 +165,7 @@ def _reach(points: Sequence[Exceedance]) -> tuple[float, float]:
     return low, high
 
 
-def _curve_table(first: str, curves: Sequence[Curve]) -> Table:
+def _curve_table(first: str, curves: Sequence[NamedMeasure]) -> Table:
     return Table(
         "Share of positions above, with 95 % intervals",
         (first, *(name for name, _measure in curves)),
@@ -195,14 +192,14 @@ def _groups(apart: DivergenceSummary) -> tuple[Figure, ...]:
 
 def _group_figure(key: str, groups: Sequence[DivergenceGroup], field: str) -> Figure:
     """The mean of one measure in each group, as a chart and in numbers."""
-    words, noun = TITLES[key]
+    words, noun = GROUPINGS[key]
     if field == "kl_forward":
         name, title, unit = "kl", f"Mean KL {words}", f"{FORWARD}, nats"
         meaning, form, ticks = f"Mean {FORWARD} of the positions of a group.", decimal, "~g"
     else:
         name, title, unit = "acceptance", f"Acceptance {words}", "acceptance"
         meaning = "Chance that speculative decoding accepts a token that one model drafts for the "
-        meaning, form, ticks = f"{meaning}other.", fine, ".3~%"
+        meaning, form, ticks = f"{meaning}other.", fine_share, ".3~%"
     values = []
     for group in groups:
         value: Estimate = getattr(group, field)
@@ -227,8 +224,8 @@ def _group_table(words: str, noun: str, groups: Sequence[DivergenceGroup]) -> Ta
                 group.name,
                 count(group.n),
                 full(group.kl_forward, decimal),
-                full(group.total_variation, fine),
-                full(group.acceptance, fine),
+                full(group.total_variation, fine_share),
+                full(group.acceptance, fine_share),
             )
             for group in groups
         ),

@@ -22,16 +22,16 @@ from unembed.report.parts.wording import (
     share,
 )
 
-THINNEST = 0.005
+THINNEST_STREAM = 0.005
 """Thickness of the smallest stream that is not empty, of the drawing's height of 1."""
 
-GAP, TOP, BAR = 0.09, 0.1, 0.045
+STREAM_GAP, STREAMS_TOP, END_BAR = 0.09, 0.1, 0.045
 """Between right and wrong, above them, and how wide the bars at either end are."""
 
-SIDE = 0.42
+LABEL_ROOM = 0.42
 """Room for the labels at either end, over the length of the streams."""
 
-BENDS = 24
+STREAM_PIECES = 24
 """Straight pieces that a stream's edge is drawn with."""
 
 
@@ -44,6 +44,10 @@ class Stream:
     look: str
     right_before: bool
     right_after: bool
+
+    def right(self, *, after: bool) -> bool:
+        """Whether the decisions are right on one of the two sides."""
+        return self.right_after if after else self.right_before
 
 
 def streams(flips: Flips) -> tuple[Stream, ...]:
@@ -64,67 +68,30 @@ def flow(flips: Flips) -> Spec:
     """Right and wrong before, right and wrong after, and what flowed between them."""
     parts = streams(flips)
     n = max(1, flips.n)
-    room = 1 - TOP - GAP - 5 * THINNEST
-    thick = {s.label: THINNEST * (s.count > 0) + room * s.count / n for s in parts}
-    tops_before = _stack(parts, thick, after=False)
-    tops_after = _stack(sorted(parts, key=lambda s: not s.right_after), thick, after=True)
-    x = {"type": "quantitative", "scale": {"domain": [-SIDE, 1 + SIDE]}, "axis": None}
-    y = {"type": "quantitative", "scale": {"domain": [0, 1], "reverse": True}, "axis": None}
-    channels: dict[str, Spec] = {
-        "x": x | {"field": "x"},
-        "y": y | {"field": "top"},
-        "y2": {"field": "bottom"},
-        "color": {"field": "fill"} | NO_SCALE,
+    room = 1 - STREAMS_TOP - STREAM_GAP - 5 * THINNEST_STREAM
+    thick = {s.label: THINNEST_STREAM * (s.count > 0) + room * s.count / n for s in parts}
+    before, after = (_tops(parts, thick, after=side) for side in (False, True))
+    ends = [*_ends(parts, before, thick, after=False), *_ends(parts, after, thick, after=True)]
+    titles = [
+        {"after": side, "at": float(side), "middle": 0.02, "title": words}
+        for side, words in ((False, "before"), (True, "after"))
+    ]
+    name = {"dx": _sided(-8, 8), "dy": -9, "fontWeight": 600, "color": "var(--ink)"}
+    numbers = {"dx": _sided(-8, 8), "dy": 7, "lineBreak": "|", "lineHeight": 15}
+    return {
+        "layer": [
+            # The large streams first: what changed lies on top of them.
+            *(
+                _areas(_band(s, before, after, thick[s.label], n), {"type": "area"})
+                for s in sorted(parts, key=lambda s: -s.count)
+                if s.count
+            ),
+            _areas(ends, {"type": "rect", "aria": False}),
+            _words(titles, "title", {}),
+            _words(ends, "name", name),
+            _words(ends, "numbers", numbers),
+        ]
     }
-    # The large streams first: what changed lies on top of them.
-    layers = [
-        {
-            "data": {"values": _band(s, tops_before[s.label], tops_after[s.label], thick, n)},
-            "mark": {"type": "area", "opacity": 0.85},
-            "encoding": channels | {"description": {"field": "tip"}},
-        }
-        for s in sorted(parts, key=lambda s: -s.count)
-        if s.count
-    ]
-    ends = [
-        end
-        for after, tops in ((False, tops_before), (True, tops_after))
-        for end in _ends(parts, tops, thick, after=after)
-    ]
-    bars = {"type": "rect", "aria": False}
-    layers.append(
-        {
-            "data": {"values": ends},
-            "mark": bars,
-            "encoding": channels | {"x2": {"field": "x2"}},
-        }
-    )
-    for after, align, dx, at in ((False, "right", -8, 0.0), (True, "left", 8, 1.0)):
-        ours = [end for end in ends if end["after"] == after]
-        text = {"type": "text", "align": align, "fontSize": 12.5, "aria": False}
-        name = text | {"dx": dx, "dy": -9, "fontWeight": 600, "color": "var(--ink)"}
-        numbers = text | {"dx": dx, "dy": 7, "lineBreak": "|", "lineHeight": 15}
-        place = {"x": x | {"field": "at"}, "y": y | {"field": "middle"}}
-        for mark, field in ((name, "name"), (numbers | {"color": "var(--muted)"}, "numbers")):
-            layers.append(
-                {
-                    "data": {"values": ours},
-                    "mark": mark,
-                    "encoding": place | {"text": {"field": field}},
-                }
-            )
-        layers.append(
-            {
-                "data": {"values": [{"x": at, "y": 0.02, "title": "after" if after else "before"}]},
-                "mark": text | {"color": "var(--muted)"},
-                "encoding": {
-                    "x": x | {"field": "x"},
-                    "y": y | {"field": "y"},
-                    "text": {"field": "title"},
-                },
-            }
-        )
-    return {"layer": layers}
 
 
 def flow_section(summary: ComparisonSummary) -> Section:
@@ -191,48 +158,42 @@ def flow_section(summary: ComparisonSummary) -> Section:
     )
 
 
-def _stack(parts: Sequence[Stream], thick: dict[str, float], *, after: bool) -> dict[str, float]:
-    """Where each stream begins, with a gap between right and wrong."""
+def _tops(parts: Sequence[Stream], thick: dict[str, float], *, after: bool) -> dict[str, float]:
+    """Where each stream begins on one side, with a gap between right and wrong."""
     tops: dict[str, float] = {}
-    y, was_right = TOP, True
-    for s in parts:
-        is_right = s.right_after if after else s.right_before
-        if was_right and not is_right:
-            y, was_right = y + GAP, False
-        tops[s.label] = y
-        y += thick[s.label]
+    y = STREAMS_TOP
+    for right in (True, False):
+        for s in parts:
+            if s.right(after=after) == right:
+                tops[s.label] = y
+                y += thick[s.label]
+        y += STREAM_GAP * (y > STREAMS_TOP)
     return tops
 
 
 def _band(
-    stream: Stream, before: float, after: float, thick: dict[str, float], n: int
+    stream: Stream, before: dict[str, float], after: dict[str, float], thick: float, n: int
 ) -> list[Spec]:
     """The edges of a stream, which leaves and arrives level."""
+    start, end = before[stream.label], after[stream.label]
     tip = f"{stream.label}\n{counted(stream.count, 'position')}, {share(stream.count / n)}"
-    rows = []
-    for step in range(BENDS + 1):
-        t = step / BENDS
-        top = before + (after - before) * t * t * (3 - 2 * t)
-        rows.append(
-            {
-                "x": BAR + t * (1 - 2 * BAR),
-                "top": top,
-                "bottom": top + thick[stream.label],
-                "fill": f"var(--{stream.look})",
-                "tip": tip,
-            }
-        )
-    return rows
+    look = {"fill": f"var(--{stream.look})", "tip": tip}
+    steps = [at / STREAM_PIECES for at in range(STREAM_PIECES + 1)]
+    tops = [start + (end - start) * t * t * (3 - 2 * t) for t in steps]
+    return [
+        look | {"x": END_BAR + t * (1 - 2 * END_BAR), "top": top, "bottom": top + thick}
+        for t, top in zip(steps, tops, strict=True)
+    ]
 
 
 def _ends(
     parts: Sequence[Stream], tops: dict[str, float], thick: dict[str, float], *, after: bool
 ) -> list[Spec]:
-    """The bars of right and of wrong on one side, with what stands beside them."""
+    """The bars of right and of wrong on one side, with what stands next to them."""
     n = max(1, sum(s.count for s in parts))
     found = []
     for right in (True, False):
-        group = [s for s in parts if (s.right_after if after else s.right_before) == right]
+        group = [s for s in parts if s.right(after=after) == right]
         total = sum(s.count for s in group)
         if total:
             top = min(tops[s.label] for s in group)
@@ -240,16 +201,44 @@ def _ends(
             found.append(
                 {
                     "after": after,
-                    "x": 1 - BAR if after else 0.0,
-                    "x2": 1.0 if after else BAR,
-                    "at": 1.0 if after else 0.0,
+                    "x": 1 - END_BAR if after else 0.0,
+                    "x2": 1.0 if after else END_BAR,
+                    "at": float(after),
                     "top": top,
                     "bottom": bottom,
                     # A thin bar's label must not leave the drawing.
-                    "middle": min(max((top + bottom) / 2, TOP + 0.03), 0.92),
+                    "middle": min(max((top + bottom) / 2, STREAMS_TOP + 0.03), 0.92),
                     "fill": "var(--right)" if right else "var(--wrong)",
                     "name": "right" if right else "wrong",
                     "numbers": f"{count(total)}|{share(total / n)}",
                 }
             )
     return found
+
+
+_X = {"type": "quantitative", "scale": {"domain": [-LABEL_ROOM, 1 + LABEL_ROOM]}, "axis": None}
+_Y = {"type": "quantitative", "scale": {"domain": [0, 1], "reverse": True}, "axis": None}
+
+
+def _areas(rows: list[Spec], mark: Spec) -> Spec:
+    """What lies between ``top`` and ``bottom``, and between ``x`` and ``x2`` where there is one."""
+    encoding: Spec = {
+        "x": _X | {"field": "x"},
+        "y": _Y | {"field": "top"},
+        "y2": {"field": "bottom"},
+        "color": {"field": "fill"} | NO_SCALE,
+    }
+    more = {"x2": {"field": "x2"}} if mark["type"] == "rect" else {"description": {"field": "tip"}}
+    return {"data": {"values": rows}, "mark": mark | {"opacity": 0.9}, "encoding": encoding | more}
+
+
+def _words(rows: list[Spec], field: str, look: Spec) -> Spec:
+    """A field as text outside of the bars."""
+    mark = {"type": "text", "fontSize": 12.5, "color": "var(--muted)", "aria": False}
+    encoding = {"x": _X | {"field": "at"}, "y": _Y | {"field": "middle"}, "text": {"field": field}}
+    align = {"align": _sided("right", "left")}
+    return {"data": {"values": rows}, "mark": mark | align | look, "encoding": encoding}
+
+
+def _sided(before: object, after: object) -> Spec:
+    return {"expr": f"datum.after ? {after!r} : {before!r}"}

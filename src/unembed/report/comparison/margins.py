@@ -8,7 +8,7 @@ from unembed.report.parts.histogram import histogram_figure
 from unembed.report.parts.parts import Section, Table, estimate_row
 from unembed.report.parts.wording import change, count, decimal, full, share, signed
 
-VERDICTS = {
+SHARPENING_VERDICTS = {
     "sharpening": "The head got sharper and no more: a temperature would do the same",
     "softening": "The head got softer and no more: a temperature would do the same",
     "both": "A temperature explains only part of what happened to the margins",
@@ -22,7 +22,7 @@ VERDICTS = {
 
 def sharpening_words(check: Sharpening) -> str:
     """What the check for sharpening found, with its numbers, as a sentence."""
-    said = VERDICTS.get(check.verdict, check.verdict)
+    said = SHARPENING_VERDICTS.get(check.verdict, check.verdict)
     if check.raw_change.value is None:
         return f"{said}: {check.raw_change.reason}."
     return (

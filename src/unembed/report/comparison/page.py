@@ -34,7 +34,7 @@ from unembed.runs.manifest import FinishedRun
 from unembed.runs.provenance import Provenance
 from unembed.stats.estimate import Estimate
 
-SIGNIFICANT = 0.05
+SIGNIFICANT_P = 0.05
 """Below this p the test agrees with an interval of 95 % that leaves out 0."""
 
 
@@ -140,54 +140,25 @@ def account(summary: ComparisonSummary) -> str:
 def cards(summary: ComparisonSummary) -> tuple[Card, ...]:
     """The headline numbers."""
     flips, everywhere = summary.flips, summary.movement.everywhere
+    gained, lost = flips.wrong_to_right, flips.right_to_wrong
+    calibration, sides = summary.calibration, (flips.accuracy_before, flips.accuracy_after)
+    accuracy = " before, ".join(point(side, share) for side in sides)
+    losses = (calibration.before.nll_nats, calibration.after.nll_nats)
+    loss = " before, ".join(point(side, decimal) for side in losses)
+    margin, free = everywhere.margin, everywhere.relative_distance
+    net = f"net {signed_count(flips.net)}; {accuracy} after"
+    observed = f"{point(summary.prediction.observed, share)} observed"
+    another = f"{count(flips.changed)} with another top-1"
+    wider, free_wider = (f"wider at {point(one.wider, share)}" for one in (margin, free))
     return (
-        card("Churn", flips.churn, share, remark=f"{count(flips.changed)} with another top-1"),
-        card(
-            "Wrong → right",
-            flips.wrong_to_right_share,
-            share,
-            remark=counted(flips.wrong_to_right, "decision"),
-        ),
-        card(
-            "Right → wrong",
-            flips.right_to_wrong_share,
-            share,
-            remark=counted(flips.right_to_wrong, "decision"),
-        ),
-        card(
-            "Accuracy difference",
-            flips.accuracy_difference,
-            points,
-            remark=f"net {signed_count(flips.net)}; {point(flips.accuracy_before, share)} before, "
-            f"{point(flips.accuracy_after, share)} after",
-        ),
-        card(
-            "Loss difference",
-            summary.calibration.nll_difference_nats,
-            signed,
-            "nats",
-            f"{point(summary.calibration.before.nll_nats, decimal)} before, "
-            f"{point(summary.calibration.after.nll_nats, decimal)} after",
-        ),
-        card(
-            "Median Δ margin",
-            everywhere.margin.median,
-            signed,
-            "logits",
-            f"wider at {point(everywhere.margin.wider, share)}",
-        ),
-        card(
-            "Median Δ scale-free margin",
-            everywhere.relative_distance.median,
-            signed,
-            remark=f"wider at {point(everywhere.relative_distance.wider, share)}",
-        ),
-        card(
-            "Churn that margins predict",
-            summary.prediction.predicted,
-            share,
-            remark=f"{point(summary.prediction.observed, share)} observed",
-        ),
+        card("Churn", flips.churn, share, "", another),
+        card("Wrong → right", flips.wrong_to_right_share, share, "", counted(gained, "decision")),
+        card("Right → wrong", flips.right_to_wrong_share, share, "", counted(lost, "decision")),
+        card("Accuracy difference", flips.accuracy_difference, points, "", net),
+        card("Loss difference", calibration.nll_difference_nats, signed, "nats", f"{loss} after"),
+        card("Median Δ margin", margin.median, signed, "logits", wider),
+        card("Median Δ scale-free margin", free.median, signed, "", free_wider),
+        card("Churn that margins predict", summary.prediction.predicted, share, "", observed),
     )
 
 
@@ -209,7 +180,7 @@ def _chance(summary: ComparisonSummary) -> str:
     said = "" if p.value is None else f" (McNemar’s test by document: p {_equals(p.value)})"
     if low <= 0 <= high:
         return f"not distinguishable from 0{said}"
-    if p.value is not None and p.value >= SIGNIFICANT:
+    if p.value is not None and p.value >= SIGNIFICANT_P:
         return f"doubtful: its interval leaves out 0, the test does not{said}"
     return f"distinguishable from 0{said}"
 

@@ -20,7 +20,7 @@ from unembed.report.parts.wording import PERCENT, POINTS, Wording
 from unembed.stats.estimate import Estimate
 from unembed.training.doses.records import CONTROL, TEMPERATURE, DoseRow
 
-SHAPES = {
+OBJECTIVE_SHAPES = {
     CONTROL: "circle",
     "fisher": "circle",
     "fisher-expand": "triangle-down",
@@ -31,7 +31,7 @@ SHAPES = {
 }
 """The shape of each objective's points; colours are ``--dose-NAME`` of the stylesheet."""
 
-DODGE = 0.025
+WEIGHT_SHIFT = 0.025
 """How far the objectives stand apart at one weight, as a share of the largest weight."""
 
 
@@ -45,19 +45,14 @@ class Measure:
     ticks: str
 
 
-def relative(value: float) -> str:
+def relative_change(value: float) -> str:
     """A relative change in percent with two decimals, ``0.0036`` as ``+0.36 %``."""
     return f"{100 * value:+.2f}".replace("-", "−").replace("−0.00", "+0.00") + PERCENT
 
 
-def apart(value: float) -> str:
+def points_apart(value: float) -> str:
     """A difference in percentage points with two decimals."""
-    return relative(value).removesuffix(PERCENT) + POINTS
-
-
-def part(value: float) -> str:
-    """A share in percent with two decimals; an interval over seeds may end below 0."""
-    return f"{100 * value:.2f}".replace("-", "−") + PERCENT
+    return relative_change(value).removesuffix(PERCENT) + POINTS
 
 
 def frontier(rows: Sequence[DoseRow], gain: Measure, damage: Measure, at: float | None) -> Spec:
@@ -104,7 +99,7 @@ def doses(rows: Sequence[DoseRow], measure: Measure, of: Callable[[DoseRow], Est
             continue
         place = names.index(row.objective) - (len(names) - 1) / 2 if row.objective in names else 0
         tip = f"{row_name(row)}\n{measure.title} {wording.full(found, measure.form)}"
-        shifted = row.weight + place * DODGE * largest
+        shifted = row.weight + place * WEIGHT_SHIFT * largest
         marks.append(_look(row) | {"x": shifted, "tip": tip} | interval_fields(found, "y"))
     weights = sorted({row.weight for row in trained})
     axis = plain_axis("weight", grid=False, form=".4~g") | {"values": weights}
@@ -140,7 +135,7 @@ def _look(row: DoseRow) -> Spec:
         "weight": row.weight,
         "fill": colour,
         "stroke": colour,
-        "shape": SHAPES.get(row.objective, "circle"),
+        "shape": OBJECTIVE_SHAPES.get(row.objective, "circle"),
     }
 
 

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from unembed.report.dose import charts
-from unembed.report.dose.charts import Measure, apart, part, relative
+from unembed.report.dose.charts import Measure, points_apart, relative_change
 from unembed.report.dose.tables import (
     dose_cells,
     flips_of,
@@ -20,7 +20,15 @@ from unembed.report.parts.drawing import draw
 from unembed.report.parts.facts import facts_of
 from unembed.report.parts.page import template
 from unembed.report.parts.parts import Figure, Key, Section, Table
-from unembed.report.parts.wording import capital, counted, decimal, full, side_of, signed
+from unembed.report.parts.wording import (
+    capital,
+    counted,
+    decimal,
+    fine_share,
+    full,
+    side_of,
+    signed,
+)
 from unembed.report.refinement.page import recipe_facts
 from unembed.runs.manifest import FinishedRun, read_run
 from unembed.runs.provenance import Provenance
@@ -29,32 +37,36 @@ from unembed.training.doses.dose import Doses
 from unembed.training.doses.frontier import DAMAGES, GAINS, Matched, percent
 from unembed.training.doses.records import CONTROL, TEMPERATURE, DoseRow, DoseTable
 
-MARGIN = Measure("median_margin_gain", "change of the median margin", relative, "+.0%")
-SCALE_FREE = Measure("scale_free_gain", "change of the median scale-free margin", relative, "+.1~%")
+MARGIN = Measure("median_margin_gain", "change of the median margin", relative_change, "+.0%")
+SCALE_FREE = Measure(
+    "scale_free_gain", "change of the median scale-free margin", relative_change, "+.1~%"
+)
 GAINED = (MARGIN, SCALE_FREE)
 DAMAGED = (
-    Measure("nll_rise", "rise of the loss", relative, "+.1~%"),
-    Measure("right_to_wrong", "right to wrong, share of positions", part, ".1~%"),
-    Measure("churn", "churn, share of positions", part, ".1~%"),
+    Measure("nll_rise", "rise of the loss", relative_change, "+.1~%"),
+    Measure("right_to_wrong", "right to wrong, share of positions", fine_share, ".1~%"),
+    Measure("churn", "churn, share of positions", fine_share, ".1~%"),
 )
 DOSED = (
     MARGIN,
     SCALE_FREE,
-    Measure("below_half", "margins below 0.5 logits", part, ".0%"),
+    Measure("below_half", "margins below 0.5 logits", fine_share, ".0%"),
     Measure("nll_change", "change of the loss, nats", signed, "+.2~g"),
-    Measure("accuracy_change", "change of accuracy", apart, "+.2~%"),
-    Measure("churn", "churn, share of positions", part, ".1~%"),
-    Measure("right_to_wrong", "right to wrong, share of positions", part, ".1~%"),
-    Measure("wrong_to_right", "wrong to right, share of positions", part, ".1~%"),
+    Measure("accuracy_change", "change of accuracy", points_apart, "+.2~%"),
+    Measure("churn", "churn, share of positions", fine_share, ".1~%"),
+    Measure("right_to_wrong", "right to wrong, share of positions", fine_share, ".1~%"),
+    Measure("wrong_to_right", "wrong to right, share of positions", fine_share, ".1~%"),
     Measure("flip_ratio", "wrong to right over right to wrong", decimal, ".2~f"),
-    Measure("rotation", "runner-up rotation, share of positions", part, ".1~%"),
+    Measure("rotation", "runner-up rotation, share of positions", fine_share, ".1~%"),
 )
 
 
 @dataclass(frozen=True)
 class Verdicts:
-    """What one damage costs each objective at the common gain; each sentence with whether the
-    interval of its difference leaves out 0."""
+    """What one damage costs each objective at the common gain.
+
+    Each sentence stands with whether the interval of its difference leaves out 0.
+    """
 
     damage: str
     sentences: tuple[tuple[str, bool], ...]
@@ -292,8 +304,8 @@ def _of_the_last(table: DoseTable) -> str:
     row = rows[-1]
     return (
         f"{capital(row.name)}: the median margin changes by "
-        f"{full(row.figures.median_margin_gain, relative)}, and "
-        f"{full(row.figures.right_to_wrong, part)} of decisions turn from right to wrong."
+        f"{full(row.figures.median_margin_gain, relative_change)}, and "
+        f"{full(row.figures.right_to_wrong, fine_share)} of decisions turn from right to wrong."
     )
 
 

@@ -7,15 +7,24 @@ from dataclasses import dataclass
 
 from unembed.decisions.comparison.summary import BAND_NAMES
 from unembed.decisions.tokens import CLASSES, FREQUENCY_NAMES
-from unembed.report.dose.charts import Measure, apart, figure_of, part, relative, row_name
+from unembed.report.dose.charts import Measure, figure_of, points_apart, relative_change, row_name
 from unembed.report.parts.parts import Table
-from unembed.report.parts.wording import Wording, count, decimal, full, interval, point, signed
+from unembed.report.parts.wording import (
+    Wording,
+    count,
+    decimal,
+    fine_share,
+    full,
+    interval,
+    point,
+    signed,
+)
 from unembed.stats.estimate import Estimate
 from unembed.training.doses.frontier import DAMAGES, Matched, percent
 from unembed.training.doses.records import DoseRow, DoseTable
 from unembed.training.robustness.comparison import RobustnessComparison
 
-Cell = Callable[[DoseRow], str]
+CellOf = Callable[[DoseRow], str]
 
 
 def published_tables(table: DoseTable) -> tuple[Table, ...]:
@@ -27,9 +36,9 @@ def published_tables(table: DoseTable) -> tuple[Table, ...]:
             everything,
             {
                 "median": _figure("median_margin", decimal),
-                "change": _figure("median_margin_gain", relative),
-                "scale-free, change": _figure("scale_free_gain", relative),
-                "below 0.5": _figure("below_half", part),
+                "change": _figure("median_margin_gain", relative_change),
+                "scale-free, change": _figure("scale_free_gain", relative_change),
+                "below 0.5": _figure("below_half", fine_share),
                 "α": lambda row: _plain(row.alpha, ".3f"),
                 "R²": lambda row: _plain(row.r_squared, ".4f"),
             },
@@ -38,21 +47,21 @@ def published_tables(table: DoseTable) -> tuple[Table, ...]:
             "Churn and flips: share of the positions, and their number, the mean over the seeds",
             table.rows,
             {
-                "churn": _figure("churn", part),
+                "churn": _figure("churn", fine_share),
                 "wrong to right": _counted("wrong_to_right"),
                 "right to wrong": _counted("right_to_wrong"),
                 "ratio": _figure("flip_ratio", decimal),
                 "net": _counted("accuracy_change"),
                 "loss, nats": _figure("nll_change", signed),
-                "loss, change": _figure("nll_rise", relative),
+                "loss, change": _figure("nll_rise", relative_change),
             },
         ),
         _table(
             "Runner-up rotation: same top-1, another top-2",
             table.rows,
             {
-                "rotated": _figure("rotation", part),
-                "wider": _figure("rotated_wider", part),
+                "rotated": _figure("rotation", fine_share),
+                "wider": _figure("rotated_wider", fine_share),
                 "mean Δ margin": _figure("rotated_change", signed),
             },
         ),
@@ -65,14 +74,14 @@ def published_tables(table: DoseTable) -> tuple[Table, ...]:
                     for i, name in enumerate(BAND_NAMES)
                     for what in ("", " n")
                 },
-                "overall": _figure("accuracy", part),
+                "overall": _figure("accuracy", fine_share),
             },
         ),
         _table(
             "Expansion: change of the margin at each position, in logits",
             table.rows,
             {
-                "wider": _figure("wider", part),
+                "wider": _figure("wider", fine_share),
                 "mean": _figure("mean_change", signed),
                 "median": _figure("median_change", signed),
             },
@@ -82,11 +91,11 @@ def published_tables(table: DoseTable) -> tuple[Table, ...]:
             everything,
             {
                 **{
-                    name: _group("by_frequency", i, "accuracy", part)
+                    name: _group("by_frequency", i, "accuracy", fine_share)
                     for i, name in enumerate(FREQUENCY_NAMES)
                 },
                 "share of net, 100+": _group(
-                    "by_frequency", len(FREQUENCY_NAMES) - 1, "share_of_net", part
+                    "by_frequency", len(FREQUENCY_NAMES) - 1, "share_of_net", fine_share
                 ),
             },
         ),
@@ -95,7 +104,7 @@ def published_tables(table: DoseTable) -> tuple[Table, ...]:
             table.rows,
             {
                 **{name: _net(i) for i, name in enumerate(CLASSES)},
-                "structural share": _figure("structural_share_of_net", part),
+                "structural share": _figure("structural_share_of_net", fine_share),
             },
         ),
         _over_control(table.rows),
@@ -110,12 +119,12 @@ def read_out_table(rows: Sequence[DoseRow]) -> Table | None:
     names = list(known[0][1])
     lines = [["start"], *([row_name(row)] for row, _ in known)]
     for name in names:
-        lines[0] += [full(known[0][1][name].before, part), "", ""]
+        lines[0] += [full(known[0][1][name].before, fine_share), "", ""]
         for line, (row, found) in zip(lines[1:], known, strict=True):
-            beside = flips_of(row.read_outs_over_control)
-            over = full(beside[name].ratio, decimal) if beside else ""
-            line += [full(found[name].after, part), full(found[name].ratio, decimal), over]
-    return _brief(
+            control = flips_of(row.read_outs_over_control)
+            over = full(control[name].ratio, decimal) if control else ""
+            line += [full(found[name].after, fine_share), full(found[name].ratio, decimal), over]
+    return _with_reasons(
         "Flips under a disturbance, over the starting model’s, and over those without a penalty",
         ("dose", *(head for name in names for head in (name, "over start", "over no penalty"))),
         lines,
@@ -151,9 +160,9 @@ def matched_table(words: str, matched: Sequence[Matched], gain: str) -> Table:
     lines = []
     for pair in pairs:
         cells = {one.damage: one.difference for one in ours if (one.first, one.second) == pair}
-        numbers = [full(cells[damage], apart) for damage in DAMAGES]
+        numbers = [full(cells[damage], points_apart) for damage in DAMAGES]
         lines.append([f"{pair[0]} − {pair[1]}", *numbers])
-    return _brief(
+    return _with_reasons(
         f"At the same {words}{'' if at is None else f', {percent(at)}'}; loss in % of the start’s",
         ("objectives", *DAMAGES.values()),
         lines,
@@ -171,7 +180,7 @@ def dose_cells(measure: Measure, rows: Sequence[DoseRow]) -> Table:
             else full(getattr(row.over_control, measure.field), measure.form)
         )
         lines.append([row_name(row), point(own, measure.form), interval(own, measure.form), more])
-    return _brief(
+    return _with_reasons(
         f"{measure.title}, with 95 % intervals",
         ("dose", "value", "95 % interval", "minus no penalty"),
         lines,
@@ -181,16 +190,16 @@ def dose_cells(measure: Measure, rows: Sequence[DoseRow]) -> Table:
 def _over_control(rows: Sequence[DoseRow]) -> Table:
     """What the penalty adds to training without one."""
     forms: dict[str, tuple[str, Wording]] = {
-        "median margin": ("median_margin_gain", apart),
-        "scale-free": ("scale_free_gain", apart),
-        "loss": ("nll_rise", apart),
-        "accuracy": ("accuracy_change", apart),
-        "churn": ("churn", apart),
-        "wrong to right": ("wrong_to_right", apart),
-        "right to wrong": ("right_to_wrong", apart),
+        "median margin": ("median_margin_gain", points_apart),
+        "scale-free": ("scale_free_gain", points_apart),
+        "loss": ("nll_rise", points_apart),
+        "accuracy": ("accuracy_change", points_apart),
+        "churn": ("churn", points_apart),
+        "wrong to right": ("wrong_to_right", points_apart),
+        "right to wrong": ("right_to_wrong", points_apart),
     }
 
-    def cell(name: str, form: Wording) -> Cell:
+    def cell(name: str, form: Wording) -> CellOf:
         return lambda row: full(getattr(row.over_control, name), form)
 
     return _table(
@@ -200,12 +209,12 @@ def _over_control(rows: Sequence[DoseRow]) -> Table:
     )
 
 
-def _table(caption: str, rows: Sequence[DoseRow], columns: dict[str, Cell]) -> Table:
+def _table(caption: str, rows: Sequence[DoseRow], columns: dict[str, CellOf]) -> Table:
     lines = [[row_name(row), *(cell(row) for cell in columns.values())] for row in rows]
-    return _brief(caption, ("dose", *columns), lines)
+    return _with_reasons(caption, ("dose", *columns), lines)
 
 
-def _brief(caption: str, head: tuple[str, ...], lines: Sequence[Sequence[str]]) -> Table:
+def _with_reasons(caption: str, head: tuple[str, ...], lines: Sequence[Sequence[str]]) -> Table:
     """A table that gives the reasons for what does not exist once, in its caption."""
     lead = "none: "
     reasons = dict.fromkeys(
@@ -217,16 +226,16 @@ def _brief(caption: str, head: tuple[str, ...], lines: Sequence[Sequence[str]]) 
     return Table(f"{caption}; none: {'; '.join(reasons)}" if reasons else caption, head, rows)
 
 
-def _figure(name: str, form: Wording) -> Cell:
+def _figure(name: str, form: Wording) -> CellOf:
     return lambda row: full(getattr(row.figures, name), form)
 
 
-def _counted(name: str) -> Cell:
+def _counted(name: str) -> CellOf:
     """A share of the positions with the number that it is."""
 
     def cell(row: DoseRow) -> str:
         estimate: Estimate = getattr(row.figures, name)
-        return f"{_number(estimate)}, {full(estimate, part)}"
+        return f"{_number(estimate)}, {full(estimate, fine_share)}"
 
     return cell
 
@@ -235,17 +244,17 @@ def _number(estimate: Estimate) -> str:
     return count(round((estimate.value or 0.0) * estimate.n)).replace("-", "−")
 
 
-def _group(kind: str, index: int, name: str, form: Wording) -> Cell:
+def _group(kind: str, index: int, name: str, form: Wording) -> CellOf:
     return lambda row: full(getattr(getattr(row, kind)[index], name), form)
 
 
-def _band(index: int, what: str) -> Cell:
+def _band(index: int, what: str) -> CellOf:
     if what:
         return lambda row: _number(row.by_band[index].share)
-    return _group("by_band", index, "accuracy", part)
+    return _group("by_band", index, "accuracy", fine_share)
 
 
-def _net(index: int) -> Cell:
+def _net(index: int) -> CellOf:
     return lambda row: _number(row.by_class[index].net)
 
 

@@ -14,29 +14,29 @@ from unembed.report.parts.drawing import Chart
 from unembed.report.parts.page import as_script, template
 from unembed.report.parts.parts import Key, Table
 from unembed.report.parts.points import (
-    LOOKS,
+    MOST_GROUPS,
     Cloud,
     Frame,
     PointLabel,
     cloud_data,
     draw_cloud,
-    key,
+    group_key,
 )
 from unembed.report.parts.points import pixels as pixels_of
 from unembed.report.parts.scales import Scale, step_of
 from unembed.report.parts.wording import count, counted, share, short, three, visible
 from unembed.selection.index.plane import Map
 
-LABELLED = 60
-"""Entries up to which names are written beside the points."""
+MOST_LABELLED = 60
+"""Entries up to which names are written next to the points."""
 
-LISTED = 1000
+MOST_LISTED = 1000
 """Entries up to which the table lists each; of more it lists the tags."""
 
-LETTERS, SHORT = 80, 24
+HINT_LETTERS, LABEL_LETTERS = 80, 24
 """Letters of a name that a hint holds, and that a label does."""
 
-LETTER = 6.3
+LABEL_LETTER_WIDTH = 6.3
 """Pixels of an average letter of a label."""
 
 FLATTEST = 0.5
@@ -62,17 +62,17 @@ class Tag:
 def index_page(found: Map, *, title: str, facts: Sequence[tuple[str, str]] = ()) -> str:
     """The page of a map: points with equal scales on both axes, a key that toggles, a table.
 
-    Names are on hover, and of up to 60 entries beside the points. One file that loads nothing; the
+    Names are on hover, and of up to 60 entries next to the points. One file that loads nothing; the
     same arguments give the same page, byte for byte. 20,000 entries take less than 3 MB.
     """
     placed = np.isfinite(found.points).all(axis=1)
     tags, groups = grouped(found, placed)
     cloud = cloud_of(found, placed, groups)
     chart = Chart(_drawing(cloud, found, placed, 1040.0), _drawing(cloud, found, placed, 340.0))
-    names = [short(name, LETTERS) for name, kept in zip(found.names, placed, strict=True) if kept]
+    shown = [name for name, kept in zip(found.names, placed, strict=True) if kept]
     data = {
         "clouds": {cloud.name: cloud_data(cloud)},
-        "names": names,
+        "names": [short(name, HINT_LETTERS) for name in shown],
         "tags": {str(tag.group): visible(tag.key.label) for tag in tags},
         "samples": np.array(found.samples, dtype=int)[placed].tolist(),
     }
@@ -137,14 +137,16 @@ def grouped(found: Map, placed: Bool[np.ndarray, "entries"]) -> tuple[tuple[Tag,
             samples[tag] += one
     counts = Counter(tags)
     order = sorted(filter(None, counts), key=lambda tag: (-counts[tag], tag))
-    named, rest = (order, []) if len(order) <= LOOKS else (order[: LOOKS - 1], order[LOOKS - 1 :])
+    # Where tags are too many, the last look stands for all that have none of their own.
+    most = len(order) if len(order) <= MOST_GROUPS else MOST_GROUPS - 1
+    named, rest = order[:most], order[most:]
     number = {tag: at for at, tag in enumerate(named)} | dict.fromkeys(rest, len(named))
-    made = [Tag(at, counts[tag], samples[tag], key(at, tag)) for at, tag in enumerate(named)]
+    made = [Tag(at, counts[tag], samples[tag], group_key(at, tag)) for at, tag in enumerate(named)]
     if rest:
         whole = sum(counts[tag] for tag in rest), sum(samples[tag] for tag in rest)
-        made.append(Tag(len(named), *whole, key(len(named), f"{OTHER} ({count(len(rest))})")))
+        made.append(Tag(len(named), *whole, group_key(len(named), f"{OTHER} ({count(len(rest))})")))
     if counts[""]:
-        made.append(Tag(-1, counts[""], samples[""], key(-1, UNTAGGED)))
+        made.append(Tag(-1, counts[""], samples[""], group_key(-1, UNTAGGED)))
     return tuple(made), np.array([number.get(tag, -1) for tag in tags], dtype=np.int64)
 
 
@@ -185,7 +187,7 @@ def tables(found: Map, tags: Sequence[Tag]) -> tuple[Table, ...]:
         ("tag", "signatures", "samples"),
         tuple((tag.key.label, count(tag.entries), count(tag.samples)) for tag in tags),
     )
-    if len(found.names) > LISTED:
+    if len(found.names) > MOST_LISTED:
         return (by_tag,)
     entries = zip(found.names, found.tags, found.samples, found.points.tolist(), strict=True)
     rows = tuple(
@@ -199,7 +201,7 @@ def tables(found: Map, tags: Sequence[Tag]) -> tuple[Table, ...]:
 def place_notes(
     names: Sequence[str], place: Float[np.ndarray, "points 2"], frame: Frame
 ) -> list[tuple[PointLabel, float, float, str]]:
-    """Names beside their points where there is room; one without room is left out.
+    """Names next to their points where there is room; one without room is left out.
 
     Each tries the right, the left, above and below, and takes the first place that meets neither
     another name, nor a point, nor the edge.
@@ -209,8 +211,8 @@ def place_notes(
     ]
     found = []
     for point, (x, y) in enumerate(place.tolist()):
-        text = short(names[point], SHORT)
-        wide = LETTER * len(text)
+        text = short(names[point], LABEL_LETTERS)
+        wide = LABEL_LETTER_WIDTH * len(text)
         for left, base, anchor, at in (
             (x + 8, y + 4, "start", x + 8),
             (x - 8 - wide, y + 4, "end", x - 8),
@@ -231,7 +233,7 @@ def _drawing(cloud: Cloud, found: Map, placed: Bool[np.ndarray, "entries"], widt
     frame = Frame(min(width, TALLEST / aspect), 0.0)
     frame = Frame(frame.width, frame.top + frame.foot + aspect * frame.across)
     notes: list[tuple[PointLabel, float, float, str]] = []
-    if len(cloud.points) <= LABELLED:
+    if len(cloud.points) <= MOST_LABELLED:
         names = [name for name, kept in zip(found.names, placed, strict=True) if kept]
         notes = place_notes(names, pixels_of(cloud, frame), frame)
     return draw_cloud(cloud, frame, notes)

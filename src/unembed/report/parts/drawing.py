@@ -9,8 +9,8 @@ from typing import Any
 Spec = dict[str, Any]
 """A Vega-Lite specification, or a part of one."""
 
-WIDE = (540, 330)
-NARROW = (330, 290)
+WIDE_SIZE = (540, 330)
+NARROW_SIZE = (330, 290)
 
 
 class ReportUnavailable(RuntimeError):
@@ -30,7 +30,7 @@ def draw(spec: Spec, description: str) -> Chart:
 
     Raises ``ReportUnavailable`` where vl-convert is not installed.
     """
-    return Chart(_svg(spec, description, WIDE), _svg(spec, description, NARROW))
+    return Chart(_svg(spec, description, WIDE_SIZE), _svg(spec, description, NARROW_SIZE))
 
 
 def heading(text: str) -> Spec:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from unembed.report.parts.scales import Scale
 
-LONG = 40
+SCROLLS_FROM = 40
 """Rows from which on the table scrolls in a frame of its own."""
 
 
@@ -55,7 +55,7 @@ class Forest:
     @property
     def long(self) -> bool:
         """Whether the rows are too many to be shown at once."""
-        return len(self.rows) > LONG
+        return len(self.rows) > SCROLLS_FROM
 
     def percent(self, value: float) -> str:
         """Where a value lies along the axis, ``37.5%``."""

@@ -16,22 +16,20 @@ from jaxtyping import Float, Int
 
 from unembed.report.parts.wording import fixed, short, visible
 
-COLOURS = 20
+COLOUR_STEPS = 20
 """Steps of the colour scale between 0 and 1."""
 
 LIGHT_UP_TO, LIGHT_UP_TO_SIGNED = 12, 14
 """Up to this level a cell is light enough for ink on it."""
 
-ROW, COLUMN, TILT = 12.0, 14.0, 60.0
+ROW_GAP, COLUMN_GAP, COLUMN_TILT = 12.0, 14.0, 60.0
 """Least pixels between the names of rows and of columns, and the degrees that the latter tilt."""
 
-LETTER, DIGIT = 6.6, 5.9
+NAME_LETTER_WIDTH, DIGIT_WIDTH = 6.6, 5.9
 """Pixels of an average letter of a name, and of a character of a number in a cell."""
 
-GRID_UP_TO = 60
+MOST_ROWS_WITH_GAPS = 60
 """Rows up to which a gap parts the cells."""
-
-Matrix = Float[np.ndarray, "rows columns"]
 
 
 @dataclass(frozen=True)
@@ -95,8 +93,8 @@ def named_frame(
     right: float = 1.0,
 ) -> MapFrame:
     """A frame with room for names; ``cell_of`` gives the size of a cell by the room at the left."""
-    longest = max(len(short(name, letters)) for name in names) * LETTER
-    tilted = math.radians(TILT)
+    longest = max(len(short(name, letters)) for name in names) * NAME_LETTER_WIDTH
+    tilted = math.radians(COLUMN_TILT)
     left = longest + 12
     cell = min(largest, cell_of(left))
     # The first column's name, tilted, may begin to the left of those of the rows.
@@ -128,13 +126,13 @@ def draw_heatmap(heatmap: Heatmap, frame: MapFrame, *, rows: bool = True, more: 
 def levels_of(
     matrix: Float[np.ndarray, "rows columns"], *, signed: bool
 ) -> Int[np.ndarray, "rows columns"]:
-    """The colour of each cell: 1 to ``COLOURS`` for 0 to 1, with the value's sign if ``signed``.
+    """The colour of each cell: 1 to ``COLOUR_STEPS`` for 0 to 1, with a sign if ``signed``.
 
     0 is a cell without a value. What lies outside the scale has the colour of its end.
     """
     known = np.nan_to_num(matrix)
     size = np.abs(known) if signed else np.maximum(known, 0.0)
-    level = np.minimum(np.floor(size * COLOURS) + 1, COLOURS).astype(np.int64)
+    level = np.minimum(np.floor(size * COLOUR_STEPS) + 1, COLOUR_STEPS).astype(np.int64)
     if signed:
         level = np.where(known < 0, -level, level)
     return np.where(np.isnan(matrix), 0, level)
@@ -145,7 +143,7 @@ def colour(level: int, *, signed: bool) -> str:
     if level == 0:
         return "var(--missing)"
     hue = "--deep" if not signed else "--right" if level > 0 else "--wrong"
-    share = max(4.0, 100 * (abs(level) - 0.5) / COLOURS)
+    share = max(4.0, 100 * (abs(level) - 0.5) / COLOUR_STEPS)
     return f"color-mix(in oklab,var({hue}) {share:.0f}%,var(--paper))"
 
 
@@ -160,7 +158,7 @@ def _cells(heatmap: Heatmap, frame: MapFrame) -> str:
         f'<path stroke="{colour(level, signed=heatmap.signed)}" d="{_runs(levels == level)}"/>'
         for level in np.unique(levels).tolist()
     ]
-    if size <= GRID_UP_TO:
+    if size <= MOST_ROWS_WITH_GAPS:
         lines = "".join(f"M{i} 0v{size}M0 {i}h{size}" for i in range(1, size))
         parts.append(f'<path class="gaps" d="{lines}"/>')
     if (levels == 0).any():
@@ -186,7 +184,7 @@ def _numbers(heatmap: Heatmap, frame: MapFrame) -> str:
         (y, x) for y, x in np.argwhere(heatmap.levels != 0).tolist() if heatmap.diagonal or x != y
     ]
     words = [_bare(heatmap.values[place], heatmap.digits) for place in known]
-    if max(map(len, words), default=0) * DIGIT + 3 > frame.cell:
+    if max(map(len, words), default=0) * DIGIT_WIDTH + 3 > frame.cell:
         return ""
     light = LIGHT_UP_TO_SIGNED if heatmap.signed else LIGHT_UP_TO
     texts = []
@@ -206,14 +204,14 @@ def _bare(value: float, digits: int) -> str:
 def _names(heatmap: Heatmap, frame: MapFrame, along: str) -> str:
     """Names at each cell, or at every second, third, … where they would run into each other."""
     found = []
-    every = max(1, math.ceil((ROW if along == "row" else COLUMN) / frame.cell))
+    every = max(1, math.ceil((ROW_GAP if along == "row" else COLUMN_GAP) / frame.cell))
     for at in range(0, frame.size, every):
         middle = (at + 0.5) * frame.cell + 4
         if along == "row":
             place = f'x="{number(frame.left - 8)}" y="{number(frame.top + middle)}"'
         else:
             x, y = number(frame.left + middle), number(frame.top + frame.side + 12)
-            place = f'transform="translate({x} {y}) rotate(-{TILT:g})"'
+            place = f'transform="translate({x} {y}) rotate(-{COLUMN_TILT:g})"'
         doubted = " doubted" if at in heatmap.doubted else ""
         name = heatmap.names[at]
         whole, cut = escape(visible(name)), escape(short(name, frame.letters))

@@ -17,19 +17,19 @@ from jaxtyping import Float, Int
 from unembed.report.parts.parts import Key
 from unembed.report.parts.scales import Scale
 
-HUES, SHAPES = 12, ("round", "block", "ring", "frame")
+GROUP_HUES, GROUP_SHAPES = 12, ("round", "block", "ring", "frame")
 """Colours ``--hue-1`` … of the stylesheet, and shapes: together the looks of the groups."""
 
-LOOKS = HUES * len(SHAPES)
+MOST_GROUPS = GROUP_HUES * len(GROUP_SHAPES)
 """Groups that can be told apart; those beyond look like the last, "other"."""
 
-GRAIN = 2000.0
+HINT_STEPS = 2000.0
 """Steps of an axis in the data of the hints."""
 
-NARROW = 500
+PHONE_WIDTH = 500
 """A drawing narrower than this is for a phone."""
 
-DOTS = ((60, 9.0), (300, 7.0), (1500, 5.0), (6000, 3.6))
+DOT_WIDTHS = ((60, 9.0), (300, 7.0), (1500, 5.0), (6000, 3.6))
 """Up to so many points, a dot is so wide; of more it is 2.6 pixels."""
 
 
@@ -54,7 +54,7 @@ class Cloud:
 
 @dataclass(frozen=True)
 class PointLabel:
-    """The name of a point, written beside it."""
+    """The name of a point, written next to it."""
 
     point: int
     text: str
@@ -82,17 +82,17 @@ class Frame:
         return self.height - self.top - self.foot
 
 
-def look(group: int) -> str:
+def group_classes(group: int) -> str:
     """The classes of a group: its colour and its shape."""
     if group < 0:
         return "hue-none round"
-    group = min(group, LOOKS - 1)
-    return f"hue-{group % HUES + 1} {SHAPES[group // HUES]}"
+    group = min(group, MOST_GROUPS - 1)
+    return f"hue-{group % GROUP_HUES + 1} {GROUP_SHAPES[group // GROUP_HUES]}"
 
 
-def key(group: int, label: str) -> Key:
+def group_key(group: int, label: str) -> Key:
     """A group's entry in the key."""
-    return Key(look(group), label)
+    return Key(group_classes(group), label)
 
 
 def pixels(cloud: Cloud, frame: Frame) -> Float[np.ndarray, "points 2"]:
@@ -106,8 +106,8 @@ def pixels(cloud: Cloud, frame: Frame) -> Float[np.ndarray, "points 2"]:
 
 def dot_width(points: int, frame: Frame) -> float:
     """How wide a dot is among so many points; on a narrow drawing they lie denser."""
-    most = 4 * points if frame.width < NARROW else points
-    return next((width for limit, width in DOTS if most <= limit), 2.6)
+    most = 4 * points if frame.width < PHONE_WIDTH else points
+    return next((width for limit, width in DOT_WIDTHS if most <= limit), 2.6)
 
 
 def draw_cloud(
@@ -137,8 +137,8 @@ def draw_cloud(
 
 
 def cloud_data(cloud: Cloud) -> dict[str, Any]:
-    """Places and groups for the page's script, in ``GRAIN`` steps of each axis."""
-    unit = Frame(GRAIN, GRAIN, 0.0, 0.0, 0.0, 0.0)
+    """Places and groups for the page's script, in ``HINT_STEPS`` steps of each axis."""
+    unit = Frame(HINT_STEPS, HINT_STEPS, 0.0, 0.0, 0.0, 0.0)
     place = np.rint(pixels(cloud, unit)).astype(int)
     return {
         "x": place[:, 0].tolist(),
@@ -148,14 +148,14 @@ def cloud_data(cloud: Cloud) -> dict[str, Any]:
 
 
 def _group(group: int, dots: str, wide: float) -> str:
-    shape = look(group).split()[1]
+    shape = group_classes(group).split()[1]
     block = shape in ("block", "frame")
     # A square of the same area is narrower than the disc.
     outer = 0.87 * wide if block else wide
     lines = f'<path d="{dots}" stroke-width="{outer:g}"/>'
     if shape in ("ring", "frame"):
         lines += f'<path class="hole" d="{dots}" stroke-width="{0.45 * outer:g}"/>'
-    return f'<g class="{look(group)}" data-group="{group}">{lines}</g>'
+    return f'<g class="{group_classes(group)}" data-group="{group}">{lines}</g>'
 
 
 def _axes(cloud: Cloud, frame: Frame) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from unembed.report.parts.wording import decimal
 
-STEPS = (1.0, 2.0, 5.0, 10.0)
+ROUND_STEPS = (1.0, 2.0, 5.0, 10.0)
 """A tick's step is one of these times a power of ten."""
 
 
@@ -48,7 +48,7 @@ class Scale:
 def step_of(span: float, ticks: int) -> float:
     """The least round step that spans ``span`` in at most so many steps."""
     power = 10.0 ** math.floor(math.log10(span / ticks))
-    return power * next(step for step in STEPS if step * power * ticks >= span * (1 - 1e-9))
+    return power * next(step for step in ROUND_STEPS if step * power * ticks >= span * (1 - 1e-9))
 
 
 def scale_of(values: Iterable[float], *, ticks: int = 4, percent: bool = False) -> Scale:

@@ -13,7 +13,7 @@ from unembed.report.parts.page import as_script
 TOKEN_BUDGET = 50_000
 """Tokens that one page holds at most: with five candidates each they take less than 4 MB."""
 
-CANDIDATES = 5
+MOST_CANDIDATES = 5
 """Candidates kept for each token."""
 
 
@@ -87,7 +87,7 @@ def _encode(
 def _strings(document: DocumentView) -> Iterator[str]:
     for token in document.tokens:
         yield token.text
-        for text, _ in token.candidates[:CANDIDATES]:
+        for text, _ in token.candidates[:MOST_CANDIDATES]:
             yield text
 
 
@@ -110,7 +110,7 @@ def _columns(document: DocumentView, index: dict[str, int]) -> dict[str, Any]:
 
 def _candidates(token: TokenView, index: dict[str, int]) -> list[int]:
     """Pairs of string number and probability in thousandths, flattened."""
-    pairs = token.candidates[:CANDIDATES]
+    pairs = token.candidates[:MOST_CANDIDATES]
     return [number for text, p in pairs for number in (index[text], round(1000 * p))]
 
 

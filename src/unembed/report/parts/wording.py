@@ -60,6 +60,11 @@ def share(value: float) -> str:
     return f"{percent:.{digits}f}{PERCENT}"
 
 
+def fine_share(value: float) -> str:
+    """A fraction in percent with two decimals, ``0.9916`` as ``99.16 %``."""
+    return fixed(100.0 * value, 2) + PERCENT
+
+
 def decimal(value: float) -> str:
     """Three significant digits, two decimals at least below ten: ``1.3178`` as ``1.32``."""
     size = abs(value)

@@ -178,7 +178,7 @@ def unscored_table(sources: Sequence[Ranked]) -> Table:
 
 
 def probability(value: float) -> str:
-    """Two decimals, ``0.83``; what rounds to a certainty is told from one."""
+    """Two decimals, ``0.83``; what only rounds to a certainty does not read as one."""
     if 0 < value < 0.005:
         return "< 0.01"
     if 0.995 <= value < 1:

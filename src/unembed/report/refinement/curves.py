@@ -10,18 +10,18 @@ from unembed.report.parts.parts import Figure, Key, Section, Table
 from unembed.report.parts.wording import Wording, decimal, share, signed
 from unembed.training.run.summary import RefinementSummary, Step
 
-MOST_DRAWN = 300
+MOST_STEPS_DRAWN = 300
 """Points of a curve at most."""
-MOST_LISTED = 40
+MOST_STEPS_LISTED = 40
 """Rows of a table at most."""
-MOST_MARKED = 40
+MOST_STEPS_MARKED = 40
 """A curve of more points is drawn as a line alone."""
 
-KEYS = ("line", "dashed")
+CURVE_KEYS = ("line", "dashed")
 """The keys of the looks in ``CURVES``."""
 
 Points = Sequence[tuple[int, float]]
-Curve = tuple[str, Points]
+LoggedCurve = tuple[str, Points]
 
 
 def training_section(summary: RefinementSummary, clip: float) -> Section:
@@ -166,14 +166,14 @@ def _figure(
     title: str,
     caption: str,
     unit: str,
-    curves: Sequence[Curve],
+    curves: Sequence[LoggedCurve],
     form: Wording,
     rule: float | None = None,
 ) -> Figure | None:
     """One figure of curves over the same steps; None where nothing was logged."""
     if not curves[0][1]:
         return None
-    keys = tuple(Key(look, label) for (label, _), look in zip(curves, KEYS, strict=False))
+    keys = tuple(Key(look, label) for (label, _), look in zip(curves, CURVE_KEYS, strict=False))
     return Figure(
         name,
         title,
@@ -184,7 +184,7 @@ def _figure(
     )
 
 
-def _spec(curves: Sequence[Curve], unit: str, form: Wording, rule: float | None) -> Spec:
+def _spec(curves: Sequence[LoggedCurve], unit: str, form: Wording, rule: float | None) -> Spec:
     """Lines over the steps, and a horizontal rule."""
     axis = plain_axis("step", grid=False, form="~d") | {"tickMinStep": 1}
     channels: dict[str, Spec] = {
@@ -199,9 +199,9 @@ def _spec(curves: Sequence[Curve], unit: str, form: Wording, rule: float | None)
     for (label, logged), look in zip(curves, CURVES, strict=False):
         rows = [
             {"x": step, "y": value, "tip": f"step {step}\n{label} {form(value)}"}
-            for step, value in spaced(logged, MOST_DRAWN)
+            for step, value in spaced(logged, MOST_STEPS_DRAWN)
         ]
-        marked = len(logged) <= MOST_MARKED
+        marked = len(logged) <= MOST_STEPS_MARKED
         marks = dots(rows, channels, look["color"], 60 if marked else 30)
         marks["mark"]["opacity"] = 1 if marked else 0
         layers += [line(rows, channels, look), marks]
@@ -210,11 +210,10 @@ def _spec(curves: Sequence[Curve], unit: str, form: Wording, rule: float | None)
     return {"title": heading(unit), "layer": layers}
 
 
-def _table(title: str, curves: Sequence[Curve], form: Wording) -> Table:
-    shown = [spaced(points, MOST_LISTED) for _, points in curves]
-    some = (
-        f", {MOST_LISTED} of {len(curves[0][1]):,} steps" if len(curves[0][1]) > MOST_LISTED else ""
-    )
+def _table(title: str, curves: Sequence[LoggedCurve], form: Wording) -> Table:
+    shown = [spaced(logged, MOST_STEPS_LISTED) for _, logged in curves]
+    steps = len(curves[0][1])
+    some = f", {MOST_STEPS_LISTED} of {steps:,} steps" if steps > MOST_STEPS_LISTED else ""
     return Table(
         f"{title}{some}",
         ("step", *(label for label, _ in curves)),

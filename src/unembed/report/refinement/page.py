@@ -34,9 +34,9 @@ from unembed.training.run.summary import RefinementSummary
 from unembed.training.run.train import Refinement
 
 Number = TypeVar("Number", int, float)
-Figured = tuple[str, Wording, str, Callable[[ComparisonSummary], Estimate]]
+GainOrCost = tuple[str, Wording, str, Callable[[ComparisonSummary], Estimate]]
 
-FIGURES: tuple[Figured, ...] = (
+GAIN_AND_COST: tuple[GainOrCost, ...] = (
     ("Median Δ margin", signed, "logits", lambda s: s.movement.everywhere.margin.median),
     (
         "Median Δ scale-free margin",
@@ -147,16 +147,16 @@ def cards(summary: RefinementSummary) -> tuple[Card, ...]:
     """Gain and cost held out; what it was on the training text stands below."""
     return tuple(
         card(name, of(summary.heldout), form, unit, f"{point(of(summary.training), form)} training")
-        for name, form, unit, of in FIGURES
+        for name, form, unit, of in GAIN_AND_COST
     )
 
 
 def cost_section(summary: RefinementSummary) -> Section:
-    """Gain and cost, held out beside training."""
+    """Gain and cost, held out and on the training text."""
     table = Table(
         "After − before, with 95 % intervals",
         ("figure", "held out", "95 % interval", "training", "95 % interval"),
-        tuple(_beside(summary, *figure) for figure in FIGURES),
+        tuple(_both_texts(summary, *figure) for figure in GAIN_AND_COST),
     )
     levels = Table(
         "Before and after",
@@ -244,7 +244,7 @@ def _size(side: ComparisonSummary) -> str:
     return f"{counted(side.n_positions, 'position')} in {counted(side.n_documents, 'document')}"
 
 
-def _beside(
+def _both_texts(
     summary: RefinementSummary,
     name: str,
     form: Wording,

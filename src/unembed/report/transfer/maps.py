@@ -19,15 +19,15 @@ from unembed.report.parts.heatmap import (
     number,
 )
 
-WIDE, NARROW = 1096.0, 340.0
+WIDE_MAPS, NARROW_MAP = 1096.0, 340.0
 """Pixels of both maps side by side, and of one on a narrow screen."""
 
-APART = 40.0
+MAPS_APART = 40.0
 """Pixels between the two maps."""
 
 LARGEST_CELL = 44.0
 
-LETTERS, FEW_LETTERS = 24, 14
+WIDE_LETTERS, NARROW_LETTERS = 24, 14
 """Letters of a name in a wide map and in a narrow one."""
 
 Matrix = Float[np.ndarray, "sources targets"]
@@ -123,9 +123,13 @@ def _heatmap(matrix: Matrix, kind: str, names: Sequence[str], shades: Shades) ->
 
 def _frames(names: Sequence[str]) -> tuple[MapFrame, MapFrame]:
     n = len(names)
+
+    def wide(left: float) -> float:
+        return (WIDE_MAPS - left - MAPS_APART) / (2 * n)
+
     return (
-        named_frame(names, LETTERS, LARGEST_CELL, lambda left: (WIDE - left - APART) / (2 * n)),
-        named_frame(names, FEW_LETTERS, LARGEST_CELL, lambda left: (NARROW - left) / n),
+        named_frame(names, WIDE_LETTERS, LARGEST_CELL, wide),
+        named_frame(names, NARROW_LETTERS, LARGEST_CELL, lambda left: (NARROW_MAP - left) / n),
     )
 
 

@@ -13,7 +13,7 @@ from unembed.report.parts.drawing import Chart
 from unembed.report.parts.facts import with_command
 from unembed.report.parts.page import as_script, template
 from unembed.report.parts.parts import Table
-from unembed.report.parts.points import Cloud, Frame, cloud_data, draw_cloud, look
+from unembed.report.parts.points import Cloud, Frame, cloud_data, draw_cloud, group_classes
 from unembed.report.parts.scales import scale_of
 from unembed.report.parts.wording import count, counted, fixed, visible
 from unembed.report.transfer.choices import Means, choices_table, firsts, gains_table
@@ -37,7 +37,7 @@ from unembed.selection.scores import SCORES
 from unembed.selection.transfer.judged import JudgedTransfer
 from unembed.selection.transfer.records import Transfer, Verdict
 
-SCATTER = (Frame(540.0, 390.0), Frame(340.0, 310.0))
+CLOUD_FRAMES = (Frame(540.0, 390.0), Frame(340.0, 310.0))
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def transfer_page(
     facts: Sequence[tuple[str, str]] = (),
     command: str = "",
 ) -> str:
-    """The page of a transfer: gains beside a method's scores, their points, how well each chose.
+    """The page of a transfer: gains and a method's scores, their points, how well each chose.
 
     ``facts`` are label and value of what produced the numbers, to which ``command`` is added. One
     file that loads nothing; the same arguments give the same page, byte for byte.
@@ -88,7 +88,7 @@ def transfer_page(
         widths=widths(means.names),
         missing=bool(np.isnan(means.gains).any()),
         methods=methods,
-        groups=[(at, look(at), name, "") for at, name in enumerate(means.names)],
+        groups=[(at, group_classes(at), name, "") for at, name in enumerate(means.names)],
         gains_table=gains_table(means),
         forest=forest(verdicts) if verdicts else None,
         costs=costs(transfer, verdicts),
@@ -151,7 +151,7 @@ def _method(
         shades=shades,
         range=f"{low} to {high}",
         map=scores_map(matrix, f"score-{at}", means.names, marks),
-        points=Chart(*(draw_cloud(cloud, frame, ()) for frame in SCATTER)),
+        points=Chart(*(draw_cloud(cloud, frame, ()) for frame in CLOUD_FRAMES)),
         choices=choices_table(means, at, name),
     )
 

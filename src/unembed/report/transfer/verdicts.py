@@ -26,10 +26,10 @@ from unembed.stats.estimate import Estimate
 
 ORACLE, RANDOM = "oracle", "random"
 """Methods that nobody can use, and that nobody should."""
-NO_SCORES = (ORACLE, RANDOM, "chance", "gains")
+NOT_DEPLOYABLE = (ORACLE, RANDOM, "chance", "gains")
 """How the names of methods begin that are there to compare with."""
 
-FIGURES = {
+FIGURE_NAMES = {
     "share": "share of the best gain",
     "top1": "right first choices",
     "spearman": "rank correlation",
@@ -149,7 +149,7 @@ def by_quality(verdicts: Sequence[Verdict]) -> list[Verdict]:
 
 def deployable(method: str) -> bool:
     """Whether a method can choose before anything is trained."""
-    return base(method) not in NO_SCORES and not after_training(method)
+    return base(method) not in NOT_DEPLOYABLE and not after_training(method)
 
 
 def after_training(method: str) -> bool:
@@ -175,7 +175,7 @@ def agreement(one: Verdict) -> str:
 def reasons(verdicts: Sequence[Verdict]) -> tuple[str, ...]:
     """Why methods have no figure, each reason once with how many it is of."""
     found = []
-    for field, words in FIGURES.items():
+    for field, words in FIGURE_NAMES.items():
         lost: dict[str, list[str]] = {}
         for one in verdicts:
             figure: Estimate = getattr(one, field)
