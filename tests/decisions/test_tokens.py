@@ -297,8 +297,8 @@ def test_a_term_that_shares_a_token_with_its_context_is_left_out(
 
 def test_terms_that_cannot_be_spelt_are_named(topics: list[str]) -> None:
     tokenizer = wordpiece(topics)
-    with pytest.raises(UnembedError, match=r"the term '中文'.*take it off the list"):
+    with pytest.raises(UnembedError, match=r"'中文'"):
         encodings_of(["rule", "中文"], tokenizer)
-    with pytest.raises(UnembedError, match="the term ' ' is blank"):
+    with pytest.raises(UnembedError, match="' ' is blank"):
         encodings_of(["rule", " "], tokenizer)
     assert encodings_of([], tokenizer) == ()

@@ -269,17 +269,17 @@ def test_no_positions_give_zero_gradients(dtype: torch.dtype) -> None:
 
 def test_what_does_not_fit_is_refused() -> None:
     hidden, head, other_hidden, other = two_heads(700, 5, 4, padded=40)
-    with pytest.raises(ValueError, match=r"hidden \(4, 3\) does not fit a head of width 5"):
+    with pytest.raises(ValueError, match=r"hidden \(4, 3\) .*width 5"):
         kl((hidden[:, :3], head, other_hidden, other))
-    with pytest.raises(ValueError, match=r"hidden \(4, 3\) does not fit a head of width 5"):
+    with pytest.raises(ValueError, match=r"hidden \(4, 3\) .*width 5"):
         kl((hidden, head, other_hidden[:, :3], other))
-    with pytest.raises(ValueError, match="4 positions of the model, 3 of its reference"):
+    with pytest.raises(ValueError, match=r"4 positions .*3 of"):
         kl((hidden, head, other_hidden[:3], other))
-    with pytest.raises(ValueError, match="700 rows of the head, 701 of the other"):
+    with pytest.raises(ValueError, match=r"700 rows .*701"):
         kl((hidden, head, other_hidden, Head.from_parts(torch.zeros(701, 5))))
     with pytest.raises(ValueError, match="other tokens: 659 and 700 of 700 rows"):
         kl((hidden, head, other_hidden, replace(other, valid=None)))
-    with pytest.raises(ValueError, match="block must be a multiple of 512, got 600"):
+    with pytest.raises(ValueError, match="multiple of 512, got 600"):
         kl((hidden, head, other_hidden, other), block=600)
     loss = kl((hidden, head, other_hidden, other)).square().sum()
     (once,) = torch.autograd.grad(loss, [hidden], create_graph=True)

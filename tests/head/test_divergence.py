@@ -152,7 +152,7 @@ def test_other_tokens_are_refused() -> None:
     with pytest.raises(ValueError, match="100 of 100 rows and 101 of 101"):
         divergence(first, second)
     shorter = SweptModel(first.hidden[:3], first.head, first.swept, first.precision)
-    with pytest.raises(ValueError, match="9 positions of one model, 3 of the other"):
+    with pytest.raises(ValueError, match=r"9 positions .*3 of"):
         divergence(first, shorter)
 
 

@@ -179,9 +179,9 @@ def test_a_recount_covers_for_a_product_that_is_not_invariant(
 
 def test_wrong_shapes_are_refused() -> None:
     head, hidden, targets = random_head(300, 16, 6)
-    with pytest.raises(ValueError, match="do not fit a head of width 16"):
+    with pytest.raises(ValueError, match="head of width 16"):
         sweep(hidden[:, :8], head, targets)
-    with pytest.raises(ValueError, match="targets must be ids below 300"):
+    with pytest.raises(ValueError, match="below 300"):
         sweep(hidden, head, targets + 300)
     with pytest.raises(ValueError, match="multiple of 512"):
         sweep(hidden, head, targets, block=100)

@@ -61,7 +61,7 @@ def test_an_adapter_is_added_to_a_copy(base: Checkpoint, tmp_path: Path) -> None
 def test_adapters_of_the_head_are_refused(base: Checkpoint, tmp_path: Path) -> None:
     """Whether as low-rank matrices, or saved whole."""
     low = save_adapter(base.model, tmp_path / "low", target_modules=["lm_head"])
-    assert "changes the output head: signatures of two heads do not compare" in line(base, low)
+    assert "changes the output head" in line(base, low)
     whole = save_adapter(base.model, tmp_path / "whole", modules_to_save=["lm_head"])
     held = load_file(whole / WEIGHTS)
     [name] = [name for name in held if "lm_head" in name]
@@ -123,7 +123,7 @@ def test_what_is_no_adapter(
     assert "only as a pickle (adapter_model.bin)" in line(base, folder)
     (folder / WEIGHTS).write_bytes(held)
     (folder / CONFIG).write_text(config.replace('"LORA"', '"IA3"'))
-    assert "is an adapter of type IA3: give a LORA" in line(base, folder)
+    assert "type IA3" in line(base, folder)
     for text in ("{", "[]"):
         (folder / CONFIG).write_text(text)
         assert "is no JSON object" in line(base, folder)

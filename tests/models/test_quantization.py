@@ -102,7 +102,7 @@ def test_gpt2_whose_weights_lie_transposed() -> None:
 
 
 def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UnembedError, match="'int5' is not one of int8, int4"):
+    with pytest.raises(UnembedError, match=r"'int5' .*int8, int4"):
         check_scheme("int5")
     with pytest.raises(UnembedError, match="no linear layer besides its head"):
         quantized(Checkpoint("bare", Bare(), None), "int8", head=True)

@@ -126,7 +126,7 @@ def test_a_damaged_file_of_a_finished_run_is_named_when_the_command_is_repeated(
 
 def test_a_part_that_is_not_listed_is_named(run: Path) -> None:
     (run / "tokens/part-00002.parquet").write_bytes((run / PARTS[0]).read_bytes())
-    with pytest.raises(UnembedError, match=r"part-00002\.parquet does not belong to this run"):
+    with pytest.raises(UnembedError, match=r"part-00002\.parquet"):
         verified(run)
 
 

@@ -174,11 +174,11 @@ def test_what_is_not_finite_is_refused() -> None:
     given = features(SKETCH, TASK)
     broken = given.error.clone()
     broken[[4, 7], 3] = float("nan")
-    with pytest.raises(UnembedError, match="2 of 90 rows of error features are not finite"):
+    with pytest.raises(UnembedError, match="2 of 90 rows of error"):
         accumulate(empty(M), replace(given, error=broken), TASK.document)
-    with pytest.raises(UnembedError, match="keeps 'first' features and none were given"):
+    with pytest.raises(UnembedError, match="keeps 'first' features"):
         accumulate(empty(M, first=True), replace(given, first=None), TASK.document)
-    with pytest.raises(UnembedError, match="blocks is 33: give a power of two"):
+    with pytest.raises(UnembedError, match="blocks is 33"):
         empty(M, blocks=33)
 
 

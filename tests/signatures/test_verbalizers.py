@@ -69,21 +69,21 @@ def test_the_digest_sees_labels_words_order_and_restriction(
     [
         ("[", r"words\.json is not JSON"),
         ("[" * 100_000, r"words\.json is not JSON"),
-        ("3", r"holds '3': give a list of answer words, or an object"),
+        ("3", r"holds '3'"),
         ('"yes"', "give a list of answer words"),
         ("null", "give a list of answer words"),
         ([], "holds no answer words"),
         ({}, "holds no answer words"),
-        ([" yes"], "holds ' yes' alone, and a softmax over one word decides nothing"),
-        ([" yes", 3], "3 is no answer word: give text"),
+        ([" yes"], "holds ' yes' alone"),
+        ([" yes", 3], "3 is no answer word"),
         ([" yes", "  "], "'  ' is no answer word"),
         ([" yes", [" no"]], r"\[' no'\] is no answer word"),
         ({"a": {"b": " c"}}, "is no answer word: give text"),
         ({"": " yes"}, "'' is no answer word"),
-        ([" yes", " yes"], "has 'yes' twice, white space aside"),
-        ([" yes", "yes"], "has 'yes' twice, white space aside"),
+        ([" yes", " yes"], "has 'yes' twice"),
+        ([" yes", "yes"], "has 'yes' twice"),
         ('{"a": " yes", "a": " no"}', "has 'a' twice"),
-        ({"a": " yes", "b": " yes"}, "gives the answer word ' yes' to both 'a' and 'b'"),
+        ({"a": " yes", "b": " yes"}, "' yes' to both 'a' and 'b'"),
     ],
 )
 def test_files_that_hold_none(given: Callable[..., Verbalizers], value: Any, said: str) -> None:
@@ -94,7 +94,7 @@ def test_files_that_hold_none(given: Callable[..., Verbalizers], value: Any, sai
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(UnembedError, match=r"none\.json cannot be read: No such file"):
+    with pytest.raises(UnembedError, match=r"none\.json .*No such file"):
         Verbalizers.read(tmp_path / "none.json")
     (tmp_path / "latin.json").write_bytes(b'["caf\xe9"]')
     with pytest.raises(UnembedError, match=r"latin\.json is not JSON"):
@@ -117,17 +117,15 @@ def test_messages_are_replaced(given: Callable[..., Verbalizers]) -> None:
     assert row.pair is not None
     assert row.pair.completion == [{"role": "assistant", "content": " good", "name": "me"}]
     assert chat[0]["content"] == "positive"
-    with pytest.raises(UnembedError, match="line 1: a completion of 2 messages is no label"):
+    with pytest.raises(UnembedError, match=r"line 1: .*2 messages"):
         [*given({"positivepositive": " good"}).apply(rows(chat * 2))]
 
 
 def test_a_completion_that_is_no_label(given: Callable[..., Verbalizers]) -> None:
-    with pytest.raises(
-        UnembedError, match=r"line 2: the completion 'mixed' is none of .* 'positive', 'negative'"
-    ):
+    with pytest.raises(UnembedError, match=r"line 2: .*'mixed' .* 'positive', 'negative'"):
         [*given(LABELS).apply(rows("positive", " mixed"))]
     many = given({f"label {i}": f" {i}" for i in range(30)})
-    with pytest.raises(UnembedError, match="'label 7' and 22 more: add it"):
+    with pytest.raises(UnembedError, match="'label 7' and 22 more"):
         [*many.apply(rows("mixed"))]
 
 
@@ -142,7 +140,7 @@ def test_words_are_one_token_of_gpt2(given: Callable[..., Verbalizers], gpt2: An
     assert ids.dtype == np.int64
     with pytest.raises(
         UnembedError,
-        match=r"'unlikely' is 2 tokens after a prompt, 'un', 'likely': ' unlikely' is one, so",
+        match=r"'unlikely' is 2 tokens .*'un', 'likely': ' unlikely' is one",
     ):
         given([" no", "unlikely"]).token_ids(gpt2)
     with pytest.raises(UnembedError, match=r"' xyzzyx' is \d tokens .*'xyzzyx' is several, too"):
@@ -169,7 +167,7 @@ def small_vocabulary() -> Any:
 def test_words_that_a_tokenizer_does_not_tell_apart(given: Callable[..., Verbalizers]) -> None:
     tokenizer = small_vocabulary()
     assert given(["yes", " no"]).token_ids(tokenizer).tolist() == [3, 4]
-    with pytest.raises(UnembedError, match=r"'Yes' and 'YES' are one token .* 3: give words"):
+    with pytest.raises(UnembedError, match=r"'Yes' and 'YES' .* 3"):
         given(["Yes", "YES"]).token_ids(tokenizer)
     with pytest.raises(UnembedError, match="'maybe' is unknown to"):
         given(["yes", "maybe"]).token_ids(tokenizer)
@@ -197,7 +195,7 @@ def test_a_head_that_has_not_the_words(given: Callable[..., Verbalizers], bundle
     words = given([" True", " False"])
     ids = words.token_ids(bundled)
     small = Head.from_parts(torch.randn(int(ids.max()), 4))
-    with pytest.raises(UnembedError, match=r"is a token that the head of \d+ rows has not"):
+    with pytest.raises(UnembedError, match=r"head of \d+ rows"):
         words.head(small, bundled)
     valid = torch.ones(len(bundled), dtype=torch.bool)
     valid[ids[1]] = False
@@ -247,9 +245,7 @@ def test_an_answer_that_is_read_otherwise(
 ) -> None:
     words = given(["True", "False"])
     corpus = read(tmp_path, [{"prompt": "answer: ", "completion": "True"}], bundled, words)
-    with pytest.raises(
-        UnembedError, match=r"r\.jsonl:1: the completion is read as 'ĠTrue', no token of"
-    ):
+    with pytest.raises(UnembedError, match=r"r\.jsonl:1: .*'ĠTrue'"):
         words.answers(corpus)
     with pytest.raises(UnembedError, match="answer words need completions to stand in"):
         words.answers(Corpus.from_texts(["answer: True"], bundled))

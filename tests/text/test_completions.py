@@ -159,9 +159,9 @@ def test_a_template_that_opens_an_answer_with_more_than_it_keeps(tokenizer: Any)
 @pytest.mark.parametrize(
     ("template", "said"),
     [
-        (None, "pair 1 holds messages, and TokenizersBackend has no chat"),
+        (None, "pair 1 .*TokenizersBackend has no chat"),
         ("{{ raise_exception('no system') }}", r"pair 1: .* refuses the messages \(no system\)"),
-        ("{{ messages | length }}", "pair 1: .* writes the prompt otherwise once"),
+        ("{{ messages | length }}", "pair 1: .* prompt otherwise"),
     ],
 )
 def test_messages_that_cannot_be_written(template: Any, said: str, tokenizer: Any) -> None:
@@ -202,7 +202,7 @@ def test_rows_are_reworded_before_they_are_tokenised(tmp_path: Path, tokenizer: 
 
 def test_nothing_left_to_predict(tmp_path: Path, tokenizer: Any) -> None:
     path = write_records(tmp_path / "r.jsonl", RECORDS[1:3])
-    with pytest.raises(UnembedError, match=r"r\.jsonl: all 2 completions are empty or masked \(1"):
+    with pytest.raises(UnembedError, match=r"r\.jsonl: all 2 completions .*\(1"):
         Corpus.read(path, tokenizer, completion_only=True)
     path.write_text("")
     with pytest.raises(UnembedError, match="holds no text"):
@@ -210,9 +210,7 @@ def test_nothing_left_to_predict(tmp_path: Path, tokenizer: Any) -> None:
     corpus = Corpus.from_pairs(
         [PromptCompletion("a prompt of many words, ", "and the rest")], tokenizer
     )
-    with pytest.raises(
-        UnembedError, match=r"all 1 completions .* context of 3 tokens.* larger --con"
-    ):
+    with pytest.raises(UnembedError, match=r"all 1 completions .* 3 tokens.*--con"):
         Windows.of(corpus, 3, "truncate")
 
 

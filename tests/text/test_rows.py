@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -105,13 +106,13 @@ def test_a_column_that_is_not_there(writer: Any, name: str, tmp_path: Path) -> N
 @pytest.mark.parametrize(("writer", "name"), WRITERS)
 def test_a_column_that_is_not_text(writer: Any, name: str, tmp_path: Path) -> None:
     path = writer(tmp_path / name, [{"text": "a", "n": 1}, {"text": "b", "n": 23}])
-    with pytest.raises(UnembedError, match=r"(line|row) 1: column 'n' holds 1, not text"):
+    with pytest.raises(UnembedError, match=r"(line|row) 1: column 'n' holds 1,"):
         rows(path, text_column="n")
 
 
 def test_a_document_without_a_name(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "r.jsonl", [{"text": "a", "book": None}])
-    with pytest.raises(UnembedError, match="line 1: column 'book' names no document"):
+    with pytest.raises(UnembedError, match="line 1: column 'book'"):
         rows(path, document="book")
 
 
@@ -122,8 +123,8 @@ def test_a_blank_line_of_jsonl_is_a_blank_row(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ('{"text": "a"', r"line 2 is not JSON .*: '\{\"text\": \"a\"'"),
-        ("[1]", r"line 2 is not a JSON object: '\[1\]'"),
+        ('{"text": "a"', r"line 2 .*JSON .*: '\{\"text\": \"a\"'"),
+        ("[1]", r"line 2 .*JSON object: '\[1\]'"),
         ('"a"', "line 2 is not a JSON object"),
         ("[" * 100_000, "line 2 is not JSON"),
     ],
@@ -185,18 +186,19 @@ def test_a_corpus_that_is_not_there(
 
 
 def test_what_is_no_corpus(tmp_path: Path) -> None:
-    with pytest.raises(UnembedError, match=r"t\.csv: cannot read a \.csv file; give one of \.txt"):
+    with pytest.raises(UnembedError, match=r"t\.csv: .*\.csv.*\.txt"):
         rows(write(tmp_path / "t.csv", "a,b"))
     with pytest.raises(UnembedError, match="cannot read a suffixless file"):
         rows(write(tmp_path / "README", "a"))
     with pytest.raises(UnembedError, match="empty name"):
         rows("")
+    os.mkfifo(tmp_path / "pipe")
     with pytest.raises(UnembedError, match="neither a file nor a folder"):
-        rows("/dev/null")
+        rows(tmp_path / "pipe")
 
 
 def test_an_expression_that_is_none(tmp_path: Path) -> None:
-    with pytest.raises(UnembedError, match=r"--document '\(' is not a regular expression"):
+    with pytest.raises(UnembedError, match=r"--document '\(' "):
         rows(write(tmp_path / "t.txt", "a"), document="(")
 
 
@@ -205,7 +207,7 @@ def test_a_saved_data_set_of_several_splits_asks_which(tmp_path: Path) -> None:
     for split in ("test", "train"):
         saved(path / split, [{"text": f"the {split} split"}])
     write(path / "dataset_dict.json", '{"splits": ["test", "train"]}')
-    with pytest.raises(UnembedError, match="has the splits test, train: give the folder of one"):
+    with pytest.raises(UnembedError, match="splits test, train"):
         rows(path)
     assert texts(path / "train") == ["the train split"]
     write(path / "dataset_dict.json", '{"splits": ["test"]}')
@@ -247,7 +249,7 @@ def test_a_data_set_by_name_configuration_and_split(
 ) -> None:
     assert texts("books:en:test") == ["en test"]
     assert texts(f"{hub}/books:fr:train") == ["fr train"]
-    with pytest.raises(UnembedError, match="has the splits train, test: name one, as books:en:"):
+    with pytest.raises(UnembedError, match=r"splits train, test: .*books:en:"):
         rows("books:en")
     with pytest.raises(UnembedError, match=r"books:de.*could be loaded"):
         rows("books:de:train")
@@ -257,9 +259,7 @@ def test_a_data_set_by_name_configuration_and_split(
 
 
 def test_a_data_set_that_the_hub_does_not_give(hub: Path) -> None:
-    with pytest.raises(
-        UnembedError, match=r"some-one/no\.such-set is neither a file or folder here"
-    ):
+    with pytest.raises(UnembedError, match=r"some-one/no\.such-set is neither"):
         rows("some-one/no.such-set")
 
 
@@ -328,11 +328,11 @@ def test_a_later_row_without_its_completion_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("record", "said"),
     [
-        ({"prompt": "a", "completion": 3}, "column 'completion' holds 3, neither text nor a list"),
-        ({"prompt": {"a": 1}, "completion": "b"}, "column 'prompt' holds {'a': 1}, neither"),
-        ({**CHAT, "prompt": "a"}, "one of 'prompt' and 'completion' is text and the other"),
-        ({**CHAT, "completion": "a"}, "one of 'prompt' and 'completion' is text and the other"),
-        ({**CHAT, "prompt": []}, "column 'prompt' holds no messages and column 'completion' does"),
+        ({"prompt": "a", "completion": 3}, "column 'completion' holds 3,"),
+        ({"prompt": {"a": 1}, "completion": "b"}, "column 'prompt' holds {'a': 1},"),
+        ({**CHAT, "prompt": "a"}, "one of 'prompt' and 'completion' is text"),
+        ({**CHAT, "completion": "a"}, "one of 'prompt' and 'completion' is text"),
+        ({**CHAT, "prompt": []}, "column 'prompt' holds no messages"),
         ({**CHAT, "prompt": ["a"]}, "column 'prompt' lists 'a', which is no message"),
         ({**CHAT, "completion": [{"role": "user"}]}, "column 'completion' lists .* no message"),
         ({**CHAT, "prompt": [{"role": "user", "content": [1]}]}, "'prompt' lists .* no message"),
@@ -347,9 +347,7 @@ def test_what_is_no_prompt_and_completion(
 
 
 def test_text_has_no_completions(tmp_path: Path) -> None:
-    with pytest.raises(
-        UnembedError, match=r"t\.txt: text has no prompts .* give JSONL or Parquet with the columns"
-    ):
+    with pytest.raises(UnembedError, match=r"t\.txt: .*prompts .*JSONL or Parquet"):
         rows(write(tmp_path / "t.txt", "a"), completion_only=True)
-    with pytest.raises(UnembedError, match="--text-column 'body' and --completion-only exclude"):
+    with pytest.raises(UnembedError, match="--text-column 'body' and --completion-only"):
         RowRules("body", completion_only=True)

@@ -128,9 +128,9 @@ def test_later_windows_begin_with_bos_and_do_not_count_it() -> None:
 @pytest.mark.parametrize(
     ("context", "limit", "said"),
     [
-        (1, None, "--context 1 predicts nothing: give at least 2"),
+        (1, None, "--context 1 .*at least 2"),
         (0, None, "--context 0"),
-        (4, 0, "--max-positions must be at least 1, got 0"),
+        (4, 0, "--max-positions .*got 0"),
     ],
 )
 def test_what_predicts_nothing(context: int, limit: int | None, said: str) -> None:

@@ -214,11 +214,11 @@ def test_bad_columns_are_refused_and_json_returns_the_record():
     columns, doc = random_columns(50)
     with pytest.raises((ValueError, TypeError), match="nll"):
         dataclasses.replace(columns, nll=columns.nll[1:])
-    with pytest.raises(ValueError, match="nll holds inf; leave such rows out"):
+    with pytest.raises(ValueError, match="nll holds inf"):
         dataclasses.replace(columns, nll=np.full(50, np.inf))
-    with pytest.raises(ValueError, match=r"a confidence lies in \[0, 1\], got 1\.5"):
+    with pytest.raises(ValueError, match=r"confidence .*\[0, 1\], got 1\.5"):
         dataclasses.replace(columns, confidence=np.full(50, 1.5))
-    with pytest.raises(ValueError, match="doc has 49 rows, an audit 50"):
+    with pytest.raises(ValueError, match=r"doc has 49 .* 50"):
         calibrate(columns, doc[1:])
     found = compare_calibration(columns, columns, doc, resamples=20)
     text = json.dumps(record_to_json(found), allow_nan=False)

@@ -717,9 +717,9 @@ def test_runs_of_other_kinds_are_not_opened(
     compare(audited("before"), audited("after"), resamples=5, out=tmp_path / "comparison")
     short = AuditOptions(top_k=0, max_positions=30)
     audit(models["before"], corpus, short, out=tmp_path / "audit")
-    with pytest.raises(UnembedError, match=r"of kind 'audit', .* where one of kind 'comparison'"):
+    with pytest.raises(UnembedError, match=r"'audit', .* 'comparison'"):
         Comparison.load(tmp_path / "audit")
-    with pytest.raises(UnembedError, match=r"of kind 'comparison', .* where one of kind 'audit'"):
+    with pytest.raises(UnembedError, match=r"'comparison', .* 'audit'"):
         Audit.load(tmp_path / "comparison")
     with pytest.raises(UnembedError, match="holds no run"):
         Comparison.load(tmp_path / "nothing")
@@ -825,8 +825,8 @@ def test_terms_compare_the_rows_that_spell_them(
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ({"classes": ("verb",)}, "'verb' is none of the classes structural, numeric, function"),
-        ({"frequencies": ("7",)}, "'7' is none of the frequencies 1, 2-4, 5-19, 20-99, 100+"),
+        ({"classes": ("verb",)}, "'verb' .*structural, numeric, function"),
+        ({"frequencies": ("7",)}, "'7' is none of .* 1, 2-4, 5-19, 20-99, 100+"),
         ({"bands": ("[0, 1)",)}, r"'\[0, 1\)' is none of the bands \[0, 0.5\), \[0.5, 1\)"),
         ({"documents": "("}, r"'\(' is no regular expression: missing \)"),
         ({"terms": ("lambda",)}, r"terms .*'lambda'.* need the tokenizer"),

@@ -308,9 +308,9 @@ def test_bad_columns_are_refused_and_json_returns_the_record():
     before, after, doc = audits(50)
     with pytest.raises((ValueError, TypeError), match="margin"):
         dataclasses.replace(before, margin=before.margin[1:])
-    with pytest.raises(ValueError, match="margin holds nan; leave such rows out"):
+    with pytest.raises(ValueError, match="margin holds nan"):
         dataclasses.replace(before, margin=np.full(50, np.nan, dtype=np.float32))
-    with pytest.raises(ValueError, match="doc has 49 rows, an audit 50"):
+    with pytest.raises(ValueError, match=r"doc has 49 .* 50"):
         compare_margins(before, after, doc[1:])
     found = compare_margins(before, after, doc, resamples=20)
     text = json.dumps(record_to_json(found), allow_nan=False)

@@ -133,9 +133,7 @@ def test_other_tokens_in_the_same_shape_are_named(
     assert f"'three' of {counts[1][2]} after, with other tokens" in message
     # The first token of a document is predicted by nothing, and is text all the same.
     first = audited([TEXTS[0], "(" + TEXTS[1][4:], TEXTS[2]])
-    assert "the first document that differs is 1: 'two'" in refused(
-        audited([TEXTS[0], ")" + TEXTS[1][4:], TEXTS[2]]), first
-    )
+    assert "1: 'two'" in refused(audited([TEXTS[0], ")" + TEXTS[1][4:], TEXTS[2]]), first)
 
 
 def test_names_are_no_text(audited: Callable[..., Audit], whole: Audit) -> None:
@@ -145,13 +143,13 @@ def test_names_are_no_text(audited: Callable[..., Audit], whole: Audit) -> None:
     assert pair(whole, renamed).notes == ()
     # The first one that differs is the second, although the names differ from the first one on.
     message = refused(whole, audited([TEXTS[0], "Other words.", TEXTS[2]], names))
-    assert "the first document that differs is 1: 'two' of" in message
+    assert "1: 'two' of" in message
     assert "'a.txt:2' of" in message
 
 
 def test_more_documents_are_counted(audited: Callable[..., Audit], whole: Audit) -> None:
     message = refused(whole, audited(TEXTS[:2]))
-    assert "; 3 documents before, 2 after: audit both on one text" in message
+    assert "; 3 documents before, 2 after" in message
     # What both measured is the same.
     cut = whole.documents["positions"].to_pylist()[0]
     both = [audited([TEXTS[0], text], max_positions=cut) for text in ("with a", "with b")]
@@ -192,7 +190,7 @@ def test_tokenizers_of_one_size_that_spell_otherwise_are_refused() -> None:
     one, two = letters("cabbage", "abcdefg"), letters("dbccbhf", "bcdefgh")
     assert one.provenance.text.tokenizer == two.provenance.text.tokenizer
     assert one.provenance.text.digest == two.provenance.text.digest
-    assert "the tokenizers differ: id 0 is ' a' before and ' b' after" in refused(one, two)
+    assert "id 0 is ' a' before and ' b' after" in refused(one, two)
 
 
 def test_a_slow_and_a_fast_class_are_one_tokenizer(whole: Audit) -> None:
@@ -221,11 +219,11 @@ def test_padded_vocabularies_pair(whole: Audit, llama: Any, tokenizer: Any) -> N
 @pytest.mark.parametrize(
     ("one", "two", "message"),
     [
-        ({"context": 24}, {"context": 32}, "context 24 before, 32 after; give both the same"),
+        ({"context": 24}, {"context": 32}, "context 24 before, 32 after"),
         (
             {"overflow": "windows"},
             {"overflow": "truncate"},
-            "overflow windows before, truncate after; give both the same",
+            "overflow windows before, truncate after",
         ),
         (
             {"max_positions": 20},

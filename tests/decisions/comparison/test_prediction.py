@@ -254,7 +254,7 @@ def test_bad_logits_are_refused_and_json_returns_the_record():
             predict_flips(before, after, doc, topk_logits=logits)
     with pytest.raises(ValueError, match="descending order"):
         predict_flips(before, after, doc, topk_logits=top[:, ::-1])
-    with pytest.raises(ValueError, match="doc has 49 rows, an audit 50"):
+    with pytest.raises(ValueError, match=r"doc has 49 .* 50"):
         predict_flips(before, after, doc[1:])
     found = predict_flips(before, after, doc, resamples=20)
     text = json.dumps(record_to_json(found), allow_nan=False)

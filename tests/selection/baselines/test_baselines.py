@@ -402,7 +402,7 @@ def test_kappa_is_the_distance_from_the_nearest_rotation() -> None:
     assert math.isnan(kappa(a, torch.full((30, 2), 0.1)))
     flat = torch.cat([a, torch.zeros(30, 1)], 1)
     assert kappa(flat, flat, rank=5, ridge=0.0) == pytest.approx(math.sqrt(1 / 5))
-    with pytest.raises(UnembedError, match="rank is 5: these matrices have from 1 to 4"):
+    with pytest.raises(UnembedError, match=r"rank is 5.* 4"):
         kappa(a, b, rank=5)
     with pytest.raises(UnembedError, match="ridge is -1"):
         kappa(a, b, ridge=-1.0)
@@ -521,20 +521,20 @@ def test_the_random_score_is_of_names_and_seed_alone() -> None:
 def test_what_cannot_be_scored_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     head = make_head()
     target, source = two_texts(head)
-    with pytest.raises(UnembedError, match="baseline 'ckaa' is not one of cka, cka_debiased"):
+    with pytest.raises(UnembedError, match=r"'ckaa' .*cka, cka_debiased"):
         score("ckaa", target, source, head)
     with pytest.raises(UnembedError, match="5 wide, the head reads 6"):
         score("cka", target, source, make_head(7, 6))
     with pytest.raises(UnembedError, match="target 1 of task 'source' is no token"):
         score("unigram", target, replace(source, targets=torch.ones_like(source.targets)), head)
     for name in MODEL_BASELINES:
-        with pytest.raises(UnembedError, match="'target' and 'source' have other lengths"):
+        with pytest.raises(UnembedError, match=r"'target' and 'source' .*length"):
             score(name, target, source, head)
     turned = replace(target, name="adapted", targets=target.targets.roll(1))
-    with pytest.raises(UnembedError, match="other next tokens: read the target's text with"):
+    with pytest.raises(UnembedError, match="other next tokens"):
         score("leep", target, turned, head)
     monkeypatch.setattr(gradients, "MOST_POSITIONS", 16)
-    with pytest.raises(UnembedError, match="17 positions in all are more than the 16"):
+    with pytest.raises(UnembedError, match=r"17 positions .* 16"):
         score("fa_cka_kernel", target, source, head)
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     with pytest.raises(UnembedError, match="7 documents for 8 positions"):

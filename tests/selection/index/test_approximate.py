@@ -162,7 +162,7 @@ def test_a_compaction_during_the_build_is_told(
             Index.open(folder).remove([f"row {i}" for i in range(ROWS // 2 + 1)]),
         )[0],
     )
-    with pytest.raises(UnembedError, match="compacted while its approximate pass was built"):
+    with pytest.raises(UnembedError, match="compacted while"):
         index.build()
     assert not list(folder.glob("approximate-*"))
 
@@ -214,7 +214,7 @@ def test_without_faiss_or_rows_the_remedy_is_named(
         lambda: Index.open(folder).build(),
         lambda: Index.open(folder).query(QUERIES[0], approximate=True),
     ):
-        with pytest.raises(UnembedError, match=r"needs faiss: pip install 'unembed\[faiss\]'"):
+        with pytest.raises(UnembedError, match=r"'unembed\[faiss\]'"):
             call()
 
 

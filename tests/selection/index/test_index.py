@@ -155,7 +155,7 @@ def test_entries_say_where_they_are_from(tmp_path: Path) -> None:
 def test_names_are_replaced_on_request_alone(tmp_path: Path) -> None:
     index = filled(tmp_path / "index")
     again = random_signature("task 4", 99)
-    with pytest.raises(UnembedError, match="an entry named 'task 4' already: give --replace"):
+    with pytest.raises(UnembedError, match="'task 4' already"):
         index.add([random_signature("new", 5), again])
     assert len(index) == 11
     index.add([again], replace=True)
@@ -172,7 +172,7 @@ def test_names_are_replaced_on_request_alone(tmp_path: Path) -> None:
 
 def test_what_does_not_compare_is_refused(tmp_path: Path) -> None:
     index = filled(tmp_path / "index", by="gradient")
-    with pytest.raises(UnembedError, match=r"has m 64 and wide m 128: sketch both with the same m"):
+    with pytest.raises(UnembedError, match=r"has m 64 and wide m 128"):
         index.add([random_signature("wide", 1, m=128)])
     with pytest.raises(UnembedError, match="has m 64 and wide m 128"):
         index.query(random_signature("wide", 1, m=128))
@@ -373,5 +373,5 @@ def test_maps_are_principal_components(tmp_path: Path, monkeypatch: pytest.Monke
     assert explained == (0.0, 0.0)
     assert not points.any()
     index.remove([f"task {i}" for i in range(2, 12)])
-    with pytest.raises(UnembedError, match="has 1 entries: a map needs two"):
+    with pytest.raises(UnembedError, match="has 1 entries"):
         map_of(index)

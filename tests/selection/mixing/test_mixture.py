@@ -486,7 +486,7 @@ def test_compact_signatures_have_the_sketchs_error_alone(tmp_path: Path) -> None
     assert "1 keeps too few blocks" in " ".join(found.warnings)
     ours, theirs = found.shares[0].weight, usual.shares[0].weight
     assert 0 < ours.high - ours.low < theirs.high - theirs.low
-    with pytest.raises(UnembedError, match="1 keeps no error features, as it is compact"):
+    with pytest.raises(UnembedError, match="1 keeps no error features"):
         mix(whole[0], [compact, whole[2]], by="error")
     sharing = signed("2", made, replace(tasks[2], document=tasks[0].document))
     compact = read_signature(export(sharing, tmp_path / "sharing.safetensors"))
@@ -498,20 +498,18 @@ def test_what_cannot_be_mixed_is_refused() -> None:
     task = language_like(60, 1)
     sketches = [sketch_of(spec_of(task, m=64, seed=seed)) for seed in (1, 2)]
     a, b, c = (signed(str(s), sketches[0], language_like(60, s)) for s in (1, 2, 3))
-    with pytest.raises(UnembedError, match="1 source is nothing to mix: give two or more"):
+    with pytest.raises(UnembedError, match="1 source "):
         mix(a, [b])
     with pytest.raises(UnembedError, match="two signatures are named '2'"):
         mix(a, [b, b])
-    with pytest.raises(UnembedError, match="the target 1 is the source copy too"):
+    with pytest.raises(UnembedError, match="target 1 is the source copy"):
         mix(a, [b, replace(a, name="copy")])
-    with pytest.raises(UnembedError, match="1 has seed 1 and x seed 2: sketch both"):
+    with pytest.raises(UnembedError, match="1 has seed 1 and x seed 2"):
         mix(a, [b, signed("x", sketches[1], task)])
-    with pytest.raises(UnembedError, match="by 'coupling' is not one of joint, activation"):
+    with pytest.raises(UnembedError, match=r"'coupling' .*joint, activation"):
         mix(a, [b, c], by="coupling")
     bare = replace(c, state=replace(c.state, first=None))
-    with pytest.raises(
-        UnembedError, match="3 keeps no mean gradient: sketch it again with --first"
-    ):
+    with pytest.raises(UnembedError, match=r"3 keeps no mean gradient.*--first"):
         mix(a, [b, bare], by="gradient")
     assert mix(a, [b, bare]).total.value > 0
 

@@ -354,9 +354,9 @@ def test_signatures_without_blocks_have_scores_alone(tmp_path: Path) -> None:
 
 def test_what_cannot_be_ranked(tmp_path: Path) -> None:
     target, *sources = several()
-    with pytest.raises(UnembedError, match="'coupling' is not one of joint, activation"):
+    with pytest.raises(UnembedError, match=r"'coupling' .*joint, activation"):
         rank(target, sources, by="coupling")
-    with pytest.raises(UnembedError, match="no sources to rank for t: give one"):
+    with pytest.raises(UnembedError, match=r"no sources .* t"):
         rank(target, [])
     with pytest.raises(UnembedError, match="two signatures are named 't'"):
         rank(target, [target])

@@ -155,7 +155,7 @@ def test_what_cannot_be_ranked() -> None:
     target, source = task("t", 0), task("a", 1, first=50)
     with pytest.raises(UnembedError, match="'joint' is not one of"):
         rank_samples(target, [source], head, by="joint")
-    with pytest.raises(UnembedError, match="no sources to rank for t"):
+    with pytest.raises(UnembedError, match=r"sources .* t"):
         rank_samples(target, [], head, by="cka")
     with pytest.raises(UnembedError, match="two tasks are named 'a'"):
         rank_samples(target, [source, source], head, by="cka")

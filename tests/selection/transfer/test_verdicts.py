@@ -181,7 +181,7 @@ def test_a_method_against_another_is_a_difference_in_pairs() -> None:
     ours, theirs = judge(near)
     assert theirs.regret.high is not None
     assert compared(near, "oracle", "near").regret.value == -theirs.regret.value
-    with pytest.raises(UnembedError, match="no method is named 'best': there are good"):
+    with pytest.raises(UnembedError, match=r"'best'.* good"):
         compared(made, "best", "good")
 
 
@@ -212,7 +212,7 @@ def test_what_cannot_be_judged_is_refused() -> None:
     made = transfer()
     with pytest.raises(UnembedError, match="2 tasks leave a target no two sources"):
         judge(transfer(1, 2))
-    with pytest.raises(UnembedError, match=r"gains of shape \(3, 7, 7\) do not fit 6 tasks"):
+    with pytest.raises(UnembedError, match=r"\(3, 7, 7\) .*6 tasks"):
         judge(replace(made, tasks=made.tasks[:6]))
     with pytest.raises(UnembedError, match="two methods are named 'good'"):
         judge(replace(made, scores=(made.scores[0], made.scores[0])))

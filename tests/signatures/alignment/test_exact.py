@@ -579,11 +579,11 @@ def test_what_cannot_be_used_is_refused_with_its_remedy(monkeypatch: pytest.Monk
         exact_alignments([], head)
     with pytest.raises(UnembedError, match=r"two tasks are named 'a'"):
         exact_alignments([task, task], head)
-    with pytest.raises(UnembedError, match=r"are 4 wide, the head reads 3"):
+    with pytest.raises(UnembedError, match=r"4 wide, .* 3"):
         exact_alignments([task], make_head(6, 3))
-    with pytest.raises(UnembedError, match=r"target 1 of task 'a' is no token"):
+    with pytest.raises(UnembedError, match=r"target 1 of task 'a'"):
         exact_alignments([replace(task, targets=torch.ones(5, dtype=torch.long))], head)
-    with pytest.raises(UnembedError, match=r"target 6 of task 'a' is no token"):
+    with pytest.raises(UnembedError, match=r"target 6 of task 'a'"):
         exact_alignments([replace(task, targets=torch.full((5,), 6))], head)
     with pytest.raises(UnembedError, match=r"fisher 'false' is not"):
         exact._check([task], "false", "token", None, 1)
@@ -601,8 +601,8 @@ def test_what_cannot_be_used_is_refused_with_its_remedy(monkeypatch: pytest.Monk
         replace(task, hidden=broken)
     with pytest.raises(UnembedError, match=r"has no positions"):
         Samples("none", task.hidden[:0], task.targets[:0], np.arange(0), np.arange(0))
-    with pytest.raises(UnembedError, match=r"sequence 2 of task 'a' lies in two documents"):
+    with pytest.raises(UnembedError, match=r"sequence 2 of task 'a'"):
         replace(task, sequence=np.array([0, 1, 2, 2, 3]))
     monkeypatch.setattr(exact, "MOST_POSITIONS", 4)
-    with pytest.raises(UnembedError, match=r"5 positions in all are more than the 4 .* sketch"):
+    with pytest.raises(UnembedError, match=r"5 positions .*the 4 .* sketch"):
         exact_alignments([task], head)

@@ -58,11 +58,11 @@ def test_what_is_asked_for() -> None:
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        (((), 5, None), "--benchmark-limit 5 needs a task: give --benchmark too"),
-        (((), None, Path("tasks")), "--benchmark-path tasks needs a task"),
+        (((), 5, None), "--benchmark-limit 5 .*--benchmark"),
+        (((), None, Path("tasks")), "--benchmark-path tasks "),
         ((("paper", "piqa"), None, None), "each once"),
-        ((("piqa",), 0, None), "limit must be at least 1, got 0"),
-        ((("piqa",), None, Path("nowhere")), "include_path 'nowhere' is no folder"),
+        ((("piqa",), 0, None), "limit .*got 0"),
+        ((("piqa",), None, Path("nowhere")), "include_path 'nowhere'"),
     ],
 )
 def test_what_cannot_be_asked(wrong: Any, said: str) -> None:
@@ -84,8 +84,8 @@ def test_a_grid_takes_no_benchmarks() -> None:
 @pytest.mark.parametrize(
     ("name", "change", "said"),
     [
-        ("taught", None, "need a model on disk, and 'taught' is neither"),
-        ("", None, "need a model on disk, and '.*empty' is neither"),
+        ("taught", None, "model on disk, .*'taught'"),
+        ("", None, "model on disk, .*empty'"),
         (None, lambda model: model.lm_head.weight.mul_(1.5), "holds other weights"),
         (None, lambda model: model.double(), "another precision"),
     ],

@@ -242,7 +242,7 @@ def test_digest_covers_document_prompt_and_target(what: str) -> None:
 
 
 def test_task_without_a_mean_is_refused() -> None:
-    with pytest.raises(UnembedError, match=r"'t' reports no metric .* \(of bleu\)"):
+    with pytest.raises(UnembedError, match=r"'t' .*metric .* \(of bleu\)"):
         scores_of("t", results(**{"bleu,none": 12.0}), [sample(0, bleu=1.0), sample(1, bleu=2.0)])
     with pytest.raises(UnembedError, match="no metric"):
         scores_of("t", results(**{"acc,none": math.nan}), [sample(0, acc=math.nan)])
@@ -334,10 +334,10 @@ def test_another_model_in_the_same_folder_is_another_run(
     ("wrong", "said"),
     [
         ({"tasks": []}, "got None"),
-        ({"tasks": ["piqa", "piqa"]}, "each once, got piqa, piqa"),
-        ({"limit": 0}, "limit must be at least 1, got 0"),
-        ({"batch_size": -2}, "batch_size must be at least 1, got -2"),
-        ({"include_path": "nowhere"}, "include_path 'nowhere' is no folder"),
+        ({"tasks": ["piqa", "piqa"]}, "got piqa, piqa"),
+        ({"limit": 0}, "limit .*got 0"),
+        ({"batch_size": -2}, "batch_size .*got -2"),
+        ({"include_path": "nowhere"}, "include_path 'nowhere'"),
     ],
 )
 def test_arguments_out_of_range_are_refused(
@@ -456,16 +456,16 @@ def changed_task(run: BenchmarkRun, **changes: Any) -> BenchmarkRun:
         (lambda run: replace(run, versions={"lm_eval": "0.5"}), "version: 0.4.13 before, 0.5"),
         (lambda run: replace(run, limit=9), "limit: None before, 9 after"),
         (lambda run: replace(run, tasks=run.tasks[:1]), "tasks: hard, soft before, hard after"),
-        (lambda run: changed_task(run, version="2"), "version of task hard is 1.0 before and 2"),
+        (lambda run: changed_task(run, version="2"), "version of task hard is 1.0 .* 2"),
         (lambda run: changed_task(run, documents=(*range(36), 40)), "document 36 before, 40 after"),
         (
             lambda run: changed_task(run, digests=("hard0", *["x"] * 36)),
-            "document 1 of task hard is another one",
+            "document 1 of task hard",
         ),
         (lambda run: replace(run, tasks=(scores("hard", [1.0]), run.tasks[1])), "number of"),
         (
             lambda run: replace(run, tasks=(scores("hard", [1.0] * 37, "f1"), run.tasks[1])),
-            "headline metric of task hard is acc before and f1 after",
+            "metric of task hard is acc .*f1",
         ),
     ],
 )
@@ -483,7 +483,7 @@ def test_another_kind_of_run_is_no_benchmark(tmp_path: Path) -> None:
 
     with RunFolder.open(tmp_path / "run", {"kind": "audit"}) as folder:
         folder.finish("")
-    with pytest.raises(UnembedError, match="kind 'audit' and schema 1, not 'benchmark'"):
+    with pytest.raises(UnembedError, match=r"'audit'.*'benchmark'"):
         read_benchmark(tmp_path / "run")
 
 

@@ -139,7 +139,7 @@ def test_ewc_without_anything_to_read_is_refused() -> None:
     model, broken = network(), (1.0, torch.nan, 1.0, 1.0, 1.0, 1.0)
     with pytest.raises(UnembedError, match="EWC was given no text to read"):
         Ewc.of(model, [])
-    with pytest.raises(UnembedError, match=r"gradient of 0\.weight is not finite at item 2"):
+    with pytest.raises(UnembedError, match=r"0\.weight .*finite at item 2"):
         Ewc.of(model, (loss * size for loss, size in zip(losses(model), broken, strict=True)))
     ewc = Ewc.of(model, losses(model))
     with pytest.raises(ValueError, match=r"Linear has no parameter 0\.bias"):
@@ -310,11 +310,11 @@ def test_protection_says_whether_it_needs_the_starting_model() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"ewc": -1.0}, "the protection weight ewc is -1.0: give a number from 0 up"),
-        ({"margin": float("nan")}, "the protection weight margin is nan"),
-        ({"kl": float("inf")}, "the protection weight kl is inf"),
-        ({"kl": 1.0, "classes": ("names",)}, "'names' is no token class: give one of structural"),
-        ({"classes": ("numeric", "content")}, "classes numeric, content are protected with kl 0.0"),
+        ({"ewc": -1.0}, "ewc is -1.0"),
+        ({"margin": float("nan")}, "margin is nan"),
+        ({"kl": float("inf")}, "kl is inf"),
+        ({"kl": 1.0, "classes": ("names",)}, "'names' .*structural"),
+        ({"classes": ("numeric", "content")}, "numeric, content .*kl 0.0"),
     ],
 )
 def test_a_protection_that_cannot_be_is_refused(given: dict[str, Any], message: str) -> None:

@@ -348,9 +348,7 @@ def test_scopes_that_are_none() -> None:
     for scope in ("heads", "last-0-blocks", "last-N-blocks", "last-2-block", ""):
         said = refused(model, scope)
         assert said.startswith(f"scope {scope!r} is not one of full, last-N-blocks, final-norm")
-    assert "more than the 2 blocks of LlamaForCausalLM (model.layers)" in refused(
-        model, "last-99-blocks"
-    )
+    assert "2 blocks of LlamaForCausalLM (model.layers)" in refused(model, "last-99-blocks")
     assert "takes no LoRA settings" in refused(model, "head", lora=Lora())
 
 
@@ -368,7 +366,7 @@ def test_heads_that_cannot_be_untied() -> None:
 
     torch.manual_seed(0)
     model = Stubborn(tf.GPT2Config(vocab_size=300, n_embd=32, n_layer=2, n_head=4, n_positions=64))
-    assert "ties its head whatever its configuration says" in refused(model, "head", untie=True)
+    assert "ties its head" in refused(model, "head", untie=True)
     assert model.lm_head.weight is model.transformer.wte.weight
 
 
@@ -380,7 +378,7 @@ def test_models_with_nothing_to_train_there() -> None:
     within: Any = small_model("llama")
     within.model.norm = nn.Identity()
     for model, scope in itertools.product((olmo, within), ("final-norm", "norm+head")):
-        assert "has no norm with a gain between" in refused(model, scope)
+        assert "no norm with a gain" in refused(model, scope)
     whole: Any = small_model("llama")
     flat = nn.Parameter(torch.ones(32, 64, dtype=torch.int8), requires_grad=False)
     whole.model.layers[1].mlp.down_proj.weight = flat
@@ -399,7 +397,7 @@ def test_adapters_that_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert "no linear layer" in refused(model, "lora", lora=Lora(targets=("embed_tokens",)))
     said = refused(model, "lora", lora=Lora(targets=("lm_head",)))
-    assert said == "LoRA target 'lm_head' is the head: take scope head to move it"
+    assert "'lm_head' is the head" in said
     for settings in ({"rank": 0}, {"alpha": 0}, {"dropout": 1.0}, {"targets": ()}):
         with pytest.raises(UnembedError, match=f"LoRA {next(iter(settings))}"):
             Lora(**settings)  # type: ignore[arg-type]

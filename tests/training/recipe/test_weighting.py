@@ -102,13 +102,13 @@ def test_gates_read_the_margin_and_the_top_token(gates: dict[str, Any], wanted: 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"classes": {"nouns": 2.0}}, r"'nouns' is no token class: give one of structural, num"),
-        ({"classes": {"numeric": -1.0}}, "the weight of class 'numeric' is -1.0"),
-        ({"classes": {"*": float("inf")}}, r"the weight of class '\*' is inf"),
-        ({"frequency": -0.5}, "the frequency power is -0.5"),
-        ({"frequency": float("nan")}, "the frequency power is nan"),
-        ({"values": {17: -2.0}}, "the value of token 17 is -2.0"),
-        ({"below_margin": 0.0}, "below_margin is 0.0: give a number above 0"),
+        ({"classes": {"nouns": 2.0}}, r"'nouns' .*structural, num"),
+        ({"classes": {"numeric": -1.0}}, "'numeric' is -1.0"),
+        ({"classes": {"*": float("inf")}}, r"'\*' is inf"),
+        ({"frequency": -0.5}, "power is -0.5"),
+        ({"frequency": float("nan")}, "power is nan"),
+        ({"values": {17: -2.0}}, "token 17 is -2.0"),
+        ({"below_margin": 0.0}, "below_margin is 0.0"),
         ({"below_margin": float("inf")}, "below_margin is inf"),
     ],
 )
@@ -120,7 +120,7 @@ def test_what_weighs_nothing_sensible_is_refused(given: dict[str, Any], message:
 def test_a_table_without_weight_is_refused() -> None:
     with pytest.raises(UnembedError, match="leave every training target without weight"):
         Weighting(classes={"fragment": 1.0, "*": 0.0}).table(COUNTS, WORDS)
-    with pytest.raises(UnembedError, match="token 8 has a value, and ids end at 7"):
+    with pytest.raises(UnembedError, match=r"token 8 .* 7"):
         Weighting(values={8: 1.0}).table(COUNTS, WORDS)
     with pytest.raises(UnembedError, match="more than float32 holds"):
         Weighting(values={6: 1e300}).table(COUNTS, WORDS)
@@ -193,17 +193,17 @@ def test_an_id_counts_before_a_text_and_every_token_that_reads_so_is_meant(
         ("a.csv", "token,weight\ne,2\n", "line 2: the value is None"),
         ("a.jsonl", '{"token": "e", "value": NaN}', "line 1: the value is nan"),
         ("a.jsonl", '{"token": "e", "value": true}', "line 1: the value is True"),
-        ("a.csv", "token,value\ne,1\nd,1\ne,2\n", "line 4: token 'e' is listed twice"),
+        ("a.csv", "token,value\ne,1\nd,1\ne,2\n", "line 4: token 'e' "),
         (
             "a.csv",
             "token,value\n,,2\n",
-            "line 2 has more fields .* '2': put a token that holds ','",
+            "line 2 .*fields .* '2'",
         ),
         ("a.csv", "word,value\ne,2\n", "line 2 names no token; it has word, value"),
         ("a.json", '{"e": 2}', "entry 1 names no token; it has e"),
-        ("a.jsonl", '["e", 2]', r"line 1 is \['e', 2\]: give an object"),
+        ("a.jsonl", '["e", 2]', r"line 1 is \['e', 2\]"),
         ("a.jsonl", "e 2", "a.jsonl is no .jsonl table"),
-        ("a.csv", 'token,value\n"e,2\n', "a.csv is no .csv table: unexpected end of data"),
+        ("a.csv", 'token,value\n"e,2\n', "a.csv .*unexpected end of data"),
         ("a.xlsx", "", "cannot read a .xlsx table of values"),
         ("a.csv", b"token,value\n\xff,2\n", "a.csv is not UTF-8 at byte 13"),
         ("a.csv", None, "a.csv cannot be read: No such file"),
@@ -246,16 +246,16 @@ def test_listed_positions_are_found_by_document_and_position(
     [
         ({"doc": [], "pos": []}, "lists no positions"),
         ({"doc": [1], "position": [2]}, "has no column 'pos'; it has doc, position"),
-        ({"doc": [1.0], "pos": [2]}, "column 'doc' holds double: give whole numbers"),
+        ({"doc": [1.0], "pos": [2]}, "column 'doc' holds double"),
         ({"doc": ["1"], "pos": [2]}, "column 'doc' holds string"),
         ({"doc": [1, None], "pos": [2, 3]}, "row 2: doc is None"),
         ({"doc": [1, 1], "pos": [2, -3]}, "row 2: pos is -3"),
         ({"doc": [1], "pos": [2**31]}, "row 1: pos is 2147483648"),
-        ({"doc": [4, 1, 4], "pos": [2, 2, 2]}, "row 3: doc 4, pos 2 is listed twice"),
+        ({"doc": [4, 1, 4], "pos": [2, 2, 2]}, "row 3: doc 4, pos 2 "),
         ({"doc": [1], "pos": [2], "weight": [-1.0]}, "row 1: weight is -1.0"),
         ({"doc": [1], "pos": [2], "weight": [float("nan")]}, "row 1: weight is nan"),
         ({"doc": [1], "pos": [2], "weight": [float("inf")]}, "row 1: weight is inf"),
-        ({"doc": [1], "pos": [2], "weight": ["x"]}, "column 'weight' holds string: give numbers"),
+        ({"doc": [1], "pos": [2], "weight": ["x"]}, "column 'weight' holds string"),
     ],
 )
 def test_a_list_of_positions_that_cannot_be_used_is_refused(

@@ -237,9 +237,9 @@ def test_without_torchao_its_changes_are_skipped_with_a_reason(
 
 
 def test_what_is_refused(first: Checkpoint, corpus: Corpus) -> None:
-    with pytest.raises(UnembedError, match="change 'int5' is not one of int8, int4, bfloat16"):
+    with pytest.raises(UnembedError, match=r"'int5' .*int8, int4, bfloat16"):
         read_outs(first, corpus, changes=("int5",))
-    with pytest.raises(UnembedError, match=r"noise -0\.5 is no standard deviation"):
+    with pytest.raises(UnembedError, match=r"noise -0\.5 "):
         read_outs(first, corpus, noise=(-0.5,))
     broken = copy.deepcopy(first.model)
     with torch.no_grad():
@@ -375,17 +375,17 @@ def test_read_outs_that_cannot_be_compared(
 ) -> None:
     with pytest.raises(UnembedError, match="no read-outs after"):
         compare_read_outs([found], [])
-    with pytest.raises(UnembedError, match="two seeds are one model: first and first, both after"):
+    with pytest.raises(UnembedError, match="first and first, both after"):
         compare_read_outs([softer], [found, found])
     few = replace(OPTIONS, max_positions=10)
     other = Corpus.from_texts(["Another text of a few words, and no more than that."], tokenizer)
     elsewhere = read_outs(first, other, options=few, changes=(), noise=())
     here = replace(found, changes={}, noise=())
-    with pytest.raises(UnembedError, match=r"differ in their text \(digest\)"):
+    with pytest.raises(UnembedError, match=r"text \(digest\)"):
         compare_read_outs([here], [elsewhere])
     text = replace(found.provenance.text, context=12)
     shorter = replace(found, provenance=replace(found.provenance, text=text))
-    with pytest.raises(UnembedError, match="differ in their context, 24 and 12"):
+    with pytest.raises(UnembedError, match="context, 24 and 12"):
         compare_read_outs([found], [shorter])
     with pytest.raises(UnembedError, match="differ in their noise"):
         compare_read_outs([found], [replace(softer, noise=())])

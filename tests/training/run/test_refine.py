@@ -256,8 +256,8 @@ def refused(given: Checkpoint, corpus: Corpus, recipe: Recipe, out: Path, words:
         ({"heldout": 0.0}, "heldout is 0"),
         ({"heldout": 1.0}, "heldout is 1.0"),
         ({"steps": 0}, "steps is 0"),
-        ({"context": 2}, "context is 2: give at least 3"),
-        ({"scope": "tail"}, "scope 'tail' is not one of"),
+        ({"context": 2}, "context is 2.* 3"),
+        ({"scope": "tail"}, "scope 'tail'"),
         ({"scope": "final-norm", "untie": True}, "untie"),
     ],
 )
@@ -291,7 +291,7 @@ def test_what_its_parts_cannot_be(tmp_path: Path, small_tokenizer: Any) -> None:
         ({"learning_rate": 1e30, "watch_every": 1}, "not finite|the run diverged"),
         ({"learning_rate": 1.0, "steps": 30, "watch_every": 30}, "the run diverged"),
         ({"scope": "last-9-blocks"}, "asks for more than the 2 blocks"),
-        ({"scope": "lora", "lora": Lora(targets=("z_proj",))}, "'z_proj' is no linear layer"),
+        ({"scope": "lora", "lora": Lora(targets=("z_proj",))}, "'z_proj'"),
         ({"context": 65}, "more than the 64 tokens"),
     ],
 )

@@ -377,7 +377,7 @@ def test_positions_of_the_text_are_found_again_in_its_training_part(corpus: Corp
     assert ((placed.keys & 0xFFFFFFFF) == 2).all()
     heldout = int(np.flatnonzero(part.held)[0])
     far = Positions(np.array([heldout << 32, 999 << 32]), np.ones(2, dtype=np.float32))
-    with pytest.raises(UnembedError, match="none of the 2 positions listed"):
+    with pytest.raises(UnembedError, match="2 positions"):
         part.placed(far)
 
 
@@ -486,7 +486,7 @@ def test_a_broken_model_is_one_line(weight: float, corpus: Corpus, tmp_path: Pat
     with torch.no_grad():
         model.model.layers[1].mlp.down_proj.weight[3] = torch.nan
     term = PenaltyTerm(Objective("fisher"), weight)
-    with pytest.raises(UnembedError, match="the loss is not finite at step 0") as caught:
+    with pytest.raises(UnembedError, match="finite at step 0") as caught:
         ran(model, Examples.of(corpus, CONTEXT), term, tmp_path)
     assert "\n" not in str(caught.value)
 
@@ -529,7 +529,7 @@ def test_a_model_that_calls_its_head_twice_is_refused() -> None:
 
     model.forward = twice
     ids = torch.ones(1, 4, dtype=torch.long)
-    with pytest.raises(UnembedError, match="calls its head 2 times"):
+    with pytest.raises(UnembedError, match="head 2 times"):
         hook.at_head(model, {"input_ids": ids}, lambda h, _: h)
     del model.forward
     assert "forward" not in vars(model.lm_head)
