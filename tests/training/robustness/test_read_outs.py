@@ -23,6 +23,7 @@ from unembed.decisions.comparison.live import audit_both
 from unembed.errors import NonFiniteError, UnembedError
 from unembed.models.checkpoint import Checkpoint, load
 from unembed.models.quantization import quantized, torchao_is_there
+from unembed.runs.record import record_from_json, record_to_json
 from unembed.stats.bootstrap import interval_levels, resample_weights
 from unembed.stats.student import student_t
 from unembed.training.robustness.comparison import RobustnessComparison, compare_read_outs
@@ -326,7 +327,8 @@ def test_a_comparison_is_the_plain_count_with_paired_resamples(found: ReadOuts) 
     )
     assert got.changes[1].ratio.value is None
     assert got.changes[1].ratio.reason == "9 flips before and 9 after; a ratio needs 10 of each"
-    assert RobustnessComparison.from_json(json.loads(json.dumps(got.to_json()))) == got
+    written = json.dumps(record_to_json(got))
+    assert record_from_json(RobustnessComparison, json.loads(written)) == got
 
 
 def test_several_seeds_widen_the_intervals(found: ReadOuts) -> None:

@@ -27,7 +27,7 @@ So ``acc_norm`` for arc_challenge, hellaswag and piqa, and ``acc`` for winogrand
 and truthfulqa_mc1, which have no ``acc_norm``.
 """
 
-SEEDS = "0,1234,1234,1234"
+HARNESS_SEEDS = "0,1234,1234,1234"
 """Seeds of Python, numpy, torch and the few-shot examples: the harness's own."""
 PYTHON = (sys.executable, "-P")
 """-P: a ``datasets.py`` in the current folder is not taken for the library."""

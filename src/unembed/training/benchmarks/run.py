@@ -22,7 +22,7 @@ from unembed.runs.manifest import verified_run
 from unembed.runs.record import record_from_json, record_to_json
 from unembed.runs.store import RunFolder, holds_finished_run
 from unembed.stats.estimate import Estimate
-from unembed.training.benchmarks.harness import SEEDS, TaskScores, check_names, evaluate
+from unembed.training.benchmarks.harness import HARNESS_SEEDS, TaskScores, check_names, evaluate
 
 TASKS = (
     "arc_challenge",
@@ -113,7 +113,7 @@ def benchmark(
     where it is not installed, does not know a task, or fails.
     """
     check_tasks(tasks, limit, batch_size, include_path)
-    arguments = ["--batch_size", str(batch_size), "--seed", SEEDS, "--log_samples"]
+    arguments = ["--batch_size", str(batch_size), "--seed", HARNESS_SEEDS, "--log_samples"]
     for flag, value in (("limit", limit), ("device", device), ("include_path", include_path)):
         arguments += [] if value is None else [f"--{flag}", str(value)]
     # As JSON: in the key=value form a comma or a bracket in the path would end it.

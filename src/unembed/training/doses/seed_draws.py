@@ -25,8 +25,8 @@ def over_seeds(draws: SeedDraws, documents: int, n: int, reason: str) -> Estimat
 
     The interval is the document bootstrap's of that mean; each end then moves to
     ``value -+ sqrt((value - end)^2 + half^2)`` with ``half^2 = t^2 var(seeds) / S`` as in
-    ``cells.seeds.widened``. One seed adds nothing: nothing is known of its spread. ``reason`` is
-    given where the statistic does not exist with every seed.
+    ``decisions.comparison.seeds.widened``. One seed adds nothing: nothing is known of its spread.
+    ``reason`` is given where the statistic does not exist with every seed.
     """
     each = list(draws.values())
     return _widened(np.mean(each, axis=0), _seed_part(each), documents, n, reason)

@@ -26,11 +26,11 @@ LAST_BLOCKS = re.compile(r"last-([1-9]\d*)-blocks")
 class Scoped:
     """A model whose parameters in scope, and no others, require gradients.
 
-    ``model`` is the one to train: the one given, or for ``lora`` PEFT's around it. ``moves`` are
+    ``model`` is the one to train: the one given, or for ``lora`` PEFT's wrapper. ``moves`` are
     the names of the parameters in scope within it, a tied matrix by its first name. ``n_moving``
     and ``n_total`` count their entries and those of the whole model. ``tied``: head and input
-    embedding are one matrix. ``words`` say it in a sentence. ``moved_before`` are the parameters
-    that required gradients before.
+    embedding are one matrix. ``words`` is a sentence of all this. ``moved_before`` are the
+    parameters that required gradients before.
     """
 
     model: nn.Module
@@ -74,7 +74,8 @@ def apply_scope(
 
     Raises UnembedError for an unknown scope, one with nothing to train or with more blocks than the
     model has, for a head that cannot be untied, for targets of LoRA that are no linear layer or
-    the head, and for a model that carries adapters. It is left as it was then. Source: theory §5.
+    the head, and for a model that carries adapters; the model is then left as it was.
+    Source: theory §5.
     """
     check_scope(scope, untie=untie, lora=lora)
     kind = type(model).__name__
@@ -174,10 +175,10 @@ def _blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
     longest = max(map(len, found.values()), default=0)
     paths = [path for path, members in found.items() if len(members) == longest]
     if len(paths) != 1:
-        said = f"several of {longest} modules ({', '.join(paths)})" if paths else "none"
+        lists_run = f"several of {longest} modules ({', '.join(paths)})" if paths else "none"
         raise UnembedError(
-            f"{type(model).__name__} should run one list of blocks in order and runs {said}: take "
-            "another scope"
+            f"{type(model).__name__} should run one list of blocks in order and runs {lists_run}: "
+            "take another scope"
         )
     return paths[0], found[paths[0]]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -13,7 +12,6 @@ from jaxtyping import Float
 from unembed.decisions.comparison.flips import MINIMUM_FLIPS, RESAMPLES
 from unembed.decisions.comparison.seeds import widened
 from unembed.errors import UnembedError
-from unembed.runs.record import record_from_json, record_to_json
 from unembed.stats.bootstrap import ratio_of_totals
 from unembed.stats.estimate import Estimate
 from unembed.training.resampling import Resampling, Rows
@@ -82,16 +80,6 @@ class RobustnessComparison:
     seeds: tuple[int, int]
     changes: tuple[ChangeShift, ...]
     noise: tuple[NoiseShift, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        values: dict[str, Any] = record_to_json(self)
-        return values
-
-    @staticmethod
-    def from_json(values: dict[str, Any]) -> RobustnessComparison:
-        """Read back what ``to_json`` wrote."""
-        return record_from_json(RobustnessComparison, values)
 
 
 def compare_read_outs(

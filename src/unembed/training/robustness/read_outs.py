@@ -37,7 +37,7 @@ BODIES = (*SCHEMES, "bfloat16")
 HEAD, LOGITS = "bfloat16 head", "bfloat16 logits"
 CHANGES = (*BODIES, HEAD, LOGITS)
 NOISE = (0.25, 0.5, 1.0)
-CANDIDATES = 64
+NOISE_CANDIDATES = 64
 """Largest logits from which the chance of a flip under noise is taken; see ``noise_flips``."""
 
 METADATA = b"unembed.read_outs"
@@ -61,7 +61,7 @@ class Disturbance:
 class Noise:
     """Normal noise of standard deviation ``deviation`` logits on every logit.
 
-    ``chance`` of another top-1 at each position, by the ``CANDIDATES`` largest logits: at most
+    ``chance`` of another top-1 at each position, by the NOISE_CANDIDATES largest logits: at most
     ``neglected`` too small, and never too large.
     """
 
@@ -85,7 +85,7 @@ class ReadOuts:
     skipped: dict[str, str]
 
     def to_table(self) -> pa.Table:
-        """A row per position; what is no column lies in the schema's metadata, as JSON."""
+        """A row per position; everything else is in the schema's metadata, as JSON."""
         columns: dict[str, Any] = {"doc": self.doc, "pos": self.pos}
         for name, change in self.changes.items():
             found = {f"{name} {field}": column for field, column in vars(change).items()}
@@ -137,17 +137,17 @@ def read_outs(
     options: AuditOptions | None = None,
     progress: bool = False,
 ) -> ReadOuts:
-    """Disturb a model in several ways and see, at every position of a text, what it decides then.
+    """What a model decides at every position of a text when it is disturbed in several ways.
 
     ``int8`` and ``int4`` are ``quantized``, skipped without torchao; ``bfloat16`` is the whole
     model in bfloat16, its logits still exact. ``bfloat16 head`` rounds the head's weight and the
     hidden state alone; ``bfloat16 logits`` rounds the logits too, as a bfloat16 model does itself,
     and ties go to the lowest id. All in one pass: the undisturbed model, which stays as it is, runs
-    once beside a copy for each of the first three. ``noise`` is in logits, and exact but for a
-    stated bound: nothing is drawn.
+    once, and a copy for each of the first three. ``noise`` is in logits; nothing is drawn, and its
+    result is exact up to a stated bound.
 
     Of ``options`` the text's are used: context, overflow, positions and the batch size. Raises
-    UnembedError for a change or a deviation that there is none of, NonFiniteError where a model
+    UnembedError for an unknown change or a negative deviation, NonFiniteError where a model
     has a logit that is not finite, and as ``audit`` does. Source: theory §6.
     """
     _check(changes, noise)
@@ -165,9 +165,11 @@ def read_outs(
         if name in BODIES:
             other = _disturbed(checkpoint, name)
             bodies[name] = ModelPass.of(other.model, corpus, options, other.name)
-    ways = _Ways(run, bodies, _rounded_head(run.reading.head), tuple(kept), deviations)
+    disturbances = _Disturbances(
+        run, bodies, _rounded_head(run.reading.head), tuple(kept), deviations
+    )
     with progress_bar("read-outs", "tok", run.reading.windows.positions, progress) as bar:
-        found = ways.columns(bar)
+        found = disturbances.columns(bar)
     return ReadOuts(
         provenance=run.provenance,
         doc=found["doc"],
@@ -181,8 +183,8 @@ def read_outs(
 
 
 @dataclass(frozen=True)
-class _Ways:
-    """One undisturbed run, those with bodies of their own, and what is asked of them."""
+class _Disturbances:
+    """The undisturbed run, those whose bodies are disturbed, and which columns to take."""
 
     run: AuditRun
     bodies: dict[str, ModelPass]
@@ -193,7 +195,7 @@ class _Ways:
     @property
     def candidates(self) -> int:
         """How many of the largest logits the noise needs."""
-        return CANDIDATES if self.noise else 2
+        return NOISE_CANDIDATES if self.noise else 2
 
     def columns(self, bar: Any) -> Columns:
         """Every column of the whole text, in its order."""
@@ -205,16 +207,16 @@ class _Ways:
     def _batch(self, team: tuple[nn.Module, ...], batch: Batch, phases: Phases) -> Columns:
         run, name = self.run.reading, self.run.provenance.model
         hidden = run.hidden(team[0], batch, phases)
-        whole = _voice(run, hidden, run.head, batch, name, self.candidates)
+        whole = _swept(run, hidden, run.head, batch, name, self.candidates)
         plain = replace(whole, swept=_best_two(whole.swept))
         columns: dict[str, Tensor] = {}
         for (change, other), model in zip(self.bodies.items(), team[1:], strict=True):
-            theirs = other.hidden(model, batch, phases)
-            voice = _voice(other, theirs, other.head, batch, f"{name} in {change}")
-            columns |= _apart(change, plain, voice)
+            rows = other.hidden(model, batch, phases)
+            swept = _swept(other, rows, other.head, batch, f"{name} in {change}")
+            columns |= _divergence_columns(change, plain, swept)
         if HEAD in self.changes:
-            voice = _voice(run, hidden.to(torch.bfloat16), self.rounded, batch, HEAD)
-            columns |= _apart(HEAD, plain, voice)
+            swept = _swept(run, hidden.to(torch.bfloat16), self.rounded, batch, HEAD)
+            columns |= _divergence_columns(HEAD, plain, swept)
         if LOGITS in self.changes:
             top1 = native_decisions(hidden, self.rounded).top1
             columns[f"{LOGITS} flipped"] = top1 != plain.swept.topk_ids[:, 0]
@@ -226,7 +228,7 @@ class _Ways:
         return arrays | {"doc": batch.doc, "pos": batch.pos}
 
 
-def _voice(
+def _swept(
     run: ModelPass,
     hidden: Float[Tensor, "positions dim"],
     head: Head,
@@ -234,7 +236,7 @@ def _voice(
     name: str,
     k: int = 2,
 ) -> SweptModel:
-    """What a head says at a batch's positions, by the run's product."""
+    """A head's sweep over a batch's positions, by the run's product; refuses what is not finite."""
     swept = sweep(hidden, head, batch.targets.to(hidden.device), k=k, precision=run.precision)
     if not bool(swept.finite.all()):
         row = int((~swept.finite).nonzero()[0, 0])
@@ -246,12 +248,12 @@ def _voice(
 
 
 def _best_two(swept: Sweep) -> Sweep:
-    """As of a pass for two candidates: the divergence wants as many of both models."""
+    """The sweep as for two candidates: the divergence needs as many of both models."""
     values, ids = swept.topk_values[:, :2], swept.topk_ids[:, :2]
     return replace(swept, topk_values=values, topk_ids=ids)
 
 
-def _apart(name: str, plain: SweptModel, other: SweptModel) -> dict[str, Tensor]:
+def _divergence_columns(name: str, plain: SweptModel, other: SweptModel) -> dict[str, Tensor]:
     found = divergence(plain, other)
     return {
         f"{name} flipped": other.swept.topk_ids[:, 0] != plain.swept.topk_ids[:, 0],

@@ -1,4 +1,4 @@
-"""The control without training: all logits times one factor, by the final norm or by the head."""
+"""The control without training: all logits times one factor, by the final norm."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def temperature(model: nn.Module, factor: float) -> Scaled:
     as it was.
 
     This is the route for whatever reads a checkpoint. A power of two is exact where the gain is
-    the weight itself. Another factor rounds each gain by itself, which turns the hidden state a
+    the weight itself. Another factor rounds each gain separately, which turns the hidden state a
     little: in float32 that decides near-ties alone, in bfloat16 it is 1 part in 256 and flips
-    tokens. ``Head.sharpened`` leaves the hidden state alone.
+    tokens. ``Head.sharpened`` leaves the hidden state as it is.
 
     Raises UnembedError for a factor that is not positive, where the head has a bias or a soft-cap,
     which a longer hidden state does not scale, or where no norm passes the proof.

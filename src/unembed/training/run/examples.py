@@ -70,9 +70,9 @@ def split(corpus: Corpus, share: float) -> Split:
 
 @dataclass(frozen=True)
 class Examples(Dataset[dict[str, Tensor]]):
-    """A data set of token windows as the Trainer takes them.
+    """Token windows as the Trainer takes them.
 
-    Tokens that do not count (``Corpus.counted``) are read and are no labels.
+    Tokens that do not count (``Corpus.counted``) are inputs and never labels.
     """
 
     windows: Windows
