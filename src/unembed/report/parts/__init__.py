@@ -1,1 +1,1 @@
-"""What pages share: cards, charts, drawing, wording."""
+"""What pages share: the base template with its styles and scripts, charts, heat maps, wording."""
