@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +201,20 @@ def test_report_draws_all_three_pages_again(
         refined / "heldout/report.html",
         refined / "training/report.html",
     ]
+
+
+@pytest.mark.parametrize(
+    "name", ["model/model.safetensors", "trained.json", "heldout/before/summary.json"]
+)
+def test_a_changed_file_of_a_refinement_is_named(
+    run: Run, refined: Path, tmp_path: Path, name: str
+) -> None:
+    copy = shutil.copytree(refined, tmp_path / "copy")
+    with (copy / name).open("ab") as file:
+        file.write(b" ")
+    assert f"{name} is damaged" in run("report", copy).line
+    (copy / name).unlink()
+    assert f"{name} is missing" in run("report", copy).line
 
 
 BAD = [

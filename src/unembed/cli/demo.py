@@ -44,7 +44,7 @@ def demo_command(out: Path, as_json: bool, quiet: bool) -> None:
     bfloat16 and int8 versions of it are compared with it (int8 takes the extra quant). Then it is
     trained a little further, with and without a penalty of narrow decisions (the extra train), and
     a dozen topics of the library are sketched: which of them would move its head alike? And which
-    of a dozen listings that it has not read helps which: foretold by scores, and measured.
+    of a dozen listings that it has not read helps which: predicted by scores, and measured.
 
     The model is a small Llama trained on other modules of the standard library; the text is held
     out from its training. Nothing is downloaded. Takes two or three minutes.

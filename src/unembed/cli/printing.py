@@ -46,10 +46,10 @@ def draw(folder: Path, record: RunRecord) -> Path | None:
     try:
         return write_page(folder, record=record)
     except ReportUnavailable as error:
-        said = click.get_current_context().meta
-        if not said.setdefault("unembed.no_report", False):
+        shared = click.get_current_context().meta
+        if not shared.setdefault("unembed.no_report", False):
             click.echo(f"no report: {error}", err=True)
-            said["unembed.no_report"] = True
+            shared["unembed.no_report"] = True
         return None
 
 

@@ -176,14 +176,16 @@ def recipe_of(given: Given) -> Recipe:
     from unembed.training.recipe.recipe import Budget, Recipe
     from unembed.training.recipe.weighting import Weighting
 
-    said = {name: value for name, value in given.items() if value not in (None, ())}
-    asked = said.pop("objective", "fisher")
-    objective = Objective(asked, **_part(said, k="k", threshold="threshold", direction="direction"))
-    adapters = _part(said, lora_rank="rank", lora_alpha="alpha", lora_targets="targets")
+    options = {name: value for name, value in given.items() if value not in (None, ())}
+    asked = options.pop("objective", "fisher")
+    objective = Objective(
+        asked, **_part(options, k="k", threshold="threshold", direction="direction")
+    )
+    adapters = _part(options, lora_rank="rank", lora_alpha="alpha", lora_targets="targets")
     weighting = Weighting(
-        classes=_weights(said.pop("weight_classes", ())),
+        classes=_weights(options.pop("weight_classes", ())),
         **_part(
-            said,
+            options,
             weight_frequency="frequency",
             only_below="below_margin",
             only_right="only_right",
@@ -191,7 +193,7 @@ def recipe_of(given: Given) -> Recipe:
     )
     protection = Protection(
         **_part(
-            said,
+            options,
             protect_ewc="ewc",
             protect_margin="margin",
             protect_kl="kl",
@@ -200,7 +202,7 @@ def recipe_of(given: Given) -> Recipe:
     )
     budget = Budget(
         **_part(
-            said,
+            options,
             budget_nll="nll",
             budget_right_to_wrong="right_to_wrong",
             budget_classes="classes",
@@ -212,7 +214,7 @@ def recipe_of(given: Given) -> Recipe:
         weighting=weighting,
         protection=protection,
         budget=budget,
-        **said,
+        **options,
     )
 
 
@@ -233,9 +235,9 @@ def _benchmarks(asked: tuple[str, ...], limit: int | None, path: Path | None) ->
     return Benchmarks(tuple(tasks), limit, include_path=None if path is None else str(path))
 
 
-def _part(said: Given, **fields: str) -> Given:
-    """Take options out of what was said, by the names that a record has for them."""
-    return {field: said.pop(name) for name, field in fields.items() if name in said}
+def _part(options: Given, **fields: str) -> Given:
+    """Take options out of those given, by the names that a record has for them."""
+    return {field: options.pop(name) for name, field in fields.items() if name in options}
 
 
 def _weights(classes: tuple[str, ...]) -> dict[str, float]:
