@@ -94,7 +94,7 @@ def _show_refined(refined: dict[str, Refinement], out: Path) -> None:
 
 def _cells(side: ComparisonSummary) -> list[str]:
     """The figures of LABELS."""
-    from unembed.runs.table import shown
+    from unembed.stats.estimate import shown
 
     moved, flips = side.movement.everywhere, side.flips
     return [

@@ -47,11 +47,11 @@ class BlockShape:
 
     @staticmethod
     def of(
-        device: torch.device, rows: int, columns: int | None = None, beside: int = 0
+        device: torch.device, rows: int, columns: int | None = None, extra: int = 0
     ) -> BlockShape:
         """The shape that suits the device, for this many rows, with these columns if any are given.
 
-        On CPU a block and ``beside`` more numbers a column (a weight that is turned into float32)
+        On CPU a block and ``extra`` more numbers a column (a weight that is turned into float32)
         take at most half of a core's share of the last cache.
 
         On CUDA all blocks of a sweep have the same height, because its library picks its kernel,
@@ -59,7 +59,7 @@ class BlockShape:
         that height again, if there are not more of them.
         """
         if device.type != "cuda":
-            fitting = cache_share() // 2 // (4 * (ROWS + beside)) // SEGMENT * SEGMENT
+            fitting = cache_share() // 2 // (4 * (ROWS + extra)) // SEGMENT * SEGMENT
             return BlockShape(ROWS, columns or min(BLOCK, max(2 * SEGMENT, fitting)), TILE)
         tiles = max(1, -(-rows // WIDE_ROWS))
         height = max(1, -(-rows // (tiles * TILE))) * TILE

@@ -68,7 +68,9 @@ def divergence(first: SweptModel, second: SweptModel, *, block: int = BLOCK) -> 
     n = len(first.hidden)
     a, b = pad_rows(first.hidden), pad_rows(second.hidden)
     bases = [_base(voice.swept.logsumexp, len(a)) for voice in (first, second)]
-    take_in = compiled.apart if first.precision.epilogue == "compiled" else segment_sums
+    take_in = (
+        compiled.segment_divergences if first.precision.epilogue == "compiled" else segment_sums
+    )
     parts = -(-min(first.head.vocab, second.head.vocab) // SEGMENT)
     sums = torch.zeros(5, len(a), parts, device=a.device)
     for (start, p, rows), (_start, q, _rows) in zip(

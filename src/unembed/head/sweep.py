@@ -61,7 +61,7 @@ def sweep(
     k: int = 2,
     precision: Precision | None = None,
     block: int | None = None,
-    beside: Callable[[Float[Tensor, "rows block"], int, slice], None] | None = None,
+    observe: Callable[[Float[Tensor, "rows block"], int, slice], None] | None = None,
 ) -> Sweep:
     """Top-k, logsumexp, entropy, target logit and rank of every position, float32-exact.
 
@@ -77,8 +77,8 @@ def sweep(
     same for any ``block``, any other rows in the call, and any number of threads; elsewhere these
     may move the last bits of a logit. ``precision`` comes from ``Precision.probe`` and is probed
     here where it is None; ``block``, the columns taken at once, suits the device where it is None.
-    ``beside(logits, first_column, rows)`` sees each block of logits first, padded rows and all, and
-    must leave it as it is: one pass over the vocabulary, many readers.
+    ``observe(logits, first_column, rows)`` sees each block of logits first, padded rows and all,
+    and must leave it as it is: one pass over the vocabulary, many readers.
     Raises ValueError for shapes or targets that do not fit the head. Source: theory §1.
     """
     check(hidden, head, targets, k, block)
@@ -93,8 +93,8 @@ def sweep(
     running = Running.of(index, threshold, k, head.vocab, tolerance)
     update = update_of(precision.epilogue)
     for start, logits, rows in logit_blocks(inputs, head, precision, block):
-        if beside is not None:
-            beside(logits, start, rows)
+        if observe is not None:
+            observe(logits, start, rows)
         update(running.tile(rows), logits, start)
     larger, unsure = running.counted()
     if bool(unsure.any()):

@@ -5,20 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from html import escape
 
-from unembed.stats.estimate import Estimate
-
 NAME_WIDTH = 30
 Rows = Iterable[tuple[str, str]]
-
-
-def shown(estimate: Estimate, form: str) -> str:
-    """An estimate in this format with its interval, or why it or the interval is missing."""
-    if estimate.value is None:
-        return f"undefined: {estimate.reason}"
-    text = format(estimate.value, form)
-    if estimate.low is None or estimate.high is None:
-        return f"{text}  (no interval)"
-    return f"{text}  [{format(estimate.low, form)}, {format(estimate.high, form)}]"
 
 
 def as_text(rows: Rows) -> str:

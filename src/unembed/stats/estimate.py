@@ -28,3 +28,13 @@ class Estimate:
                 raise ValueError(f"Estimate.{name} must be finite or None, got {number}")
         if self.value is None and self.reason is None:
             raise ValueError("an Estimate without a value needs a reason")
+
+
+def shown(estimate: Estimate, form: str) -> str:
+    """An estimate in this format with its interval, or why it or the interval is missing."""
+    if estimate.value is None:
+        return f"undefined: {estimate.reason}"
+    text = format(estimate.value, form)
+    if estimate.low is None or estimate.high is None:
+        return f"{text}  (no interval)"
+    return f"{text}  [{format(estimate.low, form)}, {format(estimate.high, form)}]"

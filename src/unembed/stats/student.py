@@ -1,8 +1,11 @@
-"""Quantiles of Student's t."""
+"""Quantiles of Student's t and of the normal distribution, which it tends to."""
 
 from __future__ import annotations
 
 import math
+
+NORMAL_975 = 1.959963984540054
+"""The 97.5 % quantile of the standard normal distribution."""
 
 
 def student_t(freedom: int) -> float:

@@ -398,7 +398,7 @@ def test_too_few_samples_is_a_value_with_a_reason() -> None:
     assert nothing.total.value is nothing.residual.value is None
     assert nothing.warnings[0].startswith("noise cannot be mixed: the target has too few samples")
     assert interleave_line(nothing) is None
-    assert "none: the target has too few samples" in mixture_text(nothing)
+    assert "undefined: the target has too few samples" in mixture_text(nothing)
     alone = mix(target, [sources[0], lost])
     assert alone.shares[0].weight.value == 1
     assert alone.shares[1].weight.value is None

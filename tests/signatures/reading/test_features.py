@@ -126,7 +126,7 @@ def seen_by_a_reader(
         assert len(logits) == rows.stop
         blocks.append(logits.clone())
 
-    found = sweep(hidden, head, targets, precision=precision, block=512, beside=beside)
+    found = sweep(hidden, head, targets, precision=precision, block=512, observe=beside)
     return found, torch.cat(blocks, 1)[: len(hidden), : head.vocab]
 
 

@@ -31,7 +31,8 @@ from unembed.runs.progress import progress_bar
 from unembed.runs.provenance import Provenance
 from unembed.runs.run_record import RunRecord
 from unembed.runs.store import RunFolder
-from unembed.runs.table import as_html, as_text, shown
+from unembed.runs.table import as_html, as_text
+from unembed.stats.estimate import shown
 from unembed.text.corpus import Corpus
 from unembed.text.vocabulary import Vocabulary
 

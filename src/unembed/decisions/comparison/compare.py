@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from unembed.decisions.audit.audit import Audit
 from unembed.decisions.comparison.divergences import DivergenceColumns
-from unembed.decisions.comparison.flips import RESAMPLES
+from unembed.decisions.comparison.flips import COMPARISON_RESAMPLES
 from unembed.decisions.comparison.pairing import PairedPositions
 from unembed.decisions.comparison.positions import PositionFilter
 from unembed.decisions.comparison.rows import ComparedRows, run_columns, stacked
@@ -30,7 +30,8 @@ from unembed.runs.manifest import FinishedRun
 from unembed.runs.provenance import SCHEMA
 from unembed.runs.run_record import RunRecord
 from unembed.runs.store import RunFolder
-from unembed.runs.table import as_html, as_text, shown
+from unembed.runs.table import as_html, as_text
+from unembed.stats.estimate import shown
 from unembed.text.vocabulary import Vocabulary
 
 PART_ROWS = 1 << 18
@@ -101,7 +102,7 @@ def compare(
     only: PositionFilter | None = None,
     out: str | Path | None = None,
     command: str = "",
-    resamples: int = RESAMPLES,
+    resamples: int = COMPARISON_RESAMPLES,
     seed: int = 0,
 ) -> Comparison:
     """Which decisions changed between two audits of one text, and were they right.
@@ -131,7 +132,7 @@ def compare(
     k = min(one.provenance.options["top_k"] for one in olds)
     parts = [ComparedRows.of(old, new, only, k) for old in olds for new in news]
     rows = stacked(parts)
-    apart = None if divergence is None else _divergence(divergence, rows.paired)
+    divergences = None if divergence is None else _divergence(divergence, rows.paired)
     (first, *more_before), (second, *more_after) = (
         [one.provenance.to_json() for one in side] for side in (olds, news)
     )
@@ -154,14 +155,14 @@ def compare(
             some.groups,
             only=only.words,
             topk_logits=some.topk_logits,
-            divergence=apart,
+            divergence=divergences,
             resamples=resamples,
             seed=seed,
         )
 
     def computed() -> tuple[ComparisonSummary, pa.Table]:
         if len(parts) == 1:
-            return summarised(rows), rows.table(apart)
+            return summarised(rows), rows.table(divergences)
         singles = [summarised(part) for part in parts]
         runs = run_columns([len(part.paired.doc) for part in parts], seeds)
         return over_seeds(summarised(rows), singles, seeds), rows.table(None, runs)
@@ -208,13 +209,13 @@ def headline(summary: ComparisonSummary) -> list[tuple[str, str]]:
         ("churn that margins predict", shown(summary.prediction.predicted, ".2%")),
     ]
     if summary.divergence is not None:
-        apart = summary.divergence
+        divergences = summary.divergence
         rows += [
-            ("KL(before‖after) (nats)", shown(apart.kl_forward.mean, ".5f")),
-            ("KL(after‖before) (nats)", shown(apart.kl_backward.mean, ".5f")),
-            ("total variation", shown(apart.total_variation.mean, ".4f")),
-            ("speculative acceptance", shown(apart.acceptance, ".2%")),
-            ("top-k overlap", shown(apart.overlap, ".2%")),
+            ("KL(before‖after) (nats)", shown(divergences.kl_forward.mean, ".5f")),
+            ("KL(after‖before) (nats)", shown(divergences.kl_backward.mean, ".5f")),
+            ("total variation", shown(divergences.total_variation.mean, ".4f")),
+            ("speculative acceptance", shown(divergences.acceptance, ".2%")),
+            ("top-k overlap", shown(divergences.overlap, ".2%")),
         ]
     if summary.only is not None:
         rows.insert(1, ("only", summary.only))

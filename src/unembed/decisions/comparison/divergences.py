@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from unembed.decisions.comparison.flips import RESAMPLES
+from unembed.decisions.comparison.flips import COMPARISON_RESAMPLES
 from unembed.stats.bootstrap import cluster, ratio_of_totals, sums_by_document, totals_and_resamples
 from unembed.stats.concentration import largest_share
 from unembed.stats.estimate import Estimate
@@ -97,7 +97,7 @@ def summarise_divergences(
     doc: Int[np.ndarray, " positions"],
     groupings: Mapping[str, Grouping],
     *,
-    resamples: int = RESAMPLES,
+    resamples: int = COMPARISON_RESAMPLES,
     seed: int = 0,
 ) -> DivergenceSummary:
     """Means, quantiles and survival curves with intervals over documents (theory §4).
@@ -143,7 +143,7 @@ def survival(
     inverse: Int[np.ndarray, " positions"],
     documents: int,
     *,
-    resamples: int = RESAMPLES,
+    resamples: int = COMPARISON_RESAMPLES,
     seed: int = 0,
 ) -> tuple[Exceedance, ...]:
     """Estimate the share of values above each of ascending thresholds, ``(values > x).mean()``.

@@ -13,7 +13,7 @@ from unembed.runs.record import check_columns
 from unembed.stats.bootstrap import cluster, interval, resample_weights
 from unembed.stats.estimate import Estimate
 
-RESAMPLES = 10_000
+COMPARISON_RESAMPLES = 10_000
 """Default number of resamples of a comparison: interval ends known to 0.03 standard errors."""
 
 MINIMUM_FLIPS = 10
@@ -110,7 +110,7 @@ class TokenExtremes:
     losing: tuple[TokenFlips, ...]
 
 
-def flips(columns: FlipColumns, *, resamples: int = RESAMPLES, seed: int = 0) -> Flips:
+def flips(columns: FlipColumns, *, resamples: int = COMPARISON_RESAMPLES, seed: int = 0) -> Flips:
     """Count the flips between two audits, with intervals clustered by document (theory §4).
 
     A position is right where top-1 is the target and changed where the two top-1 differ. Churn is
@@ -128,7 +128,7 @@ def flip_table(
     group: Int[np.ndarray, " positions"],
     names: Sequence[str],
     *,
-    resamples: int = RESAMPLES,
+    resamples: int = COMPARISON_RESAMPLES,
     seed: int = 0,
 ) -> tuple[FlipGroup, ...]:
     """Count the flips of each group of positions, in the order of ``names`` (theory §4).

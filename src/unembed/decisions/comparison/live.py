@@ -98,8 +98,8 @@ def audit_both(
         if not folders[2].finished:
             folders[2].finish(command)
         files = sorted((folders[2].folder / "tokens").glob("part-*.parquet"))
-        apart = pa.concat_tables([pq.read_table(file) for file in files])
-        return LiveAudits(audits[0], audits[1], apart)
+        divergences = pa.concat_tables([pq.read_table(file) for file in files])
+        return LiveAudits(audits[0], audits[1], divergences)
 
 
 @dataclass(frozen=True)
@@ -117,9 +117,9 @@ class _Both:
             self._columns, bar, phases, others=[self.after.reading], done=done
         )
         for part, pieces in found:
-            before, after, apart = zip(*pieces, strict=True)
+            before, after, divergences = zip(*pieces, strict=True)
             tables = self.before.table(list(before)), self.after.table(list(after))
-            yield part, (*tables, _apart(joined(list(apart))))
+            yield part, (*tables, _divergence_table(joined(list(divergences))))
 
     @torch.no_grad()
     def _columns(
@@ -133,12 +133,12 @@ class _Both:
                 found.append(run.columns(hidden, swept, batch))
             voices.append(SweptModel(hidden, run.reading.head, swept, run.reading.precision))
         with phases("divergence"):
-            apart = divergence(*voices)
-        columns = {name: getattr(apart, name).cpu().numpy() for name in DIVERGENCES}
+            divergences = divergence(*voices)
+        columns = {name: getattr(divergences, name).cpu().numpy() for name in DIVERGENCES}
         return found[0], found[1], columns | {"doc": batch.doc, "pos": batch.pos}
 
 
-def _apart(columns: Columns) -> pa.Table:
+def _divergence_table(columns: Columns) -> pa.Table:
     """The divergence table; null where either model has a logit that is not finite."""
     arrays = {name: pa.array(columns[name]) for name in ("doc", "pos")}
     for name in DIVERGENCES:

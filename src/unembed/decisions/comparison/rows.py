@@ -45,17 +45,17 @@ class ComparedRows:
 
     def table(
         self,
-        apart: DivergenceColumns | None,
+        divergences: DivergenceColumns | None,
         runs: dict[str, Int[np.ndarray, " positions"]] | None = None,
     ) -> pa.Table:
-        """A row per position; ``apart`` and ``runs`` are further columns."""
+        """A row per position; ``divergences`` and ``runs`` are further columns."""
         paired = self.paired
         columns: dict[str, Any] = {"doc": paired.doc, "pos": paired.pos, "target": paired.target}
         columns |= runs or {}
         for name, side in (("before", paired.before), ("after", paired.after)):
             columns |= {f"{name}_{key}": column for key, column in vars(side).items()}
             columns[f"{name}_right"] = side.top1 == paired.target
-        columns |= {} if apart is None else vars(apart)
+        columns |= {} if divergences is None else vars(divergences)
         columns["word_start"] = paired.word_start
         for name, labels, group in (
             ("class", CLASSES, self.groups.token_class),

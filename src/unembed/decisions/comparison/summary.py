@@ -23,7 +23,7 @@ from unembed.decisions.comparison.divergences import (
     summarise_divergences,
 )
 from unembed.decisions.comparison.flips import (
-    RESAMPLES,
+    COMPARISON_RESAMPLES,
     FlipColumns,
     FlipGroup,
     Flips,
@@ -103,7 +103,7 @@ def summarise_pair(
     only: str | None = None,
     topk_logits: Float[np.ndarray, "positions k"] | None = None,
     divergence: DivergenceColumns | None = None,
-    resamples: int = RESAMPLES,
+    resamples: int = COMPARISON_RESAMPLES,
     seed: int = 0,
 ) -> ComparisonSummary:
     """Compute the figures of theory §4 for paired positions.

@@ -64,7 +64,7 @@ def update(running: Running, logits: Float[Tensor, "rows block"], start: int) ->
     )
 
 
-def apart(
+def segment_divergences(
     p: Float[Tensor, "rows block"],
     q: Float[Tensor, "rows block"],
     bases: tuple[Float[Tensor, "rows"], Float[Tensor, "rows"]],

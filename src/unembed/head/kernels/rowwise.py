@@ -15,8 +15,8 @@ from torch import Tensor
 from unembed.head.kernels import eager
 from unembed.head.kernels.running import LOG2_E, SEGMENT, Running
 
-MOST = 64
-"""The largest k that a program keeps beside it; above, torch operations take the top-k."""
+LARGEST_K = 64
+"""The largest k that a program keeps next to its sums; above, torch operations take the top-k."""
 
 
 @cache
@@ -58,13 +58,13 @@ def update(running: Running, logits: Float[Tensor, "rows block"], start: int) ->
             parts,
             SEGMENT=SEGMENT,
             LOG2_E=LOG2_E,
-            SLOTS=max(2, triton.next_power_of_2(min(k, MOST))),
-            TOPK=k <= MOST,
+            SLOTS=max(2, triton.next_power_of_2(min(k, LARGEST_K))),
+            TOPK=k <= LARGEST_K,
             NEAR=running.tolerance is not None,
             num_warps=4,
             enable_fp_fusion=False,
         )
-    if k > MOST:
+    if k > LARGEST_K:
         peaks = logits.view(rows, -1, eager.GROUP).amax(-1)
         eager.keep_topk(logits, peaks, start, running.values, running.ids)
 

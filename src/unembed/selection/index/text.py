@@ -8,6 +8,7 @@ from unembed.runs.columns import columns, fitted
 from unembed.runs.table import NAME_WIDTH
 from unembed.selection.index.entries import Entry
 from unembed.selection.index.query import Answer, Match
+from unembed.stats.estimate import shown
 
 SAMPLES_WIDTH, TAGS_WIDTH, SCORE_WIDTH, COSINE_WIDTH = 12, 24, 12, 26
 
@@ -51,4 +52,4 @@ def _cosine(match: Match) -> str:
         return "too few samples"
     if not match.sketch_se:
         return "the same signature"
-    return f"{cosine.value:+.3f}  [{cosine.low:+.3f}, {cosine.high:+.3f}]"
+    return shown(cosine, "+.3f")

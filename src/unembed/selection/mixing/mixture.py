@@ -14,12 +14,12 @@ from unembed.selection.mixing.inner_products import InnerProducts
 from unembed.selection.mixing.record import Mixture, Share
 from unembed.selection.mixing.warnings import warnings_of
 from unembed.selection.scores import FEATURES
-from unembed.signatures.alignment.align import NORMAL
 from unembed.signatures.alignment.estimators import LEAST_DOCUMENTS
 from unembed.signatures.reading.files import facts_of, key_of
 from unembed.signatures.signature import Signature, agree_all
 from unembed.signatures.sums import KEPT
 from unembed.stats.estimate import Estimate
+from unembed.stats.student import NORMAL_975
 
 LEAST_SOURCES = 2
 INTERVAL = (0.025, 0.975)
@@ -96,8 +96,8 @@ def mix(
     total = float(found.weights.sum())
     residual = Estimate(
         found.residual,
-        found.residual - NORMAL * found.residual_se,
-        found.residual + NORMAL * found.residual_se,
+        found.residual - NORMAL_975 * found.residual_se,
+        found.residual + NORMAL_975 * found.residual_se,
         _n(target),
     )
     mixed = Mixture(

@@ -8,7 +8,7 @@ from pathlib import Path
 from unembed.runs.columns import columns
 from unembed.runs.table import NAME_WIDTH
 from unembed.selection.mixing.record import Mixture
-from unembed.stats.estimate import Estimate
+from unembed.stats.estimate import shown
 
 MOST_LISTED = 20
 """Sources that are listed each; of more, those used."""
@@ -20,10 +20,10 @@ def mixture_text(mixture: Mixture) -> str:
     shares = sorted(mixture.shares, key=lambda share: -(share.weight.value or 0.0))
     used = [share for share in shares if share.probability > 0]
     listed = shares if len(shares) <= MOST_LISTED else used
-    rows = [(share.name, _shown(share.weight)) for share in listed]
+    rows = [(share.name, shown(share.weight, ".3f")) for share in listed]
     rows += [
-        ("weights before they sum to 1", _shown(mixture.total)),
-        ("residual", _shown(mixture.residual)),
+        ("weights before they sum to 1", shown(mixture.total, ".3f")),
+        ("residual", shown(mixture.residual, ".3f")),
     ]
     lines = [f"{mixture.target} by {mixture.by}: {len(used)} of {len(shares)} sources used"]
     lines.append(columns(rows, NAME_WIDTH))
@@ -59,11 +59,3 @@ def _variables(names: list[str]) -> list[str]:
         same = sum(re.fullmatch(rf"{word}(_\d+)?", other) is not None for other in found)
         found.append(word if not same else f"{word}_{same + 1}")
     return found
-
-
-def _shown(estimate: Estimate) -> str:
-    if estimate.value is None:
-        return f"none: {estimate.reason}"
-    if estimate.low is None or estimate.high is None:
-        return f"{estimate.value:.3f}  (no interval)"
-    return f"{estimate.value:.3f}  [{estimate.low:.3f}, {estimate.high:.3f}]"

@@ -14,7 +14,7 @@ from unembed.errors import UnembedError
 from unembed.selection.ranking.chances import covariance, probabilities
 from unembed.selection.ranking.records import Ranked, Ranking
 from unembed.selection.scores import SCORES, SIGNATURE_SCORES
-from unembed.signatures.alignment.align import NORMAL, interval
+from unembed.signatures.alignment.align import interval
 from unembed.signatures.alignment.estimators import Cosine, Kind, products_of
 from unembed.signatures.alignment.overlap import shared_inputs
 from unembed.signatures.alignment.records import TaskFacts
@@ -23,6 +23,7 @@ from unembed.signatures.reading.files import facts_of, key_of
 from unembed.signatures.signature import Signature, agree_all
 from unembed.signatures.state import SUMMED, State
 from unembed.signatures.sums import KEPT
+from unembed.stats.student import NORMAL_975
 
 LEAST_BLOCKS = 2
 """Blocks of documents that a sampling error takes."""
@@ -173,7 +174,7 @@ def _ends(
 ) -> tuple[Float[np.ndarray, " tasks"], Float[np.ndarray, " tasks"]]:
     """The 95 % intervals."""
     if not cosines:
-        return value - NORMAL * se, value + NORMAL * se
+        return value - NORMAL_975 * se, value + NORMAL_975 * se
     low, high = interval(value[None], se[None], "cosine")
     return low[0], high[0]
 

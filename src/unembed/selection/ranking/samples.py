@@ -20,10 +20,10 @@ from unembed.selection.baselines import score
 from unembed.selection.ranking.chances import together
 from unembed.selection.ranking.rank import ordered
 from unembed.selection.ranking.records import Ranking
-from unembed.signatures.alignment.align import NORMAL
 from unembed.signatures.alignment.records import TaskFacts
 from unembed.signatures.kin import connected, dealt, sharing
 from unembed.signatures.samples import Samples
+from unembed.stats.student import NORMAL_975
 
 DELETED_BLOCKS = 16
 """Blocks of documents to delete: a source costs twice as many scores, or as many where it shares
@@ -122,7 +122,7 @@ def rank_scored(
     value = np.where(np.isfinite(value), value, np.nan)
     flat = shares.reshape(-1, len(tasks))
     covariance = together(flat, flat, shared)
-    reach = NORMAL * np.sqrt(np.diag(covariance))
+    reach = NORMAL_975 * np.sqrt(np.diag(covariance))
     first, *rest = _facts(tasks, by, value, reach if blocks else np.zeros(len(tasks)))
     inner = slice(1, None)
     return Ranking(

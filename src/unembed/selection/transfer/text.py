@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from unembed.runs.columns import columns
 from unembed.selection.transfer.records import Transfer, Verdict
-from unembed.stats.estimate import Estimate
+from unembed.stats.estimate import shown
 
 NAME_WIDTH, CELL_WIDTH = 24, 26
 
@@ -15,16 +15,8 @@ def transfer_text(transfer: Transfer, verdicts: Sequence[Verdict]) -> str:
     """A line for each method, the largest share of the best gain first, and what chance gives."""
     rows = [("score", "best chosen", "share of the best gain", "Spearman")]
     for one in sorted(verdicts, key=lambda one: -(one.share.value or 0.0)):
-        cells = (_cell(one.top1, ".0%"), _cell(one.share, ".0%"), _cell(one.spearman, "+.2f"))
+        cells = (shown(one.top1, ".0%"), shown(one.share, ".0%"), shown(one.spearman, "+.2f"))
         rows.append((one.method, *cells))
     sources = len(transfer.tasks) - 1
     chance = f"chance: the best of {sources} sources is chosen at {1 / sources:.0%}"
     return f"{columns(rows, NAME_WIDTH, CELL_WIDTH, CELL_WIDTH)}\n{chance}"
-
-
-def _cell(estimate: Estimate, form: str) -> str:
-    if estimate.value is None:
-        return estimate.reason or "unknown"
-    if estimate.low is None or estimate.high is None:
-        return f"{estimate.value:{form}}"
-    return f"{estimate.value:{form}} [{estimate.low:{form}}, {estimate.high:{form}}]"

@@ -19,11 +19,10 @@ from unembed.signatures.reading.files import facts_of, key_of
 from unembed.signatures.signature import Signature, agree_all
 from unembed.signatures.state import SUMMED
 from unembed.signatures.sums import KEPT
+from unembed.stats.student import NORMAL_975
 
 Scale = Literal["cosine", "ratio"]
 
-NORMAL = 1.959963984540054
-"""The 97.5 % point of the standard normal distribution."""
 MOST_SHARES = 1 << 21
 """Shares of pairs that are held at a time, for each kind; changes memory, never a result."""
 
@@ -148,7 +147,7 @@ def interval(
     A cosine c of ``|c| + se < 1``: ``tanh(atanh c ± 1.96 se / (1 - c²))``. A ratio r > 0:
     ``r exp(± 1.96 se / r)``. Others: ``± 1.96 se``.
     """
-    reach = NORMAL * se
+    reach = NORMAL_975 * se
     low, high = value - reach, value + reach
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         if scale == "cosine":

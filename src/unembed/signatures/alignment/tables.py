@@ -9,6 +9,7 @@ from unembed.runs.table import NAME_WIDTH
 from unembed.signatures.alignment.kinds import KINDS
 from unembed.signatures.alignment.records import Alignments, Pairs
 from unembed.signatures.signature import Signature
+from unembed.stats.estimate import Estimate, shown
 
 CELL_WIDTH = 14
 MOST_IN_MATRIX = 8
@@ -97,6 +98,5 @@ def _shown(pairs: Pairs, i: int, j: int) -> str:
     value, low, high = (float(x[i, j]) for x in (pairs.value, pairs.low, pairs.high))
     if math.isnan(value):
         return "cannot be estimated"
-    if math.isnan(low):
-        return f"{value:+.3f}  (no interval)"
-    return f"{value:+.3f}  [{low:+.3f}, {high:+.3f}]"
+    ends = (None, None) if math.isnan(low) else (low, high)
+    return shown(Estimate(value, *ends), "+.3f")

@@ -178,7 +178,7 @@ def _passes(
         some, own = hidden[top : top + step], targets[top : top + step]
         projections = Projections.of(own, maps, tables)
         found = sweep(
-            some, head, own, k=k, precision=precision, block=block, beside=projections.take
+            some, head, own, k=k, precision=precision, block=block, observe=projections.take
         )
         yield found, _factors(projections, some, found, sketch, top)
 

@@ -22,6 +22,7 @@ from unembed.runs.manifest import verified_run
 from unembed.runs.record import record_from_json, record_to_json
 from unembed.runs.store import RunFolder, holds_finished_run
 from unembed.stats.estimate import Estimate
+from unembed.stats.student import NORMAL_975
 from unembed.training.benchmarks.harness import HARNESS_SEEDS, TaskScores, check_names, evaluate
 
 TASKS = (
@@ -36,7 +37,6 @@ TASKS = (
 
 KIND, SCHEMA = "benchmark", 1
 PACKAGES = ("lm_eval", "datasets", "torch", "transformers")
-Z95 = 1.959963984540054
 
 
 @dataclass(frozen=True)
@@ -253,7 +253,7 @@ def _mean(columns: list[Float[np.ndarray, " _"]]) -> tuple[Estimate, float | Non
         return Estimate(value, n=n), None
     squares = sum(float(column.var(ddof=1)) / len(column) for column in columns)
     error = math.sqrt(squares) / len(columns)
-    return Estimate(value, value - Z95 * error, value + Z95 * error, n), error
+    return Estimate(value, value - NORMAL_975 * error, value + NORMAL_975 * error, n), error
 
 
 def check_tasks(

@@ -7,8 +7,7 @@ from typing import Any
 
 from unembed.decisions.audit.audit import Audit
 from unembed.runs.record import record_from_json, record_to_json
-from unembed.runs.table import shown
-from unembed.stats.estimate import Estimate
+from unembed.stats.estimate import Estimate, shown
 from unembed.training.doses.frontier import Matched
 from unembed.training.robustness.comparison import RobustnessComparison
 from unembed.training.robustness.read_outs import ReadOuts

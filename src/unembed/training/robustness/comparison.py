@@ -9,7 +9,7 @@ from itertools import combinations
 import numpy as np
 from jaxtyping import Float
 
-from unembed.decisions.comparison.flips import MINIMUM_FLIPS, RESAMPLES
+from unembed.decisions.comparison.flips import COMPARISON_RESAMPLES, MINIMUM_FLIPS
 from unembed.decisions.comparison.seeds import widened
 from unembed.errors import UnembedError
 from unembed.stats.bootstrap import ratio_of_totals
@@ -86,7 +86,7 @@ def compare_read_outs(
     before: Sequence[ReadOuts],
     after: Sequence[ReadOuts],
     *,
-    resamples: int = RESAMPLES,
+    resamples: int = COMPARISON_RESAMPLES,
     seed: int = 0,
 ) -> RobustnessComparison:
     """Compare what the same disturbances do to models before and after a change (theory §6).

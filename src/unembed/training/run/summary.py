@@ -10,8 +10,8 @@ import numpy as np
 
 from unembed.decisions.comparison.summary import ComparisonSummary
 from unembed.runs.record import record_from_json
-from unembed.runs.table import NAME_WIDTH, shown
-from unembed.stats.estimate import Estimate
+from unembed.runs.table import NAME_WIDTH
+from unembed.stats.estimate import Estimate, shown
 from unembed.training.benchmarks.run import BenchmarkComparison
 from unembed.training.recipe.recipe import Recipe
 
