@@ -135,8 +135,10 @@ def test_a_point_that_fails_is_noted(
     assert done.failed == {"margin-1-seed0": "the run diverged"}
     assert [row.name for row in done.heldout.rows][:1] == ["none 0"]
     assert "the run diverged" in str(done)
-    shutil.rmtree(tmp_path / "run" / "points" / "none-0-seed0")
     assert Doses.load(tmp_path / "run") == done
+    shutil.rmtree(tmp_path / "run" / "points" / "none-0-seed0")
+    with pytest.raises(UnembedError, match=r"none-0-seed0/\S+ is missing from the run"):
+        Doses.load(tmp_path / "run")
 
 
 def test_a_full_disk_stops_the_grid_and_fails_no_point(
