@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import jaxtyping
 import pytest
 import torch
 from torch import Tensor
@@ -303,7 +304,7 @@ def test_no_positions_give_zero_gradients(dtype: torch.dtype) -> None:
         assert float(gradient.abs().sum()) == 0.0
 
 
-def test_what_does_not_fit_is_refused() -> None:
+def test_what_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     hidden, head, targets = trainable_head(700, 5, 4, padded=40)
     with pytest.raises(ValueError, match="head of width 5"):
         head_loss(hidden[:, :3], head, targets)
@@ -311,7 +312,66 @@ def test_what_does_not_fit_is_refused() -> None:
         head_loss(hidden, head, targets + 700)
     with pytest.raises(ValueError, match="target 699 is not a token"):
         head_loss(hidden, head, torch.full_like(targets, 699))
-    loss = head_loss(hidden, head, targets).nll.square().sum()
-    (once,) = torch.autograd.grad(loss, [hidden], create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        once.sum().backward()
+    with pytest.raises(ValueError, match="target -1 is no id"):
+        head_loss(hidden, head, torch.tensor([1, -1, 2, 3]))
+    with pytest.raises(ValueError, match=r"targets hold -100, .* select the other positions first"):
+        head_loss(hidden, head, torch.tensor([1, -100, 2, 3]))
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    for dtype, name in ((torch.float32, "float32"), (torch.bool, "bool")):
+        with pytest.raises(ValueError, match=f"targets are {name}, not token ids"):
+            head_loss(hidden, head, targets.to(dtype))
+
+
+@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize("total", [Tensor.mean, Tensor.sum, lambda x: x.square().sum()])
+def test_a_second_derivative_is_an_error_and_never_zero(field: str, total: Any) -> None:
+    """Whether or not the loss's own gradient has a graph, and by whichever tensor it is taken."""
+    hidden, head, targets = trainable_head(700, 5, 4)
+    before = torch.randn(4, 5, requires_grad=True)
+    for inputs, at in ((hidden, hidden), (hidden, head.weight), (torch.tanh(before), before)):
+        loss = total(getattr(head_loss(inputs, head, targets), field))
+        (once,) = torch.autograd.grad(loss, [at], create_graph=True)
+        with pytest.raises(RuntimeError, match="head_loss is differentiable once"):
+            torch.autograd.grad(once.square().sum(), [at], retain_graph=True)
+    with pytest.raises(RuntimeError, match="head_loss is differentiable once"):
+        torch.autograd.functional.hessian(
+            lambda inputs: total(getattr(head_loss(inputs, head, targets), field)), hidden
+        )
+
+
+def test_a_graph_of_the_gradient_changes_no_number() -> None:
+    hidden, head, targets = trainable_head(700, 5, 4, bias=True)
+    plain = torch.autograd.grad(mixture(head_loss(hidden, head, targets)), leaves(hidden, head))
+    loss = mixture(head_loss(hidden, head, targets))
+    graphed = torch.autograd.grad(loss, leaves(hidden, head), create_graph=True)
+    for one, other in zip(plain, graphed, strict=True):
+        assert torch.equal(one, other.detach())
+        assert other.requires_grad
+        assert not one.requires_grad
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.int8, torch.uint8, torch.int16, torch.uint16, torch.int32, torch.uint32]
+)
+@pytest.mark.parametrize("hidden_dtype", [torch.float32, torch.float64])
+def test_small_integer_types_are_ids_too(dtype: torch.dtype, hidden_dtype: torch.dtype) -> None:
+    hidden, head, targets = trainable_head(100, 5, 4, padded=8, dtype=hidden_dtype)
+    want = head_loss(hidden, head, targets)
+    got = head_loss(hidden, head, targets.to(dtype))
+    assert torch.equal(got.nll, want.nll)
+    assert torch.equal(got.topk_ids, want.topk_ids)
+
+
+def test_the_default_dtype_plays_no_part() -> None:
+    hidden, head, targets = trainable_head(700, 33, 40, **HEAD_OPTIONS["all"])
+    plain = head_loss(hidden, head, targets, 3, cosines=True)
+    want = torch.autograd.grad(mixture(plain, ALL), leaves(hidden, head))
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = head_loss(hidden, head, targets, 3, cosines=True)
+        got = torch.autograd.grad(mixture(found, ALL), leaves(hidden, head))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for name in ALL:
+        assert torch.equal(getattr(found, name), getattr(plain, name))
+    assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))

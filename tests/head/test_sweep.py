@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import jaxtyping
 import pytest
 import torch
 from hypothesis import given, settings
@@ -202,3 +203,33 @@ def test_padding_adds_zero_rows() -> None:
     assert padded.shape == (32, 3)
     assert padded.dtype == torch.float32
     assert float(padded.sum()) == 51
+
+
+def test_the_default_dtype_plays_no_part() -> None:
+    head, hidden, targets = random_head(1300, 16, 40, padded=3)
+    want = sweep(hidden, head, targets)
+    torch.set_default_dtype(torch.float64)
+    try:
+        same(sweep(hidden, head, targets), want)
+        loose = dataclasses.replace(Precision.probe(head.weight), invariant=False, error=1.0)
+        recounted = sweep(hidden, head, targets, precision=loose)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(recounted.rank, want.rank)
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        (torch.tensor([0.0, 1.0]), "targets are float32, not token ids"),
+        (torch.tensor([True, False]), "targets are bool, not token ids"),
+        (torch.tensor([-100, 1]), r"targets hold -100, .* select the other positions first"),
+        (torch.tensor([0, 5]), "target 5 is no id"),
+    ],
+)
+def test_targets_that_are_no_ids_are_refused(
+    targets: torch.Tensor, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(ValueError, match=message):
+        sweep(torch.zeros(2, 3), Head.from_parts(torch.ones(5, 3)), targets)

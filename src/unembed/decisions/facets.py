@@ -95,7 +95,7 @@ def _nearest_candidates(
     if bias is not None:
         own_logit = own_logit + bias[top1].float()
     own_square = own[:n].square().sum(1)
-    best = torch.full((n, 0), torch.inf, device=device)
+    best = torch.full((n, 0), torch.inf, dtype=torch.float32, device=device)
     ids = torch.zeros(n, 0, dtype=torch.long, device=device)
     for start in range(0, head.vocab, FACET_BLOCK):
         stop = min(start + FACET_BLOCK, head.vocab)

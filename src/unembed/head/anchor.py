@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from unembed.head.blocks import BLOCK, NEVER, BlockShape, apply_recipe, logit_blocks
 from unembed.head.head import Head
 from unembed.head.kernels.running import LOG2_E, SEGMENT
+from unembed.head.once_only import once_only
 from unembed.head.precision import Precision
 from unembed.head.product import float32_products, pad_rows
 
@@ -45,7 +45,7 @@ def kl_to_reference(
     None, so give both in a training loop.
 
     Raises ValueError for shapes that do not fit the heads or each other, and for heads with other
-    tokens. Not twice differentiable. Source: theory §5.
+    tokens, and RuntimeError where a second derivative is taken. Source: theory §5.
     """
     _check(hidden, head, reference_hidden, reference_head, block)
     with torch.autocast(hidden.device.type, enabled=False):
@@ -103,9 +103,18 @@ class _KlToReference(torch.autograd.Function):
         return kl[: len(hidden)]
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, to_kl: Float[Tensor, "positions"]) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias, *normalisers = ctx.saved_tensors
+        saved = ctx.saved_tensors
+        with torch.no_grad():
+            gradients = _KlToReference._numbers(ctx, saved, to_kl)
+        return *once_only(gradients, (*saved[:3], to_kl), "kl_to_reference"), None, None, None
+
+    @staticmethod
+    def _numbers(
+        ctx: Any, saved: tuple[Any, ...], to_kl: Float[Tensor, "positions"]
+    ) -> tuple[Tensor | None, ...]:
+        """The gradients of hidden, weight and bias, as plain numbers."""
+        hidden, weight, bias, *normalisers = saved
         head = replace(ctx.model.head, weight=weight, bias=bias)
         model = replace(ctx.model, hidden=hidden, head=head)
         dtype, missing = to_kl.dtype, len(normalisers[0]) - len(hidden)
@@ -116,7 +125,7 @@ class _KlToReference(torch.autograd.Function):
             at_hidden, *others = _gradients(sides, normalisers, incoming, needed, ctx.block)
         if at_hidden is not None:
             at_hidden = at_hidden[: len(hidden)].to(hidden.dtype)
-        return at_hidden, *others, None, None, None
+        return at_hidden, *others
 
 
 def _kl(sides: tuple[_Side, _Side], dtype: torch.dtype, block: int) -> tuple[Tensor, ...]:

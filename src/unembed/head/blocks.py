@@ -90,7 +90,9 @@ def logit_blocks(
     converted = head.weight.dtype != torch.float32
     shape = BlockShape.of(inputs.device, rows, block, head.dim if converted else 0)
     left = left_operand(inputs, head.weight.dtype, precision.route)
-    buffer = torch.empty(min(rows, shape.rows) * shape.columns, device=inputs.device)
+    buffer = torch.empty(
+        min(rows, shape.rows) * shape.columns, dtype=torch.float32, device=inputs.device
+    )
     for start in range(0, head.vocab, shape.columns):
         stop = min(start + shape.columns, head.vocab)
         weight = right_operand(head.weight[start:stop], left)
@@ -136,7 +138,7 @@ def target_logits(
     targets, and bitwise the logits that the blocks will hold. Elsewhere they are dot products
     taken in float64, within ``target_tolerance`` of those.
     """
-    found = torch.empty(inputs.shape[0], device=inputs.device)
+    found = torch.empty(inputs.shape[0], dtype=torch.float32, device=inputs.device)
     step = TILE if precision.invariant else ROWS
     for top in range(0, inputs.shape[0], step):
         span = slice(top, top + step)

@@ -72,7 +72,7 @@ def divergence(first: SweptModel, second: SweptModel, *, block: int = BLOCK) -> 
         compiled.segment_divergences if first.precision.epilogue == "compiled" else segment_sums
     )
     parts = -(-min(first.head.vocab, second.head.vocab) // SEGMENT)
-    sums = torch.zeros(5, len(a), parts, device=a.device)
+    sums = torch.zeros(5, len(a), parts, dtype=torch.float32, device=a.device)
     for (start, p, rows), (_start, q, _rows) in zip(
         logit_blocks(a, first.head, first.precision, block),
         logit_blocks(b, second.head, second.precision, block),

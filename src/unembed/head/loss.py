@@ -6,14 +6,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from unembed.head.blocks import BLOCK, NEVER, ROWS, apply_recipe
 from unembed.head.cosines import CosineGradient, row_cosines
 from unembed.head.head import Head
 from unembed.head.kernels.running import LOG2_E
+from unembed.head.once_only import once_only
 from unembed.head.precision import Precision
 from unembed.head.product import Route, float32_products
 from unembed.head.sweep import check, sweep
@@ -41,7 +41,7 @@ class HeadLoss:
 def head_loss(
     hidden: Float[Tensor, "positions dim"],
     head: Head,
-    targets: Int[Tensor, "positions"],
+    targets: Integer[Tensor, "positions"],
     k: int = 2,
     *,
     cosines: bool = False,
@@ -68,17 +68,17 @@ def head_loss(
     probed here where it is None, so give one in a training loop.
 
     Raises ValueError for shapes or targets that do not fit the head, and for a target that is not a
-    token, whose NLL would be infinite. Not twice differentiable. Source: theory §0, §1, §5.
+    token, whose NLL would be infinite, and RuntimeError where a second derivative is taken.
+    Source: theory §0, §1, §5.
     """
     check(hidden, head, targets, k, block)
+    targets = targets.long()
     if head.valid is not None and not bool(head.valid[targets].all()):
         stray = int(targets[~head.valid[targets]][0])
         raise ValueError(f"target {stray} is not a token of this head: leave such positions out")
     differentiable: Any = _HeadLoss.apply
     return HeadLoss(
-        *differentiable(
-            hidden, head.weight, head.bias, head, targets.long(), k, cosines, precision, block
-        )
+        *differentiable(hidden, head.weight, head.bias, head, targets, k, cosines, precision, block)
     )
 
 
@@ -122,7 +122,6 @@ class _HeadLoss(torch.autograd.Function):
         )
 
     @staticmethod
-    @once_differentiable
     def backward(
         ctx: Any,
         to_nll: Tensor | None,
@@ -132,7 +131,25 @@ class _HeadLoss(torch.autograd.Function):
         to_logsumexp: Tensor | None,
         to_cosines: Tensor | None,
     ) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias, targets, topk_ids, entropy, logsumexp = ctx.saved_tensors
+        saved = ctx.saved_tensors
+        incoming = (to_nll, to_topk, to_entropy, to_logsumexp, to_cosines)
+        with torch.no_grad():
+            gradients = _HeadLoss._numbers(ctx, saved, *incoming)
+        marked = once_only(gradients, (*saved[:3], *incoming), "head_loss")
+        return *marked, None, None, None, None, None, None
+
+    @staticmethod
+    def _numbers(
+        ctx: Any,
+        saved: tuple[Any, ...],
+        to_nll: Tensor | None,
+        to_topk: Tensor | None,
+        to_entropy: Tensor | None,
+        to_logsumexp: Tensor | None,
+        to_cosines: Tensor | None,
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """The gradients of hidden, weight and bias, as plain numbers."""
+        hidden, weight, bias, targets, topk_ids, entropy, logsumexp = saved
         zero = torch.zeros_like(logsumexp)
         to_nll = zero if to_nll is None else to_nll
         to_topk = zero[:, None].expand(topk_ids.shape) if to_topk is None else to_topk
@@ -151,8 +168,7 @@ class _HeadLoss(torch.autograd.Function):
         head = replace(ctx.head, weight=weight, bias=bias)
         needed = ctx.needs_input_grad[:3]
         with torch.autocast(hidden.device.type, enabled=False):
-            gradients = _gradients(hidden, head, incoming, between, needed, ctx.route, ctx.block)
-        return *gradients, None, None, None, None, None, None
+            return _gradients(hidden, head, incoming, between, needed, ctx.route, ctx.block)
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,9 @@ def _sample(
     rows = weight[:columns]
     rows = torch.where(torch.isfinite(rows), rows, torch.zeros_like(rows))
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(count, weight.shape[1], generator=generator).to(weight.device), rows
+    return torch.randn(count, weight.shape[1], generator=generator, dtype=torch.float32).to(
+        weight.device
+    ), rows
 
 
 def _measure(
@@ -91,8 +93,8 @@ def _measure(
 ) -> Precision:
     left = left_operand(hidden, rows.dtype, route)
     right = right_operand(rows, left)
-    whole = torch.empty(len(left), len(right), device=left.device)
-    small = torch.empty(TILE, TILE, device=left.device)
+    whole = torch.empty(len(left), len(right), dtype=torch.float32, device=left.device)
+    small = torch.empty(TILE, TILE, dtype=torch.float32, device=left.device)
     multiply(left, right, route, whole)
     multiply(left[:TILE], right[-TILE:], route, small)
     some, few = hidden[: 4 * TILE].double(), rows[: 16 * TILE].double()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 
 from unembed.head.blocks import NEVER, BlockShape, logit_blocks, target_logits, target_tolerance
@@ -15,6 +15,9 @@ from unembed.head.kernels import update_of
 from unembed.head.kernels.running import SEGMENT, Running
 from unembed.head.precision import Precision
 from unembed.head.product import pad_rows
+
+IGNORED = -100
+"""The label by which torch and transformers mark a position that does not count."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Sweep:
 def sweep(
     hidden: Float[Tensor, "positions dim"],
     head: Head,
-    targets: Int[Tensor, "positions"],
+    targets: Integer[Tensor, "positions"],
     *,
     k: int = 2,
     precision: Precision | None = None,
@@ -125,7 +128,7 @@ def _recount(
     """Count again for rows whose target came out differently in its block, in blocks as high."""
     n = inputs.shape[0]
     padded = pad_rows(inputs, shape.padding, inputs.dtype)
-    limit = torch.full((padded.shape[0],), torch.inf, device=inputs.device)
+    limit = seen.new_full((padded.shape[0],), torch.inf)
     limit[:n] = seen
     own = torch.full((padded.shape[0],), -1, device=inputs.device)
     own[:n] = targets
@@ -141,7 +144,7 @@ def _recount(
 def check(
     hidden: Float[Tensor, "positions dim"],
     head: Head,
-    targets: Int[Tensor, "positions"],
+    targets: Integer[Tensor, "positions"],
     k: int,
     block: int | None,
 ) -> None:
@@ -153,5 +156,27 @@ def check(
         )
     if k < 2 or (block is not None and (block < SEGMENT or block % SEGMENT)):
         raise ValueError(f"k must be at least 2 and block a multiple of {SEGMENT}: {k}, {block}")
-    if len(targets) and not (int(targets.min()) >= 0 and int(targets.max()) < head.vocab):
-        raise ValueError(f"targets must be ids below {head.vocab}, got up to {int(targets.max())}")
+    if targets.dtype == torch.bool or targets.is_floating_point() or targets.is_complex():
+        kind = str(targets.dtype).removeprefix("torch.")
+        raise ValueError(
+            f"targets are {kind}, not token ids: give integers, such as targets.long()"
+        )
+    least, most = _range(targets)
+    if least == IGNORED:
+        raise ValueError(
+            f"targets hold {IGNORED}, the label of positions to ignore: select the other positions "
+            f"first, hidden[targets != {IGNORED}] and targets[targets != {IGNORED}]"
+        )
+    if least < 0 or most >= head.vocab:
+        stray = least if least < 0 else most
+        raise ValueError(
+            f"target {stray} is no id of this head: give ids from 0 to below {head.vocab}"
+        )
+
+
+def _range(targets: Integer[Tensor, "positions"]) -> tuple[int, int]:
+    """The least and the largest target, with 0 in place of both where there are none."""
+    if not len(targets):
+        return 0, 0
+    least, most = torch.stack(torch.aminmax(targets.long())).tolist()
+    return int(least), int(most)

@@ -348,3 +348,25 @@ def test_count_sketches_are_compiled_where_they_can_be() -> None:
     for construction in CONSTRUCTIONS:
         tables = bucket_tables(sketched(head, construction).error)
         assert (tables is not None) == construction.endswith("tensorsketch")
+
+
+@pytest.mark.parametrize("fisher", FISHERS)
+@pytest.mark.parametrize("construction", CONSTRUCTIONS)
+def test_the_default_dtype_plays_no_part(construction: str, fisher: Fisher) -> None:
+    head, hidden, targets = awkward()
+    sequence = torch.arange(len(hidden)) // 3
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        torch.set_default_dtype(dtype)
+        try:
+            sketch = sketched(head, construction)
+            for groups in (None, sequence):
+                found.append(
+                    features(hidden, head, targets, sketch, fisher=fisher, sequence=groups)[1]
+                )
+        finally:
+            torch.set_default_dtype(torch.float32)
+    for one, other in zip(found[:2], found[2:], strict=True):
+        for name in NAMES:
+            a, b = getattr(one, name), getattr(other, name)
+            assert a is b is None or (a.dtype == b.dtype and torch.equal(a, b)), name

@@ -23,7 +23,7 @@ LARGEST_K = 64
 def available(device: torch.device) -> bool:
     """Whether the kernel compiles and runs on this device."""
     try:
-        zeros = torch.zeros(1, SEGMENT, device=device)
+        zeros = torch.zeros(1, SEGMENT, dtype=torch.float32, device=device)
         running = Running.of(zeros[0, :1].long(), zeros[0, :1], 2, SEGMENT, zeros[0, :1])
         update(running, zeros, 0)
         return running.near.tolist() == [SEGMENT]

@@ -52,11 +52,11 @@ class Running:
         return Running(
             targets,
             threshold,
-            torch.full((rows, k), -torch.inf, device=device),
+            torch.full((rows, k), -torch.inf, dtype=torch.float32, device=device),
             torch.zeros(rows, k, dtype=torch.long, device=device),
             torch.zeros(rows, dtype=torch.long, device=device),
-            torch.full((rows,), torch.nan, device=device),
-            torch.empty(4, rows, parts, device=device),
+            torch.full((rows,), torch.nan, dtype=torch.float32, device=device),
+            torch.empty(4, rows, parts, dtype=torch.float32, device=device),
             tolerance,
             torch.zeros(rows, dtype=torch.long, device=device),
         )

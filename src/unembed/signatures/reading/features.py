@@ -99,8 +99,11 @@ def _of_positions(
     passes: Passes, count: int, sketch: Sketch, device: torch.device, first: bool
 ) -> tuple[Sweep, Features]:
     """Each position's features, in its row."""
-    packed = [torch.empty(count, sketch.spec.m, device=device) for _ in range(4 if first else 3)]
-    norm = torch.empty(count, device=device)
+    packed = [
+        torch.empty(count, sketch.spec.m, dtype=torch.float32, device=device)
+        for _ in range(4 if first else 3)
+    ]
+    norm = torch.empty(count, dtype=torch.float32, device=device)
     swept: list[Sweep] = []
     for found, factors in passes:
         swept.append(found)
@@ -121,9 +124,11 @@ def _of_sequences(
     """The sums over each sequence's positions, multiplied afterwards."""
     count, device = int(sequence.max()) + 1 if len(sequence) else 0, sequence.device
     kinds = 3 if fisher == "true" else 4
-    summed = [torch.zeros(count, sketch.spec.m, device=device) for _ in range(kinds)]
+    summed = [
+        torch.zeros(count, sketch.spec.m, dtype=torch.float32, device=device) for _ in range(kinds)
+    ]
     joint, activation, error = summed[:3]
-    norm = torch.zeros(count, device=device)
+    norm = torch.zeros(count, dtype=torch.float32, device=device)
     swept: list[Sweep] = []
     for found, factors in passes:
         swept.append(found)
@@ -231,7 +236,7 @@ def _factors(
 
 
 def _mapped(side: LinearMap, rows: Float[Tensor, "rows dim"]) -> Float[Tensor, "rows width"]:
-    into = torch.zeros(len(rows), side.width, device=rows.device)
+    into = torch.zeros(len(rows), side.width, dtype=torch.float32, device=rows.device)
     side.add(rows, 0, into)
     return into
 

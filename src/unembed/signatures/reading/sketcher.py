@@ -173,7 +173,7 @@ class Sketcher:
         )
         kept = found.finite
         if sequence is not None:
-            bad = torch.zeros(len(made.joint), device=hidden.device)
+            bad = torch.zeros(len(made.joint), dtype=torch.float32, device=hidden.device)
             kept = bad.index_add_(0, sequence, (~found.finite).float()) == 0
             _, where = np.unique(sequence.cpu().numpy(), return_index=True)
             hashes, whole = hashes[where], whole[where]

@@ -57,9 +57,13 @@ class Projections:
             targets,
             maps,
             tables,
-            torch.zeros(grouped if tables is not None else (len(maps), rows, width), device=device),
-            torch.full((rows,), BELOW, device=device),
-            torch.zeros(rows, device=device),
+            torch.zeros(
+                grouped if tables is not None else (len(maps), rows, width),
+                dtype=torch.float32,
+                device=device,
+            ),
+            torch.full((rows,), BELOW, dtype=torch.float32, device=device),
+            torch.zeros(rows, dtype=torch.float32, device=device),
             *torch.zeros(2, rows, dtype=torch.float64, device=device).unbind(0),
         )
 

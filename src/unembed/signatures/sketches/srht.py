@@ -21,7 +21,7 @@ from unembed.signatures.sketches.sketch import SIDES, SketchSpec
 UNIT = 512
 """What the first columns of blocks are multiples of; a block's end is padded up to it at most."""
 
-PHASES = torch.tensor([[1.0, 0.0, -1.0, 0.0], [0.0, 1.0, 0.0, -1.0]])
+PHASES = torch.tensor([[1.0, 0.0, -1.0, 0.0], [0.0, 1.0, 0.0, -1.0]], dtype=torch.float32)
 """Real and imaginary parts of the quarter turns 1, i, -1, -i."""
 
 

@@ -48,7 +48,7 @@ class CountSketch:
 
     def columns(self, ids: Int[Tensor, "rows"]) -> Float[Tensor, "rows width"]:
         """``S[:, ids].T``: one ±1 a row."""
-        out = torch.zeros(len(ids), self.width, device=self.sign.device)
+        out = torch.zeros(len(ids), self.width, dtype=torch.float32, device=self.sign.device)
         return out.scatter_(1, self.index[ids].long()[:, None], self.sign[ids][:, None])
 
 
