@@ -90,6 +90,29 @@ def test_two_models_that_are_sure_of_different_tokens() -> None:
         assert getattr(got, name).tolist() == pytest.approx(values, rel=1e-6, abs=1e-5), name
 
 
+@pytest.mark.parametrize("factor", [1e3, 1e4, 1e6, 1e9])
+def test_no_probability_has_a_floor(factor: float) -> None:
+    """Logits of a few times ``factor``: thousands of nats apart and more, and still exact."""
+    head, hidden, targets = random_head(700, 24, 9, size=20.0, bias=True)
+    generator = torch.Generator().manual_seed(1)
+    other = Head.from_parts(
+        factor * (head.weight + 0.02 * torch.randn(head.weight.shape, generator=generator)),
+        None if head.bias is None else factor * head.bias,
+    )
+    sharp = Head.from_parts(factor * head.weight, None if head.bias is None else factor * head.bias)
+    targets = torch.zeros(9, dtype=torch.long)
+    for q in (voice(other, hidden, targets), voice(other, -hidden, targets)):
+        p = voice(sharp, hidden, targets)
+        got, want = divergence(p, q), naively(p, q)
+        for name, values in want.items():
+            assert getattr(got, name).tolist() == pytest.approx(
+                values, rel=1e-5, abs=1e-5 + 1e-6 * factor
+            ), name
+    assert max(want["kl_forward"]) > 10 * factor
+    for name in ("kl_forward", "kl_backward", "total_variation"):
+        assert torch.equal(getattr(divergence(p, p), name), torch.zeros(9)), name
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_model_is_at_no_distance_from_itself(dtype: torch.dtype, kernel: str) -> None:
     first, _ = pair(3000, dtype=dtype)

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import importlib.util
+import json
+import os
 import pickle
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from unembed.errors import UnembedError
 from unembed.head.head import Head
+from unembed.models.causes import missing_package
 from unembed.models.checkpoint import CONTEXT_LIMIT, context_of, load, token_ids
 
 SMALL = {
@@ -219,3 +224,69 @@ def test_a_long_context_is_taken_only_when_asked_for(llama: Any) -> None:
     assert context_of(long, 100_000) == 100_000
     assert context_of(torch.nn.Linear(1, 1)) == CONTEXT_LIMIT
     assert context_of(torch.nn.Linear(1, 1), 4096) == 4096
+
+
+def test_a_file_that_may_not_be_read_is_not_called_damaged(llama_folder: Path) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(shutil.copytree(llama_folder, Path(place) / "model"))
+        Path(place).chmod(0o755)
+        folder.chmod(0o755)
+        for file in folder.iterdir():
+            file.chmod(0o644)
+        (folder / "model.safetensors").chmod(0)
+        user = os.geteuid()
+        try:
+            if user == 0:  # root may read everything
+                os.seteuid(65534)
+            said = refused(folder)
+        finally:
+            os.seteuid(user)
+    assert "model.safetensors may not be read (Permission denied)" in said
+    assert "chmod u+r" in said
+    assert "damaged" not in said
+
+
+@pytest.mark.parametrize(("given", "cause"), [(None, "has no"), (False, "says false for")])
+def test_a_head_that_nothing_ties(copy: Path, given: bool | None, cause: str) -> None:
+    """The weight of a tied head is not stored, and the configuration does not say that it is."""
+    weights = load_file(copy / "model.safetensors")
+    del weights["lm_head.weight"]
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((copy / "config.json").read_text())
+    config.pop("tie_word_embeddings", None)
+    if given is not None:
+        config["tie_word_embeddings"] = given
+    (copy / "config.json").write_text(json.dumps(config))
+    said = refused(copy)
+    assert f"its config.json {cause} tie_word_embeddings" in said
+    assert 'write "tie_word_embeddings": true' in said
+    config["tie_word_embeddings"] = True
+    (copy / "config.json").write_text(json.dumps(config))
+    assert Head.of(load(copy).model).tied
+
+
+def test_the_remedy_of_a_missing_package_is_to_install_it(copy: Path) -> None:
+    if importlib.util.find_spec("sacremoses") is not None:
+        pytest.skip("sacremoses is installed here")
+    (copy / "tokenizer.json").unlink()
+    (copy / "tokenizer_config.json").write_text('{"tokenizer_class": "XLMTokenizer"}')
+    for name, text in (("vocab.json", '{"a": 0, "b": 1}'), ("merges.txt", "#version: 0.2")):
+        (copy / name).write_text(text)
+    said = refused(copy)
+    assert "needs the package sacremoses, which is not installed" in said
+    assert said.endswith("pip install sacremoses")
+
+
+@pytest.mark.parametrize(
+    ("raised", "package"),
+    [
+        (ImportError("Using `x` requires the Absent library but it was not found"), "absent"),
+        (ImportError("Install it with `pip install absent-one`"), "absent-one"),
+        (ImportError("You need to install absent to use it."), "absent"),
+        (ModuleNotFoundError("No module named 'absent'"), "absent"),
+        (ImportError("requires the torch library"), None),
+        (ValueError("something else"), None),
+    ],
+)
+def test_packages_that_errors_ask_for(raised: Exception, package: str | None) -> None:
+    assert missing_package(raised) == package

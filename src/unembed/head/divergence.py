@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from unembed.head.blocks import BLOCK, logit_blocks
+from unembed.head.blocks import BLOCK, NEVER, logit_blocks
 from unembed.head.head import Head
 from unembed.head.kernels import compiled
 from unembed.head.kernels.running import LOG2_E, SEGMENT
@@ -16,8 +16,10 @@ from unembed.head.precision import Precision
 from unembed.head.product import pad_rows
 from unembed.head.sweep import Sweep
 
-FLOOR = -1e4
-"""Below the log-probability of any token, and its exponential is 0 in float32."""
+WIDE = 1e4
+"""Size of a logsumexp in nats from which its own rounding (5e-4 in float32) shows in a probability.
+
+The logits of such a row are taken less their largest, and its normaliser by a pass of its own."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +63,16 @@ def divergence(first: SweptModel, second: SweptModel, *, block: int = BLOCK) -> 
         total_variation = (p - q).abs().sum(-1) / 2
 
     Both heads pass over the same blocks of the vocabulary, of which the larger one may hold padded
-    rows more; the tokens must be the same. Two identical models give exactly 0.
+    rows more; the tokens must be the same. Two identical models give exactly 0. No probability has
+    a floor: a token that q gives ``exp(-10,000)`` counts as such.
     Raises ValueError where the two do not have the same positions or tokens. Source: theory §4.
     """
     _check(first, second)
     n = len(first.hidden)
     a, b = pad_rows(first.hidden), pad_rows(second.hidden)
-    bases = [_base(voice.swept.logsumexp, len(a)) for voice in (first, second)]
+    (tops_p, base_p), (tops_q, base_q) = (
+        _base(voice, inputs, block) for voice, inputs in ((first, a), (second, b))
+    )
     take_in = (
         compiled.segment_divergences if first.precision.epilogue == "compiled" else segment_sums
     )
@@ -78,13 +83,16 @@ def divergence(first: SweptModel, second: SweptModel, *, block: int = BLOCK) -> 
         logit_blocks(b, second.head, second.precision, block),
         strict=False,
     ):
+        for logits, tops in ((p, tops_p), (q, tops_q)):
+            if tops is not None:
+                logits -= tops[rows, None]
         columns = min(p.shape[1], q.shape[1])
         at = slice(start // SEGMENT, (start + columns) // SEGMENT)
         take_in(
             p[:, :columns],
             q[:, :columns],
-            (bases[0][rows], bases[1][rows]),
-            FLOOR,
+            (base_p[rows], base_q[rows]),
+            NEVER,
             sums[:, rows, at],
         )
     mass_p, mass_q, forward, backward, apart = sums.double().sum(-1)
@@ -120,8 +128,22 @@ def segment_sums(
         torch.sum(term, -1, out=total)
 
 
-def _base(logsumexp: Float[Tensor, "positions"], rows: int) -> Float[Tensor, "rows"]:
-    return torch.nn.functional.pad(logsumexp, (0, rows - len(logsumexp)))
+def _base(
+    voice: SweptModel, inputs: Float[Tensor, "rows dim"], block: int
+) -> tuple[Float[Tensor, "rows"] | None, Float[Tensor, "rows"]]:
+    """What to take from a row's logits first, if anything, and then to reach log-probabilities."""
+    swept, more = voice.swept, len(inputs) - len(voice.swept.logsumexp)
+    base, tops = (
+        torch.nn.functional.pad(x, (0, more)) for x in (swept.logsumexp, swept.topk_values[:, 0])
+    )
+    wide = base.abs() > WIDE
+    if not bool(wide.any()):
+        return None, base
+    tops = tops.where(wide, 0.0)
+    mass = torch.zeros(len(base), dtype=torch.float64, device=base.device)
+    for _start, logits, rows in logit_blocks(inputs, voice.head, voice.precision, block):
+        mass[rows] += (logits - tops[rows, None]).double().exp().sum(1)
+    return tops, mass.log().float().where(wide, base)
 
 
 def _overlap(

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from unembed.errors import UnembedError
+from unembed.models.causes import missing_package, refuse_unreadable, untied_head
 
 CONTEXT_LIMIT = 2048
 """Longest context by default: attention over a full window of 128k tokens would cost too much.
@@ -145,6 +146,7 @@ def _check_file_names(name: str) -> None:
     if not any(folder.glob("*.safetensors")):
         refuse_pickles(folder)
         raise UnembedError(f"{name} holds no .safetensors weights")
+    refuse_unreadable(folder)
 
 
 def refuse_pickles(folder: Path) -> None:
@@ -187,14 +189,16 @@ def _refuse_empty(name: str, tokenizer: Any) -> None:
 
 def _refuse_unmatched(name: str, model: Any, report: dict[str, Any]) -> None:
     """Refuse parameters without trained weights, and weights of the head that are not used."""
-    untrained = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
-    if untrained:
-        raise UnembedError(
-            f"{name} has no trained weights for {len(untrained)} parameters of "
-            f"{type(model).__name__} (first: {untrained[0]}): {REMEDY}"
-        )
     head = model.get_output_embeddings()
     inside = next((path for path, module in model.named_modules() if module is head), None)
+    untrained = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
+    if untrained:
+        cause = untied_head(name, untrained, inside)
+        raise UnembedError(
+            f"{name} has no trained weights for {len(untrained)} parameters of "
+            f"{type(model).__name__} (first: {untrained[0]}): "
+            f"{REMEDY if cause is None else f'{cause} {REMEDY}'}"
+        )
     unused = sorted(key for key in report["unexpected_keys"] if key.startswith(f"{inside}."))
     if unused:
         raise UnembedError(
@@ -217,6 +221,12 @@ def _one_line(name: str, failure: str, remedy: str = REMEDY) -> Iterator[None]:
             "copy or download the checkpoint again"
         ) from error
     except Exception as error:
+        package = missing_package(error)
+        if package is not None:
+            raise UnembedError(
+                f"{name} needs the package {package}, which is not installed "
+                f"({_first_line(error)}): pip install {package}"
+            ) from error
         where = "" if Path(name).is_dir() else ", nor is it a folder here"
         raise UnembedError(f"{name} {failure}{where} ({_first_line(error)}): {remedy}") from error
 

@@ -77,10 +77,7 @@ class ModelPass:
         highest = _highest_id(corpus)
         head = Head.of(model, token_ids(corpus.tokenizer))
         if highest >= head.vocab:
-            raise UnembedError(
-                f"the text holds token id {highest}, but {name} has a vocabulary of {head.vocab}: "
-                "the tokenizer does not belong to this model"
-            )
+            raise UnembedError(_beyond(highest, corpus.tokenizer, name, head.vocab))
         windows = Windows.of(
             corpus,
             context_of(model, reading.context),
@@ -210,6 +207,23 @@ def _counted(found: Iterator[tuple[str, int, Found]], bar: Any) -> Iterator[tupl
     for piece in found:
         bar.update(piece[1])
         yield piece
+
+
+def _beyond(highest: int, tokenizer: Any, name: str, rows: int) -> str:
+    """Why the text holds a token that the model has no row for."""
+    fact = f"the text holds token id {highest}, but {name} has a vocabulary of {rows}"
+    added = tokenizer.added_tokens_decoder
+    if max(set(tokenizer.get_vocab().values()) - set(added), default=0) < rows:
+        first = str(added[min(token for token in added if token >= rows)])
+        return (
+            f"{fact}: the embeddings were not resized when {first!r} was added to the tokenizer of "
+            f"{len(tokenizer)} tokens; call model.resize_token_embeddings({len(tokenizer)}), train "
+            "the new rows and save the model, or leave such tokens out of the text"
+        )
+    return (
+        f"{fact}: the tokenizer does not belong to this model; it has {len(tokenizer)} tokens, "
+        "give the model's own"
+    )
 
 
 def _highest_id(corpus: Corpus) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -233,3 +234,15 @@ def test_excerpts_carry_the_text(llama: Any, corpus: Corpus) -> None:
 def test_a_foreign_tokenizer_is_refused(corpus: Corpus, checkpoint: Callable[..., Path]) -> None:
     with pytest.raises(UnembedError, match="does not belong to this model"):
         audit(small_model("llama"), corpus)
+
+
+def test_embeddings_that_were_not_resized_are_named(llama: Any, tokenizer: Any) -> None:
+    more = copy.deepcopy(tokenizer)
+    more.add_tokens(["<one>", "<two>", "<three>", "<four>"])
+    text = Corpus.from_texts(["if this <four> that"], more)
+    with pytest.raises(UnembedError) as caught:
+        audit(llama, text)
+    said = str(caught.value)
+    assert said.startswith("the text holds token id 480, but LlamaForCausalLM has a vocabulary of")
+    assert "embeddings were not resized when '<four>' was added" in said
+    assert "model.resize_token_embeddings(481)" in said
