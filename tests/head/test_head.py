@@ -155,3 +155,24 @@ def test_models_without_a_causal_head_are_refused() -> None:
     torch.nn.init.normal_(masked.bert.embeddings.word_embeddings.weight)
     with pytest.raises(HeadError, match="not causal"):
         Head.of(masked)
+
+
+def test_a_head_on_more_rows_than_logits_is_refused() -> None:
+    """ProphetNet predicts several tokens ahead, and returns the logits of the first."""
+    model = tf.ProphetNetForCausalLM(
+        tf.ProphetNetConfig(
+            vocab_size=300,
+            hidden_size=32,
+            encoder_ffn_dim=32,
+            decoder_ffn_dim=32,
+            num_encoder_layers=1,
+            num_decoder_layers=1,
+            num_encoder_attention_heads=2,
+            num_decoder_attention_heads=2,
+            is_decoder=True,
+            is_encoder_decoder=False,
+            add_cross_attention=False,
+        )
+    ).eval()
+    with pytest.raises(HeadError, match=r"calls its head on 4 rows for 2 logits at 2 tokens"):
+        Head.of(model)

@@ -230,14 +230,22 @@ def _recover_transform(
     grid = torch.cat([powers, -powers])
 
     def replace(_module: nn.Module, _args: object, output: Tensor) -> Tensor:
+        rows.append(output.numel() // output.shape[-1])
         index = torch.arange(output.numel(), device=output.device) % len(grid)
         return grid.to(output)[index].view_as(output)
 
+    rows: list[int] = []
     handle = module.register_forward_hook(replace)
     try:
         got = _logits(model, ids[:, :2])
     finally:
         handle.remove()
+    if rows[:1] != [len(got)] or len(got) != 2:
+        raise HeadError(
+            f"{type(model).__name__} calls its head on {sum(rows)} rows for {len(got)} logits at 2 "
+            "tokens (as one that predicts several tokens ahead does), so that nothing says which "
+            "row is a token's decision: give a model that predicts the next token alone"
+        )
     if got.shape[-1] != module.weight.shape[0]:
         raise HeadError(
             f"{type(model).__name__} returns {got.shape[-1]} logits from a head of "

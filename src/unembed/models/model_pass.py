@@ -23,6 +23,7 @@ from unembed.head.precision import Precision
 from unembed.head.product import Route, float32_products
 from unembed.head.sweep import Sweep
 from unembed.models.checkpoint import context_of, token_ids
+from unembed.models.length_proof import prove_lengths
 from unembed.models.replicas import MOST_REPLICAS, replicas_of, side_by_side
 from unembed.runs.phases import Phases
 from unembed.runs.store import RunFolder
@@ -41,7 +42,8 @@ class ReadingOptions:
     ``context`` None takes the model's, at most 2,048 tokens. ``max_positions`` are those of the
     text's beginning or, with ``spread``, of windows from all over it. ``batch_tokens`` None takes
     2,048 on CPU and 16,384 on a GPU. A killed run loses at most the part it was writing, of
-    ``part_positions``.
+    ``part_positions``. Rows of different length share a batch where ``mix_lengths`` allows it and
+    padding is proved to be harmless at those lengths.
     """
 
     context: int | None = None
@@ -50,6 +52,7 @@ class ReadingOptions:
     batch_tokens: int | None = None
     part_positions: int = PART_POSITIONS
     spread: bool = False
+    mix_lengths: bool = True
 
     def __post_init__(self) -> None:
         for name in ("context", "batch_tokens", "max_positions", "part_positions"):
@@ -60,7 +63,10 @@ class ReadingOptions:
 
 @dataclass(frozen=True)
 class ModelPass:
-    """A model, its head and the windows it reads; ``models`` work on batches side by side."""
+    """A model, its head and the windows it reads; ``models`` work on batches side by side.
+
+    ``mixed`` says whether rows of different length may share a batch.
+    """
 
     models: list[nn.Module]
     head: Head
@@ -70,10 +76,11 @@ class ModelPass:
     batch_tokens: int
     part_positions: int
     threads: int
+    mixed: bool = True
 
     @staticmethod
     def of(model: nn.Module, corpus: Corpus, reading: ReadingOptions, name: str) -> ModelPass:
-        """Recover the head, cut the windows, and probe the products."""
+        """Recover the head, cut the windows, and probe the products and the lengths."""
         highest = _highest_id(corpus)
         head = Head.of(model, token_ids(corpus.tokenizer))
         if highest >= head.vocab:
@@ -91,6 +98,9 @@ class ModelPass:
         threads = torch.get_num_threads()
         # The route is a setting of the whole process, so that only one can be in use at a time.
         parallel = on_cpu and body_route == precision.route
+        batch_tokens = reading.batch_tokens or (2048 if on_cpu else 16384)
+        plan = (reading.part_positions, batch_tokens)
+        safe = prove_lengths(model, windows, plan, body_route, mix=reading.mix_lengths)
         models = replicas_of(model, min(threads, MOST_REPLICAS) if parallel else 1)
         return ModelPass(
             models=models,
@@ -98,9 +108,10 @@ class ModelPass:
             windows=windows,
             precision=precision,
             body_route=body_route,
-            batch_tokens=reading.batch_tokens or (2048 if on_cpu else 16384),
+            batch_tokens=batch_tokens,
             part_positions=reading.part_positions,
             threads=max(1, threads // len(models)),
+            mixed=safe,
         )
 
     def results(
@@ -127,11 +138,12 @@ class ModelPass:
             return part, len(batch.doc), work(team, batch, share)
 
         with _kept_route(routes):
-            found = side_by_side(teams, one, self._planned(done, bar))
+            mixed = all(each.mixed for each in passes)
+            found = side_by_side(teams, one, self._planned(done, bar, mixed))
             for part, pieces in groupby(_counted(found, bar), key=itemgetter(0)):
                 yield part, [piece for _part, _count, piece in pieces]
 
-    def _planned(self, done: frozenset[str], bar: Any) -> Iterator[tuple[str, Batch]]:
+    def _planned(self, done: frozenset[str], bar: Any, mixed: bool) -> Iterator[tuple[str, Batch]]:
         """The batches of every part that is not done yet, with the part's name."""
         todo: list[tuple[str, range]] = []
         for number, part in enumerate(parts(self.windows, self.part_positions)):
@@ -144,7 +156,7 @@ class ModelPass:
         return (
             (path, batch)
             for path, part in todo
-            for batch in batches(self.windows, part, self.batch_tokens)
+            for batch in batches(self.windows, part, self.batch_tokens, mix=mixed)
         )
 
     @torch.no_grad()

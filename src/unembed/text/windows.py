@@ -51,6 +51,14 @@ class Windows:
         """Which of the predictions of window i count."""
         return _counted(self.corpus, int(self.start[i]), int(self.length[i]))
 
+    def inputs(self, i: int) -> Int[Tensor, "seq"]:
+        """The tokens that window i reads."""
+        start = int(self.start[i])
+        tokens = np.asarray(self.corpus.ids[start : start + int(self.length[i])], dtype=np.int64)
+        if self.prefixed[i]:
+            tokens = np.concatenate([[self.corpus.bos], tokens])
+        return torch.from_numpy(tokens.copy())
+
     @property
     def facts(self) -> TextFacts:
         """What the provenance of a run records of its text."""
@@ -155,20 +163,47 @@ def parts(windows: Windows, part_positions: int) -> Iterator[range]:
     yield range(first, len(windows.counts))
 
 
-def batches(windows: Windows, part: range, batch_tokens: int) -> Iterator[Batch]:
+def batches(
+    windows: Windows, part: range, batch_tokens: int, *, mix: bool = True
+) -> Iterator[Batch]:
     """The windows of a part, longest first, as many at a time as fit ``batch_tokens`` when padded.
 
-    The plan depends on the corpus, the context and ``batch_tokens`` alone, so a resumed run forms
-    the same batches.
+    Without ``mix`` those of a batch have one length, so that nothing is padded. The plan depends on
+    the corpus, the context, ``batch_tokens`` and ``mix`` alone, so a resumed run forms the same
+    batches.
     """
+    for chosen, widths in _plan(windows, part, batch_tokens, mix):
+        yield _batch(windows, chosen, int(widths[0]))
+
+
+def mixed_lengths(
+    windows: Windows, part_positions: int, batch_tokens: int
+) -> tuple[int, int] | None:
+    """The shortest and the longest window that a plan pads to one length with others; None where
+    every batch has one length."""
+    ends = [
+        (int(widths[-1]), int(widths[0]))
+        for part in parts(windows, part_positions)
+        for _chosen, widths in _plan(windows, part, batch_tokens, True)
+        if widths[-1] < widths[0]
+    ]
+    return (min(a for a, _ in ends), max(b for _, b in ends)) if ends else None
+
+
+def _plan(
+    windows: Windows, part: range, batch_tokens: int, mix: bool
+) -> Iterator[tuple[Int[np.ndarray, "batch"], Int[np.ndarray, "batch"]]]:
+    """The windows of each batch with their lengths, longest first."""
     widths = (windows.length + windows.prefixed)[part.start : part.stop]
-    order = part.start + np.argsort(-widths, kind="stable")
+    order = np.argsort(-widths, kind="stable")
+    widths = widths[order]
     at = 0
     while at < len(order):
-        width = int(windows.length[order[at]] + windows.prefixed[order[at]])
-        size = max(1, batch_tokens // width)
-        yield _batch(windows, order[at : at + size], width)
-        at += size
+        stop = at + max(1, batch_tokens // int(widths[at]))
+        if not mix:
+            stop = min(stop, int(np.searchsorted(-widths, -widths[at], side="right")))
+        yield part.start + order[at:stop], widths[at:stop]
+        at = stop
 
 
 def _batch(windows: Windows, chosen: Int[np.ndarray, "batch"], width: int) -> Batch:

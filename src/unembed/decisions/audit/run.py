@@ -90,6 +90,8 @@ class AuditRun:
         given = {**vars(wanted), "body_product": reading.body_route}
         if options.spread:
             given["spread"] = True
+        if not reading.mixed:
+            given["mixed_lengths"] = False
         reader = None if second_reader is None else second_reader(reading)
         provenance = provenance_of(
             "audit",

@@ -62,7 +62,7 @@ def audit_both(
     shorter = min(context_of(one.model, options.context) for one in (before, after))
     options = replace(options, context=shorter)
     with phases("prepare"):
-        runs = [AuditRun.of(one.model.eval(), corpus, options, one.name) for one in (before, after)]
+        runs = _runs(before, after, corpus, options)
     both = _Both(*runs)
     positions = runs[0].reading.windows.positions
     if out is None:
@@ -100,6 +100,21 @@ def audit_both(
         files = sorted((folders[2].folder / "tokens").glob("part-*.parquet"))
         divergences = pa.concat_tables([pq.read_table(file) for file in files])
         return LiveAudits(audits[0], audits[1], divergences)
+
+
+def _runs(
+    before: Checkpoint, after: Checkpoint, corpus: Corpus, options: AuditOptions
+) -> list[AuditRun]:
+    """Both runs, over one plan: where one model needs batches of one length, both get them."""
+
+    def prepared(options: AuditOptions) -> list[AuditRun]:
+        pair = (before, after)
+        return [AuditRun.of(one.model.eval(), corpus, options, one.name) for one in pair]
+
+    runs = prepared(options)
+    if len({run.reading.mixed for run in runs}) > 1:
+        return prepared(replace(options, mix_lengths=False))
+    return runs
 
 
 @dataclass(frozen=True)

@@ -123,6 +123,7 @@ def _key(reading: ModelPass, sketcher: Sketcher) -> dict[str, Any]:
         "positions": reading.windows.positions,
         "batch_tokens": reading.batch_tokens,
         "part_positions": reading.part_positions,
+        **({} if reading.mixed else {"mixed_lengths": False}),
     }
 
 

@@ -1,0 +1,149 @@
+"""Bodies whose answers depend on more than the tokens before: padding, luck, or later tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import transformers as tf
+
+from made_up.corpora import TEXTS
+from unembed import Corpus, audit
+from unembed.decisions import AuditOptions
+from unembed.decisions.comparison.live import audit_both
+from unembed.errors import HeadError
+from unembed.models import length_proof
+from unembed.models.checkpoint import Checkpoint
+from unembed.text.windows import Windows, batches, mixed_lengths
+
+OPTIONS = AuditOptions(top_k=2, batch_tokens=256)
+
+
+@pytest.fixture(scope="module")
+def corpus(tokenizer: Any) -> Corpus:
+    """Short rows and long ones, which a batch of 256 tokens mixes."""
+    words = " ".join(TEXTS).split()
+    return Corpus.from_texts([*TEXTS[:6], " ".join(words[:40]), " ".join(words[20:60])], tokenizer)
+
+
+@pytest.fixture(scope="module")
+def longrope() -> Any:
+    """Other rotary factors for rows of more than 16 tokens, as Phi-3 has beyond 4,096."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return tf.Phi3ForCausalLM(
+            tf.Phi3Config(
+                vocab_size=480,
+                hidden_size=48,
+                intermediate_size=96,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                max_position_embeddings=64,
+                original_max_position_embeddings=16,
+                rope_parameters={
+                    "rope_type": "longrope",
+                    "rope_theta": 10000.0,
+                    "short_factor": [1.0] * 6,
+                    "long_factor": [4.0, 6.0, 8.0, 12.0, 16.0, 24.0],
+                    "original_max_position_embeddings": 16,
+                },
+                initializer_range=0.2,
+                bos_token_id=0,
+                eos_token_id=0,
+                pad_token_id=0,
+            )
+        ).eval()
+
+
+def margins(model: Any, corpus: Corpus) -> list[float]:
+    """Of each window alone, by the model's own logits."""
+    windows = Windows.of(corpus, 64)
+    found: list[float] = []
+    for i in range(len(windows.length)):
+        with torch.no_grad():
+            logits = model(input_ids=windows.inputs(i)[None]).logits[0, :, : len(corpus.tokenizer)]
+        top = logits.double().topk(2).values
+        found += (top[:, 0] - top[:, 1]).tolist()
+    return found
+
+
+def test_rows_of_two_rotary_regimes_share_no_batch(longrope: Any, corpus: Corpus) -> None:
+    lengths = Windows.of(corpus, 64).length
+    assert lengths.min() < 16 < lengths.max()
+    found = audit(longrope, corpus, OPTIONS)
+    want = margins(longrope, corpus)
+    assert found.column("margin").tolist() == pytest.approx(want, abs=1e-4)
+    assert found.provenance.options["mixed_lengths"] is False
+
+
+def test_a_sound_body_keeps_its_plan(llama: Any, corpus: Corpus) -> None:
+    assert mixed_lengths(Windows.of(corpus, 64), 1 << 15, 256) is not None
+    assert "mixed_lengths" not in audit(llama, corpus, OPTIONS).provenance.options
+
+
+def test_two_models_share_the_safer_plan(longrope: Any, llama: Any, corpus: Corpus) -> None:
+    pair = (
+        Checkpoint(name, one, corpus.tokenizer)
+        for name, one in (("plain", llama), ("switching", longrope))
+    )
+    found = audit_both(*pair, corpus, OPTIONS)
+    for one in (found.before, found.after):
+        assert one.provenance.options["mixed_lengths"] is False
+    assert found.after.column("margin").tolist() == pytest.approx(
+        margins(longrope, corpus), abs=1e-4
+    )
+
+
+def test_batches_of_one_length_hold_the_same_windows(corpus: Corpus) -> None:
+    windows = Windows.of(corpus, 24)
+    whole = range(len(windows.length))
+    mixed, apart = (list(batches(windows, whole, 256, mix=mix)) for mix in (True, False))
+    assert len(apart) > len(mixed)
+    for batch in apart:
+        assert batch.real.all()
+
+    def keys(some: Any) -> list[tuple[int, int]]:
+        return sorted(
+            key for one in some for key in zip(one.doc.tolist(), one.pos.tolist(), strict=True)
+        )
+
+    assert keys(apart) == keys(mixed)
+
+
+def test_a_body_that_answers_differently_when_asked_twice(corpus: Corpus) -> None:
+    """LSH attention draws its hashes anew; at the 8 tokens of the head's probe it is plain."""
+    model = tf.ReformerModelWithLMHead(
+        tf.ReformerConfig(
+            vocab_size=480,
+            hidden_size=32,
+            num_attention_heads=2,
+            attention_head_size=16,
+            feed_forward_size=32,
+            attn_layers=["lsh"],
+            is_decoder=True,
+            axial_pos_embds=False,
+            lsh_attn_chunk_length=8,
+            num_hashes=1,
+            num_buckets=4,
+            max_position_embeddings=64,
+            tie_word_embeddings=False,
+        )
+    ).eval()
+    with pytest.raises(HeadError, match="ReformerModelWithLMHead answers differently when asked"):
+        audit(model, corpus, OPTIONS)
+
+
+def test_a_body_that_looks_ahead_in_long_rows_alone(
+    llama: Any, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = length_proof.final_hidden
+
+    def ahead(model: Any, ids: torch.Tensor) -> torch.Tensor:
+        hidden = real(model, ids)
+        return hidden + hidden.mean(1, keepdim=True) if ids.shape[1] > 16 else hidden
+
+    monkeypatch.setattr(length_proof, "final_hidden", ahead)
+    with pytest.raises(HeadError, match="LlamaForCausalLM is not causal at"):
+        audit(llama, corpus, OPTIONS)
