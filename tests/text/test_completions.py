@@ -207,11 +207,68 @@ def test_nothing_left_to_predict(tmp_path: Path, tokenizer: Any) -> None:
     path.write_text("")
     with pytest.raises(UnembedError, match="holds no text"):
         Corpus.read(path, tokenizer, completion_only=True)
-    corpus = Corpus.from_pairs(
-        [PromptCompletion("a prompt of many words, ", "and the rest")], tokenizer
+    corpus = Corpus.from_pairs([PromptCompletion("a prompt", "and the rest")], tokenizer)
+    nothing = corpus.counting(np.zeros(corpus.tokens, dtype=bool), "none")
+    with pytest.raises(UnembedError, match="all 1 completions are empty or masked"):
+        Windows.of(nothing, 3, "truncate")
+
+
+def left_cut(
+    prompt: list[int], answer: list[int], context: int, overflow: str, bos: int | None
+) -> list[tuple[int, tuple[int, ...]]]:
+    """Each token of an answer that fits, with what is read before it."""
+    room = context - 1 if overflow == "truncate" else context
+    inputs = [*prompt, *answer][:-1]
+    if len(inputs) > room:
+        kept = room - (bos is not None)
+        inputs = ([] if bos is None else [bos]) + inputs[-kept:]
+    read = [tuple(inputs[: len(inputs) - i]) for i in reversed(range(len(answer)))]
+    return list(zip(answer, read, strict=True))
+
+
+@given(
+    prompt=st.integers(1, 30),
+    answer=st.integers(1, 5),
+    context=st.integers(7, 12),
+    overflow=st.sampled_from(["windows", "truncate"]),
+    bos=st.sampled_from([None, 1]),
+)
+@settings(max_examples=200, deadline=None)
+def test_a_completion_keeps_what_is_before_it(
+    prompt: int, answer: int, context: int, overflow: Any, bos: int | None
+) -> None:
+    asked = [bos or 2, *range(100, 100 + prompt)]
+    said = [*range(500, 500 + answer)]
+    plain = corpus_of_rows([[*asked, *said]], [0], bos)
+    corpus = plain.counting(np.array([False] * len(asked) + [True] * answer), "the answer")
+    windows = Windows.of(corpus, context, overflow)
+    (batch,) = batches(windows, range(len(windows.length)), 10**6)
+    (row,) = batch.input_ids.tolist()
+    seen = [tuple(row[: i + 1]) for i in np.flatnonzero(batch.real[0])]
+    expected = left_cut(asked, said, context, overflow, bos)
+    assert list(zip(batch.targets.tolist(), seen, strict=True)) == expected
+    assert batch.pos.tolist() == [*range(len(asked) - 1, len(asked) + answer - 1)]
+    cut = len(asked) + answer - 1 > (context - 1 if overflow == "truncate" else context)
+    assert (windows.cut_prompts, windows.split_completions) == (int(cut), 0)
+    assert len(windows.notes) == int(cut)
+
+
+def test_a_completion_longer_than_the_context_begins_within_a_window() -> None:
+    plain = corpus_of_rows([[*range(10, 40)], [*range(50, 60)]], [0, 1], None)
+    counted = np.isin(plain.ids, [*range(25, 40), 59])
+    windows = Windows.of(plain.counting(counted, "the answers"), 8)
+    found = []
+    for batch in batches(windows, range(len(windows.length)), 8):
+        found += batch.targets.tolist()
+    assert sorted(found) == [*range(25, 40), 59]
+    assert windows.start[0] == 11  # four tokens of the prompt, of eight
+    assert (windows.cut_prompts, windows.split_completions) == (2, 1)
+    assert windows.notes == (
+        "2 of 2 prompts were cut on the left: with their completions they are longer than the "
+        "context of 8 tokens",
+        "1 of 2 completions were split: they are longer than the context of 8 tokens",
     )
-    with pytest.raises(UnembedError, match=r"all 1 completions .* 3 tokens.*--con"):
-        Windows.of(corpus, 3, "truncate")
+    assert "cut off" in Windows.of(plain.counting(counted, "the answers"), 8, "truncate").notes[1]
 
 
 def test_the_digest_sees_what_counts(tokenizer: Any) -> None:

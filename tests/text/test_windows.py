@@ -138,6 +138,56 @@ def test_what_predicts_nothing(context: int, limit: int | None, said: str) -> No
         Windows.of(corpus_of_rows([[5, 6]], [0], None), context, "windows", limit)
 
 
+def drawn(sizes: list[int], limit: int, context: int = 64, **how: bool) -> Windows:
+    rows = [[*range(5, 6 + size)] for size in sizes]
+    corpus = corpus_of_rows(rows, [*range(len(rows))], None)
+    return Windows.of(corpus, context, max_positions=limit, spread=True, **how)
+
+
+def places(windows: Windows) -> set[tuple[int, int]]:
+    found = set()
+    for batch in batches(windows, range(len(windows.length)), 500):
+        new = set(zip(batch.doc.tolist(), batch.pos.tolist(), strict=True))
+        assert not new & found
+        found |= new
+        assert (batch.targets.numpy() == batch.pos + 6).all()
+    assert len(found) == windows.positions
+    return found
+
+
+def test_documents_are_drawn_before_positions() -> None:
+    windows = drawn([700] * 40, 500, context=2048)
+    assert sorted(np.unique(windows.counts)) == [12, 13]
+    assert len(np.unique(windows.doc)) == 40
+    where = np.array([pos for _, pos in places(windows)])
+    assert where.min() < 100  # from anywhere in a document, not from its beginning alone
+    assert where.max() > 600
+
+
+@given(
+    sizes=st.lists(st.integers(1, 150), min_size=1, max_size=90),
+    limit=st.integers(1, 2000),
+    more=st.integers(0, 300),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_larger_draw_holds_a_smaller_one(sizes: list[int], limit: int, more: int) -> None:
+    some, all_of_it = (places(drawn(sizes, n)) for n in (limit, limit + more))
+    assert len(some) == min(limit, sum(sizes))
+    assert some <= all_of_it
+    if len(sizes) <= 64:
+        given = np.bincount([doc for doc, _ in some], minlength=len(sizes))
+        short = given < np.array(sizes)
+        assert given.max() <= given[short].min(initial=10**9) + 1
+
+
+def test_whole_windows_are_drawn_a_document_at_a_time() -> None:
+    windows = drawn([700] * 40, 500, context=20, whole_windows=True)
+    assert len(np.unique(windows.doc)) == 25
+    assert (windows.counts == 20).all()
+    assert len(places(windows)) == 500
+    assert len(np.unique(drawn([700] * 40, 1600, context=20, whole_windows=True).doc)) == 40
+
+
 def test_windows_from_all_over_the_text(tokenizer: Any, topics: list[str]) -> None:
     corpus = Corpus.from_texts(topics, tokenizer)
     whole = Windows.of(corpus, 16)

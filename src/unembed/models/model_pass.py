@@ -28,7 +28,8 @@ from unembed.models.replicas import MOST_REPLICAS, replicas_of, side_by_side
 from unembed.runs.phases import Phases
 from unembed.runs.store import RunFolder
 from unembed.text.corpus import Corpus
-from unembed.text.windows import Batch, Overflow, Windows, batches, parts
+from unembed.text.row_cuts import Overflow
+from unembed.text.windows import Batch, Windows, batches, parts
 
 PART_POSITIONS = 1 << 15
 
@@ -40,7 +41,7 @@ class ReadingOptions:
     """How a text is read.
 
     ``context`` None takes the model's, at most 2,048 tokens. ``max_positions`` are those of the
-    text's beginning or, with ``spread``, of windows from all over it. ``batch_tokens`` None takes
+    text's beginning or, with ``spread``, of documents from all over it. ``batch_tokens`` None takes
     2,048 on CPU and 16,384 on a GPU. A killed run loses at most the part it was writing, of
     ``part_positions``. Rows of different length share a batch where ``mix_lengths`` allows it and
     padding is proved to be harmless at those lengths.
@@ -53,6 +54,11 @@ class ReadingOptions:
     part_positions: int = PART_POSITIONS
     spread: bool = False
     mix_lengths: bool = True
+
+    @property
+    def whole_windows(self) -> bool:
+        """Whether ``spread`` takes windows whole, for what sums over each of them."""
+        return False
 
     def __post_init__(self) -> None:
         for name in ("context", "batch_tokens", "max_positions", "part_positions"):
@@ -91,6 +97,7 @@ class ModelPass:
             reading.overflow,
             reading.max_positions,
             spread=reading.spread,
+            whole_windows=reading.whole_windows,
         )
         on_cpu = head.weight.device.type == "cpu"
         precision = Precision.probe(head.weight)

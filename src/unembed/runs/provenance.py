@@ -20,7 +20,12 @@ PACKAGES = ("unembed", "torch", "transformers", "tokenizers", "numpy", "pyarrow"
 
 @dataclass(frozen=True)
 class TextFacts:
-    """What was read and how it was cut: the part of a run's provenance that the text decides."""
+    """What was read and how it was cut: the part of a run's provenance that the text decides.
+
+    ``duplicate_documents`` are equal to an earlier one, token for token, and ``double_bos_rows``
+    begin with a BOS token beside the tokenizer's own. ``cut_prompts`` and ``split_completions`` are
+    rows longer than the context. ``notes`` say all that in sentences, and what was not read.
+    """
 
     corpus: str
     digest: str
@@ -33,6 +38,11 @@ class TextFacts:
     context: int
     overflow: str
     positions: int
+    duplicate_documents: int = 0
+    double_bos_rows: int = 0
+    cut_prompts: int = 0
+    split_completions: int = 0
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -75,7 +85,7 @@ class Provenance:
     @staticmethod
     def from_json(values: dict[str, Any]) -> Provenance:
         """Read back what ``to_json`` wrote."""
-        text = TextFacts(**values["text"])
+        text = TextFacts(**{**values["text"], "notes": tuple(values["text"].get("notes", ()))})
         return Provenance(**{**values, "head_shape": tuple(values["head_shape"]), "text": text})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ class Corpus:
     ``counted`` marks the tokens whose prediction counts, those of completions; None counts all that
     are predicted. The first token of a row is not predicted, and never marked. ``blank_rows`` are
     then those of an empty completion, ``short_rows`` those of one without a token to predict.
+    ``remarks`` say what of the source was not read.
     """
 
     ids: Int[np.ndarray, "tokens"]
@@ -43,6 +45,44 @@ class Corpus:
     rules: str
     digest: str
     counted: Bool[np.ndarray, "tokens"] | None = None
+    remarks: tuple[str, ...] = ()
+
+    @cached_property
+    def duplicate_documents(self) -> int:
+        """Number of documents that equal an earlier one: token for token, row for row."""
+        contents = [b""] * len(self.names)
+        for row, number in enumerate(self.document.tolist()):
+            ids, counted = self._row(row)
+            digest = hashlib.blake2b(contents[number], digest_size=8)
+            add_row(digest, 0, ids, counted)
+            contents[number] = digest.digest()
+        return len(contents) - len(set(contents))
+
+    @cached_property
+    def double_bos_rows(self) -> int:
+        """Number of rows that hold a BOS token behind the one that the tokenizer put."""
+        if self.bos is None:
+            return 0
+        second = self.starts[:-1] + 1
+        second = second[second < self.starts[1:]]
+        return int(np.count_nonzero(self.ids[second] == self.bos))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of any figure has to know of this text, a sentence each."""
+        found = list(self.remarks)
+        if self.duplicate_documents:
+            found.append(
+                f"{self.duplicate_documents:,} of {len(self.names):,} documents are exact copies "
+                "of others, yet count as independent: intervals are too narrow"
+            )
+        if self.double_bos_rows:
+            token = self.tokenizer.convert_ids_to_tokens(self.bos)
+            found.append(
+                f"{self.double_bos_rows:,} of {self.rows:,} rows begin with {token!r}, which the "
+                "tokenizer puts there as well: take it out of the text"
+            )
+        return tuple(found)
 
     @property
     def rows(self) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -13,10 +12,9 @@ from torch import Tensor
 
 from unembed.errors import UnembedError
 from unembed.runs.provenance import TextFacts
-from unembed.stats.splitmix import STEP, mixed
+from unembed.text import drawing
 from unembed.text.corpus import Corpus
-
-Overflow = Literal["windows", "truncate"]
+from unembed.text.row_cuts import Overflow, RowCuts
 
 
 @dataclass(frozen=True)
@@ -28,8 +26,11 @@ class Windows:
     begins rows with a BOS token, later windows of a row begin with one too, whose own prediction is
     not counted (``prefixed``). ``doc`` and ``pos`` place the window's first prediction.
 
-    ``counts`` is how many of a window's predictions count: all, ``length[i]``, unless the corpus
-    marks tokens (``Corpus.counted``). Where it does, windows in which none counts are left out.
+    ``counts`` is how many of a window's predictions count: all but the first ``skip[i]``, unless
+    the corpus marks tokens (``Corpus.counted``). Where it does, windows in which none counts are
+    left out, and a row longer than the context is cut so that its completion keeps what is before
+    it: ``cut_prompts`` rows lost the beginning of their prompt, and the completions of
+    ``split_completions`` are longer than the context, so that later parts of them see less.
     """
 
     corpus: Corpus
@@ -41,6 +42,9 @@ class Windows:
     doc: Int[np.ndarray, "windows"]
     pos: Int[np.ndarray, "windows"]
     counts: Int[np.ndarray, "windows"]
+    skip: Int[np.ndarray, "windows"]
+    cut_prompts: int = 0
+    split_completions: int = 0
 
     @property
     def positions(self) -> int:
@@ -49,7 +53,30 @@ class Windows:
 
     def counted(self, i: int) -> Bool[np.ndarray, "predictions"]:
         """Which of the predictions of window i count."""
-        return _counted(self.corpus, int(self.start[i]), int(self.length[i]))
+        found = _counted(self.corpus, int(self.start[i]), int(self.length[i]))
+        found[: int(self.skip[i])] = False
+        return found
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of any figure has to know of the rows that were cut, a sentence each."""
+        found = []
+        if self.cut_prompts:
+            found.append(
+                f"{self.cut_prompts:,} of {self._rows_read:,} prompts were cut on the left: with "
+                f"their completions they are longer than the context of {self.context:,} tokens"
+            )
+        if self.split_completions:
+            done = "cut off" if self.overflow == "truncate" else "split"
+            found.append(
+                f"{self.split_completions:,} of {self._rows_read:,} completions were {done}: they "
+                f"are longer than the context of {self.context:,} tokens"
+            )
+        return tuple(found)
+
+    @property
+    def _rows_read(self) -> int:
+        return len(np.unique(np.searchsorted(self.corpus.starts, self.start, side="right")))
 
     def inputs(self, i: int) -> Int[Tensor, "seq"]:
         """The tokens that window i reads."""
@@ -75,6 +102,11 @@ class Windows:
             context=self.context,
             overflow=self.overflow,
             positions=self.positions,
+            duplicate_documents=corpus.duplicate_documents,
+            double_bos_rows=corpus.double_bos_rows,
+            cut_prompts=self.cut_prompts,
+            split_completions=self.split_completions,
+            notes=(*corpus.notes, *self.notes),
         )
 
     @staticmethod
@@ -85,56 +117,65 @@ class Windows:
         max_positions: int | None = None,
         *,
         spread: bool = False,
+        whole_windows: bool = False,
     ) -> Windows:
         """Cut the rows of a corpus into windows.
 
         ``overflow="windows"`` makes consecutive windows of rows longer than the context;
         ``"truncate"`` keeps the first ``context`` tokens of a row (so context - 1 predictions) and
-        drops the rest, the protocol of arXiv 2604.06767. ``max_positions`` stops after so many
-        predictions that count: those of the first windows or, with ``spread``, of windows from all
-        over the text, chosen by a hash of their number.
+        drops the rest, the protocol of arXiv 2604.06767. Of a row whose completion would not be in
+        its first window the prompt is cut on the left (``RowCuts``). ``max_positions`` stops after
+        so many predictions that count: those of the first windows or, with ``spread``, of documents
+        from all over the text, in pieces of windows or ``whole_windows`` (``drawing``).
         Raises UnembedError where nothing would be predicted.
         """
         if context < 2:
             raise UnembedError(f"--context {context} predicts nothing: give at least 2")
         if max_positions is not None and max_positions < 1:
             raise UnembedError(f"--max-positions must be at least 1, got {max_positions}")
-        sizes = np.diff(corpus.starts)
-        if overflow == "truncate":
-            sizes = np.minimum(sizes, context)
-        predictions = sizes - 1
-        later = context - (corpus.bos is not None)
-        counts = 1 + -(-np.maximum(predictions - context, 0) // later)
-        row = np.repeat(np.arange(corpus.rows), counts)
-        nth = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
-        begin = np.where(nth == 0, 0, context + (nth - 1) * later)
-        length = np.minimum(predictions[row] - begin, np.where(nth == 0, context, later))
-        counts = length
-        if corpus.counted is not None:
-            spans = zip((corpus.starts[row] + begin).tolist(), length.tolist(), strict=True)
-            counts = np.array([np.count_nonzero(_counted(corpus, *span)) for span in spans])
-            if not counts.any():
+        cut = RowCuts.of(corpus, context, overflow)
+        row, begin, length = cut.windows()
+        marks = None if corpus.counted is None else np.flatnonzero(corpus.counted)
+        counts, keep = length, np.ones(len(length), dtype=bool)
+        if marks is not None:
+            first = corpus.starts[row] + begin + 1
+            counts = np.searchsorted(marks, first + length) - np.searchsorted(marks, first)
+            keep = counts > 0
+            if not keep.any():
                 raise UnembedError(
-                    f"all {corpus.rows} completions are empty or masked: none is within the "
-                    f"context of {context} tokens, overflow {overflow!r}; give a larger --context"
+                    f"all {corpus.rows} completions are empty or masked: give some to predict"
                 )
-        keep = counts > 0 if corpus.counted is not None else np.ones(len(length), dtype=bool)
+        skip = np.zeros(len(length), dtype=np.int64)
         if max_positions is not None:
-            order = _scattered(len(keep)) if spread else np.arange(len(keep))
-            keep[order] &= np.cumsum(counts[order]) - counts[order] < max_positions
-            cut = int(order[keep[order]][-1])
-            if (over := int(counts[keep].sum()) - max_positions) > 0:
-                first = int(corpus.starts[row[cut]] + begin[cut])
-                last = np.flatnonzero(_counted(corpus, first, int(length[cut])))
-                left = int(counts[cut]) - over
-                length, counts = length.copy(), counts.copy()
-                counts[cut], length[cut] = left, last[left - 1] + 1
-        row, nth, begin, length, counts = (x[keep] for x in (row, nth, begin, length, counts))
-        start = corpus.starts[row] + begin
-        prefixed = (nth > 0) & (corpus.bos is not None)
-        pos = (corpus.offset[row] + begin).astype(np.int32)
-        doc = corpus.document[row]
-        return Windows(corpus, context, overflow, start, length, prefixed, doc, pos, counts)
+            if whole_windows:
+                draw = drawing.whole_windows(counts, corpus.document[row], max_positions)
+            elif spread:
+                draw = drawing.from_all_over(counts, corpus.document[row], max_positions)
+            else:
+                draw = drawing.from_the_beginning(counts, max_positions)
+            length = length.copy()
+            for i in np.flatnonzero((draw.taken > 0) & (draw.taken < counts)).tolist():
+                window = int(corpus.starts[row[i]] + begin[i]), int(length[i])
+                counted = np.flatnonzero(_counted(corpus, *window))
+                skip[i] = counted[draw.first[i]] if draw.first[i] else 0
+                length[i] = counted[draw.first[i] + draw.taken[i] - 1] + 1
+            counts, keep = draw.taken, draw.taken > 0
+        row, begin, length, counts, skip = (x[keep] for x in (row, begin, length, counts, skip))
+        read = np.unique(row)
+        return Windows(
+            corpus=corpus,
+            context=context,
+            overflow=overflow,
+            start=corpus.starts[row] + begin,
+            length=length,
+            prefixed=(begin > 0) & (corpus.bos is not None),
+            doc=corpus.document[row],
+            pos=(corpus.offset[row] + begin).astype(np.int32),
+            counts=counts,
+            skip=skip,
+            cut_prompts=int(np.count_nonzero(cut.begin[read])),
+            split_completions=int(np.count_nonzero(cut.split[read])),
+        )
 
 
 @dataclass(frozen=True)
@@ -233,15 +274,8 @@ def _batch(windows: Windows, chosen: Int[np.ndarray, "batch"], width: int) -> Ba
     )
 
 
-def _scattered(count: int) -> Int[np.ndarray, "windows"]:
-    """The numbers below ``count`` in an order that looks random and is always the same."""
-    drawn = mixed(np.arange(1, count + 1, dtype=np.uint64) * STEP)
-    order: Int[np.ndarray, "windows"] = np.argsort(drawn, kind="stable")
-    return order
-
-
 def _counted(corpus: Corpus, start: int, length: int) -> Bool[np.ndarray, "predictions"]:
     """Which of the ``length`` predictions made from ``start`` on count."""
     if corpus.counted is None:
         return np.ones(length, dtype=bool)
-    return np.asarray(corpus.counted[start + 1 : start + length + 1])
+    return np.array(corpus.counted[start + 1 : start + length + 1])

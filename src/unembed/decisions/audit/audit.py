@@ -100,10 +100,15 @@ class Audit(RunRecord):
         return self.table.__arrow_c_stream__(requested_schema)
 
     def __str__(self) -> str:
-        return as_text(headline(self.summary))
+        return as_text(self._lines)
 
     def _repr_html_(self) -> str:
-        return as_html(headline(self.summary))
+        return as_html(self._lines)
+
+    @property
+    def _lines(self) -> list[tuple[str, str]]:
+        notes = [("note", note) for note in self.provenance.text.notes]
+        return headline(self.summary) + notes
 
     def read(self, columns: list[str] | None = None) -> pa.Table:
         """These columns of all positions, or all of them; the others stay on disk."""

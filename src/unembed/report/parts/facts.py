@@ -32,6 +32,7 @@ def facts_of(provenance: Provenance, command: str) -> tuple[tuple[str, str], ...
         ("Text digest", text.digest[:16]),
         ("Rows", f"{text.rows:,} in {text.documents:,} documents, {text.tokens:,} tokens"),
         ("Rows left out", f"{text.blank_rows:,} blank, {text.short_rows:,} under two tokens"),
+        ("To mind", "; ".join(text.notes) or "nothing"),
         ("Tokenizer", text.tokenizer),
         ("Windows", f"{text.context:,} tokens of context, longer rows: {text.overflow}"),
         (

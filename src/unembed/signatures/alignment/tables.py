@@ -31,6 +31,8 @@ def signature_text(signature: Signature) -> str:
     ]
     if identity.support:
         rows.append(("softmax", f"over answer words alone ({identity.support[:12]})"))
+    if "notes" in signature.facts:
+        rows.append(("note", signature.facts["notes"]))
     return columns(rows, NAME_WIDTH)
 
 

@@ -56,6 +56,11 @@ class SketchOptions(ReadingOptions):
     first_moment: bool = False
     blocks: int = DOCUMENT_BLOCKS
 
+    @property
+    def whole_windows(self) -> bool:
+        """Whether ``spread`` takes windows whole, as samples that are windows need."""
+        return self.spread and self.unit == "sequence"
+
     def __post_init__(self) -> None:
         super().__post_init__()
         SketchSpec(2, 1, self.construction, self.m, self.seed)
@@ -126,6 +131,8 @@ class Sketcher:
             "tokenizer": windows.facts.tokenizer,
             "versions": ", ".join(f"{k} {v}" for k, v in versions_of_packages().items()),
         }
+        if notes := windows.facts.notes:
+            facts["notes"] = "; ".join(notes)
         return Sketcher(
             task,
             identity,

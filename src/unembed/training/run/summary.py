@@ -60,6 +60,7 @@ class RefinementSummary:
 
     ``clipped`` is the share of steps whose gradient was longer than the clip: at such steps lambda
     is no clean dose. ``gradient_ratio`` is the mean of ``|lambda P'| / |CE'|`` in the head's input.
+    ``notes`` say what is to mind of the text, and which rows were cut.
     """
 
     objective: str
@@ -79,11 +80,12 @@ class RefinementSummary:
     heldout: ComparisonSummary
     training: ComparisonSummary
     benchmarks: BenchmarkComparison | None = None
+    notes: tuple[str, ...] = ()
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> RefinementSummary:
-        """Rebuild a summary from ``record_to_json``'s values; ``benchmarks`` may be left out."""
-        return record_from_json(RefinementSummary, {"benchmarks": None, **data})
+        """Rebuild a summary from ``record_to_json``'s values; those with defaults may lack."""
+        return record_from_json(RefinementSummary, {"benchmarks": None, "notes": (), **data})
 
 
 def summarise_refinement(
@@ -92,6 +94,7 @@ def summarise_refinement(
     heldout: ComparisonSummary,
     training: ComparisonSummary,
     benchmarks: BenchmarkComparison | None = None,
+    notes: tuple[str, ...] = (),
 ) -> RefinementSummary:
     """The summary of a run from its training's ``note`` and its comparisons."""
     lines = [line for line in note["log"] if "loss" in line]
@@ -116,6 +119,7 @@ def summarise_refinement(
         heldout=heldout,
         training=training,
         benchmarks=benchmarks,
+        notes=notes,
     )
 
 
@@ -137,6 +141,7 @@ def headline(summary: RefinementSummary) -> list[tuple[str, str]]:
         _side(summary.heldout), _side(summary.training), strict=True
     ):
         rows.append((label, f"{held:<{SIDE_WIDTH}}| {trained}"))
+    rows += [("note", note) for note in summary.notes]
     return rows if summary.benchmarks is None else rows + _scored(summary.benchmarks)
 
 

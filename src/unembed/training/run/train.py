@@ -126,6 +126,8 @@ def refine(
 
     def measured(_folder: RunFolder) -> dict[str, Any]:
         placed = None if positions is None else part.placed(positions)
+        trained_context = context_of(checkpoint.model, recipe.context) - 1
+        notes = Windows.of(corpus, trained_context).facts.notes
         trained = train(
             checkpoint,
             part.training,
@@ -144,7 +146,7 @@ def refine(
         if benchmarks is not None:
             scored = benchmarks.run_on_both(checkpoint, out / MODEL, out / BENCHMARKS, progress)
         summary = summarise_refinement(
-            recipe, trained.note, heldout.summary, training.summary, scored
+            recipe, trained.note, heldout.summary, training.summary, scored, notes
         )
         plain: dict[str, Any] = record_to_json(summary)
         return plain
