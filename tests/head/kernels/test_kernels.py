@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +116,69 @@ def test_a_damaged_library_is_compiled_again(
     compiled._library.cache_clear()
     assert compiled.available()
     assert damaged.stat().st_size == kept.stat().st_size
+
+
+def halved(kept: Path, copy: Path) -> None:
+    copy.write_bytes(kept.read_bytes()[: kept.stat().st_size // 2])
+
+
+def overwritten(kept: Path, copy: Path) -> None:
+    data = bytearray(kept.read_bytes())
+    half = len(data) // 2
+    data[half : half + 4096] = bytes(4096)
+    copy.write_bytes(data)
+
+
+def open_to_others(kept: Path, copy: Path) -> None:
+    copy.write_bytes(kept.read_bytes())
+    copy.chmod(0o722)
+
+
+def a_link(kept: Path, copy: Path) -> None:
+    copy.symlink_to(kept)
+
+
+@needs_compiler
+@pytest.mark.parametrize("change", [halved, overwritten, open_to_others, a_link])
+def test_a_library_is_loaded_only_as_it_was_written(
+    change: Callable[[Path, Path], None],
+    fresh_library: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """A library that was cut short ends the process that loads it, where a digest tells."""
+    assert compiled.available()
+    [kept] = fresh_library.iterdir()
+    copy = tmp_path / "other" / "unembed" / kept.name
+    copy.parent.mkdir(parents=True)
+    change(kept, copy)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
+    compiled._library.cache_clear()
+    assert compiled.available()
+    assert not copy.is_symlink()
+    assert copy.read_bytes() == kept.read_bytes()
+    assert stat.S_IMODE(copy.stat().st_mode) == 0o700
+
+
+@needs_compiler
+def test_a_cache_that_others_may_write_is_not_used(fresh_library: Path) -> None:
+    fresh_library.mkdir()
+    fresh_library.chmod(0o777)
+    assert compiled.available()
+    assert not list(fresh_library.iterdir())
+
+
+@needs_compiler
+def test_a_relative_cache_is_not_used(
+    fresh_library: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", "here")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert compiled.available()
+    assert not (tmp_path / "here").exists()
+    assert [path.suffix for path in (tmp_path / "home/.cache/unembed").iterdir()] == [".so"]
+    assert not fresh_library.exists()
 
 
 @needs_compiler

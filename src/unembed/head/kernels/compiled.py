@@ -2,7 +2,8 @@
 
 A small file without dependencies takes about half a second to compile, against ten or more for a
 general compiler of tensor programs, so even a short run can afford it. The library is kept in the
-user's cache folder under a name that holds the source, the compiler and the processor.
+user's cache folder under a name that holds the source, the compiler and the processor, and its own
+SHA-256, by which it is checked before it is loaded: a damaged library ends a process without a word.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import hashlib
 import os
 import platform
 import shutil
+import stat
 import subprocess
 import tempfile
 from functools import cache
@@ -28,6 +30,7 @@ from unembed.head.kernels.running import SEGMENT, Running
 FLAGS = ("-O3", "-fPIC", "-std=c++17")
 ATTEMPTS = (("-march=native", "-fopenmp"), ("-march=native",), ())
 """Tried in turn; without OpenMP the pass takes one thread."""
+OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 def available() -> bool:
@@ -135,7 +138,7 @@ def _library() -> Any:
     if compiler is None or platform.system() == "Windows":
         return None
     source = resources.files(__package__).joinpath("block.cpp").read_bytes()
-    name = f"block-{_key(source, compiler)}.so"
+    name = f"block-{_key(source, compiler)}"
     try:
         return _kept_in(_cache_folder(), name, compiler, source)
     except (OSError, RuntimeError):
@@ -149,14 +152,28 @@ def _library() -> Any:
 
 def _kept_in(folder: Path, name: str, compiler: str, source: bytes) -> Any:
     """The library of this name in the folder, compiled there if it is missing or damaged."""
-    library = folder / name
-    if library.exists():
-        try:
-            return _loaded(library)
-        except OSError:
-            library.unlink()
-    _build(compiler, source, library)
-    return _loaded(library)
+    for library in sorted(folder.glob(f"{name}-*.so")):
+        if _is_whole(library):
+            try:
+                return _loaded(library)
+            except OSError:
+                pass
+        library.unlink(missing_ok=True)
+    return _loaded(_build(compiler, source, folder, name))
+
+
+def _is_whole(library: Path) -> bool:
+    """Whether a file is the user's own, and what its name says that was written."""
+    if library.is_symlink() or not library.is_file():
+        return False
+    found = library.stat()
+    own = found.st_uid == os.getuid() and not found.st_mode & OTHERS_WRITE
+    return own and library.stem.endswith(f"-{_digest(library)}")
+
+
+def _digest(library: Path) -> str:
+    with library.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _loaded(path: Path) -> Any:
@@ -182,9 +199,9 @@ def _loaded(path: Path) -> Any:
     return library
 
 
-def _build(compiler: str, source: bytes, target: Path) -> None:
+def _build(compiler: str, source: bytes, folder: Path, name: str) -> Path:
     """Compile into a folder of its own and put the finished library in place in one step."""
-    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
         code, built, library = (Path(scratch) / f"block.{end}" for end in ("cpp", "o", "so"))
         code.write_bytes(source)
         for attempt in ATTEMPTS:
@@ -200,18 +217,35 @@ def _build(compiler: str, source: bytes, target: Path) -> None:
                 _loaded(library)
             except (OSError, subprocess.SubprocessError):
                 continue
+            library.chmod(0o700)
+            _flush(library)
+            target = folder / f"{name}-{_digest(library)}.so"
             library.replace(target)
-            return
+            _flush(folder)
+            return target
     raise RuntimeError(f"{compiler} could not compile the kernel")
 
 
+def _flush(path: Path) -> None:
+    """To disk: a rename that outlives a power cut must not outlive what it renamed."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _cache_folder() -> Path:
-    """The user's cache folder, theirs alone, for what lies in it is run."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(base) / "unembed"
+    """The user's cache folder, theirs alone to write, for what lies in it is run.
+
+    A relative one would be of whoever owns the current folder: it is ignored, as XDG has it.
+    """
+    asked = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    folder = (asked if asked.is_absolute() else Path.home() / ".cache") / "unembed"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if folder.stat().st_uid != os.getuid():
-        raise PermissionError(f"{folder} belongs to another user")
+    found = folder.stat()
+    if found.st_uid != os.getuid() or found.st_mode & OTHERS_WRITE:
+        raise PermissionError(f"{folder} is not this user's alone to write")
     return folder
 
 
