@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ SUMMARY = "summary.json"
 PAGE = "report.html"
 """Drawn from the other files, again at any time, so that no manifest lists it."""
 
+SHA256 = re.compile("[0-9a-f]{64}")
+
 Facts = tuple[tuple[str, str], ...]
 """Label and value of what a result rests on, for the page."""
 
@@ -30,6 +33,22 @@ class Part:
     path: str
     rows: int
     sha256: str
+
+    @staticmethod
+    def from_json(values: Any) -> Part:
+        """Read back ``vars`` of a part.
+
+        Raises ValueError or TypeError for what is none, such as a path that leads out of the run.
+        """
+        path, rows, digest = values["path"], values["rows"], values["sha256"]
+        names = path.split("/") if isinstance(path, str) else [""]
+        if {"", ".", ".."} & set(names) or "\0" in path:
+            raise ValueError(f"it lists {path!r}, which is no path inside the run")
+        if not isinstance(rows, int) or isinstance(rows, bool) or rows < 0:
+            raise ValueError(f"it lists {rows!r} rows of {path}")
+        if not isinstance(digest, str) or not SHA256.fullmatch(digest):
+            raise ValueError(f"it lists {digest!r} as the SHA-256 of {path}")
+        return Part(**values)
 
 
 @dataclass(frozen=True)
@@ -61,8 +80,14 @@ class FinishedRun:
         return (*self.parts, *self.files)
 
     def summary(self) -> dict[str, Any]:
-        """The numbers of ``summary.json``."""
-        found: dict[str, Any] = json.loads((self.folder / SUMMARY).read_text())
+        """The numbers of ``summary.json``, which the manifest has to list."""
+        if SUMMARY not in {part.path for part in self.files}:
+            raise UnembedError(
+                f"{self.folder / MANIFEST} does not list {SUMMARY}: repeat the run in a new folder"
+            )
+        found = json.loads((self.folder / SUMMARY).read_bytes())
+        if not isinstance(found, dict):
+            raise ValueError(f"{SUMMARY} is no object")
         return found
 
     def verify(self) -> None:
@@ -118,14 +143,17 @@ def read_run(folder: str | Path) -> FinishedRun:
         values = json.loads(data)
         if values.pop("sha256", None) != _seal(values):
             raise ValueError("its SHA-256 is not the one it states")
+        key, command = values["provenance"], values["command"]
+        if not isinstance(key, dict) or not isinstance(command, str):
+            raise ValueError("its provenance is no object, or its command no text")
         return FinishedRun(
             folder,
-            values["provenance"],
-            tuple(Part(**part) for part in values["parts"]),
-            tuple(Part(**part) for part in values["files"]),
-            values["command"],
+            key,
+            tuple(Part.from_json(part) for part in values["parts"]),
+            tuple(Part.from_json(part) for part in values["files"]),
+            command,
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UnembedError(
             f"{path} is damaged ({error}): restore it, or repeat the run in a new folder"
         ) from None

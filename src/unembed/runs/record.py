@@ -30,9 +30,9 @@ def record_to_json(record: object) -> Any:
 def record_from_json(kind: type[Record], data: Any) -> Record:
     """Rebuild a record from ``record_to_json``'s values, by the annotations of its fields.
 
-    Fields may be scalars, records, ``tuple[X, ...]``, ``dict[str, X]`` and optional. Raises
-    ``ValueError`` where a field is missing or unknown, and the record's own error where it
-    refuses a value.
+    Fields may be scalars, records, ``tuple[X, ...]``, ``dict[str, X]``, literals and optional; one
+    that the record has a default for may be missing. Raises ``ValueError`` where a field is
+    missing, unknown or of another type, and the record's own error where it refuses a value.
     """
     return typing.cast(Record, _read(kind, data, kind.__name__))
 
@@ -40,20 +40,50 @@ def record_from_json(kind: type[Record], data: Any) -> Record:
 def _read(kind: Any, data: Any, name: str) -> Any:
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
-        return None if data is None else _read(parts[0], data, name)
+        if data is None and types.NoneType in parts:
+            return None
+        return _read(next(part for part in parts if part is not types.NoneType), data, name)
     if origin is tuple:
-        return tuple(_read(parts[0], item, f"{name}[{i}]") for i, item in enumerate(data))
+        items = _of(list, data, name)
+        return tuple(_read(parts[0], item, f"{name}[{i}]") for i, item in enumerate(items))
     if origin is dict:
-        return {key: _read(parts[1], item, f"{name}[{key!r}]") for key, item in data.items()}
+        items = _of(dict, data, name).items()
+        return {key: _read(parts[1], item, f"{name}[{key!r}]") for key, item in items}
+    if origin is typing.Literal:
+        if data not in parts:
+            raise ValueError(f"{name} is {_shown(data)}, not one of {', '.join(map(str, parts))}")
+        return data
     if dataclasses.is_dataclass(kind):
-        hints = typing.get_type_hints(kind)
-        expected = {field.name for field in dataclasses.fields(kind)}
-        if not isinstance(data, dict) or set(data) != expected:
-            found = sorted(set(data) ^ expected) if isinstance(data, dict) else data
-            raise ValueError(f"{name} has missing or unknown fields {found}; compute it again")
-        values = {key: _read(hints[key], item, f"{name}.{key}") for key, item in data.items()}
-        return typing.cast(Any, kind)(**values)
-    return float(data) if kind is float else data
+        return _record(kind, _of(dict, data, name), name)
+    if kind is float:
+        return float(_of((int, float), data, name))
+    return _of(kind, data, name) if kind in (int, str, bool) else data
+
+
+def _record(kind: Any, data: dict[str, Any], name: str) -> Any:
+    hints, known = typing.get_type_hints(kind), dataclasses.fields(kind)
+    optional = {
+        field.name
+        for field in known
+        if (field.default, field.default_factory) != (dataclasses.MISSING,) * 2
+    }
+    found = sorted(set(data) ^ {field.name for field in known} - (optional - set(data)))
+    if found:
+        raise ValueError(f"{name} has missing or unknown fields {', '.join(map(repr, found))}")
+    return kind(**{key: _read(hints[key], item, f"{name}.{key}") for key, item in data.items()})
+
+
+def _of(kind: Any, data: Any, name: str) -> Any:
+    """The value where it is of this type; a truth value is no number."""
+    if not isinstance(data, kind) or (isinstance(data, bool) and kind is not bool):
+        wanted = kind if isinstance(kind, type) else kind[-1]
+        raise ValueError(f"{name} is {_shown(data)}, not of type {wanted.__name__}")
+    return data
+
+
+def _shown(data: Any) -> str:
+    text = repr(data)
+    return text if len(text) <= 60 else f"{text[:59]}…"
 
 
 def check_columns(columns: Any, *, finite: bool = False) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+from unembed.errors import UnembedError
 from unembed.runs.manifest import Facts, FinishedRun, read_run, verified_run
 from unembed.runs.provenance import SCHEMA
 from unembed.runs.store import RunFolder
@@ -37,9 +38,21 @@ class RunRecord:
     def load(cls: type[Record], folder: str | Path) -> Record:
         """Open a finished run, with every file checked against its recorded SHA-256.
 
-        Raises UnembedError where the folder holds none, one of another kind, or a damaged one.
+        Raises UnembedError where the folder holds none, one of another kind, a damaged one, or one
+        whose files do not make sense.
         """
-        return cls.of_run(verified_run(folder, cls.KIND, cls.SCHEMA))
+        run = verified_run(folder, cls.KIND, cls.SCHEMA)
+        try:
+            return cls.of_run(run)
+        except UnembedError:
+            raise
+        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
+            missing = "it lacks " if isinstance(error, KeyError) else ""
+            reason = " ".join(f"{missing}{error}".split())
+            raise UnembedError(
+                f"{folder} is no {cls.KIND} that this version can read ({reason}): repeat the run "
+                "in a new folder"
+            ) from error
 
     @classmethod
     def keep(

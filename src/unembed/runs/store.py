@@ -165,8 +165,8 @@ def _resume(folder: Path, key: dict[str, Any]) -> dict[str, Part]:
     _same_run(folder, theirs, key)
     done: dict[str, Part] = {}
     for line in whole[1:]:
-        with contextlib.suppress(ValueError, TypeError):
-            part = Part(**json.loads(line))
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            part = Part.from_json(json.loads(line))
             verify(folder, (part,))
             done[part.path] = part
     if lines[-1] or len(done) < len(whole) - 1:

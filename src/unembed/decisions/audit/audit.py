@@ -16,6 +16,7 @@ from jaxtyping import Shaped
 from torch import nn
 
 from unembed.decisions.audit.run import MENTIONED, AuditOptions, AuditRun, token_file
+from unembed.decisions.audit.sense import check_audit
 from unembed.decisions.audit.summary import (
     AuditColumns,
     AuditSummary,
@@ -30,7 +31,7 @@ from unembed.runs.phases import Phases
 from unembed.runs.progress import progress_bar
 from unembed.runs.provenance import Provenance
 from unembed.runs.run_record import RunRecord
-from unembed.runs.store import RunFolder
+from unembed.runs.store import TABLES, RunFolder
 from unembed.runs.table import as_html, as_text
 from unembed.stats.estimate import shown
 from unembed.text.corpus import Corpus
@@ -53,17 +54,21 @@ class Audit(RunRecord):
     documents: pa.Table
     folder: Path | None = None
     in_memory: pa.Table | None = field(default=None, repr=False)
+    files: tuple[str, ...] = field(default=(), repr=False)
+    """The tables of positions inside the folder, which the manifest lists."""
 
     @classmethod
     def of_run(cls, run: FinishedRun) -> Audit:
         """Open a run whose files are whole; the positions stay on disk."""
-        return cls._opened(run.folder, Provenance.from_json(run.key))
+        provenance = Provenance.from_json(run.key)
+        check_audit(run, provenance)
+        return cls._opened(run.folder, provenance, [part.path for part in run.parts])
 
     @classmethod
-    def _opened(cls, folder: Path, provenance: Provenance) -> Audit:
+    def _opened(cls, folder: Path, provenance: Provenance, files: Sequence[str]) -> Audit:
         vocabulary = Vocabulary.from_table(pq.read_table(folder / "vocabulary.parquet"))
         documents = pq.read_table(folder / "documents.parquet")
-        return cls(provenance, vocabulary, documents, folder=folder)
+        return cls(provenance, vocabulary, documents, folder=folder, files=tuple(sorted(files)))
 
     @cached_property
     def table(self) -> pa.Table:
@@ -119,8 +124,8 @@ class Audit(RunRecord):
             assert self.in_memory is not None
             yield self.in_memory if columns is None else self.in_memory.select(columns)
         else:
-            for file in sorted((self.folder / "tokens").glob("part-*.parquet")):
-                yield pq.read_table(file, columns=columns)
+            for file in self.files:
+                yield pq.read_table(self.folder / file, columns=columns)
 
 
 def audit(
@@ -208,16 +213,16 @@ def headline(summary: AuditSummary) -> list[tuple[str, str]]:
 
 def finish_audit(folder: RunFolder, run: AuditRun, command: str) -> Audit:
     """Complete a run whose parts are all written, if that is left to do, and open it."""
+    files = sorted(path for path in folder.done if path.startswith(TABLES))
     if folder.finished:
-        return Audit._opened(folder.folder, run.provenance)
-    files = sorted(path for path in folder.done if path.startswith("tokens/"))
+        return Audit._opened(folder.folder, run.provenance, files)
     tables = (
         pq.read_table(path, columns=[n for n in pq.read_schema(path).names if n in MENTIONED])
         for path in (folder.folder / file for file in files)
     )
     folder.write_table("vocabulary.parquet", run.vocabulary(tables).to_table())
     folder.write_table("documents.parquet", run.documents())
-    done = Audit._opened(folder.folder, run.provenance)
+    done = Audit._opened(folder.folder, run.provenance, files)
     if run.second_reader is not None:
         run.second_reader.finish(folder)
     folder.finish(command, summary_to_json(done.summary))

@@ -56,6 +56,8 @@ class Comparison(RunRecord):
     documents: pa.Table = field(repr=False)
     folder: Path | None = None
     in_memory: pa.Table | None = field(default=None, repr=False)
+    files: tuple[str, ...] = field(default=(), repr=False)
+    """The tables of positions inside the folder, which the manifest lists."""
 
     @classmethod
     def of_run(cls, run: FinishedRun) -> Comparison:
@@ -66,6 +68,7 @@ class Comparison(RunRecord):
             Vocabulary.from_table(pq.read_table(run.folder / "vocabulary.parquet")),
             pq.read_table(run.folder / "documents.parquet"),
             run.folder,
+            files=tuple(part.path for part in run.parts),
         )
 
     @cached_property
@@ -74,8 +77,7 @@ class Comparison(RunRecord):
         if self.in_memory is not None:
             return self.in_memory
         assert self.folder is not None
-        files = sorted((self.folder / "tokens").glob("part-*.parquet"))
-        return pa.concat_tables([pq.read_table(file) for file in files])
+        return pa.concat_tables([pq.read_table(self.folder / file) for file in self.files])
 
     def to_pandas(self) -> Any:
         """The table as a pandas DataFrame."""

@@ -21,7 +21,7 @@ from unembed.models.checkpoint import Checkpoint, context_of
 from unembed.runs.phases import Phases
 from unembed.runs.progress import progress_bar
 from unembed.runs.provenance import SCHEMA
-from unembed.runs.store import RunFolder
+from unembed.runs.store import TABLES, RunFolder
 from unembed.text.corpus import Corpus
 from unembed.text.windows import Batch
 
@@ -97,8 +97,8 @@ def audit_both(
             ]
         if not folders[2].finished:
             folders[2].finish(command)
-        files = sorted((folders[2].folder / "tokens").glob("part-*.parquet"))
-        divergences = pa.concat_tables([pq.read_table(file) for file in files])
+        files = sorted(path for path in folders[2].done if path.startswith(TABLES))
+        divergences = pa.concat_tables([pq.read_table(folders[2].folder / f) for f in files])
         return LiveAudits(audits[0], audits[1], divergences)
 
 

@@ -3,7 +3,7 @@
 A small file without dependencies takes about half a second to compile, against ten or more for a
 general compiler of tensor programs, so even a short run can afford it. The library is kept in the
 user's cache folder under a name that holds the source, the compiler and the processor, and its own
-SHA-256, by which it is checked before it is loaded: a damaged library ends a process without a word.
+SHA-256, by which it is checked before it is loaded: a damaged one would end the process.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float
 
+from unembed.runs.record import record_from_json
 from unembed.runs.run_record import RunRecord
 from unembed.signatures.alignment.kinds import KINDS
 
@@ -98,10 +99,15 @@ class Alignments(RunRecord):
     def from_json(cls, values: dict[str, Any]) -> Alignments:
         """Read back what ``to_json`` wrote."""
         given = dict(values)
+        given["tasks"] = tuple(record_from_json(TaskFacts, task) for task in given["tasks"])
+        square = (len(given["tasks"]),) * 2
         for kind in KINDS:
             if given[kind] is not None:
                 given[kind] = Pairs(**{k: np.array(v, float) for k, v in given[kind].items()})
-        given["tasks"] = tuple(TaskFacts(**task) for task in given["tasks"])
+                shapes = {name: matrix.shape for name, matrix in vars(given[kind]).items()}
+                for name, shape in shapes.items():
+                    if shape != square:
+                        raise ValueError(f"{kind} has {name} of shape {shape}, not {square}")
         return cls(**given)
 
     def __str__(self) -> str:

@@ -1,0 +1,71 @@
+"""Whether the tables of a stored audit hold what an audit can hold."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from unembed.decisions.audit.summary import summary_from_json
+from unembed.runs.manifest import FinishedRun
+from unembed.runs.provenance import Provenance
+
+IDS = ("target", "top1", "top2")
+AT_LEAST_0 = ("margin", "relative_distance", "nll", "entropy", "confidence")
+ROUNDING = 1e-2
+"""A loss is the difference of two float32 numbers, so one of about 0 may lie below it."""
+
+
+def check_audit(run: FinishedRun, provenance: Provenance) -> None:
+    """Raise ValueError where a run lacks rows or columns, or holds a value that no audit gives.
+
+    Counts are those of the manifest and of the provenance, ids lie in the vocabulary, documents
+    among those of the text, and margins, losses, entropies and probabilities are not negative.
+    """
+    text = provenance.text
+    summary = summary_from_json(run.summary())
+    listed = sum(part.rows for part in run.parts)
+    if not listed == summary.n_positions == text.positions:
+        raise ValueError(
+            f"its tables list {listed:,} positions, its summary {summary.n_positions:,} and its "
+            f"provenance {text.positions:,}"
+        )
+    names = pq.read_metadata(run.folder / "documents.parquet").num_rows
+    if names != text.documents:
+        raise ValueError(f"it names {names:,} documents of {text.documents:,}")
+    whole = dict.fromkeys(IDS, (0.0, provenance.head_shape[0] - 1.0)) | {
+        "doc": (0.0, text.documents - 1.0),
+        "pos": (0.0, math.inf),
+    }
+    real = dict.fromkeys(AT_LEAST_0, (-ROUNDING, math.inf))
+    real["confidence"] = (-ROUNDING, 1 + ROUNDING)
+    for part in run.parts:
+        with pq.ParquetFile(run.folder / part.path) as source:
+            rows, schema = source.metadata.num_rows, source.schema_arrow
+            if rows != part.rows:
+                raise ValueError(f"{part.path} has {rows:,} rows of {part.rows:,}")
+            _check_types(schema, tuple(whole), pa.types.is_integer, part.path)
+            _check_types(schema, tuple(real), pa.types.is_floating, part.path)
+            table = source.read(columns=[*whole, *real])
+        for name, (low, high) in {**whole, **real}.items():
+            _check_range(table[name], low, high, f"{name} of {part.path}")
+
+
+def _check_types(
+    schema: pa.Schema, names: Sequence[str], is_right: Callable[[pa.DataType], bool], where: str
+) -> None:
+    for name in names:
+        if name not in schema.names:
+            raise ValueError(f"{where} has no column {name}")
+        if not is_right(schema.field(name).type):
+            raise ValueError(f"{where} has a column {name} of {schema.field(name).type}")
+
+
+def _check_range(column: pa.ChunkedArray, low: float, high: float, where: str) -> None:
+    found = pc.min_max(column).as_py()
+    for value in (found["min"], found["max"]):
+        if value is not None and not low <= value <= high:
+            raise ValueError(f"a {where} is {value:g}")
