@@ -26,7 +26,7 @@ from unembed.signatures.file import (
     load,
     save,
 )
-from unembed.signatures.signature import Signature, merge, scaled
+from unembed.signatures.signature import Signature, merge, scaled, subtract
 from unembed.signatures.sketches.constructions import sketch_of
 from unembed.signatures.state import SUMMED, empty
 
@@ -239,10 +239,18 @@ def test_a_model_of_any_size_is_not_read(tmp_path: Path, monkeypatch: pytest.Mon
         load(path)
 
 
-def test_a_task_without_samples_is_written_but_not_read(tmp_path: Path) -> None:
+def test_a_task_without_samples_is_refused_and_not_called_damaged(tmp_path: Path) -> None:
     """A run may stop before its first sample; what it leaves says so."""
     nothing = replace(signature("task", A), state=empty(64))
-    save(nothing, tmp_path / "a.safetensors")
-    with pytest.raises(UnembedError, match="0 samples"):
+    less_itself = subtract(signature("task", A), signature("other", A))
+    for one in (nothing, less_itself):
+        for write in (save, export):
+            with pytest.raises(UnembedError, match=r"^task holds 0 samples, .*subtract less"):
+                write(one, tmp_path / "b.safetensors")
+        with pytest.raises(UnembedError, match="0 samples have no mean"):
+            one.state.mean("joint")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "a.safetensors").write_bytes(as_bytes(nothing))
+    with pytest.raises(UnembedError, match=r"a.safetensors holds 0 samples: sketch a text"):
         load(tmp_path / "a.safetensors")
     assert torch.get_default_dtype() == torch.float32

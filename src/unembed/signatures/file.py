@@ -18,7 +18,7 @@ from safetensors.numpy import save as tensors_as_bytes
 from unembed.errors import UnembedError
 from unembed.runs.files import write_whole
 from unembed.signatures.alignment.estimators import squared_norm
-from unembed.signatures.signature import Identity, Signature
+from unembed.signatures.signature import Identity, Signature, refuse_empty
 from unembed.signatures.sketches.sketch import SketchSpec
 from unembed.signatures.state import SUMMED, WEIGHTS, State
 from unembed.signatures.sums import KEPT, Sums
@@ -42,8 +42,10 @@ def save(signature: Signature, path: str | Path) -> None:
     """Write the whole state, which can be merged, subtracted and re-weighted when read again.
 
     At m = 4096: 192 KiB, 192 more of document blocks, 128 more of first moments. The file appears
-    whole or not at all. Raises UnembedError where it cannot be written.
+    whole or not at all. Raises UnembedError for a signature without samples, and where it cannot be
+    written.
     """
+    refuse_empty(signature)
     write_whole(Path(path), as_bytes(signature))
 
 
@@ -92,6 +94,7 @@ def export(signature: Signature, path: str | Path, *, dtype: Dtype = "float32") 
     What is read back has one fold and neither marginals nor sampling errors.
     Raises UnembedError where the squared norm is not positive, and where it cannot be written.
     """
+    refuse_empty(signature)
     state, path = signature.state, Path(path)
     square = squared_norm(state, "joint")
     if not square > 0:
@@ -132,6 +135,8 @@ def from_bytes(data: bytes, where: str) -> Signature:
             raise ValueError("its SHA-256 is not the one it states")
         state = _state(header, tensors)
         identity = Identity(spec=SketchSpec(**header["spec"]), **header["identity"])
+        if not state.weight.any():
+            raise UnembedError(f"{where} holds 0 samples: sketch a text, or subtract less of it")
         _check(state, identity)
         facts = {str(key): str(value) for key, value in header["facts"].items()}
         return Signature(str(header["name"]), identity, state, facts)

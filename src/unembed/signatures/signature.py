@@ -130,8 +130,19 @@ def agree(a: Signature, b: Signature) -> None:
         raise UnembedError(difference)
 
 
+def refuse_empty(signature: Signature) -> None:
+    """Raise UnembedError for a signature of no samples, of which there is no mean."""
+    if not signature.state.weight.sum() > 0:
+        raise UnembedError(
+            f"{signature.name} holds 0 samples, of which nothing can be said: sketch a text, or "
+            "subtract less of it"
+        )
+
+
 def agree_all(signatures: Sequence[Signature]) -> None:
-    """Raise UnembedError for two signatures of one name, and for one unlike the first."""
+    """Raise UnembedError for two of one name, one without samples, and one unlike the first."""
+    for signature in signatures:
+        refuse_empty(signature)
     names = [signature.name for signature in signatures]
     twice = [name for name in names if names.count(name) > 1]
     if twice:

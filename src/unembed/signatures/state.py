@@ -89,10 +89,15 @@ class State:
         return float(self.weight.sum()) ** 2 / squared if squared else 0.0
 
     def mean(self, name: str) -> Float[np.ndarray, " sketch"] | None:
-        """The mean feature of one kind over both folds: the signature proper, 16 KiB of float32."""
+        """The mean feature of one kind over both folds: the signature proper, 16 KiB of float32.
+
+        None where the kind was not kept. Raises UnembedError where there are no samples.
+        """
         sums = self.sums(name)
         if sums is None:
             return None
+        if not self.weight.sum() > 0:
+            raise UnembedError("0 samples have no mean: sketch a text, or subtract less of it")
         mean: Float[np.ndarray, " sketch"] = sums.total.sum(0) / self.weight.sum()
         return mean
 

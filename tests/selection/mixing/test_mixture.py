@@ -23,13 +23,17 @@ from unembed.selection.mixing.mixture import mix
 from unembed.selection.mixing.nonnegative import nonnegative, nonnegative_each
 from unembed.selection.mixing.record import Mixture
 from unembed.selection.mixing.text import interleave_line, mixture_text
+from unembed.selection.mixing.warnings import _below_zero
+from unembed.selection.ranking.rank import rank
 from unembed.selection.scores import FEATURES
+from unembed.signatures.alignment.align import align
+from unembed.signatures.alignment.overlap import shared_part
 from unembed.signatures.batch_sums import accumulate
 from unembed.signatures.file import export
 from unembed.signatures.file import load as read_signature
 from unembed.signatures.reading.run import sketch
 from unembed.signatures.reading.sketcher import SketchOptions
-from unembed.signatures.signature import Identity, Signature, merge, scaled
+from unembed.signatures.signature import Identity, Signature, merge, scaled, subtract
 from unembed.signatures.sketches.constructions import sketch_of
 from unembed.signatures.sketches.sketch import SketchSpec
 from unembed.signatures.state import Features, empty
@@ -296,6 +300,121 @@ def test_sources_too_alike_are_weighed_together() -> None:
     assert other.weight.high < 0.5
     assert one.weight.high - one.weight.low > 0.2
     assert twin.weight.high - twin.weight.low > 0.2
+
+
+# Sources that replace each other
+
+
+POOL = [exact_features(small(1500, seed, tilt=1.5), EXACT) for seed in (1, 2, 3)]
+
+
+def of_pool(name: str, counts: tuple[int, int, int], seed: int) -> Signature:
+    """So many samples of each of three texts, each its own document."""
+    rng = np.random.default_rng(seed)
+    parts = [chosen(p, rng.integers(0, 1500, n)) for p, n in zip(POOL, counts, strict=True)]
+    rows = [torch.cat(x) for x in zip(*(vars(part).values() for part in parts), strict=True)]
+    return of_features(name, Features(*rows), hashes(sum(counts), seed))
+
+
+def test_two_copies_of_a_source_have_any_part_of_what_they_weigh() -> None:
+    target, one, other = (
+        of_pool(name, counts, seed)
+        for seed, (name, counts) in enumerate(
+            {"t": (400, 200, 0), "one": (600, 0, 0), "other": (0, 600, 0)}.items(), 1
+        )
+    )
+    copy = replace(one, name="copy")
+    found = mix(target, [one, copy])
+    assert [(share.weight.low, share.weight.high) for share in found.shares] == [(0, 1), (0, 1)]
+    [said] = [x for x in found.warnings if "copies" in x]
+    assert said.startswith("one and copy are copies of each other: together they weigh 1.00 to")
+    assert said.endswith("leave copy out.")
+
+    alone, both = mix(target, [one, other]), mix(target, [one, copy, other])
+    assert not alone.warnings
+    a, b, rest = both.shares
+    for share in (a, b):
+        assert share.weight.low == pytest.approx(0, abs=1e-6)
+        assert share.weight.high == pytest.approx(alone.shares[0].weight.high, abs=0.03)
+    assert a.weight.value + b.weight.value == pytest.approx(alone.shares[0].weight.value, abs=0.01)
+    assert rest.weight.low == pytest.approx(alone.shares[1].weight.low, abs=0.03)
+    assert rest.weight.high == pytest.approx(alone.shares[1].weight.high, abs=0.03)
+    heavy = mix(target, [one, scaled(replace(one, name="heavy"), 3.0), other])
+    assert any("one and heavy are copies" in x for x in heavy.warnings)
+
+
+def test_each_pair_of_copies_is_named() -> None:
+    one, other = of_pool("one", (600, 0, 0), 2), of_pool("other", (0, 600, 0), 3)
+    pairs = [one, replace(one, name="one again"), other, replace(other, name="other again")]
+    found = mix(of_pool("t", (400, 200, 0), 1), pairs)
+    said = [x for x in found.warnings if "copies" in x]
+    assert [x.split(" are")[0] for x in said] == ["one and one again", "other and other again"]
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["of their documents", "of other documents"])
+def test_a_source_that_is_a_blend_of_two_others_is_found(own: bool) -> None:
+    """Though no two of the three are alike, and no pair's weight is known better than one's."""
+    one, other = of_pool("one", (600, 0, 0), 2), of_pool("other", (0, 600, 0), 3)
+    blend = merge(one, other) if own else of_pool("blend", (600, 600, 0), 9)
+    sources = [one, other, replace(blend, name="blend"), of_pool("third", (0, 0, 600), 4)]
+    found = mix(of_pool("t", (400, 200, 0), 1), sources)
+    [said] = [x for x in found.warnings if "blend of" in x]
+    assert said.startswith("blend is a blend of one and other (")
+    assert "leave blend out" in said
+    first, second, whole, third = (share.weight for share in found.shares)
+    # 2/3 and 1/3, or 1/3 of the one and 2/3 of the blend, or whatever lies between.
+    assert first.low < 0.34
+    assert first.high > 0.64
+    assert second.low == whole.low == pytest.approx(0, abs=1e-3)
+    assert second.high > 0.3
+    assert whole.high > 0.6
+    assert third.high < 0.1
+
+
+def test_sources_that_differ_are_weighed_as_before() -> None:
+    sources = [exactly(str(i), small(300, i + 1)) for i in range(4)]
+    states = [exactly("t", small(200, 11, tilt=0.5)).state, *(one.state for one in sources)]
+    products = InnerProducts.of(states, "joint", True, 1.0)
+    assert products is not None
+    found = Fit.of(products)
+    assert not found.free.groups()
+    np.testing.assert_array_equal(found.least, found.most)
+
+
+def test_documents_that_target_and_sources_share_are_told() -> None:
+    one, other = of_pool("one", (600, 0, 0), 2), of_pool("other", (0, 600, 0), 3)
+    target = replace(merge(one, of_pool("more", (0, 600, 0), 5)), name="t")
+    [said] = [x for x in mix(target, [one, other]).warnings if "shares documents" in x]
+    part = shared_part(target.state, one.state)
+    assert part == pytest.approx(0.5, abs=0.2)
+    assert said.startswith(f"t shares documents with one ({part:.0%}): ")
+    assert shared_part(one.state, target.state) == 1
+    assert shared_part(one.state, other.state) == 0
+
+
+def test_a_residual_below_0_is_told() -> None:
+    sources = [of_pool("one", (600, 0, 0), 2), of_pool("other", (0, 600, 0), 3)]
+    found = mix(of_pool("t", (400, 200, 0), 1), sources)
+    below = replace(found, residual=replace(found.residual, value=-0.001, low=-0.01, high=0.01))
+    assert "-0.001  [-0.010, 0.010]  below 0 by chance: nothing is left" in mixture_text(below)
+    above = replace(below, residual=replace(found.residual, value=0.001))
+    assert "by chance" not in mixture_text(above)
+    beyond = replace(below, residual=replace(found.residual, value=-0.05, low=-0.06, high=-0.04))
+    [said] = _below_zero(beyond)
+    assert said.startswith("The residual is below 0 (-0.050, -0.040 at most)")
+    assert not list(_below_zero(below))
+
+
+def test_a_signature_without_samples_is_refused() -> None:
+    one, other = of_pool("one", (600, 0, 0), 2), of_pool("other", (0, 600, 0), 3)
+    nothing = replace(subtract(one, replace(one, name="again")), name="nothing")
+    for every in ([nothing, one, other], [one, nothing, other]):
+        with pytest.raises(UnembedError, match="nothing holds 0 samples"):
+            mix(every[0], every[1:])
+        with pytest.raises(UnembedError, match="nothing holds 0 samples"):
+            rank(every[0], every[1:])
+        with pytest.raises(UnembedError, match="nothing holds 0 samples"):
+            align(every)
 
 
 def test_order_scale_and_repetition_change_nothing() -> None:

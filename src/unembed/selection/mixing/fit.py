@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from unembed.selection.mixing.groups import FreeDirections
 from unembed.selection.mixing.inner_products import InnerProducts
 from unembed.selection.mixing.nonnegative import nonnegative, nonnegative_each
 
@@ -19,13 +20,19 @@ FLOOR = 1e-6
 class Fit:
     """Weights w ≥ 0 of sources, the first task being the target, with draws of their estimate.
 
-    ``draws`` are weights of repeated draws. ``residual`` estimates ``‖x_t - Σ w_s x_s‖² / ‖x_t‖²``
-    at the true w, with ``residual_se`` its standard error. ``cosines`` are those of sources with
-    each other, before ``lowest``, their least eigenvalue, was raised to the floor.
+    ``draws`` are weights of repeated draws; ``least`` and ``most`` the shares of all weight that
+    each source has in them at least and at most, which differ only where sources replace each
+    other (``free``); NaN in a draw without any source. ``residual`` estimates
+    ``‖x_t - Σ w_s x_s‖² / ‖x_t‖²`` at the true w, with ``residual_se`` its standard error.
+    ``cosines`` are those of sources with each other, before ``lowest``, their least eigenvalue, was
+    raised to the floor.
     """
 
     weights: Float[np.ndarray, " sources"]
     draws: Float[np.ndarray, "draws sources"]
+    least: Float[np.ndarray, "draws sources"]
+    most: Float[np.ndarray, "draws sources"]
+    free: FreeDirections
     residual: float
     residual_se: float
     cosines: Float[np.ndarray, "sources sources"]
@@ -64,11 +71,27 @@ class Fit:
         slope = np.array([1.0, -residual])
         variance = float(slope @ covariance[count:, count:] @ slope)
         back = size[0] / size[1:]
+        free = FreeDirections.of(products, eigenvalues, vectors)
+        least_shares = _shares(drawn * back)
+        most_shares = least_shares.copy()
+        for source in np.flatnonzero(free.taking_part).tolist():
+            low, high = free.extremes(drawn, source)
+            least_shares[:, source] = _shares(low * back)[:, source]
+            most_shares[:, source] = _shares(high * back)[:, source]
         return Fit(
             found * back,
             drawn * back,
+            least_shares,
+            most_shares,
+            free,
             residual,
             float(np.sqrt(max(variance, 0.0))),
             unit[1:, 1:],
             float(eigenvalues[0]),
         )
+
+
+def _shares(weights: Float[np.ndarray, "draws sources"]) -> Float[np.ndarray, "draws sources"]:
+    """Each row made to sum to 1; NaN where it has nothing."""
+    sums = weights.sum(1, keepdims=True)
+    return np.asarray(weights / np.where(sums > 0, sums, np.nan))

@@ -50,8 +50,10 @@ def mix(
     through inner products alone, from which ``debias`` leaves the pairs of dependent samples out,
     as ``align`` does. ``by`` is the feature: of the "joint" Fisher, of "activation" or "error"
     alone, or the "gradient"'s mean, which needs first moments. Intervals hold 95 %: each of 1,000
-    draws of all products' errors (of the sketch, and of blocks of documents) is solved anew. They
-    hold the sketch's error alone where blocks are lacking, and a warning says so. A source whose
+    draws of all products' errors (of the sketch, and of blocks of documents) is solved anew, and
+    sources that replace each other (copies, a blend of others) have any part of what they weigh
+    together, which a warning says. They hold the sketch's error alone where blocks are lacking,
+    and a warning says so. A source whose
     squared norm is not positive is left out, its weight None with the reason; so is every weight
     where that is the target's, no mixture is nearer to it than nothing is, or errors are as large
     as the squared norms. ``out`` and ``command`` as in ``align``.
@@ -182,17 +184,17 @@ def _lost(found: Fit) -> str | None:
 def _weights(
     found: Fit, sources: Sequence[Signature], target: Signature, by: str
 ) -> list[Estimate]:
-    """Weights that sum to 1; a draw without any source has any share of it."""
+    """Weights that sum to 1; a draw without any source has any share of it.
+
+    Of sources that replace each other, each has whatever share it may take from the others.
+    """
     total = found.weights.sum()
     if not total > 0:
         reason = f"no mixture of the sources is nearer to {target.name} by {by} than nothing is"
         return [Estimate(None, n=_n(source), reason=reason) for source in sources]
     value = found.weights / total
-    sums = found.draws.sum(1, keepdims=True)
-    nothing = ~(sums > 0)
-    shares = found.draws / np.where(nothing, 1, sums)
-    low = np.quantile(np.where(nothing, 0, shares), INTERVAL[0], axis=0)
-    high = np.quantile(np.where(nothing, 1, shares), INTERVAL[1], axis=0)
+    low = np.quantile(np.nan_to_num(found.least, nan=0), INTERVAL[0], axis=0)
+    high = np.quantile(np.nan_to_num(found.most, nan=1), INTERVAL[1], axis=0)
     return [
         Estimate(float(v), float(min(lo, v)), float(max(hi, v)), _n(source))
         for v, lo, hi, source in zip(value, low, high, sources, strict=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from unembed.runs.columns import columns
 from unembed.runs.table import NAME_WIDTH
 from unembed.selection.mixing.record import Mixture
-from unembed.stats.estimate import shown
+from unembed.stats.estimate import Estimate, shown
 
 MOST_LISTED = 20
 """Sources that are listed each; of more, those used."""
@@ -23,7 +23,7 @@ def mixture_text(mixture: Mixture) -> str:
     rows = [(share.name, shown(share.weight, ".3f")) for share in listed]
     rows += [
         ("weights before they sum to 1", shown(mixture.total, ".3f")),
-        ("residual", shown(mixture.residual, ".3f")),
+        ("residual", shown(mixture.residual, ".3f") + _below_zero(mixture.residual)),
     ]
     lines = [f"{mixture.target} by {mixture.by}: {len(used)} of {len(shares)} sources used"]
     lines.append(columns(rows, NAME_WIDTH))
@@ -48,6 +48,13 @@ def interleave_line(mixture: Mixture) -> str | None:
     names = _variables([name for name, _count in kept])
     probabilities = ", ".join(str(count / units) for _name, count in kept)
     return f"interleave_datasets([{', '.join(names)}], probabilities=[{probabilities}])"
+
+
+def _below_zero(residual: Estimate) -> str:
+    """What a share below 0 means, as an estimate of one may be."""
+    if residual.value is None or residual.high is None or not residual.value < 0 <= residual.high:
+        return ""
+    return "  below 0 by chance: nothing is left"
 
 
 def _variables(names: list[str]) -> list[str]:

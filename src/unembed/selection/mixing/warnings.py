@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 
 from unembed.selection.mixing.fit import Fit
+from unembed.selection.mixing.groups import MOST_LENGTH
 from unembed.selection.mixing.inner_products import InnerProducts
 from unembed.selection.mixing.record import Mixture
-from unembed.signatures.alignment.overlap import shared_inputs
+from unembed.signatures.alignment.overlap import shared_inputs, shared_part
 from unembed.signatures.alignment.task_facts import NOISE
 from unembed.signatures.signature import Signature
 
@@ -21,7 +22,6 @@ MOST_OFF = 0.1
 WIDE_INTERVAL = 0.2
 """Of a weight's interval: two sources are too alike where both have wider ones, and their sum has
 one less than half as wide."""
-LEAST_EIGENVALUE = -1e-9
 MOST_NAMED = 3
 
 
@@ -42,8 +42,10 @@ def warnings_of(
     used = [source for source, here in zip(sources, left, strict=True) if here]
     return (
         *_unexpressed(mixed),
+        *_below_zero(mixed),
+        *_shared(target, used),
         *_left_out(mixed),
-        *_alike([source.name for source in used], found),
+        *_replaceable(used, found, kind),
         *_few(kind, [target, *used], products),
         *_indefinite(found),
         *_too_many(mixed),
@@ -72,6 +74,29 @@ def _unexpressed(mixed: Mixture) -> Iterator[str]:
         )
 
 
+def _below_zero(mixed: Mixture) -> Iterator[str]:
+    residual = mixed.residual
+    assert residual.value is not None
+    if residual.high is not None and residual.high < 0:
+        yield (
+            f"The residual is below 0 ({residual.value:.3f}, {residual.high:.3f} at most), which "
+            "no share can be, by more than its error: the samples are not as independent as "
+            "their documents say, as where one text is in several under other names."
+        )
+
+
+def _shared(target: Signature, sources: Sequence[Signature]) -> Iterator[str]:
+    parts = [(shared_part(target.state, one.state), one.name) for one in sources]
+    parts = sorted((pair for pair in parts if pair[0] > 0), key=lambda pair: -pair[0])
+    if parts:
+        listed = _listed([f"{name} ({part:.0%})" for part, name in parts[:MOST_NAMED]])
+        more = f" and {len(parts) - MOST_NAMED} more" * (len(parts) > MOST_NAMED)
+        yield (
+            f"{target.name} shares documents with {listed}{more}: weights and residual say how "
+            "well sources hold these very texts, not others like them; take them out of one side."
+        )
+
+
 def _left_out(mixed: Mixture) -> Iterator[str]:
     expressed = any(share.weight.value is not None for share in mixed.shares)
     if not expressed:
@@ -82,14 +107,59 @@ def _left_out(mixed: Mixture) -> Iterator[str]:
             yield f"{share.name} is left out: {share.weight.reason}."
 
 
-def _alike(names: Sequence[str], found: Fit) -> Iterator[str]:
-    """The pair of sources whose weights are known together far better than alone."""
-    sums = found.draws.sum(1)
-    shares = found.draws[sums > 0] / sums[sums > 0, None]
-    if not len(shares):
+def _replaceable(sources: Sequence[Signature], found: Fit, kind: str) -> Iterator[str]:
+    """Groups of sources whose weights are known together, and not alone."""
+    drawn = found.draws.sum(1) > 0
+    if not drawn.any():
         return
-    low, high = np.quantile(shares, (0.025, 0.975), axis=0)
+    shares = found.draws[drawn] / found.draws[drawn].sum(1, keepdims=True)
+    low = np.quantile(found.least[drawn], 0.025, axis=0)
+    high = np.quantile(found.most[drawn], 0.975, axis=0)
+    names = [source.name for source in sources]
+    seen: set[int] = set()
+    for group in found.free.groups():
+        seen.update(group)
+        whole = _span(*np.quantile(shares[:, group].sum(1), (0.025, 0.975)))
+        alone = _listed([_span(low[i], high[i]) for i in group])
+        every = _listed([names[i] for i in group])
+        blend = found.free.blended(group)
+        copies = _copies([sources[i] for i in group], kind)
+        if not copies and (high[group] - low[group]).max() <= WIDE_INTERVAL:
+            continue
+        if copies:
+            yield (
+                f"{every} are copies of each other: together they weigh {whole}, each of them any "
+                f"part of it; leave {_listed([names[i] for i in group[1:]])} out."
+            )
+        elif blend is not None:
+            parts = [f"{part:.0%}" for part in blend[1]]
+            others = [names[i] for i in group if i != blend[0]]
+            yield (
+                f"{names[blend[0]]} is a blend of {_listed(others)} ({_listed(parts)}), as far as "
+                f"errors tell: together {every} weigh {whole}, alone {alone}; leave "
+                f"{names[blend[0]]} out."
+            )
+        elif len(group) == 2:
+            yield _pair(names, found, group[0], group[1], whole, alone)
+        else:
+            yield (
+                f"{every} replace each other: together they weigh {whole}, alone {alone}; leave "
+                "some of them out."
+            )
+    yield from _alike(names, found, shares, low, high, seen)
+
+
+def _alike(
+    names: Sequence[str],
+    found: Fit,
+    shares: Float[np.ndarray, "draws sources"],
+    low: Float[np.ndarray, " sources"],
+    high: Float[np.ndarray, " sources"],
+    seen: set[int],
+) -> Iterator[str]:
+    """The pair of other sources whose weights are known together far better than alone."""
     wide = np.flatnonzero(high - low > WIDE_INTERVAL)
+    wide = wide[~np.isin(wide, list(seen))]
     if len(wide) < 2:
         return
     trade = np.corrcoef(shares[:, wide].T)
@@ -102,13 +172,35 @@ def _alike(names: Sequence[str], found: Fit) -> Iterator[str]:
     pairs = sorted((pair for pair in pairs if pair[0] < 0.5), key=lambda pair: pair[:3])
     if pairs:
         _, i, j, both = pairs[0]
-        yield (
-            f"{names[i]} and {names[j]} are too alike to be told apart (cosine "
-            f"{found.cosines[i, j]:.2f}): together they weigh {_span(*both)}, alone "
-            f"{_span(low[i], high[i])} and {_span(low[j], high[j])}"
-            + f", and so are {len(pairs) - 1} other pairs" * (len(pairs) > 1)
-            + "."
-        )
+        alone = _listed([_span(low[i], high[i]), _span(low[j], high[j])])
+        more = f", and so are {len(pairs) - 1} other pairs" * (len(pairs) > 1)
+        yield _pair(names, found, i, j, _span(*both), alone, more)
+
+
+def _pair(
+    names: Sequence[str], found: Fit, i: int, j: int, whole: str, alone: str, more: str = ""
+) -> str:
+    return (
+        f"{names[i]} and {names[j]} are too alike to be told apart (cosine "
+        f"{found.cosines[i, j]:.2f}): together they weigh {whole}, alone {alone}{more}."
+    )
+
+
+def _copies(some: Sequence[Signature], kind: str) -> bool:
+    """Whether these are of the same samples, or of the same ones weighted alike."""
+    first, *others = (one.state.mean(kind) for one in some)
+    assert first is not None
+    scale = float(np.abs(first).max())
+    return all(
+        other is not None and np.allclose(first, other, rtol=0, atol=1e-6 * scale)
+        for other in others
+    )
+
+
+def _listed(words: Sequence[str]) -> str:
+    """Such as "a, b and c"."""
+    *some, last = words
+    return f"{', '.join(some)} and {last}" if some else last
 
 
 def _span(low: float, high: float) -> str:
@@ -138,7 +230,7 @@ def _few(kind: str, every: Sequence[Signature], products: InnerProducts) -> Iter
 
 
 def _indefinite(found: Fit) -> Iterator[str]:
-    if found.lowest < LEAST_EIGENVALUE:
+    if found.lowest < -MOST_LENGTH:
         yield (
             f"The sources' cosines contradict each other (least eigenvalue {found.lowest:.3f}), "
             "which is noise: the nearest that do not are taken; sketch more text."
