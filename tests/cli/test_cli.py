@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import errno
 import json
 import os
@@ -23,6 +24,7 @@ import torch
 from command_line import Ended, invoke
 from unembed import Audit, audit, cli, load
 from unembed.decisions import AuditOptions
+from unembed.models.checkpoint import load_tokenizer
 from unembed.text.corpus import Corpus
 from unembed.text.windows import Windows
 
@@ -589,6 +591,50 @@ def test_compare_with_a_corpus_runs_both_models(
     assert run("report", tmp_path / "run" / "before").code == 0
     again = run("compare", *models, "-o", tmp_path / "run", "--max-positions", "300", "--quiet")
     assert again.out == done.out
+
+
+def test_compare_takes_the_limit_that_its_message_advises(
+    run: Callable[..., Ended],
+    llama: Any,
+    llama_folder: Path,
+    checkpoint: Callable[..., Path],
+    short: Path,
+    tmp_path: Path,
+) -> None:
+    model = copy.deepcopy(llama)
+    with torch.no_grad():
+        model.model.embed_tokens.weight[load_tokenizer(llama_folder).encode("if")[0]] = torch.nan
+    command = ("compare", llama_folder, checkpoint(model), short, "-o", tmp_path / "run", "--quiet")
+    assert "--max-nonfinite 0 allows no more" in run(*command).line
+    done = run(*command, "--max-nonfinite", "100000")
+    assert done.code == 0, done.err
+    assert "positions left out" in done.out
+    assert (
+        "--max-nonfinite needs a CORPUS"
+        in run("compare", "a", "b", "-o", tmp_path / "b", "--max-nonfinite", "3").line
+    )
+
+
+def test_compare_reads_the_whole_text_by_both_tokenizers(
+    run: Callable[..., Ended],
+    llama: Any,
+    tokenizer: Any,
+    llama_folder: Path,
+    checkpoint: Callable[..., Path],
+    short: Path,
+    tmp_path: Path,
+) -> None:
+    from tokenizers import Regex
+    from tokenizers.normalizers import Replace
+
+    other = copy.deepcopy(tokenizer)
+    other.backend_tokenizer.normalizer = Replace(Regex("qqq"), "r")
+    (tmp_path / "odd.txt").write_text(short.read_text() + "one qqq among many\n")
+    folder = checkpoint(llama, other)
+    where = ("-o", tmp_path / "run", "--quiet")
+    said = run("compare", llama_folder, folder, tmp_path / "odd.txt", *where).line
+    assert "of the text differently" in said
+    assert run("compare", llama_folder, folder, short, *where).code == 0
 
 
 def test_what_compare_refuses(

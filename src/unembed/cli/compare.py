@@ -45,6 +45,7 @@ from unembed.errors import UnembedError
 )
 @click.option("--tokenizer", help="What spells the terms [the checkpoint audited before].")
 @click.option("--max-positions", type=int, help="With CORPUS: stop after so many tokens.")
+@click.option("--max-nonfinite", type=int, help="With CORPUS: bad rows allowed on each side [0].")
 @click.option("--top-k", type=int, help="With CORPUS: candidates to keep and to overlap [5].")
 @click.option("--context", type=int, help="With CORPUS, as in audit.")
 @click.option("--batch-tokens", type=int, help="With CORPUS, as in audit.")
@@ -163,6 +164,7 @@ def _audited_both(
 ) -> tuple[Any, Any, Any]:
     from unembed.decisions.audit.run import AuditOptions
     from unembed.decisions.comparison.live import audit_both
+    from unembed.decisions.comparison.tokenizers import refuse_other_texts, surely_alike
     from unembed.models.checkpoint import load
     from unembed.models.quantization import check_scheme, quantized
     from unembed.text.corpus import Corpus
@@ -180,9 +182,16 @@ def _audited_both(
     )
     if quantize is not None:
         new = quantized(new, quantize, head=bool(quantize_head))
-    text = Corpus.read(
-        corpus, old.tokenizer, text_column=text_column, document=document, progress=output.progress
+    text, *again = (
+        Corpus.read(
+            corpus, tokenizer, text_column=text_column, document=document, progress=output.progress
+        )
+        for tokenizer in (
+            (old.tokenizer,) if surely_alike(old, new) else (old.tokenizer, new.tokenizer)
+        )
     )
+    for other in again:
+        refuse_other_texts(old, new, text, other)
     options = AuditOptions(**{name: n for name, n in given.items() if n is not None})
     found = audit_both(
         old, new, text, options, out=output.folder, command=command, progress=output.progress

@@ -13,7 +13,7 @@ import torch
 from made_up.corpora import TEXTS
 from unembed import Comparison, Corpus, audit, compare
 from unembed.decisions import AuditOptions
-from unembed.decisions.comparison import live
+from unembed.decisions.comparison import live, tokenizers
 from unembed.decisions.comparison.live import DIVERGENCES, LiveAudits, audit_both
 from unembed.errors import UnembedError
 from unembed.models.checkpoint import Checkpoint
@@ -165,3 +165,78 @@ def test_the_context_is_the_shorter_one(
     monkeypatch.setattr(live, "context_of", lambda *_args: next(lengths))
     got = audit_both(*models, corpus)
     assert got.before.provenance.text.context == got.after.provenance.text.context == 20
+
+
+def changed(tokenizer: Any, **parts: Any) -> Any:
+    """A copy of a tokenizer whose backend has other parts."""
+    other = copy.deepcopy(tokenizer)
+    for name, part in parts.items():
+        setattr(other.backend_tokenizer, name, part)
+    return other
+
+
+def begins_rows(tokenizer: Any) -> Any:
+    from tokenizers.processors import TemplateProcessing
+
+    token = tokenizer.convert_ids_to_tokens(5)
+    return TemplateProcessing(single=f"{token} $A", special_tokens=[(token, 5)])
+
+
+def test_tokenizers_are_tested_by_what_they_do(
+    models: tuple[Checkpoint, Checkpoint], corpus: Corpus
+) -> None:
+    """One vocabulary, other ids: a BOS on one side alone, a normaliser, in either order."""
+    from tokenizers.normalizers import Lowercase
+
+    plain = models[0].tokenizer
+    for other in (
+        changed(plain, post_processor=begins_rows(plain)),
+        changed(plain, normalizer=Lowercase()),
+    ):
+        assert other.get_vocab() == plain.get_vocab()
+        second = Checkpoint("second", models[1].model, other)
+        for pair in ((models[0], second), (second, models[0])):
+            with pytest.raises(UnembedError, match=r"tokenizers of .* read .* differently") as said:
+                audit_both(*pair, corpus, OPTIONS)
+            assert "save one tokenizer beside both" in str(said.value)
+    same = Checkpoint("second", models[1].model, copy.deepcopy(plain))
+    tokenizers.refuse_other_tokenizers(models[0], same, corpus)
+    assert tokenizers.surely_alike(models[0], same)
+
+
+def test_special_tokens_may_have_other_names(
+    models: tuple[Checkpoint, Checkpoint], corpus: Corpus
+) -> None:
+    ours, theirs = (copy.deepcopy(models[0].tokenizer) for _ in range(2))
+    ours.add_special_tokens({"additional_special_tokens": ["<reserved>"]})
+    theirs.add_special_tokens({"additional_special_tokens": ["<turn>"]})
+    pair = [Checkpoint(name, models[0].model, t) for name, t in (("a", ours), ("b", theirs))]
+    tokenizers.refuse_other_tokenizers(pair[0], pair[1], corpus)
+
+
+def test_heads_of_different_size_are_refused_before_any_work(
+    models: tuple[Checkpoint, Checkpoint], corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import LlamaForCausalLM
+
+    config = copy.deepcopy(models[0].model.config)
+    config.vocab_size = 460
+    with torch.random.fork_rng(devices=[]):
+        small = Checkpoint("small", LlamaForCausalLM(config).eval(), models[0].tokenizer)
+    monkeypatch.setattr(live.AuditRun, "of", lambda *_given: pytest.fail("it was prepared"))
+    for pair in ((models[0], small), (small, models[0])):
+        with pytest.raises(UnembedError) as said:
+            audit_both(*pair, corpus, OPTIONS)
+        assert "small has 460 rows in its head and so no logit for 17 tokens" in str(said.value)
+        assert "audit each model and compare the run folders" in str(said.value)
+
+
+def test_a_text_that_two_tokenizers_read_otherwise(
+    models: tuple[Checkpoint, Checkpoint], corpus: Corpus
+) -> None:
+    plain = models[0].tokenizer
+    other = Checkpoint("second", models[1].model, changed(plain, post_processor=begins_rows(plain)))
+    again = Corpus.from_texts(TEXTS, other.tokenizer)
+    with pytest.raises(UnembedError, match="read row 0 of the text differently: token 0 on is"):
+        tokenizers.refuse_other_texts(models[0], other, corpus, again)
+    tokenizers.refuse_other_texts(models[0], other, corpus, corpus)

@@ -15,7 +15,7 @@ from torch import nn
 
 from unembed.decisions.audit.audit import Audit, finish_audit
 from unembed.decisions.audit.run import AuditOptions, AuditRun, Columns, joined, token_file
-from unembed.errors import UnembedError
+from unembed.decisions.comparison.tokenizers import refuse_other_heads, refuse_other_tokenizers
 from unembed.head.divergence import SweptModel, divergence
 from unembed.models.checkpoint import Checkpoint, context_of
 from unembed.runs.phases import Phases
@@ -54,10 +54,12 @@ def audit_both(
     No logits are stored: both heads pass over the same blocks of the vocabulary, twice. With
     ``out`` the audits are written to ``out/before`` and ``out/after`` and the divergences to
     ``out/divergence``; a killed run goes on where it stopped. The context is the shorter of the two
-    models'. Raises UnembedError where the tokenizers differ, and as ``audit`` does.
+    models'. Raises UnembedError where the tokenizers do not do the same, where one head lacks
+    tokens of the other, and as ``audit`` does.
     Source: theory §4.
     """
-    _refuse_other_tokenizers(before, after)
+    refuse_other_tokenizers(before, after, corpus)
+    refuse_other_heads(before, after, corpus)
     options, phases = options or AuditOptions(), phases or Phases()
     shorter = min(context_of(one.model, options.context) for one in (before, after))
     options = replace(options, context=shorter)
@@ -159,16 +161,3 @@ def _divergence_table(columns: Columns) -> pa.Table:
     for name in DIVERGENCES:
         arrays[name] = pa.array(columns[name], from_pandas=True)
     return pa.table(arrays)
-
-
-def _refuse_other_tokenizers(before: Checkpoint, after: Checkpoint) -> None:
-    ours, theirs = (one.tokenizer.get_vocab() for one in (before, after))
-    if ours == theirs:
-        return
-    odd = sorted(token for token, i in ours.items() if theirs.get(token) != i)
-    odd = odd or sorted(theirs.keys() - ours.keys())
-    raise UnembedError(
-        f"the tokenizers of {before.name} and {after.name} differ ({len(ours):,} and "
-        f"{len(theirs):,} tokens; first: {odd[0]!r} is {ours.get(odd[0])} and "
-        f"{theirs.get(odd[0])}): decisions can be compared only over one vocabulary"
-    )

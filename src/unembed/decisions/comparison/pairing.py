@@ -15,6 +15,7 @@ from unembed.runs.provenance import Provenance
 from unembed.text.vocabulary import Vocabulary
 
 MATTERS = {
+    "head_tokens": "the number of tokens that the head decides between",
     "model_dtype": "the model's dtype",
     "device": "the device",
     "cpu": "the processor",
