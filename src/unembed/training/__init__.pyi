@@ -10,7 +10,7 @@ from .recipe.weighting import Positions as Positions
 from .recipe.weighting import Weighting as Weighting
 from .run.examples import Examples as Examples
 from .run.head_hook import HeadHook as HeadHook
-from .run.trainer import PenaltyTerm as PenaltyTerm
+from .run.penalty_term import PenaltyTerm as PenaltyTerm
 from .run.trainer import RefineMixin as RefineMixin
 
 __all__ = [

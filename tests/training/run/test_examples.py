@@ -11,7 +11,7 @@ from unembed.text.rows import PromptCompletion
 from unembed.training.recipe.weighting import Positions
 from unembed.training.run.examples import Examples
 from unembed.training.run.head_hook import IGNORED
-from unembed.training.run.trainer import POSITION_WEIGHTS
+from unembed.training.run.penalty_term import POSITION_WEIGHTS
 
 
 def test_prompts_are_read_and_are_no_labels(tokenizer: Any) -> None:

@@ -31,7 +31,8 @@ from unembed.training.recipe.weighting import Positions, Weighting
 from unembed.training.run.engine import Trainer, TrainingArguments
 from unembed.training.run.examples import Examples, split
 from unembed.training.run.head_hook import IGNORED, HeadHook, Targets
-from unembed.training.run.trainer import POSITION_WEIGHTS, PenaltyTerm, RefineTrainer
+from unembed.training.run.penalty_term import POSITION_WEIGHTS, PenaltyTerm
+from unembed.training.run.trainer import RefineTrainer
 
 CONTEXT = 24
 SENTENCES = [

@@ -14,18 +14,20 @@ class ObjectiveName:
     """What an objective's penalty is, the file of its function, and what that needs.
 
     With ``cosines`` it reads those of the leading tokens' rows. With ``directions`` it can be
-    expanded as well as contracted.
+    expanded as well as contracted. With ``gated`` the model's decisions say which positions count,
+    by a function of its name and ``_counted`` beside it.
     """
 
     meaning: str
     home: str = "objectives"
     cosines: bool = False
     directions: bool = False
+    gated: bool = False
 
 
 OBJECTIVES = {
     "none": ObjectiveName("no penalty, the control"),
-    "margin": ObjectiveName("minus the margin, where that is below a threshold"),
+    "margin": ObjectiveName("minus the margin, where that is below a threshold", gated=True),
     "fisher": ObjectiveName("Fisher spread of the leading rows", cosines=True, directions=True),
     "entropy": ObjectiveName("entropy of the full vocabulary"),
     "cosine": ObjectiveName("spread of the leading rows by their cosines", cosines=True),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from importlib import import_module
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -61,6 +62,11 @@ class Objective:
         return OBJECTIVES[self.name].cosines
 
     @property
+    def gated(self) -> bool:
+        """Whether the model's decisions say which positions count."""
+        return OBJECTIVES[self.name].gated
+
+    @property
     def k_needed(self) -> int:
         """What to give ``head_loss`` as ``k``, at least."""
         return self.k if self.cosines_needed else 2
@@ -89,8 +95,17 @@ def penalties(objective: Objective, said: HeadLoss) -> Penalties:
     Of more than ``objective.k`` leading logits the first k are taken, of fewer all. Raises
     ValueError where the cosines are needed and were not asked for. Source: theory §5.
     """
-    home = import_module(f"unembed.training.recipe.{OBJECTIVES[objective.name].home}")
-    found: Penalties = getattr(home, objective.name)(objective, said)
+    found: Penalties = _function(objective, objective.name)(objective, said)
+    return found
+
+
+def counted(objective: Objective, said: HeadLoss) -> Bool[Tensor, "positions"]:
+    """The ``counted`` of ``penalties``, without its values: no cosines are needed."""
+    if not objective.gated:
+        return torch.ones_like(said.nll, dtype=torch.bool)
+    found: Bool[Tensor, "positions"] = _function(objective, f"{objective.name}_counted")(
+        objective, said
+    )
     return found
 
 
@@ -102,7 +117,12 @@ def none(objective: Objective, said: HeadLoss) -> Penalties:
 def margin(objective: Objective, said: HeadLoss) -> Penalties:
     """Minus the margin, counted where that is below the threshold."""
     found = said.topk_values[:, 0] - said.topk_values[:, 1]
-    return Penalties(-found, found < objective.threshold)
+    return Penalties(-found, margin_counted(objective, said))
+
+
+def margin_counted(objective: Objective, said: HeadLoss) -> Bool[Tensor, "positions"]:
+    """Where the margin is below the threshold."""
+    return said.topk_values[:, 0] - said.topk_values[:, 1] < objective.threshold
 
 
 def fisher(objective: Objective, said: HeadLoss) -> Penalties:
@@ -148,17 +168,22 @@ def cosine_penalty(
 
 
 def weighted_mean(
-    found: Penalties, weights: Float[Tensor, "positions"] | None = None
+    found: Penalties,
+    weights: Float[Tensor, "positions"] | None = None,
+    mass: float | None = None,
 ) -> Float[Tensor, ""]:
     """``sum w c P / sum w c`` over the positions, c their ``counted``; 0 where that sum is 0.
 
     ``weights`` are at least 0; None is 1 everywhere. What does not count gets a zero gradient.
+    ``mass`` is the sum below the line where these positions are a part of those to average over.
     """
     share = found.counted.to(found.values.dtype)
     share = share if weights is None else share * weights.to(share)
-    mass = share.sum()
     counting = torch.where(share > 0, found.values, 0.0)
-    return (share * counting).sum() / torch.where(mass > 0, mass, 1.0)
+    if mass is not None:
+        return (share * counting).sum() / (mass if mass > 0 else 1.0)
+    total = share.sum()
+    return (share * counting).sum() / torch.where(total > 0, total, 1.0)
 
 
 def mean_loss(
@@ -168,22 +193,32 @@ def mean_loss(
     *,
     ce_weight: float = 1.0,
     weights: Float[Tensor, "positions"] | None = None,
+    positions: float | None = None,
+    mass: float | None = None,
 ) -> MeanLoss:
     """``ce_weight * mean(nll) + weight * weighted_mean(P)`` over the positions given.
 
     ``weights`` are the penalty's alone, and every position counts in the cross-entropy. At
     ``weight`` 0 the total is the cross-entropy's, bit for bit, whatever the objective. Without
-    positions both parts are 0. Raises UnembedError for a negative weight. Source: theory §5.
+    positions both parts are 0. Where the positions given are a part of a step's, ``positions`` is
+    how many that has, and ``mass`` its ``sum w c``: the losses of the parts add up. Raises
+    UnembedError for a negative weight. Source: theory §5.
     """
     for name, value in (("weight", weight), ("ce_weight", ce_weight)):
         if not 0 <= value < math.inf:
             raise UnembedError(f"{name} {value} is no weight of a loss: give 0 or more")
-    cross_entropy = said.nll.sum() / max(1, len(said.nll))
-    penalty = weighted_mean(penalties(objective, said), weights)
+    cross_entropy = said.nll.sum() / max(1, len(said.nll) if positions is None else positions)
+    penalty = weighted_mean(penalties(objective, said), weights, mass)
     total = ce_weight * cross_entropy
     if weight > 0:
         total = total + weight * penalty
     return MeanLoss(total, cross_entropy.detach(), penalty.detach())
+
+
+def _function(objective: Objective, name: str) -> Any:
+    """The function of this name where the objective is at home."""
+    home = import_module(f"unembed.training.recipe.{OBJECTIVES[objective.name].home}")
+    return getattr(home, name)
 
 
 def _everywhere(values: Float[Tensor, "positions"]) -> Penalties:

@@ -119,25 +119,55 @@ class Ewc:
 
 
 @dataclass(frozen=True)
+class AnchorSums:
+    """Sums over a step's positions of margins and logsumexps, less the starting model's."""
+
+    positions: float
+    margin: float
+    logsumexp: float
+
+
+@dataclass(frozen=True)
 class MarginAnchor:
     """Holds the mean margin and the mean logsumexp where the starting model has them."""
 
     weight: float
 
-    def penalty(self, said: HeadLoss, reference: HeadLoss | Sweep) -> Float[Tensor, ""]:
+    def penalty(
+        self, said: HeadLoss, reference: HeadLoss | Sweep, step: AnchorSums | None = None
+    ) -> Float[Tensor, ""]:
         """The weighted sum of both squared differences over the same positions; 0 where none.
 
         Equivalent to ``weight * ((m.mean() - m_ref.mean())^2 + (z.mean() - z_ref.mean())^2)`` of
-        the margins m and logsumexps z. No gradient reaches the reference. Raises ValueError for
-        different numbers of positions.
+        the margins m and logsumexps z. No gradient reaches the reference. Where these positions are
+        a part of a step's, with the sums S over all its n positions and s over these, a square is
+        ``2 S s / n^2`` less its half without a gradient: both value and gradient of the parts add
+        up to the step's. Raises ValueError for different numbers of positions.
         """
+        differences = self.differences(said, reference)
+        if step is None:
+            n = len(said.logsumexp)
+            means = [difference.sum() / max(n, 1) for difference in differences]
+            return self.weight * (means[0].square() + means[1].square())
+        parts = [
+            all_of_them / max(step.positions, 1) ** 2 * difference.sum()
+            for all_of_them, difference in zip(
+                (step.margin, step.logsumexp), differences, strict=True
+            )
+        ]
+        margin, logsumexp = (2 * part - part.detach() for part in parts)
+        return self.weight * (margin + logsumexp)
+
+    @staticmethod
+    def differences(
+        said: HeadLoss, reference: HeadLoss | Sweep
+    ) -> tuple[Float[Tensor, "positions"], Float[Tensor, "positions"]]:
+        """Each position's margin and logsumexp, less the reference's."""
         n = len(said.logsumexp)
         if len(reference.logsumexp) != n:
             raise ValueError(f"{n} positions, {len(reference.logsumexp)} of the reference")
         margins = _margins(said) - _margins(reference).detach()
-        logsumexps = said.logsumexp - reference.logsumexp.detach()
-        means = [difference.sum() / max(n, 1) for difference in (margins, logsumexps)]
-        return self.weight * (means[0].square() + means[1].square())
+        return margins, said.logsumexp - reference.logsumexp.detach()
 
 
 @dataclass(frozen=True)
@@ -168,12 +198,17 @@ class KlAnchor:
         return KlAnchor(weight, tokens_of_classes(classes, vocabulary, vocab))
 
     def penalty(
-        self, model: HeadInput, reference: HeadInput, targets: Int[Tensor, "positions"]
+        self,
+        model: HeadInput,
+        reference: HeadInput,
+        targets: Int[Tensor, "positions"],
+        count: float | None = None,
     ) -> Float[Tensor, ""]:
         """The weighted mean of ``kl_to_reference`` over positions whose target is protected.
 
         Other positions are left out before the heads are read. Where none is protected, a 0 with a
-        gradient of zeros.
+        gradient of zeros. ``count`` is how many are protected in the whole of a step, where these
+        positions are a part of it.
         """
         kept = self.protected.to(targets.device)[targets]
         kl = kl_to_reference(
@@ -184,7 +219,7 @@ class KlAnchor:
             precision=model.precision,
             reference_precision=reference.precision,
         )
-        return self.weight * kl.sum() / max(len(kl), 1)
+        return self.weight * kl.sum() / max(len(kl) if count is None else count, 1)
 
 
 def _margins(said: HeadLoss | Sweep) -> Float[Tensor, "positions"]:

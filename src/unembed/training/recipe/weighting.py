@@ -99,14 +99,24 @@ class WeightTable:
     below_margin: float | None
     only_right: bool
 
+    @property
+    def gated(self) -> bool:
+        """Whether the model's decisions say which positions count."""
+        return self.below_margin is not None or self.only_right
+
     def of_positions(
-        self, targets: Int[Tensor, "positions"], said: HeadLoss
+        self, targets: Int[Tensor, "positions"], said: HeadLoss | None
     ) -> Float[Tensor, "positions"]:
         """Each position's weight by its target and what the head says; no gradient passes.
 
-        Equivalent to ``by_token[targets] * (margin < below_margin) * (top1 == targets)``.
+        Equivalent to ``by_token[targets] * (margin < below_margin) * (top1 == targets)``. Without
+        gates nothing of the head is read. Raises ValueError where it is needed and None.
         """
         weights = self.by_token.to(targets.device)[targets]
+        if said is None:
+            if self.gated:
+                raise ValueError("these weights depend on the head's decisions, and there are none")
+            return weights
         if self.below_margin is not None:
             values = said.topk_values
             weights = weights * (values[:, 0] - values[:, 1] < self.below_margin)

@@ -18,7 +18,7 @@ from unembed.text.corpus import Corpus
 from unembed.text.windows import Windows
 from unembed.training.recipe.weighting import Positions
 from unembed.training.run.head_hook import IGNORED
-from unembed.training.run.trainer import POSITION_WEIGHTS
+from unembed.training.run.penalty_term import POSITION_WEIGHTS
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from unembed.training.recipe.recipe import Recipe
 from unembed.training.recipe.weighting import Weighting
 from unembed.training.run.examples import Examples
 from unembed.training.run.head_hook import HeadHook, Targets
-from unembed.training.run.trainer import PenaltyTerm
+from unembed.training.run.penalty_term import PenaltyTerm
 
 EWC_SEQUENCES = 64
 """Training windows, evenly spread, whose gradients make the diagonal Fisher."""

@@ -2,109 +2,82 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import MutableMapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from unembed.errors import UnembedError
 from unembed.head.head import Head, final_hidden
 from unembed.head.loss import HeadLoss, head_loss
 from unembed.head.sweep import Sweep, sweep
-from unembed.training.recipe.objectives import MeanLoss, Objective, mean_loss
-from unembed.training.recipe.protection import Ewc, HeadInput, KlAnchor, MarginAnchor
-from unembed.training.recipe.weighting import WeightTable
+from unembed.training.recipe.objectives import mean_loss
+from unembed.training.recipe.protection import HeadInput
 from unembed.training.run.engine import Trainer
-from unembed.training.run.head_hook import HeadHook, PrecisionCache, Targets, refuse_nonfinite
-
-POSITION_WEIGHTS = "position_weights"
-"""The key of a batch's weights of its positions, shaped as its labels; see ``Positions``."""
-
-
-@dataclass(frozen=True)
-class PenaltyTerm:
-    """What is added to the cross-entropy: ``weight * P``, and what holds the model near its start.
-
-    ``weighting`` weighs P's positions. ``reference`` is the frozen starting model, which the margin
-    and KL anchors need, and ``ewc`` comes with its factor.
-    """
-
-    objective: Objective
-    weight: float
-    ce_weight: float = 1.0
-    weighting: WeightTable | None = None
-    ewc: tuple[float, Ewc] | None = None
-    margin: MarginAnchor | None = None
-    kl: KlAnchor | None = None
-    reference: nn.Module | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("weight", "ce_weight"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise UnembedError(f"{name} {getattr(self, name)} is no factor: give 0 or more")
-        if (self.margin or self.kl) and self.reference is None:
-            raise ValueError("an anchor needs the reference model that it holds to")
-
-    @property
-    def penalised(self) -> bool:
-        """Whether P counts."""
-        return self.weight > 0 and self.objective.name != "none"
-
-    @property
-    def plain(self) -> bool:
-        """Whether the cross-entropy is all there is, so that the Trainer needs no help."""
-        held = (self.ewc, self.margin, self.kl)
-        return not self.penalised and self.ce_weight == 1.0 and all(one is None for one in held)
+from unembed.training.run.head_hook import (
+    IGNORED,
+    HeadHook,
+    PrecisionCache,
+    Targets,
+    refuse_nonfinite,
+)
+from unembed.training.run.loss_log import LossLog
+from unembed.training.run.penalty_term import POSITION_WEIGHTS, PenaltyTerm
+from unembed.training.run.step_mass import StepMass
+from unembed.training.run.trainer_settings import (
+    refuse_other_losses,
+    refuse_processes_with_several_devices,
+)
 
 
 @dataclass
-class LossLog:
-    """Sums over the passes since the last log, for the diagnostics."""
+class SplitStep:
+    """The batches of an optimiser step in this process, and how many are still to be trained on."""
 
-    positions: int = 0
-    cross_entropy: float = 0.0
-    penalty: float = 0.0
-    compared: int = 0
-    ratio: float = 0.0
-    cosine: float = 0.0
+    batches: list[Any]
+    left: int
+    mass: StepMass | None = None
 
-    def add(self, loss: MeanLoss, positions: int) -> None:
-        """Count the loss of a batch."""
-        self.positions += positions
-        self.cross_entropy += float(loss.cross_entropy) * positions
-        self.penalty += float(loss.penalty) * positions
 
-    def means(self) -> dict[str, float]:
-        """Means over the positions, and over the comparisons of gradients."""
-        if not self.positions:
-            return {}
-        found = {
-            "cross_entropy": self.cross_entropy / self.positions,
-            "penalty": self.penalty / self.positions,
-        }
-        if self.compared:
-            found["gradient_ratio"] = self.ratio / self.compared
-            found["gradient_cosine"] = self.cosine / self.compared
-        return found
+@dataclass(frozen=True)
+class BatchPart:
+    """A batch at the head: its targets, listed weights, inputs, and the sums of its whole step.
+
+    Without ``mass`` the batch is the whole step.
+    """
+
+    targets: Targets
+    listed: Float[Tensor, "positions"] | None
+    inputs: dict[str, Any]
+    mass: StepMass | None = None
+
+    @staticmethod
+    def of(inputs: dict[str, Any], mass: StepMass | None = None) -> BatchPart:
+        """Of a batch as the Trainer has it."""
+        rest = {k: v for k, v in inputs.items() if k not in ("labels", POSITION_WEIGHTS)}
+        targets, listed = Targets.of(inputs["labels"]), inputs.get(POSITION_WEIGHTS)
+        return BatchPart(targets, None if listed is None else listed[targets.kept], rest, mass)
 
 
 class RefineMixin:
     """Put before a Trainer: ``class MyTrainer(RefineMixin, Trainer)``, then ``.refine_with(term)``.
 
     The loss is taken where the head is called, so that the logits of a batch never exist: memory is
-    that of the body. A ``compute_loss_func`` would need those logits. At weight 0 the Trainer runs
-    as it is, to the bit. Gradient accumulation, devices and mixed precision are the Trainer's:
-    cross-entropy is a mean over the tokens of a step, and P over those of a batch, weighed by its
-    share of the step's tokens. Source: theory §5.
+    that of the body. Settings of the Trainer that would need those logits are refused. At weight 0
+    the Trainer runs as it is, to the bit. Gradient accumulation, devices and mixed precision are
+    the Trainer's. Every mean is over what counts in the whole step, over its batches and its
+    processes (over a process's own where ``average_tokens_across_devices`` is off). Where the
+    model's decisions say what counts, a step of several batches has a pass without gradients
+    before it. Source: theory §5.
     """
 
     term: PenaltyTerm | None = None
     diagnose_every: int = 10
     _hook: HeadHook | None = None
+    _step: SplitStep | None = None
 
     def refine_with(
         self, term: PenaltyTerm, *, token_ids: list[int] | None = None, diagnose_every: int = 10
@@ -117,14 +90,18 @@ class RefineMixin:
         trainer: Any = self
         self.term, self.diagnose_every = term, diagnose_every
         self._loss_log, self._precisions = LossLog(), PrecisionCache({})
-        if trainer.args.n_gpu > 1:
-            raise UnembedError(
-                f"one process would train on {trainer.args.n_gpu} GPUs, with a head on each: start "
-                "one process a GPU with torchrun, or set CUDA_VISIBLE_DEVICES"
-            )
+        refuse_processes_with_several_devices(trainer)
         if not term.plain:
+            refuse_other_losses(trainer)
             self._hook = HeadHook.of(trainer.model, token_ids)
             trainer.loss_is_scaled_for_ga = True
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """The Trainer's batches of a step, which are kept at hand until it is taken."""
+        base: Any = super()
+        found = base.get_batch_samples(*args, **kwargs)
+        self._step = SplitStep(found[0], len(found[0]))
+        return found
 
     def compute_loss(
         self,
@@ -134,58 +111,112 @@ class RefineMixin:
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """The loss of one batch, with its graph; evaluation is the Trainer's own."""
-        weights = inputs.pop(POSITION_WEIGHTS, None)
+        labels = inputs.get("labels")
         if self._hook is None or self.term is None or return_outputs:
+            inputs.pop(POSITION_WEIGHTS, None)
             base: Any = super()
             loss = base.compute_loss(model, inputs, return_outputs, num_items_in_batch)
         else:
-            loss = self._refined(model, dict(inputs), weights, num_items_in_batch)
-        self._refuse_nonfinite(loss[0] if return_outputs else loss)
+            loss = self._refined(model, dict(inputs), num_items_in_batch)
+        # Without a single target the Trainer's mean is 0 / 0, and it goes on.
+        if labels is None or bool((labels[..., 1:] != IGNORED).any()):
+            self._refuse_nonfinite(loss[0] if return_outputs else loss)
         return loss
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """The Trainer's log with the two parts of the loss and how their gradients compare."""
         if "loss" in logs and self.term is not None:
-            logs = {**logs, **self._loss_log.means()}
+            logs = {**logs, **self._loss_log.summed(self._over_processes).means()}
             self._loss_log = LossLog()
         base: Any = super()
         base.log(logs, *args, **kwargs)
 
+    def _set_signature_columns_if_needed(self) -> None:
+        """The weights of positions are no argument of the model, and are used all the same."""
+        base: Any = super()
+        base._set_signature_columns_if_needed()
+        trainer: Any = self
+        if POSITION_WEIGHTS not in trainer._signature_columns:
+            trainer._signature_columns.append(POSITION_WEIGHTS)
+
     def _refined(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        weights: Float[Tensor, "batch seq"] | None,
-        items: Tensor | int | None,
+        self, model: nn.Module, inputs: dict[str, Any], items: Tensor | int | None
     ) -> Float[Tensor, ""]:
         trainer: Any = self
         assert self._hook is not None
-        found = Targets.of(inputs.pop("labels"))
-        if weights is not None:
-            weights = weights[found.kept]
-        step = self._hook.at_head(
-            model, inputs, lambda h, head: self._loss_at_head(h, head, found, weights, inputs)
-        )
-        n = len(found.ids)
-        if items is None:
-            # Older Trainers divide by the steps themselves where they counted no items.
-            scaled = hasattr(Trainer, "loss_is_scaled_for_ga")
-            share: Any = 1 / trainer.current_gradient_accumulation_steps if scaled else 1
-        else:
-            averaged = trainer.args.average_tokens_across_devices
-            share = n * (trainer.accelerator.num_processes if averaged else 1) / items
-        loss: Tensor = step * share
+        part = BatchPart.of(inputs, self._mass_of_step(model))
+        loss: Tensor = self._hook.at_head(model, part.inputs, partial(self._loss_at_head, part))
+        if part.mass is not None and self._averaged:
+            # The engines take the mean of the gradients of all processes.
+            loss = loss * trainer.accelerator.num_processes
+        if items is None and not hasattr(Trainer, "loss_is_scaled_for_ga"):
+            # Older Trainers divide by the batches of a step where they counted no items.
+            loss = loss * trainer.current_gradient_accumulation_steps
         return loss
 
+    @property
+    def _averaged(self) -> bool:
+        """Whether the means of a step are over all processes."""
+        trainer: Any = self
+        several = trainer.accelerator.num_processes > 1
+        return bool(several and trainer.args.average_tokens_across_devices)
+
+    def _over_processes(self, values: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
+        """Sums over all processes."""
+        trainer: Any = self
+        if trainer.accelerator.num_processes == 1:
+            return values
+        reduced: Tensor = trainer.accelerator.reduce(values.to(trainer.args.device), "sum")
+        return reduced.cpu()
+
+    def _mass_of_step(self, model: nn.Module) -> StepMass | None:
+        """What the means of the step of the next batch divide by; None where it is all of it."""
+        step = self._step
+        if step is None or step.left == 0:
+            return None
+        if step.left == len(step.batches) and (len(step.batches) > 1 or self._averaged):
+            mass = StepMass.total(self._masses(model, step.batches))
+            if self._averaged:
+                sums = self._over_processes(torch.tensor(mass.values, dtype=torch.float64))
+                mass = StepMass(*sums.tolist())
+            step.mass = mass
+        step.left -= 1
+        return step.mass
+
+    def _masses(self, model: nn.Module, batches: list[Any]) -> list[StepMass]:
+        """Of each batch; where its decisions count, by a pass with the dropout that follows."""
+        term, hook = self.term, self._hook
+        trainer: Any = self
+        assert term is not None
+        assert hook is not None
+        if not term.gated:
+            parts = [BatchPart.of(dict(batch)) for batch in batches]
+            return [StepMass.of_batch(term, part.targets, part.listed) for part in parts]
+        masses = []
+        device = trainer.args.device
+        with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
+            for batch in batches:
+                part = BatchPart.of(dict(trainer._prepare_inputs(batch)))
+                masses.append(hook.at_head(model, part.inputs, partial(self._mass_at_head, part)))
+        return masses
+
+    def _mass_at_head(
+        self, part: BatchPart, hidden: Float[Tensor, "batch seq dim"], head: Head
+    ) -> StepMass:
+        term, rows = self.term, hidden[part.targets.kept]
+        assert term is not None
+        self._refuse_nonfinite(rows)
+        said = head_loss(
+            rows, head, part.targets.ids, precision=self._precisions.of(head.weight, rows)
+        )
+        start = None if term.margin is None else self._start_sweep(self._start(part), part)
+        return StepMass.of_batch(term, part.targets, part.listed, said, start)
+
     def _loss_at_head(
-        self,
-        hidden: Float[Tensor, "batch seq dim"],
-        head: Head,
-        targets: Targets,
-        weights: Float[Tensor, "positions"] | None,
-        inputs: dict[str, Any],
+        self, part: BatchPart, hidden: Float[Tensor, "batch seq dim"], head: Head
     ) -> Float[Tensor, ""]:
-        term, rows = self.term, hidden[targets.kept]
+        term, targets, mass = self.term, part.targets, part.mass
+        rows = hidden[targets.kept]
         assert term is not None
         self._refuse_nonfinite(rows)
         precision = self._precisions.of(head.weight, rows)
@@ -197,45 +228,59 @@ class RefineMixin:
             cosines=term.objective.cosines_needed,
             precision=precision,
         )
-        if term.weighting is not None:
-            by_token = term.weighting.of_positions(targets.ids, said)
-            weights = by_token if weights is None else by_token * weights
         loss = mean_loss(
-            said, term.objective, term.weight, ce_weight=term.ce_weight, weights=weights
+            said,
+            term.objective,
+            term.weight,
+            ce_weight=term.ce_weight,
+            weights=term.weights(targets.ids, part.listed, said),
+            positions=None if mass is None else mass.positions,
+            mass=None if mass is None else mass.penalty,
         )
-        self._loss_log.add(loss, len(rows))
+        of_step = float(len(rows)) if mass is None else mass.positions
+        self._loss_log.add(loss, len(rows), of_step)
         total = loss.total
         if self._gradients_due():
-            self._compare_gradients(said, loss.total, rows if rows.requires_grad else head.weight)
+            where = rows if rows.requires_grad else head.weight
+            self._compare_gradients(said.nll.sum() / max(1, of_step), loss.total, where)
         if term.ewc is not None:
             assert self._hook is not None
-            total = total + term.ewc[0] * term.ewc[1].penalty(self._hook.model)
+            penalty = term.ewc[0] * term.ewc[1].penalty(self._hook.model)
+            total = total + (penalty if mass is None else penalty / mass.batches)
         if term.reference is not None:
-            reading = HeadInput(rows, head, precision)
-            total = total + self._anchored(said, reading, targets, inputs)
+            total = total + self._anchored(said, HeadInput(rows, head, precision), part)
         return total
 
-    def _anchored(
-        self, said: HeadLoss, reading: HeadInput, targets: Targets, inputs: dict[str, Any]
-    ) -> Float[Tensor, ""]:
+    def _anchored(self, said: HeadLoss, reading: HeadInput, part: BatchPart) -> Float[Tensor, ""]:
         """The penalties of the anchors to the starting model, which reads the same batch."""
+        term, mass = self.term, part.mass
+        assert term is not None
+        reference = self._start(part)
+        total = reading.hidden.new_zeros(())
+        if term.margin is not None:
+            was = self._start_sweep(reference, part)
+            anchor = None if mass is None else mass.anchor
+            total = total + term.margin.penalty(said, was, anchor)
+        if term.kl is not None:
+            protected = None if mass is None else mass.protected
+            total = total + term.kl.penalty(reading, reference, part.targets.ids, protected)
+        return total
+
+    @torch.no_grad()
+    def _start(self, part: BatchPart) -> HeadInput:
+        """What the head of the starting model reads of a batch."""
         term, hook = self.term, self._hook
         assert term is not None
         assert term.reference is not None
         assert hook is not None
-        with torch.no_grad():
-            ids: Int[Tensor, "batch seq"] = inputs["input_ids"]
-            start = final_hidden(term.reference, ids)[targets.kept]
-            head = hook.current_head(term.reference)
-            precision = self._precisions.of(head.weight, start)
-        total = reading.hidden.new_zeros(())
-        if term.margin is not None:
-            was: Sweep = sweep(start, head, targets.ids, precision=precision)
-            total = total + term.margin.penalty(said, was)
-        if term.kl is not None:
-            reference = HeadInput(start, head, precision)
-            total = total + term.kl.penalty(reading, reference, targets.ids)
-        return total
+        ids: Int[Tensor, "batch seq"] = part.inputs["input_ids"]
+        start = final_hidden(term.reference, ids)[part.targets.kept]
+        head = hook.current_head(term.reference)
+        return HeadInput(start, head, self._precisions.of(head.weight, start))
+
+    @torch.no_grad()
+    def _start_sweep(self, start: HeadInput, part: BatchPart) -> Sweep:
+        return sweep(start.hidden, start.head, part.targets.ids, precision=start.precision)
 
     def _refuse_nonfinite(self, values: Tensor) -> None:
         trainer: Any = self
@@ -246,22 +291,19 @@ class RefineMixin:
         due = self.diagnose_every and trainer.state.global_step % self.diagnose_every == 0
         return bool(due and self.term is not None and self.term.penalised)
 
-    def _compare_gradients(self, said: HeadLoss, total: Tensor, where: Tensor) -> None:
-        """``|lambda P'| / |CE'|`` and their cosine, both in the head's input (its weight, where
-        nothing before the head is trained).
+    def _compare_gradients(self, cross_entropy: Tensor, total: Tensor, where: Tensor) -> None:
+        """``|lambda P'| / |CE'|`` and their cosine, both in the head's input (its weight, batch by
+        batch, where nothing before the head is trained).
         """
         term = self.term
         assert term is not None
-        cross_entropy = term.ce_weight * said.nll.mean()
+        cross_entropy = term.ce_weight * cross_entropy
         by_penalty, by_entropy = (
             torch.autograd.grad(loss, where, retain_graph=True)[0].float().flatten()
             for loss in (total - cross_entropy, cross_entropy)
         )
-        sizes = float(by_penalty.norm()), float(by_entropy.norm())
-        if min(sizes) > 0:
-            self._loss_log.compared += 1
-            self._loss_log.ratio += sizes[0] / sizes[1]
-            self._loss_log.cosine += float(by_penalty @ by_entropy) / (sizes[0] * sizes[1])
+        trainer: Any = self
+        self._loss_log.compare(trainer.state.global_step, by_penalty, by_entropy)
 
 
 class RefineTrainer(RefineMixin, Trainer):
