@@ -12,8 +12,9 @@ import pytest
 
 from browser import Watched, browser_test
 from markup import Elements
+from unembed.decisions.audit.audit import headline
 from unembed.decisions.audit.excerpt import DocumentView, TokenView
-from unembed.decisions.audit.gap import GapFit, LineFit
+from unembed.decisions.audit.gap import GapFit, LineFit, TiedEnd
 from unembed.decisions.audit.summary import (
     MARGIN_BANDS,
     AuditSummary,
@@ -290,6 +291,17 @@ def test_page_is_small_and_the_same_every_time(page: str) -> None:
     )
     assert again == page
     assert len(page.encode("utf-8")) < 700_000
+
+
+def test_the_page_says_where_rounding_decides_the_published_fit() -> None:
+    summary = make_summary()
+    assert summary.gap is not None
+    tied = TiedEnd(63, 0.0123, 0.839, 0.828)
+    summary = replace(summary, gap=replace(summary.gap, tied=tied))
+    text = audit_page("An audit", summary, FACTS, make_documents(), [])
+    said = "63 equal margins at the window’s lower end, 0.0123 logits: rounding decides between"
+    assert text.replace("&#39;", "’").replace("'", "’").count(said) >= 2
+    assert dict(headline(summary))["gap slope, to mind"] == tied.in_words
 
 
 def test_ids_are_unique(page: str) -> None:

@@ -258,3 +258,25 @@ def test_intervals_cover_the_slope_of_clustered_data():
         hits += beta.low <= truth <= beta.high
     # 95 % nominal, with a standard error of 3 % over 50 runs.
     assert hits / runs >= 0.85, hits
+
+
+def test_equal_margins_at_the_window_s_end_are_told():
+    """Documents with a shared beginning: rounding decides what the published fit says."""
+    rng = np.random.default_rng(0)
+    margins, documents = rng.gamma(0.9, 2.0, 6000), np.repeat(np.arange(60), 100)
+    assert fit_gap(margins, documents, resamples=20).tied is None
+    margins[::100] = np.quantile(margins, 0.004)
+    jittered = [margins.copy() for _ in range(2)]
+    for moved, step in zip(jittered, (-1e-6, 1e-6), strict=True):
+        moved[::100] += step * np.arange(60) / 60
+    fits = [fit_gap(some, documents, resamples=20) for some in (margins, *jittered)]
+    betas = [fit.published.beta.value for fit in fits]
+    assert max(betas) - min(betas) > 0.005
+    for fit in fits:
+        assert fit.tied is not None
+        assert 60 <= fit.tied.margins <= 62
+        ends = sorted((fit.tied.beta_above, fit.tied.beta_below))
+        assert ends[0] - 0.002 <= min(betas)
+        assert max(betas) <= ends[1] + 0.002
+        assert "equal margins at the window's lower end" in fit.tied.in_words
+    assert len({fit.fixed.beta.value for fit in fits}) == 1

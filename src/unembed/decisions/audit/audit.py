@@ -198,6 +198,8 @@ def headline(summary: AuditSummary) -> list[tuple[str, str]]:
         rows.append(("gap", f"undefined: {summary.gap_reason}"))
     else:
         rows.append(("gap slope (published fit)", shown(summary.gap.published.beta, ".3f")))
+        if summary.gap.tied is not None:
+            rows.append(("gap slope, to mind", summary.gap.tied.in_words))
         rows.append(("gap density at zero", shown(summary.gap.density_at_zero, ".3f")))
     if summary.native is not None:
         native = summary.native

@@ -41,6 +41,14 @@ SLOPE_COUNT = 100
 """Fewest margins below the lowest epsilon of a local slope: eta is then known to about 10 %."""
 
 
+TIE_REACH = 1e-5
+"""Margins this near to each other, in logits, are taken as one: a tenth of the error allowed in a
+float32 margin. Rounding decides on which side of a window's end they fall."""
+
+TIE_EFFECT = 0.002
+"""Least effect on the slope that margins at the window's end are told for."""
+
+
 class GapUndefined(ValueError):
     """The margins do not determine a gap fit; the message says why."""
 
@@ -72,6 +80,29 @@ class LineFit:
 
 
 @dataclass(frozen=True)
+class TiedEnd:
+    """Equal margins on which the published window begins, so that rounding decides the fit.
+
+    ``margins`` is how many lie within TIE_REACH of the lower end, ``epsilon`` in logits;
+    ``beta_above`` and ``beta_below`` are the slopes where all of them fall above or below it.
+    """
+
+    margins: int
+    epsilon: float
+    beta_above: float
+    beta_below: float
+
+    @property
+    def in_words(self) -> str:
+        """What to mind, beside the slope."""
+        low, high = sorted((self.beta_above, self.beta_below))
+        return (
+            f"{self.margins:,} equal margins at the window's lower end, {self.epsilon:.3g} logits: "
+            f"rounding decides between {low:.3f} and {high:.3f}; the fixed window has no such end"
+        )
+
+
+@dataclass(frozen=True)
 class GapFit:
     """The gap curve with its fits.
 
@@ -79,7 +110,8 @@ class GapFit:
     ``eta_low``, ``eta_high``; ``published`` the published protocol's fit, ``fixed`` the same fit
     over a window that does not move with the run; ``slope_epsilon``, ``local_slope`` the derivative
     d log eta / d log epsilon; ``density_at_zero`` the density of the margin at 0+, which is the
-    true linear coefficient of eta at small epsilon.
+    true linear coefficient of eta at small epsilon. ``tied`` says where the published fit hangs on
+    how equal margins are rounded, as those of documents with a shared beginning are.
     """
 
     n: int
@@ -92,6 +124,7 @@ class GapFit:
     slope_epsilon: tuple[float, ...]
     local_slope: tuple[float, ...]
     density_at_zero: Estimate
+    tied: TiedEnd | None = None
 
 
 def fit_line(
@@ -189,6 +222,7 @@ def fit_gap(
         slope_epsilon=tuple(slope_epsilon.tolist()),
         local_slope=tuple(slopes.tolist()),
         density_at_zero=density_at_zero(margins, inverse, clusters, resamples=resamples, seed=seed),
+        tied=_tied_end(sample.values, epsilon, eta),
     )
 
 
@@ -238,6 +272,26 @@ def _window(values: Float[np.ndarray, " positions"]) -> tuple[float, float]:
             f"its lower end, {low:.4g}"
         )
     return low, high
+
+
+def _tied_end(
+    values: Float[np.ndarray, " positions"],
+    epsilon: Float[np.ndarray, " points"],
+    eta: Float[np.ndarray, " points"],
+) -> TiedEnd | None:
+    """The equal margins at the window's lower end, where the slope depends on them."""
+    ends = epsilon[0] + np.array([-TIE_REACH, TIE_REACH])
+    below, upto = np.searchsorted(values, ends, side="left")
+    if upto - below < 2:
+        return None
+    shares = np.stack([eta, eta])
+    shares[:, 0] = below / values.size, upto / values.size
+    # Points further on that are as near to the end hold at least as much.
+    shares = np.maximum.accumulate(shares, axis=1)
+    above, under = fit_rows(np.log10(epsilon)[None, :], shares)[:, 0]
+    if not abs(above - under) > TIE_EFFECT:
+        return None
+    return TiedEnd(int(upto - below), float(epsilon[0]), float(above), float(under))
 
 
 def _shares_below(

@@ -99,6 +99,8 @@ def cards(summary: AuditSummary) -> tuple[Card, ...]:
     facet = "distance to the runner-up’s facet, relative to the hidden norm"
     rank = f"Spearman’s ρ; scale-free {point(summary.spearman_relative_distance_entropy, decimal)}"
     fit = "" if gap is None else f"published fit, R² {gap.published.r_squared:.4f}"
+    if gap is not None and gap.tied is not None:
+        fit += f"; to mind: {gap.tied.in_words}"
     perplexity = f"perplexity {point(summary.perplexity, decimal)}"
     entropy = f"probability of top-1; mean entropy {point(summary.entropy_nats, decimal)} nats"
     return (
