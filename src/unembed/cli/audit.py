@@ -45,8 +45,9 @@ def audit_command(
 ) -> None:
     """Measure every token decision of MODEL on CORPUS, and write table, summary and report.
 
-    MODEL is a local folder or a hub id. CORPUS is a .txt, .jsonl or .parquet file, a folder of
-    them, or a hub data set name[:config[:split]]. A killed run goes on with the same command.
+    MODEL is a local folder or a hub id. CORPUS is a .txt, .jsonl, .json, .csv, .tsv or .parquet
+    file (.gz or .zst too), a folder of them, or a hub data set name[:config[:split]]. A killed run
+    goes on with the same command.
 
     \b
     Example:
@@ -61,7 +62,9 @@ def audit_command(
     phases = Phases()
     source = Source.taken(given)
     options = AuditOptions(**given)
-    checkpoint, text = source.open(model, corpus, quiet=output.quiet, phases=phases)
+    checkpoint, text = source.open(
+        model, corpus, quiet=output.quiet, phases=phases, options=options, notes=False
+    )
     if profile:
         phases = Phases(phases.seconds, synchronizer(checkpoint.model))
     done = audit(

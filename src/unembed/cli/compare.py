@@ -165,10 +165,11 @@ def _audited_both(
     from unembed.decisions.audit.run import AuditOptions
     from unembed.decisions.comparison.live import audit_both
     from unembed.decisions.comparison.tokenizers import refuse_other_texts, surely_alike
-    from unembed.models.checkpoint import load
+    from unembed.models.checkpoint import context_of, load
     from unembed.models.quantization import check_scheme, quantized
     from unembed.text.corpus import Corpus
     from unembed.text.rows import RowRules, read_rows
+    from unembed.text.tokenised import ReadingLimit
 
     if quantize is not None:
         check_scheme(quantize)
@@ -182,9 +183,20 @@ def _audited_both(
     )
     if quantize is not None:
         new = quantized(new, quantize, head=bool(quantize_head))
+    options = AuditOptions(**{name: n for name, n in given.items() if n is not None})
+    limit = None
+    if options.max_positions is not None:
+        shorter = min(context_of(one.model, options.context) for one in (old, new))
+        truncate = options.overflow == "truncate"
+        limit = ReadingLimit.of(options.max_positions, context=shorter, truncate=truncate)
     text, *again = (
         Corpus.read(
-            corpus, tokenizer, text_column=text_column, document=document, progress=output.progress
+            corpus,
+            tokenizer,
+            text_column=text_column,
+            document=document,
+            limit=limit,
+            progress=output.progress,
         )
         for tokenizer in (
             (old.tokenizer,) if surely_alike(old, new) else (old.tokenizer, new.tokenizer)
@@ -192,7 +204,8 @@ def _audited_both(
     )
     for other in again:
         refuse_other_texts(old, new, text, other)
-    options = AuditOptions(**{name: n for name, n in given.items() if n is not None})
+    for note in text.notes:
+        click.echo(f"{corpus}: {note}", err=True)
     found = audit_both(
         old, new, text, options, out=output.folder, command=command, progress=output.progress
     )

@@ -11,6 +11,7 @@ import click
 
 if TYPE_CHECKING:
     from unembed.models.checkpoint import Checkpoint
+    from unembed.models.model_pass import ReadingOptions
     from unembed.runs.phases import Phases
     from unembed.signatures.verbalizers import Verbalizers
     from unembed.text.corpus import Corpus
@@ -93,6 +94,8 @@ class Source:
         quiet: bool,
         phases: Phases | None = None,
         verbalizers: Verbalizers | None = None,
+        options: ReadingOptions | None = None,
+        notes: bool = True,
     ) -> tuple[Checkpoint, Corpus]:
         """MODEL and CORPUS; a bad name of a text fails before a long load."""
         from unembed.models.checkpoint import load
@@ -103,7 +106,14 @@ class Source:
         with phases("load"):
             checkpoint = load(model, **self.loading)
         with phases("read"):
-            text = self.read(corpus, checkpoint, quiet=quiet, verbalizers=verbalizers)
+            text = self.read(
+                corpus,
+                checkpoint,
+                quiet=quiet,
+                verbalizers=verbalizers,
+                options=options,
+                notes=notes,
+            )
         return checkpoint, text
 
     def open_all(
@@ -135,11 +145,33 @@ class Source:
         *,
         quiet: bool,
         verbalizers: Verbalizers | None = None,
+        options: ReadingOptions | None = None,
+        notes: bool = True,
     ) -> Corpus:
-        """CORPUS by a model's tokenizer."""
-        from unembed.text.corpus import Corpus
+        """CORPUS by a model's tokenizer, as far as ``options`` need it.
 
-        reword = None if verbalizers is None else verbalizers.apply
-        return Corpus.read(
-            corpus, checkpoint.tokenizer, **self.reading, reword=reword, progress=not quiet
+        ``notes`` are printed unless what the verb prints has them.
+        """
+        from unembed.models.checkpoint import context_of
+        from unembed.text.corpus import Corpus
+        from unembed.text.tokenised import ReadingLimit
+
+        limit = None
+        if options is not None and options.max_positions is not None:
+            limit = ReadingLimit.of(
+                options.max_positions,
+                context=context_of(checkpoint.model, options.context),
+                truncate=options.overflow == "truncate",
+                spread=options.spread,
+            )
+        found = Corpus.read(
+            corpus,
+            checkpoint.tokenizer,
+            **self.reading,
+            reword=None if verbalizers is None else verbalizers.apply,
+            limit=limit,
+            progress=not quiet,
         )
+        for note in found.notes if notes else ():
+            click.echo(f"{corpus}: {note}", err=True)
+        return found

@@ -69,6 +69,19 @@ def encoded_pairs(rows: Sequence[Row], tokenizer: Any) -> list[EncodedPair]:
     ]
 
 
+def conversation(row: Row, tokenizer: Any) -> str:
+    """The messages of a row as the tokenizer's chat template writes them, BOS and all.
+
+    Raises UnembedError, naming the row, where there is no template or it refuses them.
+    """
+    if getattr(tokenizer, "chat_template", None) is None:
+        raise UnembedError(
+            f"{row.where} holds messages, and {type(tokenizer).__name__} has no chat template to "
+            "write them with: give text, or a tokenizer that has one"
+        )
+    return _written(tokenizer, row.messages or [], row.where, opened=False)
+
+
 def _marked(lead: list[int], ids: list[int], counted: list[bool]) -> EncodedPair:
     marks = [False] * len(lead) + counted
     return EncodedPair([*lead, *ids], [mark and i > 0 for i, mark in enumerate(marks)])

@@ -13,8 +13,9 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from unembed.runs.progress import progress_bar
+from unembed.text.files import files_below
 from unembed.text.rows import COMPLETION, PROMPT, PromptCompletion, Row, RowRules, read_rows
-from unembed.text.tokenised import add_row, tokenise
+from unembed.text.tokenised import ReadingLimit, Tokenised, add_row, tokenise
 
 
 @dataclass(frozen=True)
@@ -103,12 +104,17 @@ class Corpus:
         document: str | None = None,
         completion_only: bool = False,
         reword: Callable[[Iterable[Row]], Iterator[Row]] | None = None,
+        limit: ReadingLimit | None = None,
         progress: bool = False,
     ) -> Corpus:
-        """Read a ``.txt``, ``.jsonl`` or ``.parquet`` file, a folder of them, a data set saved with
-        ``datasets``, or a hub data set ``name[:config[:split]]``.
+        """Read a ``.txt``, ``.jsonl``, ``.json``, ``.csv``, ``.tsv`` or ``.parquet`` file, the same
+        packed as ``.gz`` or ``.zst`` (Parquet aside), a folder of them, a data set saved with
+        ``datasets``, or a hub data set ``name[:config[:split]]``. Hidden files of a folder are no
+        text.
 
-        A row of a ``.txt`` file is a line; of the others, a record's ``text_column``. Blank rows
+        A row of a ``.txt`` file is a line; of the others, a record's ``text_column``, which may be
+        a field within others (``text.en``) or a list of messages, written out by the tokenizer's
+        chat template; "messages" is read where there is no column "text". Blank rows
         are skipped; rows of fewer than two tokens are counted and dropped. A document is a row,
         unless ``document`` says otherwise: for text, a regular expression that the first line of
         each document matches; for records, the column that names a row's document.
@@ -116,6 +122,7 @@ class Corpus:
         ``completion_only`` reads the columns ``prompt`` and ``completion`` of records, texts or
         lists of messages, and counts the predictions of the completion's tokens alone
         (``completions``). ``reword`` changes rows before they are tokenised, as answer words do.
+        ``limit`` ends the reading where a text gives as many positions as are wanted.
         Raises UnembedError for anything that cannot be read, naming file and row.
         """
         how = f"document {document!r}" if document else "a document is a row"
@@ -127,9 +134,23 @@ class Corpus:
         with progress_bar("reading", "row", None, progress) as bar:
             read = _on_bar(rows, bar)
             reworded = read if reword is None else reword(read)
-            found = tokenise(reworded, tokenizer, str(path), completion_only)
+            found = tokenise(reworded, tokenizer, str(path), completion_only, limit)
         rules = f"{path}: {columns}, {how}, {dropped}"
-        return Corpus(**vars(found), tokenizer=tokenizer, rules=rules)
+        remarks = [f"{hidden:,} hidden files are not read"] if (hidden := _hidden(path)) else []
+        if (end := found.stopped_after) is not None:
+            rules += f", read up to position {end:,}"
+            if limit is not None and limit.spread:
+                remarks.append(
+                    f"--max-positions are drawn from the text's first {end:,} positions: the rest "
+                    "is not read"
+                )
+        return Corpus.of(found, tokenizer, rules, tuple(remarks))
+
+    @staticmethod
+    def of(found: Tokenised, tokenizer: Any, rules: str, remarks: tuple[str, ...] = ()) -> Corpus:
+        """The corpus of rows that were tokenised."""
+        columns = {k: v for k, v in vars(found).items() if k != "stopped_after"}
+        return Corpus(**columns, tokenizer=tokenizer, rules=rules, remarks=remarks)
 
     @staticmethod
     def from_texts(
@@ -143,7 +164,7 @@ class Corpus:
         )
         found = tokenise(rows, tokenizer, "the texts given", False)
         rules = "texts in memory, one document each"
-        return Corpus(**vars(found), tokenizer=tokenizer, rules=rules)
+        return Corpus.of(found, tokenizer, rules)
 
     @staticmethod
     def from_pairs(
@@ -160,7 +181,7 @@ class Corpus:
         )
         found = tokenise(rows, tokenizer, "the pairs given", True)
         rules = "pairs in memory, one document each, completions alone counted"
-        return Corpus(**vars(found), tokenizer=tokenizer, rules=rules)
+        return Corpus.of(found, tokenizer, rules)
 
     def subset(self, kept: Bool[np.ndarray, "documents"], rules: str) -> Corpus:
         """The documents marked in ``kept``, renumbered in the same order.
@@ -226,6 +247,12 @@ class Corpus:
         span = slice(self.starts[row], self.starts[row + 1])
         counted = None if self.counted is None else np.asarray(self.counted[span])
         return np.asarray(self.ids[span], dtype=np.int32), counted
+
+
+def _hidden(path: str | Path) -> int:
+    folder = Path(path)
+    saved = any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
+    return files_below(folder)[1] if folder.is_dir() and not saved else 0
 
 
 def _on_bar(rows: Iterator[Row], bar: Any) -> Iterator[Row]:

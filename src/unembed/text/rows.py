@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from unembed.errors import UnembedError
+from unembed.text.files import SUFFIXES, files_below, first_line, kind_of, lines, records
 
-SUFFIXES = (".txt", ".jsonl", ".parquet")
-OTHER_SUFFIXES = (".json", ".csv", ".tsv", ".md", ".html", ".gz", ".zst", ".zip", ".arrow")
-"""Suffixes by which a name is a file's and not a hub data set's."""
+OTHER_SUFFIXES = (".md", ".html", ".gz", ".zst", ".zip", ".arrow")
+"""Suffixes by which a name is a file's and not a hub data set's, beside those that are read."""
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?(:[^:/]*){0,2}")
-PARQUET_ROWS = 1000
 PROMPT, COMPLETION = "prompt", "completion"
 """The columns of records for supervised fine-tuning."""
+TEXT, MESSAGES = "text", "messages"
+"""The column of a record's text where none is named, and the one that stands in for it."""
 
 Messages = list[dict[str, Any]]
 """A conversation, each message with its ``role`` and its ``content``."""
@@ -47,41 +47,49 @@ class Row:
     """One row of text: where it stands, the name of the document it belongs to, and the text.
 
     Where completions are read, ``pair`` is what the text is made of; None is a blank row.
+    ``messages`` are a conversation, which the tokenizer's chat template writes out; ``text`` is
+    then their contents alone.
     """
 
     where: str
     document: str
     text: str
     pair: PromptCompletion | None = None
+    messages: Messages | None = None
 
 
 @dataclass(frozen=True)
 class RowRules:
     """How rows are taken: the column of a record's text, and what a document is.
 
+    A column may be a field within others, as ``text.en``, and hold a conversation in place of text:
+    a list of messages. Records without a column "text" and with one "messages" are read by it,
+    unless another is named.
     ``document`` None makes every row one; otherwise it is a regular expression that the first line
     of each document matches (text), or the column that names a row's document (records).
     ``completion_only`` reads the columns ``prompt`` and ``completion`` in place of the text's.
     """
 
-    text_column: str = "text"
+    text_column: str = TEXT
     document: str | None = None
     completion_only: bool = False
 
     def __post_init__(self) -> None:
-        if self.completion_only and self.text_column != "text":
+        if self.completion_only and self.text_column != TEXT:
             raise UnembedError(
                 f"--text-column {self.text_column!r} and --completion-only exclude each other: "
                 f"completions are read from the columns {PROMPT!r} and {COMPLETION!r}"
             )
 
-    @property
-    def columns(self) -> list[str]:
-        """The columns of a record that are read."""
-        if self.completion_only:
-            named = (PROMPT, COMPLETION, self.document)
-            return [name for name in dict.fromkeys(named) if name is not None]
-        return [self.text_column] if self.document is None else [self.text_column, self.document]
+    def columns(self, present: Sequence[str]) -> list[str]:
+        """The columns that are read of a record that has ``present``."""
+        named = [PROMPT, COMPLETION] if self.completion_only else [self.text_of(present)]
+        return [name for name in dict.fromkeys([*named, self.document]) if name is not None]
+
+    def text_of(self, present: Sequence[str]) -> str:
+        """The column of the text of a record that has ``present``."""
+        instead = self.text_column == TEXT and TEXT not in present and MESSAGES in present
+        return MESSAGES if instead else self.text_column
 
 
 def read_rows(path: str | Path, rules: RowRules) -> Iterator[Row]:
@@ -105,9 +113,12 @@ def _rows_at(name: str, rules: RowRules) -> Iterator[Row]:
     elif (place / "dataset_dict.json").is_file() or (place / "state.json").is_file():
         yield from _dataset_rows(_saved(name), name, rules)
     elif place.is_dir():
-        files = sorted(f for f in place.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
+        files, hidden = files_below(place)
         if not files:
-            raise UnembedError(f"{name} holds no {', '.join(SUFFIXES)} file: give a folder of them")
+            beside = f" but {hidden} hidden ones" if hidden else ""
+            raise UnembedError(
+                f"{name} holds no {', '.join(SUFFIXES)} file{beside}: give a folder of them"
+            )
         for file in files:
             yield from _file_rows(file, file.relative_to(place).as_posix(), rules)
     elif place.exists():
@@ -121,26 +132,26 @@ def _rows_at(name: str, rules: RowRules) -> Iterator[Row]:
 
 
 def _file_rows(file: Path, label: str, rules: RowRules) -> Iterator[Row]:
-    readers = {".txt": _text_rows, ".jsonl": _jsonl_rows, ".parquet": _parquet_rows}
-    if file.suffix.lower() not in readers:
+    kind = kind_of(file)
+    if kind is None:
         raise UnembedError(
             f"{file}: cannot read a {file.suffix or 'suffixless'} file; "
-            f"give one of {', '.join(SUFFIXES)}"
+            f"give one of {', '.join(SUFFIXES)}, or one that is packed as .gz or .zst"
         )
-    yield from readers[file.suffix.lower()](file, label, rules)
+    if kind == ".txt":
+        yield from _text_rows(file, label, rules)
+        return
 
+    def choose(present: list[str]) -> list[str]:
+        _need_columns(rules, present, str(file))
+        return list(dict.fromkeys(_root(name, present) for name in rules.columns(present)))
 
-def _lines(file: Path) -> Iterator[tuple[int, str]]:
-    with file.open("rb") as stream:
-        for number, raw in enumerate(stream, 1):
-            try:
-                line = raw.decode("utf-8")
-            except UnicodeDecodeError as error:
-                raise UnembedError(
-                    f"{file}, line {number}: byte {error.start + 1} is not UTF-8 "
-                    f"(0x{raw[error.start]:02x}); convert the file, e.g. with iconv -t utf-8"
-                ) from None
-            yield number, (line.removeprefix("\ufeff") if number == 1 else line).rstrip("\r\n")
+    for record in records(file, choose):
+        here = f"{label}:{record.number}"
+        if record.fields is None:
+            yield Row(record.where, here, "")
+        else:
+            yield _record_row(record.fields, rules, here, record.where)
 
 
 def _text_rows(file: Path, label: str, rules: RowRules) -> Iterator[Row]:
@@ -157,52 +168,17 @@ def _text_rows(file: Path, label: str, rules: RowRules) -> Iterator[Row]:
             "give one that the first line of each document matches"
         ) from None
     current = f"{label}:1"
-    for number, line in _lines(file):
+    for number, line in lines(file):
         here = f"{label}:{number}"
         if opening is None or opening.search(line):
             current = here
         yield Row(f"{file}, line {number}", current, line)
 
 
-def _jsonl_rows(file: Path, label: str, rules: RowRules) -> Iterator[Row]:
-    for number, line in _lines(file):
-        here, where = f"{label}:{number}", f"{file}, line {number}"
-        if not line.strip():
-            yield Row(where, here, "")
-            continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UnembedError(
-                f"{where} is not JSON ({error}): {line[:60]!r}; give one object a line"
-            ) from None
-        if not isinstance(record, dict):
-            raise UnembedError(f"{where} is not a JSON object: {line[:60]!r}")
-        yield _record_row(record, rules, here, where)
-
-
-def _parquet_rows(file: Path, label: str, rules: RowRules) -> Iterator[Row]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    number = 0
-    try:
-        with pq.ParquetFile(file) as source:
-            _need_columns(rules, source.schema_arrow.names, str(file))
-            for batch in source.iter_batches(PARQUET_ROWS, columns=rules.columns):
-                for record in batch.to_pylist():
-                    number += 1
-                    yield _record_row(record, rules, f"{label}:{number}", f"{file}, row {number}")
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        reached = f" after row {number}" if number else ""
-        raise UnembedError(
-            f"{file} cannot be read as Parquet{reached}: {_first_line(error)}; write it again"
-        ) from error
-
-
 def _dataset_rows(data: Any, name: str, rules: RowRules) -> Iterator[Row]:
     _need_columns(rules, data.column_names, name)
-    for number, record in enumerate(data.select_columns(rules.columns), 1):
+    columns = [_root(column, data.column_names) for column in rules.columns(data.column_names)]
+    for number, record in enumerate(data.select_columns(list(dict.fromkeys(columns))), 1):
         yield _record_row(record, rules, f"row {number}", f"{name}, row {number}")
 
 
@@ -248,7 +224,7 @@ def _datasets(name: str) -> Iterator[Any]:
     except Exception as error:
         raise UnembedError(
             f"{name} is neither a file or folder here nor a data set that could be loaded: "
-            f"{_first_line(error)}"
+            f"{first_line(error)}"
         ) from error
     finally:
         if bars:
@@ -258,20 +234,51 @@ def _datasets(name: str) -> Iterator[Any]:
 def _record_row(record: dict[str, Any], rules: RowRules, here: str, where: str) -> Row:
     _need_columns(rules, list(record), where)
     pair = _pair(record, where) if rules.completion_only else None
-    text = record[rules.text_column] if pair is None else pair.text
-    if text is not None and not isinstance(text, str):
-        raise UnembedError(
-            f"{where}: column {rules.text_column!r} holds {text!r:.40}, not text: "
-            "name the text's with --text-column"
-        )
-    if rules.document is None:
-        return Row(where, here, text or "", pair)
-    if record[rules.document] is None:
-        raise UnembedError(
-            f"{where}: column {rules.document!r} names no document: fill it, or choose another "
-            "with --document"
-        )
-    return Row(where, str(record[rules.document]), text or "", pair)
+    messages = None
+    if pair is None:
+        column = rules.text_of(list(record))
+        text = _value(record, column, where)
+        if isinstance(text, list) and text:
+            _need_messages(text, column, where)
+            messages = text
+        elif text is not None and not isinstance(text, str) and text != []:
+            inside = f", as {column}.{next(iter(text))}" if isinstance(text, dict) and text else ""
+            raise UnembedError(
+                f"{where}: column {column!r} holds {text!r:.40}, not text: "
+                f"name the text's with --text-column{inside}"
+            )
+        text = _content(text) if messages else text
+    else:
+        text = pair.text
+    if rules.document is not None:
+        document = _value(record, rules.document, where)
+        if document is None:
+            raise UnembedError(
+                f"{where}: column {rules.document!r} names no document: fill it, or choose another "
+                "with --document"
+            )
+        here = str(document)
+    return Row(where, here, text or "", pair, messages)
+
+
+def _root(name: str, present: Sequence[str]) -> str:
+    """The column that holds a field: itself, or the first of the names between its dots."""
+    return name if name in present else name.partition(".")[0]
+
+
+def _value(record: dict[str, Any], name: str, where: str) -> Any:
+    """The value of a column, or of a field within others; null holds null throughout."""
+    if name in record:
+        return record[name]
+    found: Any = record
+    for step in name.split("."):
+        if found is None:
+            return None
+        if not isinstance(found, dict) or step not in found:
+            has = ", ".join(map(str, found)) if isinstance(found, dict) else repr(found)[:40]
+            raise UnembedError(f"{where} has no field {name!r}: before {step!r} it has {has}")
+        found = found[step]
+    return found
 
 
 def _pair(record: dict[str, Any], where: str) -> PromptCompletion:
@@ -314,8 +321,8 @@ def _content(part: str | Messages) -> str:
 
 
 def _need_columns(rules: RowRules, present: Sequence[str], where: str) -> None:
-    for name in rules.columns:
-        if name in present:
+    for name in rules.columns(present):
+        if _root(name, present) in present:
             continue
         if rules.completion_only and name in (PROMPT, COMPLETION):
             remedy = f"--completion-only reads the columns {PROMPT!r} and {COMPLETION!r}"
@@ -326,8 +333,3 @@ def _need_columns(rules: RowRules, present: Sequence[str], where: str) -> None:
         raise UnembedError(
             f"{where} has no column {name!r}; it has {', '.join(present) or 'none'}: {remedy}"
         )
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else repr(error)

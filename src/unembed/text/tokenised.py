@@ -14,17 +14,54 @@ import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
 from unembed.errors import UnembedError
-from unembed.text.completions import encoded_pairs
+from unembed.text.completions import conversation, encoded_pairs
 from unembed.text.rows import Row
 
 TOKENISE_ROWS = 1000
 TOKENISE_CHARACTERS = 1 << 22
 IN_MEMORY_TOKENS = 1 << 24
+DRAWN_FROM = 64
+LEAST_DRAWN_FROM = 1 << 20
+"""Positions are drawn from so many times as many, and so many at least: what is read of a text of
+any length."""
+
+
+@dataclass(frozen=True)
+class ReadingLimit:
+    """How many positions of a text are enough, so that the rest of it is not read.
+
+    ``per_row`` is how many a row gives at most; ``spread`` says that positions are drawn from them.
+    """
+
+    positions: int
+    per_row: int | None = None
+    spread: bool = False
+
+    @staticmethod
+    def of(
+        max_positions: int, *, context: int, truncate: bool = False, spread: bool = False
+    ) -> ReadingLimit:
+        """Enough for ``max_positions`` of windows of ``context``.
+
+        With ``spread``, positions are drawn from 64 times as many, or a million at least.
+        """
+        enough = max(DRAWN_FROM * max_positions, LEAST_DRAWN_FROM) if spread else max_positions
+        return ReadingLimit(enough, context - 1 if truncate else None, spread)
+
+    def given(self, ids: list[int], marked: list[bool] | None) -> int:
+        """The positions of a row, or fewer: a completion longer than a window shares the first."""
+        counted = len(ids) - 1 if marked is None else sum(marked)
+        if self.per_row is None or counted < self.per_row:
+            return counted
+        return self.per_row if marked is None else max(1, self.per_row // 2)
 
 
 @dataclass(frozen=True)
 class Tokenised:
-    """Token rows end to end, as a ``Corpus`` holds them, and how many rows were left out."""
+    """Token rows end to end, as a ``Corpus`` holds them, and how many rows were left out.
+
+    ``stopped_after`` is the position after which a limit ended the reading, if it did.
+    """
 
     ids: Int[np.ndarray, "tokens"]
     starts: Int[np.ndarray, "rows_plus_one"]
@@ -36,6 +73,7 @@ class Tokenised:
     short_rows: int
     digest: str
     counted: Bool[np.ndarray, "tokens"] | None
+    stopped_after: int | None = None
 
 
 @dataclass(frozen=True)
@@ -85,13 +123,21 @@ class _Gathered:
         return np.frombuffer(spool.read(), dtype=dtype)
 
 
-def tokenise(rows: Iterator[Row], tokenizer: Any, where: str, completion_only: bool) -> Tokenised:
+def tokenise(
+    rows: Iterator[Row],
+    tokenizer: Any,
+    where: str,
+    completion_only: bool,
+    limit: ReadingLimit | None = None,
+) -> Tokenised:
     """Rows as token ids, a batch at a time, without the blank ones and those too short to predict.
 
     ``completion_only`` marks the completions' tokens, which alone count. Raises UnembedError for
-    rows that cannot be tokenised, and where none is left; ``where`` names their source.
+    rows that cannot be tokenised, and where none is left; ``where`` names their source. Rows after
+    those that reach ``limit`` are not read, but for a batch.
     """
-    blank = short = 0
+    blank = short = reached = 0
+    stopped = False
     bos = getattr(tokenizer, "bos_token_id", None)
     always_bos = bos is not None
     try:
@@ -99,16 +145,19 @@ def tokenise(rows: Iterator[Row], tokenizer: Any, where: str, completion_only: b
             spool = files.enter_context(tempfile.TemporaryFile())
             marks = files.enter_context(tempfile.TemporaryFile()) if completion_only else None
             kept = _Gathered.into(spool, marks)
-            for batch in _batched(rows):
-                filled = [row for row in batch if _filled(row, completion_only)]
-                blank += len(batch) - len(filled)
-                encoded = _encode(filled, tokenizer, completion_only)
-                for row, (ids, marked) in zip(filled, encoded, strict=True):
-                    if len(ids) < 2 or not (marked is None or any(marked)):
-                        short += 1
-                        continue
-                    kept.add(row.document, ids, marked)
-                    always_bos = always_bos and ids[0] == bos
+            for row, ids, marked in _encoded(rows, tokenizer, completion_only):
+                if limit is not None and reached >= limit.positions:
+                    stopped = True
+                    break
+                if ids is None:
+                    blank += 1
+                    continue
+                if len(ids) < 2 or not (marked is None or any(marked)):
+                    short += 1
+                    continue
+                kept.add(row.document, ids, marked)
+                always_bos = always_bos and ids[0] == bos
+                reached += 0 if limit is None else limit.given(ids, marked)
             if not kept.document:
                 raise UnembedError(_nothing(where, blank, short, completion_only))
             tokens, counted = kept.tokens(), kept.counted()
@@ -128,7 +177,19 @@ def tokenise(rows: Iterator[Row], tokenizer: Any, where: str, completion_only: b
         short,
         kept.digest.hexdigest(),
         counted,
+        reached if stopped else None,
     )
+
+
+def _encoded(
+    rows: Iterator[Row], tokenizer: Any, completion_only: bool
+) -> Iterator[tuple[Row, list[int] | None, list[bool] | None]]:
+    """Each row with its token ids, None where it is blank, and which count; None counts all."""
+    for batch in _batched(rows):
+        filled = [row for row in batch if _filled(row, completion_only)]
+        encoded = iter(_encode(filled, tokenizer, completion_only))
+        for row in batch:
+            yield (row, *next(encoded)) if _filled(row, completion_only) else (row, None, None)
 
 
 def _filled(row: Row, completion_only: bool) -> bool:
@@ -146,9 +207,16 @@ def _encode(
     try:
         if completion_only:
             return [(pair.ids, pair.counted) for pair in encoded_pairs(rows, tokenizer)]
-        texts = [row.text for row in rows]
-        found = tokenizer(texts, verbose=False, return_attention_mask=False)["input_ids"]
-        return [(ids, None) for ids in found]
+        options = {"verbose": False, "return_attention_mask": False}
+        spoken = [row.messages is not None for row in rows]
+        texts = [row.text for row in rows if row.messages is None]
+        talks = [conversation(row, tokenizer) for row in rows if row.messages is not None]
+        plain = iter(tokenizer(texts, **options)["input_ids"] if texts else ())
+        chats = iter(
+            # A template writes its own BOS.
+            tokenizer(talks, add_special_tokens=False, **options)["input_ids"] if talks else ()
+        )
+        return [(next(chats if said else plain), None) for said in spoken]
     except UnembedError:
         raise
     except Exception:

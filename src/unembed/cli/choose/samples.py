@@ -67,7 +67,7 @@ def read_tasks(
         from unembed.models.model_pass import ModelPass
         from unembed.signatures.alignment.texts import samples_of
 
-        corpus = reader.read(text)
+        corpus = reader.read(text, reading)
         one = ModelPass.of(checkpoint.model, corpus, reading, checkpoint.name)
         asked, positions = reading.max_positions, one.windows.positions
         if whole and asked is not None and positions < asked:

@@ -46,7 +46,12 @@ FILE = click.Path(path_type=Path)
     "object says which word replaces each completion.",
 )
 @click.option("--restrict", is_flag=True, help="Restrict the softmax to an object's words too.")
-@click.option("--max-positions", type=int, help="Take so many, from all over the text [all].")
+@click.option(
+    "--max-positions",
+    type=int,
+    help="Take so many, of documents from all over "
+    "the text: its first million positions, or 64 times as many [all].",
+)
 @with_options(*WINDOWS, *TEXT)
 @click.option(
     "--construction",
@@ -111,7 +116,9 @@ def sketch_command(
         raise UnembedError("--verbalizers needs --completion-only: answers are completions")
     source = Source.taken(given)
     options = SketchOptions(**given)
-    checkpoint, text = source.open(model, corpus, quiet=quiet, verbalizers=words)
+    checkpoint, text = source.open(
+        model, corpus, quiet=quiet, verbalizers=words, options=options, notes=False
+    )
     before = out.exists()
     made = sketch(
         checkpoint, text, options, out=out, task=task, verbalizers=words, progress=not quiet

@@ -13,6 +13,7 @@ from unembed.errors import UnembedError
 if TYPE_CHECKING:
     from unembed.cli.options import Source
     from unembed.models.checkpoint import Checkpoint
+    from unembed.models.model_pass import ReadingOptions
     from unembed.signatures.reading.sketcher import SketchOptions
     from unembed.signatures.signature import Signature
     from unembed.text.corpus import Corpus
@@ -39,9 +40,9 @@ class Reader:
 
         return load(self.model, **self.source.loading)
 
-    def read(self, text: str) -> Corpus:
-        """A text by the model's tokenizer."""
-        return self.source.read(text, self.checkpoint, quiet=self.quiet)
+    def read(self, text: str, options: ReadingOptions) -> Corpus:
+        """A text by the model's tokenizer, as far as ``options`` need it."""
+        return self.source.read(text, self.checkpoint, quiet=self.quiet, options=options)
 
 
 def form_of(given: str) -> Form:
@@ -120,7 +121,7 @@ def signatures_of(
         for number, name in enumerate(texts):
             found[name] = sketch(
                 reader.checkpoint,
-                reader.read(name),
+                reader.read(name, options),
                 options,
                 out=out / FOLDER / f"{number:03d}-{name_of(name)}.safetensors",
                 task=name_of(name),
@@ -182,7 +183,7 @@ def _adapted(
     base = reader.checkpoint
     made = sketch(
         adapted(base, folder),
-        reader.read(probe),
+        reader.read(probe, options),
         options,
         out=file,
         task=name_of(folder),
