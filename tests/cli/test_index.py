@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -168,6 +169,54 @@ def test_a_map_is_drawn(run: Run, index: Path, tmp_path: Path) -> None:
     assert plain["names"] == ["text0", "text1", "text2", "text3"]
     assert len(plain["points"]) == 4
     assert "is a folder" in run("index", "map", index, "-o", tmp_path).line
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "fault"),
+    [
+        ((), (), None),
+        (("--dtype", "int8"), (), None),
+        (("--dtype", "int8"), ("--dtype", "float16"), "has dtype int8 and --dtype is float16"),
+        (("--by", "error"), ("--by", "joint"), "has by error and --by is joint"),
+    ],
+)
+def test_two_first_additions_at_once(
+    run: Run,
+    signatures: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    first: tuple[str, ...],
+    second: tuple[str, ...],
+    fault: str | None,
+) -> None:
+    """Another process makes the index after this one found none."""
+    made, real = tmp_path / "made", Index.create
+
+    def create(*given: Any, **more: Any) -> Index:
+        monkeypatch.setattr(Index, "create", real)
+        assert run("index", "add", made, signatures[0], *first).code == 0
+        return real(*given, **more)
+
+    monkeypatch.setattr(Index, "create", create)
+    done = run("index", "add", made, signatures[1], *second)
+    if fault is None:
+        assert done.code == 0, done.err
+        assert [entry.name for entry in Index.open(made).entries] == ["text0", "text1"]
+    else:
+        assert fault in done.line
+
+
+def test_a_cut_journal_is_told(run: Run, index: Path, signatures: list[Path]) -> None:
+    journal = index / "journal-000001.jsonl"
+    journal.write_bytes(journal.read_bytes()[:-1])
+    listed = run("index", "list", index)
+    assert listed.code == 0
+    assert len(listed.out.splitlines()) == 3
+    assert "ends with 'text2' and 1 more without its end" in listed.err
+    added = run("index", "add", index, signatures[3])
+    assert added.code == 0
+    assert "ends with 'text2' and 1 more without its end" in added.err
+    assert run("index", "list", index).err == ""
 
 
 def test_bad_input(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -10,9 +12,12 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from made_up.signatures import IDENTITY, random_signature
@@ -77,6 +82,208 @@ def test_a_journal_cut_anywhere_holds_its_whole_lines(folder: Path) -> None:
             Index.open(folder).add([ONES[5]])
             assert names(folder) == [*(f"task {i + 1}" for i in range(lines)), "task 6"]
             assert (folder / VECTORS).stat().st_size == (lines + 1) * (64 * 4 + 512)
+
+
+def test_a_cut_end_says_what_it_lost(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger, "PAUSE_S", 0)
+    assert Index.open(folder).unfinished == ""
+    journal, vectors = ((folder / name).read_bytes() for name in (JOURNAL, VECTORS))
+    lines = journal.splitlines(keepends=True)
+    before = b"".join(lines[:2])
+    for cut, said in (
+        (before + lines[2][:-1], f"{JOURNAL} ends with 'task 3' without its end"),
+        (before + lines[2][:20], f"{JOURNAL} ends with an entry without"),
+        (before, f"{VECTORS} ends with an entry without"),
+        (lines[0] + lines[1][:60], f"{JOURNAL} ends with 'task 2' and 1 more without"),
+    ):
+        (folder / JOURNAL).write_bytes(cut)
+        (folder / VECTORS).write_bytes(vectors)
+        reader, writer = Index.open(folder), Index.open(folder)
+        assert said in reader.unfinished
+        assert "do that again" in reader.unfinished
+        writer.add([ONES[5]])
+        assert said in writer.unfinished
+        # Others have gone on, and nothing is behind any more.
+        assert reader.unfinished == Index.open(folder).unfinished == ""
+    Index.open(folder).remove(["task 6"])
+    torn = Record(removed=(0, 1)).as_line()[:-3]
+    with (folder / JOURNAL).open("ab") as stream:
+        stream.write(torn)
+    assert "ends with a removal without its end" in Index.open(folder).unfinished
+
+
+def test_what_a_writer_is_at_work_on_is_not_lost(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (folder / VECTORS).open("ab") as stream:
+        stream.write(b"x" * 768)
+    index = Index.open(folder)
+    assert "an entry" in index.unfinished
+
+    def written(_seconds: float) -> None:
+        with (folder / VECTORS).open("ab") as stream:
+            stream.write(b"x" * 768)
+
+    monkeypatch.setattr(ledger.time, "sleep", written)
+    assert index.unfinished == ""
+
+
+def test_two_first_writers_make_one_index(tmp_path: Path) -> None:
+    folder, start = tmp_path / "index", threading.Barrier(4)
+    faults: list[Exception] = []
+
+    def begin(number: int) -> None:
+        start.wait()
+        try:
+            index = Index.create(folder, IDENTITY, join=True)
+            index.add([random_signature(f"task {number}", number)])
+        except Exception as error:
+            faults.append(error)
+
+    threads = [threading.Thread(target=begin, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not faults
+    assert sorted(names(folder)) == [f"task {i}" for i in range(4)]
+    other = dataclasses.replace(IDENTITY, tokenizer="another")
+    with pytest.raises(UnembedError, match="has tokenizer"):
+        Index.create(folder, other, join=True)
+
+
+def test_entries_without_their_header_are_not_written_over(folder: Path) -> None:
+    (folder / "index.json").unlink()
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(UnembedError, match=rf"index.json is damaged.*{JOURNAL} holds entries"):
+        Index.create(folder, IDENTITY)
+    after = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert {**after, ".lock": b""} == {**before, ".lock": b""}
+
+
+@pytest.mark.parametrize("name", ["index.json", JOURNAL, VECTORS, "sieve-000001.bin"])
+def test_links_are_refused_and_what_they_lead_to_is_kept(
+    folder: Path, tmp_path: Path, name: str
+) -> None:
+    index = Index.open(folder)
+    victim = tmp_path / "victim"
+    (folder / name).rename(victim)
+    before = victim.read_bytes()
+    (folder / name).symlink_to(victim)
+    for use in (
+        lambda: Index.open(folder),
+        lambda: index.add([ONES[4]]),
+        lambda: index.remove(["task 1"]),
+        lambda: Index.create(folder, IDENTITY, join=True),
+    ):
+        with pytest.raises(UnembedError, match=f"{name} is a link"):
+            use()
+    assert victim.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("generation", "x"),
+        ("generation", -1),
+        ("step", 1.5),
+        ("sieved", True),
+        ("dtype", "float64"),
+        ("by", "nothing"),
+        ("segments", [{"path": "../other/victim", "rows": 1, "sha256": "0" * 64}]),
+        ("segments", [{"path": "/etc/passwd", "rows": 1, "sha256": "0" * 64}]),
+        ("removed", {"path": "removed-000001.parquet", "rows": "1", "sha256": ""}),
+        ("identity", None),
+        ("sieved", 9),
+    ],
+)
+def test_a_crafted_header_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, field: str, value: object
+) -> None:
+    """With the SHA-256 that it should state."""
+    monkeypatch.setattr(ledger, "PAUSE_S", 0)
+    plain = json.loads((folder / "index.json").read_text())
+    del plain["sha256"]
+    plain[field] = value
+    sealed = {**plain, "sha256": files._seal(plain)}
+    (folder / "index.json").write_text(json.dumps(sealed))
+    with pytest.raises(UnembedError) as caught:
+        Index.open(folder)
+    assert str(folder) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": 3},
+        {"samples": "many"},
+        {"tags": "abc"},
+        {"tags": [1]},
+        {"reliability": 0.0},
+        {"squared_norm": float("nan")},
+        {"crc32": "x"},
+        {"added": None},
+    ],
+)
+def test_a_crafted_line_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, object]
+) -> None:
+    """With the CRC-32 that it should have."""
+    monkeypatch.setattr(ledger, "PAUSE_S", 0)
+    lines = (folder / JOURNAL).read_bytes().splitlines()
+    values = json.loads(lines[-1][9:])
+    values["add"][0].update(change)
+    body = json.dumps(values).encode()
+    lines[-1] = b"%08x %s" % (zlib.crc32(body), body)
+    (folder / JOURNAL).write_bytes(b"\n".join(lines) + b"\n")
+    with pytest.raises(UnembedError, match=f"{JOURNAL} is damaged"):
+        Index.open(folder)
+
+
+@pytest.mark.parametrize("row", ["-1", "3", str(1 << 70), '"x"', "1.5", "null"])
+def test_a_crafted_removal_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, row: str
+) -> None:
+    monkeypatch.setattr(ledger, "PAUSE_S", 0)
+    body = b'{"add":[],"remove":[%s],"sieved":0}' % row.encode()
+    with (folder / JOURNAL).open("ab") as stream:
+        stream.write(b"%08x %s\n" % (zlib.crc32(body), body))
+    with pytest.raises(UnembedError, match=f"{JOURNAL} is damaged"):
+        Index.open(folder)
+
+
+def test_crafted_segments_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the SHA-256 that the header should state."""
+    monkeypatch.setattr(ledger, "LEAST_JOURNAL", 1)
+    Index.open(folder).add([ONES[3]])
+    monkeypatch.setattr(ledger, "PAUSE_S", 0)
+    whole = json.loads((folder / "index.json").read_text())
+    [part] = whole["segments"]
+    table = pq.read_table(folder / part["path"])
+    nothing = pa.array([None] * 4, pa.float64())
+    for fault in (
+        pa.table({"name": ["x"] * 4}),
+        table.slice(1),
+        table.set_column(14, "scale", nothing),
+        table.set_column(14, "scale", pa.array([1.0, float("inf"), 1.0, 1.0])),
+        table.set_column(1, "samples", nothing),
+        pa.table({"row": [9]}),
+    ):
+        pq.write_table(fault, folder / part["path"])
+        data = (folder / part["path"]).read_bytes()
+        changed = {**part, "sha256": hashlib.sha256(data).hexdigest()}
+        plain = {**whole, "segments": [changed]}
+        if fault.column_names == ["row"]:
+            pq.write_table(table, folder / part["path"])
+            (folder / "removed-000001.parquet").write_bytes(data)
+            gone = {"path": "removed-000001.parquet", "rows": 1, "sha256": changed["sha256"]}
+            plain = {**whole, "removed": gone}
+        del plain["sha256"]
+        (folder / "index.json").write_text(json.dumps({**plain, "sha256": files._seal(plain)}))
+        with pytest.raises(UnembedError, match="is damaged") as caught:
+            Index.open(folder).query(ONES[4])
+        assert "\n" not in str(caught.value)
 
 
 def test_a_torn_line_longer_than_the_next_goes(folder: Path) -> None:
@@ -237,6 +444,16 @@ def test_a_second_writer_waits_and_then_names_the_first(folder: Path) -> None:
     patient.add([ONES[3]])
     thread.join()
     assert len(names(folder)) == 4
+
+
+@pytest.mark.parametrize("wait_s", [float("nan"), float("inf"), -1.0])
+def test_no_time_to_wait_is_refused(folder: Path, wait_s: float) -> None:
+    index = Index.open(folder, wait_s=wait_s)
+    with pytest.raises(UnembedError, match=f"--wait {wait_s:g} is no time"):
+        index.add([ONES[3]])
+    with pytest.raises(UnembedError, match="is no time"):
+        Index.create(folder, IDENTITY, wait_s=wait_s)
+    assert len(names(folder)) == 3
 
 
 def test_readers_and_writers_side_by_side(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

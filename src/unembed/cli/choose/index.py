@@ -17,6 +17,7 @@ from unembed.selection.scores import FEATURES
 
 if TYPE_CHECKING:
     from unembed.models.checkpoint import Checkpoint
+    from unembed.selection.index.index import Index
     from unembed.selection.index.query import Answer
     from unembed.signatures.signature import Signature
     from unembed.text.corpus import Corpus
@@ -104,17 +105,15 @@ def add_command(
     identity = named[0].identity
     if there is not None:
         identity, kind = there.identity, there.by
-        for option, asked, found in (("by", by, kind), ("dtype", dtype, there.dtype)):
-            if asked not in (None, found):
-                raise UnembedError(
-                    f"{index} has {option} {found} and --{option} is {asked}: leave it out, or "
-                    "give another index"
-                )
+        _agree(there, by, dtype)
     # Before a new index is made, which would be left empty.
     points = points_of(named, str(index), identity, kind, Label(tags, licence, note), digests)
     if there is None:
-        there = Index.create(index, identity, by=kind, dtype=dtype or "float32", wait_s=wait)
+        stored: Any = dtype or "float32"
+        there = Index.create(index, identity, by=kind, dtype=stored, wait_s=wait, join=True)
+        _agree(there, kind, dtype)
     added = there.put(points, replace=replace)
+    _note(there)
     names = _listed([entry.name for entry in added])
     text = f"{index} has {len(there):,} entries: {names} added"
     say(text, {"index": str(index), "added": [entry.to_json() for entry in added]}, as_json)
@@ -136,6 +135,7 @@ def remove_command(index: Path, names: tuple[str, ...], wait: float, as_json: bo
 
     there = Index.open(index, check=False, wait_s=wait)
     there.remove(names)
+    _note(there)
     values = {"index": str(index), "entries": len(there)}
     say(f"{index} has {len(there):,} entries", values, as_json)
 
@@ -156,6 +156,7 @@ def list_command(index: Path, tags: tuple[str, ...], verify: bool, as_json: bool
     from unembed.selection.index.text import entries_text
 
     there = Index.open(index, check=False)
+    _note(there)
     if verify:
         there.verify()
     found = [entry for entry in there.entries if set(tags) <= set(entry.tags)]
@@ -182,7 +183,9 @@ def query_command(index: Path, signature: Path, top: int, approximate: bool, as_
     from unembed.selection.index.text import answer_text
 
     signed, digest = _signature(signature)
-    answer = Index.open(index).query(signed, top, digest=digest, approximate=approximate)
+    there = Index.open(index)
+    _note(there)
+    answer = there.query(signed, top, digest=digest, approximate=approximate)
     say(answer_text(answer), answer.to_json(), as_json)
 
 
@@ -227,6 +230,7 @@ def route_command(
     if not texts and not corpora:
         raise UnembedError("nothing to route: give --text or a CORPUS")
     source, there = Source.taken(given), Index.open(index)
+    _note(there)
     checkpoint, sources = _sources(source, model, texts, corpora, each, quiet)
     groups = [[one] for one in sources] if each else [sources]
     answers: list[Answer] = [
@@ -265,6 +269,7 @@ def map_command(index: Path, out: Path, as_json: bool) -> None:
     if out.is_dir():
         raise UnembedError(f"{out} is a folder: give a file, such as {out / 'map.html'}")
     there = Index.open(index)
+    _note(there)
     found = map_of(there)
     spec, shown = there.identity.spec, len(found.names)
     facts = [
@@ -299,6 +304,23 @@ def _sources(
     prompts = [[text] for text in texts] if each else [list(texts)] if texts else []
     found = [(_listed(some), Corpus.from_texts(some, checkpoint.tokenizer)) for some in prompts]
     return checkpoint, [*found, *read.items()]
+
+
+def _agree(index: Index, by: str | None, dtype: str | None) -> None:
+    """Raise UnembedError where an index is of another kind than its options ask for."""
+    for option, asked, found in (("by", by, index.by), ("dtype", dtype, index.dtype)):
+        if asked not in (None, found):
+            raise UnembedError(
+                f"{index.folder} has {option} {found} and --{option} is {asked}: leave it out, or "
+                "give another index"
+            )
+
+
+def _note(index: Index) -> None:
+    """Say what an index lacks that may have been in it."""
+    lost = index.unfinished
+    if lost:
+        click.echo(f"note: {lost}", err=True)
 
 
 def _listed(names: list[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from math import inf
 from typing import Any
 
 import pyarrow as pa
@@ -53,16 +54,34 @@ class Entry:
 
     @staticmethod
     def from_json(values: dict[str, Any]) -> Entry:
-        """Read back what ``to_json`` wrote."""
+        """Read back what ``to_json`` wrote. Raises ValueError for anything else."""
+        known = values.get("reliability") is not None
+        for field in fields(Entry):
+            value = values.get(field.name)
+            number = type(value) is not float or (0 if known else -inf) < value < inf
+            # Cosines are divided by what is positive where there is a reliability.
+            if type(value) not in KINDS[str(field.type)] or not number:
+                raise ValueError(f"{field.name} is {value!r}")
+        if not all(isinstance(tag, str) for tag in values["tags"]):
+            raise ValueError(f"tags are {values['tags']!r}")
         return Entry(**{**values, "tags": tuple(values["tags"])})
 
 
+KINDS: dict[str, tuple[type, ...]] = {
+    "str": (str,),
+    "float": (float, int),
+    "float | None": (float, int, type(None)),
+    "int": (int,),
+    "tuple[str, ...]": (list,),
+}
+"""What a field of each annotation is as a plain value,"""
 TYPES = {
     "str": pa.string(),
     "float": pa.float64(),
     "float | None": pa.float64(),
     "int": pa.int64(),
 }
+"""and as a column."""
 TABLE = pa.schema(
     [(field.name, TYPES.get(str(field.type), pa.list_(pa.string()))) for field in fields(Entry)]
 )

@@ -10,13 +10,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import re
 import zlib
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from unembed.errors import UnembedError
 from unembed.runs import files
@@ -24,12 +25,19 @@ from unembed.runs.files import PARTIAL
 from unembed.runs.lock import LOCK, exclusive_lock
 from unembed.runs.manifest import Part
 from unembed.selection.index.entries import Entry
+from unembed.selection.scores import FEATURES
 from unembed.signatures.file import Dtype
 from unembed.signatures.signature import Identity
 from unembed.signatures.sketches.sketch import SketchSpec
 
 HEADER = "index.json"
+NAME = re.compile(rb'[\[,]\{"name":("(?:[^"\\]|\\.)*")')
+"""What stands before each name in a line of the journal,"""
+REMOVAL = re.compile(rb'"remove":\[\d')
+"""and before the rows that are removed."""
 SCHEMA = 1
+MOST_ROWS = 1 << 40
+NO_PART = {"path": "removed-000000.parquet", "rows": 0}
 OWN = re.compile(
     r"(vectors|sieve|scales)-\d+\.bin|(entries|removed)-\d+\.parquet|journal-\d+\.jsonl"
     r"|approximate-\d+\.(faiss|json)"
@@ -107,6 +115,7 @@ class Header:
                 )
             if stated != _seal({"kind": "index", "schema": schema, **values}):
                 raise ValueError("its SHA-256 is not the one it states")
+            _check(values)
             identity = values.pop("identity")
             spec = SketchSpec(**identity.pop("spec"))
             segments = tuple(Part(**part) for part in values.pop("segments"))
@@ -150,8 +159,11 @@ class Record:
                 return None
             values = json.loads(line[9:])
             added = tuple(Entry.from_json(one) for one in values["add"])
-            return Record(added, tuple(values["remove"]), values["sieved"])
-        except (ValueError, KeyError, TypeError):
+            removed, sieved = tuple(values["remove"]), values["sieved"]
+            if not all(type(row) is int for row in (*removed, sieved)):
+                return None
+            return Record(added, removed, sieved)
+        except (ValueError, KeyError, TypeError, AttributeError):
             return None
 
 
@@ -166,11 +178,11 @@ def records(data: bytes, where: Path) -> tuple[list[Record], int]:
     for number, line in enumerate(lines, 1):
         record = Record.from_line(line)
         if record is None:
-            raise _damaged(where, f"line {number} does not agree with its checksum")
+            raise damaged(where, f"line {number} does not agree with its checksum")
         found.append(record)
     # A line whose end alone was changed is whole, and had been reported.
     if Record.from_line(torn[:-1]) is not None:
-        raise _damaged(where, "its last line has another end")
+        raise damaged(where, "its last line has another end")
     return found, len(data) - len(torn)
 
 
@@ -179,7 +191,7 @@ def whole_part(folder: Path, part: Part) -> bytes:
     path = folder / part.path
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != part.sha256:
-        raise _damaged(path, "its SHA-256 is not the one recorded when it was written")
+        raise damaged(path, "its SHA-256 is not the one recorded when it was written")
     return data
 
 
@@ -198,6 +210,33 @@ def append(path: Path, at: int, data: bytes) -> None:
             with contextlib.suppress(OSError):
                 stream.truncate(at)
             raise
+
+
+def refuse_links(folder: Path) -> None:
+    """Raise UnembedError for a link among the files of an index, through which another file would
+    be read as vectors, or written.
+    """
+    if folder.is_dir():
+        for path in folder.iterdir():
+            name = path.name.removesuffix(PARTIAL)
+            if (OWN.fullmatch(name) or name == HEADER) and path.is_symlink():
+                raise UnembedError(
+                    f"{path} is a link, which an index never makes: put the file itself there"
+                )
+
+
+def cut_off(line: bytes, vectors: int) -> str:
+    """What an unfinished line of the journal is of, and vectors behind the last entry's; or ""."""
+    names = [json.loads(name) for name in NAME.findall(line)]
+    count = max(len(names), vectors)
+    if names:
+        return repr(names[0]) + (f" and {count - 1:,} more" if count > 1 else "")
+    if count:
+        return f"{count:,} entries" if count > 1 else "an entry"
+    if b'"remove"' in line:
+        # A line without entries and rows notes the sieve, of which nothing is lost.
+        return "a removal" if REMOVAL.search(line) else ""
+    return "a change" if line else ""
 
 
 def tidy(folder: Path, header: Header) -> None:
@@ -221,7 +260,9 @@ def foreign_files(folder: Path) -> list[str]:
 
 
 def writing(folder: Path, wait_s: float) -> AbstractContextManager[None]:
-    """``exclusive_lock``, in the words of an index."""
+    """``exclusive_lock``, in the words of an index. Raises UnembedError for no length of time."""
+    if not 0 <= wait_s < math.inf:
+        raise UnembedError(f"--wait {wait_s:g} is no time to wait: give seconds, 0 or more")
     return exclusive_lock(folder, wait_s, "allow more with --wait")
 
 
@@ -230,10 +271,29 @@ def refusals(path: Path) -> AbstractContextManager[None]:
     return files.refusals(path, "what was added before is kept")
 
 
-def _damaged(path: Path, reason: str) -> UnembedError:
+def damaged(path: Path, reason: object) -> UnembedError:
+    """The error for a file that is not what was written."""
+    reason = " ".join(str(reason).split())
     return UnembedError(
         f"{path} is damaged ({reason}): restore the index from a copy, or make it anew"
     )
+
+
+def _check(values: dict[str, Any]) -> None:
+    """Raise ValueError for what no header says, whatever its SHA-256."""
+    identity, parts = values["identity"], [*values["segments"], values["removed"] or NO_PART]
+    numbers = [values["generation"], values["step"], values["sieved"], *(x["rows"] for x in parts)]
+    if not all(type(number) is int and 0 <= number <= MOST_ROWS for number in numbers):
+        raise ValueError(f"one of {numbers} is no number of rows")
+    sizes = [identity["spec"][key] for key in ("vocab", "dim", "m", "seed")]
+    words = [word for key, word in identity.items() if key != "spec"]
+    if not all(type(x) is int for x in sizes) or not all(type(x) is str for x in words):
+        raise ValueError(f"its identity is {identity}")
+    if values["by"] not in FEATURES or values["dtype"] not in get_args(Dtype):
+        raise ValueError(f"by is {values['by']!r}, dtype {values['dtype']!r}")
+    for part in parts:
+        if not OWN.fullmatch(part["path"]):
+            raise ValueError(f"it names {part['path']!r}, which no index writes")
 
 
 def _seal(values: dict[str, Any]) -> str:

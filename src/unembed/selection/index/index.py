@@ -21,6 +21,7 @@ from unembed.selection.index.files import (
     append,
     foreign_files,
     refusals,
+    refuse_links,
     writing,
 )
 from unembed.selection.index.growth import settle
@@ -69,11 +70,13 @@ class Index:
         by: str = "joint",
         dtype: Dtype = "float32",
         wait_s: float = WAIT_S,
+        join: bool = False,
     ) -> Index:
         """Begin an empty index of signatures with this identity, in a new or empty folder.
 
         ``by`` is what they are compared by, and ``dtype`` how numbers are stored: at m = 4096 a
-        signature takes 16, 8 or 4 KiB. Raises UnembedError where the folder holds anything.
+        signature takes 16, 8 or 4 KiB. With ``join``, an index of this identity that another
+        process began meanwhile is opened. Raises UnembedError where the folder holds anything else.
         """
         folder = Path(folder)
         with refusals(folder):
@@ -86,10 +89,17 @@ class Index:
                 f"{folder} holds files that are no index ({others[0]}): give an empty or new folder"
             )
         with writing(folder, wait_s):
-            if (folder / HEADER).exists():
+            refuse_links(folder)
+            there = (folder / HEADER).exists()
+            if there and not join:
                 raise UnembedError(f"{folder} holds an index already: add to it")
-            new_index(folder, Header(identity, by, dtype))
-        return Index(folder, Ledger.read(folder), wait_s)
+            if not there:
+                new_index(folder, Header(identity, by, dtype))
+        index = Index(folder, Ledger.read(folder), wait_s)
+        difference = mismatch(index.identity, identity, (str(folder), "what is added"))
+        if difference:
+            raise UnembedError(difference)
+        return index
 
     @staticmethod
     def open(folder: str | Path, *, check: bool = True, wait_s: float = WAIT_S) -> Index:
@@ -126,6 +136,11 @@ class Index:
     def entries(self) -> list[Entry]:
         """Its entries, in the order in which they were added."""
         return self._ledger.entries()
+
+    @property
+    def unfinished(self) -> str:
+        """What a change that was not finished, or was cut off the files since, was of; or ""."""
+        return self._ledger.unfinished()
 
     def refresh(self) -> None:
         """See what other processes have done since."""
@@ -244,11 +259,13 @@ class Index:
                 )
 
     def _settle(self) -> None:
+        lost = self._ledger.lost
         try:
             self._ledger = settle(self._ledger)
         except WriteError:
             # What was committed stays; the ledger may have been left half way.
             self._ledger = Ledger.read(self.folder)
+        self._ledger.lost = lost
 
 
 def points_of(

@@ -17,13 +17,25 @@ from unembed.errors import UnembedError
 from unembed.runs.files import write_whole
 from unembed.runs.manifest import Part
 from unembed.selection.index.entries import TABLE, Entry, entries_of, table_of
-from unembed.selection.index.files import HEADER, Header, Record, append, records, tidy, whole_part
+from unembed.selection.index.files import (
+    HEADER,
+    Header,
+    Record,
+    append,
+    cut_off,
+    damaged,
+    records,
+    refuse_links,
+    tidy,
+    whole_part,
+)
 from unembed.selection.index.sieve import Sieve
 from unembed.selection.index.vectors import Layout, Vectors, cut
 
 ATTEMPTS = 20
 SURE_ATTEMPTS = 2
 PAUSE_S = 0.01
+NOTHING_BEHIND = (b"", 0)
 LEAST_JOURNAL = 1024
 """Entries that a journal holds at least before they go into a segment,"""
 JOURNAL_SHARE = 32
@@ -47,6 +59,9 @@ class Ledger:
         self.removed: set[int] = set()
         if self.header.removed is not None:
             self.removed.update(_table(folder, self.header.removed)["row"].to_pylist())
+        rows = self.header.rows
+        if self.sealed.num_rows != rows or not all(0 <= row < rows for row in self.removed):
+            raise ValueError(f"its segments hold {self.sealed.num_rows:,} entries, not {rows:,}")
         self.sieved = self.header.sieved
         self.tail: list[Entry] = []
         self.end = 0
@@ -54,7 +69,10 @@ class Ledger:
         self._alive: Bool[np.ndarray, " rows"] | None = None
         self._scales: Float[np.ndarray, " rows"] | None = None
         self._tidy = False
+        self.lost = ""
         self._read_on()
+        if self.sieved > self.rows:
+            raise ValueError(f"{self.sieved:,} of {self.rows:,} rows are in the sieve")
         self.map()
 
     @staticmethod
@@ -74,6 +92,9 @@ class Ledger:
                 )
             except UnembedError as error:
                 last = error
+            # What Arrow and lists say of tables and numbers that no index writes.
+            except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
+                last = damaged(folder / HEADER, f"what it names is not an index's: {error}")
             # A writer may have begun another journal, or cut a torn line off, meanwhile.
             if attempt >= SURE_ATTEMPTS and header_bytes(folder) == raw:
                 break
@@ -105,19 +126,28 @@ class Ledger:
     def scales(self) -> Float[np.ndarray, " rows"]:
         """What each row's stored numbers are to be multiplied with."""
         if self._scales is None:
-            self._scales = self.column("scale").astype(np.float64)
+            found = self.column("scale").astype(np.float64)
+            if not (np.isfinite(found) & (found > 0)).all():
+                raise damaged(self.folder / HEADER, "a scale of its vectors is not positive")
+            self._scales = found
         return self._scales
 
     def entry(self, row: int) -> Entry:
         """The entry of a row."""
         if row >= self.header.rows:
             return self.tail[row - self.header.rows]
-        return entries_of(self.sealed.slice(row, 1))[0]
+        return self._entries_of(self.sealed.slice(row, 1))[0]
 
     def entries(self) -> list[Entry]:
         """Those not removed, in the order in which they were added."""
-        every = [*entries_of(self.sealed), *self.tail]
+        every = [*self._entries_of(self.sealed), *self.tail]
         return [entry for row, entry in enumerate(every) if row not in self.removed]
+
+    def _entries_of(self, table: pa.Table) -> list[Entry]:
+        try:
+            return entries_of(table)
+        except ValueError as error:
+            raise damaged(self.folder / HEADER, f"an entry of its segments: {error}") from None
 
     def column(self, name: str) -> Any:
         """One number of every row."""
@@ -134,11 +164,52 @@ class Ledger:
         if not fresh._tidy:
             tidy(self.folder, fresh.header)
             fresh._tidy = True
+        fresh.lost = fresh._lost(*fresh._behind()) or fresh.lost
         cut(self.folder / fresh.header.journal, fresh.end)
         cut(self.folder / fresh.header.vectors, fresh.rows * fresh.layout.stride)
         if len(fresh.vectors) < fresh.rows:
             fresh.map()
         return fresh
+
+    def unfinished(self) -> str:
+        """What an addition or removal that was not finished, or that was cut off the files since,
+        was of, in a line; "" where there is none.
+
+        What a writer is at work on changes within a moment, and is none.
+        """
+        if self.lost:
+            return self.lost
+        before = self._behind()
+        for _ in range(ATTEMPTS if before != NOTHING_BEHIND else 0):
+            time.sleep(PAUSE_S)
+            if self._behind() != before:
+                return ""
+        return self._lost(*before)
+
+    def _behind(self) -> tuple[bytes, int]:
+        """What the journal holds behind the last whole line, and how many whole vectors are
+        without an entry; nothing of these where others have added since.
+        """
+        try:
+            with (self.folder / self.header.journal).open("rb") as stream:
+                stream.seek(self.end)
+                torn = stream.read()
+            size = (self.folder / self.header.vectors).stat().st_size
+        except OSError:
+            return NOTHING_BEHIND
+        if b"\n" in torn:
+            return NOTHING_BEHIND
+        return torn, max(0, size // self.layout.stride - self.rows)
+
+    def _lost(self, torn: bytes, vectors: int) -> str:
+        what = cut_off(torn, vectors)
+        if not what:
+            return ""
+        where = self.header.journal if torn else self.header.vectors
+        return (
+            f"{self.folder / where} ends with {what} without its end, which is not in the index "
+            "(a writer was killed before it was reported, or the file was cut): do that again"
+        )
 
     def map(self) -> None:
         """Map the vectors of all rows, and the sieve of those that it has."""
@@ -192,6 +263,8 @@ class Ledger:
             stream.seek(self.end)
             found, size = records(stream.read(), path)
         for record in found:
+            if not all(0 <= row < self.rows for row in record.removed):
+                raise damaged(path, "it removes rows that are not there")
             self._take(record)
         self.end += size
 
@@ -210,6 +283,7 @@ class Ledger:
 def header_bytes(folder: Path) -> bytes:
     """What ``index.json`` holds. Raises UnembedError where there is none."""
     try:
+        refuse_links(folder)
         return (folder / HEADER).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise UnembedError(
@@ -220,7 +294,13 @@ def header_bytes(folder: Path) -> bytes:
 
 
 def new_index(folder: Path, header: Header) -> None:
-    """Write the files of an empty index, the header last, under the lock."""
+    """Write the files of an empty index, the header last, under the lock.
+
+    Raises UnembedError where there are entries of one whose header is lost.
+    """
+    for path in sorted(folder.glob("journal-*.jsonl")) + sorted(folder.glob("entries-*.parquet")):
+        if path.suffix == ".parquet" or records(path.read_bytes(), path)[0]:
+            raise damaged(folder / HEADER, f"it is missing, though {path.name} holds entries")
     for name in (header.vectors, *header.sieve, header.journal):
         write_whole(folder / name, b"")
     write_whole(folder / HEADER, header.as_bytes())
