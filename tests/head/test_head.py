@@ -117,9 +117,10 @@ class Odd(torch.nn.Module):
         (lambda x: x + 1, "neither a scale nor a soft-cap"),
         (lambda x: -x, "neither a scale nor a soft-cap"),
         (lambda x: x.clamp(-5, 5), "neither a scale nor a soft-cap"),
-        (lambda x: x[..., :40], "returns 40 logits from a head of 50 rows"),
+        (lambda x: x[..., 10:], "neither a scale nor a soft-cap"),
+        (lambda x: torch.cat([x, x[..., :4]], -1), "returns 54 logits from a head of 50 rows"),
     ],
-    ids=["cube", "shift", "negated", "clamped", "cut"],
+    ids=["cube", "shift", "negated", "clamped", "cut at its beginning", "repeated"],
 )
 def test_other_transforms_are_refused(bend: Any, message: str) -> None:
     with pytest.raises(HeadError, match=message):
@@ -176,3 +177,17 @@ def test_a_head_on_more_rows_than_logits_is_refused() -> None:
     ).eval()
     with pytest.raises(HeadError, match=r"calls its head on 4 rows for 2 logits at 2 tokens"):
         Head.of(model)
+
+
+def test_rows_that_the_model_slices_off_its_logits_are_no_tokens() -> None:
+    class Sliced(tf.LlamaForCausalLM):
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            output = super().forward(*args, **kwargs)
+            output.logits = output.logits[..., :290]
+            return output
+
+    model = Sliced(small_model("llama").config).eval()
+    head = Head.of(model)
+    assert head.valid is not None
+    assert torch.equal(head.valid, torch.arange(300) < 290)
+    assert Head.of(model, [3, 295, 7]).tokens == 2

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -14,10 +15,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from made_up.wrappers import WRAPPERS
+from unembed.cli.options import opened
+from unembed.decisions.audit.audit import Audit, audit
 from unembed.errors import UnembedError
-from unembed.head.head import Head
+from unembed.head.head import Head, final_hidden
 from unembed.models.causes import missing_package
-from unembed.models.checkpoint import CONTEXT_LIMIT, context_of, load, token_ids
+from unembed.models.checkpoint import CONTEXT_LIMIT, context_of, load, load_tokenizer, token_ids
+from unembed.models.unused_weights import left_out_of
+from unembed.report.parts.facts import facts_of
+from unembed.runs.manifest import read_run
+from unembed.text.corpus import Corpus
 
 SMALL = {
     "vocab_size": 480,
@@ -157,11 +165,158 @@ def test_weights_of_the_head_are_never_dropped(copy: Path) -> None:
     assert "LlamaForCausalLM would ignore (lm_head.bias)" in refused(copy)
 
 
-def test_weights_elsewhere_may_be_left_over(copy: Path) -> None:
+@pytest.mark.parametrize(
+    ("key", "part"),
+    [
+        ("model.layers.0.self_attn.rotary_emb.inv_freq", "rotary frequencies"),
+        ("model.layers.0.self_attn.inv_freq", "rotary frequencies"),
+        ("model.layers.0.self_attn.masked_bias", None),
+        ("model.layers.0.attn.masked_bias", "causal masks"),
+        ("model.layers.0.self_attn.k_scale", "scales of the key-value cache"),
+        ("mtp.layers.0.weight", "layers that predict further tokens"),
+        ("visual.blocks.0.weight", "vision tower"),
+        ("model.layers.2.mlp.up_proj.weight", None),
+        ("model.layers.0.attn.bias", None),
+        ("encoder.layers.0.weight", None),
+        ("score.weight", None),
+    ],
+)
+def test_weights_elsewhere_are_left_over_only_where_they_are_harmless(
+    copy: Path, key: str, part: str | None
+) -> None:
     weights = load_file(copy / "model.safetensors")
-    extra = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(6)}
+    extra = torch.ones(6) if "masked" not in key else torch.tensor(-1e4)
+    save_file({**weights, key: extra}, copy / "model.safetensors", metadata={"format": "pt"})
+    if part is None:
+        said = refused(copy)
+        assert f"LlamaForCausalLM would ignore (first: {key})" in said
+    else:
+        [left] = left_out_of(load(copy).model)
+        assert part in left
+        assert left.endswith("(1 tensors)")
+
+
+def test_what_is_left_out_is_told_in_the_output_and_in_the_manifest(
+    copy: Path, tmp_path: Path, topics: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    weights = load_file(copy / "model.safetensors")
+    extra = {"visual.blocks.0.weight": torch.ones(6)}
     save_file({**weights, **extra}, copy / "model.safetensors", metadata={"format": "pt"})
-    load(copy)
+    part = "vision tower (1 tensors)"
+    got = opened(str(copy))
+    assert capfd.readouterr() == ("", f"{copy}: left out: {part}\n")
+    audit(got.model, Corpus.from_texts(topics[:2], got.tokenizer), out=tmp_path / "run")
+    assert read_run(tmp_path / "run").key["left_out"] == [part]
+    provenance = Audit.load(tmp_path / "run").provenance
+    assert provenance.left_out == (part,)
+    assert dict(facts_of(provenance, ""))["Left out of the model"] == part
+
+
+def test_a_run_of_which_nothing_is_left_out_says_no_more_than_before(
+    llama_folder: Path, tmp_path: Path, topics: list[str]
+) -> None:
+    got = load(llama_folder)
+    done = audit(got.model, Corpus.from_texts(topics[:2], got.tokenizer), out=tmp_path / "run")
+    assert "left_out" not in read_run(tmp_path / "run").key
+    assert dict(facts_of(done.provenance, ""))["Left out of the model"] == "nothing"
+
+
+def test_an_encoder_decoder_is_refused_though_its_decoder_loads(
+    checkpoint: Callable[..., Path],
+) -> None:
+    import transformers as tr
+
+    config = tr.BartConfig(
+        vocab_size=480, d_model=48, encoder_layers=1, decoder_layers=1, encoder_ffn_dim=64,
+        decoder_ffn_dim=64, encoder_attention_heads=4, decoder_attention_heads=4,
+        max_position_embeddings=64,
+    )  # fmt: skip
+    folder = checkpoint(tr.BartForConditionalGeneration(config))
+    weights = load_file(folder / "model.safetensors")
+    shared = weights["model.shared.weight"]
+    for name in ("model.encoder.embed_tokens", "model.decoder.embed_tokens", "lm_head"):
+        weights[f"{name}.weight"] = shared.clone()
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    assert "is a BartForConditionalGeneration, an encoder-decoder" in refused(folder)
+    decoder = load(checkpoint(tr.BartForCausalLM(config)))
+    assert type(decoder.model).__name__ == "BartForCausalLM"
+
+
+def test_a_model_with_another_task_s_head_is_refused(
+    llama: Any, checkpoint: Callable[..., Path]
+) -> None:
+    from transformers import LlamaConfig, LlamaForSequenceClassification
+
+    tied = LlamaConfig(**{**llama.config.to_dict(), "tie_word_embeddings": True, "pad_token_id": 0})
+    assert "would ignore (first: score.weight)" in refused(
+        checkpoint(LlamaForSequenceClassification(tied))
+    )
+
+
+def test_weights_in_float64_are_read_in_float32(
+    llama: Any, checkpoint: Callable[..., Path]
+) -> None:
+    from transformers import LlamaForCausalLM
+
+    wide = LlamaForCausalLM(llama.config).to(torch.float64)
+    got = load(checkpoint(wide)).model
+    assert got.dtype is torch.float32
+    assert torch.equal(got.lm_head.weight, wide.lm_head.weight.float())
+    assert left_out_of(got) == ("digits of float64 beyond float32",)
+
+
+@pytest.mark.parametrize("name", sorted(WRAPPERS))
+def test_a_model_that_reads_images_too_is_read_on_text(
+    name: str, checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model = WRAPPERS[name]().eval()
+    folder = checkpoint(model)
+    got = load(folder).model
+    assert type(got) is type(model)
+    towers = left_out_of(got)
+    assert towers
+    assert all("unused on text" in tower for tower in towers)
+    head, ids = Head.of(got), torch.arange(20)[None]
+    with torch.no_grad():
+        hidden = final_hidden(got, ids)
+        assert torch.equal(got(input_ids=ids).logits, model(input_ids=ids).logits)
+    assert head.vocab == 480
+    assert hidden.shape == (1, 20, 48)
+    got.save_pretrained(tmp_path)
+    stored, saved = (load_file(at / "model.safetensors") for at in (folder, tmp_path))
+    assert stored.keys() == saved.keys()
+    assert all(torch.equal(tensor, saved[key]) for key, tensor in stored.items())
+
+
+def test_a_model_that_reads_no_text_alone_is_refused(checkpoint: Callable[..., Path]) -> None:
+    import transformers as tr
+
+    tower = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1,
+             "num_attention_heads": 2}  # fmt: skip
+    config = tr.BlipConfig(
+        text_config={**tower, "vocab_size": 480, "max_position_embeddings": 64},
+        vision_config={**tower, "image_size": 28, "patch_size": 14},
+    )
+    said = refused(checkpoint(tr.BlipForConditionalGeneration(config)))
+    assert "cannot be read on text alone" in said
+
+
+@pytest.mark.parametrize("read", [load, load_tokenizer])
+def test_code_of_a_checkpoint_never_runs_for_a_y_on_stdin(
+    read: Callable[..., Any], copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark = copy / "sprung"
+    (copy / "own.py").write_text(
+        f"from pathlib import Path\nPath({str(mark)!r}).touch()\nclass Own: ...\n"
+    )
+    settings = json.loads((copy / "tokenizer_config.json").read_text())
+    settings |= {"auto_map": {"AutoTokenizer": ["own.Own", None]}, "tokenizer_class": "Own"}
+    (copy / "tokenizer_config.json").write_text(json.dumps(settings))
+    monkeypatch.setattr("builtins.input", lambda _asked="": "y")
+    with contextlib.suppress(UnembedError):
+        read(copy)
+    assert not mark.exists()
 
 
 def test_models_without_a_causal_head(checkpoint: Callable[..., Path], llama: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from unembed.cli.options import PRINTING, with_options
+from unembed.cli.options import PRINTING, opened, with_options
 from unembed.cli.printing import OUT, Output, typed, with_output
 from unembed.errors import UnembedError
 
@@ -165,7 +165,7 @@ def _audited_both(
     from unembed.decisions.audit.run import AuditOptions
     from unembed.decisions.comparison.live import audit_both
     from unembed.decisions.comparison.tokenizers import refuse_other_texts, surely_alike
-    from unembed.models.checkpoint import context_of, load
+    from unembed.models.checkpoint import context_of
     from unembed.models.quantization import check_scheme, quantized
     from unembed.text.corpus import Corpus
     from unembed.text.rows import RowRules, read_rows
@@ -178,7 +178,7 @@ def _audited_both(
     text_column, dtype = text_column or "text", dtype or "auto"
     next(read_rows(corpus, RowRules(text_column, document)), None)
     old, new = (
-        load(name, dtype=kind, device=device)
+        opened(name, dtype=kind, device=device)
         for name, kind in ((before, dtype), (after, dtype_after or dtype))
     )
     if quantize is not None:

@@ -72,6 +72,18 @@ def with_options(*options: Callable[[Command], Command]) -> Callable[[Command], 
     return lambda command: reduce(lambda made, option: option(made), reversed(options), command)
 
 
+def opened(model: str, **loading: Any) -> Checkpoint:
+    """MODEL, with a line for what of the checkpoint takes no part in what is measured."""
+    from unembed.models.checkpoint import load
+    from unembed.models.unused_weights import left_out_of
+
+    checkpoint = load(model, **loading)
+    parts = left_out_of(checkpoint.model)
+    if parts:
+        click.echo(f"{model}: left out: {'; '.join(parts)}", err=True)
+    return checkpoint
+
+
 @dataclass(frozen=True)
 class Source:
     """What was given for LOADING and TEXT: how MODEL is loaded, and how CORPUS is read."""
@@ -98,13 +110,12 @@ class Source:
         notes: bool = True,
     ) -> tuple[Checkpoint, Corpus]:
         """MODEL and CORPUS; a bad name of a text fails before a long load."""
-        from unembed.models.checkpoint import load
         from unembed.runs.phases import Phases
 
         phases = phases or Phases()
         self.check(corpus)
         with phases("load"):
-            checkpoint = load(model, **self.loading)
+            checkpoint = opened(model, **self.loading)
         with phases("read"):
             text = self.read(
                 corpus,
@@ -121,14 +132,13 @@ class Source:
     ) -> tuple[Checkpoint, dict[str, Corpus]]:
         """MODEL and several texts, by the names that were given for them."""
         from unembed.errors import UnembedError
-        from unembed.models.checkpoint import load
 
         for corpus in corpora:
             self.check(corpus)
         twice = {name for name in corpora if corpora.count(name) > 1}
         if twice:
             raise UnembedError(f"{min(twice)} is given twice: give each text once")
-        checkpoint = load(model, **self.loading)
+        checkpoint = opened(model, **self.loading)
         texts = {corpus: self.read(corpus, checkpoint, quiet=quiet) for corpus in corpora}
         return checkpoint, texts
 

@@ -69,7 +69,8 @@ class Head:
         model makes of them is fitted. Then ``softcap(scale (W h + b))`` must reproduce the model's
         own logits, and a change of a later token must leave earlier hidden states alone.
 
-        ``token_ids`` are the ids that are tokens (the tokenizer's); None takes every row.
+        ``token_ids`` are the ids that are tokens (the tokenizer's); None takes every row. Rows that
+        the model slices off the end of its logits, as padding, are no tokens.
         Raises HeadError where there is no head, where the recipe does not reproduce the logits, or
         where the model is not causal. Source: theory §0.
         """
@@ -77,10 +78,12 @@ class Head:
         weight, bias = module.weight.detach(), getattr(module, "bias", None)
         with torch.no_grad():
             ids = _probe_ids(model, weight.device)
-            scale, softcap = _recover_transform(model, module, ids)
+            scale, softcap, kept = _recover_transform(model, module, ids)
             _prove_recipe(model, module, ids, scale, softcap)
             _prove_causal(model, ids)
-        valid = None if token_ids is None else _valid_rows(token_ids, weight)
+        if token_ids is None and kept < weight.shape[0]:
+            token_ids = range(kept)
+        valid = None if token_ids is None else _valid_rows(token_ids, weight, kept)
         bias = None if bias is None else bias.detach()
         inputs = _input_embedding(model)
         tied = inputs is not None and inputs.weight.data_ptr() == weight.data_ptr()
@@ -220,8 +223,8 @@ def _logits(model: nn.Module, ids: Int[Tensor, "batch seq"]) -> Float[Tensor, "p
 
 def _recover_transform(
     model: nn.Module, module: Any, ids: Int[Tensor, "batch seq"]
-) -> tuple[float, float | None]:
-    """Scale and soft-cap, from what the model makes of known head outputs.
+) -> tuple[float, float | None, int]:
+    """Scale, soft-cap and number of logits, from what the model makes of known head outputs.
 
     The outputs are signed powers of two from 2^-6 to 2^13, exact in every floating dtype: small
     ones give the slope, the largest one shows whether there is a ceiling.
@@ -246,13 +249,15 @@ def _recover_transform(
             "tokens (as one that predicts several tokens ahead does), so that nothing says which "
             "row is a token's decision: give a model that predicts the next token alone"
         )
-    if got.shape[-1] != module.weight.shape[0]:
+    height, kept = int(module.weight.shape[0]), int(got.shape[-1])
+    if kept > height:
         raise HeadError(
-            f"{type(model).__name__} returns {got.shape[-1]} logits from a head of "
-            f"{module.weight.shape[0]} rows; only heads with one logit per row can be measured"
+            f"{type(model).__name__} returns {kept} logits from a head of "
+            f"{height} rows; only heads with one logit per row can be measured"
         )
     tolerance = 4 * torch.finfo(got.dtype).eps
-    put = grid[torch.arange(got.numel()) % len(grid)].double()
+    index = torch.arange(len(got) * height).view(-1, height)[:, :kept].flatten()
+    put = grid[index % len(grid)].double()
     seen = got.flatten().double().cpu()
     low, high = 2.0**-2, 2.0**13
     at_low, at_high = (float(seen[put == power].median()) for power in (low, high))
@@ -272,7 +277,7 @@ def _recover_transform(
             f"nor a soft-cap (slope {slope:.4g}, {float(off):.1%} of the logits differ); "
             "its decisions cannot be measured exactly"
         )
-    return scale, softcap
+    return scale, softcap, kept
 
 
 def _constants_of(model: nn.Module) -> list[float]:
@@ -307,8 +312,8 @@ def _prove_recipe(
     bias = getattr(module, "bias", None)
     eps = torch.finfo(hidden.dtype).eps
     size = worst = 0.0
-    for start in range(0, module.weight.shape[0], PROOF_BLOCK):
-        span = slice(start, start + PROOF_BLOCK)
+    for start in range(0, theirs.shape[-1], PROOF_BLOCK):
+        span = slice(start, min(start + PROOF_BLOCK, theirs.shape[-1]))
         ours = hidden.double() @ module.weight[span].double().T
         ours = (ours if bias is None else ours + bias[span].double()) * scale
         if softcap is not None:
@@ -339,10 +344,10 @@ def _prove_causal(model: nn.Module, ids: Int[Tensor, "batch seq"]) -> None:
 
 
 def _valid_rows(
-    token_ids: Iterable[int], weight: Float[Tensor, "vocab dim"]
+    token_ids: Iterable[int], weight: Float[Tensor, "vocab dim"], kept: int
 ) -> Bool[Tensor, "vocab"] | None:
     rows = weight.shape[0]
-    ids = torch.as_tensor([token for token in set(token_ids) if token < rows], dtype=torch.long)
+    ids = torch.as_tensor([token for token in set(token_ids) if token < kept], dtype=torch.long)
     valid = torch.zeros(rows, dtype=torch.bool, device=weight.device)
     valid[ids.to(weight.device)] = True
     return None if bool(valid.all()) else valid

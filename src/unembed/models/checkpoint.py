@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator
@@ -16,6 +17,16 @@ from torch import nn
 
 from unembed.errors import UnembedError
 from unembed.models.causes import missing_package, refuse_unreadable, untied_head
+from unembed.models.formats import (
+    ask_for_plain_weights,
+    make_plain,
+    method_of,
+    needs_package,
+    refuse_unread,
+    refuse_unscaled,
+)
+from unembed.models.unused_weights import refuse_unused, set_left_out, towers_unused_on_text
+from unembed.models.weight_files import stored_tensors
 
 CONTEXT_LIMIT = 2048
 """Longest context by default: attention over a full window of 128k tokens would cost too much.
@@ -28,6 +39,9 @@ DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+WIDE = (torch.float64, "float64")
+"""A precision beyond float32, in which nothing is measured."""
+WIDE_LEFT_OUT = "digits of float64 beyond float32"
 REMEDY = "give a causal language model with its output head and its tokenizer"
 TOKENIZER_REMEDY = "save the model's own there with tokenizer.save_pretrained"
 
@@ -63,29 +77,45 @@ def load(
         _check_file_names(name)
     import transformers
 
-    source: dict[str, Any] = {
-        "revision": revision or "main",
-        "trust_remote_code": trust_remote_code,
-    }
+    source = _source(name, revision, trust_remote_code)
     with quietly():
         with _one_line(name, "is no causal language model that can be loaded"):
-            config = transformers.AutoConfig.from_pretrained(name, **source)
+            config = transformers.AutoConfig.from_pretrained(**source)
             _refuse_masked(name, config)
+            _refuse_encoder_decoder(name, config)
         with _one_line(name, "has no tokenizer that can be loaded", TOKENIZER_REMEDY):
-            tokenizer = transformers.AutoTokenizer.from_pretrained(name, **source)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(**source)
             _refuse_empty(name, tokenizer)
-        with _one_line(name, "is no causal language model that can be loaded"):
-            loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
-                name,
-                config=config,
-                dtype=DTYPES[dtype] or "auto",
-                use_safetensors=True,
-                output_loading_info=True,
+        stored = stored_tensors(Path(name))
+        method = "gguf" if "gguf_file" in source else method_of(name, config)
+        if method is None:
+            refuse_unscaled(name, stored)
+        ask_for_plain_weights(method, config)
+        wrapper = _is_wrapper(config)
+        auto: Any = _wrapper_class() if wrapper else transformers.AutoModelForCausalLM
+        with _one_line(name, *_failure(method)), _without_bars(method):
+            loaded = auto.from_pretrained(
                 **source,
+                **_precision(dtype, config, method),
+                config=config,
+                use_safetensors=None if method == "gguf" else True,
+                output_loading_info=True,
             )
-    model, report = loaded
+            model, report = loaded
+            wide = _stored_dtype(config) in WIDE and model.dtype not in WIDE
+            left_out: tuple[str, ...] = (WIDE_LEFT_OUT,) if wide and dtype == "auto" else ()
+            if method is not None:
+                model, rounded = make_plain(name, model, method)
+                left_out += rounded
     _refuse_unmatched(name, model, report)
-    return Checkpoint(name, model.to(place).eval(), tokenizer)
+    if method is None:
+        refuse_unread(name, model, stored)
+    left_out += refuse_unused(name, model, report["unexpected_keys"], stored)
+    model = model.to(place).eval()
+    if wrapper:
+        left_out += towers_unused_on_text(name, model)
+    set_left_out(model, left_out)
+    return Checkpoint(name, model, tokenizer)
 
 
 def load_tokenizer(name: str | Path) -> Any:
@@ -94,7 +124,7 @@ def load_tokenizer(name: str | Path) -> Any:
 
     name = str(name)
     with quietly(), _one_line(name, "has no tokenizer that can be loaded"):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(name)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(**_source(name))
         _refuse_empty(name, tokenizer)
     return tokenizer
 
@@ -134,6 +164,9 @@ def token_ids(tokenizer: Any) -> list[int]:
 def _check_file_names(name: str) -> None:
     """Refuse what can be recognised from the file names, before anything is read."""
     folder = Path(name)
+    if _gguf_file(name) is not None:
+        needs_package(name, "gguf")
+        return
     if folder.is_file():
         raise UnembedError(f"{name} is a file: give the folder that holds the checkpoint")
     if not folder.is_dir():
@@ -172,6 +205,114 @@ def _device(asked: str | None) -> torch.device:
             "if there is one, or give cpu"
         ) from None
     return place
+
+
+def _failure(method: str | None) -> tuple[str, str]:
+    """What it means that a model cannot be loaded, and what to do."""
+    if method is None:
+        return "is no causal language model that can be loaded", REMEDY
+    return (
+        f"holds weights in the format {method} that cannot be loaded here",
+        "save it again dequantised",
+    )
+
+
+@contextlib.contextmanager
+def _without_bars(method: str | None) -> Iterator[None]:
+    """Keep the progress bar of a GGUF file off stderr, which no setting switches off."""
+    with (
+        contextlib.redirect_stderr(io.StringIO()) if method == "gguf" else contextlib.nullcontext()
+    ):
+        yield
+
+
+def _source(
+    name: str, revision: str | None = None, trust_remote_code: bool = False
+) -> dict[str, Any]:
+    """Where transformers finds a checkpoint: a folder, a name on the hub, or one GGUF file.
+
+    Whether its code may run is always said, since transformers asks on the terminal otherwise.
+    """
+    place: dict[str, Any] = {"pretrained_model_name_or_path": name}
+    file = _gguf_file(name)
+    if file is not None:
+        place = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
+    return {**place, "revision": revision or "main", "trust_remote_code": trust_remote_code}
+
+
+def _gguf_file(name: str) -> Path | None:
+    """The GGUF file that this is, or the only one of a folder without another checkpoint."""
+    path = Path(name)
+    if path.suffix == ".gguf" and path.is_file():
+        return path
+    if not path.is_dir() or (path / "config.json").exists():
+        return None
+    files = sorted(path.glob("*.gguf"))
+    if len(files) > 1:
+        raise UnembedError(
+            f"{name} holds {len(files)} GGUF files: give one of them, such as {files[0]}"
+        )
+    return files[0] if files else None
+
+
+def _precision(dtype: str, config: Any, method: str | None) -> dict[str, Any]:
+    """The precision to load in, and how a GGUF file's weights are made plain."""
+    import transformers
+
+    asked: Any = DTYPES[dtype] or "auto"
+    if asked == "auto" and _stored_dtype(config) in WIDE:
+        asked = torch.float32
+    if method != "gguf":
+        return {"dtype": asked}
+    plain: Any = transformers.GgufConfig(dequantize=True)
+    return {
+        "dtype": torch.float32 if asked == "auto" else asked,
+        "quantization_config": plain,
+    }
+
+
+def _stored_dtype(config: Any) -> Any:
+    """The precision that a configuration states, of the whole or of its text part."""
+    return getattr(config, "dtype", None) or getattr(config.get_text_config(), "dtype", None)
+
+
+def _wrapper_class() -> Any:
+    """The class that makes models which read text beside images or sound."""
+    import transformers as library
+
+    transformers: Any = library
+    several = getattr(transformers, "AutoModelForMultimodalLM", None)
+    return several or transformers.AutoModelForImageTextToText
+
+
+def _is_wrapper(config: Any) -> bool:
+    """Whether the checkpoint is a language model with towers for images or sound around it.
+
+    Its own class is taken, so that what is saved of it keeps its towers.
+    """
+    import transformers as library
+
+    transformers: Any = library
+    made = _wrapper_class()._model_mapping
+    if type(config) not in made:
+        return False
+    named = (config.architectures or [None])[0]
+    causal = type(config) in transformers.AutoModelForCausalLM._model_mapping
+    return named == made[type(config)].__name__ if causal else True
+
+
+def _refuse_encoder_decoder(name: str, config: Any) -> None:
+    """A decoder loads out of an encoder-decoder's file, and would be measured without its text."""
+    import transformers as library
+
+    transformers: Any = library
+    mapping = transformers.AutoModelForCausalLM._model_mapping
+    causal = {mapping[type(config)].__name__} if type(config) in mapping else set()
+    named = (config.architectures or ["model"])[0]
+    if getattr(config, "is_encoder_decoder", False) and named not in causal:
+        raise UnembedError(
+            f"{name} is a {named}, an encoder-decoder, which is no causal language model: {REMEDY}"
+        )
 
 
 def _refuse_masked(name: str, config: Any) -> None:

@@ -15,6 +15,8 @@ from unembed.head.head import Head, bytes_of
 from unembed.head.precision import Precision
 
 SCHEMA = 1
+LEFT_OUT = "unembed_left_out"
+"""Attribute of a loaded model: what of its checkpoint takes no part in what is measured."""
 PACKAGES = ("unembed", "torch", "transformers", "tokenizers", "numpy", "pyarrow")
 
 
@@ -51,7 +53,8 @@ class Provenance:
 
     Two runs with equal provenance hold equal bytes on one machine. ``cpu`` is there
     because a transformer's body may round differently on another machine, and ``threads``, those
-    that each batch was computed by, because it may on another number of them.
+    that each batch was computed by, because it may on another number of them. ``left_out`` says in
+    words what of the checkpoint took no part.
     """
 
     kind: str
@@ -77,16 +80,21 @@ class Provenance:
     versions: dict[str, str]
     cpu: str
     threads: int
+    left_out: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for a manifest."""
-        return {**asdict(self), "head_shape": list(self.head_shape)}
+        """Plain values for a manifest; ``left_out`` only where there is something."""
+        values = {**asdict(self), "head_shape": list(self.head_shape)}
+        values["text"]["notes"] = list(values["text"]["notes"])
+        left_out = list(values.pop("left_out"))
+        return {**values, "left_out": left_out} if left_out else values
 
     @staticmethod
     def from_json(values: dict[str, Any]) -> Provenance:
         """Read back what ``to_json`` wrote."""
         text = TextFacts(**{**values["text"], "notes": tuple(values["text"].get("notes", ()))})
-        return Provenance(**{**values, "head_shape": tuple(values["head_shape"]), "text": text})
+        shape, left_out = tuple(values["head_shape"]), tuple(values.get("left_out", ()))
+        return Provenance(**{**values, "head_shape": shape, "text": text, "left_out": left_out})
 
 
 def provenance_of(
@@ -126,6 +134,7 @@ def provenance_of(
         versions={"python": platform.python_version(), **versions_of_packages()},
         cpu=torch.backends.cpu.get_cpu_capability(),
         threads=threads,
+        left_out=tuple(getattr(model, LEFT_OUT, ())),
     )
 
 

@@ -36,9 +36,9 @@ class Reader:
     @cached_property
     def checkpoint(self) -> Checkpoint:
         """The model with its tokenizer."""
-        from unembed.models.checkpoint import load
+        from unembed.cli.options import opened
 
-        return load(self.model, **self.source.loading)
+        return opened(self.model, **self.source.loading)
 
     def read(self, text: str, options: ReadingOptions) -> Corpus:
         """A text by the model's tokenizer, as far as ``options`` need it."""

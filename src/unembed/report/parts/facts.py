@@ -18,6 +18,7 @@ def facts_of(provenance: Provenance, command: str) -> tuple[tuple[str, str], ...
     options = ", ".join(f"{name} {value}" for name, value in asked.items())
     facts = [
         ("Model", f"{provenance.model} ({provenance.architecture}, {provenance.model_dtype})"),
+        ("Left out of the model", "; ".join(provenance.left_out) or "nothing"),
         ("Model digest", provenance.model_digest[:16]),
         ("Head", f"{provenance.head_recipe}; {'tied' if provenance.head_tied else 'untied'}"),
         (
@@ -76,6 +77,6 @@ def facts_of_both(
         facts += [(label, old)] if same else [(f"{label}, before", old), (f"{label}, after", new)]
     for side, runs in (("before", more_before), ("after", more_after)):
         for number, run in enumerate(runs, 2):
-            (_, model), (_, digest), *_ = facts_of(run, "")
+            (_, model), _, (_, digest), *_ = facts_of(run, "")
             facts.append((f"Run {number} {side}", f"{model}, digest {digest}"))
     return with_command(facts, command)
