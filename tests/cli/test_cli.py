@@ -22,6 +22,7 @@ import pytest
 import torch
 
 from command_line import Ended, invoke
+from made_up.adapters import save_adapter
 from unembed import Audit, audit, cli, load
 from unembed.decisions import AuditOptions
 from unembed.models.checkpoint import load_tokenizer
@@ -635,6 +636,29 @@ def test_compare_reads_the_whole_text_by_both_tokenizers(
     said = run("compare", llama_folder, folder, tmp_path / "odd.txt", *where).line
     assert "of the text differently" in said
     assert run("compare", llama_folder, folder, short, *where).code == 0
+
+
+def test_an_adapter_is_a_model_as_any_other(
+    run: Callable[..., Ended], llama: Any, llama_folder: Path, short: Path, tmp_path: Path
+) -> None:
+    adapter = save_adapter(llama, tmp_path / "tuned")
+    on = ("--base", llama_folder, "--quiet")
+    assert run("audit", adapter, short, *on, "-o", tmp_path / "audit").code == 0
+    assert Audit.load(tmp_path / "audit").provenance.model == f"{llama_folder} with tuned"
+    done = run("compare", llama_folder, adapter, short, *on, "-o", tmp_path / "both")
+    assert done.code == 0, done.err
+    assert Audit.load(tmp_path / "both" / "after").table.equals(
+        Audit.load(tmp_path / "audit").table
+    )
+    made = run("sketch", adapter, short, *on, "-o", tmp_path / "tuned.safetensors", "--m", "64")
+    assert made.code == 0, made.err
+    for verb in ("audit", "refine", "sketch"):
+        line = run(verb, adapter, short, "-o", tmp_path / "none.safetensors").line
+        assert "which is no folder here: give --base, the model that it was trained on" in line
+    where = ("-o", tmp_path / "none")
+    assert "give --base" in run("compare", llama_folder, adapter, short, *where).line
+    assert "leave --base out" in run("compare", llama_folder, llama_folder, short, *on, *where).line
+    assert "--base needs a CORPUS" in run("compare", "a", "b", "--base", "c", *where).line
 
 
 def test_what_compare_refuses(

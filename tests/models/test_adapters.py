@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,18 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from made_up.adapters import save_adapter
+from unembed.cli.options import opened
 from unembed.errors import UnembedError
 from unembed.head.head import Head
 from unembed.models import adapters
-from unembed.models.adapters import CONFIG, WEIGHTS, adapted, is_adapter
+from unembed.models.adapters import (
+    CONFIG,
+    WEIGHTS,
+    adapted,
+    is_adapter,
+    is_adapter_alone,
+    load_whole,
+)
 from unembed.models.checkpoint import Checkpoint
 from unembed.runs.provenance import digest_of
 
@@ -135,3 +144,55 @@ def test_what_is_no_adapter(
 
     monkeypatch.setattr(adapters, "find_spec", without)
     assert "pip install 'unembed[train]'" in line(base, folder)
+
+
+def test_an_adapter_is_loaded_on_its_base(
+    base: Checkpoint, llama_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The base that is given, or the folder that the adapter names, from here or from there."""
+    folder = save_adapter(base.model, tmp_path / "reviews")
+    want = adapted(base, folder).model(IDS).logits
+    assert is_adapter_alone(folder)
+    config = json.loads((folder / CONFIG).read_text())
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").symlink_to(llama_folder)
+    for named, given in (
+        ("some-one/model", str(llama_folder)),
+        (str(llama_folder), None),
+        ("here", None),
+        ("../here", None),
+    ):
+        (folder / CONFIG).write_text(json.dumps({**config, "base_model_name_or_path": named}))
+        made = load_whole(folder, base=given)
+        torch.testing.assert_close(made.model(IDS).logits, want)
+        assert made.name.endswith(" with reviews")
+    (folder / CONFIG).write_text(json.dumps({**config, "base_model_name_or_path": "a/b"}))
+    with pytest.raises(UnembedError, match="adapter of 'a/b', which is no folder here: give --bas"):
+        load_whole(folder)
+    with pytest.raises(UnembedError, match=r"is none .* leave --base out"):
+        load_whole(llama_folder, base=str(llama_folder))
+
+
+def test_as_a_model_an_adapter_may_change_the_head(
+    base: Checkpoint, llama_folder: Path, tmp_path: Path
+) -> None:
+    low = save_adapter(base.model, tmp_path / "low", target_modules=["lm_head"])
+    made = load_whole(low, base=str(llama_folder))
+    assert Head.of(made.model).digest != Head.of(base.model).digest
+
+
+def test_an_adapter_beside_whole_weights_is_said_to_be_in_place(
+    base: Checkpoint, llama_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """transformers puts it in place without a word."""
+    folder = Path(shutil.copytree(llama_folder, tmp_path / "model"))
+    save_adapter(base.model, folder)
+    assert is_adapter(folder)
+    assert not is_adapter_alone(folder)
+    found = opened(str(folder))
+    assert found.name == f"{folder} with the adapter in its folder"
+    assert "an adapter lies beside the weights and is in place" in capsys.readouterr().err
+    want = adapted(base, folder).model(IDS).logits
+    torch.testing.assert_close(found.model(IDS).logits, want)
+    assert opened(str(llama_folder)).name == str(llama_folder)
+    assert capsys.readouterr().err == ""

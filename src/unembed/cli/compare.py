@@ -53,6 +53,7 @@ from unembed.errors import UnembedError
 @click.option("--document", help="With CORPUS, as in audit.")
 @click.option("--dtype", help="With CORPUS: precision of the first body [the checkpoint's].")
 @click.option("--dtype-after", help="With CORPUS: of the second [as --dtype].")
+@click.option("--base", help="With CORPUS: the model of each side that is an adapter's folder.")
 @click.option("--quantize", help="Make the second model from the first: int8 or int4 weights.")
 @click.option("--quantize-head", is_flag=True, default=None, help="The head's weights too.")
 @click.option("--device", help="With CORPUS, as in audit.")
@@ -160,11 +161,13 @@ def _audited_both(
     quantize: str | None,
     quantize_head: bool | None,
     device: str | None,
+    base: str | None,
     **given: Any,
 ) -> tuple[Any, Any, Any]:
     from unembed.decisions.audit.run import AuditOptions
     from unembed.decisions.comparison.live import audit_both
     from unembed.decisions.comparison.tokenizers import refuse_other_texts, surely_alike
+    from unembed.models.adapters import base_of, is_adapter_alone
     from unembed.models.checkpoint import context_of
     from unembed.models.quantization import check_scheme, quantized
     from unembed.text.corpus import Corpus
@@ -177,8 +180,16 @@ def _audited_both(
         raise UnembedError("--quantize-head needs --quantize int8 or int4")
     text_column, dtype = text_column or "text", dtype or "auto"
     next(read_rows(corpus, RowRules(text_column, document)), None)
+    adapters = [name for name in (before, after) if is_adapter_alone(name)]
+    if base is not None and not adapters:
+        raise UnembedError(
+            f"--base {base} is for an adapter, and neither {before} nor {after} is one: leave "
+            "--base out"
+        )
+    for name in adapters:
+        base_of(name, base)
     old, new = (
-        opened(name, dtype=kind, device=device)
+        opened(name, dtype=kind, device=device, base=base if name in adapters else None)
         for name, kind in ((before, dtype), (after, dtype_after or dtype))
     )
     if quantize is not None:

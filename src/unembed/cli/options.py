@@ -58,6 +58,7 @@ BATCHES = (
 LOADING = (
     click.option("--dtype", default="auto", show_default=True, help="Precision of the body."),
     click.option("--device", help="Where to run [a GPU if there is one]."),
+    click.option("--base", help="With an adapter as MODEL: its model [the folder that it names]."),
     click.option("--revision", help="Branch, tag or commit of a hub model."),
     click.option("--trust-remote-code", is_flag=True, help="Let the checkpoint run its own code."),
 )
@@ -73,11 +74,17 @@ def with_options(*options: Callable[[Command], Command]) -> Callable[[Command], 
 
 
 def opened(model: str, **loading: Any) -> Checkpoint:
-    """MODEL, with a line for what of the checkpoint takes no part in what is measured."""
-    from unembed.models.checkpoint import load
+    """MODEL, or an adapter on its base, with a line for what takes no part, or is in place."""
+    from unembed.models.adapters import has_adapter_in_place, load_whole
     from unembed.models.unused_weights import left_out_of
 
-    checkpoint = load(model, **loading)
+    checkpoint = load_whole(model, **loading)
+    if has_adapter_in_place(checkpoint):
+        click.echo(
+            f"{model}: an adapter lies beside the weights and is in place; move its "
+            "adapter_config.json elsewhere to measure the model without it",
+            err=True,
+        )
     parts = left_out_of(checkpoint.model)
     if parts:
         click.echo(f"{model}: left out: {'; '.join(parts)}", err=True)
@@ -94,7 +101,7 @@ class Source:
     @staticmethod
     def taken(given: dict[str, Any]) -> Source:
         """Take these options out of all that were given."""
-        loading = ("dtype", "device", "revision", "trust_remote_code")
+        loading = ("dtype", "device", "base", "revision", "trust_remote_code")
         reading = ("text_column", "document", "completion_only")
         return Source(*({name: given.pop(name) for name in some} for some in (loading, reading)))
 

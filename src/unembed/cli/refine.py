@@ -140,6 +140,7 @@ def refine_command(
       unembed refine ./my-model reviews.txt -o runs/control --steps 300 --learning-rate 2e-5 \\
         --objective none
     """
+    from unembed.models.adapters import base_of, is_adapter_alone
     from unembed.models.checkpoint import load_tokenizer
     from unembed.training.recipe.weight_files import read_positions, read_values
     from unembed.training.run.engine import check_accelerate
@@ -151,7 +152,9 @@ def refine_command(
     benchmarks = _benchmarks(benchmark_tasks, benchmark_limit, benchmark_path)
     listed = None if positions is None else read_positions(positions)
     if weight_values is not None:
-        values = read_values(weight_values, load_tokenizer(model))
+        base = source.loading["base"]
+        whole = base_of(model, base) if is_adapter_alone(model) else model
+        values = read_values(weight_values, load_tokenizer(whole))
         recipe = replace(recipe, weighting=replace(recipe.weighting, values=values))
     checkpoint, text = source.open(model, corpus, quiet=output.quiet)
     done = refine(

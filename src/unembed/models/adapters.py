@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from unembed.errors import UnembedError
 from unembed.head.head import output_embedding
-from unembed.models.checkpoint import Checkpoint, hushed, refuse_pickles
+from unembed.models.checkpoint import Checkpoint, hushed, load, refuse_pickles
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -26,13 +27,66 @@ def is_adapter(folder: str | Path) -> bool:
     return (Path(folder) / CONFIG).is_file()
 
 
-def adapted(checkpoint: Checkpoint, folder: str | Path) -> Checkpoint:
+def is_adapter_alone(folder: str | Path) -> bool:
+    """Whether a folder holds an adapter, and no weights of a whole model beside it."""
+    whole = [file for file in Path(folder).glob("*.safetensors") if file.name != WEIGHTS]
+    return is_adapter(folder) and not (whole and (Path(folder) / "config.json").is_file())
+
+
+def base_of(folder: str | Path, base: str | None = None) -> str:
+    """The model that an adapter belongs on: ``base``, or the local folder that the adapter names.
+
+    Raises UnembedError where it names none.
+    """
+    if base is not None:
+        return base
+    _check(Path(folder))
+    named = json.loads((Path(folder) / CONFIG).read_text()).get("base_model_name_or_path")
+    if named:
+        for place in (Path(named), Path(folder) / named):
+            if place.is_dir():
+                return str(place)
+    raise UnembedError(
+        f"{folder} is an adapter of {named!r}, which is no folder here: give --base, the model "
+        "that it was trained on"
+    )
+
+
+def load_whole(name: str | Path, *, base: str | None = None, **loading: Any) -> Checkpoint:
+    """A checkpoint, or an adapter's folder merged into its base, as a plain model.
+
+    ``base`` is the model that an adapter belongs on; without it the adapter's own word is taken,
+    where that is a local folder. A whole checkpoint whose folder holds an adapter too, which
+    transformers puts in place by itself, says so in its name. ``loading`` is that of
+    ``checkpoint.load``. Raises UnembedError as that does, for a base without an adapter, and for an
+    adapter that does not fit its base.
+    """
+    if is_adapter_alone(name):
+        below = load(base_of(name, base), **loading)
+        return adapted(below, name, any_head=True)
+    if base is not None:
+        raise UnembedError(
+            f"--base {base} is for an adapter, and {name} is none (no {CONFIG}, or whole weights "
+            "beside it): leave --base out"
+        )
+    found = load(name, **loading)
+    if has_adapter_in_place(found):
+        return replace(found, name=f"{found.name} with the adapter in its folder")
+    return found
+
+
+def has_adapter_in_place(checkpoint: Checkpoint) -> bool:
+    """Whether transformers put an adapter that lay beside the weights in place."""
+    return bool(getattr(checkpoint.model, "_hf_peft_config_loaded", False))
+
+
+def adapted(checkpoint: Checkpoint, folder: str | Path, *, any_head: bool = False) -> Checkpoint:
     """A copy of the checkpoint with an adapter's ``alpha / rank * B A`` added to its weights.
 
     The checkpoint stays as it was. Both have the same output head, so that signatures of the two
-    compare. Raises UnembedError, in one line, without PEFT, and for an adapter that
-    is no LoRA, whose weights are pickled or damaged, that was made for another model, or that
-    changes the output head or an embedding tied to it.
+    compare, unless ``any_head`` allows another. Raises UnembedError, in one line, without PEFT, and
+    for an adapter that is no LoRA, whose weights are pickled or damaged, that was made for another
+    model, or that changes the output head or an embedding tied to it.
     """
     folder = Path(folder)
     _check(folder)
@@ -63,7 +117,8 @@ def adapted(checkpoint: Checkpoint, folder: str | Path) -> Checkpoint:
                 f"{folder} does not fit {checkpoint.name} ({reason}): give the model that it was "
                 "trained on"
             ) from error
-    _check_head(folder, checkpoint, merged)
+    if not any_head:
+        _check_head(folder, checkpoint, merged)
     return Checkpoint(f"{checkpoint.name} with {folder.name}", merged, checkpoint.tokenizer)
 
 
