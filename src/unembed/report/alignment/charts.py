@@ -15,6 +15,7 @@ from unembed.report.parts.marks import (
     plain_axis,
     plain_zero,
     points,
+    quantity,
     reference,
 )
 from unembed.report.parts.wording import side_of
@@ -96,9 +97,8 @@ def _domain(marks: Sequence[Spec], names: Sequence[str]) -> tuple[float, float]:
 
 
 def _axis(title: str | None, domain: tuple[float, float]) -> Spec:
-    scale = {"domain": list(domain), "nice": False, "zero": False, "clamp": True}
     axis = plain_zero(plain_axis(title, grid=True, form=".1~f"))
-    return {"type": "quantitative", "axis": axis, "scale": scale}
+    return quantity(axis, domain=list(domain), nice=False, zero=False, clamp=True)
 
 
 def _layers(marks: Sequence[Spec], channels: dict[str, Spec]) -> list[Spec]:

@@ -67,16 +67,12 @@ def alignment_page(
         notes=notes(alignments),
         terms=terms(alignments),
         maps=map_figures(alignments, tree),
-        sections=[
-            section
-            for section in (
-                coupling_section(alignments),
-                first_moment_section(alignments, tree),
-                pairs_section(alignments),
-                tasks_section(alignments),
-            )
-            if section is not None
-        ],
+        sections=(
+            coupling_section(alignments),
+            first_moment_section(alignments, tree),
+            pairs_section(alignments),
+            tasks_section(alignments),
+        ),
         facts=with_command(facts, command),
         hints=hint_data(alignments, tree.order),
     )
@@ -174,18 +170,15 @@ def map_figures(alignments: Alignments, tree: Dendrogram) -> tuple[Figure, ...]:
         tree,
     )
     grid = np.ix_(order, order)
-    keys = (Key("ramp-plain", "0 to 1"), *_missing(alignments))
-    figures = [
-        Figure(
-            "joint",
-            "Joint",
-            "Average linkage on 1 − joint gives the order. Where two branches of the tree meet, "
-            "the farther right, the less alike their tasks are on average.",
-            keys,
-            labelled_map(alignments.joint.value[grid], "joint", labels),
-            (),
-        )
-    ]
+    joint = Figure(
+        "joint",
+        "Joint",
+        "Average linkage on 1 − joint gives the order. Where two branches of the tree meet, the "
+        "farther right, the less alike their tasks are on average.",
+        labelled_map(alignments.joint.value[grid], "joint", labels),
+        (Key("ramp-plain", "0 to 1"), *_missing(alignments)),
+    )
+    figures = [joint]
     for kind, caption in (
         ("activation", "The input side: hidden states."),
         ("error", "The output side: predicted against observed tokens."),
@@ -193,7 +186,7 @@ def map_figures(alignments: Alignments, tree: Dendrogram) -> tuple[Figure, ...]:
         found = alignments.pairs(kind)
         if found is not None:
             chart = bare_map(found.value[grid], kind)
-            figures.append(Figure(kind, NAMES[kind].capitalize(), caption, (), chart, ()))
+            figures.append(Figure(kind, NAMES[kind].capitalize(), caption, chart))
     return tuple(figures)
 
 
@@ -208,13 +201,12 @@ def coupling_section(alignments: Alignments) -> Section | None:
         "Joint against activation × error",
         "On the dashed diagonal coupling is 1. Lines are 95 % intervals, of sketch and of samples "
         "together." + _some(len(chosen), len(pairs)),
+        draw(charts.against_proxy(alignments, chosen), "joint against activation × error, by pair"),
         (
             Key("above-one", "coupling above 1"),
             Key("below-one", "below 1"),
             Key("undecided", "neither, within error"),
         ),
-        draw(charts.against_proxy(alignments, chosen), "joint against activation × error, by pair"),
-        (),
     )
     return Section(
         "coupling",
@@ -237,28 +229,22 @@ def first_moment_section(alignments: Alignments, tree: Dendrogram) -> Section | 
         if estimate(alignments, "first_moment", pair).value is not None
     ]
     chosen = spaced(pairs, charts.MOST_PAIRS_DRAWN)
+    moments = alignments.first_moment.value[np.ix_(tree.order, tree.order)]
     figures = (
         Figure(
             "first-moment-joint",
             "First moment against joint",
             "Points far below the rest: the same directions, pushed the opposite way."
             + _some(len(chosen), len(pairs)),
-            (Key("below-one", "below 0"), Key("undecided", "above 0, or neither")),
             draw(charts.against_joint(alignments, chosen), "first moment against joint, by pair"),
-            (),
+            (Key("below-one", "below 0"), Key("undecided", "above 0, or neither")),
         ),
         Figure(
             "first-moment",
             "First moment",
             "In the order of the maps above.",
+            bare_map(moments, "first_moment", signed=True, width=480.0),
             (Key("ramp-signed", "−1 to 1"), *_missing(alignments)),
-            bare_map(
-                alignments.first_moment.value[np.ix_(tree.order, tree.order)],
-                "first_moment",
-                signed=True,
-                width=480.0,
-            ),
-            (),
         ),
     )
     return Section(
@@ -290,8 +276,7 @@ def tasks_section(alignments: Alignments) -> Section:
         "Tasks",
         "The participation ratio is the effective number of directions that a task’s updates "
         "spread over: the larger it is, the more samples a joint takes.",
-        (),
-        (task_table(alignments),),
+        tables=(task_table(alignments),),
     )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from unembed.report.alignment.pairs import (
     NAMES,
@@ -14,13 +15,14 @@ from unembed.report.alignment.pairs import (
     pair_name,
     why_not,
 )
-from unembed.report.parts.parts import Table
+from unembed.report.parts.parts import Table, table_of
 from unembed.report.parts.wording import (
     count,
     counted,
     decimal,
     full,
     interval,
+    known,
     point,
     side_of,
     three,
@@ -40,8 +42,8 @@ COUPLING_SIGNS = {0: "", 1: " ▲", -1: " ▼"}
 def pair_tables(alignments: Alignments) -> tuple[Table, ...]:
     """Every pair that has a joint, the most alike first; of many, those at either end."""
     pairs = by_joint(alignments)
-    known = set(pairs)
-    left = [pair for pair in every_pair(len(alignments.tasks)) if pair not in known]
+    joined = set(pairs)
+    left = [pair for pair in every_pair(len(alignments.tasks)) if pair not in joined]
     missing = ""
     if left:
         reasons = list(dict.fromkeys(why_not(alignments, pair) for pair in left))
@@ -67,67 +69,48 @@ def coupling_tables(alignments: Alignments) -> tuple[Table, ...]:
     for side, caption in ((1, "Raised the most"), (-1, "Lowered the most")):
         ours = [pair for pair, one in found.items() if side_of(one, 1.0) == side]
         ours.sort(key=lambda pair: -side * (found[pair].value or 0.0))
-        rows = tuple(
-            (pair_name(alignments, pair), *_value_and_interval(alignments, pair))
-            for pair in ours[:MOST_COUPLINGS]
-        )
-        if rows:
+        if ours:
             more = f", {MOST_COUPLINGS} of {count(len(ours))}" if len(ours) > MOST_COUPLINGS else ""
-            tables.append(Table(caption + more, ("pair", "coupling", "95 % interval"), rows))
+            columns: dict[str, Callable[[TaskPair], str]] = {
+                "pair": lambda pair: pair_name(alignments, pair),
+                "coupling": lambda pair: point(found[pair], three),
+                "95 % interval": lambda pair: interval(found[pair], three),
+            }
+            tables.append(table_of(caption + more, ours[:MOST_COUPLINGS], columns))
     return tuple(tables)
 
 
 def task_table(alignments: Alignments) -> Table:
     """What is known of each task; those that lack samples are faint."""
-    rows = []
-    for task in alignments.tasks:
-        spread = task.participation_ratio
-        rows.append(
-            (
-                task.name,
-                count(task.samples),
-                count(task.documents),
-                "none" if spread is None else decimal(spread),
-                "none" if task.residual is None else three(task.residual),
-                task.status,
-            )
-        )
-    return Table(
+    return table_of(
         "δ is the share of a task’s Fisher that its two sides, taken as independent, leave",
-        ("task", "samples", "documents", "participation ratio", "residual δ", "status"),
-        tuple(rows),
-        frozenset(at for at, task in enumerate(alignments.tasks) if task.status != OK),
+        alignments.tasks,
+        {
+            "task": lambda one: one.name,
+            "samples": lambda one: count(one.samples),
+            "documents": lambda one: count(one.documents),
+            "participation ratio": lambda one: known(one.participation_ratio, decimal),
+            "residual δ": lambda one: known(one.residual, three),
+            "status": lambda one: one.status,
+        },
+        lambda one: one.status != OK,
     )
 
 
 def _pairs(alignments: Alignments, caption: str, pairs: Sequence[TaskPair]) -> Table:
-    kinds = [
-        kind
-        for kind in ("joint", "activation", "error", "coupling", "first_moment")
-        if alignments.pairs(kind) is not None
-    ]
-    rows = []
-    for pair in pairs:
-        cells = []
-        for kind in kinds:
-            found = estimate(alignments, kind, pair)
-            if kind == "joint":
-                cells.append(full(found, three))
-            elif found.value is None:
-                cells.append("none")
-            elif kind == "coupling":
-                cells.append(full(found, three) + COUPLING_SIGNS[side_of(found, 1.0)])
-            else:
-                cells.append(three(found.value))
-        rows.append((pair_name(alignments, pair), *cells))
-    doubted = frozenset(
-        at
-        for at, pair in enumerate(pairs)
-        if any(alignments.tasks[one].status != OK for one in (pair.first, pair.second))
-    )
-    return Table(caption, ("pair", *(NAMES[kind] for kind in kinds)), tuple(rows), doubted)
+    columns: dict[str, Callable[[TaskPair], str]] = {
+        "pair": lambda pair: pair_name(alignments, pair)
+    }
+    for kind in ("joint", "activation", "error", "coupling", "first_moment"):
+        if alignments.pairs(kind) is not None:
+            columns[NAMES[kind]] = partial(_cell, alignments, kind)
+    doubted = {at for at, task in enumerate(alignments.tasks) if task.status != OK}
+    return table_of(caption, pairs, columns, lambda pair: bool(doubted & {pair.first, pair.second}))
 
 
-def _value_and_interval(alignments: Alignments, pair: TaskPair) -> tuple[str, str]:
-    found = estimate(alignments, "coupling", pair)
-    return point(found, three), interval(found, three)
+def _cell(alignments: Alignments, kind: str, pair: TaskPair) -> str:
+    """A quantity of a pair: the joint and the coupling with their intervals."""
+    found = estimate(alignments, kind, pair)
+    if found.value is None or kind not in ("joint", "coupling"):
+        return known(found.value, three)
+    return full(found, three) + (COUPLING_SIGNS[side_of(found, 1.0)] if kind == "coupling" else "")

@@ -8,7 +8,15 @@ from collections.abc import Sequence
 from unembed.decisions.audit.summary import Band, Density
 from unembed.report.parts import wording
 from unembed.report.parts.drawing import Spec, heading
-from unembed.report.parts.marks import NO_SCALE, interval_fields, intervals, label_axis, points
+from unembed.report.parts.marks import (
+    NO_SCALE,
+    interval_fields,
+    intervals,
+    label_axis,
+    plain_axis,
+    points,
+    quantity,
+)
 
 SEQUENTIAL_STEPS = 9
 """Steps of the sequential scale ``--seq-1`` … ``--seq-9`` of the stylesheet."""
@@ -21,24 +29,16 @@ _SERIES = {
 
 def bands(parts: Sequence[Band]) -> Spec:
     """Accuracy and confidence in each margin band, with intervals and counts."""
+    order = [f"{wording.between(one.low, one.high)}|{wording.count(one.n)}" for one in parts]
     rows: list[Spec] = []
-    for band in parts:
-        label = f"{wording.between(band.low, band.high)}|{wording.count(band.n)}"
+    for label, band in zip(order, parts, strict=True):
+        where = f"margin {wording.between(band.low, band.high)}"
         for series, estimate in (("accuracy", band.accuracy), ("confidence", band.confidence)):
-            if estimate.value is None:
-                continue
-            rows.append(
-                {
-                    "group": label,
-                    "series": series,
-                    "tip": f"{series} {wording.full(estimate, wording.share)}\n"
-                    f"margin {wording.between(band.low, band.high)}, "
-                    f"n = {wording.count(estimate.n)}",
-                }
-                | _SERIES[series]
-                | interval_fields(estimate, "y")
-            )
-    order = [f"{wording.between(b.low, b.high)}|{wording.count(b.n)}" for b in parts]
+            if estimate.value is not None:
+                words = f"{series} {wording.full(estimate, wording.share)}"
+                tip = f"{words}\n{where}, n = {wording.count(estimate.n)}"
+                row = {"group": label, "series": series, "tip": tip}
+                rows.append(row | _SERIES[series] | interval_fields(estimate, "y"))
     axis = {
         "title": "margin in logits, positions beneath",
         "labelExpr": "split(datum.label, '|')",
@@ -48,26 +48,14 @@ def bands(parts: Sequence[Band]) -> Spec:
         "grid": False,
         "labelAngle": 0,
     }
-    channels: dict[str, Spec] = {
+    shift = {"field": "series", "sort": list(_SERIES), "scale": {"paddingOuter": 1.2}}
+    channels = {
         "x": label_axis(order) | {"axis": axis},
-        "xOffset": {
-            "field": "series",
-            "sort": ["accuracy", "confidence"],
-            "scale": {"paddingOuter": 1.2},
-        },
-        "y": {
-            "type": "quantitative",
-            "scale": {"domain": [0, 1]},
-            "axis": {"title": None, "format": ".0%", "tickCount": 5},
-        },
+        "xOffset": shift,
+        "y": quantity(plain_axis(None, grid=True, form=".0%"), domain=[0, 1]),
     }
-    return {
-        "title": heading("share right, and probability given to the choice"),
-        "layer": [
-            intervals(rows, channels, "y"),
-            points(rows, channels, size=110, outline=2.4),
-        ],
-    }
+    layers = [intervals(rows, channels, "y"), points(rows, channels, size=110, outline=2.4)]
+    return {"title": heading("share right, and probability given to the choice"), "layer": layers}
 
 
 def density(grid: Density, x_title: str, y_title: str) -> Spec:
@@ -89,22 +77,18 @@ def density(grid: Density, x_title: str, y_title: str) -> Spec:
         if count
     ]
 
-    def axis(field: str, edges: Sequence[float], title: str | None) -> Spec:
-        return {
-            "field": field,
-            "type": "quantitative",
-            "scale": {"domain": [edges[0], edges[-1]], "nice": False, "zero": False},
-            "axis": {"title": title, "tickCount": 6, "grid": False, "format": ".3~g"},
-        }
+    def axis(edges: Sequence[float], title: str | None) -> Spec:
+        axis = {"title": title, "tickCount": 6, "grid": False, "format": ".3~g"}
+        return quantity(axis, domain=[edges[0], edges[-1]], nice=False, zero=False)
 
     return {
         "title": heading(y_title),
         "data": {"values": rows},
         "mark": {"type": "rect", "strokeWidth": 0.7},
         "encoding": {
-            "x": axis("x", grid.x_edges, x_title),
+            "x": axis(grid.x_edges, x_title) | {"field": "x"},
             "x2": {"field": "x2"},
-            "y": axis("y", grid.y_edges, None),
+            "y": axis(grid.y_edges, None) | {"field": "y"},
             "y2": {"field": "y2"},
             "color": {"field": "fill"} | NO_SCALE,
             # A cell's own colour as its outline closes the hairlines between neighbours.

@@ -8,7 +8,16 @@ from collections.abc import Callable, Sequence
 from unembed.decisions.audit.gap import GapFit, LineFit
 from unembed.report.parts import wording
 from unembed.report.parts.drawing import Spec, heading
-from unembed.report.parts.marks import CURVES, band, dots, line, points, reference
+from unembed.report.parts.marks import (
+    CURVES,
+    band,
+    dots,
+    line,
+    plain_axis,
+    points,
+    quantity,
+    reference,
+)
 
 SHARE_HEADING = heading("share of positions with a margin below ε")
 WIDTH_TITLE = "width ε in logits"
@@ -49,11 +58,8 @@ def local_slope(gap: GapFit) -> Spec:
         {"x": x, "y": y, "tip": f"slope {wording.decimal(y)}\nat ε = {wording.decimal(x)}"}
         for x, y in zip(gap.slope_epsilon, gap.local_slope, strict=True)
     ]
-    y = {
-        "type": "quantitative",
-        "scale": {"domain": [min(0.0, *gap.local_slope, 0.0), max(1.2, *gap.local_slope, 1.2)]},
-        "axis": {"title": None, "tickCount": 5, "format": ".3~g"},
-    }
+    ends = [min(0.0, *gap.local_slope, 0.0), max(1.2, *gap.local_slope, 1.2)]
+    y = quantity(plain_axis(None, grid=True, form=".3~g"), domain=ends)
     channels = {"x": _log_axis(gap.slope_epsilon, WIDTH_TITLE), "y": y}
     return {
         "title": heading("local slope of the gap curve"),
@@ -110,12 +116,6 @@ def _log_axis(values: Sequence[float], title: str | None, percent: bool = False)
     decades = range(math.floor(math.log10(domain[0])), math.ceil(math.log10(domain[1])) + 1)
     steps = (1, 2, 5) if math.log10(domain[1] / domain[0]) < 2.2 else (1,)
     ticks = [step * 10.0**decade for decade in decades for step in steps]
-    return {
-        "type": "quantitative",
-        "scale": {"type": "log", "domain": domain, "nice": False},
-        "axis": {
-            "title": title,
-            "values": [tick for tick in ticks if domain[0] <= tick <= domain[1]],
-            "format": "~%" if percent else ".3~g",
-        },
-    }
+    values = [tick for tick in ticks if domain[0] <= tick <= domain[1]]
+    axis = {"title": title, "values": values, "format": "~%" if percent else ".3~g"}
+    return quantity(axis, type="log", domain=domain, nice=False)

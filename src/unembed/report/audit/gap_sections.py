@@ -6,8 +6,9 @@ from unembed.decisions.audit.gap import GapFit, LineFit
 from unembed.decisions.audit.summary import AuditSummary, NativeHead
 from unembed.report.audit import gap_charts
 from unembed.report.parts.drawing import draw
-from unembed.report.parts.parts import Figure, Key, Section, Table
-from unembed.report.parts.wording import count, decimal, full, interval, point, share
+from unembed.report.parts.parts import Figure, Key, Section, Table, estimates_table, table_of
+from unembed.report.parts.wording import Wording, count, decimal, full, share
+from unembed.stats.estimate import Estimate
 
 
 def gap_section(summary: AuditSummary) -> Section:
@@ -24,6 +25,11 @@ def gap_section(summary: AuditSummary) -> Section:
         lead += f" To mind with the published fit: {gap.tied.in_words}."
     fixed = () if gap.fixed is None else (Key("dashed", "fixed-window fit"),)
     band = " The band is its pointwise 95 % interval." if gap.eta_low is not None else ""
+    slopes = table_of(
+        "Local slope",
+        zip(gap.slope_epsilon, gap.local_slope, strict=True),
+        {"ε": lambda one: decimal(one[0]), "slope": lambda one: decimal(one[1])},
+    )
     return Section(
         "gap",
         title,
@@ -34,8 +40,8 @@ def gap_section(summary: AuditSummary) -> Section:
                 "Gap curve",
                 "Both axes are logarithmic; points are the curve, lines the fits, each over its "
                 f"own window.{band}",
-                (Key("dot", "measured"), Key("line", "published fit"), *fixed),
                 draw(gap_charts.gap_curve(gap), "Share of positions with a margin below epsilon"),
+                (Key("dot", "measured"), Key("line", "published fit"), *fixed),
                 (_curve(gap),),
             ),
             Figure(
@@ -43,18 +49,9 @@ def gap_section(summary: AuditSummary) -> Section:
                 "Local slope",
                 "The slope of the curve at each width. Flat at 1 means that a single power law "
                 "holds; a drift means that β depends on the window.",
-                (Key("ink", "measured"), Key("dotted", "slope 1")),
                 draw(gap_charts.local_slope(gap), "Local slope of the gap curve"),
-                (
-                    Table(
-                        "Local slope",
-                        ("ε", "slope"),
-                        tuple(
-                            (decimal(x), decimal(y))
-                            for x, y in zip(gap.slope_epsilon, gap.local_slope, strict=True)
-                        ),
-                    ),
-                ),
+                (Key("ink", "measured"), Key("dotted", "slope 1")),
+                (slopes,),
             ),
         ),
         (_fits(gap),),
@@ -72,74 +69,57 @@ def native_section(native: NativeHead) -> Section:
                 "Gap curve, both heads",
                 f"The same positions through the head in {name} and in float32. Steps and "
                 f"plateaus in the {name} curve are rounding, not the model.",
-                (Key("line", "float32"), Key("square", name)),
                 draw(
                     gap_charts.two_gaps(native.gap, native.gap_float32, name),
                     f"Gap curve with the head in {name} and in float32",
                 ),
+                (Key("line", "float32"), Key("square", name)),
                 (_curve(native.gap),),
             ),
         )
-    shares = {
-        "top-1 differs from float32": native.changed_top1,
-        "top-1 differs, and no tie": native.changed_top1_untied,
-        "first two in another order": native.changed_order,
-        "first two exactly tied": native.tied_top2,
-        "margin below one rounding step": native.below_rounding_step,
+    rows: dict[str, tuple[Estimate, Wording] | str] = {
+        f"distinct margins, {name}": count(native.distinct_margins),
+        "distinct margins, float32": count(native.distinct_margins_float32),
+        "top-1 differs from float32": (native.changed_top1, share),
+        "top-1 differs, and no tie": (native.changed_top1_untied, share),
+        "first two in another order": (native.changed_order, share),
+        "first two exactly tied": (native.tied_top2, share),
+        "margin below one rounding step": (native.below_rounding_step, share),
     }
-    rows = [
-        (f"distinct margins, {name}", count(native.distinct_margins), ""),
-        ("distinct margins, float32", count(native.distinct_margins_float32), ""),
-    ]
-    rows += [(label, point(e, share), interval(e, share)) for label, e in shares.items()]
     for gap, kind in ((native.gap, name), (native.gap_float32, "float32")):
         if gap is not None:
             fit = gap.published
-            rows.append(
-                (
-                    f"gap slope β, {kind} (R² {fit.r_squared:.4f})",
-                    point(fit.beta, decimal),
-                    interval(fit.beta, decimal),
-                )
-            )
+            rows[f"gap slope β, {kind} (R² {fit.r_squared:.4f})"] = (fit.beta, decimal)
     return Section(
         "native",
         f"What {name} does to the head",
         f"A head computed in {name} rounds its output: margins fall onto few values and ties "
         "appear. Everything else on this page comes from float32 logits.",
         figures,
-        (
-            Table(
-                f"Head in {name} beside float32", ("figure", "value", "95 % interval"), tuple(rows)
-            ),
-        ),
+        (estimates_table(f"Head in {name} beside float32", rows),),
     )
 
 
 def _curve(gap: GapFit) -> Table:
-    bounded = gap.eta_low is not None and gap.eta_high is not None
-    low = gap.eta_low if gap.eta_low is not None else gap.eta
-    high = gap.eta_high if gap.eta_high is not None else gap.eta
-    return Table(
+    bounds = (gap.eta_low, gap.eta_high)
+    known = None not in bounds
+    low, high = (gap.eta if end is None else end for end in bounds)
+    return table_of(
         "Gap curve",
-        ("ε", "η", "95 % interval"),
-        tuple(
-            (decimal(x), share(y), f"{share(lower)} to {share(upper)}" if bounded else "")
-            for x, y, lower, upper in zip(gap.epsilon, gap.eta, low, high, strict=True)
-        ),
+        zip(gap.epsilon, gap.eta, low, high, strict=True),
+        {
+            "ε": lambda one: decimal(one[0]),
+            "η": lambda one: share(one[1]),
+            "95 % interval": lambda one: f"{share(one[2])} to {share(one[3])}" if known else "",
+        },
     )
 
 
 def _fits(gap: GapFit) -> Table:
     def row(name: str, fit: LineFit) -> tuple[str, ...]:
-        return (
-            name,
-            f"{decimal(fit.epsilon_min)} to {decimal(fit.epsilon_max)}, {fit.points} points",
-            full(fit.beta, decimal),
-            full(fit.intercept, decimal),
-            full(fit.alpha, decimal),
-            f"{fit.r_squared:.5f}",
-        )
+        window = f"{decimal(fit.epsilon_min)} to {decimal(fit.epsilon_max)}, {fit.points} points"
+        found = (full(one, decimal) for one in (fit.beta, fit.intercept, fit.alpha))
+        return (name, window, *found, f"{fit.r_squared:.5f}")
 
     rows = [row("published protocol", gap.published)]
     if gap.fixed is not None:

@@ -7,25 +7,32 @@ from pathlib import Path
 
 from unembed.decisions.audit.audit import Audit
 from unembed.decisions.audit.excerpt import DocumentView, excerpts
-from unembed.decisions.audit.summary import AuditSummary
+from unembed.decisions.audit.summary import AuditSummary, Histogram
 from unembed.report.audit import charts
 from unembed.report.audit.gap_sections import gap_section, native_section
 from unembed.report.parts.drawing import draw
 from unembed.report.parts.facts import facts_of
 from unembed.report.parts.histogram import histogram_figure
 from unembed.report.parts.page import template
-from unembed.report.parts.parts import Card, Figure, Key, Section, Table, card
+from unembed.report.parts.parts import (
+    Card,
+    Figure,
+    Key,
+    Section,
+    Table,
+    card,
+    estimates_table,
+    table_of,
+)
 from unembed.report.parts.text import MOST_CANDIDATES, text_view
 from unembed.report.parts.wording import (
-    Wording,
     between,
     count,
-    counted,
     decimal,
     full,
-    interval,
     point,
     share,
+    size,
 )
 from unembed.runs.manifest import FinishedRun
 from unembed.stats.estimate import Estimate
@@ -46,13 +53,14 @@ def audit_page(
 
     Raises ``ReportUnavailable`` where the extra ``plot`` is not installed.
     """
+    native = () if summary.native is None else (native_section(summary.native),)
     return template("audit").render(
         title=title,
         reading=reading(summary),
         extent=extent(summary),
         cards=cards(summary),
-        before=sections_before_text(summary),
-        sections=sections_after_text(summary),
+        before=(_margins(summary),),
+        sections=(_trust(summary), gap_section(summary), *native),
         text=text_view(documents),
         documents=summary.n_documents,
         candidates=MOST_CANDIDATES,
@@ -82,10 +90,7 @@ def extent(summary: AuditSummary) -> str:
         if summary.n_nonfinite == 0
         else f"{count(summary.n_nonfinite)} of them, not finite, are left out"
     )
-    return (
-        f"{counted(summary.n_positions, 'position')} in "
-        f"{counted(summary.n_documents, 'document')}; {lost}."
-    )
+    return f"{size(summary.n_positions, summary.n_documents)}; {lost}."
 
 
 def cards(summary: AuditSummary) -> tuple[Card, ...]:
@@ -115,17 +120,6 @@ def cards(summary: AuditSummary) -> tuple[Card, ...]:
     )
 
 
-def sections_before_text(summary: AuditSummary) -> tuple[Section, ...]:
-    """What stands above the text view."""
-    return (_margins(summary),)
-
-
-def sections_after_text(summary: AuditSummary) -> tuple[Section, ...]:
-    """What stands below the text view."""
-    native = () if summary.native is None else (native_section(summary.native),)
-    return (_trust(summary), gap_section(summary), *native)
-
-
 def _margins(summary: AuditSummary) -> Section:
     lead = (
         "The margin is the logit of the chosen token minus that of the runner-up. "
@@ -141,60 +135,59 @@ def _margins(summary: AuditSummary) -> Section:
         "Each bar is the share of positions in that range. In its upper part the choice was wrong: "
         "the target was not top-1."
     )
+
+    def figure(
+        figure: tuple[str, str],
+        bins: Histogram,
+        unit: str,
+        median: Estimate,
+        quantiles: Mapping[str, Estimate],
+    ) -> Figure:
+        rows = {f"{name}\u00a0%": (one, decimal) for name, one in quantiles.items()}
+        tables = (estimates_table("Quantiles", rows, "quantile"),)
+        return histogram_figure(figure, bins, unit, median.value, caption, tables=tables)
+
     return Section(
         "margins",
         "How narrow the decisions are",
         lead,
-        tuple(
-            histogram_figure(
-                figure,
-                bins,
-                unit,
-                median.value,
-                caption,
-                tables=(_estimates("Quantiles", quantiles, decimal),),
-            )
-            for figure, bins, unit, median, quantiles in (
-                (
-                    ("margin", "Margin"),
-                    summary.margin_histogram,
-                    "logits",
-                    summary.median_margin,
-                    summary.margin_quantiles,
-                ),
-                (
-                    ("relative", "Scale-free margin"),
-                    summary.relative_distance_histogram,
-                    "relative distance",
-                    summary.median_relative_distance,
-                    summary.relative_distance_quantiles,
-                ),
-            )
+        (
+            figure(
+                ("margin", "Margin"),
+                summary.margin_histogram,
+                "logits",
+                summary.median_margin,
+                summary.margin_quantiles,
+            ),
+            figure(
+                ("relative", "Scale-free margin"),
+                summary.relative_distance_histogram,
+                "relative distance",
+                summary.median_relative_distance,
+                summary.relative_distance_quantiles,
+            ),
         ),
     )
 
 
 def _trust(summary: AuditSummary) -> Section:
-    bands = Table(
+    bands = table_of(
         "Margin bands",
-        ("margin", "positions", "share", "accuracy", "confidence"),
-        tuple(
-            (
-                between(band.low, band.high),
-                count(band.n),
-                full(band.share, share),
-                full(band.accuracy, share),
-                full(band.confidence, share),
-            )
-            for band in summary.bands
-        ),
+        summary.bands,
+        {
+            "margin": lambda one: between(one.low, one.high),
+            "positions": lambda one: count(one.n),
+            "share": lambda one: full(one.share, share),
+            "accuracy": lambda one: full(one.accuracy, share),
+            "confidence": lambda one: full(one.confidence, share),
+        },
     )
     grid = summary.entropy_margin
     cells = Table(
         "Positions per cell, rows of entropy in nats, columns of margin in logits",
         ("entropy", *(f"from {low:.3g}" for low in grid.y_edges[:-1])),
         tuple(
-            (f"from {low:.3g}", *(count(n) for n in column))
+            (f"from {low:.3g}", *map(count, column))
             for low, column in zip(grid.x_edges, grid.counts, strict=False)
         ),
     )
@@ -209,32 +202,23 @@ def _trust(summary: AuditSummary) -> Section:
                 "Accuracy and confidence by margin",
                 "In each band of margins: how often the choice was right, and the mean "
                 "probability it was given. Bars are 95 % intervals over documents.",
-                (Key("circle", "accuracy"), Key("diamond", "confidence")),
                 draw(charts.bands(summary.bands), "Accuracy and confidence in each margin band"),
+                (Key("circle", "accuracy"), Key("diamond", "confidence")),
                 (bands,),
             ),
             Figure(
                 "entropy",
                 "Entropy against margin",
                 "The stronger the colour, the more positions in a cell, in steps of equal ratio. "
-                "Spearman’s ρ is "
-                f"{full(summary.spearman_margin_entropy, decimal)}.",
-                (Key("ramp", "fewer to more positions"),),
+                f"Spearman’s ρ is {full(summary.spearman_margin_entropy, decimal)}.",
                 draw(
                     charts.density(grid, "entropy in nats", "margin in logits"),
                     "Density of positions over entropy and margin",
                 ),
+                (Key("ramp", "fewer to more positions"),),
                 (cells,),
             ),
         ),
-    )
-
-
-def _estimates(caption: str, rows: Mapping[str, Estimate], form: Wording) -> Table:
-    return Table(
-        caption,
-        ("quantile", "value", "95 % interval"),
-        tuple((f"{name}\u00a0%", point(e, form), interval(e, form)) for name, e in rows.items()),
     )
 
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import MappingProxyType
 
 from unembed.decisions.comparison.flips import MINIMUM_FLIPS, FlipGroup, Flips
 from unembed.report.parts import wording
 from unembed.report.parts.drawing import Spec, heading
 from unembed.report.parts.marks import (
+    Channels,
     interval_fields,
     intervals,
     label_axis,
     plain_axis,
     plain_zero,
     points,
+    quantity,
     reference,
     share_fields,
 )
@@ -33,71 +36,38 @@ def differences(groups: Sequence[FlipGroup], noun: str) -> Spec:
         if change.value is None:
             continue
         colour = "var(--muted)" if few(group.flips) else _colour(change.value)
-        rows.append(
-            {
-                "group": group_label(group.name, group.flips.n),
-                "x": 100 * change.value,
-                "x_low": 100 * (change.value if change.low is None else change.low),
-                "x_high": 100 * (change.value if change.high is None else change.high),
-                "fill": "var(--paper)" if few(group.flips) else colour,
-                "stroke": colour,
-                "tip": f"{noun} {group.name}, n = {wording.count(group.flips.n)}\n"
-                f"{wording.full(change, wording.points)}\n{flip_words(group.flips)}",
-            }
+        tip = (
+            f"{noun} {group.name}, n = {wording.count(group.flips.n)}\n"
+            f"{wording.full(change, wording.points)}\n{flip_words(group.flips)}"
         )
-    x: Spec = {
-        "type": "quantitative",
-        "axis": plain_zero(plain_axis(None, grid=True, form="+.2~f")),
-    }
-    channels = {"x": x, "y": label_axis([group_label(one.name, one.flips.n) for one in groups])}
-    zero = {"strokeDash": [], "strokeWidth": 1.2}
-    return {
-        "title": heading("accuracy after − before, percentage points"),
-        "layer": [
-            reference("x", 0.0, {"type": "quantitative"}, zero),
-            intervals(rows, channels, "x"),
-            points(rows, channels, size=100, outline=2.2),
-        ],
-    }
+        fill = "var(--paper)" if few(group.flips) else colour
+        place = {name: 100 * value for name, value in interval_fields(change, "x").items()}
+        rows.append(_row(group.name, group.flips.n, fill, colour, tip) | place)
+    axis = plain_zero(plain_axis(None, grid=True, form="+.2~f"))
+    zero = reference("x", 0.0, {"type": "quantitative"}, {"strokeDash": [], "strokeWidth": 1.2})
+    title = "accuracy after − before, percentage points"
+    return _by_group(title, rows, _sizes(groups), quantity(axis), size=100, before=[zero])
 
 
 def before_and_after(groups: Sequence[FlipGroup], noun: str) -> Spec:
     """Accuracy before and after in each group, with intervals, one row a group."""
     rows: list[Spec] = []
     for group in groups:
-        for when, accuracy in (
-            ("before", group.flips.accuracy_before),
-            ("after", group.flips.accuracy_after),
+        flips = group.flips
+        for when, accuracy, fill in (
+            ("before", flips.accuracy_before, "var(--paper)"),
+            ("after", flips.accuracy_after, "var(--accent)"),
         ):
             if accuracy.value is not None:
-                rows.append(
-                    {
-                        "group": group_label(group.name, group.flips.n),
-                        "when": when,
-                        "tip": f"accuracy {when} {wording.full(accuracy, wording.share)}\n"
-                        f"{noun} {group.name}, n = {wording.count(accuracy.n)}",
-                        "fill": "var(--paper)" if when == "before" else "var(--accent)",
-                        "stroke": "var(--accent)",
-                    }
-                    | share_fields(accuracy, "x")
+                tip = (
+                    f"accuracy {when} {wording.full(accuracy, wording.share)}\n"
+                    f"{noun} {group.name}, n = {wording.count(accuracy.n)}"
                 )
+                row = _row(group.name, flips.n, fill, "var(--accent)", tip) | {"when": when}
+                rows.append(row | share_fields(accuracy, "x"))
     shift = {"field": "when", "sort": ["before", "after"], "scale": {"paddingOuter": 1.2}}
-    channels: dict[str, Spec] = {
-        "x": {
-            "type": "quantitative",
-            "scale": {"domain": [0, 1]},
-            "axis": plain_axis(None, grid=True, form=".0%"),
-        },
-        "y": label_axis([group_label(group.name, group.flips.n) for group in groups]),
-        "yOffset": shift,
-    }
-    return {
-        "title": heading("accuracy"),
-        "layer": [
-            intervals(rows, channels, "x"),
-            points(rows, channels, size=80, outline=2.2),
-        ],
-    }
+    x = quantity(plain_axis(None, grid=True, form=".0%"), domain=[0, 1])
+    return _by_group("accuracy", rows, _sizes(groups), x, size=80, more={"yOffset": shift})
 
 
 def means(
@@ -107,20 +77,16 @@ def means(
 
     ``values`` are the group's name and size, its mean, and what it says under the pointer.
     """
-    colours = {"fill": "var(--accent)", "stroke": "var(--accent)"}
-    rows: list[Spec] = [
-        {"group": group_label(name, n), "tip": tip} | colours | interval_fields(value, "x")
+    colour = "var(--accent)"
+    rows = [
+        _row(name, n, colour, colour, tip) | interval_fields(value, "x")
         for name, n, value, tip in values
         if value.value is not None
     ]
     axis = plain_axis(None, grid=True, form=form)
     axis |= {"labelOverlap": "greedy", "labelSeparation": 16, "tickCount": 4}
-    channels = {
-        "x": {"type": "quantitative", "scale": {"zero": zero}, "axis": axis},
-        "y": label_axis([group_label(name, n) for name, n, *_ in values]),
-    }
-    layers = [intervals(rows, channels, "x"), points(rows, channels)]
-    return {"title": heading(title), "layer": layers}
+    sizes = [(name, n) for name, n, *_ in values]
+    return _by_group(title, rows, sizes, quantity(axis, zero=zero), size=90, outline=0.0)
 
 
 def flip_words(flips: Flips) -> str:
@@ -130,7 +96,32 @@ def flip_words(flips: Flips) -> str:
     )
 
 
-def group_label(name: str, n: int) -> str:
+def _row(name: str, n: int, fill: str, stroke: str, tip: str) -> Spec:
+    return {"group": _label(name, n), "fill": fill, "stroke": stroke, "tip": tip}
+
+
+def _sizes(groups: Sequence[FlipGroup]) -> list[tuple[str, int]]:
+    return [(group.name, group.flips.n) for group in groups]
+
+
+def _by_group(
+    title: str,
+    rows: Sequence[Spec],
+    sizes: Sequence[tuple[str, int]],
+    x: Spec,
+    *,
+    size: int,
+    outline: float = 2.2,
+    before: Sequence[Spec] = (),
+    more: Channels = MappingProxyType({}),
+) -> Spec:
+    """Points with their intervals along ``x``, a row for each group of that name and size."""
+    channels = {"x": x, "y": label_axis([_label(*one) for one in sizes]), **more}
+    marks = [intervals(rows, channels, "x"), points(rows, channels, size=size, outline=outline)]
+    return {"title": heading(title), "layer": [*before, *marks]}
+
+
+def _label(name: str, n: int) -> str:
     """A group's name over its number of positions, as ``label_axis`` breaks it."""
     return f"{name}|n {wording.count(n)}"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from unembed.decisions.comparison.divergences import (
     TOP_PART,
@@ -13,10 +13,18 @@ from unembed.decisions.comparison.divergences import (
 )
 from unembed.decisions.comparison.summary import ComparisonSummary
 from unembed.report.comparison.charts import means
-from unembed.report.parts.drawing import Spec, draw, heading
-from unembed.report.parts.marks import CURVES, band, dots, interval_fields, line, plain_axis
-from unembed.report.parts.parts import Figure, Key, Section, Table, estimate_row
-from unembed.report.parts.wording import count, decimal, fine_share, full, share
+from unembed.report.parts.drawing import Chart, Spec, draw, heading
+from unembed.report.parts.marks import (
+    CURVES,
+    band,
+    dots,
+    interval_fields,
+    line,
+    plain_axis,
+    quantity,
+)
+from unembed.report.parts.parts import Figure, Key, Section, Table, estimates_table, table_of
+from unembed.report.parts.wording import Wording, count, decimal, fine_share, full, share
 from unembed.stats.estimate import Estimate
 
 FORWARD, BACKWARD = "KL(before‖after)", "KL(after‖before)"
@@ -60,32 +68,30 @@ def divergence_section(summary: ComparisonSummary) -> Section | None:
 
 
 def _tables(apart: DivergenceSummary) -> tuple[Table, Table]:
-    rows = tuple(
-        (name, *(full(one, form) for one in (measure.mean, measure.median, measure.high)))
-        for name, measure, form in (
-            (f"{FORWARD}, nats", apart.kl_forward, decimal),
-            (f"{BACKWARD}, nats", apart.kl_backward, decimal),
-            ("total variation", apart.total_variation, fine_share),
-        )
+    measures = (
+        (f"{FORWARD}, nats", apart.kl_forward, decimal),
+        (f"{BACKWARD}, nats", apart.kl_backward, decimal),
+        ("total variation", apart.total_variation, fine_share),
     )
+    top = f"share of all KL on the top {TOP_PERCENT} of positions"
     return (
-        Table(
+        table_of(
             f"Divergence, n = {count(apart.kl_forward.mean.n)}, with 95 % intervals",
-            ("measure", "mean", "median", "99\u00a0% quantile"),
-            rows,
+            measures,
+            {
+                "measure": lambda one: one[0],
+                "mean": lambda one: full(one[1].mean, one[2]),
+                "median": lambda one: full(one[1].median, one[2]),
+                "99\u00a0% quantile": lambda one: full(one[1].high, one[2]),
+            },
         ),
-        Table(
+        estimates_table(
             f"Agreement, n = {count(apart.acceptance.n)}",
-            ("figure", "value", "95 % interval"),
-            (
-                estimate_row("speculative acceptance", apart.acceptance, fine_share),
-                estimate_row("overlap of the top-k", apart.overlap, fine_share),
-                estimate_row(
-                    f"share of all KL on the top {TOP_PERCENT} of positions",
-                    apart.top_share,
-                    share,
-                ),
-            ),
+            {
+                "speculative acceptance": (apart.acceptance, fine_share),
+                "overlap of the top-k": (apart.overlap, fine_share),
+                top: (apart.top_share, share),
+            },
         ),
     )
 
@@ -102,8 +108,8 @@ def _curves(apart: DivergenceSummary) -> tuple[Figure, Figure]:
             "kl-curve",
             "Positions with a larger KL",
             f"The share of positions above x. {bands}",
-            (Key("line", FORWARD), Key("dashed", BACKWARD)),
             draw(_survival(both, "KL, nats"), "Share of positions above each KL"),
+            (Key("line", FORWARD), Key("dashed", BACKWARD)),
             (_curve_table("KL above, nats", both),),
         ),
         Figure(
@@ -111,11 +117,11 @@ def _curves(apart: DivergenceSummary) -> tuple[Figure, Figure]:
             "Positions with a larger total variation",
             "The share of positions above x. Total variation is the chance that a token drafted by "
             f"one model is refused by the other. {bands}",
-            (Key("line", "total variation"),),
             draw(
                 _survival(variation, "total variation"),
                 "Share of positions above each total variation",
             ),
+            (Key("line", "total variation"),),
             (_curve_table("total variation above", variation),),
         ),
     )
@@ -125,17 +131,10 @@ def _survival(curves: Sequence[NamedMeasure], unit: str) -> Spec:
     """Share of positions above x with its band, one line a curve, x in steps of equal ratio."""
     low, high = _reach([point for _name, measure in curves for point in measure.above])
     decades = [10.0**power for power in range(-12, 4) if low <= 1.001 * 10.0**power <= 1.002 * high]
-    channels: dict[str, Spec] = {
-        "x": {
-            "type": "quantitative",
-            "scale": {"type": "log", "domain": [low, high], "nice": False},
-            "axis": plain_axis(unit, grid=False, form="~g") | {"values": decades},
-        },
-        "y": {
-            "type": "quantitative",
-            "scale": {"domain": [0, 1]},
-            "axis": plain_axis(None, grid=True, form=".0%"),
-        },
+    x_axis = plain_axis(unit, grid=False, form="~g") | {"values": decades}
+    channels = {
+        "x": quantity(x_axis, type="log", domain=[low, high], nice=False),
+        "y": quantity(plain_axis(None, grid=True, form=".0%"), domain=[0, 1]),
     }
     bands, lines, marks = [], [], []
     for (name, measure), look, size in zip(curves, CURVES, DOT_SIZES, strict=False):
@@ -179,54 +178,42 @@ def _curve_table(first: str, curves: Sequence[NamedMeasure]) -> Table:
 # Where they are ----------------------------------------------------------------------------------
 
 
-def _groups(apart: DivergenceSummary) -> tuple[Figure, ...]:
-    return tuple(
-        figure
-        for key, groups in apart.groups.items()
-        for figure in (
-            _group_figure(key, groups, "kl_forward"),
-            _group_figure(key, groups, "acceptance"),
+def _groups(apart: DivergenceSummary) -> Iterator[Figure]:
+    for key, groups in apart.groups.items():
+        words, noun = GROUPINGS[key]
+        tables = (
+            table_of(
+                f"Divergence {words}, means with 95 % intervals",
+                groups,
+                {
+                    noun: lambda one: one.name,
+                    "n": lambda one: count(one.n),
+                    f"{FORWARD}, nats": lambda one: full(one.kl_forward, decimal),
+                    "total variation": lambda one: full(one.total_variation, fine_share),
+                    "acceptance": lambda one: full(one.acceptance, fine_share),
+                },
+            ),
         )
-    )
+        name = key.replace("_", "-")
+        title, meaning = f"Mean KL {words}", f"Mean {FORWARD} of the positions of a group."
+        chart = _means(groups, "kl_forward", f"{FORWARD}, nats", decimal, "~g", title)
+        bars = "Bars are 95 % intervals over documents."
+        yield Figure(f"kl-{name}", title, f"{meaning} {bars}", chart, (), tables)
+        title = f"Acceptance {words}"
+        meaning = (
+            "Chance that speculative decoding accepts a token that one model drafts for the other."
+        )
+        chart = _means(groups, "acceptance", "acceptance", fine_share, ".3~%", title)
+        yield Figure(f"acceptance-{name}", title, f"{meaning} {bars}", chart, (), tables)
 
 
-def _group_figure(key: str, groups: Sequence[DivergenceGroup], field: str) -> Figure:
-    """The mean of one measure in each group, as a chart and in numbers."""
-    words, noun = GROUPINGS[key]
-    if field == "kl_forward":
-        name, title, unit = "kl", f"Mean KL {words}", f"{FORWARD}, nats"
-        meaning, form, ticks = f"Mean {FORWARD} of the positions of a group.", decimal, "~g"
-    else:
-        name, title, unit = "acceptance", f"Acceptance {words}", "acceptance"
-        meaning = "Chance that speculative decoding accepts a token that one model drafts for the "
-        meaning, form, ticks = f"{meaning}other.", fine_share, ".3~%"
+def _means(
+    groups: Sequence[DivergenceGroup], field: str, unit: str, form: Wording, ticks: str, title: str
+) -> Chart:
+    """The mean of one measure in each group; the axis of KL starts at 0."""
     values = []
     for group in groups:
         value: Estimate = getattr(group, field)
         tip = f"{unit} {full(value, form)}\n{group.name}, n = {count(group.n)}"
         values.append((group.name, group.n, value, tip))
-    return Figure(
-        f"{name}-{key.replace('_', '-')}",
-        title,
-        f"{meaning} Bars are 95 % intervals over documents.",
-        (),
-        draw(means(values, unit, form=ticks, zero=name == "kl"), title),
-        (_group_table(words, noun, groups),),
-    )
-
-
-def _group_table(words: str, noun: str, groups: Sequence[DivergenceGroup]) -> Table:
-    return Table(
-        f"Divergence {words}, means with 95 % intervals",
-        (noun, "n", f"{FORWARD}, nats", "total variation", "acceptance"),
-        tuple(
-            (
-                group.name,
-                count(group.n),
-                full(group.kl_forward, decimal),
-                full(group.total_variation, fine_share),
-                full(group.acceptance, fine_share),
-            )
-            for group in groups
-        ),
-    )
+    return draw(means(values, unit, form=ticks, zero=field == "kl_forward"), title)

@@ -10,7 +10,7 @@ from unembed.decisions.comparison.seeds import NO_P
 from unembed.decisions.comparison.summary import ComparisonSummary
 from unembed.report.parts.drawing import Spec, draw
 from unembed.report.parts.marks import NO_SCALE
-from unembed.report.parts.parts import Figure, Key, Section, Table, estimate_row
+from unembed.report.parts.parts import Figure, Key, Section, estimates_table, table_of
 from unembed.report.parts.wording import (
     count,
     counted,
@@ -104,56 +104,43 @@ def flow_section(summary: ComparisonSummary) -> Section:
         "wrong to right": flips.wrong_to_right_share,
         "wrong to another wrong": flips.wrong_to_wrong_share,
     }
-    table = Table(
+    table = table_of(
         "What became of each decision, with 95 % intervals of the share",
-        ("before to after", "n", "share", "95 % interval"),
-        tuple(
-            (
-                stream.label,
-                count(stream.count),
-                share(stream.count / max(1, flips.n)),
-                interval(shares[stream.label], share) if stream.label in shares else "",
-            )
-            for stream in streams(flips)
-        ),
-    )
-    tests = Table(
-        f"Is it more than chance? n = {count(flips.n)}, {counted(flips.documents, 'document')}",
-        ("figure", "value", "95 % interval"),
-        (
-            estimate_row("accuracy before", flips.accuracy_before, share),
-            estimate_row("accuracy after", flips.accuracy_after, share),
-            estimate_row("accuracy difference", flips.accuracy_difference, points),
-            estimate_row("flip ratio, gained over lost", flips.flip_ratio, decimal),
-            (
-                "McNemar’s p, positions independent",
-                p_value(flips.mcnemar_p) + (f": {NO_P}" if flips.mcnemar_p is None else ""),
-                "",
+        streams(flips),
+        {
+            "before to after": lambda one: one.label,
+            "n": lambda one: count(one.count),
+            "share": lambda one: share(one.count / max(1, flips.n)),
+            "95 % interval": lambda one: (
+                interval(shares[one.label], share) if one.label in shares else ""
             ),
-            ("McNemar’s p, documents independent", point(flips.clustered_mcnemar_p, p_value), ""),
-        ),
+        },
+    )
+    independent = p_value(flips.mcnemar_p) + (f": {NO_P}" if flips.mcnemar_p is None else "")
+    tests = estimates_table(
+        f"Is it more than chance? n = {count(flips.n)}, {counted(flips.documents, 'document')}",
+        {
+            "accuracy before": (flips.accuracy_before, share),
+            "accuracy after": (flips.accuracy_after, share),
+            "accuracy difference": (flips.accuracy_difference, points),
+            "flip ratio, gained over lost": (flips.flip_ratio, decimal),
+            "McNemar’s p, positions independent": independent,
+            "McNemar’s p, documents independent": point(flips.clustered_mcnemar_p, p_value),
+        },
+    )
+    figure = Figure(
+        "flow",
+        "From before to after",
+        "Heights are numbers of positions; a stream too thin to be seen is drawn thicker.",
+        draw(flow(flips), label),
+        tuple(Key(one.look, one.label.replace(" to ", " → ")) for one in streams(flips)),
     )
     return Section(
         "flow",
         "Where the decisions went",
         "Each decision was right or wrong before and is right or wrong after. A changed token need "
         "not change that: one wrong token may give way to another.",
-        (
-            Figure(
-                "flow",
-                "From before to after",
-                "Heights are numbers of positions; a stream too thin to be seen is drawn thicker.",
-                (
-                    Key("kept-right", "right, unchanged"),
-                    Key("lost", "right → wrong"),
-                    Key("gained", "wrong → right"),
-                    Key("moved", "wrong → another wrong"),
-                    Key("kept-wrong", "wrong, unchanged"),
-                ),
-                draw(flow(flips), label),
-                (),
-            ),
-        ),
+        (figure,),
         (table, tests),
     )
 

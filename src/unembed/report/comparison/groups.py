@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from unembed.decisions.comparison.flips import MINIMUM_FLIPS, FlipGroup, TokenFlips
 from unembed.decisions.comparison.movement import BandMovement
@@ -10,7 +10,7 @@ from unembed.decisions.comparison.summary import ComparisonSummary
 from unembed.decisions.tokens import CLASSES, FREQUENCY_NAMES
 from unembed.report.comparison import charts, maps
 from unembed.report.parts.drawing import draw
-from unembed.report.parts.parts import Figure, Key, Section, Table
+from unembed.report.parts.parts import Figure, Key, Section, Table, table_of
 from unembed.report.parts.wording import (
     between,
     count,
@@ -32,25 +32,25 @@ _NET = (
 
 def groups_section(summary: ComparisonSummary) -> Section:
     """Who gained and who lost: margin band, frequency, class."""
-    cross = _group_table(
-        "Class and frequency", "class, occurrences", summary.by_class_and_frequency
-    )
+    both = (summary.by_class_and_frequency, CLASSES, FREQUENCY_NAMES)
+    cross = (_group_table("Class and frequency", "class, occurrences", both[0]),)
+    few = f"fewer than {MINIMUM_FLIPS}"
     return Section(
         "groups",
         "Who gained and who lost",
         "A flip is a decision gained, from wrong to right, or lost, from right to wrong. Groups "
-        f"with fewer than {MINIMUM_FLIPS} flips are grey: their difference says little.",
+        f"with {few} flips are grey: their difference says little.",
         (
             Figure(
                 "band-accuracy",
                 "Accuracy by margin before",
                 "Both accuracies of the positions whose margin before lay in the band, in logits. "
                 "Bars are 95 % intervals over documents.",
-                (Key("hollow-dot", "before"), Key("full-dot", "after")),
                 draw(
                     charts.before_and_after(summary.by_band_before, "margin"),
                     "Accuracy before and after in each margin band",
                 ),
+                (Key("hollow-dot", "before"), Key("full-dot", "after")),
                 (
                     _group_table("By margin before", "margin, logits", summary.by_band_before),
                     _group_table("By margin after", "margin, logits", summary.by_band_after),
@@ -66,27 +66,18 @@ def groups_section(summary: ComparisonSummary) -> Section:
                 "Each cell: wrong → right minus right → wrong, over its number of positions. The "
                 "colour is the change of accuracy, in equal steps up to the largest. Blank: no "
                 "position.",
-                (Key("ramp-net", "loss to gain"), Key("few", f"fewer than {MINIMUM_FLIPS} flips")),
-                draw(
-                    maps.net_map(summary.by_class_and_frequency, CLASSES, FREQUENCY_NAMES),
-                    "Net flips in each class and frequency",
-                ),
-                (cross,),
+                draw(maps.net_map(*both), "Net flips in each class and frequency"),
+                (Key("ramp-net", "loss to gain"), Key("few", f"{few} flips")),
+                cross,
             ),
             Figure(
                 "churn-map",
                 "Churn by class and frequency",
                 "Each cell: the share of its positions with another top-1, over their number. "
                 "Blank: no position.",
-                (
-                    Key("ramp-churn", "less to more churn"),
-                    Key("few", f"fewer than {MINIMUM_FLIPS} changed"),
-                ),
-                draw(
-                    maps.churn_map(summary.by_class_and_frequency, CLASSES, FREQUENCY_NAMES),
-                    "Churn in each class and frequency",
-                ),
-                (cross,),
+                draw(maps.churn_map(*both), "Churn in each class and frequency"),
+                (Key("ramp-churn", "less to more churn"), Key("few", f"{few} changed")),
+                cross,
             ),
         ),
         (_group_table("By place in the word", "token", summary.by_word_start),),
@@ -116,84 +107,58 @@ def _differences(name: str, title: str, noun: str, groups: Sequence[FlipGroup]) 
         name,
         title,
         "Accuracy after minus before. Bars are 95 % intervals over documents.",
-        _NET,
         draw(charts.differences(groups, noun), f"{title}: accuracy after minus before"),
+        _NET,
         (_group_table(title, noun, groups),),
     )
 
 
 def _group_table(caption: str, first: str, groups: Sequence[FlipGroup]) -> Table:
-    shared = [group.share_of_net for group in groups if group.share_of_net.value is not None]
-    why = "" if shared else f"; shares of the net: {point(groups[0].share_of_net, share)}"
-    rows = tuple(
-        (
-            group.name,
-            count(group.flips.n),
-            full(group.flips.accuracy_before, share),
-            full(group.flips.accuracy_after, share),
-            full(group.flips.accuracy_difference, points),
-            count(group.flips.wrong_to_right),
-            count(group.flips.right_to_wrong),
-            signed_count(group.flips.net),
-            full(group.flips.churn, share),
-            *([full(group.share_of_net, share)] if shared else []),
-        )
-        for group in groups
-    )
-    return Table(
-        f"{caption}, with 95 % intervals{why}",
-        (
-            first,
-            "n",
-            "accuracy before",
-            "accuracy after",
-            "difference",
-            "gained",
-            "lost",
-            "net",
-            "churn",
-            *(["share of net"] if shared else []),
-        ),
-        rows,
-        frozenset(i for i, group in enumerate(groups) if charts.few(group.flips)),
-    )
+    columns: dict[str, Callable[[FlipGroup], str]] = {
+        first: lambda one: one.name,
+        "n": lambda one: count(one.flips.n),
+        "accuracy before": lambda one: full(one.flips.accuracy_before, share),
+        "accuracy after": lambda one: full(one.flips.accuracy_after, share),
+        "difference": lambda one: full(one.flips.accuracy_difference, points),
+        "gained": lambda one: count(one.flips.wrong_to_right),
+        "lost": lambda one: count(one.flips.right_to_wrong),
+        "net": lambda one: signed_count(one.flips.net),
+        "churn": lambda one: full(one.flips.churn, share),
+    }
+    if any(group.share_of_net.value is not None for group in groups):
+        why = ""
+        columns["share of net"] = lambda one: full(one.share_of_net, share)
+    else:
+        why = f"; shares of the net: {point(groups[0].share_of_net, share)}"
+    caption = f"{caption}, with 95 % intervals{why}"
+    return table_of(caption, groups, columns, lambda one: charts.few(one.flips))
 
 
 def _bands(bands: Sequence[BandMovement]) -> Table:
-    return Table(
+    return table_of(
         "Accuracy by margin band; other positions after than before, with 95 % intervals",
-        ("margin, logits", "n before", "accuracy before", "n after", "accuracy after"),
-        tuple(
-            (
-                between(band.low, band.high),
-                count(band.n_before),
-                full(band.accuracy_before, share),
-                count(band.n_after),
-                full(band.accuracy_after, share),
-            )
-            for band in bands
-        ),
+        bands,
+        {
+            "margin, logits": lambda one: between(one.low, one.high),
+            "n before": lambda one: count(one.n_before),
+            "accuracy before": lambda one: full(one.accuracy_before, share),
+            "n after": lambda one: count(one.n_after),
+            "accuracy after": lambda one: full(one.accuracy_after, share),
+        },
     )
 
 
 def _token_table(caption: str, rows: Sequence[TokenFlips], texts: Mapping[str, str]) -> Table:
-    return Table(
+    return table_of(
         caption,
-        ("token", "n", "gained", "lost", "net", "p"),
-        tuple(
-            (
-                token(texts.get(str(row.token), f"[{row.token}]")),
-                count(row.n),
-                count(row.wrong_to_right),
-                count(row.right_to_wrong),
-                signed_count(row.net),
-                p_value(row.sign_p),
-            )
-            for row in rows
-        ),
-        frozenset(
-            i
-            for i, row in enumerate(rows)
-            if row.wrong_to_right + row.right_to_wrong < MINIMUM_FLIPS
-        ),
+        rows,
+        {
+            "token": lambda one: token(texts.get(str(one.token), f"[{one.token}]")),
+            "n": lambda one: count(one.n),
+            "gained": lambda one: count(one.wrong_to_right),
+            "lost": lambda one: count(one.right_to_wrong),
+            "net": lambda one: signed_count(one.net),
+            "p": lambda one: p_value(one.sign_p),
+        },
+        lambda one: one.wrong_to_right + one.right_to_wrong < MINIMUM_FLIPS,
     )

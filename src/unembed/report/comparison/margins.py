@@ -5,7 +5,7 @@ from __future__ import annotations
 from unembed.decisions.comparison.movement import Expansion, Sharpening
 from unembed.decisions.comparison.summary import ComparisonSummary
 from unembed.report.parts.histogram import histogram_figure
-from unembed.report.parts.parts import Section, Table, estimate_row
+from unembed.report.parts.parts import Section, Table, estimates_table
 from unembed.report.parts.wording import change, count, decimal, full, share, signed
 
 SHARPENING_VERDICTS = {
@@ -68,16 +68,15 @@ def margins_section(summary: ComparisonSummary) -> Section:
             _sharpening(movement.sharpening),
             _expansion("All positions", everywhere),
             _expansion("Positions that kept their top-1", movement.unchanged),
-            Table(
+            estimates_table(
                 f"Runner-up rotation: same top-1, another top-2, n = {count(rotation.n)}",
-                ("figure", "value", "95 % interval"),
-                (
-                    estimate_row("share of all positions", rotation.share, share),
-                    estimate_row("margin wider after", rotation.margin.wider, share),
-                    estimate_row("mean Δ margin, logits", rotation.margin.mean, signed),
-                    estimate_row("scale-free wider after", rotation.relative_distance.wider, share),
-                    estimate_row("mean Δ scale-free", rotation.relative_distance.mean, signed),
-                ),
+                {
+                    "share of all positions": (rotation.share, share),
+                    "margin wider after": (rotation.margin.wider, share),
+                    "mean Δ margin, logits": (rotation.margin.mean, signed),
+                    "scale-free wider after": (rotation.relative_distance.wider, share),
+                    "mean Δ scale-free": (rotation.relative_distance.mean, signed),
+                },
             ),
         ),
     )
@@ -92,35 +91,25 @@ def nothing_moved(group: Expansion) -> bool:
 
 
 def _sharpening(check: Sharpening) -> Table:
-    return Table(
+    return estimates_table(
         f"Sharpening or geometry: positions that kept top-1 and top-2, n = {count(check.n)}",
-        ("figure", "value", "95 % interval"),
-        (
-            estimate_row("change of the median margin", check.raw_change, change),
-            estimate_row("change of the median scale-free margin", check.scale_free_change, change),
-            estimate_row("temperature that gives the same median", check.temperature, decimal),
-            estimate_row("share that no temperature explains", check.share_left, share),
-            ("verdict", check.verdict, ""),
-        ),
+        {
+            "change of the median margin": (check.raw_change, change),
+            "change of the median scale-free margin": (check.scale_free_change, change),
+            "temperature that gives the same median": (check.temperature, decimal),
+            "share that no temperature explains": (check.share_left, share),
+            "verdict": check.verdict,
+        },
     )
 
 
 def _expansion(caption: str, group: Expansion) -> Table:
     raw, free = group.margin, group.relative_distance
-    rows = [
-        ("wider after", full(raw.wider, share), full(free.wider, share)),
-        ("mean", full(raw.mean, signed), full(free.mean, signed)),
-    ]
-    rows += [
-        (
-            f"{name}\u00a0% quantile",
-            full(raw.quantiles[name], signed),
-            full(free.quantiles[name], signed),
-        )
-        for name in raw.quantiles
-    ]
+    rows = {"wider after": (raw.wider, free.wider, share), "mean": (raw.mean, free.mean, signed)}
+    for name, quantile in raw.quantiles.items():
+        rows[f"{name}\u00a0% quantile"] = (quantile, free.quantiles[name], signed)
     return Table(
         f"{caption}, n = {count(group.n)}: after − before, with 95 % intervals",
         ("figure", "Δ margin, logits", "Δ scale-free margin"),
-        tuple(rows),
+        tuple((name, full(one, form), full(two, form)) for name, (one, two, form) in rows.items()),
     )

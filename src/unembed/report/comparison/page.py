@@ -29,6 +29,7 @@ from unembed.report.parts.wording import (
     share,
     signed,
     signed_count,
+    size,
 )
 from unembed.runs.manifest import FinishedRun
 from unembed.runs.provenance import Provenance
@@ -53,7 +54,6 @@ def comparison_page(
 
     Raises ``ReportUnavailable`` where the extra ``plot`` is not installed.
     """
-    apart = divergence_section(summary)
     return template("comparison").render(
         title=title,
         reading=reading(summary),
@@ -69,7 +69,7 @@ def comparison_page(
             margins_section(summary),
             calibration_section(summary.calibration),
             prediction_section(summary.prediction),
-            *([] if apart is None else [apart]),
+            divergence_section(summary),
         ),
         text=flip_text_view(documents),
         changed=summary.flips.changed,
@@ -92,10 +92,7 @@ def reading(summary: ComparisonSummary) -> str:
 
 def extent(summary: ComparisonSummary) -> str:
     """How much was compared, and what was not."""
-    words = (
-        f"{counted(summary.n_positions, 'position')} in "
-        f"{counted(summary.n_documents, 'document')}, paired one to one."
-    )
+    words = f"{size(summary.n_positions, summary.n_documents)}, paired one to one."
     runs = runs_in_words(summary.seeds)
     if runs is not None:
         words += (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from unembed.report.parts import wording
@@ -14,6 +14,7 @@ from unembed.report.parts.marks import (
     plain_axis,
     plain_zero,
     points,
+    quantity,
     reference,
 )
 from unembed.report.parts.wording import PERCENT, POINTS, Wording
@@ -87,23 +88,22 @@ def frontier(rows: Sequence[DoseRow], gain: Measure, damage: Measure, at: float 
     return {"title": heading(damage.title), "layer": layers}
 
 
-def doses(rows: Sequence[DoseRow], measure: Measure, of: Callable[[DoseRow], Estimate]) -> Spec:
-    """What ``of`` takes from each dose against its weight, every line starting at the control."""
-    trained = [row for row in rows if row.objective != TEMPERATURE]
-    names = list(dict.fromkeys(row.objective for row in trained if row.objective != CONTROL))
-    largest = max((row.weight for row in trained), default=0.0)
+def doses(found: Sequence[tuple[DoseRow, Estimate]], measure: Measure) -> Spec:
+    """A figure of each trained dose against its weight, every line starting at the control."""
+    trained = [(row, one) for row, one in found if row.objective != TEMPERATURE]
+    names = list(dict.fromkeys(row.objective for row, _ in trained if row.objective != CONTROL))
+    largest = max((row.weight for row, _ in trained), default=0.0)
     marks: list[Spec] = []
-    for row in trained:
-        found = of(row)
-        if found.value is None:
+    for row, one in trained:
+        if one.value is None:
             continue
         place = names.index(row.objective) - (len(names) - 1) / 2 if row.objective in names else 0
-        tip = f"{row_name(row)}\n{measure.title} {wording.full(found, measure.form)}"
+        tip = f"{row_name(row)}\n{measure.title} {wording.full(one, measure.form)}"
         shifted = row.weight + place * WEIGHT_SHIFT * largest
-        marks.append(_look(row) | {"x": shifted, "tip": tip} | interval_fields(found, "y"))
-    weights = sorted({row.weight for row in trained})
+        marks.append(_look(row) | {"x": shifted, "tip": tip} | interval_fields(one, "y"))
+    weights = sorted({row.weight for row, _ in trained})
     axis = plain_axis("weight", grid=False, form=".4~g") | {"values": weights}
-    channels = {"x": {"type": "quantitative", "axis": axis}, "y": _axis(measure, None)}
+    channels = {"x": quantity(axis), "y": _axis(measure, None)}
     layers = [
         _paths(marks, channels),
         intervals(marks, channels, "y", width=1.6, opacity=0.8),
@@ -167,4 +167,4 @@ def _paths(marks: Sequence[Spec], channels: dict[str, Spec]) -> Spec:
 def _axis(measure: Measure, title: str | None) -> Spec:
     """The axis of a measure; one without a title is the vertical one, and has a grid."""
     axis = plain_zero(plain_axis(title, grid=title is None, form=measure.ticks))
-    return {"type": "quantitative", "axis": axis, "scale": {"zero": False}}
+    return quantity(axis, zero=False)

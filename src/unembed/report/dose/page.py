@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from unembed.report.dose import charts
@@ -28,11 +27,11 @@ from unembed.report.parts.wording import (
     full,
     side_of,
     signed,
+    size,
 )
 from unembed.report.refinement.page import recipe_facts
 from unembed.runs.manifest import FinishedRun, read_run
 from unembed.runs.provenance import Provenance
-from unembed.stats.estimate import Estimate
 from unembed.training.doses.dose import Doses
 from unembed.training.doses.frontier import DAMAGES, GAINS, Matched, percent
 from unembed.training.doses.records import CONTROL, TEMPERATURE, DoseRow, DoseTable
@@ -86,11 +85,6 @@ def dose_page(
 
     Raises ``ReportUnavailable`` where the extra ``plot`` is not installed.
     """
-    sections = (
-        frontier_section(heldout),
-        doses_section(heldout),
-        read_outs_section(heldout),
-    )
     return template("dose").render(
         title=title,
         reading=reading(heldout),
@@ -98,7 +92,11 @@ def dose_page(
         verdicts=verdicts(heldout),
         verdicts_lead=verdicts_lead(heldout),
         matched=matched_tables(heldout),
-        sections=[section for section in sections if section is not None],
+        sections=(
+            frontier_section(heldout),
+            doses_section(heldout),
+            read_outs_section(heldout),
+        ),
         heldout=published_tables(heldout),
         training=(*matched_tables(training), *published_tables(training)),
         facts=facts,
@@ -191,17 +189,14 @@ def frontier_section(table: DoseTable) -> Section:
     for damage in DAMAGED:
         for gain in GAINED:
             at = next((one.at for one in table.matched if one.gain == gain.field), None)
+            spec = charts.frontier(table.rows, gain, damage, at)
             figures.append(
                 Figure(
                     f"{damage.field}-{gain.field}".replace("_", "-"),
                     f"{capital(damage.title.partition(',')[0])}, {GAINS[gain.field]}",
                     "" if at is None else f"The dashed line is the common gain, {percent(at)}.",
+                    draw(spec, f"{damage.title} against {gain.title}, by objective"),
                     keys(table.rows),
-                    draw(
-                        charts.frontier(table.rows, gain, damage, at),
-                        f"{damage.title} against {gain.title}, by objective",
-                    ),
-                    (),
                 )
             )
     return Section(
@@ -218,27 +213,27 @@ def frontier_section(table: DoseTable) -> Section:
 def doses_section(table: DoseTable) -> Section:
     """Each figure against the weight."""
     trained = [row for row in table.rows if row.objective != TEMPERATURE]
-    figures = tuple(
-        Figure(
-            f"dose-{measure.field}".replace("_", "-"),
-            capital(measure.title.partition(",")[0]),
-            "",
-            keys(trained),
-            draw(
-                charts.doses(trained, measure, partial(charts.figure_of, measure=measure)),
-                f"{measure.title} against the weight",
-            ),
-            (dose_cells(measure, trained),),
-        )
-        for measure in DOSED
-        if any(getattr(row.figures, measure.field).value is not None for row in trained)
-    )
+
+    figures = []
+    for measure in DOSED:
+        found = [(row, charts.figure_of(row, measure)) for row in trained]
+        if any(one.value is not None for _, one in found):
+            figures.append(
+                Figure(
+                    f"dose-{measure.field}".replace("_", "-"),
+                    capital(measure.title.partition(",")[0]),
+                    "",
+                    draw(charts.doses(found, measure), f"{measure.title} against the weight"),
+                    keys(trained),
+                    (dose_cells(measure, trained),),
+                )
+            )
     return Section(
         "doses",
         "Dose and response",
         "Held out, against the starting model. A weight of 0 is training without a penalty, which "
         "every objective starts from. Points at one weight are set side by side.",
-        figures,
+        tuple(figures),
     )
 
 
@@ -249,35 +244,22 @@ def read_outs_section(table: DoseTable) -> Section | None:
         return None
     known = [row for row in table.rows if row.read_outs is not None]
 
-    def ratio(row: DoseRow, name: str) -> Estimate:
-        return flips_of(row.read_outs)[name].ratio
-
-    figures = tuple(
-        Figure(
-            f"read-out-{number}",
-            f"Flips under {name}",
-            "",
-            keys(known),
-            draw(
-                charts.doses(
-                    known,
-                    Measure("ratio", "flips over the starting model’s", decimal, ".2~f"),
-                    partial(ratio, name=name),
-                ),
-                f"Flips under {name}, over those of the starting model, against the weight",
-            ),
-            (),
-        )
-        for number, name in enumerate(flips_of(known[0].read_outs))
-        if any(ratio(row, name).value is not None for row in known)
-    )
+    over_start = Measure("ratio", "flips over the starting model’s", decimal, ".2~f")
+    figures = []
+    for number, name in enumerate(flips_of(known[0].read_outs)):
+        found = [(row, flips_of(row.read_outs)[name].ratio) for row in known]
+        if any(ratio.value is not None for _, ratio in found):
+            words = f"Flips under {name}, over those of the starting model, against the weight"
+            chart = draw(charts.doses(found, over_start), words)
+            title = f"Flips under {name}"
+            figures.append(Figure(f"read-out-{number}", title, "", chart, keys(known)))
     return Section(
         "read-outs",
         "Does it hold where it is used",
         "Held out. Decisions that change when the model’s weights are rounded or noise is added to "
         "its logits, over those of the starting model under the same disturbance: below 1 the dose "
         "made them more robust.",
-        figures,
+        tuple(figures),
         (numbers,),
     )
 
@@ -317,7 +299,7 @@ def _bare(one: Matched) -> str:
 
 
 def _size(table: DoseTable) -> str:
-    words = f"{counted(table.n_positions, 'position')} in {counted(table.n_documents, 'document')}"
+    words = size(table.n_positions, table.n_documents)
     if table.n_nonfinite:
         words += f" ({counted(table.n_nonfinite, 'position')}, not finite, left out)"
     return words

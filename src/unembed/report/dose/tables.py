@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from unembed.decisions.comparison.summary import BAND_NAMES
 from unembed.decisions.tokens import CLASSES, FREQUENCY_NAMES
 from unembed.report.dose.charts import Measure, figure_of, points_apart, relative_change, row_name
-from unembed.report.parts.parts import Table
+from unembed.report.parts.parts import Table, table_of
 from unembed.report.parts.wording import (
     Wording,
     count,
@@ -30,6 +30,8 @@ CellOf = Callable[[DoseRow], str]
 def published_tables(table: DoseTable) -> tuple[Table, ...]:
     """The tables of a text: margins, churn, rotation, bands, expansion, frequency, classes."""
     everything = [table.start, *table.rows]
+    bands = _accuracies("by_band", BAND_NAMES)
+    sizes = _numbers("by_band", [f"{name} n" for name in BAND_NAMES], "share")
     return (
         _table(
             "Margins, in logits; α and R² of the gap fit are means over the seeds",
@@ -68,14 +70,10 @@ def published_tables(table: DoseTable) -> tuple[Table, ...]:
         _table(
             "Accuracy by margin band after, and positions in it",
             everything,
-            {
-                **{
-                    f"{name}{what}": _band(i, what)
-                    for i, name in enumerate(BAND_NAMES)
-                    for what in ("", " n")
-                },
-                "overall": _figure("accuracy", fine_share),
-            },
+            dict(
+                column for both in zip(bands.items(), sizes.items(), strict=True) for column in both
+            )
+            | {"overall": _figure("accuracy", fine_share)},
         ),
         _table(
             "Expansion: change of the margin at each position, in logits",
@@ -89,46 +87,53 @@ def published_tables(table: DoseTable) -> tuple[Table, ...]:
         _table(
             "Accuracy by how often the target occurs, and the share of the net at 100 and more",
             everything,
-            {
-                **{
-                    name: _group("by_frequency", i, "accuracy", fine_share)
-                    for i, name in enumerate(FREQUENCY_NAMES)
-                },
-                "share of net, 100+": _group(
-                    "by_frequency", len(FREQUENCY_NAMES) - 1, "share_of_net", fine_share
-                ),
+            _accuracies("by_frequency", FREQUENCY_NAMES)
+            | {
+                "share of net, 100+": lambda row: full(
+                    row.by_frequency[-1].share_of_net, fine_share
+                )
             },
         ),
         _table(
             "Net flips by token class, and the structural tokens’ share of the net",
             table.rows,
+            _numbers("by_class", CLASSES, "net")
+            | {"structural share": _figure("structural_share_of_net", fine_share)},
+        ),
+        _table(
+            "Each dose minus training without a penalty; margins and loss in % of the start’s",
+            [row for row in table.rows if row.over_control is not None],
             {
-                **{name: _net(i) for i, name in enumerate(CLASSES)},
-                "structural share": _figure("structural_share_of_net", fine_share),
+                "median margin": _over_control("median_margin_gain"),
+                "scale-free": _over_control("scale_free_gain"),
+                "loss": _over_control("nll_rise"),
+                "accuracy": _over_control("accuracy_change"),
+                "churn": _over_control("churn"),
+                "wrong to right": _over_control("wrong_to_right"),
+                "right to wrong": _over_control("right_to_wrong"),
             },
         ),
-        _over_control(table.rows),
     )
 
 
 def read_out_table(rows: Sequence[DoseRow]) -> Table | None:
     """Flips under each disturbance by dose, and their ratio to the starting model's."""
-    known = [(row, flips_of(row.read_outs)) for row in rows if row.read_outs is not None]
+    known = [row for row in rows if row.read_outs is not None]
     if not known:
         return None
-    names = list(known[0][1])
-    lines = [["start"], *([row_name(row)] for row, _ in known)]
-    for name in names:
-        lines[0] += [full(known[0][1][name].before, fine_share), "", ""]
-        for line, (row, found) in zip(lines[1:], known, strict=True):
-            control = flips_of(row.read_outs_over_control)
+    start = flips_of(known[0].read_outs)
+    head, lines = ["dose"], [["start"], *([row_name(row)] for row in known)]
+    for name, flips in start.items():
+        head += [name, "over start", "over no penalty"]
+        lines[0] += [full(flips.before, fine_share), "", ""]
+        for line, row in zip(lines[1:], known, strict=True):
+            own, control = flips_of(row.read_outs)[name], flips_of(row.read_outs_over_control)
             over = full(control[name].ratio, decimal) if control else ""
-            line += [full(found[name].after, fine_share), full(found[name].ratio, decimal), over]
-    return _with_reasons(
-        "Flips under a disturbance, over the starting model’s, and over those without a penalty",
-        ("dose", *(head for name in names for head in (name, "over start", "over no penalty"))),
-        lines,
+            line += [full(own.after, fine_share), full(own.ratio, decimal), over]
+    caption = (
+        "Flips under a disturbance, over the starting model’s, and over those without a penalty"
     )
+    return _with_reasons(Table(caption, tuple(head), tuple(map(tuple, lines))))
 
 
 @dataclass(frozen=True)
@@ -155,79 +160,57 @@ def flips_of(found: RobustnessComparison | None) -> dict[str, FlipsUnder]:
 def matched_table(words: str, matched: Sequence[Matched], gain: str) -> Table:
     """Every two objectives at one gain: the difference in each damage, first minus second."""
     ours = [one for one in matched if one.gain == gain]
-    pairs = dict.fromkeys((one.first, one.second) for one in ours)
-    at = next((one.at for one in ours if one.at is not None), None)
-    lines = []
-    for pair in pairs:
-        cells = {one.damage: one.difference for one in ours if (one.first, one.second) == pair}
-        numbers = [full(cells[damage], points_apart) for damage in DAMAGES]
-        lines.append([f"{pair[0]} − {pair[1]}", *numbers])
-    return _with_reasons(
-        f"At the same {words}{'' if at is None else f', {percent(at)}'}; loss in % of the start’s",
-        ("objectives", *DAMAGES.values()),
-        lines,
+    pairs: dict[str, dict[str, Estimate]] = {}
+    for one in ours:
+        pairs.setdefault(f"{one.first} − {one.second}", {})[one.damage] = one.difference
+    rows = tuple(
+        (pair, *(full(cells[damage], points_apart) for damage in DAMAGES))
+        for pair, cells in pairs.items()
     )
+    at = next((f", {percent(one.at)}" for one in ours if one.at is not None), "")
+    caption = f"At the same {words}{at}; loss in % of the start’s"
+    return _with_reasons(Table(caption, ("objectives", *DAMAGES.values()), rows))
 
 
 def dose_cells(measure: Measure, rows: Sequence[DoseRow]) -> Table:
     """One figure by dose, and how far it is from the control's."""
-    lines = []
-    for row in rows:
-        own = figure_of(row, measure)
-        more = (
-            ""
-            if row.over_control is None
-            else full(getattr(row.over_control, measure.field), measure.form)
-        )
-        lines.append([row_name(row), point(own, measure.form), interval(own, measure.form), more])
-    return _with_reasons(
-        f"{measure.title}, with 95 % intervals",
-        ("dose", "value", "95 % interval", "minus no penalty"),
-        lines,
-    )
-
-
-def _over_control(rows: Sequence[DoseRow]) -> Table:
-    """What the penalty adds to training without one."""
-    forms: dict[str, tuple[str, Wording]] = {
-        "median margin": ("median_margin_gain", points_apart),
-        "scale-free": ("scale_free_gain", points_apart),
-        "loss": ("nll_rise", points_apart),
-        "accuracy": ("accuracy_change", points_apart),
-        "churn": ("churn", points_apart),
-        "wrong to right": ("wrong_to_right", points_apart),
-        "right to wrong": ("right_to_wrong", points_apart),
-    }
-
-    def cell(name: str, form: Wording) -> CellOf:
-        return lambda row: full(getattr(row.over_control, name), form)
-
+    field, form = measure.field, measure.form
     return _table(
-        "Each dose minus training without a penalty; margins and loss in % of the start’s",
-        [row for row in rows if row.over_control is not None],
-        {title: cell(name, form) for title, (name, form) in forms.items()},
+        f"{measure.title}, with 95 % intervals",
+        rows,
+        {
+            "value": lambda row: point(figure_of(row, measure), form),
+            "95 % interval": lambda row: interval(figure_of(row, measure), form),
+            "minus no penalty": lambda row: (
+                full(getattr(row.over_control, field), form) if row.over_control else ""
+            ),
+        },
     )
 
 
 def _table(caption: str, rows: Sequence[DoseRow], columns: dict[str, CellOf]) -> Table:
-    lines = [[row_name(row), *(cell(row) for cell in columns.values())] for row in rows]
-    return _with_reasons(caption, ("dose", *columns), lines)
+    return _with_reasons(table_of(caption, rows, {"dose": row_name} | columns))
 
 
-def _with_reasons(caption: str, head: tuple[str, ...], lines: Sequence[Sequence[str]]) -> Table:
-    """A table that gives the reasons for what does not exist once, in its caption."""
+def _with_reasons(table: Table) -> Table:
+    """The table with the reasons for what does not exist once, in its caption."""
     lead = "none: "
     reasons = dict.fromkeys(
-        cell.removeprefix(lead) for line in lines for cell in line if cell.startswith(lead)
+        cell.removeprefix(lead) for row in table.rows for cell in row if cell.startswith(lead)
     )
-    rows = tuple(
-        tuple("none" if cell.startswith(lead) else cell for cell in line) for line in lines
-    )
-    return Table(f"{caption}; none: {'; '.join(reasons)}" if reasons else caption, head, rows)
+    if not reasons:
+        return table
+    rows = [["none" if cell.startswith(lead) else cell for cell in row] for row in table.rows]
+    caption = f"{table.caption}; none: {'; '.join(reasons)}"
+    return replace(table, caption=caption, rows=tuple(map(tuple, rows)))
 
 
 def _figure(name: str, form: Wording) -> CellOf:
     return lambda row: full(getattr(row.figures, name), form)
+
+
+def _over_control(name: str) -> CellOf:
+    return lambda row: full(getattr(row.over_control, name), points_apart)
 
 
 def _counted(name: str) -> CellOf:
@@ -240,22 +223,26 @@ def _counted(name: str) -> CellOf:
     return cell
 
 
+def _accuracies(groups: str, names: Sequence[str]) -> dict[str, CellOf]:
+    """The accuracy of each group, in the order of their names."""
+
+    def column(index: int) -> CellOf:
+        return lambda row: full(getattr(row, groups)[index].accuracy, fine_share)
+
+    return {name: column(index) for index, name in enumerate(names)}
+
+
+def _numbers(groups: str, names: Sequence[str], field: str) -> dict[str, CellOf]:
+    """A share of each group as the number of positions that it is."""
+
+    def column(index: int) -> CellOf:
+        return lambda row: _number(getattr(getattr(row, groups)[index], field))
+
+    return {name: column(index) for index, name in enumerate(names)}
+
+
 def _number(estimate: Estimate) -> str:
     return count(round((estimate.value or 0.0) * estimate.n)).replace("-", "−")
-
-
-def _group(kind: str, index: int, name: str, form: Wording) -> CellOf:
-    return lambda row: full(getattr(getattr(row, kind)[index], name), form)
-
-
-def _band(index: int, what: str) -> CellOf:
-    if what:
-        return lambda row: _number(row.by_band[index].share)
-    return _group("by_band", index, "accuracy", fine_share)
-
-
-def _net(index: int) -> CellOf:
-    return lambda row: _number(row.by_class[index].net)
 
 
 def _plain(value: float | None, form: str) -> str:

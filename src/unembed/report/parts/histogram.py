@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from unembed.decisions.audit.summary import Histogram
 from unembed.report.parts import wording
 from unembed.report.parts.drawing import Spec, draw, heading
-from unembed.report.parts.marks import NO_SCALE
-from unembed.report.parts.parts import Figure, Key, Table
+from unembed.report.parts.marks import NO_SCALE, plain_axis, quantity, reference
+from unembed.report.parts.parts import Figure, Key, Table, table_of
 
 
 def histogram_figure(
@@ -29,33 +31,25 @@ def histogram_figure(
     for beyond, words in ((bins.below, "to the left"), (bins.above, "to the right")):
         if beyond:
             caption += f" {wording.counted(beyond, 'position')} further {words}."
-    rows = tuple(
-        (
-            f"{wording.decimal(low)} to {wording.decimal(high)}",
-            wording.count(right),
-            wording.count(wrong),
-        )
-        for low, high, right, wrong in zip(
-            bins.edges, bins.edges[1:], bins.right, bins.wrong, strict=False
-        )
+    table = table_of(
+        "Positions per bin",
+        list(_bins(bins)),
+        {
+            unit: lambda one: f"{wording.decimal(one[0])} to {wording.decimal(one[1])}",
+            sides[0]: lambda one: wording.count(one[2]),
+            sides[1]: lambda one: wording.count(one[3]),
+        },
     )
-    return Figure(
-        name,
-        title,
-        caption,
-        (Key("right", sides[0]), Key("wrong", sides[1])),
-        draw(histogram(bins, unit, median, ticks), f"{title}: histogram in {unit}"),
-        (*tables, Table("Positions per bin", (unit, *sides), rows)),
-    )
+    chart = draw(histogram(bins, unit, median, ticks), f"{title}: histogram in {unit}")
+    keys = (Key("right", sides[0]), Key("wrong", sides[1]))
+    return Figure(name, title, caption, chart, keys, (*tables, table))
 
 
 def histogram(counts: Histogram, unit: str, median: float | None, ticks: int) -> Spec:
     """Share of positions per bin, right decisions below, wrong ones stacked on them."""
     n = sum(counts.right) + sum(counts.wrong) + counts.below + counts.above
     rows: list[Spec] = []
-    for low, high, right, wrong in zip(
-        counts.edges, counts.edges[1:], counts.right, counts.wrong, strict=False
-    ):
+    for low, high, right, wrong in _bins(counts):
         total = right + wrong
         if total:
             tip = (
@@ -68,23 +62,16 @@ def histogram(counts: Histogram, unit: str, median: float | None, ticks: int) ->
             rows.append(span | {"from": right / n, "to": total / n, "fill": "var(--wrong)"})
     # Empty bins at the far end, which a fixed set of edges leaves, are not drawn.
     end = max((row["high"] for row in rows), default=counts.edges[-1])
+    x_axis = {"title": unit, "grid": False, "tickCount": ticks, "format": ".3~g"}
+    x = quantity(x_axis, domain=[counts.edges[0], end], nice=False)
     layers = [
         {
             "data": {"values": rows},
             "mark": {"type": "bar", "stroke": "var(--paper)", "strokeWidth": 0.6},
             "encoding": {
-                "x": {
-                    "field": "low",
-                    "type": "quantitative",
-                    "scale": {"domain": [counts.edges[0], end], "nice": False},
-                    "axis": {"title": unit, "grid": False, "tickCount": ticks, "format": ".3~g"},
-                },
+                "x": x | {"field": "low"},
                 "x2": {"field": "high"},
-                "y": {
-                    "field": "from",
-                    "type": "quantitative",
-                    "axis": {"title": None, "format": ".1~%", "tickCount": 5},
-                },
+                "y": quantity(plain_axis(None, grid=True, form=".1~%")) | {"field": "from"},
                 "y2": {"field": "to"},
                 "color": {"field": "fill"} | NO_SCALE,
                 "description": {"field": "tip"},
@@ -98,29 +85,23 @@ def histogram(counts: Histogram, unit: str, median: float | None, ticks: int) ->
     return {"title": heading("share of positions"), "layer": layers}
 
 
+def _bins(bins: Histogram) -> Iterator[tuple[float, float, int, int]]:
+    """The ends of each bin, and how many right and wrong decisions are in it."""
+    return zip(bins.edges, bins.edges[1:], bins.right, bins.wrong, strict=False)
+
+
 def _upright(x: float, label: str, label_on_right: bool) -> Spec:
     """A vertical line with its label at the top."""
-    encoding = {"x": {"field": "x", "type": "quantitative"}}
+    side, align = (6, "left") if label_on_right else (-6, "right")
+    text = {"type": "text", "y": 0, "dx": side, "dy": 7, "align": align, "color": "var(--ink)"}
+    axis = {"type": "quantitative"}
     return {
-        "data": {"values": [{"x": x, "label": label}]},
         "layer": [
+            reference("x", x, axis, {"strokeDash": [], "strokeWidth": 1.4}),
             {
-                "mark": {"type": "rule", "color": "var(--ink)", "strokeWidth": 1.4, "aria": False},
-                "encoding": encoding,
-            },
-            {
-                "mark": {
-                    "type": "text",
-                    "y": 0,
-                    "dx": 6 if label_on_right else -6,
-                    "dy": 7,
-                    "align": "left" if label_on_right else "right",
-                    "color": "var(--ink)",
-                    "fontSize": 12.5,
-                    "fontWeight": 600,
-                    "aria": False,
-                },
-                "encoding": encoding | {"text": {"field": "label"}},
+                "data": {"values": [{"x": x, "label": label}]},
+                "mark": text | {"fontSize": 12.5, "fontWeight": 600, "aria": False},
+                "encoding": {"x": axis | {"field": "x"}, "text": {"field": "label"}},
             },
         ],
     }

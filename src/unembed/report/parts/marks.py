@@ -49,6 +49,11 @@ def plain_axis(title: str | None, *, grid: bool, form: str) -> Spec:
     return {"title": title, "grid": grid, "tickCount": 5, "format": form}
 
 
+def quantity(axis: Spec | None, **scale: object) -> Spec:
+    """A channel of numbers; ``scale`` are properties of its scale."""
+    return {"type": "quantitative", "axis": axis} | ({"scale": scale} if scale else {})
+
+
 def plain_zero(axis: Spec) -> Spec:
     """The same axis with 0 written without sign, unit or decimals."""
     return axis | {"labelFlush": False, "labelExpr": "datum.value === 0 ? '0' : datum.label"}

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from unembed.report.parts import wording
 from unembed.report.parts.drawing import Chart
 from unembed.report.parts.wording import Wording
 from unembed.stats.estimate import Estimate
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -48,9 +52,9 @@ class Figure:
     name: str
     title: str
     caption: str
-    keys: tuple[Key, ...]
     chart: Chart
-    tables: tuple[Table, ...]
+    keys: tuple[Key, ...] = ()
+    tables: tuple[Table, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,30 @@ def card(label: str, estimate: Estimate, form: Wording, unit: str = "", remark: 
     )
 
 
-def estimate_row(name: str, estimate: Estimate, form: Wording) -> tuple[str, str, str]:
-    """A row of a table from an estimate: name, value, interval."""
-    return name, wording.point(estimate, form), wording.interval(estimate, form)
+def table_of(
+    caption: str,
+    items: Iterable[Item],
+    columns: Mapping[str, Callable[[Item], str]],
+    faint: Callable[[Item], bool] = lambda _: False,
+) -> Table:
+    """A row for each item: a column is its head and what it says of an item."""
+    found = list(items)
+    rows = tuple(tuple(column(item) for column in columns.values()) for item in found)
+    few = frozenset(at for at, item in enumerate(found) if faint(item))
+    return Table(caption, tuple(columns), rows, few)
+
+
+def estimates_table(
+    caption: str, rows: Mapping[str, tuple[Estimate, Wording] | str], first: str = "figure"
+) -> Table:
+    """Estimates by name with their intervals; what is in words already has none."""
+    return Table(
+        caption,
+        (first, "value", "95 % interval"),
+        tuple(
+            (name, one, "")
+            if isinstance(one, str)
+            else (name, wording.point(*one), wording.interval(*one))
+            for name, one in rows.items()
+        ),
+    )

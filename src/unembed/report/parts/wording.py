@@ -103,6 +103,16 @@ def whole_percent(value: float) -> str:
     return fixed(100 * value, 0) + PERCENT
 
 
+def known(value: float | None, wording: Wording) -> str:
+    """A value in words, ``none`` where there is none."""
+    return "none" if value is None else wording(value)
+
+
+def size(positions: int, documents: int) -> str:
+    """How much was measured: ``1,500 positions in 12 documents``."""
+    return f"{counted(positions, 'position')} in {counted(documents, 'document')}"
+
+
 def signed(value: float) -> str:
     """``decimal`` with its sign: ``+0.412``."""
     return "+" * (value > 0) + decimal(value)
@@ -120,9 +130,7 @@ def change(value: float) -> str:
 
 def p_value(p: float | None) -> str:
     """A p-value; tiny ones as a bound."""
-    if p is None:
-        return "none"
-    return "< 0.0001" if p < 1e-4 else decimal(p)
+    return "< 0.0001" if p is not None and p < 1e-4 else known(p, decimal)
 
 
 def side_of(estimate: Estimate, at: float) -> int:

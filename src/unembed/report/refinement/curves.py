@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from unembed.report.parts.drawing import Spec, draw, heading
-from unembed.report.parts.marks import CURVES, dots, line, plain_axis, reference, spaced
+from unembed.report.parts.marks import CURVES, dots, line, plain_axis, quantity, reference, spaced
 from unembed.report.parts.parts import Figure, Key, Section, Table
 from unembed.report.parts.wording import Wording, decimal, share, signed
-from unembed.training.run.summary import RefinementSummary, Step
+from unembed.training.run.summary import RefinementSummary, Step, WatchedStep
 
 MOST_STEPS_DRAWN = 300
 """Points of a curve at most."""
@@ -20,62 +21,106 @@ MOST_STEPS_MARKED = 40
 CURVE_KEYS = ("line", "dashed")
 """The keys of the looks in ``CURVES``."""
 
-Points = Sequence[tuple[int, float]]
-LoggedCurve = tuple[str, Points]
+LoggedCurve = tuple[str, Sequence[tuple[int, float]]]
+
+
+@dataclass(frozen=True)
+class StepFigure:
+    """What is drawn by step: the name of each curve, and the field of the log that it shows."""
+
+    name: str
+    title: str
+    caption: str
+    unit: str
+    curves: Mapping[str, str]
+    form: Wording = decimal
+
+
+WATCHED = (
+    StepFigure("loss", "Loss", "Mean in nats.", "nats", {"loss": "nll"}),
+    StepFigure(
+        "margin", "Median margin", "In logits.", "logits", {"median margin": "median_margin"}
+    ),
+    StepFigure(
+        "relative",
+        "Median scale-free margin",
+        "Distance to the runner-up’s facet relative to the hidden norm.",
+        "distance",
+        {"median scale-free margin": "median_relative_distance"},
+    ),
+    StepFigure(
+        "flips",
+        "Changed decisions",
+        "Against the starting model.",
+        "share",
+        {"churn": "churn", "right → wrong": "right_to_wrong"},
+        share,
+    ),
+    StepFigure(
+        "accuracy",
+        "Accuracy",
+        "Share of right decisions.",
+        "share",
+        {"accuracy": "accuracy"},
+        share,
+    ),
+    StepFigure(
+        "stable",
+        "Stable candidates",
+        "Mean share of the starting model’s top 5 that are still among the top 5.",
+        "share",
+        {"stable candidates": "stable_candidates"},
+        share,
+    ),
+)
+"""What is measured on held-out text on the way."""
 
 
 def training_section(summary: RefinementSummary, clip: float) -> Section:
     """The loss, the penalty and their gradients at each step. ``clip`` is the recipe's."""
-    log = summary.log
-    losses = [
-        (one.step, one.loss if one.cross_entropy is None else one.cross_entropy) for one in log
+    log = [
+        replace(one, cross_entropy=one.loss) if one.cross_entropy is None else one
+        for one in summary.log
     ]
-    norm, ratio = _logged(log, "gradient_norm"), _logged(log, "gradient_ratio")
-    figures = [
-        _figure(
+    norm = "Of everything that is minimised, before clipping"
+    norm += f"; the rule is the clip, {clip:g}." if clip else "."
+    figures = (
+        StepFigure(
             "cross-entropy",
             "Cross-entropy",
             "Mean of the step’s batch, in nats.",
             "nats",
-            (("cross-entropy", losses),),
-            decimal,
+            {"cross-entropy": "cross_entropy"},
         ),
-        _figure(
+        StepFigure(
             "penalty",
             "Penalty",
             "P of the step’s batch, without its weight.",
             "P",
-            (("penalty", _logged(log, "penalty")),),
-            decimal,
+            {"penalty": "penalty"},
         ),
-        _figure(
-            "gradient-norm",
-            "Length of the gradient",
-            "Of everything that is minimised, before clipping"
-            + (f"; the rule is the clip, {clip:g}." if clip else "."),
-            "length",
-            (("length", norm),),
-            decimal,
-            rule=clip or None,
+        StepFigure(
+            "gradient-norm", "Length of the gradient", norm, "length", {"length": "gradient_norm"}
         ),
-        _figure(
+        StepFigure(
             "gradient-ratio",
             "Penalty’s gradient, relative to cross-entropy’s",
             "Length of λP’s gradient over that of cross-entropy’s, in the input of the head.",
             "ratio",
-            (("ratio", ratio),),
-            decimal,
+            {"ratio": "gradient_ratio"},
         ),
-        _figure(
+        StepFigure(
             "gradient-cosine",
             "Angle between the two gradients",
             "Their cosine: below 0 the penalty works against the cross-entropy.",
             "cosine",
-            (("cosine", _logged(log, "gradient_cosine")),),
+            {"cosine": "gradient_cosine"},
             signed,
         ),
-    ]
-    return Section("training", "The run, step by step", _lead(summary), _there(figures))
+    )
+    rules = {"gradient-norm": clip or None}
+    drawn = [_figure(one, log, rules.get(one.name)) for one in figures]
+    return Section("training", "The run, step by step", _lead(summary), tuple(filter(None, drawn)))
 
 
 def watched_section(summary: RefinementSummary) -> Section | None:
@@ -83,60 +128,14 @@ def watched_section(summary: RefinementSummary) -> Section | None:
     watched = summary.watched
     if not watched:
         return None
-
-    def of(name: str) -> Points:
-        return [(one.step, getattr(one, name)) for one in watched]
-
-    figures = [
-        _figure("watched-loss", "Loss", "Mean in nats.", "nats", (("loss", of("nll")),), decimal),
-        _figure(
-            "watched-margin",
-            "Median margin",
-            "In logits.",
-            "logits",
-            (("median margin", of("median_margin")),),
-            decimal,
-        ),
-        _figure(
-            "watched-relative",
-            "Median scale-free margin",
-            "Distance to the runner-up’s facet relative to the hidden norm.",
-            "distance",
-            (("median scale-free margin", of("median_relative_distance")),),
-            decimal,
-        ),
-        _figure(
-            "watched-flips",
-            "Changed decisions",
-            "Against the starting model.",
-            "share",
-            (("churn", of("churn")), ("right → wrong", of("right_to_wrong"))),
-            share,
-        ),
-        _figure(
-            "watched-accuracy",
-            "Accuracy",
-            "Share of right decisions.",
-            "share",
-            (("accuracy", of("accuracy")),),
-            share,
-        ),
-        _figure(
-            "watched-stable",
-            "Stable candidates",
-            "Mean share of the starting model’s top 5 that are still among the top 5.",
-            "share",
-            (("stable candidates", of("stable_candidates")),),
-            share,
-        ),
-    ]
+    drawn = [_figure(replace(one, name=f"watched-{one.name}"), watched) for one in WATCHED]
     return Section(
         "watched",
         "Held-out text on the way",
         f"The same {watched[0].n:,} held-out positions after so many steps, without intervals: "
         "where a curve turns, a shorter run would have done. Right to wrong counts targets of the "
         "budget’s classes alone, where it names some.",
-        _there(figures),
+        tuple(filter(None, drawn)),
     )
 
 
@@ -153,47 +152,34 @@ def _lead(summary: RefinementSummary) -> str:
     return words
 
 
-def _logged(log: Sequence[Step], name: str) -> Points:
-    return [(one.step, getattr(one, name)) for one in log if getattr(one, name) is not None]
-
-
-def _there(figures: Sequence[Figure | None]) -> tuple[Figure, ...]:
-    return tuple(figure for figure in figures if figure is not None)
-
-
 def _figure(
-    name: str,
-    title: str,
-    caption: str,
-    unit: str,
-    curves: Sequence[LoggedCurve],
-    form: Wording,
-    rule: float | None = None,
+    figure: StepFigure, log: Sequence[Step] | Sequence[WatchedStep], rule: float | None = None
 ) -> Figure | None:
-    """One figure of curves over the same steps; None where nothing was logged."""
+    """The curves of a figure over the same steps; None where nothing was logged."""
+    curves: list[LoggedCurve] = []
+    for label, field in figure.curves.items():
+        found = [(one.step, getattr(one, field)) for one in log]
+        curves.append((label, [(step, value) for step, value in found if value is not None]))
     if not curves[0][1]:
         return None
     keys = tuple(Key(look, label) for (label, _), look in zip(curves, CURVE_KEYS, strict=False))
     return Figure(
-        name,
-        title,
-        caption,
+        figure.name,
+        figure.title,
+        figure.caption,
+        draw(_spec(curves, figure.unit, figure.form, rule), f"{figure.title} by step"),
         keys if len(curves) > 1 else (),
-        draw(_spec(curves, unit, form, rule), f"{title} by step"),
-        (_table(title, curves, form),),
+        (_table(figure.title, curves, figure.form),),
     )
 
 
 def _spec(curves: Sequence[LoggedCurve], unit: str, form: Wording, rule: float | None) -> Spec:
     """Lines over the steps, and a horizontal rule."""
     axis = plain_axis("step", grid=False, form="~d") | {"tickMinStep": 1}
-    channels: dict[str, Spec] = {
-        "x": {"type": "quantitative", "scale": {"zero": False}, "axis": axis},
-        "y": {
-            "type": "quantitative",
-            "scale": {"zero": len(curves) > 1 or rule is not None},
-            "axis": plain_axis(None, grid=True, form=".2~%" if form is share else ".6~g"),
-        },
+    y_axis = plain_axis(None, grid=True, form=".2~%" if form is share else ".6~g")
+    channels = {
+        "x": quantity(axis, zero=False),
+        "y": quantity(y_axis, zero=len(curves) > 1 or rule is not None),
     }
     layers: list[Spec] = []
     for (label, logged), look in zip(curves, CURVES, strict=False):

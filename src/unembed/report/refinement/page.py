@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
-from unembed.decisions.comparison.summary import ComparisonSummary
 from unembed.report.comparison.flow import flow_section
 from unembed.report.comparison.margins import margins_section, sharpening_words
 from unembed.report.parts.facts import facts_of_both
@@ -15,6 +15,7 @@ from unembed.report.parts.page import template
 from unembed.report.parts.parts import Card, Section, Table, card
 from unembed.report.parts.wording import (
     Wording,
+    capital,
     count,
     counted,
     decimal,
@@ -24,6 +25,7 @@ from unembed.report.parts.wording import (
     points,
     share,
     signed,
+    size,
 )
 from unembed.report.refinement.curves import training_section, watched_section
 from unembed.runs.manifest import FinishedRun
@@ -34,21 +36,15 @@ from unembed.training.run.summary import RefinementSummary
 from unembed.training.run.train import Refinement
 
 Number = TypeVar("Number", int, float)
-GainOrCost = tuple[str, Wording, str, Callable[[ComparisonSummary], Estimate]]
 
-GAIN_AND_COST: tuple[GainOrCost, ...] = (
-    ("Median Δ margin", signed, "logits", lambda s: s.movement.everywhere.margin.median),
-    (
-        "Median Δ scale-free margin",
-        signed,
-        "",
-        lambda s: s.movement.everywhere.relative_distance.median,
-    ),
-    ("Loss difference", signed, "nats", lambda s: s.calibration.nll_difference_nats),
-    ("Accuracy difference", points, "", lambda s: s.flips.accuracy_difference),
-    ("Churn", share, "", lambda s: s.flips.churn),
-    ("Right → wrong", share, "", lambda s: s.flips.right_to_wrong_share),
-    ("Wrong → right", share, "", lambda s: s.flips.wrong_to_right_share),
+GAIN_AND_COST: tuple[tuple[str, Wording, str, str], ...] = (
+    ("Median Δ margin", signed, "logits", "movement.everywhere.margin.median"),
+    ("Median Δ scale-free margin", signed, "", "movement.everywhere.relative_distance.median"),
+    ("Loss difference", signed, "nats", "calibration.nll_difference_nats"),
+    ("Accuracy difference", points, "", "flips.accuracy_difference"),
+    ("Churn", share, "", "flips.churn"),
+    ("Right → wrong", share, "", "flips.right_to_wrong_share"),
+    ("Wrong → right", share, "", "flips.wrong_to_right_share"),
 )
 """Gain and cost: name, form, unit, and where a comparison has it."""
 
@@ -67,11 +63,7 @@ def refinement_page(
 
     Raises ``ReportUnavailable`` where the extra ``plot`` is not installed.
     """
-    watched = watched_section(summary)
-    moved = (
-        flow_section(summary.heldout),
-        margins_section(summary.heldout),
-    )
+    moved = (flow_section(summary.heldout), margins_section(summary.heldout))
     return template("refinement").render(
         title=title,
         reading=reading(summary),
@@ -82,7 +74,7 @@ def refinement_page(
         sections=(
             cost_section(summary),
             training_section(summary, recipe["clip"]),
-            *([] if watched is None else [watched]),
+            watched_section(summary),
             *(replace(section, title=f"Held out: {section.title}") for section in moved),
         ),
         heldout_page=pages[0],
@@ -108,10 +100,10 @@ def extent(summary: RefinementSummary) -> str:
     what = "cross-entropy alone"
     if not _control(summary):
         what = f"cross-entropy + {summary.weight:g} · {summary.objective}"
+    sides = [size(one.n_positions, one.n_documents) for one in (summary.heldout, summary.training)]
     return (
-        f"{what[0].upper()}{what[1:]}, {counted(summary.steps, 'step')}, scope {summary.scope}; "
-        f"{summary.moves}. Audited on {_size(summary.heldout)} held out and "
-        f"{_size(summary.training)} of the training text."
+        f"{capital(what)}, {counted(summary.steps, 'step')}, scope {summary.scope}; "
+        f"{summary.moves}. Audited on {sides[0]} held out and {sides[1]} of the training text."
     )
 
 
@@ -145,33 +137,46 @@ def notes(summary: RefinementSummary) -> tuple[str, ...]:
 
 def cards(summary: RefinementSummary) -> tuple[Card, ...]:
     """Gain and cost held out; what it was on the training text stands below."""
-    return tuple(
-        card(name, of(summary.heldout), form, unit, f"{point(of(summary.training), form)} training")
-        for name, form, unit, of in GAIN_AND_COST
-    )
+    found = []
+    for name, form, unit, path in GAIN_AND_COST:
+        heldout, training = map(attrgetter(path), (summary.heldout, summary.training))
+        found.append(card(name, heldout, form, unit, f"{point(training, form)} training"))
+    return tuple(found)
 
 
 def cost_section(summary: RefinementSummary) -> Section:
     """Gain and cost, held out and on the training text."""
-    table = Table(
-        "After − before, with 95 % intervals",
-        ("figure", "held out", "95 % interval", "training", "95 % interval"),
-        tuple(_both_texts(summary, *figure) for figure in GAIN_AND_COST),
-    )
-    levels = Table(
-        "Before and after",
-        ("figure", "held out, before", "after", "training, before", "after"),
-        (
-            _levels(summary, "loss, nats", decimal, _losses),
-            _levels(summary, "accuracy", share, _accuracies),
-        ),
-    )
+    sides = (summary.heldout, summary.training)
+    changes = []
+    for name, form, unit, path in GAIN_AND_COST:
+        found = [attrgetter(path)(side) for side in sides]
+        cells = (word(one, form) for one in found for word in (point, interval))
+        changes.append((f"{name}, {unit}" if unit else name, *cells))
+    levels = []
+    for name, form, before, after in (
+        ("loss, nats", decimal, "calibration.before.nll_nats", "calibration.after.nll_nats"),
+        ("accuracy", share, "flips.accuracy_before", "flips.accuracy_after"),
+    ):
+        found = [one for side in sides for one in attrgetter(before, after)(side)]
+        levels.append((name, *(full(one, form) for one in found)))
     return Section(
         "cost",
         "Gain and cost",
         "Gain on the training text that held-out text does not show is memory. An interval that "
         "holds 0 tells no change from chance.",
-        tables=(table, levels, *benchmark_tables(summary.benchmarks)),
+        tables=(
+            Table(
+                "After − before, with 95 % intervals",
+                ("figure", "held out", "95 % interval", "training", "95 % interval"),
+                tuple(changes),
+            ),
+            Table(
+                "Before and after",
+                ("figure", "held out, before", "after", "training, before", "after"),
+                tuple(levels),
+            ),
+            *benchmark_tables(summary.benchmarks),
+        ),
     )
 
 
@@ -238,41 +243,6 @@ def _value(value: Any) -> str:
     if isinstance(value, list | dict):
         return f"({', '.join(map(str, value.items() if isinstance(value, dict) else value))})"
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _size(side: ComparisonSummary) -> str:
-    return f"{counted(side.n_positions, 'position')} in {counted(side.n_documents, 'document')}"
-
-
-def _both_texts(
-    summary: RefinementSummary,
-    name: str,
-    form: Wording,
-    unit: str,
-    of: Callable[[ComparisonSummary], Estimate],
-) -> tuple[str, ...]:
-    cells = []
-    for side in (summary.heldout, summary.training):
-        cells += [point(of(side), form), interval(of(side), form)]
-    return (f"{name}, {unit}" if unit else name, *cells)
-
-
-def _levels(
-    summary: RefinementSummary,
-    name: str,
-    form: Wording,
-    of: Callable[[ComparisonSummary], tuple[Estimate, Estimate]],
-) -> tuple[str, ...]:
-    sides = (summary.heldout, summary.training)
-    return (name, *(full(estimate, form) for side in sides for estimate in of(side)))
-
-
-def _losses(side: ComparisonSummary) -> tuple[Estimate, Estimate]:
-    return side.calibration.before.nll_nats, side.calibration.after.nll_nats
-
-
-def _accuracies(side: ComparisonSummary) -> tuple[Estimate, Estimate]:
-    return side.flips.accuracy_before, side.flips.accuracy_after
 
 
 def page_of_run(refined: Refinement, run: FinishedRun, links: Mapping[str, str]) -> str:
