@@ -9,7 +9,7 @@ from unembed.decisions.comparison.flips import Flips
 from unembed.decisions.comparison.seeds import NO_P
 from unembed.decisions.comparison.summary import ComparisonSummary
 from unembed.report.parts.drawing import Spec, draw
-from unembed.report.parts.marks import NO_SCALE
+from unembed.report.parts.marks import NO_SCALE, quantity
 from unembed.report.parts.parts import Figure, Key, Section, estimates_table, table_of
 from unembed.report.parts.wording import (
     count,
@@ -178,33 +178,24 @@ def _ends(
 ) -> list[Spec]:
     """The bars of right and of wrong on one side, with what stands next to them."""
     n = max(1, sum(s.count for s in parts))
+    x, x2 = (1 - END_BAR, 1.0) if after else (0.0, END_BAR)
     found = []
-    for right in (True, False):
-        group = [s for s in parts if s.right(after=after) == right]
+    for name in ("right", "wrong"):
+        group = [s for s in parts if s.right(after=after) == (name == "right")]
         total = sum(s.count for s in group)
         if total:
             top = min(tops[s.label] for s in group)
             bottom = top + sum(thick[s.label] for s in group)
-            found.append(
-                {
-                    "after": after,
-                    "x": 1 - END_BAR if after else 0.0,
-                    "x2": 1.0 if after else END_BAR,
-                    "at": float(after),
-                    "top": top,
-                    "bottom": bottom,
-                    # A thin bar's label must not leave the drawing.
-                    "middle": min(max((top + bottom) / 2, STREAMS_TOP + 0.03), 0.92),
-                    "fill": "var(--right)" if right else "var(--wrong)",
-                    "name": "right" if right else "wrong",
-                    "numbers": f"{count(total)}|{share(total / n)}",
-                }
-            )
+            # A thin bar's label must not leave the drawing.
+            middle = min(max((top + bottom) / 2, STREAMS_TOP + 0.03), 0.92)
+            place = {"x": x, "x2": x2, "top": top, "bottom": bottom, "fill": f"var(--{name})"}
+            label = {"after": after, "at": float(after), "middle": middle, "name": name}
+            found.append(place | label | {"numbers": f"{count(total)}|{share(total / n)}"})
     return found
 
 
-_X = {"type": "quantitative", "scale": {"domain": [-LABEL_ROOM, 1 + LABEL_ROOM]}, "axis": None}
-_Y = {"type": "quantitative", "scale": {"domain": [0, 1], "reverse": True}, "axis": None}
+_X = quantity(None, domain=[-LABEL_ROOM, 1 + LABEL_ROOM])
+_Y = quantity(None, domain=[0, 1], reverse=True)
 
 
 def _areas(rows: list[Spec], mark: Spec) -> Spec:

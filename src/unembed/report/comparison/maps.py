@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import product
 
 from unembed.decisions.comparison.flips import MINIMUM_FLIPS, FlipGroup, Flips
 from unembed.report.comparison.charts import few, flip_words
@@ -63,66 +64,38 @@ def _map(
 ) -> Spec:
     """Cells of class and frequency with their label and their count, a colour from ``look``."""
     cells: list[Spec] = []
-    for i, group in enumerate(groups):
-        row, column = rows[i // len(columns)], columns[i % len(columns)]
-        fill, label = look(group.flips) if group.flips.n else ("transparent", "")
-        change = group.flips.accuracy_difference
-        cells.append(
-            {
-                "row": row,
-                "column": column,
-                "fill": fill,
-                "label": label,
-                "n": wording.count(group.flips.n),
-                "tip": f"{row}, target seen {column} times, n = {wording.count(group.flips.n)}\n"
-                + (
-                    f"accuracy {wording.full(change, wording.points)}\n"
-                    f"churn {wording.full(group.flips.churn, wording.share)}\n"
-                    + flip_words(group.flips)
-                    if group.flips.n
-                    else "no position"
-                ),
-            }
+    for (row, column), group in zip(product(rows, columns), groups, strict=True):
+        flips, n = group.flips, wording.count(group.flips.n)
+        fill, label = look(flips) if flips.n else ("transparent", "")
+        tip = f"{row}, target seen {column} times, n = {n}\n"
+        tip += (
+            f"accuracy {wording.full(flips.accuracy_difference, wording.points)}\n"
+            f"churn {wording.full(flips.churn, wording.share)}\n{flip_words(flips)}"
+            if flips.n
+            else "no position"
         )
-    x = {
-        "field": "column",
-        "type": "ordinal",
-        "sort": list(columns),
-        "scale": {"domain": list(columns)},
-        "axis": {
-            "title": "occurrences of the target in the text",
-            "labelAngle": 0,
-            "domain": False,
-        },
-    }
-    y = {
-        "field": "row",
-        "type": "nominal",
-        "sort": list(rows),
-        "scale": {"domain": list(rows)},
-        "axis": {"title": None, "domain": False},
-    }
+        place = {"row": row, "column": column, "fill": fill}
+        cells.append(place | {"label": label, "n": n, "tip": tip})
+    title = {"title": "occurrences of the target in the text", "labelAngle": 0}
+    place = {"x": _names("column", columns, title), "y": _names("row", rows, {"title": None})}
+    colours = {"color": {"field": "fill"} | NO_SCALE, "description": {"field": "tip"}}
     text = {"type": "text", "color": "var(--ink)", "aria": False}
+    above, beneath = {"dy": -6, "fontSize": 13, "fontWeight": 600}, {"dy": 9, "fontSize": 11}
     return {
         "title": heading("class of the target; n beneath"),
         "data": {"values": cells},
         "layer": [
             {
                 "mark": {"type": "rect", "stroke": "var(--paper)", "strokeWidth": 2},
-                "encoding": {
-                    "x": x,
-                    "y": y,
-                    "color": {"field": "fill"} | NO_SCALE,
-                    "description": {"field": "tip"},
-                },
+                "encoding": place | colours,
             },
-            {
-                "mark": text | {"dy": -6, "fontSize": 13, "fontWeight": 600},
-                "encoding": {"x": x, "y": y, "text": {"field": "label"}},
-            },
-            {
-                "mark": text | {"dy": 9, "fontSize": 11},
-                "encoding": {"x": x, "y": y, "text": {"field": "n"}},
-            },
+            {"mark": text | above, "encoding": place | {"text": {"field": "label"}}},
+            {"mark": text | beneath, "encoding": place | {"text": {"field": "n"}}},
         ],
     }
+
+
+def _names(field: str, names: Sequence[str], axis: Spec) -> Spec:
+    """An axis of names in this order."""
+    order = {"sort": list(names), "scale": {"domain": list(names)}}
+    return {"field": field, "type": "ordinal", "axis": axis | {"domain": False}} | order

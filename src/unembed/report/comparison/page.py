@@ -27,6 +27,7 @@ from unembed.report.parts.wording import (
     point,
     points,
     share,
+    side_of,
     signed,
     signed_count,
     size,
@@ -162,28 +163,23 @@ def cards(summary: ComparisonSummary) -> tuple[Card, ...]:
 def _chance(summary: ComparisonSummary) -> str:
     """Whether its interval and the test tell the accuracy difference from 0."""
     flips = summary.flips
-    low, high, p = (
-        flips.accuracy_difference.low,
-        flips.accuracy_difference.high,
-        flips.clustered_mcnemar_p,
-    )
+    difference, p = flips.accuracy_difference, flips.clustered_mcnemar_p.value
     if flips.wrong_to_right == flips.right_to_wrong == 0:
         return "as no decision changed between right and wrong"
-    if low is None or high is None:
-        why = flips.accuracy_difference.reason
-        if why is not None:
-            return f"with {why}"
+    if difference.low is None or difference.high is None:
+        if difference.reason is not None:
+            return f"with {difference.reason}"
         return "without an interval, as there are fewer than two documents"
-    said = "" if p.value is None else f" (McNemar’s test by document: p {_equals(p.value)})"
-    if low <= 0 <= high:
-        return f"not distinguishable from 0{said}"
-    if p.value is not None and p.value >= SIGNIFICANT_P:
+    said = ""
+    if p is not None:
+        said = f" (McNemar’s test by document: p {'' if p < 1e-4 else '= '}{p_value(p)})"
+    if side_of(difference, 0.0) and p is not None and p >= SIGNIFICANT_P:
         return f"doubtful: its interval leaves out 0, the test does not{said}"
-    return f"distinguishable from 0{said}"
+    return _told(difference) + said
 
 
-def _equals(p: float) -> str:
-    return p_value(p) if p < 1e-4 else f"= {p_value(p)}"
+def _told(estimate: Estimate) -> str:
+    return "distinguishable from 0" if side_of(estimate, 0.0) else "not distinguishable from 0"
 
 
 def _against_zero(estimate: Estimate, what: str = "") -> str:
@@ -191,12 +187,7 @@ def _against_zero(estimate: Estimate, what: str = "") -> str:
         return ""
     if estimate.value == estimate.low == estimate.high == 0:
         return ""
-    lead = f", {what} " if what else ", "
-    return lead + (
-        "not distinguishable from 0"
-        if estimate.low <= 0 <= estimate.high
-        else "distinguishable from 0"
-    )
+    return f", {what} {_told(estimate)}" if what else f", {_told(estimate)}"
 
 
 def page_of_run(comparison: Comparison, run: FinishedRun, _links: Mapping[str, str]) -> str:
@@ -207,12 +198,11 @@ def page_of_run(comparison: Comparison, run: FinishedRun, _links: Mapping[str, s
         for side in ("more_before", "more_after")
     ]
     sides = [Path(side.model).name for side in (old, new)]
-    if any(more):
-        sides = [
-            name + f" and {len(n)} more" * bool(n) for name, n in zip(sides, more, strict=True)
-        ]
-    elif sides[0] == sides[1]:
+    if sides[0] == sides[1] and not any(more):
         sides = [f"{sides[0]} in {old.model_dtype}", new.model_dtype]
+    sides = [
+        f"{name} and {len(n)} more" if n else name for name, n in zip(sides, more, strict=True)
+    ]
     title = f"From {sides[0]} to {sides[1]}: what changed"
     names, first = (comparison.documents[name].to_pylist() for name in ("name", "first_token"))
     sample = flip_excerpts(comparison, comparison.vocabulary, names, first)

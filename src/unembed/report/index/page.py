@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 
 from unembed.report.parts.drawing import Chart
 from unembed.report.parts.page import as_script, template
-from unembed.report.parts.parts import Key, Table
+from unembed.report.parts.parts import Key, Table, table_of
 from unembed.report.parts.points import (
     MOST_GROUPS,
     Cloud,
@@ -114,9 +114,8 @@ def notes(found: Map, placed: Bool[np.ndarray, "entries"]) -> tuple[str, ...]:
     left = [name for name, kept in zip(found.names, placed, strict=True) if not kept]
     if not left:
         return ()
-    if len(left) == 1:
-        return (f"{left[0]} has no place on the map.",)
-    return (f"{left[0]} and {count(len(left) - 1)} more have no place on the map.",)
+    who = f"{left[0]} has" if len(left) == 1 else f"{left[0]} and {count(len(left) - 1)} more have"
+    return (f"{who} no place on the map.",)
 
 
 def caption(found: Map) -> str:
@@ -182,20 +181,29 @@ def equal_scales(points: Float[np.ndarray, "entries 2"]) -> tuple[Scale, Scale]:
 
 def tables(found: Map, tags: Sequence[Tag]) -> tuple[Table, ...]:
     """The tags, and of up to 1,000 entries each with its place."""
-    by_tag = Table(
+    by_tag = table_of(
         "Tags, the commonest first",
-        ("tag", "signatures", "samples"),
-        tuple((tag.key.label, count(tag.entries), count(tag.samples)) for tag in tags),
+        tags,
+        {
+            "tag": lambda one: one.key.label,
+            "signatures": lambda one: count(one.entries),
+            "samples": lambda one: count(one.samples),
+        },
     )
     if len(found.names) > MOST_LISTED:
         return (by_tag,)
-    entries = zip(found.names, found.tags, found.samples, found.points.tolist(), strict=True)
-    rows = tuple(
-        (name, tag or "none", count(samples), three(x), three(y))
-        for name, tag, samples, (x, y) in entries
+    listed = table_of(
+        "Signatures and their places",
+        zip(found.names, found.tags, found.samples, found.points.tolist(), strict=True),
+        {
+            "signature": lambda one: one[0],
+            "tag": lambda one: one[1] or "none",
+            "samples": lambda one: count(one[2]),
+            "first axis": lambda one: three(one[3][0]),
+            "second axis": lambda one: three(one[3][1]),
+        },
     )
-    head = ("signature", "tag", "samples", "first axis", "second axis")
-    return (by_tag, Table("Signatures and their places", head, rows))
+    return by_tag, listed
 
 
 def place_notes(

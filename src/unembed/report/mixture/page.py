@@ -13,6 +13,7 @@ from unembed.report.parts.wording import (
     counted,
     full,
     interval,
+    known,
     listed,
     share,
     two,
@@ -108,7 +109,7 @@ def forest(mixture: Mixture) -> Forest:
             one.weight.low,
             one.weight.high,
             (
-                Cell("none" if one.weight.value is None else share(one.weight.value)),
+                Cell(known(one.weight.value, share)),
                 Cell(interval(one.weight, share) or "none"),
                 Cell(share(one.probability)),
                 Cell(count(one.samples)),

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from unembed.report.parts.facts import with_command
 from unembed.report.parts.forest import Cell, Forest, ForestRow, ReferenceLine, reach
 from unembed.report.parts.page import template
-from unembed.report.parts.parts import Table
+from unembed.report.parts.parts import Table, table_of
 from unembed.report.parts.scales import scale_of
 from unembed.report.parts.wording import Wording, count, counted, decimal, listed, three
 from unembed.runs.manifest import FinishedRun
@@ -168,12 +168,15 @@ def forest(ranking: Ranking) -> Forest:
 
 def unscored_table(sources: Sequence[Ranked]) -> Table:
     """The sources that have no score, each with the reason."""
-    rows = tuple(
-        (source.name, source.status, count(source.samples), count(source.documents))
-        for source in sources
-    )
-    return Table(
-        "Without a score, in the order given", ("source", "why", "samples", "documents"), rows
+    return table_of(
+        "Without a score, in the order given",
+        sources,
+        {
+            "source": lambda one: one.name,
+            "why": lambda one: one.status,
+            "samples": lambda one: count(one.samples),
+            "documents": lambda one: count(one.documents),
+        },
     )
 
 

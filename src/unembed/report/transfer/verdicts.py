@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from unembed.errors import UnembedError
 from unembed.report.parts.forest import Cell, Forest, ForestRow, ReferenceLine, reach
-from unembed.report.parts.parts import Table
+from unembed.report.parts.parts import Table, table_of
 from unembed.report.parts.scales import scale_of
 from unembed.report.parts.wording import (
     Wording,
@@ -14,6 +14,7 @@ from unembed.report.parts.wording import (
     counted,
     decimal,
     full,
+    known,
     share,
     three,
     two,
@@ -117,22 +118,21 @@ def costs(transfer: Transfer, verdicts: Sequence[Verdict]) -> Table | None:
     """What each method takes, in the order of the verdicts; None where nothing was measured."""
     if all((one.seconds, one.mib, one.bytes) == (None, None, None) for one in transfer.scores):
         return None
-    known = {one.method: one for one in transfer.scores}
-    names = [one.method for one in by_quality(verdicts) if one.method in known]
-    names += [name for name in known if name not in names]
-    rows = tuple(
-        (
-            name,
-            "none" if known[name].seconds is None else decimal(known[name].seconds or 0.0),
-            "none" if known[name].mib is None else decimal(known[name].mib or 0.0),
-            "none" if known[name].bytes is None else count(known[name].bytes or 0),
-            "a model trained on each source" if after_training(name) else "",
-        )
-        for name in names
+    scored = {one.method: one for one in transfer.scores}
+    names = [one.method for one in by_quality(verdicts) if one.method in scored]
+    names += [name for name in scored if name not in names]
+    trained = "a model trained on each source"
+    return table_of(
+        "Time for all pairs of one seed, memory beyond the model, what is kept of a task",
+        [scored[name] for name in names],
+        {
+            "method": lambda one: one.method,
+            "seconds": lambda one: known(one.seconds, decimal),
+            "MiB": lambda one: known(one.mib, decimal),
+            "bytes a task": lambda one: "none" if one.bytes is None else count(one.bytes),
+            "needs": lambda one: trained if after_training(one.method) else "",
+        },
     )
-    head = ("method", "seconds", "MiB", "bytes a task", "needs")
-    caption = "Time for all pairs of one seed, memory beyond the model, what is kept of a task"
-    return Table(caption, head, rows)
 
 
 def by_quality(verdicts: Sequence[Verdict]) -> list[Verdict]:
