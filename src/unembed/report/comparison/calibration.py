@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from unembed.decisions.comparison.calibration import Calibration, CalibrationComparison
 from unembed.decisions.comparison.prediction import ChanceBin, FlipPrediction
-from unembed.report.comparison import curves
+from unembed.report.comparison import charts
 from unembed.report.parts.drawing import draw
 from unembed.report.parts.parts import Figure, Key, Section, Table, estimates_table, table_of
 from unembed.report.parts.wording import count, decimal, full, points, share, signed
@@ -90,7 +90,7 @@ def _reliability(when: str, side: Calibration) -> Figure:
         f"Reliability {when}",
         "Accuracy of the positions in each bin of top-1 probability. Bars are 95 % intervals over "
         "documents.",
-        draw(curves.reliability(side.bins), f"Reliability {when}"),
+        draw(charts.reliability(side.bins), f"Reliability {when}"),
         (Key("full-dot", "accuracy"), Key("dotted", "perfectly calibrated")),
         (table,),
     )
@@ -112,7 +112,7 @@ def _chances(bins: Sequence[ChanceBin]) -> Figure:
         "Predicted and observed share of flips",
         "Positions binned by their predicted chance of another top-1. Both axes are square roots. "
         "Above the diagonal, more flipped than noise explains.",
-        draw(curves.chances(bins), "Observed over predicted share of flips"),
+        draw(charts.chances(bins), "Observed over predicted share of flips"),
         (Key("full-dot", "observed"), Key("dotted", "as predicted")),
         (table,),
     )

@@ -142,23 +142,15 @@ def verdicts(table: DoseTable) -> tuple[Verdicts, ...]:
     found = []
     for damage, words in DAMAGES.items():
         ours = _pairs(table, "median_margin_gain", damage)
-        sentences = tuple(
-            (capital(_bare(one)) + ".", side_of(one.difference, 0.0) != 0) for one in ours
-        )
-        found.append(Verdicts(capital(words), sentences))
-    return tuple(one for one in found if one.sentences)
+        told = ((capital(_bare(one)) + ".", side_of(one.difference, 0.0) != 0) for one in ours)
+        if ours:
+            found.append(Verdicts(capital(words), tuple(told)))
+    return tuple(found)
 
 
 def verdicts_lead(table: DoseTable) -> str:
     """At which gain the verdicts are, and how to take them."""
-    at = next(
-        (
-            one.at
-            for one in table.matched
-            if one.gain == "median_margin_gain" and one.at is not None
-        ),
-        None,
-    )
+    at = _common_gain(table, "median_margin_gain")
     if at is None:
         return "The objectives have no gain in common: each table row below says which falls short."
     count = sum(one.difference.low is not None for one in table.matched)
@@ -188,7 +180,7 @@ def frontier_section(table: DoseTable) -> Section:
     figures = []
     for damage in DAMAGED:
         for gain in GAINED:
-            at = next((one.at for one in table.matched if one.gain == gain.field), None)
+            at = _common_gain(table, gain.field)
             spec = charts.frontier(table.rows, gain, damage, at)
             figures.append(
                 Figure(
@@ -276,6 +268,12 @@ def _pairs(table: DoseTable, gain: str, damage: str) -> list[Matched]:
     ours = [one for one in table.matched if (one.gain, one.damage) == (gain, damage)]
     trained = [one for one in ours if TEMPERATURE not in (one.first, one.second)]
     return trained or ours
+
+
+def _common_gain(table: DoseTable, gain: str) -> float | None:
+    """Where the objectives are compared; None where no two reach the same gain."""
+    found = (one.at for one in table.matched if one.gain == gain and one.at is not None)
+    return next(found, None)
 
 
 def _of_the_last(table: DoseTable) -> str:

@@ -62,26 +62,18 @@ def fit_and_encode(
     if documents and not any(document.tokens for document in chosen):
         chosen = [replace(documents[0], tokens=documents[0].tokens[:budget])]
         shortened = int(len(documents[0].tokens) > budget)
+    # The commonest strings come first, so that they get the shortest numbers.
+    counts = Counter(string for document in chosen for string in strings(document))
+    table = sorted(counts, key=lambda string: (-counts[string], string))
+    index = {string: number for number, string in enumerate(table)}
+    data = {"strings": table, "documents": [columns(document, index) for document in chosen]}
     return TextView(
-        json=_encode(chosen, strings, columns),
+        json=as_script(data),
         names=tuple(document.name for document in chosen),
         tokens=sum(len(document.tokens) for document in chosen),
         shown=len(chosen),
         shortened=shortened,
     )
-
-
-def _encode(
-    documents: Sequence[Any],
-    strings: Callable[[Any], Iterator[str]],
-    columns: Callable[[Any, dict[str, int]], dict[str, Any]],
-) -> str:
-    # The commonest strings come first, so that they get the shortest numbers.
-    counts = Counter(string for document in documents for string in strings(document))
-    table = sorted(counts, key=lambda string: (-counts[string], string))
-    index = {string: number for number, string in enumerate(table)}
-    data = {"strings": table, "documents": [columns(document, index) for document in documents]}
-    return as_script(data)
 
 
 def _strings(document: DocumentView) -> Iterator[str]:
