@@ -74,8 +74,8 @@ def _map(
             if flips.n
             else "no position"
         )
-        place = {"row": row, "column": column, "fill": fill}
-        cells.append(place | {"label": label, "n": n, "tip": tip})
+        cell = {"row": row, "column": column, "fill": fill, "label": label, "n": n, "tip": tip}
+        cells.append(cell)
     title = {"title": "occurrences of the target in the text", "labelAngle": 0}
     place = {"x": _names("column", columns, title), "y": _names("row", rows, {"title": None})}
     colours = {"color": {"field": "fill"} | NO_SCALE, "description": {"field": "tip"}}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -38,19 +38,18 @@ def text_view(documents: Sequence[DocumentView], budget: int = TOKEN_BUDGET) -> 
 
     A document that does not fit is left out. Only if not even one fits is the first shown in part.
     """
-    return fit_and_encode(documents, budget, _strings, _columns)
+    return fit_and_encode(documents, budget, _columns)
 
 
 def fit_and_encode(
     documents: Sequence[Any],
     budget: int,
-    strings: Callable[[Any], Iterator[str]],
-    columns: Callable[[Any, dict[str, int]], dict[str, Any]],
+    columns: Callable[[Any, Callable[[str], int]], dict[str, Any]],
 ) -> TextView:
     """``text_view`` for any documents with a name and tokens.
 
-    ``strings`` gives the strings of one document, ``columns`` its columns, in which a string is its
-    number in the given table.
+    ``columns`` gives the columns of one document, in which a string is its number in the page's
+    table: what its second argument says of it.
     """
     chosen: list[Any] = []
     left = budget
@@ -63,10 +62,17 @@ def fit_and_encode(
         chosen = [replace(documents[0], tokens=documents[0].tokens[:budget])]
         shortened = int(len(documents[0].tokens) > budget)
     # The commonest strings come first, so that they get the shortest numbers.
-    counts = Counter(string for document in chosen for string in strings(document))
+    counts: Counter[str] = Counter()
+
+    def count(string: str) -> int:
+        counts[string] += 1
+        return 0
+
+    for document in chosen:
+        columns(document, count)
     table = sorted(counts, key=lambda string: (-counts[string], string))
-    index = {string: number for number, string in enumerate(table)}
-    data = {"strings": table, "documents": [columns(document, index) for document in chosen]}
+    number = {string: at for at, string in enumerate(table)}.__getitem__
+    data = {"strings": table, "documents": [columns(document, number) for document in chosen]}
     return TextView(
         json=as_script(data),
         names=tuple(document.name for document in chosen),
@@ -76,20 +82,13 @@ def fit_and_encode(
     )
 
 
-def _strings(document: DocumentView) -> Iterator[str]:
-    for token in document.tokens:
-        yield token.text
-        for text, _ in token.candidates[:MOST_CANDIDATES]:
-            yield text
-
-
-def _columns(document: DocumentView, index: dict[str, int]) -> dict[str, Any]:
+def _columns(document: DocumentView, index: Callable[[str], int]) -> dict[str, Any]:
     """One array per column; fractions as integers in the units that ``page.js`` divides by."""
     tokens = document.tokens
     return {
         "name": document.name,
         "lead": document.lead,
-        "text": [index[token.text] for token in tokens],
+        "text": [index(token.text) for token in tokens],
         "right": "".join("1" if token.right else "0" for token in tokens),
         "rank": [token.rank for token in tokens],
         "margin": [units(token.margin, 1e3) for token in tokens],
@@ -100,10 +99,10 @@ def _columns(document: DocumentView, index: dict[str, int]) -> dict[str, Any]:
     }
 
 
-def _candidates(token: TokenView, index: dict[str, int]) -> list[int]:
+def _candidates(token: TokenView, index: Callable[[str], int]) -> list[int]:
     """Pairs of string number and probability in thousandths, flattened."""
     pairs = token.candidates[:MOST_CANDIDATES]
-    return [number for text, p in pairs for number in (index[text], round(1000 * p))]
+    return [number for text, p in pairs for number in (index(text), round(1000 * p))]
 
 
 def units(value: float | None, per: float) -> int | None:

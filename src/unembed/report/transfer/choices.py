@@ -48,12 +48,8 @@ def mean_over_seeds(
     values: Float[np.ndarray, "seeds sources targets"],
 ) -> Float[np.ndarray, "sources targets"]:
     """The mean of the seeds that have a value, NaN where none has."""
-    known = np.isfinite(values)
-    summed = np.where(known, values, 0.0).sum(axis=0)
-    counted = known.sum(axis=0)
-    mean: Float[np.ndarray, "sources targets"] = np.where(
-        counted > 0, summed / np.maximum(counted, 1), np.nan
-    )
+    known = np.ma.masked_invalid(values)
+    mean: Float[np.ndarray, "sources targets"] = known.mean(axis=0).filled(np.nan)
     return mean
 
 
