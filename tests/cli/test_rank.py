@@ -8,15 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from command_line import QUICK, Run, sketch_all, write_texts
 from made_up.adapters import save_adapter
+from unembed.cli.choose.rank import POSITIONS
+from unembed.models.adapters import adapted
+from unembed.models.checkpoint import load as load_checkpoint
+from unembed.models.model_pass import ModelPass, ReadingOptions
 from unembed.runs.manifest import read_run
 from unembed.selection.ranking.records import Ranked, Ranking
 from unembed.selection.ranking.text import ranking_text
 from unembed.selection.scores import SCORES
 from unembed.signatures.alignment.align import align
+from unembed.signatures.alignment.texts import samples_of
 from unembed.signatures.file import load
+from unembed.text.corpus import Corpus
 
 SHORT = ("--context", "32", "--quiet")
 
@@ -193,6 +200,56 @@ def test_models_are_ranked_on_the_target(
     assert {source["samples"] for source in sources} == {shared["samples"]}
 
 
+@pytest.mark.parametrize("by", ["loss", "leep"])
+def test_models_whose_heads_differ_are_ranked_by_their_own(
+    run: Run, llama: Any, llama_folder: Path, texts: list[Path], tmp_path: Path, by: str
+) -> None:
+    names = ("small", "large")
+    adapters = [
+        save_adapter(llama, tmp_path / name, size=size, target_modules=["q_proj", "lm_head"])
+        for name, size in zip(names, (0.01, 0.6), strict=True)
+    ]
+    ask = ("rank", texts[0], *adapters, "--model", llama_folder, *SHORT)
+    done = run(*ask, "--by", by, "-o", tmp_path / "run", "--json")
+    assert done.code == 0, done.err
+    values = {source["name"]: source["value"] for source in summary(done.out)["sources"]}
+    assert len(set(values.values())) == 2
+    if by == "loss":
+        own = [_own_loss(llama_folder, folder, texts[0]) for folder in adapters]
+        assert [values[name] for name in names] == pytest.approx(own, rel=1e-4)
+        assert "two heads do not compare" in run(*ask, "-o", tmp_path / "joint").line
+
+
+def _own_loss(model: Path, adapter: Path, text: Path) -> float:
+    """Minus the loss by the adapted model's own logits, of its tokens alone."""
+    checkpoint = load_checkpoint(model)
+    corpus = Corpus.read(text, checkpoint.tokenizer)
+    merged = adapted(checkpoint, adapter, any_head=True)
+    reading = ModelPass.of(
+        merged.model, corpus, ReadingOptions(context=32, max_positions=POSITIONS, spread=True), "m"
+    )
+    task = samples_of(reading, "t")
+    logits = task.hidden.double() @ merged.model.lm_head.weight.double().T
+    if reading.head.valid is not None:
+        logits[:, ~reading.head.valid] = -torch.inf
+    return -float(torch.nn.functional.cross_entropy(logits, task.targets.long()))
+
+
+@pytest.mark.parametrize("by", ["cka", "joint"])
+def test_positions_are_a_cap_where_texts_differ_in_size(
+    run: Run, llama_folder: Path, texts: list[Path], tmp_path: Path, by: str
+) -> None:
+    short = tmp_path / "short.txt"
+    short.write_text("\n".join(texts[1].read_text().splitlines()[:6]))
+    ask = ("rank", texts[0], short, texts[2], "--model", llama_folder, "--by", by)
+    done = run(*ask, "--context", "32", "--max-positions", "300", "-o", tmp_path / "run")
+    assert done.code == 0, done.err
+    samples = {one.name: one.samples for one in Ranking.load(tmp_path / "run").sources}
+    assert samples["text2"] == 300
+    assert 10 < samples["short"] < 300
+    assert f"{short}: all {samples['short']} positions are read, of 300 at most" in done.err
+
+
 def test_bad_input(
     run: Run, llama_folder: Path, texts: list[Path], signatures: list[Path], tmp_path: Path
 ) -> None:
@@ -264,7 +321,11 @@ def test_what_is_missing_is_said() -> None:
     assert lines[1].split() == ["…" + "a" * 28, "+0.500", "±", "0.100", ">", "99", "%"]
     assert lines[2].endswith("< 1 %")
     assert lines[3].split()[1:] == ["cannot", "be", "estimated", "–"]
-    assert lines[4:] == ["t: few samples: n = 9", "c: too few samples: n = 3"]
+    assert lines[4:] == [
+        "chances are among the 2 of 3 sources with a score",
+        "t: few samples: n = 9",
+        "c: too few samples: n = 3",
+    ]
     many = ranking_text(replace(found, sources=(ranked,) * 40))
     assert "… 10 more: see the report" in many
     step = ranking_text(

@@ -137,4 +137,23 @@ def test_bad_input(
     assert "completion" in empty.line
     words = run("sketch", llama_folder, texts[0], "-o", out, "--verbalizers", texts[0])
     assert "not JSON" in words.line
+    for name in ("", "  "):
+        assert (
+            "which nobody would see"
+            in run("sketch", llama_folder, texts[0], "-o", out, "--name", name).line
+        )
     assert not out.exists()
+
+
+def test_answers_of_several_tokens_are_told_of(
+    run: Run, llama_folder: Path, tmp_path: Path
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "a b c", "completion": "yes"}\n' * 4)
+    words = tmp_path / "words.json"
+    words.write_text('{"yes": " certainly indeed", "no": "?"}')
+    ask = ("sketch", llama_folder, rows, "--completion-only", "--verbalizers", words)
+    done = run(*ask, "-o", tmp_path / "a.safetensors", "--m", "256", "--context", "32")
+    assert done.code == 0, done.err
+    assert "note: 1 of 2 answer words are of several tokens (' certainly indeed')" in done.err
+    assert "--restrict to count each answer once" in done.err

@@ -45,6 +45,9 @@ class Score:
         return self.reads == "signatures" and not self.unit
 
 
+RANDOM = "random"
+"""The control: it has no error, and no chance to be the best that would mean anything."""
+
 _TABLE = (
     Score(
         "joint",
@@ -193,7 +196,7 @@ _TABLE = (
         unit="nats a token",
     ),
     Score(
-        "random",
+        RANDOM,
         "random numbers",
         "A random number for each source: what chance would choose.",
         "samples",

@@ -139,9 +139,16 @@ def refuse_empty(signature: Signature) -> None:
         )
 
 
+def check_name(name: str) -> None:
+    """Raise UnembedError for a name that nobody would see."""
+    if not name.strip():
+        raise UnembedError(f"a task is named {name!r}, which nobody would see: give it a name")
+
+
 def agree_all(signatures: Sequence[Signature]) -> None:
-    """Raise UnembedError for two of one name, one without samples, and one unlike the first."""
+    """Raise UnembedError for one without name or samples, two of one name, one unlike the first."""
     for signature in signatures:
+        check_name(signature.name)
         refuse_empty(signature)
     names = [signature.name for signature in signatures]
     twice = [name for name in names if names.count(name) > 1]

@@ -162,6 +162,10 @@ class Verbalizers:
             found.append(ids[0])
         return np.array(found, dtype=np.int64)
 
+    def several_tokens(self, tokenizer: Any) -> list[str]:
+        """The answer words that are of several tokens, each of which is a sample of its own."""
+        return [word for word in self.words if len(_following(word, tokenizer)) > 1]
+
     def head(self, head: Head, tokenizer: Any) -> Head:
         """The head whose softmax is over the words' tokens alone; the same one if not ``restrict``.
 

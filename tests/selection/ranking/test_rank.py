@@ -313,7 +313,11 @@ def test_sources_without_a_score_go_last() -> None:
     bad = [signed("lone", sketch, lone), signed("noise", sketch, noise)]
     found = rank(target, [*bad, good])
     assert [source.name for source in found.sources] == ["a", "lone", "noise"]
-    assert [source.best for source in found.sources] == [1, 0, 0]
+    assert [source.best for source in found.sources] == [1, None, None]
+    assert "chances are among the 1 of 3 sources with a score" in str(found)
+    assert " 0 %" not in str(found)
+    for source in found.sources[1:]:
+        assert source.status.endswith("; sketch more documents of it, or rank with --plug-in")
     assert found.sources[1].value is None
     assert found.sources[1].low is None
     assert found.sources[1].status.startswith("too few documents: 1")
@@ -323,6 +327,7 @@ def test_sources_without_a_score_go_last() -> None:
     assert nothing.sources[0].value is None
     assert nothing.sources[0].best is None
     assert "too few documents: 1" in nothing.sources[0].status
+    assert "more documents of the target" in nothing.sources[0].status
 
 
 def test_one_source_is_the_best() -> None:
@@ -360,6 +365,8 @@ def test_what_cannot_be_ranked(tmp_path: Path) -> None:
         rank(target, [])
     with pytest.raises(UnembedError, match="two signatures are named 't'"):
         rank(target, [target])
+    with pytest.raises(UnembedError, match="a task is named ''"):
+        rank(target, [replace(sources[0], name="")])
     other = replace(sources[0].identity, head_digest="another")
     with pytest.raises(UnembedError, match="t has head digest head and a head digest another"):
         rank(target, [replace(sources[0], identity=other)])

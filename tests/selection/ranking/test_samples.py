@@ -107,8 +107,10 @@ def test_what_is_missing_is_a_value_with_a_reason() -> None:
     found = rank_scored(target, [task("bad", 3, first=70), lone, good], some, by="x")
     by_name = {one.name: one for one in found.sources}
     assert found.sources[-1].name == "bad"
-    assert by_name["bad"].status == "no score: x is undefined for it"
-    assert (by_name["bad"].value, by_name["bad"].low, by_name["bad"].best) == (None, None, 0)
+    assert by_name["bad"].status == (
+        "no score: x is undefined for it; give more of it, or rank by another score"
+    )
+    assert (by_name["bad"].value, by_name["bad"].low, by_name["bad"].best) == (None, None, None)
     assert by_name["lone"].status == "ok, but no interval: too few documents, 1"
     assert (by_name["lone"].low, by_name["lone"].best) == (None, None)
     assert by_name["good"].best == 1
@@ -131,6 +133,33 @@ def test_what_is_missing_is_a_value_with_a_reason() -> None:
     calls.clear()
     rank_scored(target, [good], counted, by="x", blocks=4)
     assert len(calls) == 9
+
+
+def test_chances_sum_to_1_over_the_sources_that_have_one() -> None:
+    def some(a: Samples, b: Samples) -> float:
+        return math.nan if b.name.startswith("bad") else likeness(a, b)
+
+    sources = [task(name, i, first=50 + i) for i, name in enumerate(("bad", "a", "b", "c"), 1)]
+    found = rank_scored(task("t", 0, first=100), sources, some, by="x")
+    assert sum(one.best for one in found.sources if one.best is not None) == pytest.approx(1)
+    assert [one.name for one in found.sources if one.best is None] == ["bad"]
+    assert "chances are among the 3 of 4 sources with a score" in str(found)
+
+
+def test_rounding_is_no_error_and_chance_no_certainty() -> None:
+    target, sources = task("t", 0, first=100), [task("a", 1, first=50), task("b", 2, first=60)]
+    wobble = iter(range(1000))
+
+    def steady(a: Samples, b: Samples) -> float:
+        return 0.7 + (b.name == "a") * 0.1 + 1e-16 * (next(wobble) % 3)
+
+    shown = str(rank_scored(target, sources, steady, by="x"))
+    assert "±" not in shown
+    head = Head.from_parts(torch.ones(7, 4))
+    control = rank_samples(target, sources, head, by="random")
+    assert [(one.low, one.best) for one in control.sources] == [(None, None)] * 2
+    assert "100 %" not in str(control)
+    assert "±" not in str(control)
 
 
 @pytest.mark.parametrize("by", BASELINES)
@@ -159,6 +188,9 @@ def test_what_cannot_be_ranked() -> None:
         rank_samples(target, [], head, by="cka")
     with pytest.raises(UnembedError, match="two tasks are named 'a'"):
         rank_samples(target, [source, source], head, by="cka")
+    for name in ("", " "):
+        with pytest.raises(UnembedError, match=f"a task is named '{name}'"):
+            rank_samples(target, [task(name, 1, first=50)], head, by="cka")
     for blocks in (1, -2):
         with pytest.raises(UnembedError, match=f"blocks is {blocks}"):
             rank_samples(target, [source], head, by="cka", blocks=blocks)

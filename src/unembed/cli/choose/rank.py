@@ -163,7 +163,7 @@ def _by_samples(
         model=model,
         source=source,
         reading=reading,
-        whole=max_positions is not None,
+        asked=max_positions is not None,
         quiet=output.quiet,
     )
     return rank_samples(
@@ -172,6 +172,7 @@ def _by_samples(
         read.head,
         by=by,
         blocks=DELETED_BLOCKS if blocks is None else blocks,
+        heads=read.heads,
         facts=read.facts,
         out=output.folder,
         command=typed(),

@@ -6,7 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from unembed.cli.choose.tasks import Form, Reader, check_once, form_of, name_of
+from unembed.cli.choose.tasks import (
+    Form,
+    Reader,
+    check_cap,
+    check_once,
+    form_of,
+    name_of,
+    say_capped,
+)
 from unembed.errors import UnembedError
 
 if TYPE_CHECKING:
@@ -20,11 +28,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TaskSamples:
-    """The samples of a target and its sources, the head, and label and value for the page."""
+    """The samples of a target and its sources, the heads, and label and value for the page.
+
+    ``heads`` are those of the sources' models where one of them differs from ``head``.
+    """
 
     target: Samples
     sources: list[Samples]
     head: Head
+    heads: list[Head]
     facts: Facts
 
 
@@ -35,14 +47,16 @@ def read_tasks(
     model: str,
     source: Source,
     reading: ReadingOptions,
-    whole: bool,
+    asked: bool,
     quiet: bool,
 ) -> TaskSamples:
-    """TaskSamples the tasks, of which the first is the target, a text.
+    """The samples of the tasks, of which the first is the target, a text.
 
     Sources are texts too or, for a ``by`` that scores models, adapters, each of which reads the
-    target's text. ``whole`` says that no text may have fewer positions than ``reading`` asks for.
-    Raises UnembedError for sources of the other form, a task given twice, and what cannot be read.
+    target's text. ``asked`` says that ``reading`` has the user's number of positions, which caps
+    each text: a shorter one is read whole, with a line that says so.
+    Raises UnembedError for sources of the other form, a task given twice, a number of positions
+    that no text has, and what cannot be read.
     """
     from unembed.models.adapters import adapted
     from unembed.selection.scores import MODEL_BASELINES
@@ -63,32 +77,30 @@ def read_tasks(
         name if names.count(short) > 1 else short for name, short in zip(given, names, strict=True)
     ]
 
-    def read(checkpoint: Checkpoint, text: str, task: str) -> tuple[Samples, Head, str]:
+    corpora = {text: reader.read(text, reading) for text in texts}
+    if asked:
+        check_cap(reading.max_positions, corpora)
+
+    def read(checkpoint: Checkpoint, text: str, task: str) -> tuple[Samples, Head]:
         from unembed.models.model_pass import ModelPass
         from unembed.signatures.alignment.texts import samples_of
 
-        corpus = reader.read(text, reading)
-        one = ModelPass.of(checkpoint.model, corpus, reading, checkpoint.name)
-        asked, positions = reading.max_positions, one.windows.positions
-        if whole and asked is not None and positions < asked:
-            raise UnembedError(
-                f"{text} has {positions:,} positions and {asked:,} were asked for: give more text, "
-                "or ask for fewer"
-            )
-        return samples_of(one, task, progress=not quiet), one.head, corpus.rules
+        one = ModelPass.of(checkpoint.model, corpora[text], reading, checkpoint.name)
+        if asked and not quiet:
+            say_capped(text, one.windows.positions, reading.max_positions)
+        return samples_of(one, task, progress=not quiet), one.head
 
-    first, head, rules = read(base, target, called[0])
-    facts = [("Model", base.name), (called[0], rules)]
-    found = []
+    first, head = read(base, target, called[0])
+    facts = [("Model", base.name), (called[0], corpora[target].rules)]
+    found, heads = [], []
     for name, task in zip(others, called[1:], strict=True):
-        if of_models:
-            found.append(read(adapted(base, name), target, task)[0])
-            facts.append((task, name))
-        else:
-            samples, _, rules = read(base, name, task)
-            found.append(samples)
-            facts.append((task, rules))
-    return TaskSamples(first, found, head, tuple(facts))
+        model_of = adapted(base, name, any_head=True) if of_models else base
+        samples, own = read(model_of, target if of_models else name, task)
+        found.append(samples)
+        heads.append(own)
+        facts.append((task, name if of_models else corpora[name].rules))
+    differ = any(own.digest != head.digest for own in heads)
+    return TaskSamples(first, found, head, heads if differ else [], tuple(facts))
 
 
 def _check_form(given: str, form: Form, by: str) -> None:

@@ -15,6 +15,7 @@ from unembed.signatures.sketches.names import CONSTRUCTIONS, DEFAULT
 
 if TYPE_CHECKING:
     from unembed.signatures.signature import Signature
+    from unembed.signatures.verbalizers import Verbalizers
 
 FILE = click.Path(path_type=Path)
 
@@ -105,10 +106,13 @@ def sketch_command(
     from unembed.signatures.file import export as exported
     from unembed.signatures.reading.run import sketch
     from unembed.signatures.reading.sketcher import SketchOptions
+    from unembed.signatures.signature import check_name
     from unembed.signatures.verbalizers import Verbalizers
 
     if out.is_dir():
         raise UnembedError(f"{out} is a folder: give a file, such as {out / 'task.safetensors'}")
+    if task is not None:
+        check_name(task)
     words = None if verbalizers is None else Verbalizers.read(verbalizers, restrict)
     if words is None and restrict:
         raise UnembedError("--restrict needs --verbalizers: the words to restrict the softmax to")
@@ -119,6 +123,8 @@ def sketch_command(
     checkpoint, text = source.open(
         model, corpus, quiet=quiet, verbalizers=words, options=options, notes=False
     )
+    if words is not None and not words.restrict and not quiet:
+        _say_several_tokens(words, text.tokenizer)
     before = out.exists()
     made = sketch(
         checkpoint, text, options, out=out, task=task, verbalizers=words, progress=not quiet
@@ -129,6 +135,20 @@ def sketch_command(
         export = exported(made, export, dtype=export_dtype)
     places = (("signature", out), ("compact signature", export))
     say(signature_text(made), _plain(made, out), as_json, places)
+
+
+def _say_several_tokens(words: Verbalizers, tokenizer: Any) -> None:
+    """Say that some answers are several decisions of the head, and not one."""
+    several = words.several_tokens(tokenizer)
+    if several:
+        listed = ", ".join(repr(word) for word in several[:3]) + ", …" * (len(several) > 3)
+        click.echo(
+            f"note: {len(several)} of {len(words.words)} answer words are of several tokens "
+            f"({listed}): each token is a sample, so such an answer counts as often as it has "
+            "tokens, over the whole vocabulary; give words of one token and --restrict to count "
+            "each answer once",
+            err=True,
+        )
 
 
 def _plain(made: Signature, out: Path) -> dict[str, Any]:

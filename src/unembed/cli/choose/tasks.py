@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+
+import click
 
 from unembed.errors import UnembedError
 
@@ -71,6 +73,22 @@ def check_once(given: Sequence[str]) -> None:
             raise UnembedError(f"{name} is given twice: give each task once")
 
 
+def check_cap(asked: int | None, corpora: Mapping[str, Corpus]) -> None:
+    """Raise UnembedError for a number of positions that no text has, which would do nothing."""
+    text, tokens = max(((name, one.tokens) for name, one in corpora.items()), key=lambda x: x[1])
+    if asked is not None and tokens < asked:
+        raise UnembedError(
+            f"the longest text, {text}, has {tokens:,} tokens and {asked:,} were asked for: give "
+            "more text, or ask for fewer"
+        )
+
+
+def say_capped(text: str, positions: int, asked: int | None) -> None:
+    """Say that a text has fewer positions than it might have given."""
+    if asked is not None and positions < asked:
+        click.echo(f"{text}: all {positions:,} positions are read, of {asked:,} at most", err=True)
+
+
 def signatures_of(
     given: Sequence[str],
     *,
@@ -118,19 +136,25 @@ def signatures_of(
         reader = Reader(model, source, quiet)
         if found:
             options = _alike(options, next(iter(found.values())))
+        read = [*texts, *([probe] if adapters and probe is not None else [])]
+        corpora = {name: reader.read(name, options) for name in dict.fromkeys(read)}
+        check_cap(options.max_positions, corpora)
         for number, name in enumerate(texts):
             found[name] = sketch(
                 reader.checkpoint,
-                reader.read(name, options),
+                corpora[name],
                 options,
+                at_most=True,
                 out=out / FOLDER / f"{number:03d}-{name_of(name)}.safetensors",
                 task=name_of(name),
                 progress=not quiet,
             )
+            if options.unit == "token" and not quiet:
+                say_capped(name, round(found[name].state.samples), options.max_positions)
         for number, name in enumerate(adapters):
             assert probe is not None
             file = out / FOLDER / f"adapter-{number:03d}-{name_of(name)}.safetensors"
-            found[name] = _adapted(reader, name, probe, options, file)
+            found[name] = _adapted(reader, name, corpora[probe], options, file)
     names = [one.name for one in found.values()]
     return [
         replace(found[name], name=name) if names.count(found[name].name) > 1 else found[name]
@@ -169,7 +193,7 @@ def _alike(options: SketchOptions, signature: Signature) -> SketchOptions:
 
 
 def _adapted(
-    reader: Reader, folder: str, probe: str, options: SketchOptions, file: Path
+    reader: Reader, folder: str, probe: Corpus, options: SketchOptions, file: Path
 ) -> Signature:
     """The signature of a text by the adapted model, as one of the model's own.
 
@@ -183,8 +207,9 @@ def _adapted(
     base = reader.checkpoint
     made = sketch(
         adapted(base, folder),
-        reader.read(probe, options),
+        probe,
         options,
+        at_most=True,
         out=file,
         task=name_of(folder),
         progress=not reader.quiet,

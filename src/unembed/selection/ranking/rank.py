@@ -47,10 +47,10 @@ def rank(
     gradient descent on the source. ``debias`` as in ``align``.
 
     ``best`` is from normal errors that go together: the sketch's of all sources, those of the
-    target's documents too, and of two sources' own where these share inputs. A source without a
-    score has 0. One whose sampling error is not known, as its documents fill fewer than two blocks
-    or were kept in none, has None, and the others' are among themselves. ``out`` and ``command`` as
-    in ``align``.
+    target's documents too, and of two sources' own where these share inputs. A source has None
+    without a score, or where its sampling error is not known, as its documents fill fewer than two
+    blocks or were kept in none; the others' are among themselves, and sum to 1. ``out`` and
+    ``command`` as in ``align``.
     Raises UnembedError for a ``by`` that is no score, no sources, two signatures of one name, two
     that do not compare, and one that did not keep what the score needs. Source: theory §10, §13.
     """
@@ -101,7 +101,7 @@ def ordered(
     """Sources by falling score with their chances to be the best; those without a score last."""
     scored = np.isfinite(value)
     known = scored & np.isfinite(np.diag(covariance))
-    best: list[float | None] = [None if some or not scored.any() else 0.0 for some in scored]
+    best: list[float | None] = [None] * len(value)
     if scored.sum() == 1:
         best[int(scored.argmax())] = 1.0
     elif known.any():
@@ -199,6 +199,8 @@ def _statuses(
         if t and not math.isfinite(value[t]):
             if found[t] == "ok":
                 found[t] = f"no {by} score, for the target's is lost: {facts[0].status}"
+            about = "the target" if facts[0].status != "ok" else "it"
+            found[t] += f"; sketch more documents of {about}, or rank with --plug-in"
         elif why is not None:
             found[t] = f"{found[t]}, {'but ' * (found[t] == 'ok')}no interval: {why}"
     return found

@@ -20,15 +20,19 @@ from unembed.selection.baselines import score
 from unembed.selection.ranking.chances import together
 from unembed.selection.ranking.rank import ordered
 from unembed.selection.ranking.records import Ranking
+from unembed.selection.scores import RANDOM
 from unembed.signatures.alignment.records import TaskFacts
 from unembed.signatures.kin import connected, dealt, sharing
 from unembed.signatures.samples import Samples
+from unembed.signatures.signature import check_name
 from unembed.stats.student import NORMAL_975
 
 DELETED_BLOCKS = 16
 """Blocks of documents to delete: a source costs twice as many scores, or as many where it shares
 the target's documents."""
 LEAST_BLOCKS = 2
+ROUNDING = 1e-12
+"""The part of a score up to which what a block of documents moves is rounding."""
 
 ScoreFunction = Callable[[Samples, Samples], float]
 """Of target and source; larger is better, NaN where it is undefined."""
@@ -42,6 +46,7 @@ def rank_samples(
     by: str,
     seed: int = 0,
     blocks: int = DELETED_BLOCKS,
+    heads: Sequence[Head] = (),
     facts: Facts = (),
     out: str | Path | None = None,
     command: str = "",
@@ -50,7 +55,8 @@ def rank_samples(
     """``rank`` by one of ``BASELINES``, from samples of the texts; errors as in ``rank_scored``.
 
     For ``MODEL_BASELINES`` a source is the target's text as the source's model reads it, under the
-    source's name, and all models have this head. With ``out`` the result is kept there, with
+    source's name. ``heads`` are then those of the sources' models, in their order; all of them have
+    this ``head`` where none are given. With ``out`` the result is kept there, with
     ``facts``, label and value of what it rests on, for the page. Raises UnembedError as ``score``
     and ``rank_scored`` do.
     """
@@ -60,6 +66,7 @@ def rank_samples(
             "names": [task.name for task in tasks],
             "samples": [_digest(task) for task in tasks],
             "head": head.digest,
+            **({"heads": [one.digest for one in heads]} if heads else {}),
             "by": by,
             "seed": seed,
             "blocks": blocks,
@@ -67,16 +74,27 @@ def rank_samples(
 
         def ranked(_folder: RunFolder) -> dict[str, Any]:
             return rank_samples(
-                target, sources, head, by=by, seed=seed, blocks=blocks, progress=progress
+                target,
+                sources,
+                head,
+                by=by,
+                seed=seed,
+                blocks=blocks,
+                heads=heads,
+                progress=progress,
             ).to_json()
 
         return Ranking.keep(out, key, ranked, facts=facts, command=command)
+    if heads and len(heads) != len(sources):
+        raise UnembedError(f"{len(heads)} heads for {len(sources)} sources: give each its own")
+    of_source = {one.name: own for one, own in zip(sources, heads, strict=True)} if heads else {}
     return rank_scored(
         target,
         sources,
-        lambda a, b: score(by, a, b, head, seed=seed),
+        lambda a, b: score(by, a, b, of_source.get(b.name, head), seed=seed),
         by=by,
-        blocks=blocks,
+        # No document moves a random number, so that deleting some would call it certain.
+        blocks=0 if by == RANDOM else blocks,
         progress=progress,
     )
 
@@ -120,6 +138,8 @@ def rank_scored(
                 )
             bar.update(1)
     value = np.where(np.isfinite(value), value, np.nan)
+    # A score that no document moves is known exactly, but for the rounding of each.
+    shares = np.where(np.abs(shares) <= ROUNDING * np.abs(value), 0, shares)
     flat = shares.reshape(-1, len(tasks))
     covariance = together(flat, flat, shared)
     reach = NORMAL_975 * np.sqrt(np.diag(covariance))
@@ -162,7 +182,9 @@ def _facts(
     for t, task in enumerate(tasks):
         documents, status = len(np.unique(task.document)), "ok"
         if t and np.isnan(value[t]):
-            status = f"no score: {by} is undefined for it"
+            status = (
+                f"no score: {by} is undefined for it; give more of it, or rank by another score"
+            )
         elif documents < LEAST_BLOCKS:
             status = f"ok, but no interval: too few documents, {documents}"
         elif t and np.isnan(reach[t]) and found[0].status == "ok":
@@ -176,6 +198,8 @@ def _check(tasks: Sequence[Samples], blocks: int) -> None:
     if not sources:
         raise UnembedError(f"no sources to rank for {target.name}: give one at least")
     names = [task.name for task in tasks]
+    for name in names:
+        check_name(name)
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise UnembedError(f"two tasks are named {twice[0]!r}: give each a name of its own")

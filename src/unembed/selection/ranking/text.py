@@ -8,6 +8,8 @@ from unembed.selection.ranking.records import Ranked, Ranking
 from unembed.selection.scores import named
 
 SCORE_WIDTH = 22
+ROUNDING = 1e-9
+"""The part of a score up to which half an interval is rounding, and no error."""
 MOST_LISTED = 30
 """Sources that are listed; of more, the first."""
 
@@ -23,6 +25,12 @@ def ranking_text(found: Ranking) -> str:
     lines = [columns(rows, NAME_WIDTH, SCORE_WIDTH)]
     if len(found.sources) > MOST_LISTED:
         lines.append(f"… {len(found.sources) - MOST_LISTED:,} more: see the report")
+    lost = sum(one.value is None for one in found.sources)
+    if 0 < lost < len(found.sources) and any(one.best is not None for one in found.sources):
+        lines.append(
+            f"chances are among the {len(found.sources) - lost} of {len(found.sources)} sources "
+            "with a score"
+        )
     statuses = [(found.target, found.status), *((one.name, one.status) for one in listed)]
     lines += [f"{name}: {status}" for name, status in statuses if status != "ok"]
     return "\n".join(lines)
@@ -35,6 +43,8 @@ def _score(source: Ranked, by: str) -> str:
     if source.low is None or source.high is None:
         return value
     half = (source.high - source.low) / 2
+    if half <= ROUNDING * abs(source.value):
+        return value
     return f"{value} ± " + (f"{half:.3f}" if named(by).cosine else f"{half:.2g}")
 
 

@@ -22,7 +22,7 @@ from unembed.runs.store import RunFolder
 from unembed.signatures.batch_sums import BatchSums, whole_state
 from unembed.signatures.file import load, save
 from unembed.signatures.reading.sketcher import Sketcher, SketchOptions
-from unembed.signatures.signature import Signature, mismatch
+from unembed.signatures.signature import Signature, check_name, mismatch
 from unembed.signatures.verbalizers import Verbalizers
 from unembed.text.corpus import Corpus
 from unembed.text.windows import Batch
@@ -39,6 +39,7 @@ def sketch(
     out: str | Path | None = None,
     task: str | None = None,
     verbalizers: Verbalizers | None = None,
+    at_most: bool = False,
     progress: bool = False,
 ) -> Signature:
     """The signature of a text for a model's head: a sketch of the Fisher of its gradients.
@@ -51,10 +52,12 @@ def sketch(
     without e, g or F. With ``out`` the signature is written there as safetensors; a killed run goes
     on where it stopped, and a finished file of the same run is checked and read. ``task`` names the
     signature (the file's name, or "text"). ``verbalizers`` restrict the softmax to answer words.
-    ``options.max_positions`` are so many, not at most so many.
+    ``options.max_positions`` are so many, and with ``at_most`` all positions of a shorter text.
     Raises UnembedError for input that cannot be used, and NonFiniteError, naming document and
     position, where a logit is not finite. Source: theory §7, §9.
     """
+    if task is not None:
+        check_name(task)
     options = options or SketchOptions()
     checkpoint.model.eval()
     task = task or (Path(out).name.removesuffix(".safetensors") if out else "text")
@@ -62,7 +65,7 @@ def sketch(
         corpus = verbalizers.answers(corpus)
     reading = ModelPass.of(checkpoint.model, corpus, options, checkpoint.name)
     asked, positions = options.max_positions, reading.windows.positions
-    if asked is not None and positions < asked:
+    if asked is not None and positions < asked and not at_most:
         raise UnembedError(
             f"the text has {positions:,} positions and {asked:,} were asked for: give more text, "
             "or ask for fewer"
