@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 
 from unembed.errors import UnembedError
 from unembed.models.checkpoint import Checkpoint
-from unembed.models.quantization import check_scheme, quantized
+from unembed.models.quantization import check_scheme, quantized, rounded_shares
 
 pytest.importorskip("torchao", reason="the extra quant is not installed")
 
@@ -99,6 +100,80 @@ def test_gpt2_whose_weights_lie_transposed() -> None:
     weight = model.transformer.h[0].mlp.c_fc.weight.detach()
     ours = after.get_submodule("transformer.h.0.mlp.c_fc").weight
     assert agree(ours.T, weight.T, 8, 32)
+
+
+def mixture_of(dense: Any, experts: int) -> Checkpoint:
+    """A Mistral's layers, its feed-forward network copied into identical experts of a Mixtral."""
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    kept = {k: v for k, v in dense.config.to_dict().items() if k in MixtralConfig().to_dict()}
+    kept = {k: v for k, v in kept.items() if k not in ("architectures", "model_type")}
+    made = MixtralForCausalLM(
+        MixtralConfig(**kept, num_local_experts=experts, num_experts_per_tok=2)
+    )
+    weights = dense.state_dict()
+    mixed = {}
+    for name, tensor in made.state_dict().items():
+        start = name.split("mlp.")[0]
+        if name.endswith("experts.gate_up_proj"):
+            parts = (weights[f"{start}mlp.{part}_proj.weight"] for part in ("gate", "up"))
+            mixed[name] = torch.cat(tuple(parts)).repeat(experts, 1, 1)
+        elif name.endswith("experts.down_proj"):
+            mixed[name] = weights[f"{start}mlp.down_proj.weight"].repeat(experts, 1, 1)
+        else:
+            mixed[name] = weights.get(name, tensor)
+    made.load_state_dict(mixed)
+    return Checkpoint("mixture", made.eval(), None)
+
+
+@pytest.mark.parametrize("scheme", ["int8", "int4"])
+def test_identical_experts_are_rounded_as_the_dense_network_is(scheme: str) -> None:
+    from made_up.models import small_model
+
+    dense = Checkpoint("dense", small_model("mistral"), None)
+    mixture = mixture_of(dense.model, 4)
+    ids = torch.arange(4 * 60).view(4, 60) * 7 % 300
+    with torch.no_grad():
+        before = dense.model(ids).logits
+        assert float((mixture.model(ids).logits - before).abs().max()) < 1e-3
+        after, mixed = (quantized(one, scheme).model(ids).logits for one in (dense, mixture))
+    assert float((mixed - after).abs().max()) < 1e-3
+    flips = before.argmax(-1) != after.argmax(-1)
+    assert torch.equal(flips, before.argmax(-1) != mixed.argmax(-1))
+    assert scheme == "int8" or bool(flips.any())
+
+
+def test_experts_whose_inputs_come_first() -> None:
+    from transformers import GptOssConfig, GptOssForCausalLM
+
+    torch.manual_seed(0)
+    config = GptOssConfig(
+        vocab_size=97, hidden_size=64, intermediate_size=96, num_hidden_layers=1, head_dim=16,
+        num_attention_heads=4, num_key_value_heads=2, num_local_experts=2, num_experts_per_tok=1,
+    )  # fmt: skip
+    before = GptOssForCausalLM(config).eval()
+    after = quantized(Checkpoint("tiny", before, None), "int8").model
+    for name, width in (("gate_up_proj", 64), ("down_proj", 96)):
+        path = f"model.layers.0.mlp.experts.{name}"
+        ours, weight = (one.get_parameter(path).detach() for one in (after, before))
+        for mine, matrix in zip(ours, weight, strict=True):
+            assert agree(mine.T, matrix.T, 8, width)
+
+
+def test_the_share_of_weights_that_is_rounded() -> None:
+    from made_up.models import small_model
+
+    model = small_model("mixtral")
+    shares = {one.kind: one for one in rounded_shares(model)}
+    assert shares["experts"].rounded == shares["experts"].weights == 2 * 4 * 3 * 32 * 64
+    assert shares["linear layers"].rounded == shares["linear layers"].weights
+    assert shares["embeddings"].rounded == shares["head"].rounded == 0
+    assert shares["all weights"].weights == sum(one.numel() for one in model.parameters())
+    assert str(shares["experts"]) == "experts 100.0% of 49,152"
+    whole = {one.kind: one for one in rounded_shares(model, head=True)}
+    assert whole["head"].rounded == 300 * 32
+    tied = llama().model
+    assert rounded_shares(tied)[0].weights == sum(one.numel() for one in tied.parameters())
 
 
 def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

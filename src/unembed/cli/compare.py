@@ -169,7 +169,7 @@ def _audited_both(
     from unembed.decisions.comparison.tokenizers import refuse_other_texts, surely_alike
     from unembed.models.adapters import base_of, is_adapter_alone
     from unembed.models.checkpoint import context_of
-    from unembed.models.quantization import check_scheme, quantized
+    from unembed.models.quantization import check_scheme, quantized, rounded_shares
     from unembed.text.corpus import Corpus
     from unembed.text.rows import RowRules, read_rows
     from unembed.text.tokenised import ReadingLimit
@@ -193,6 +193,8 @@ def _audited_both(
         for name, kind in ((before, dtype), (after, dtype_after or dtype))
     )
     if quantize is not None:
+        shares = rounded_shares(new.model, head=bool(quantize_head))
+        click.echo(f"{quantize} rounds {'; '.join(map(str, shares))}", err=True)
         new = quantized(new, quantize, head=bool(quantize_head))
     options = AuditOptions(**{name: n for name, n in given.items() if n is not None})
     limit = None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from importlib import metadata
 from importlib.util import find_spec
 from typing import Any
@@ -21,8 +22,8 @@ SCHEMES = {"int8": None, "int4": 32}
 
 
 def quantized(checkpoint: Checkpoint, scheme: str, *, head: bool = False) -> Checkpoint:
-    """A copy whose linear layers hold what torchao's weight-only quantisation makes of their
-    weights, ``scale * clamp(round(w / scale))`` with a symmetric scale, dequantised.
+    """A copy whose linear layers and experts hold what torchao's weight-only quantisation makes of
+    their weights, ``scale * clamp(round(w / scale))`` with a symmetric scale, dequantised.
 
     ``int8`` has a scale for each row of a weight, ``int4`` for each 32 weights of a row (for the
     row where its length is no multiple). The head keeps its weight unless ``head`` asks for it too;
@@ -38,22 +39,62 @@ def quantized(checkpoint: Checkpoint, scheme: str, *, head: bool = False) -> Che
 
         model = copy.deepcopy(checkpoint.model)
         last = output_embedding(model)
-        layers = [one for one in model.modules() if is_linear(one) and (head or one is not last)]
-        if all(one is last for one in layers):
+        found = [one for one in _roundable(model) if head or one.module is not last]
+        if all(one.module is last for one in found):
             raise UnembedError(
                 f"{checkpoint.name} has no linear layer besides its head: nothing to quantise"
             )
-        for layer in layers:
-            flipped = type(layer).__name__ == "Conv1D"
-            weight: Tensor = layer.get_parameter("weight").detach()
-            rounded = _rounded(torchao, weight.T if flipped else weight, scheme)
-            layer.weight = nn.Parameter(rounded.T.contiguous() if flipped else rounded, False)
+        for one in found:
+            weight = one.module.get_parameter(one.key).detach()
+            matrices = weight if weight.ndim == 3 else weight[None]
+            rounded = torch.stack(
+                [
+                    _rounded(torchao, matrix.T, scheme).T
+                    if one.flipped
+                    else _rounded(torchao, matrix, scheme)
+                    for matrix in matrices
+                ]
+            )
+            setattr(one.module, one.key, nn.Parameter(rounded.view_as(weight), False))
     what = f"{scheme}{' with its head' if head else ''}"
     return replace(
         checkpoint,
         name=f"{checkpoint.name} in {what} (torchao {metadata.version('torchao')})",
         model=model,
     )
+
+
+@dataclass(frozen=True)
+class RoundedShare:
+    """How many weights of a kind of module ``quantized`` rounds, of how many there are."""
+
+    kind: str
+    rounded: int
+    weights: int
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.rounded / self.weights:.1%} of {self.weights:,}"
+
+
+def rounded_shares(model: nn.Module, *, head: bool = False) -> tuple[RoundedShare, ...]:
+    """The share of weights that ``quantized`` rounds: of all of them, then by kind of module."""
+    last = output_embedding(model)
+    rounds = {(id(one.module), one.key) for one in _roundable(model)}
+    counts: dict[str, tuple[int, int]] = {}
+    seen: set[int] = set()
+    for module in model.modules():
+        for key, parameter in module.named_parameters(recurse=False):
+            if id(parameter) in seen and not (head and module is last):
+                continue  # a tied head that is rounded is tied no longer
+            seen.add(id(parameter))
+            kind = _kind(module, parameter, last)
+            done = (id(module), key) in rounds and (head or module is not last)
+            before, weights = counts.get(kind, (0, 0))
+            n = parameter.numel()
+            counts[kind] = (before + n * done, weights + n)
+    total = tuple(sum(column) for column in zip(*counts.values(), strict=True))
+    shares = (RoundedShare(kind, *count) for kind, count in counts.items())
+    return (RoundedShare("all weights", *total), *sorted(shares, key=lambda one: -one.weights))
 
 
 def check_scheme(scheme: str) -> None:
@@ -74,6 +115,59 @@ def torchao_is_there() -> bool:
 def is_linear(module: nn.Module) -> bool:
     """A linear layer, or GPT-2's, which holds the transposed weight."""
     return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+
+
+@dataclass(frozen=True)
+class _Roundable:
+    """A parameter that is a matrix, or one for each expert; ``flipped`` where inputs come first."""
+
+    module: nn.Module
+    key: str
+    flipped: bool
+
+
+def _roundable(model: nn.Module) -> Iterator[_Roundable]:
+    """What ``quantized`` rounds: weights of linear layers and of experts held in one tensor."""
+    for module in model.modules():
+        if is_linear(module):
+            yield _Roundable(module, "weight", type(module).__name__ == "Conv1D")
+            continue
+        for key, parameter in module.named_parameters(recurse=False):
+            if _is_experts(module, key, parameter):
+                yield _Roundable(module, key, _inputs_first(module, key, parameter))
+
+
+def _is_experts(module: nn.Module, key: str, parameter: Tensor) -> bool:
+    """Whether a parameter holds a matrix for each of several experts."""
+    if parameter.ndim != 3:
+        return False
+    return key.endswith("_proj") or parameter.shape[0] == getattr(module, "num_experts", None)
+
+
+def _inputs_first(module: nn.Module, key: str, parameter: Tensor) -> bool:
+    """Whether each expert's matrix is (in, out), by the module's word or by its width."""
+    said = getattr(module, "is_transposed", None)
+    if said is not None:
+        return bool(said)
+    widths = (getattr(module, name, None) for name in ("hidden_size", "hidden_dim"))
+    width = next((one for one in widths if isinstance(one, int)), None)
+    _, first, second = parameter.shape
+    if first == second:
+        return False
+    return width == (second if key.startswith("down") else first)
+
+
+def _kind(module: nn.Module, parameter: Tensor, last: nn.Module) -> str:
+    """The kind of module that a parameter belongs to, for a reader."""
+    if module is last:
+        return "head"
+    if parameter.ndim < 2:
+        return "norms and biases"
+    if is_linear(module):
+        return "linear layers"
+    if isinstance(module, nn.Embedding):
+        return "embeddings"
+    return "experts" if parameter.ndim == 3 else type(module).__name__
 
 
 def _rounded(torchao: Any, weight: Float[Tensor, "out in"], scheme: str) -> Float[Tensor, "out in"]:
