@@ -14,7 +14,8 @@ from jaxtyping import Bool, Int
 
 from unembed.runs.progress import progress_bar
 from unembed.text.files import files_below
-from unembed.text.rows import COMPLETION, PROMPT, PromptCompletion, Row, RowRules, read_rows
+from unembed.text.in_memory import named, pairs_of, texts_of
+from unembed.text.rows import COMPLETION, PROMPT, Row, RowRules, read_rows
 from unembed.text.tokenised import ReadingLimit, Tokenised, add_row, tokenise
 
 
@@ -154,31 +155,39 @@ class Corpus:
 
     @staticmethod
     def from_texts(
-        texts: Iterable[str], tokenizer: Any, *, names: Sequence[str] | None = None
+        texts: Any,
+        tokenizer: Any,
+        *,
+        names: Sequence[str] | None = None,
+        text_column: str = "text",
     ) -> Corpus:
-        """A corpus of texts already in memory, one document each."""
-        rows = (
-            Row(name, name, text)
-            for i, text in enumerate(texts)
-            for name in [f"text {i + 1}" if names is None else names[i]]
-        )
+        """A corpus of texts already in memory, one document each.
+
+        ``texts`` is a list, an iterator, a Series, or a table (a DataFrame, a ``datasets.Dataset``,
+        an Arrow table), of which ``text_column`` is read.
+        Raises UnembedError for anything else, and naming the text for one that is no string.
+        """
+        found_texts = named(texts_of(texts, text_column), names, "text")
+        rows = (Row(name, name, text) for name, text in found_texts)
         found = tokenise(rows, tokenizer, "the texts given", False)
         rules = "texts in memory, one document each"
         return Corpus.of(found, tokenizer, rules)
 
     @staticmethod
     def from_pairs(
-        pairs: Iterable[PromptCompletion], tokenizer: Any, *, names: Sequence[str] | None = None
+        pairs: Any,
+        tokenizer: Any,
+        *,
+        names: Sequence[str] | None = None,
     ) -> Corpus:
         """A corpus of prompts and completions already in memory, one document each.
 
-        Only predictions of the completions' tokens count, as with ``read(completion_only=True)``.
+        ``pairs`` is a list, an iterator or a table; a pair is a ``PromptCompletion`` or a
+        record with "prompt" and "completion". Only predictions of the completions' tokens count, as
+        with ``read(completion_only=True)``.
         """
-        rows = (
-            Row(name, name, pair.text, pair)
-            for i, pair in enumerate(pairs)
-            for name in [f"pair {i + 1}" if names is None else names[i]]
-        )
+        found_pairs = named(pairs_of(pairs), names, "pair")
+        rows = (Row(name, name, pair.text, pair) for name, pair in found_pairs)
         found = tokenise(rows, tokenizer, "the pairs given", True)
         rules = "pairs in memory, one document each, completions alone counted"
         return Corpus.of(found, tokenizer, rules)

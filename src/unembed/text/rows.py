@@ -233,7 +233,7 @@ def _datasets(name: str) -> Iterator[Any]:
 
 def _record_row(record: dict[str, Any], rules: RowRules, here: str, where: str) -> Row:
     _need_columns(rules, list(record), where)
-    pair = _pair(record, where) if rules.completion_only else None
+    pair = pair_of(record, where) if rules.completion_only else None
     messages = None
     if pair is None:
         column = rules.text_of(list(record))
@@ -281,9 +281,14 @@ def _value(record: dict[str, Any], name: str, where: str) -> Any:
     return found
 
 
-def _pair(record: dict[str, Any], where: str) -> PromptCompletion:
-    """A record's prompt and completion; null is empty, as in a text column."""
+def pair_of(record: dict[str, Any], where: str) -> PromptCompletion:
+    """A record's prompt and completion; null is empty, as in a text column.
+
+    Raises UnembedError, naming the record, for what is neither text nor messages.
+    """
     for name in (PROMPT, COMPLETION):
+        if name not in record:
+            raise UnembedError(f"{where} has no {name!r}; it has {', '.join(map(str, record))}")
         value = record[name]
         if isinstance(value, list):
             _need_messages(value, name, where)

@@ -136,6 +136,10 @@ def tokenise(
     rows that cannot be tokenised, and where none is left; ``where`` names their source. Rows after
     those that reach ``limit`` are not read, but for a batch.
     """
+    if not callable(tokenizer):
+        raise UnembedError(
+            f"{tokenizer!r:.40} is no tokenizer: give the model's own, such as checkpoint.tokenizer"
+        )
     blank = short = reached = 0
     stopped = False
     bos = getattr(tokenizer, "bos_token_id", None)

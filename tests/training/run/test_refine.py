@@ -27,6 +27,7 @@ from unembed.decisions.comparison.summary import ComparisonSummary
 from unembed.errors import UnembedError
 from unembed.models.checkpoint import Checkpoint, load
 from unembed.text.corpus import Corpus
+from unembed.text.rows import PromptCompletion
 from unembed.text.windows import Windows, batches
 from unembed.training.recipe.lora import Lora
 from unembed.training.recipe.objectives import Objective
@@ -158,6 +159,24 @@ def test_a_finished_refinement_is_only_read(
     assert refine(llama, corpus, recipe, out=tmp_path / "run").summary == first.summary
     with pytest.raises(UnembedError, match="weight"):
         refine(llama, corpus, replace(recipe, weight=0.1), out=tmp_path / "run")
+
+
+def test_a_refinement_without_gradients_and_of_a_model_in_training(
+    small_tokenizer: Any, tmp_path: Path
+) -> None:
+    text = Corpus.from_pairs(
+        [PromptCompletion(f"{one} " * 3, f"{one}") for one in [*SENTENCES[:7], SENTENCES[0]]],
+        small_tokenizer,
+    )
+    model = small_model("llama").train()
+    recipe = replace(QUICK, steps=2, watch_every=2)
+    with torch.no_grad():
+        done = refine(Checkpoint("m", model, small_tokenizer), text, recipe, out=tmp_path / "run")
+    assert all(module.training for module in model.modules())
+    assert "1 of 8 documents are exact copies" in done.summary.notes[0]
+    assert "prompts were cut on the left" in done.summary.notes[1]
+    assert done.summary.notes[1] in str(done)
+    assert done.summary.steps == 2
 
 
 def test_other_positions_are_another_run(

@@ -24,7 +24,8 @@ from unembed.decisions.audit.summary import (
     summarise,
     summary_to_json,
 )
-from unembed.errors import UnembedError
+from unembed.errors import UnembedError, need
+from unembed.models.mode import restores_mode
 from unembed.models.model_pass import HeadReader, ModelPass
 from unembed.runs.manifest import FinishedRun
 from unembed.runs.phases import Phases
@@ -128,6 +129,7 @@ class Audit(RunRecord):
                 yield pq.read_table(self.folder / file, columns=columns)
 
 
+@restores_mode
 def audit(
     model: nn.Module,
     corpus: Corpus,
@@ -157,6 +159,8 @@ def audit(
         raise UnembedError(
             "a second reader of an audit keeps what it finds in its folder: give out"
         )
+    need(model, nn.Module, "give the model itself, such as load(name).model")
+    need(corpus, Corpus, "give Corpus.read(path, tokenizer)")
     options = options or AuditOptions()
     phases = phases or Phases()
     model.eval()

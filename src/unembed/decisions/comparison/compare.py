@@ -25,7 +25,7 @@ from unembed.decisions.comparison.summary import (
     comparison_to_json,
     summarise_pair,
 )
-from unembed.errors import UnembedError
+from unembed.errors import UnembedError, need
 from unembed.runs.manifest import FinishedRun
 from unembed.runs.provenance import SCHEMA
 from unembed.runs.run_record import RunRecord
@@ -232,7 +232,11 @@ def headline(summary: ComparisonSummary) -> list[tuple[str, str]]:
 
 def _runs(side: Audit | Sequence[Audit], name: str) -> list[Audit]:
     """The audits of one side. Raises UnembedError for none, and where two are one model."""
+    if isinstance(side, str | Path):
+        raise UnembedError(f"{str(side)!r} {name} is no audit: give Audit.load({str(side)!r})")
     runs = [side] if isinstance(side, Audit) else list(side)
+    for run in runs:
+        need(run, Audit, "give Audit.load(folder), or audit(model, corpus)")
     if not runs:
         raise UnembedError(f"there is no audit {name}: give one, or one for each seed")
     for one, other in combinations([run.provenance for run in runs], 2):

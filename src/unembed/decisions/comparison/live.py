@@ -18,6 +18,7 @@ from unembed.decisions.audit.run import AuditOptions, AuditRun, Columns, joined,
 from unembed.decisions.comparison.tokenizers import refuse_other_heads, refuse_other_tokenizers
 from unembed.head.divergence import SweptModel, divergence
 from unembed.models.checkpoint import Checkpoint, context_of
+from unembed.models.mode import restores_mode
 from unembed.runs.phases import Phases
 from unembed.runs.progress import progress_bar
 from unembed.runs.provenance import SCHEMA
@@ -38,6 +39,7 @@ class LiveAudits:
     divergence: pa.Table
 
 
+@restores_mode
 def audit_both(
     before: Checkpoint,
     after: Checkpoint,

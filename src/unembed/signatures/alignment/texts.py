@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from unembed.models.checkpoint import Checkpoint
+from unembed.models.mode import restores_mode
 from unembed.models.model_pass import ModelPass
 from unembed.runs.phases import Phases
 from unembed.runs.progress import progress_bar
@@ -27,6 +28,7 @@ EXACT_SAMPLES = 1_000
 """Positions of all texts together up to which Gram matrices are as quick as sketches."""
 
 
+@restores_mode
 def align_texts(
     checkpoint: Checkpoint,
     texts: Mapping[str, Corpus],

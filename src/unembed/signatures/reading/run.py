@@ -12,8 +12,9 @@ from typing import Any
 
 from torch import nn
 
-from unembed.errors import NonFiniteError, UnembedError
+from unembed.errors import NonFiniteError, UnembedError, need
 from unembed.models.checkpoint import Checkpoint
+from unembed.models.mode import restores_mode
 from unembed.models.model_pass import ModelPass
 from unembed.runs.phases import Phases
 from unembed.runs.progress import progress_bar
@@ -31,6 +32,7 @@ KIND = "signature"
 UNFINISHED = ".unfinished"
 
 
+@restores_mode
 def sketch(
     checkpoint: Checkpoint,
     corpus: Corpus,
@@ -58,6 +60,8 @@ def sketch(
     """
     if task is not None:
         check_name(task)
+    need(checkpoint, Checkpoint, "give load(name) of unembed.models")
+    need(corpus, Corpus, "give Corpus.read(path, tokenizer)")
     options = options or SketchOptions()
     checkpoint.model.eval()
     task = task or (Path(out).name.removesuffix(".safetensors") if out else "text")

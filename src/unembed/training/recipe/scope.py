@@ -80,7 +80,10 @@ def apply_scope(
     check_scope(scope, untie=untie, lora=lora)
     kind = type(model).__name__
     if hasattr(model, "peft_config"):
-        raise UnembedError(f"{kind} carries adapters: merge them first, with plain_model(scoped)")
+        raise UnembedError(
+            f"{kind} carries adapters: merge them first, with plain_model(scoped), or with PEFT's "
+            "merge_and_unload()"
+        )
     if scope == "lora":
         before = _requiring(model)
         trained, what = add_lora(model, lora or Lora())

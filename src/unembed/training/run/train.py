@@ -17,7 +17,9 @@ from torch import nn
 from unembed.decisions.audit.audit import audit
 from unembed.decisions.audit.run import AuditOptions
 from unembed.decisions.comparison.compare import Comparison, compare
+from unembed.errors import need
 from unembed.models.checkpoint import Checkpoint, context_of, load, quietly, token_ids
+from unembed.models.mode import restores_mode
 from unembed.runs.files import write_whole
 from unembed.runs.manifest import FinishedRun, read_run
 from unembed.runs.progress import progress_bar
@@ -85,6 +87,7 @@ class Refinement(RunRecord):
         return as_html(headline(self.summary))
 
 
+@restores_mode
 def refine(
     checkpoint: Checkpoint,
     corpus: Corpus,
@@ -108,6 +111,8 @@ def refine(
     of the Trainer ("wandb", "tensorboard" ...). Raises UnembedError for what cannot be trained, and
     where the run fails; the model given is never changed. Source: theory §5.
     """
+    need(checkpoint, Checkpoint, "give load(name) of unembed.models")
+    need(corpus, Corpus, "give Corpus.read(path, tokenizer)")
     check_accelerate()
     recipe = recipe or Recipe()
     out = Path(out)
@@ -166,6 +171,7 @@ class Trained:
     note: dict[str, Any]
 
 
+@restores_mode
 def train(
     checkpoint: Checkpoint,
     training: Corpus,
@@ -186,7 +192,10 @@ def train(
     note = out / NOTE
     if not note.exists():
         job = _TrainingJob(checkpoint, training, heldout, recipe, out, progress)
-        write_whole(note, json.dumps(job.run(positions, report_to)).encode())
+        # A caller that measures does so without gradients, which a training needs.
+        with torch.inference_mode(False), torch.enable_grad():
+            found = job.run(positions, report_to)
+        write_whole(note, json.dumps(found).encode())
         shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
     device = next(checkpoint.model.parameters()).device
     refined = load(out / MODEL, device=str(device))
