@@ -250,3 +250,14 @@ def test_bad_input(
     assert "--first-moment" in lacking.line
     assert not (tmp_path / "g" / "index.json").exists()
     assert run("index", "add", "--help").out.count("unembed index add") == 2
+
+
+def test_tags_and_names_that_nobody_would_see_are_refused(
+    run: Run, signatures: list[Path], tmp_path: Path
+) -> None:
+    ask = ("index", "add", tmp_path / "index", signatures[0])
+    for option, word in (("--tag", "a tag is"), ("--name", "a task is named")):
+        for given in ("", " "):
+            said = run(*ask, option, given)
+            assert f"{word} {given!r}, which nobody would see" in said.line
+    assert not (tmp_path / "index").exists()

@@ -94,9 +94,13 @@ def add_command(
     from unembed.selection.index.entries import Label
     from unembed.selection.index.files import HEADER
     from unembed.selection.index.index import Index, points_of
+    from unembed.signatures.signature import check_name
 
     if name is not None and len(signatures) > 1:
         raise UnembedError(f"--name {name!r} is for one signature, and {len(signatures)} are given")
+    if name is not None:
+        check_name(name)
+    label = Label(tags, licence, note)
     loaded = [_signature(path) for path in signatures]
     digests = [digest for _signed, digest in loaded]
     named = [with_name(signed, name=name or signed.name) for signed, _digest in loaded]
@@ -107,7 +111,7 @@ def add_command(
         identity, kind = there.identity, there.by
         _agree(there, by, dtype)
     # Before a new index is made, which would be left empty.
-    points = points_of(named, str(index), identity, kind, Label(tags, licence, note), digests)
+    points = points_of(named, str(index), identity, kind, label, digests)
     if there is None:
         stored: Any = dtype or "float32"
         there = Index.create(index, identity, by=kind, dtype=stored, wait_s=wait, join=True)

@@ -42,7 +42,7 @@ POSITIONS = 2000
 @click.option(
     "--max-positions",
     type=int,
-    help=f"Take so many of each text, from all over it [all; baselines: at most {POSITIONS:,}].",
+    help=f"Take at most so many of each text, from all over it [all; baselines: {POSITIONS:,}].",
 )
 @click.option(
     "--blocks",

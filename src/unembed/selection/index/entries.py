@@ -9,14 +9,24 @@ from typing import Any
 
 import pyarrow as pa
 
+from unembed.errors import UnembedError
+
 
 @dataclass(frozen=True)
 class Label:
-    """What its user says of a signature."""
+    """What its user says of a signature.
+
+    Raises UnembedError for a tag that nobody would see.
+    """
 
     tags: tuple[str, ...] = ()
     licence: str = ""
     note: str = ""
+
+    def __post_init__(self) -> None:
+        for tag in self.tags:
+            if not tag.strip():
+                raise UnembedError(f"a tag is {tag!r}, which nobody would see: leave it out")
 
 
 @dataclass(frozen=True)
