@@ -48,6 +48,7 @@ TRAINING = (
     click.option("--seed", type=int, help="Of the order and of dropout [0]."),
     click.option("--context", type=int, help="Tokens of context [the model's, at most 2048]."),
     click.option("--heldout", type=float, help="Share of documents never trained on [0.2]."),
+    click.option("--save-dtype", help="float32, bfloat16 or float16 [the model's own]."),
     click.option("--bf16", is_flag=True, default=None, help="Compute the body in bfloat16."),
     click.option(
         "--gradient-checkpointing", is_flag=True, default=None, help="Less memory, slower."
@@ -143,10 +144,11 @@ def refine_command(
     from unembed.models.adapters import base_of, is_adapter_alone
     from unembed.models.checkpoint import load_tokenizer
     from unembed.training.recipe.weight_files import read_positions, read_values
-    from unembed.training.run.engine import check_accelerate
+    from unembed.training.run.engine import check_accelerate, check_report_to
     from unembed.training.run.train import refine
 
     check_accelerate()
+    check_report_to(report_to)
     source = Source.taken(given)
     recipe = recipe_of(given)
     benchmarks = _benchmarks(benchmark_tasks, benchmark_limit, benchmark_path)

@@ -38,6 +38,7 @@ from unembed.training.recipe.weighting import Positions, Weighting
 from unembed.training.run import train as module
 from unembed.training.run.head_hook import HeadHook
 from unembed.training.run.heldout_check import HeldoutCheck
+from unembed.training.run.rounding import Rounding
 from unembed.training.run.train import Refinement, refine, train
 
 SENTENCES = [
@@ -328,6 +329,97 @@ def test_a_model_of_nan_is_refused_before_it_is_trained(corpus: Corpus, tmp_path
     with pytest.raises(UnembedError, match="not finite before the first step"):
         trained(given, corpus, QUICK, tmp_path / "run")
     assert not (tmp_path / "run" / "model").exists()
+
+
+def test_a_run_that_stands_still_does_not_diverge(
+    llama: Checkpoint, corpus: Corpus, tmp_path: Path
+) -> None:
+    """Batches of one window: their losses lie far apart, and the model is as it was."""
+    model = copy.deepcopy(llama.model)
+    with torch.no_grad():
+        model.lm_head.weight *= 12  # sure of itself: a wrong token costs more than a guess
+    sharp = Checkpoint("sharp", model, llama.tokenizer)
+    recipe = replace(QUICK, steps=12, batch_size=1, context=3, learning_rate=1e-9, watch_every=12)
+    note = trained(sharp, corpus, recipe, tmp_path / "run").note
+    losses = [line["cross_entropy"] for line in note["log"] if "loss" in line]
+    assert len(losses) == 12
+    assert max(losses) > max(np.log(300), losses[0] + 3)  # what was taken for a divergence
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("tensorbord", "'tensorbord' is unknown: give one of .*tensorboard"),
+        ("mlflow", "pip install"),
+    ],
+)
+def test_a_logger_that_is_not_there_is_refused_before_the_work(
+    name: str, words: str, llama: Checkpoint, corpus: Corpus, tmp_path: Path
+) -> None:
+    with pytest.raises(UnembedError, match=words) as caught:
+        refine(llama, corpus, QUICK, out=tmp_path / "run", report_to=(name,))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+DAMAGES = {
+    "model.safetensors": lambda data: data[: len(data) // 2],
+    "optimizer.pt": lambda data: data[:-9],
+    "trainer_state.json": lambda data: data[:200],
+    "rng_state.pth": lambda data: b"",
+    "scheduler.pt": lambda data: bytes(len(data)),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    name: str,
+    llama: Checkpoint,
+    corpus: Corpus,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class Halt(module.StopCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            if state.global_step == 5:
+                raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "StopCallback", Halt)
+        with pytest.raises(KeyboardInterrupt):
+            trained(llama, corpus, QUICK, tmp_path / "run")
+    damaged = tmp_path / "run" / "checkpoints" / "checkpoint-4" / name
+    damaged.write_bytes(DAMAGES[name](damaged.read_bytes()))
+    capsys.readouterr()
+    trained(llama, corpus, QUICK, tmp_path / "run")
+    said = capsys.readouterr().err
+    assert f"checkpoint of step 4 is damaged ({name} has changed): going on from step 2" in said
+    trained(llama, corpus, QUICK, tmp_path / "whole")
+    assert same_weights(saved(tmp_path / "run"), saved(tmp_path / "whole"))
+
+
+def test_what_the_saved_dtype_rounds_away_is_told(corpus: Corpus, tmp_path: Path) -> None:
+    model = small_model("llama", torch.bfloat16)
+    given, kept = Checkpoint("tiny", model, corpus.tokenizer), {}
+    before = {name: p.detach().float() for name, p in model.named_parameters()}
+    for dtype in (None, "float32"):
+        recipe = replace(QUICK, steps=2, learning_rate=1e-6, save_dtype=dtype)
+        done = trained(given, corpus, recipe, tmp_path / str(dtype))
+        after = saved(tmp_path / str(dtype))
+        told = Rounding(**done.note["rounding"])
+        differ = sum(int((after[name].float() != p).sum()) for name, p in before.items())
+        assert {w.dtype for w in after.values()} == {getattr(torch, dtype or "bfloat16")}
+        assert told.kept == differ
+        assert told.dtype == (dtype or "bfloat16")
+        side = object.__new__(ComparisonSummary)
+        kept[dtype] = module.summarise_refinement(recipe, done.note, side, side).rounding
+    assert kept[None] is not None
+    assert kept["float32"] is not None
+    assert kept[None].moved == kept["float32"].moved == kept["float32"].kept
+    assert 0 < kept[None].kept < 0.3 * kept[None].moved
+    with pytest.raises(UnembedError, match="save_dtype 'int8'"):
+        Recipe(save_dtype="int8")
 
 
 def test_a_single_document_cannot_be_split(llama: Checkpoint, tmp_path: Path) -> None:

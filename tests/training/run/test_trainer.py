@@ -564,6 +564,102 @@ def test_the_example_refines_with_a_trainer_and_a_loop_of_ones_own(
     assert not same(model, small_model("gpt2"))
 
 
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor 0.1 .* set it to 0"),
+        ({"compute_loss_func": len}, "compute_loss_func len .* leave it out"),
+        ({"loss_function": len}, "loss_function len .* delete it"),
+        ({"output_router_logits": True}, "output_router_logits.* set it to False"),
+    ],
+)
+def test_a_setting_that_a_loss_without_logits_would_drop_is_refused(
+    how: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    how, model = dict(how), small_model("llama")
+    given = {name: how.pop(name) for name in ("compute_loss_func",) if name in how}
+    if "loss_function" in how:
+        model.loss_function = how.pop("loss_function")
+    if how.pop("output_router_logits", False):
+        model.config.output_router_logits = True
+    with quietly():
+        trainer: Any = RefineTrainer(model=model, args=arguments(tmp_path, **how), **given)
+    with pytest.raises(UnembedError, match=words) as caught:
+        trainer.refine_with(PenaltyTerm(Objective("fisher"), 1.0))
+    assert "\n" not in str(caught.value)
+    trainer.refine_with(PenaltyTerm(Objective("fisher"), 0.0))  # the Trainer's own loss, in full
+
+
+@pytest.mark.parametrize("weight", [0.0, 1e-9])
+@pytest.mark.parametrize("how", [{}, {"gradient_accumulation_steps": 2}])
+def test_batches_and_steps_without_a_target_run_on_as_the_trainers_do(
+    weight: float, how: dict[str, Any], corpus: Corpus, tmp_path: Path
+) -> None:
+    examples = Examples.of(corpus, CONTEXT)
+
+    class Silent(Examples):
+        """The first half of the windows predicts nothing."""
+
+        def __getitem__(self, i: int) -> dict[str, Tensor]:
+            row = super().__getitem__(i)
+            return {**row, "labels": torch.full_like(row["labels"], IGNORED)} if i < 9 else row
+
+    silent, runs = Silent(examples.windows, None), []
+    for term in (None, PenaltyTerm(Objective("fisher"), weight)):
+        model = small_model("llama")
+        how = {**how, "per_device_train_batch_size": 1, "max_steps": 6, "optim": "adamw_torch"}
+        trainer, seen = ran(model, silent, term, tmp_path, **how)
+        trainer.eval_dataset = silent
+        with quietly():
+            evaluated = trainer.evaluate(silent)["eval_loss"]
+        runs.append((model, evaluated))
+    empty = [not bool((batch["labels"] != IGNORED).any()) for batch in seen]
+    assert any(empty)
+    assert not all(empty)
+    assert apart(runs[0][0], runs[1][0], small_model("llama")) < 1e-3
+    assert np.isnan(runs[0][1]) == np.isnan(runs[1][1])
+
+
+def test_weights_of_positions_are_no_unused_column(corpus: Corpus, tmp_path: Path) -> None:
+    listed = Positions(np.array([1, 2], dtype=np.int64), np.ones(2, dtype=np.float32))
+    found = []
+    for unused in (True, False):
+        model = small_model("llama")
+        term = PenaltyTerm(Objective("fisher"), 3.0)
+        examples = Examples.of(corpus, CONTEXT, listed)
+        ran(model, examples, term, tmp_path, remove_unused_columns=unused)
+        found.append(model)
+    assert same(*found)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_the_loss_of_a_compiled_model_is_not_compiled() -> None:
+    model = small_model("llama")
+    hook, compiled = HeadHook.of(model), torch.compile(model, backend="eager")
+    inside: list[bool] = []
+
+    def read(hidden: Tensor, _head: Head) -> Tensor:
+        inside.append(torch.compiler.is_compiling())
+        return hidden
+
+    hidden = hook.at_head(compiled, {"input_ids": torch.ones(1, 4, dtype=torch.long)}, read)
+    assert inside == [False]
+    torch.testing.assert_close(hidden, final_hidden(model, torch.ones(1, 4, dtype=torch.long)))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_a_compiled_model_trains_as_it_does_uncompiled(corpus: Corpus, tmp_path: Path) -> None:
+    examples, found = Examples.of(corpus, CONTEXT), []
+    for how in ({}, {"torch_compile": True}):
+        model = small_model("llama")
+        term = PenaltyTerm(Objective("fisher"), 1.0)
+        trainer, _ = ran(model, examples, term, tmp_path, **how)
+        assert "gradient_ratio" in trainer.state.log_history[0]
+        found.append(model)
+    assert apart(*found, small_model("llama")) < 1e-4
+
+
 APART = {"ddp": {"gradient_accumulation_steps": 2}, "fsdp": {}, "fsdp head": {}}
 """What is trained by two processes, and how."""
 

@@ -15,6 +15,7 @@ from unembed.training.recipe.protection import Protection
 from unembed.training.recipe.scope import check_scope
 from unembed.training.recipe.weighting import Weighting, refuse_unknown_classes
 
+SAVE_DTYPES = ("float32", "bfloat16", "float16")
 MIN_CONTEXT = 3
 """Tokens a training window; the last of them is predicted alone."""
 
@@ -53,7 +54,8 @@ class Recipe:
     ``heldout`` is the share of documents that is never trained on. Every ``watch_every`` steps
     ``watch_positions`` of them are measured, the budget is checked and a checkpoint is written.
     ``audit_positions`` bounds the audits before and after, on either part of the text.
-    ``bf16`` computes the body in bfloat16 with float32 weights.
+    Weights are trained in float32; ``bf16`` computes the body in bfloat16. ``save_dtype`` is that
+    of the saved model, None for the starting model's: a coarse one rounds small changes away.
     """
 
     objective: Objective = field(default_factory=lambda: Objective("fisher"))
@@ -79,6 +81,7 @@ class Recipe:
     watch_positions: int = 4096
     audit_positions: int = 100_000
     bf16: bool = False
+    save_dtype: str | None = None
     gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:
@@ -103,6 +106,11 @@ class Recipe:
             raise UnembedError(
                 "heldout is 0: without held-out documents nothing tells gain from memory; "
                 "give a share such as 0.2"
+            )
+        if self.save_dtype not in (None, *SAVE_DTYPES):
+            raise UnembedError(
+                f"save_dtype {self.save_dtype!r} is none of {', '.join(SAVE_DTYPES)}: give one of "
+                "these"
             )
         check_scope(self.scope, untie=self.untie, lora=self.lora)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from unembed.errors import WriteError
+from unembed.training.run.checkpoint_seal import damage
 from unembed.training.run.trainer import RefineTrainer
 
 DISK_FULL = (
@@ -41,15 +42,21 @@ def train_on(trainer: RefineTrainer, checkpoints: Path) -> None:
 
 
 def _last_whole(checkpoints: Path) -> str | None:
-    """The newest checkpoint that was written to its end; others are removed."""
-    found = []
-    for folder in checkpoints.glob("checkpoint-*"):
-        try:
-            state = json.loads((folder / "trainer_state.json").read_text())
-            found.append((int(state["global_step"]), str(folder)))
-        except (OSError, ValueError, KeyError):
-            shutil.rmtree(folder)
-    return max(found)[1] if found else None
+    """The newest checkpoint that is whole; the others are removed, each with a line on stderr."""
+    found = sorted(checkpoints.glob("checkpoint-*"), key=_step, reverse=True)
+    for i, folder in enumerate(found):
+        wrong = damage(folder)
+        if wrong is None:
+            return str(folder)
+        shutil.rmtree(folder)
+        after = f"step {_step(found[i + 1])}" if i + 1 < len(found) else "the start"
+        sys.stderr.write(f"checkpoint of step {_step(folder)} {wrong}: going on from {after}\n")
+    return None
+
+
+def _step(folder: Path) -> int:
+    step = folder.name.removeprefix("checkpoint-")
+    return int(step) if step.isdigit() else -1
 
 
 def save_model(model: nn.Module, tokenizer: Any, dtype: torch.dtype, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -65,7 +66,8 @@ class HeadHook:
             found.append(value)
             return _joined(hidden[..., :1].detach(), value)
 
-        module.forward = instead
+        # In a compiled model the loss is no part of what is compiled: its gradients are read twice.
+        module.forward = instead if "torch._dynamo" not in sys.modules else _uncompiled(instead)
         try:
             output = model(**{**inputs, "use_cache": False})
         finally:
@@ -76,6 +78,13 @@ class HeadHook:
                 "only models that call it once can be refined"
             )
         return _joined(found[0], output.logits)
+
+
+def _uncompiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The function, which ``torch.compile`` calls and does not look into."""
+    apart: Any = torch.compiler.disable(function)
+    left: Callable[..., Tensor] = apart
+    return left
 
 
 class _Joined(torch.autograd.Function):

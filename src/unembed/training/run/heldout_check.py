@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from unembed.errors import UnembedError
 from unembed.head.head import Head
 from unembed.text.windows import Batch
 from unembed.training.recipe.recipe import Budget
+from unembed.training.run.checkpoint_seal import seal
 from unembed.training.run.engine import (
     TrainerCallback,
     TrainerControl,
@@ -29,7 +31,10 @@ from unembed.training.run.summary import WatchedStep
 CHECKED_CANDIDATES = 5
 HELDOUT_LOSS = "the loss on held-out text"
 DIVERGED_NATS = 3.0
-"""A loss this far above its start, and above that of guessing, does not come back."""
+"""A held-out loss this far above its start, and above that of guessing, does not come back."""
+SUSPECTED_STEPS = 10
+"""The held-out loss is measured where the mean loss of so many steps is as high, and after a false
+alarm not again for as many."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +127,7 @@ class StopCallback(TrainerCallback):
     def __init__(self, check: HeldoutCheck, every: int, bar: Any) -> None:
         self.check, self.every, self.bar = check, every, bar
         self.stopped: str | None = None
+        self.acquitted = 0
         self.good: dict[str, Tensor] = {}
 
     def on_train_begin(
@@ -157,21 +163,38 @@ class StopCallback(TrainerCallback):
         control.should_training_stop = True
         control.should_save = False
 
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
+    ) -> None:
+        """Note what the checkpoint's files hold, so that a damaged one is told from a whole one."""
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.barrier()
+        if state.is_world_process_zero:
+            seal(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}")
+
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
     ) -> None:
-        """Stop a run whose loss has left for good."""
+        """Stop a run whose held-out loss has left for good; the batches' only give cause to look.
+
+        A batch may be a few tokens, whose losses lie far apart in any run.
+        """
         logs: dict[str, float] = given.get("logs") or {}
-        if "loss" not in logs or self.stopped is not None:
+        if "loss" not in logs or self.stopped is not None or state.global_step < self.acquitted:
             return
         history: list[dict[str, float]] = state.log_history
-        first = _loss(next(line for line in history if "loss" in line))
-        loss, guess = _loss(logs), math.log(self.check.hook.head.tokens)
-        if loss > max(guess, first + DIVERGED_NATS):
+        recent = [_loss(line) for line in history if "loss" in line][-SUSPECTED_STEPS:]
+        first = float(self.check.start["nll"].mean(dtype=np.float64))
+        limit = max(math.log(self.check.hook.head.tokens), first + DIVERGED_NATS)
+        if sum(recent) / len(recent) <= limit:
+            return
+        loss = self.check.compare(given["model"], state.global_step).nll
+        if loss > limit:
             raise UnembedError(
-                f"the run diverged: cross-entropy {loss:.2f} nats at step {state.global_step}, "
+                f"the run diverged: held-out loss {loss:.2f} nats at step {state.global_step}, "
                 f"{first:.2f} at its start: lower the learning rate or the weight"
             )
+        self.acquitted = state.global_step + SUSPECTED_STEPS
 
     def _keep(self, model: nn.Module) -> None:
         self.good = {

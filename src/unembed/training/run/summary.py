@@ -14,9 +14,14 @@ from unembed.runs.table import NAME_WIDTH
 from unembed.stats.estimate import Estimate, shown
 from unembed.training.benchmarks.run import BenchmarkComparison
 from unembed.training.recipe.recipe import Recipe
+from unembed.training.run.rounding import Rounding
 
 WIDTH = 100
+LATER = {"benchmarks": None, "notes": (), "rounding": None}
+"""What a summary of an earlier version lacks."""
 SIDE_WIDTH = 33
+LITTLE_KEPT = 0.5
+"""Of the entries that training moved: where fewer survive the saving, another dtype is advised."""
 LOGGED = ("step", "loss", "cross_entropy", "penalty", "grad_norm", "gradient_ratio",
           "gradient_cosine")  # fmt: skip
 """The Trainer's names of the fields of ``Step``."""
@@ -60,6 +65,7 @@ class RefinementSummary:
 
     ``clipped`` is the share of steps whose gradient was longer than the clip: at such steps lambda
     is no clean dose. ``gradient_ratio`` is the mean of ``|lambda P'| / |CE'|`` in the head's input.
+    ``rounding`` says what of the update is left in the dtype of the saved model.
     ``notes`` say what is to mind of the text, and which rows were cut.
     """
 
@@ -81,11 +87,12 @@ class RefinementSummary:
     training: ComparisonSummary
     benchmarks: BenchmarkComparison | None = None
     notes: tuple[str, ...] = ()
+    rounding: Rounding | None = None
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> RefinementSummary:
         """Rebuild a summary from ``record_to_json``'s values; those with defaults may lack."""
-        return record_from_json(RefinementSummary, {"benchmarks": None, "notes": (), **data})
+        return record_from_json(RefinementSummary, {**LATER, **data})
 
 
 def summarise_refinement(
@@ -100,6 +107,7 @@ def summarise_refinement(
     lines = [line for line in note["log"] if "loss" in line]
     norms = [line["grad_norm"] for line in lines if line.get("grad_norm") is not None]
     watched = [WatchedStep(**line["watched"]) for line in note["log"] if "watched" in line]
+    rounding = note.get("rounding")
     clipped = float(np.mean([n > recipe.clip for n in norms])) if norms and recipe.clip else None
     return RefinementSummary(
         objective=recipe.objective.name,
@@ -120,6 +128,7 @@ def summarise_refinement(
         training=training,
         benchmarks=benchmarks,
         notes=notes,
+        rounding=None if rounding is None else Rounding(**rounding),
     )
 
 
@@ -130,6 +139,8 @@ def headline(summary: RefinementSummary) -> list[tuple[str, str]]:
     if summary.clipped is not None:
         steps += f", clipped at {summary.clipped:.0%}"
     rows = [("objective", f"{what}, scope {summary.scope}"), *_wrapped("moved", summary.moves)]
+    if summary.rounding is not None:
+        rows += _wrapped("saved", _saved(summary.rounding))
     rows.append(("steps", steps))
     if summary.stopped is not None:
         rows += _wrapped("stopped", summary.stopped)
@@ -143,6 +154,17 @@ def headline(summary: RefinementSummary) -> list[tuple[str, str]]:
         rows.append((label, f"{held:<{SIDE_WIDTH}}| {trained}"))
     rows += [("note", note) for note in summary.notes]
     return rows if summary.benchmarks is None else rows + _scored(summary.benchmarks)
+
+
+def _saved(rounding: Rounding) -> str:
+    """The dtype of the saved model, and how much of the update is left in it."""
+    if rounding.share is None:
+        return f"{rounding.dtype}; no entry moved"
+    words = f"{rounding.dtype}, where {rounding.share:.1%} of the {rounding.moved:,} entries that"
+    words += " moved still differ"
+    if rounding.share < LITTLE_KEPT:
+        words += ": --save-dtype float32 keeps the update, a higher learning rate more of it"
+    return words
 
 
 def _scored(benchmarks: BenchmarkComparison) -> list[tuple[str, str]]:

@@ -36,10 +36,16 @@ from unembed.training.recipe.recipe import Recipe, steps_of
 from unembed.training.recipe.scope import apply_scope, plain_model
 from unembed.training.recipe.weighting import Positions, tokens_of_classes
 from unembed.training.run.checkpoints import save_model, train_on
-from unembed.training.run.engine import PrinterCallback, TrainingArguments, check_accelerate
+from unembed.training.run.engine import (
+    PrinterCallback,
+    TrainingArguments,
+    check_accelerate,
+    check_report_to,
+)
 from unembed.training.run.examples import Examples, split
 from unembed.training.run.head_hook import HeadHook
 from unembed.training.run.heldout_check import HeldoutCheck, StopCallback
+from unembed.training.run.rounding import Rounding
 from unembed.training.run.summary import RefinementSummary, headline, summarise_refinement
 from unembed.training.run.terms import term_of
 from unembed.training.run.trainer import RefineTrainer
@@ -57,8 +63,9 @@ class Refinement(RunRecord):
     """A refined model, and how its decisions differ from the starting model's.
 
     ``heldout`` and ``training`` compare both on the documents that training never saw, and on those
-    it did. ``folder/model`` is the refined checkpoint, in the starting model's dtype, which plain
-    transformers loads. Its manifest lists every file below the folder.
+    it did. ``folder/model`` is the refined checkpoint, in the starting model's dtype or in
+    ``Recipe.save_dtype``, which plain transformers loads. Its manifest lists every file below the
+    folder.
     """
 
     KIND: ClassVar[str] = "refinement"
@@ -114,6 +121,7 @@ def refine(
     need(checkpoint, Checkpoint, "give load(name) of unembed.models")
     need(corpus, Corpus, "give Corpus.read(path, tokenizer)")
     check_accelerate()
+    check_report_to(report_to)
     recipe = recipe or Recipe()
     out = Path(out)
     part = split(corpus, recipe.heldout)
@@ -188,6 +196,7 @@ def train(
     Goes on from the last checkpoint in ``out``, and does nothing where the training is done; the
     arguments are those of ``refine``. ``heldout`` is measured on the way and never trained on.
     """
+    check_report_to(report_to)
     out = Path(out)
     note = out / NOTE
     if not note.exists():
@@ -219,6 +228,8 @@ class _TrainingJob:
         """Train, save the model, and return the note."""
         recipe, start = self.recipe, self.checkpoint.model
         dtype = next(start.parameters()).dtype
+        if recipe.save_dtype is not None:
+            dtype = getattr(torch, recipe.save_dtype)
         torch.manual_seed(recipe.seed)
         scoped = apply_scope(
             copy.deepcopy(start).float(), recipe.scope, untie=recipe.untie, lora=recipe.lora
@@ -245,12 +256,15 @@ class _TrainingJob:
                 # The Trainer trains without a cache; the model generates with one.
                 config: Any = scoped.model.config
                 config.use_cache = getattr(start.config, "use_cache", False)
-                save_model(plain_model(scoped), self.checkpoint.tokenizer, dtype, self.out / MODEL)
+                refined = plain_model(scoped)
+                rounding = Rounding.of(start, refined, dtype)
+                save_model(refined, self.checkpoint.tokenizer, dtype, self.out / MODEL)
         return {
             "moves": scoped.words,
             "n_moving": scoped.n_moving,
             "n_total": scoped.n_total,
             "stopped": callback.stopped,
+            "rounding": record_to_json(rounding),
             "log": trainer.state.log_history,
         }
 
