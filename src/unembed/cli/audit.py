@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from unembed.cli.options import BATCHES, LOADING, PRINTING, TEXT, WINDOWS, Source, with_options
-from unembed.cli.printing import OUT, Output, typed, with_output
+from unembed.cli.printing import OUT, Output, echo, typed, with_output
 
 
 @click.command("audit")
@@ -85,4 +85,4 @@ def audit_command(
     with phases("report"):
         output.end(done, [("signature", output.folder / FILE)] if sketch else [])
     if profile:
-        click.echo(str(phases), err=True)
+        echo(str(phases), err=True)

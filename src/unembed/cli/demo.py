@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from unembed.cli.options import PRINTING, with_options
-from unembed.cli.printing import Output, draw, say, typed
+from unembed.cli.printing import Output, draw, echo, say, typed
 
 if TYPE_CHECKING:
     from unembed.decisions.comparison.summary import ComparisonSummary
@@ -60,14 +60,14 @@ def demo_command(out: Path, as_json: bool, quiet: bool) -> None:
     if as_json:
         return
     for name, comparison in story.rounded.items():
-        click.echo(f"\nThe same model rounded to {name}:\n")
+        echo(f"\nThe same model rounded to {name}:\n")
         Output(out / name, as_json, quiet).end(comparison)
     if "int8" not in story.rounded:
-        click.echo("int8 was left out: pip install 'unembed[quant]'", err=True)
+        echo("int8 was left out: pip install 'unembed[quant]'", err=True)
     _show_refined(story.refined, out / "refined")
-    click.echo("\nHow alike training on a dozen topics of the library would move the head:\n")
+    echo("\nHow alike training on a dozen topics of the library would move the head:\n")
     _show(story.topics, out / "topics")
-    click.echo("\nWhich listing helps which: scores against the gains of a head trained on each:\n")
+    echo("\nWhich listing helps which: scores against the gains of a head trained on each:\n")
     _show(story.transfer, out / "helped")
 
 
@@ -79,9 +79,9 @@ def _show(record: RunRecord, folder: Path) -> None:
 def _show_refined(refined: dict[str, Refinement], out: Path) -> None:
     """A row for each objective, then where the reports lie."""
     if not refined:
-        click.echo("refining was left out: pip install 'unembed[train]'", err=True)
+        echo("refining was left out: pip install 'unembed[train]'", err=True)
         return
-    click.echo("\nThe same model trained a little further, held out (objective none: control):\n")
+    echo("\nThe same model trained a little further, held out (objective none: control):\n")
     sides = ([name, *_cells(done.summary.heldout)] for name, done in refined.items())
     columns = (["objective", *LABELS], *sides)
     lines = [

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import io
+import os
 import sys
 import warnings
 from typing import Any
@@ -18,6 +20,7 @@ from unembed.cli.choose.sketch import sketch_command
 from unembed.cli.compare import compare_command
 from unembed.cli.demo import demo_command
 from unembed.cli.dose import dose_command
+from unembed.cli.printing import echo
 from unembed.cli.refine import refine_command
 from unembed.cli.report import report_command
 from unembed.errors import UnembedError
@@ -49,11 +52,14 @@ class Verbs(click.Group):
         if not sys.warnoptions:
             warnings.simplefilter("ignore")
         try:
+            _check_unicode(sys.argv)
             done = super().invoke(ctx)
             sys.stdout.flush()
             return done
         except UnembedError as error:
             _fail(str(error))
+        except click.ClickException as error:
+            raise _made_visible(error) from None
         except OSError as error:
             if error.errno != errno.ENOSPC or error.filename is not None:
                 raise
@@ -62,9 +68,17 @@ class Verbs(click.Group):
             click.echo("unembed: stopped; the same command goes on from here", err=True)
             sys.exit(130)
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click does; what is wrong is shown as everything else is."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.ClickException as error:
+            raise _made_visible(error) from None
+
 
 def main() -> None:
     """Run the command line."""
+    _open_streams()
     cli(prog_name="unembed")
 
 
@@ -86,6 +100,39 @@ for verb in VERBS:
     cli.add_command(verb)
 
 
+def _open_streams() -> None:
+    """Standard streams that take any text; closed ones read and write nothing.
+
+    A file that is opened would take the number of a closed one, and be written by whatever prints.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    # Python has none in the place of a stream that was closed when it began.
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _check_unicode(words: list[str]) -> None:
+    """Refuse a path that is no Unicode: manifests and tables could not hold it."""
+    for word in words:
+        if any("\ud800" <= letter <= "\udfff" for letter in word):
+            raise UnembedError(f"{word!a} is no UTF-8: rename the file or folder")
+
+
+def _made_visible(error: click.ClickException) -> click.ClickException:
+    from unembed.runs.visible import visible
+
+    shown = visible(error.format_message())
+    error.format_message = lambda: shown  # type: ignore[method-assign]
+    return error
+
+
 def _fail(message: str) -> None:
-    click.echo(f"unembed: {' '.join(message.split())}", err=True)
+    echo(f"unembed: {' '.join(message.split())}", err=True)
     sys.exit(2)

@@ -25,21 +25,29 @@ def typed() -> str:
     return shlex.join(["unembed", *sys.argv[1:]])
 
 
+def echo(text: str, *, err: bool = False) -> None:
+    """Print, with control characters and bidirectional marks of names and paths spelt out."""
+    from unembed.runs.visible import visible
+
+    click.echo(visible(text), err=err)
+
+
 def say(text: str, values: Any, as_json: bool, places: Places = ()) -> None:
     """Print text and then where files lie, or the values as JSON."""
     from unembed.runs.table import as_text
 
     if as_json:
-        click.echo(json.dumps(values, indent=1))
+        echo(json.dumps(values, indent=1))
         return
-    click.echo(text)
+    if text:
+        echo(text)
     rows = [(name, str(path)) for name, path in places if path is not None]
     if rows:
-        click.echo(as_text(rows))
+        echo(as_text(rows))
 
 
 def draw(folder: Path, record: RunRecord) -> Path | None:
-    """Write the page of a run; without the plotting library, say so once."""
+    """Write the page of a run; where it cannot be drawn, say so once."""
     from unembed.report.pages import write_page
     from unembed.report.parts.drawing import ReportUnavailable
 
@@ -48,7 +56,7 @@ def draw(folder: Path, record: RunRecord) -> Path | None:
     except ReportUnavailable as error:
         shared = click.get_current_context().meta
         if not shared.setdefault("unembed.no_report", False):
-            click.echo(f"no report: {error}", err=True)
+            echo(f"no report: {error}", err=True)
             shared["unembed.no_report"] = True
         return None
 
@@ -71,22 +79,23 @@ class Output:
         return not self.quiet
 
     def end(self, record: RunRecord, places: Places = (), **values: Any) -> None:
-        """Draw the run's page, and print the short table and where everything lies.
+        """Print the short table, draw the run's page, and print where everything lies.
 
-        As JSON, the summary with ``values``.
+        As JSON, the summary with ``values``. Figures come first: drawing may fail.
         """
         from unembed.runs.manifest import SUMMARY
 
         if self.finished:
-            click.echo(
-                f"{self.folder} was finished before: verified, nothing computed again", err=True
-            )
-        page = draw(self.folder, record)
+            echo(f"{self.folder} was finished before: verified, nothing computed again", err=True)
         if self.as_json:
             summary = json.loads((self.folder / SUMMARY).read_text())
             say("", {"run": str(self.folder), "summary": {**summary, **values}}, True)
         else:
-            say(str(record), None, False, (("run", self.folder), ("report", page), *places))
+            say(str(record), None, False)
+        sys.stdout.flush()
+        page = draw(self.folder, record)
+        if not self.as_json:
+            say("", None, False, (("run", self.folder), ("report", page), *places))
 
 
 OUT = click.option(
@@ -99,9 +108,12 @@ def with_output(verb: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(verb)
     def command(*, out: Path, as_json: bool, quiet: bool, **given: Any) -> None:
+        from unembed.runs.files import check_regular
+        from unembed.runs.manifest import PAGE
         from unembed.runs.store import check_folder, holds_finished_run
 
         check_folder(out)
+        check_regular(out / PAGE)
         verb(output=Output(out, as_json, quiet, holds_finished_run(out)), **given)
 
     return command

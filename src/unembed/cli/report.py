@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from unembed.cli.printing import echo
 from unembed.errors import UnembedError
 
 
@@ -27,6 +28,6 @@ def report_command(run: Path, out: Path | None) -> None:
     if out is not None and out.is_dir():
         raise UnembedError(f"{out} is a folder: give a file for the page, such as {out}/page.html")
     try:
-        click.echo(write_page(run, out))
+        echo(str(write_page(run, out)))
     except ReportUnavailable as error:
         raise UnembedError(str(error)) from error

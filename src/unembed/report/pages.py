@@ -8,9 +8,12 @@ from pathlib import Path
 from pkgutil import resolve_name
 
 from unembed.errors import UnembedError
-from unembed.runs.files import write_whole
+from unembed.runs.files import check_output, write_output, write_whole
 from unembed.runs.manifest import PAGE, FinishedRun, read_run
 from unembed.runs.run_record import RunRecord
+
+MARK = b"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
+"""In the head of every page."""
 
 PageOfRun = Callable[[RunRecord, FinishedRun, Mapping[str, str]], str]
 """HTML from a record, the run that holds it, and where the pages of runs inside it lie."""
@@ -46,6 +49,8 @@ def write_page(
     holds, where it is open already. Raises UnembedError as ``load_run``, and ``ReportUnavailable``
     where the extra ``plot`` is not installed.
     """
+    own = page is None
+    check_output(Path(page or Path(folder) / PAGE), is_page)
     run = read_run(folder)
     record = record or load_run(folder)
     page = Path(page or run.folder / PAGE)
@@ -54,8 +59,17 @@ def write_page(
         for name, inner in record.sub_runs.items()
     }
     drawn: PageOfRun = resolve_name(f"unembed.report.{_kind(run)}.page:page_of_run")
-    write_whole(page, drawn(record, run, links).encode("utf-8", "replace"))
+    html = drawn(record, run, links).encode("utf-8", "replace")
+    if own:
+        write_whole(page, html)
+    else:
+        write_output(page, html, is_page)
     return page
+
+
+def is_page(start: bytes) -> bool:
+    """Whether a file that begins so is a page of unembed's."""
+    return start.startswith(b"<!DOCTYPE html>") and MARK in start
 
 
 def _kind(run: FinishedRun) -> str:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from unembed.errors import UnembedError
-from unembed.runs.files import PARTIAL, make_folder, refusals, write_whole
+from unembed.runs.files import PARTIAL, check_writable, make_folder, refusals, write_whole
 from unembed.runs.lock import LOCK, exclusive_lock
 from unembed.runs.manifest import (
     JOURNAL,
@@ -129,6 +129,7 @@ def check_folder(folder: str | Path) -> None:
     with refusals(folder):
         if folder.exists() and not folder.is_dir():
             raise UnembedError(f"{folder} is a file: give a folder for the run")
+        check_writable(folder)
         if not folder.exists() or (folder / JOURNAL).exists() or (folder / MANIFEST).exists():
             return
         others = sorted(path.name for path in folder.iterdir() if path.name not in OURS)

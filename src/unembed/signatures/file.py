@@ -16,7 +16,7 @@ from safetensors.numpy import load as read_tensors
 from safetensors.numpy import save as tensors_as_bytes
 
 from unembed.errors import UnembedError
-from unembed.runs.files import write_whole
+from unembed.runs.files import check_output, write_output
 from unembed.signatures.alignment.estimators import squared_norm
 from unembed.signatures.signature import Identity, Signature, refuse_empty
 from unembed.signatures.sketches.sketch import SketchSpec
@@ -46,7 +46,27 @@ def save(signature: Signature, path: str | Path) -> None:
     written.
     """
     refuse_empty(signature)
-    write_whole(Path(path), as_bytes(signature))
+    write_output(Path(path), as_bytes(signature), is_signature)
+
+
+def is_signature(start: bytes) -> bool:
+    """Whether a file that begins so is a signature."""
+    try:
+        _described(start, "")
+    except UnembedError:
+        return False
+    return True
+
+
+def check_signature_output(path: str | Path) -> None:
+    """Raise UnembedError where no signature can be written, or something else is there."""
+    check_output(Path(path), is_signature)
+
+
+def export_path(path: str | Path) -> Path:
+    """The file that ``export`` writes for a path, which may be a model's or an adapter's folder."""
+    path = Path(path)
+    return path if path.suffix == ".safetensors" and not path.is_dir() else path / COMPACT_FILE
 
 
 def load(path: str | Path) -> Signature:
@@ -95,7 +115,7 @@ def export(signature: Signature, path: str | Path, *, dtype: Dtype = "float32") 
     Raises UnembedError where the squared norm is not positive, and where it cannot be written.
     """
     refuse_empty(signature)
-    state, path = signature.state, Path(path)
+    state, path = signature.state, export_path(path)
     square = squared_norm(state, "joint")
     if not square > 0:
         raise UnembedError(
@@ -113,8 +133,8 @@ def export(signature: Signature, path: str | Path, *, dtype: Dtype = "float32") 
         "square": square,
         **{name: float(getattr(state, name).sum()) for name in WEIGHTS[:3]},
     }
-    path = path if path.suffix == ".safetensors" and not path.is_dir() else path / COMPACT_FILE
-    write_whole(path, _sealed(signature, facts, {"joint": stored, "hashes": state.hashes}))
+    stored_bytes = _sealed(signature, facts, {"joint": stored, "hashes": state.hashes})
+    write_output(path, stored_bytes, is_signature)
     return path
 
 

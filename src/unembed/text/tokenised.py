@@ -97,6 +97,7 @@ class _Gathered:
     def add(self, name: str, ids: list[int], marked: list[bool] | None) -> None:
         number = self.documents.setdefault(name, len(self.documents))
         if number == len(self.reached):
+            _check_name(name)
             self.reached.append(0)
         row = np.asarray(ids, dtype=np.int32)
         counted = None if marked is None else np.asarray(marked, dtype=bool)
@@ -194,6 +195,16 @@ def _encoded(
         encoded = iter(_encode(filled, tokenizer, completion_only))
         for row in batch:
             yield (row, *next(encoded)) if _filled(row, completion_only) else (row, None, None)
+
+
+def _check_name(name: str) -> None:
+    """A run's tables name documents in UTF-8, at its end."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise UnembedError(
+            f"document {name!a} has a name that is no Unicode: rename the file, or mend the column"
+        ) from None
 
 
 def _filled(row: Row, completion_only: bool) -> bool:

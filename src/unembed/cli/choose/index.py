@@ -266,12 +266,14 @@ def map_command(index: Path, out: Path, as_json: bool) -> None:
       unembed index map domains -o domains.html
     """
     from unembed.report.index.page import index_page
-    from unembed.runs.files import write_whole
+    from unembed.report.pages import is_page
+    from unembed.runs.files import check_output, write_output
     from unembed.selection.index.index import Index
     from unembed.selection.index.plane import map_of
 
     if out.is_dir():
         raise UnembedError(f"{out} is a folder: give a file, such as {out / 'map.html'}")
+    check_output(out, is_page)
     there = Index.open(index)
     _note(there)
     found = map_of(there)
@@ -284,7 +286,7 @@ def map_command(index: Path, out: Path, as_json: bool) -> None:
         ("Output head", f"{spec.vocab:,} x {spec.dim:,}, {there.identity.head_digest[:12]}"),
     ]
     page = index_page(found, title=f"A map of {index.name}", facts=facts)
-    write_whole(out, page.encode("utf-8", "replace"))
+    write_output(out, page.encode("utf-8", "replace"), is_page)
     first, second = found.explained
     text = f"the two axes hold {first:.0%} and {second:.0%} of the squared distances"
     if shown < len(there):

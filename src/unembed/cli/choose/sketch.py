@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from unembed.cli.options import BATCHES, LOADING, PRINTING, TEXT, WINDOWS, Source, with_options
-from unembed.cli.printing import say
+from unembed.cli.printing import echo, say
 from unembed.errors import UnembedError
 from unembed.signatures.sketches.names import CONSTRUCTIONS, DEFAULT
 
@@ -103,6 +103,7 @@ def sketch_command(
       unembed sketch ./my-model answers.jsonl -o answers.safetensors --completion-only
     """
     from unembed.signatures.alignment.tables import signature_text
+    from unembed.signatures.file import check_signature_output, export_path
     from unembed.signatures.file import export as exported
     from unembed.signatures.reading.run import sketch
     from unembed.signatures.reading.sketcher import SketchOptions
@@ -113,6 +114,8 @@ def sketch_command(
         raise UnembedError(f"{out} is a folder: give a file, such as {out / 'task.safetensors'}")
     if task is not None:
         check_name(task)
+    for file in (out, *(() if export is None else (export_path(export),))):
+        check_signature_output(file)
     words = None if verbalizers is None else Verbalizers.read(verbalizers, restrict)
     if words is None and restrict:
         raise UnembedError("--restrict needs --verbalizers: the words to restrict the softmax to")
@@ -130,7 +133,7 @@ def sketch_command(
         checkpoint, text, options, out=out, task=task, verbalizers=words, progress=not quiet
     )
     if before:
-        click.echo(f"{out} was finished before: verified, nothing computed again", err=True)
+        echo(f"{out} was finished before: verified, nothing computed again", err=True)
     if export is not None:
         export = exported(made, export, dtype=export_dtype)
     places = (("signature", out), ("compact signature", export))

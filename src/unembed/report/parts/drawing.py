@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
+
+try:
+    import resource
+except ImportError:  # Windows has no such limits
+    resource = None  # type: ignore[assignment]
 
 Spec = dict[str, Any]
 """A Vega-Lite specification, or a part of one."""
@@ -13,8 +21,12 @@ WIDE_SIZE = (540, 330)
 NARROW_SIZE = (330, 290)
 
 
+PROBE = "import vl_convert\nvl_convert.vegalite_to_svg({'mark': 'point', 'data': {'values': []}})\n"
+"""A program that ends well where charts can be drawn."""
+
+
 class ReportUnavailable(RuntimeError):
-    """The plotting library is not installed."""
+    """The plotting library is not installed, or cannot draw here."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +74,34 @@ def _svg(spec: Spec, description: str, size: tuple[int, int]) -> str:
         "background": None,
         "config": _CONFIG,
     }
-    return _tidy(str(vl_convert.vegalite_to_svg(whole)), description)
+    _check_renderer()
+    try:
+        svg = str(vl_convert.vegalite_to_svg(whole))
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic of its engine is no Exception
+        reason = " ".join(str(error).split())
+        raise ReportUnavailable(
+            f"the charts cannot be drawn ({reason:.160}): run unembed report elsewhere, or with "
+            "more memory"
+        ) from error
+    return _tidy(svg, description)
+
+
+@cache
+def _check_renderer() -> None:
+    """Raise ``ReportUnavailable`` where the renderer's engine would end the process.
+
+    It reserves address space, and aborts where a limit on that (``ulimit -v``) denies it.
+    """
+    if resource is None or resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY:
+        return
+    tried = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, check=False)
+    if tried.returncode:
+        raise ReportUnavailable(
+            "the renderer of charts needs more address space than this process may have: raise "
+            "ulimit -v, and run unembed report"
+        )
 
 
 _CONFIG: Spec = {

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from unicodedata import category
 
+from unembed.runs.visible import visible as visible
 from unembed.stats.estimate import Estimate
 
 Wording = Callable[[float], str]
@@ -15,11 +15,6 @@ PERCENT = "\u00a0%"
 POINTS = "\u00a0pp"
 
 _BLANKS = {"\n": "⏎", "\t": "→", "\u00a0": "·", " ": "·"}
-
-_UNSEEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f"
-    "\ufeff\ufff9-\ufffb\U000e0000-\U000e007f\ud800-\udfff]"
-)
 
 
 def count(n: int) -> str:
@@ -165,14 +160,6 @@ def full(estimate: Estimate, wording: Wording) -> str:
 def between(low: float, high: float | None) -> str:
     """A half-open range, ``0.5–1``; an open one is ``≥ 5``."""
     return f"≥\u00a0{low:g}" if high is None else f"{low:g}–{high:g}"
-
-
-def visible(text: str) -> str:
-    """Text whose invisible and direction-changing characters are spelt out as ``⟨U+202E⟩``.
-
-    Newlines and tabs stay. Lone surrogates, which UTF-8 cannot hold, are spelt out too.
-    """
-    return _UNSEEN.sub(lambda found: f"⟨U+{ord(found[0]):04X}⟩", text)
 
 
 def token(text: str, longest: int = 60) -> str:

@@ -21,7 +21,7 @@ from unembed.runs.progress import progress_bar
 from unembed.runs.provenance import SCHEMA
 from unembed.runs.store import RunFolder
 from unembed.signatures.batch_sums import BatchSums, whole_state
-from unembed.signatures.file import load, save
+from unembed.signatures.file import check_signature_output, load, save
 from unembed.signatures.reading.sketcher import Sketcher, SketchOptions
 from unembed.signatures.signature import Signature, check_name, mismatch
 from unembed.signatures.verbalizers import Verbalizers
@@ -63,6 +63,8 @@ def sketch(
     need(checkpoint, Checkpoint, "give load(name) of unembed.models")
     need(corpus, Corpus, "give Corpus.read(path, tokenizer)")
     options = options or SketchOptions()
+    if out is not None:
+        check_signature_output(out)
     checkpoint.model.eval()
     task = task or (Path(out).name.removesuffix(".safetensors") if out else "text")
     if verbalizers is not None:
