@@ -8,6 +8,7 @@ from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 if TYPE_CHECKING:
     from unembed.models.checkpoint import Checkpoint
@@ -103,6 +104,7 @@ class Source:
         """Take these options out of all that were given."""
         loading = ("dtype", "device", "base", "revision", "trust_remote_code")
         reading = ("text_column", "document", "completion_only")
+        _refuse_without_model((*loading, *reading, "context", "overflow"))
         return Source(*({name: given.pop(name) for name in some} for some in (loading, reading)))
 
     def open(
@@ -192,3 +194,18 @@ class Source:
         for note in found.notes if notes else ():
             click.echo(f"{corpus}: {note}", err=True)
         return found
+
+
+def _refuse_without_model(names: Sequence[str]) -> None:
+    """Raise UnembedError where one of these options was given to a verb that reads no model."""
+    from unembed.errors import UnembedError
+
+    context = click.get_current_context()
+    if context.params.get("model", "") is not None:
+        return
+    for option in context.command.params:
+        given = context.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE
+        if given and option.name in names:
+            raise UnembedError(
+                f"{option.opts[0]} needs --model and texts: a signature is read as it is"
+            )
