@@ -27,8 +27,8 @@ from .signatures.signature import Signature as Signature
 from .stats.estimate import Estimate as Estimate
 from .text.corpus import Corpus as Corpus
 from .training.doses.dose import Doses as Doses
-from .training.doses.dose import Grid as Grid
 from .training.doses.dose import dose as dose
+from .training.doses.grid import Grid as Grid
 from .training.recipe.recipe import Recipe as Recipe
 from .training.run.train import Refinement as Refinement
 from .training.run.train import refine as refine

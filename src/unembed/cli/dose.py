@@ -57,7 +57,8 @@ def dose_command(
     Example:
       unembed dose ./my-model reviews.txt -o runs/dose --objectives fisher,margin --steps 200
     """
-    from unembed.training.doses.dose import Grid, dose
+    from unembed.training.doses.dose import dose
+    from unembed.training.doses.grid import Grid
     from unembed.training.run.engine import check_accelerate
 
     check_accelerate()

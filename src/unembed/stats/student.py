@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from statistics import variance
 
 NORMAL_975 = 1.959963984540054
 """The 97.5 % quantile of the standard normal distribution."""
@@ -21,6 +23,24 @@ def student_t(freedom: int) -> float:
         middle = (low + high) / 2
         low, high = (middle, high) if _within(middle, freedom) < 0.95 else (low, middle)
     return math.sqrt(freedom) * math.tan(low)
+
+
+def sampled_part(values: Sequence[float]) -> float:
+    """``t^2 var / n``: the squared half-width of a 95 % interval of the mean of n values.
+
+    0 for one value: nothing is known of its spread.
+    """
+    n = len(values)
+    return student_t(n - 1) ** 2 * variance(values) / n if n > 1 else 0.0
+
+
+def widened(value: float, low: float, high: float, part: float) -> tuple[float, float]:
+    """The ends of an interval at ``value -+ sqrt((value - end)^2 + part)``.
+
+    ``part`` is the squared half-width of an independent source of error, as of ``sampled_part``.
+    """
+    below, above = (math.sqrt((value - end) ** 2 + part) for end in (low, high))
+    return value - below, value + above
 
 
 def _within(theta: float, freedom: int) -> float:

@@ -16,7 +16,8 @@ from unembed.errors import UnembedError, WriteError
 from unembed.models.checkpoint import Checkpoint, load
 from unembed.text.corpus import Corpus
 from unembed.training.doses import dose as dosing
-from unembed.training.doses.dose import Doses, Grid, dose
+from unembed.training.doses.dose import Doses, dose
+from unembed.training.doses.grid import Grid
 from unembed.training.recipe.objectives import Objective
 from unembed.training.recipe.recipe import Recipe
 

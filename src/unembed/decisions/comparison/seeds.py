@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
-from statistics import fmean, variance
+from statistics import fmean
 from typing import Any, TypeVar, cast
 
 from unembed.decisions.comparison.flips import FlipGroup, Flips, TokenFlips
 from unembed.decisions.comparison.movement import Sharpening, verdict_of
 from unembed.decisions.comparison.summary import ComparisonSummary
+from unembed.stats import student
 from unembed.stats.estimate import Estimate
-from unembed.stats.student import student_t
+from unembed.stats.student import sampled_part
 
 NO_P = "several seeds: read the interval"
 """Why there is no p: of pooled rows, one position counts as often as there are pairs."""
@@ -112,20 +112,12 @@ def _wider(pooled: Estimate, singles: list[Any], seeds: tuple[int, int]) -> Esti
     known = [one for one in theta if one is not None]
     if len(known) < len(theta):
         return dataclasses.replace(pooled, low=None, high=None, reason=UNDEFINED)
-    before, after = seeds
+    after = seeds[1]
     rows = [known[start : start + after] for start in range(0, len(known), after)]
-    half2 = 0.0
-    for runs, means in (
-        (before, [fmean(row) for row in rows]),
-        (after, [fmean(column) for column in zip(*rows, strict=True)]),
-    ):
-        if runs > 1:
-            half2 += student_t(runs - 1) ** 2 * variance(means) / runs
-    return dataclasses.replace(
-        pooled,
-        low=value - math.sqrt((value - low) ** 2 + half2),
-        high=value + math.sqrt((high - value) ** 2 + half2),
-    )
+    columns = [fmean(column) for column in zip(*rows, strict=True)]
+    half2 = sampled_part([fmean(row) for row in rows]) + sampled_part(columns)
+    low, high = student.widened(value, low, high, half2)
+    return dataclasses.replace(pooled, low=low, high=high)
 
 
 def _net_unshared(total: Flips) -> str | None:

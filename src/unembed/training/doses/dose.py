@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,68 +25,15 @@ from unembed.runs.run_record import RunRecord
 from unembed.runs.store import RunFolder
 from unembed.runs.table import as_html, as_text
 from unembed.text.corpus import Corpus
+from unembed.training.doses.grid import Grid, folder_name, label_of
 from unembed.training.doses.records import DoseTable, headline
 from unembed.training.doses.table import DosePoint, dose_table
 from unembed.training.recipe.objectives import Objective
-from unembed.training.recipe.recipe import Recipe
 from unembed.training.robustness.read_outs import ReadOuts, read_outs
 from unembed.training.run.examples import Split, split
 from unembed.training.run.train import MODEL, SIDES, train
 
-CONTROL_OBJECTIVE = Objective("none")
 READ_OUTS = "read_outs.parquet"
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Objectives by weights by seeds; of ``recipe`` everything else is used.
-
-    ``weights`` are those of every objective, or each one's by its label, as the effect of a weight
-    differs between objectives more than tenfold. A weight of 0 is the control without a penalty,
-    which all objectives share; it is added where it is missing. ``changes`` and ``noise`` are what
-    ``read_outs`` disturbs each model by, on the first ``read_out_positions`` held-out positions.
-    """
-
-    objectives: tuple[Objective, ...]
-    weights: tuple[float, ...] | Mapping[str, tuple[float, ...]]
-    seeds: tuple[int, ...] = (0, 1, 2)
-    recipe: Recipe = field(default_factory=Recipe)
-    changes: tuple[str, ...] = ("int8", "int4", "bfloat16 head")
-    noise: tuple[float, ...] = (0.5,)
-    read_out_positions: int = 50_000
-
-    def __post_init__(self) -> None:
-        labels = [label_of(one) for one in self.objectives]
-        if isinstance(self.weights, Mapping):
-            odd = sorted(self.weights.keys() ^ set(labels))
-            if odd:
-                raise UnembedError(
-                    f"weights and objectives do not fit: {odd[0]!r} is in one of them alone"
-                )
-        doses = [self.weights_of(one) for one in self.objectives]
-        for values in (labels, self.seeds, *doses):
-            if not values or len(set(values)) != len(values):
-                raise UnembedError(
-                    f"objectives, weights and seeds must be given, each once, got {values}"
-                )
-        if any(not 0 <= weight < math.inf for weights in doses for weight in weights):
-            raise UnembedError(f"weights {self.weights} must be 0 or more")
-        if any(one.name == "none" for one in self.objectives):
-            raise UnembedError("objective none is the control, which every grid has: leave it out")
-
-    def weights_of(self, objective: Objective) -> tuple[float, ...]:
-        """An objective's weights, ascending."""
-        given = self.weights
-        return tuple(sorted(given[label_of(objective)] if isinstance(given, Mapping) else given))
-
-    def points(self) -> Iterator[tuple[Objective, float, int]]:
-        """The control first, then weight by weight, seed by seed."""
-        yield from ((CONTROL_OBJECTIVE, 0.0, seed) for seed in self.seeds)
-        doses = [[w for w in self.weights_of(one) if w > 0] for one in self.objectives]
-        for nth in range(max(map(len, doses))):
-            for objective, weights in zip(self.objectives, doses, strict=True):
-                for weight in weights[nth : nth + 1]:
-                    yield from ((objective, weight, seed) for seed in self.seeds)
 
 
 @dataclass(frozen=True)
@@ -168,16 +114,6 @@ def _key(checkpoint: Checkpoint, corpus: Corpus, grid: Grid) -> dict[str, Any]:
         "noise": list(grid.noise),
         "read_out_positions": grid.read_out_positions,
     }
-
-
-def label_of(objective: Objective) -> str:
-    """The objective's name, with its direction where that is not the usual one."""
-    return objective.name + ("-expand" if objective.direction == "expand" else "")
-
-
-def folder_name(objective: Objective, weight: float, seed: int) -> str:
-    """A point's folder."""
-    return f"{label_of(objective)}-{weight:g}-seed{seed}"
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from statistics import variance
 
 import numpy as np
 from jaxtyping import Float
 
 from unembed.stats.bootstrap import interval
 from unembed.stats.estimate import Estimate
-from unembed.stats.student import student_t
+from unembed.stats.student import sampled_part, widened
 
 SeedDraws = Mapping[int | None, Float[np.ndarray, " rows"]]
 """By seed: the statistic as observed, and below it in each resample, the same ones for all.
@@ -25,11 +24,11 @@ def over_seeds(draws: SeedDraws, documents: int, n: int, reason: str) -> Estimat
 
     The interval is the document bootstrap's of that mean; each end then moves to
     ``value -+ sqrt((value - end)^2 + half^2)`` with ``half^2 = t^2 var(seeds) / S`` as in
-    ``decisions.comparison.seeds.widened``. One seed adds nothing: nothing is known of its spread.
+    ``stats.student.widened``. One seed adds nothing: nothing is known of its spread.
     ``reason`` is given where the statistic does not exist with every seed.
     """
     each = list(draws.values())
-    return _widened(np.mean(each, axis=0), _seed_part(each), documents, n, reason)
+    return _over_documents(np.mean(each, axis=0), _seed_part(each), documents, n, reason)
 
 
 def difference_over_seeds(
@@ -45,7 +44,7 @@ def difference_over_seeds(
         return over_seeds(pairs, documents, n, reason)
     a, b = list(first.values()), list(second.values())
     mean = np.mean(a, axis=0) - np.mean(b, axis=0)
-    return _widened(mean, _seed_part(a) + _seed_part(b), documents, n, reason)
+    return _over_documents(mean, _seed_part(a) + _seed_part(b), documents, n, reason)
 
 
 def paired(first: SeedDraws, second: SeedDraws) -> dict[int | None, Float[np.ndarray, " rows"]]:
@@ -59,13 +58,10 @@ def paired(first: SeedDraws, second: SeedDraws) -> dict[int | None, Float[np.nda
 
 def _seed_part(each: Sequence[Float[np.ndarray, " rows"]]) -> float:
     """The square of the half-width that the seeds add."""
-    count = len(each)
-    if count < 2:
-        return 0.0
-    return student_t(count - 1) ** 2 * variance(float(draws[0]) for draws in each) / count
+    return sampled_part([float(draws[0]) for draws in each])
 
 
-def _widened(
+def _over_documents(
     draws: Float[np.ndarray, " rows"], part: float, documents: int, n: int, reason: str
 ) -> Estimate:
     value = float(draws[0])
@@ -74,9 +70,5 @@ def _widened(
     low, high = interval(draws[1:], documents)
     if low is None or high is None:
         return Estimate(value, n=n)
-    return Estimate(
-        value,
-        value - math.sqrt((value - low) ** 2 + part),
-        value + math.sqrt((high - value) ** 2 + part),
-        n=n,
-    )
+    low, high = widened(value, low, high, part)
+    return Estimate(value, low, high, n=n)
