@@ -114,8 +114,8 @@ class Half:
 
     reading: ModelPass
     samples: Samples
-    kinds: Int[Tensor, "positions"]
-    ids: Int[Tensor, "words"]
+    kinds: Int[Tensor, " positions"]
+    ids: Int[Tensor, " words"]
 
     @staticmethod
     def of(checkpoint: Checkpoint, prompts: list[tuple[str, int]], setup: Setup) -> Half:
@@ -137,7 +137,9 @@ class Half:
         samples = samples_of(reading, "prompts")
         return Half(reading, samples, (samples.targets[:, None] == ids).int().argmax(1), ids)
 
-    def targets(self, task: Task, kinds: Int[Tensor, "some"] | None = None) -> Int[Tensor, "some"]:
+    def targets(
+        self, task: Task, kinds: Int[Tensor, " some"] | None = None
+    ) -> Int[Tensor, " some"]:
         """The answers' tokens under a task."""
         return self.ids[torch.tensor(task)[self.kinds if kinds is None else kinds]]
 

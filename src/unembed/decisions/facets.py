@@ -19,9 +19,9 @@ CANDIDATES = 8
 def relative_distance(
     hidden: Float[Tensor, "positions dim"],
     head: Head,
-    top1: Int[Tensor, "positions"],
-    top2: Int[Tensor, "positions"],
-) -> Float[Tensor, "positions"]:
+    top1: Int[Tensor, " positions"],
+    top2: Int[Tensor, " positions"],
+) -> Float[Tensor, " positions"]:
     """Distance to the runner-up's facet in units of the hidden norm, the scale-free margin.
 
     ``(l_t - l_r) / (|w_t - w_r| |h|)`` with ``l = W h + b`` before scale and soft-cap, so it is a
@@ -40,9 +40,9 @@ def relative_distance(
 def facet_distance(
     hidden: Float[Tensor, "positions dim"],
     head: Head,
-    top1: Int[Tensor, "positions"],
+    top1: Int[Tensor, " positions"],
     precision: Precision,
-) -> tuple[Int[Tensor, "positions"], Float[Tensor, "positions"]]:
+) -> tuple[Int[Tensor, " positions"], Float[Tensor, " positions"]]:
     """The token across the nearest facet of the cell, and the Euclidean distance to it.
 
     Equivalent to::
@@ -71,9 +71,9 @@ def facet_distance(
 def _facet(
     hidden: Float[Tensor, "positions dim"],
     head: Head,
-    inside: Int[Tensor, "positions"],
-    outside: Int[Tensor, "positions"],
-) -> tuple[Float[Tensor, "positions"], Float[Tensor, "positions"]]:
+    inside: Int[Tensor, " positions"],
+    outside: Int[Tensor, " positions"],
+) -> tuple[Float[Tensor, " positions"], Float[Tensor, " positions"]]:
     """Logit gap before scale and soft-cap, and |w_t - w_v|, in float64."""
     wall = head.weight[inside].double() - head.weight[outside].double()
     gap = (wall * hidden).sum(1)
@@ -85,7 +85,7 @@ def _facet(
 def _nearest_candidates(
     hidden: Float[Tensor, "positions dim"],
     head: Head,
-    top1: Int[Tensor, "positions"],
+    top1: Int[Tensor, " positions"],
     precision: Precision,
 ) -> Int[Tensor, "positions k"]:
     n, device = hidden.shape[0], hidden.device

@@ -29,7 +29,7 @@ class ColumnChoice:
 def measure(
     hidden: Float[Tensor, "positions dim"],
     head: Head,
-    targets: Int[Tensor, "positions"],
+    targets: Int[Tensor, " positions"],
     wanted: ColumnChoice,
     precision: Precision,
 ) -> dict[str, Shaped[np.ndarray, "positions ..."]]:
@@ -46,7 +46,7 @@ def measure(
 def columns_of(
     hidden: Float[Tensor, "positions dim"],
     head: Head,
-    targets: Int[Tensor, "positions"],
+    targets: Int[Tensor, " positions"],
     swept: Sweep,
     wanted: ColumnChoice,
     precision: Precision,

@@ -21,10 +21,10 @@ class NativeDecisions:
     logit's magnitude: two logits closer than that cannot be told apart there.
     """
 
-    top1: Int[Tensor, "positions"]
-    top2: Int[Tensor, "positions"]
-    margin: Float[Tensor, "positions"]
-    rounding_step: Float[Tensor, "positions"]
+    top1: Int[Tensor, " positions"]
+    top2: Int[Tensor, " positions"]
+    margin: Float[Tensor, " positions"]
+    rounding_step: Float[Tensor, " positions"]
 
 
 @torch.no_grad()

@@ -134,12 +134,12 @@ def classify(text: str) -> TokenClass:
     return "content"
 
 
-def classes_of(texts: Sequence[str]) -> Int[np.ndarray, "vocab"]:
+def classes_of(texts: Sequence[str]) -> Int[np.ndarray, " vocab"]:
     """The class of every text as an int8: ``CLASSES.index(classify(text))``."""
     return np.fromiter((NUMBER_OF[classify(text)] for text in texts), np.int8, len(texts))
 
 
-def frequency_buckets(targets: Int[np.ndarray, "positions"]) -> Int[np.ndarray, "positions"]:
+def frequency_buckets(targets: Int[np.ndarray, " positions"]) -> Int[np.ndarray, " positions"]:
     """The bucket of every position by how often its target occurs among ``targets``.
 
     An int8 index into ``FREQUENCY_NAMES``; bucket b holds the targets with
@@ -183,11 +183,11 @@ def encodings_of(terms: Sequence[str], tokenizer: Any) -> tuple[tuple[int, ...],
 
 
 def marks_of_terms(
-    doc: Int[np.ndarray, "positions"],
-    pos: Int[np.ndarray, "positions"],
-    target: Int[np.ndarray, "positions"],
+    doc: Int[np.ndarray, " positions"],
+    pos: Int[np.ndarray, " positions"],
+    target: Int[np.ndarray, " positions"],
     encodings: Sequence[tuple[int, ...]],
-) -> Bool[np.ndarray, "positions"]:
+) -> Bool[np.ndarray, " positions"]:
     """Whether each position's target is part of a term, spelt in full by consecutive targets.
 
     Position i is marked if ``target[s : s + len(e)] == e`` for an encoding e and some

@@ -123,7 +123,7 @@ def head_gains(
     return gains
 
 
-def _batches(count: int, training: HeadTraining) -> Iterator[Int[Tensor, "batch"]]:
+def _batches(count: int, training: HeadTraining) -> Iterator[Int[Tensor, " batch"]]:
     """The positions of each step: one order after another, each batch within one order."""
     drawn = torch.Generator().manual_seed(training.seed)
     size = min(training.batch, count)

@@ -27,7 +27,7 @@ def kl_to_reference(
     precision: Precision | None = None,
     reference_precision: Precision | None = None,
     block: int = BLOCK,
-) -> Float[Tensor, "positions"]:
+) -> Float[Tensor, " positions"]:
     """KL(reference‖model) in nats over the full vocabulary at every position, with gradients.
 
     Equivalent to::
@@ -89,11 +89,11 @@ class _KlToReference(torch.autograd.Function):
         ctx: Any,
         hidden: Float[Tensor, "positions dim"],
         weight: Float[Tensor, "vocab dim"],
-        bias: Float[Tensor, "vocab"] | None,
+        bias: Float[Tensor, " vocab"] | None,
         model: _Side,
         reference: _Side,
         block: int,
-    ) -> Float[Tensor, "positions"]:
+    ) -> Float[Tensor, " positions"]:
         dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         with torch.autocast(hidden.device.type, enabled=False):
             sides = (model.padded(dtype, block), reference.padded(dtype, block))
@@ -103,7 +103,7 @@ class _KlToReference(torch.autograd.Function):
         return kl[: len(hidden)]
 
     @staticmethod
-    def backward(ctx: Any, to_kl: Float[Tensor, "positions"]) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, to_kl: Float[Tensor, " positions"]) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
         with torch.no_grad():
             gradients = _KlToReference._numbers(ctx, saved, to_kl)
@@ -111,7 +111,7 @@ class _KlToReference(torch.autograd.Function):
 
     @staticmethod
     def _numbers(
-        ctx: Any, saved: tuple[Any, ...], to_kl: Float[Tensor, "positions"]
+        ctx: Any, saved: tuple[Any, ...], to_kl: Float[Tensor, " positions"]
     ) -> tuple[Tensor | None, ...]:
         """The gradients of hidden, weight and bias, as plain numbers."""
         hidden, weight, bias, *normalisers = saved
@@ -169,8 +169,8 @@ def _take_in(
 
 def _gradients(
     sides: tuple[_Side, _Side],
-    normalisers: list[Float[Tensor, "rows"]],
-    incoming: Float[Tensor, "rows"],
+    normalisers: list[Float[Tensor, " rows"]],
+    incoming: Float[Tensor, " rows"],
     needed: tuple[bool, ...],
     block: int,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:

@@ -115,7 +115,7 @@ def logit_blocks(
 
 
 def apply_recipe(
-    products: Float[Tensor, "rows columns"], head: Head, bias: Float[Tensor, "columns"] | None
+    products: Float[Tensor, "rows columns"], head: Head, bias: Float[Tensor, " columns"] | None
 ) -> None:
     """Turn ``W h`` into logits in place: bias, scale, soft-cap."""
     if bias is not None:
@@ -129,9 +129,9 @@ def apply_recipe(
 def target_logits(
     inputs: Float[Tensor, "rows dim"],
     head: Head,
-    targets: Int[Tensor, "rows"],
+    targets: Int[Tensor, " rows"],
     precision: Precision,
-) -> Float[Tensor, "rows"]:
+) -> Float[Tensor, " rows"]:
     """The target's logit of every row, so that larger ones can be counted before its block comes.
 
     Where the route is invariant, they are the diagonals of products of TILE rows with their TILE
@@ -162,10 +162,10 @@ def target_logits(
 def target_tolerance(
     inputs: Float[Tensor, "rows dim"],
     head: Head,
-    targets: Int[Tensor, "rows"],
-    threshold: Float[Tensor, "rows"],
+    targets: Int[Tensor, " rows"],
+    threshold: Float[Tensor, " rows"],
     precision: Precision,
-) -> Float[Tensor, "rows"] | None:
+) -> Float[Tensor, " rows"] | None:
     """How far from ``target_logits`` the target's logit may lie in its block; None where nowhere.
 
     ``scale error |w| |h|`` by the probe's error, and four roundings of the logit for the recipe. An

@@ -40,13 +40,13 @@ class Divergence:
     ``overlap`` is the share of the first model's top-k tokens among the second's.
     """
 
-    kl_forward: Float[Tensor, "positions"]
-    kl_backward: Float[Tensor, "positions"]
-    total_variation: Float[Tensor, "positions"]
-    overlap: Float[Tensor, "positions"]
+    kl_forward: Float[Tensor, " positions"]
+    kl_backward: Float[Tensor, " positions"]
+    total_variation: Float[Tensor, " positions"]
+    overlap: Float[Tensor, " positions"]
 
     @property
-    def acceptance(self) -> Float[Tensor, "positions"]:
+    def acceptance(self) -> Float[Tensor, " positions"]:
         """Chance that speculative decoding accepts a token of one model for the other: the sum of
         min(p, q), which is ``1 - total_variation``."""
         return 1 - self.total_variation
@@ -109,7 +109,7 @@ def divergence(first: SweptModel, second: SweptModel, *, block: int = BLOCK) -> 
 def segment_sums(
     p: Float[Tensor, "rows block"],
     q: Float[Tensor, "rows block"],
-    bases: tuple[Float[Tensor, "rows"], Float[Tensor, "rows"]],
+    bases: tuple[Float[Tensor, " rows"], Float[Tensor, " rows"]],
     bottom: float,
     sums: Float[Tensor, "5 rows parts"],
 ) -> None:
@@ -130,7 +130,7 @@ def segment_sums(
 
 def _base(
     voice: SweptModel, inputs: Float[Tensor, "rows dim"], block: int
-) -> tuple[Float[Tensor, "rows"] | None, Float[Tensor, "rows"]]:
+) -> tuple[Float[Tensor, " rows"] | None, Float[Tensor, " rows"]]:
     """What to take from a row's logits first, if anything, and then to reach log-probabilities."""
     swept, more = voice.swept, len(inputs) - len(voice.swept.logsumexp)
     base, tops = (
@@ -148,7 +148,7 @@ def _base(
 
 def _overlap(
     first: Int[Tensor, "positions k"], second: Int[Tensor, "positions k"]
-) -> Float[Tensor, "positions"]:
+) -> Float[Tensor, " positions"]:
     return (first[:, :, None] == second[:, None, :]).any(2).float().mean(1)
 
 

@@ -31,10 +31,10 @@ class Head:
     """
 
     weight: Float[Tensor, "vocab dim"]
-    bias: Float[Tensor, "vocab"] | None
+    bias: Float[Tensor, " vocab"] | None
     scale: float
     softcap: float | None
-    valid: Bool[Tensor, "vocab"] | None
+    valid: Bool[Tensor, " vocab"] | None
     tied: bool
     digest: str
 
@@ -92,10 +92,10 @@ class Head:
     @staticmethod
     def from_parts(
         weight: Float[Tensor, "vocab dim"],
-        bias: Float[Tensor, "vocab"] | None = None,
+        bias: Float[Tensor, " vocab"] | None = None,
         scale: float = 1.0,
         softcap: float | None = None,
-        valid: Bool[Tensor, "vocab"] | None = None,
+        valid: Bool[Tensor, " vocab"] | None = None,
         tied: bool = False,
     ) -> Head:
         """A head from its parts, with the digest computed and the shapes checked."""
@@ -345,7 +345,7 @@ def _prove_causal(model: nn.Module, ids: Int[Tensor, "batch seq"]) -> None:
 
 def _valid_rows(
     token_ids: Iterable[int], weight: Float[Tensor, "vocab dim"], kept: int
-) -> Bool[Tensor, "vocab"] | None:
+) -> Bool[Tensor, " vocab"] | None:
     rows = weight.shape[0]
     ids = torch.as_tensor([token for token in set(token_ids) if token < kept], dtype=torch.long)
     valid = torch.zeros(rows, dtype=torch.bool, device=weight.device)

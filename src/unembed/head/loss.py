@@ -30,18 +30,18 @@ class HeadLoss:
     asked for, are those between the head's rows of ``topk_ids``.
     """
 
-    nll: Float[Tensor, "positions"]
+    nll: Float[Tensor, " positions"]
     topk_values: Float[Tensor, "positions k"]
     topk_ids: Int[Tensor, "positions k"]
-    entropy: Float[Tensor, "positions"]
-    logsumexp: Float[Tensor, "positions"]
+    entropy: Float[Tensor, " positions"]
+    logsumexp: Float[Tensor, " positions"]
     topk_cosines: Float[Tensor, "positions k k"] | None = None
 
 
 def head_loss(
     hidden: Float[Tensor, "positions dim"],
     head: Head,
-    targets: Integer[Tensor, "positions"],
+    targets: Integer[Tensor, " positions"],
     k: int = 2,
     *,
     cosines: bool = False,
@@ -90,9 +90,9 @@ class _HeadLoss(torch.autograd.Function):
         ctx: Any,
         hidden: Float[Tensor, "positions dim"],
         weight: Float[Tensor, "vocab dim"],
-        bias: Float[Tensor, "vocab"] | None,
+        bias: Float[Tensor, " vocab"] | None,
         head: Head,
-        targets: Int[Tensor, "positions"],
+        targets: Int[Tensor, " positions"],
         k: int,
         cosines: bool,
         precision: Precision | None,
@@ -180,9 +180,9 @@ class _Incoming:
     entropy H -g to ``slope`` and -g H to ``flat``, since ``dH/dl_v = -p_v (log p_v + H)``.
     """
 
-    logsumexp: Float[Tensor, "rows"]
-    flat: Float[Tensor, "rows"]
-    slope: Float[Tensor, "rows"] | None
+    logsumexp: Float[Tensor, " rows"]
+    flat: Float[Tensor, " rows"]
+    slope: Float[Tensor, " rows"] | None
     ids: Int[Tensor, "rows points"]
     at_ids: Float[Tensor, "rows points"]
 
@@ -272,7 +272,7 @@ def _gradients(
 def _float32_statistics(
     hidden: Float[Tensor, "positions dim"],
     head: Head,
-    targets: Int[Tensor, "positions"],
+    targets: Int[Tensor, " positions"],
     k: int,
     precision: Precision,
     block: int,
@@ -288,7 +288,7 @@ def _float32_statistics(
 def _float64_statistics(
     hidden: Float[Tensor, "positions dim"],
     head: Head,
-    targets: Int[Tensor, "positions"],
+    targets: Int[Tensor, " positions"],
     k: int,
     block: int,
 ) -> HeadLoss:

@@ -32,25 +32,25 @@ class Sweep:
 
     topk_values: Float[Tensor, "positions k"]
     topk_ids: Int[Tensor, "positions k"]
-    logsumexp: Float[Tensor, "positions"]
-    entropy: Float[Tensor, "positions"]
-    sum_p2: Float[Tensor, "positions"]
-    target_logit: Float[Tensor, "positions"]
-    rank: Int[Tensor, "positions"]
-    finite: Bool[Tensor, "positions"]
+    logsumexp: Float[Tensor, " positions"]
+    entropy: Float[Tensor, " positions"]
+    sum_p2: Float[Tensor, " positions"]
+    target_logit: Float[Tensor, " positions"]
+    rank: Int[Tensor, " positions"]
+    finite: Bool[Tensor, " positions"]
 
     @property
-    def margin(self) -> Float[Tensor, "positions"]:
+    def margin(self) -> Float[Tensor, " positions"]:
         """Largest logit minus the second largest."""
         return self.topk_values[:, 0] - self.topk_values[:, 1]
 
     @property
-    def nll(self) -> Float[Tensor, "positions"]:
+    def nll(self) -> Float[Tensor, " positions"]:
         """Negative log-likelihood of the target in nats."""
         return (self.logsumexp - self.target_logit).clamp_min(0.0)
 
     @property
-    def confidence(self) -> Float[Tensor, "positions"]:
+    def confidence(self) -> Float[Tensor, " positions"]:
         """Probability of the top token."""
         return torch.exp(self.topk_values[:, 0] - self.logsumexp).clamp_max(1.0)
 
@@ -59,7 +59,7 @@ class Sweep:
 def sweep(
     hidden: Float[Tensor, "positions dim"],
     head: Head,
-    targets: Integer[Tensor, "positions"],
+    targets: Integer[Tensor, " positions"],
     *,
     k: int = 2,
     precision: Precision | None = None,
@@ -120,11 +120,11 @@ def sweep(
 def _recount(
     inputs: Float[Tensor, "rows dim"],
     head: Head,
-    targets: Int[Tensor, "rows"],
-    seen: Float[Tensor, "rows"],
+    targets: Int[Tensor, " rows"],
+    seen: Float[Tensor, " rows"],
     precision: Precision,
     shape: BlockShape,
-) -> Int[Tensor, "rows"]:
+) -> Int[Tensor, " rows"]:
     """Count again for rows whose target came out differently in its block, in blocks as high."""
     n = inputs.shape[0]
     padded = pad_rows(inputs, shape.padding, inputs.dtype)
@@ -144,7 +144,7 @@ def _recount(
 def check(
     hidden: Float[Tensor, "positions dim"],
     head: Head,
-    targets: Integer[Tensor, "positions"],
+    targets: Integer[Tensor, " positions"],
     k: int,
     block: int | None,
 ) -> None:
@@ -174,7 +174,7 @@ def check(
         )
 
 
-def _range(targets: Integer[Tensor, "positions"]) -> tuple[int, int]:
+def _range(targets: Integer[Tensor, " positions"]) -> tuple[int, int]:
     """The least and the largest target, with 0 in place of both where there are none."""
     if not len(targets):
         return 0, 0

@@ -190,7 +190,7 @@ class HeadReader(Protocol):
         self,
         hidden: Float[Tensor, "positions dim"],
         head: Head,
-        targets: Int[Tensor, "positions"],
+        targets: Int[Tensor, " positions"],
         batch: Batch,
         k: int,
         precision: Precision,

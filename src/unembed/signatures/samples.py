@@ -28,7 +28,7 @@ class Samples:
 
     name: str
     hidden: Float[Tensor, "positions dim"]
-    targets: Int[Tensor, "positions"]
+    targets: Int[Tensor, " positions"]
     document: Int[np.ndarray, " positions"]
     sequence: Int[np.ndarray, " positions"]
 
@@ -67,7 +67,7 @@ class Pool:
     """
 
     hidden: Float[Tensor, "positions dim"]
-    targets: Int[Tensor, "positions"]
+    targets: Int[Tensor, " positions"]
     task: Int[np.ndarray, " positions"]
     block: Int[np.ndarray, " positions"]
     document: Int[np.ndarray, " positions"]

@@ -34,7 +34,7 @@ class Features:
     activation: Float[Tensor, "rows sketch"]
     error: Float[Tensor, "rows sketch"]
     first: Float[Tensor, "rows sketch"] | None = None
-    squared_norm: Float[Tensor, "rows"] | None = None
+    squared_norm: Float[Tensor, " rows"] | None = None
 
 
 @dataclass(frozen=True)

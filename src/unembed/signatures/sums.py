@@ -54,7 +54,7 @@ class Sums:
                 (int(documents.open.sum()), m),
             )
         )
-        begun: Float[Tensor, "sketch"] | None = None
+        begun: Float[Tensor, " sketch"] | None = None
         step = ROWS if device.type == "cpu" else WIDE_ROWS
         filled = 0
         for start in range(0, len(rows), step):

@@ -127,7 +127,7 @@ class Verbalizers:
             )
             yield replace(row, text=pair.text, pair=pair)
 
-    def token_ids(self, tokenizer: Any) -> Int[np.ndarray, "words"]:
+    def token_ids(self, tokenizer: Any) -> Int[np.ndarray, " words"]:
         """The token of each answer word as it follows a prompt, in the order of the words.
 
         ``tokenise("Answer:" + word)`` without the tokens of ``"Answer:"``.

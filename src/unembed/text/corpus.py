@@ -35,10 +35,10 @@ class Corpus:
     ``remarks`` say what of the source was not read.
     """
 
-    ids: Int[np.ndarray, "tokens"]
-    starts: Int[np.ndarray, "rows_plus_one"]
-    document: Int[np.ndarray, "rows"]
-    offset: Int[np.ndarray, "rows"]
+    ids: Int[np.ndarray, " tokens"]
+    starts: Int[np.ndarray, " rows_plus_one"]
+    document: Int[np.ndarray, " rows"]
+    offset: Int[np.ndarray, " rows"]
     names: tuple[str, ...]
     tokenizer: Any
     bos: int | None
@@ -46,7 +46,7 @@ class Corpus:
     short_rows: int
     rules: str
     digest: str
-    counted: Bool[np.ndarray, "tokens"] | None = None
+    counted: Bool[np.ndarray, " tokens"] | None = None
     remarks: tuple[str, ...] = ()
 
     @cached_property
@@ -192,7 +192,7 @@ class Corpus:
         rules = "pairs in memory, one document each, completions alone counted"
         return Corpus.of(found, tokenizer, rules)
 
-    def subset(self, kept: Bool[np.ndarray, "documents"], rules: str) -> Corpus:
+    def subset(self, kept: Bool[np.ndarray, " documents"], rules: str) -> Corpus:
         """The documents marked in ``kept``, renumbered in the same order.
 
         Equal to a corpus read from their rows alone, except that ``blank_rows`` and ``short_rows``
@@ -221,7 +221,7 @@ class Corpus:
             counted=None if self.counted is None else np.concatenate([*marks, np.zeros(0, bool)]),
         )
 
-    def counting(self, counted: Bool[np.ndarray, "tokens"], rules: str) -> Corpus:
+    def counting(self, counted: Bool[np.ndarray, " tokens"], rules: str) -> Corpus:
         """The same tokens, of which those marked in ``counted`` count; ``rules`` says which."""
         marked = replace(self, counted=counted, rules=f"{self.rules}; {rules}")
         digest = hashlib.sha256()
@@ -229,7 +229,7 @@ class Corpus:
             add_row(digest, number, *marked._row(row))
         return replace(marked, digest=digest.hexdigest())
 
-    def document_hashes(self) -> Int[np.ndarray, "documents"]:
+    def document_hashes(self) -> Int[np.ndarray, " documents"]:
         """A number below 2^63 for each document's input, the same wherever that input is read.
 
         The first 63 bits of the SHA-256 of the document's prompt, its token ids that do not count;
@@ -252,7 +252,7 @@ class Corpus:
 
     def _row(
         self, row: int
-    ) -> tuple[Int[np.ndarray, "row_tokens"], Bool[np.ndarray, "row_tokens"] | None]:
+    ) -> tuple[Int[np.ndarray, " row_tokens"], Bool[np.ndarray, " row_tokens"] | None]:
         span = slice(self.starts[row], self.starts[row + 1])
         counted = None if self.counted is None else np.asarray(self.counted[span])
         return np.asarray(self.ids[span], dtype=np.int32), counted

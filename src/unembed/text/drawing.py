@@ -19,17 +19,17 @@ class Draw:
     """How many positions of each window are taken, and the first of them, both among those that
     count."""
 
-    first: Int[np.ndarray, "windows"]
-    taken: Int[np.ndarray, "windows"]
+    first: Int[np.ndarray, " windows"]
+    taken: Int[np.ndarray, " windows"]
 
 
-def from_the_beginning(counts: Int[np.ndarray, "windows"], limit: int) -> Draw:
+def from_the_beginning(counts: Int[np.ndarray, " windows"], limit: int) -> Draw:
     """The first ``limit`` positions."""
     return _in_order(counts, np.arange(len(counts)), limit)
 
 
 def from_all_over(
-    counts: Int[np.ndarray, "windows"], document: Int[np.ndarray, "windows"], limit: int
+    counts: Int[np.ndarray, " windows"], document: Int[np.ndarray, " windows"], limit: int
 ) -> Draw:
     """``limit`` positions of documents from all over the text: documents first, then positions.
 
@@ -65,7 +65,7 @@ def from_all_over(
 
 
 def whole_windows(
-    counts: Int[np.ndarray, "windows"], document: Int[np.ndarray, "windows"], limit: int
+    counts: Int[np.ndarray, " windows"], document: Int[np.ndarray, " windows"], limit: int
 ) -> Draw:
     """``limit`` positions in whole windows, a window of every document before a second of any.
 
@@ -80,7 +80,7 @@ def whole_windows(
 
 
 def _in_order(
-    counts: Int[np.ndarray, "windows"], order: Int[np.ndarray, "windows"], limit: int
+    counts: Int[np.ndarray, " windows"], order: Int[np.ndarray, " windows"], limit: int
 ) -> Draw:
     taken = np.zeros(len(counts), dtype=np.int64)
     before = np.cumsum(counts[order]) - counts[order]
@@ -88,7 +88,7 @@ def _in_order(
     return Draw(np.zeros(len(counts), dtype=np.int64), taken)
 
 
-def _level(sizes: Int[np.ndarray, "documents"], limit: int) -> Int[np.ndarray, "documents"]:
+def _level(sizes: Int[np.ndarray, " documents"], limit: int) -> Int[np.ndarray, " documents"]:
     """``min(size, level)`` of each, with one more of the first that have it, ``limit`` in all."""
     low, high = 0, int(sizes.max())
     while low < high:
@@ -96,18 +96,18 @@ def _level(sizes: Int[np.ndarray, "documents"], limit: int) -> Int[np.ndarray, "
         low, high = (
             (low, middle) if np.minimum(sizes, middle).sum() >= limit else (middle + 1, high)
         )
-    found: Int[np.ndarray, "documents"] = np.minimum(sizes, max(low - 1, 0))
+    found: Int[np.ndarray, " documents"] = np.minimum(sizes, max(low - 1, 0))
     more = np.flatnonzero(sizes > found)[: max(0, limit - int(found.sum()))]
     found[more] += 1
     return found
 
 
-def _hash(numbers: Int[np.ndarray, "n"]) -> UInt64[np.ndarray, "n"]:
-    found: UInt64[np.ndarray, "n"] = mixed((numbers.astype(np.uint64) + np.uint64(1)) * STEP)
+def _hash(numbers: Int[np.ndarray, " n"]) -> UInt64[np.ndarray, " n"]:
+    found: UInt64[np.ndarray, " n"] = mixed((numbers.astype(np.uint64) + np.uint64(1)) * STEP)
     return found
 
 
-def _scattered(numbers: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
+def _scattered(numbers: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
     """The order of some numbers by their hash."""
-    order: Int[np.ndarray, "n"] = np.argsort(_hash(numbers), kind="stable")
+    order: Int[np.ndarray, " n"] = np.argsort(_hash(numbers), kind="stable")
     return order

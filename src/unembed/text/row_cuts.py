@@ -25,10 +25,10 @@ class RowCuts:
     ``later``; ``total`` are those of all.
     """
 
-    begin: Int[np.ndarray, "rows"]
-    first: Int[np.ndarray, "rows"]
-    total: Int[np.ndarray, "rows"]
-    split: Bool[np.ndarray, "rows"]
+    begin: Int[np.ndarray, " rows"]
+    first: Int[np.ndarray, " rows"]
+    total: Int[np.ndarray, " rows"]
+    split: Bool[np.ndarray, " rows"]
     later: int
 
     @staticmethod
@@ -61,7 +61,9 @@ class RowCuts:
 
     def windows(
         self,
-    ) -> tuple[Int[np.ndarray, "windows"], Int[np.ndarray, "windows"], Int[np.ndarray, "windows"]]:
+    ) -> tuple[
+        Int[np.ndarray, " windows"], Int[np.ndarray, " windows"], Int[np.ndarray, " windows"]
+    ]:
         """Of each window the row, the token of the row it begins with, and its predictions."""
         number = 1 + -(-np.maximum(self.total - self.first, 0) // self.later)
         row = np.repeat(np.arange(len(self.begin)), number)
@@ -72,8 +74,8 @@ class RowCuts:
 
 
 def _completions(
-    starts: Int[np.ndarray, "rows_plus_one"], marks: Int[np.ndarray, "marked"]
-) -> tuple[Int[np.ndarray, "rows"], Int[np.ndarray, "rows"]]:
+    starts: Int[np.ndarray, " rows_plus_one"], marks: Int[np.ndarray, " marked"]
+) -> tuple[Int[np.ndarray, " rows"], Int[np.ndarray, " rows"]]:
     """The first and the last token of each row that is marked, the row's own first aside; else 0.
 
     Counted from the row's beginning.

@@ -63,16 +63,16 @@ class Tokenised:
     ``stopped_after`` is the position after which a limit ended the reading, if it did.
     """
 
-    ids: Int[np.ndarray, "tokens"]
-    starts: Int[np.ndarray, "rows_plus_one"]
-    document: Int[np.ndarray, "rows"]
-    offset: Int[np.ndarray, "rows"]
+    ids: Int[np.ndarray, " tokens"]
+    starts: Int[np.ndarray, " rows_plus_one"]
+    document: Int[np.ndarray, " rows"]
+    offset: Int[np.ndarray, " rows"]
     names: tuple[str, ...]
     bos: int | None
     blank_rows: int
     short_rows: int
     digest: str
-    counted: Bool[np.ndarray, "tokens"] | None
+    counted: Bool[np.ndarray, " tokens"] | None
     stopped_after: int | None = None
 
 
@@ -110,13 +110,13 @@ class _Gathered:
         self.offset.append(self.reached[number])
         self.reached[number] += len(ids)
 
-    def tokens(self) -> Int[np.ndarray, "tokens"]:
+    def tokens(self) -> Int[np.ndarray, " tokens"]:
         return self._read(self.spool, np.int32)
 
-    def counted(self) -> Bool[np.ndarray, "tokens"] | None:
+    def counted(self) -> Bool[np.ndarray, " tokens"] | None:
         return None if self.marks is None else self._read(self.marks, np.bool_)
 
-    def _read(self, spool: IO[bytes], dtype: type[np.generic]) -> Shaped[np.ndarray, "tokens"]:
+    def _read(self, spool: IO[bytes], dtype: type[np.generic]) -> Shaped[np.ndarray, " tokens"]:
         spool.flush()
         if self.ends[-1] > IN_MEMORY_TOKENS:
             return np.memmap(spool, dtype=dtype, mode="r")
@@ -248,8 +248,8 @@ def _encode(
 def add_row(
     digest: Any,
     number: int,
-    ids: Int[np.ndarray, "row_tokens"],
-    counted: Bool[np.ndarray, "row_tokens"] | None,
+    ids: Int[np.ndarray, " row_tokens"],
+    counted: Bool[np.ndarray, " row_tokens"] | None,
 ) -> None:
     """Take a row of document ``number`` into the digest of a corpus."""
     digest.update(np.array([number, len(ids)], dtype=np.int64).tobytes())

@@ -57,7 +57,7 @@ class Vocabulary:
         return Vocabulary(dict(zip(ids, texts, strict=True)))
 
 
-def word_starts(tokenizer: Any, size: int) -> Bool[np.ndarray, "vocab"]:
+def word_starts(tokenizer: Any, size: int) -> Bool[np.ndarray, " vocab"]:
     """For every id, whether its piece starts a word by the tokenizer's own marks.
 
     Where a tokenizer marks continuations (``##``) rather than spaces, every other piece starts a

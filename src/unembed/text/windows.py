@@ -36,13 +36,13 @@ class Windows:
     corpus: Corpus
     context: int
     overflow: Overflow
-    start: Int[np.ndarray, "windows"]
-    length: Int[np.ndarray, "windows"]
+    start: Int[np.ndarray, " windows"]
+    length: Int[np.ndarray, " windows"]
     prefixed: np.ndarray
-    doc: Int[np.ndarray, "windows"]
-    pos: Int[np.ndarray, "windows"]
-    counts: Int[np.ndarray, "windows"]
-    skip: Int[np.ndarray, "windows"]
+    doc: Int[np.ndarray, " windows"]
+    pos: Int[np.ndarray, " windows"]
+    counts: Int[np.ndarray, " windows"]
+    skip: Int[np.ndarray, " windows"]
     cut_prompts: int = 0
     split_completions: int = 0
 
@@ -51,7 +51,7 @@ class Windows:
         """Number of predictions that count, in all windows."""
         return int(self.counts.sum())
 
-    def counted(self, i: int) -> Bool[np.ndarray, "predictions"]:
+    def counted(self, i: int) -> Bool[np.ndarray, " predictions"]:
         """Which of the predictions of window i count."""
         found = _counted(self.corpus, int(self.start[i]), int(self.length[i]))
         found[: int(self.skip[i])] = False
@@ -78,7 +78,7 @@ class Windows:
     def _rows_read(self) -> int:
         return len(np.unique(np.searchsorted(self.corpus.starts, self.start, side="right")))
 
-    def inputs(self, i: int) -> Int[Tensor, "seq"]:
+    def inputs(self, i: int) -> Int[Tensor, " seq"]:
         """The tokens that window i reads."""
         start = int(self.start[i])
         tokens = np.asarray(self.corpus.ids[start : start + int(self.length[i])], dtype=np.int64)
@@ -188,9 +188,9 @@ class Batch:
 
     input_ids: Int[Tensor, "batch seq"]
     real: Tensor
-    targets: Int[Tensor, "positions"]
-    doc: Int[np.ndarray, "positions"]
-    pos: Int[np.ndarray, "positions"]
+    targets: Int[Tensor, " positions"]
+    doc: Int[np.ndarray, " positions"]
+    pos: Int[np.ndarray, " positions"]
 
 
 def parts(windows: Windows, part_positions: int) -> Iterator[range]:
@@ -233,7 +233,7 @@ def mixed_lengths(
 
 def _plan(
     windows: Windows, part: range, batch_tokens: int, mix: bool
-) -> Iterator[tuple[Int[np.ndarray, "batch"], Int[np.ndarray, "batch"]]]:
+) -> Iterator[tuple[Int[np.ndarray, " batch"], Int[np.ndarray, " batch"]]]:
     """The windows of each batch with their lengths, longest first."""
     widths = (windows.length + windows.prefixed)[part.start : part.stop]
     order = np.argsort(-widths, kind="stable")
@@ -247,7 +247,7 @@ def _plan(
         at = stop
 
 
-def _batch(windows: Windows, chosen: Int[np.ndarray, "batch"], width: int) -> Batch:
+def _batch(windows: Windows, chosen: Int[np.ndarray, " batch"], width: int) -> Batch:
     corpus = windows.corpus
     inputs = np.empty((len(chosen), width), dtype=np.int64)
     real = np.zeros((len(chosen), width), dtype=bool)
@@ -274,7 +274,7 @@ def _batch(windows: Windows, chosen: Int[np.ndarray, "batch"], width: int) -> Ba
     )
 
 
-def _counted(corpus: Corpus, start: int, length: int) -> Bool[np.ndarray, "predictions"]:
+def _counted(corpus: Corpus, start: int, length: int) -> Bool[np.ndarray, " predictions"]:
     """Which of the ``length`` predictions made from ``start`` on count."""
     if corpus.counted is None:
         return np.ones(length, dtype=bool)

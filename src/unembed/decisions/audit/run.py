@@ -62,7 +62,7 @@ class AuditRun:
 
     reading: ModelPass
     wanted: ColumnChoice
-    word_start: Bool[np.ndarray, "vocab"]
+    word_start: Bool[np.ndarray, " vocab"]
     provenance: Provenance
     max_nonfinite: int
     nonfinite: list[int]
@@ -168,7 +168,7 @@ class AuditRun:
         self._count_nonfinite(whole["doc"][bad], whole["pos"][bad])
         return _to_table(whole)
 
-    def _count_nonfinite(self, doc: Int[np.ndarray, "bad"], pos: Int[np.ndarray, "bad"]) -> None:
+    def _count_nonfinite(self, doc: Int[np.ndarray, " bad"], pos: Int[np.ndarray, " bad"]) -> None:
         before = sum(self.nonfinite)
         self.nonfinite.append(len(doc))
         over = self.max_nonfinite - before
@@ -217,7 +217,7 @@ class AuditRun:
             }
         )
 
-    def _first_tokens(self) -> Int[np.ndarray, "documents"]:
+    def _first_tokens(self) -> Int[np.ndarray, " documents"]:
         corpus = self.reading.windows.corpus
         _, row = np.unique(corpus.document, return_index=True)
         return np.asarray(corpus.ids[corpus.starts[row]])

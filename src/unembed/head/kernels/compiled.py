@@ -70,7 +70,7 @@ def update(running: Running, logits: Float[Tensor, "rows block"], start: int) ->
 def segment_divergences(
     p: Float[Tensor, "rows block"],
     q: Float[Tensor, "rows block"],
-    bases: tuple[Float[Tensor, "rows"], Float[Tensor, "rows"]],
+    bases: tuple[Float[Tensor, " rows"], Float[Tensor, " rows"]],
     bottom: float,
     sums: Float[Tensor, "5 rows parts"],
 ) -> None:
@@ -96,13 +96,13 @@ def segment_divergences(
 def scatter(
     logits: Float[Tensor, "rows block"],
     start: int,
-    targets: Int[Tensor, "rows"],
+    targets: Int[Tensor, " rows"],
     tables: Int32[Tensor, "maps padded"],
     rise: float,
     sums: Float[Tensor, "groups maps buckets 16"],
-    reference: Float[Tensor, "rows"],
-    own: Float[Tensor, "rows"],
-    totals: tuple[Float64[Tensor, "rows"], Float64[Tensor, "rows"]],
+    reference: Float[Tensor, " rows"],
+    own: Float[Tensor, " rows"],
+    totals: tuple[Float64[Tensor, " rows"], Float64[Tensor, " rows"]],
 ) -> None:
     """Take a block into two or three count-sketches of each row; see ``Projections``."""
     library = _library()

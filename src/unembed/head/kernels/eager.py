@@ -31,8 +31,8 @@ def update(running: Running, logits: Float[Tensor, "rows block"], start: int) ->
 
 
 def _count_larger(
-    logits: Float[Tensor, "rows block"], threshold: Float[Tensor, "rows"], scratch: Tensor
-) -> Int[Tensor, "rows"]:
+    logits: Float[Tensor, "rows block"], threshold: Float[Tensor, " rows"], scratch: Tensor
+) -> Int[Tensor, " rows"]:
     """How many logits of each row exceed its threshold.
 
     Compared into float32, whose sums of ones are exact and several times faster than booleans'.

@@ -29,23 +29,23 @@ class Running:
     x = (logit - m) log2(e) and e = 2^x.
     """
 
-    targets: Int[Tensor, "rows"]
-    threshold: Float[Tensor, "rows"]
+    targets: Int[Tensor, " rows"]
+    threshold: Float[Tensor, " rows"]
     values: Float[Tensor, "rows k"]
     ids: Int[Tensor, "rows k"]
-    larger: Int[Tensor, "rows"]
-    seen: Float[Tensor, "rows"]
+    larger: Int[Tensor, " rows"]
+    seen: Float[Tensor, " rows"]
     sums: Float[Tensor, "4 rows parts"]
-    tolerance: Float[Tensor, "rows"] | None
-    near: Int[Tensor, "rows"]
+    tolerance: Float[Tensor, " rows"] | None
+    near: Int[Tensor, " rows"]
 
     @staticmethod
     def of(
-        targets: Int[Tensor, "rows"],
-        threshold: Float[Tensor, "rows"],
+        targets: Int[Tensor, " rows"],
+        threshold: Float[Tensor, " rows"],
         k: int,
         vocab: int,
-        tolerance: Float[Tensor, "rows"] | None = None,
+        tolerance: Float[Tensor, " rows"] | None = None,
     ) -> Running:
         """Before the first block."""
         rows, device, parts = len(targets), threshold.device, -(-vocab // SEGMENT)
@@ -75,7 +75,7 @@ class Running:
             self.near[rows],
         )
 
-    def counted(self) -> tuple[Int[Tensor, "rows"], Bool[Tensor, "rows"]]:
+    def counted(self) -> tuple[Int[Tensor, " rows"], Bool[Tensor, " rows"]]:
         """Logits larger than the target's, and the rows where that takes another count.
 
         With the target alone in the tolerance, every other logit is on the same side of it as of

@@ -76,7 +76,7 @@ def pair_name(alignments: Alignments, pair: TaskPair) -> str:
     return wording.visible(" · ".join(names))
 
 
-def hint_data(alignments: Alignments, order: Int[np.ndarray, "tasks"]) -> str:
+def hint_data(alignments: Alignments, order: Int[np.ndarray, " tasks"]) -> str:
     """What the maps' hints show, as JSON that can stand in a script element.
 
     Tasks in the order of the maps. Of each quantity its value, interval and two standard errors in

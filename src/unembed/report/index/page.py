@@ -109,7 +109,7 @@ def extent(found: Map) -> str:
     return words + (counted(tags, "tag") if tags else "no tags") + "."
 
 
-def notes(found: Map, placed: Bool[np.ndarray, "entries"]) -> tuple[str, ...]:
+def notes(found: Map, placed: Bool[np.ndarray, " entries"]) -> tuple[str, ...]:
     """What is not on the map."""
     left = [name for name, kept in zip(found.names, placed, strict=True) if not kept]
     if not left:
@@ -127,7 +127,7 @@ def caption(found: Map) -> str:
     return words + (" Point at a dot, or tap it, for its name." if found.names else "")
 
 
-def grouped(found: Map, placed: Bool[np.ndarray, "entries"]) -> tuple[tuple[Tag, ...], np.ndarray]:
+def grouped(found: Map, placed: Bool[np.ndarray, " entries"]) -> tuple[tuple[Tag, ...], np.ndarray]:
     """The tags, the commonest first, and the group of every placed entry."""
     tags = [tag for tag, kept in zip(found.tags, placed, strict=True) if kept]
     samples: Counter[str] = Counter()
@@ -149,7 +149,7 @@ def grouped(found: Map, placed: Bool[np.ndarray, "entries"]) -> tuple[tuple[Tag,
     return tuple(made), np.array([number.get(tag, -1) for tag in tags], dtype=np.int64)
 
 
-def cloud_of(found: Map, placed: Bool[np.ndarray, "entries"], groups: np.ndarray) -> Cloud:
+def cloud_of(found: Map, placed: Bool[np.ndarray, " entries"], groups: np.ndarray) -> Cloud:
     """The placed entries on axes with equal scales."""
     points = found.points[placed]
     x, y = equal_scales(points)
@@ -236,7 +236,7 @@ def place_notes(
     return found
 
 
-def _drawing(cloud: Cloud, found: Map, placed: Bool[np.ndarray, "entries"], width: float) -> str:
+def _drawing(cloud: Cloud, found: Map, placed: Bool[np.ndarray, " entries"], width: float) -> str:
     aspect = (cloud.y.high - cloud.y.low) / (cloud.x.high - cloud.x.low)
     frame = Frame(min(width, TALLEST / aspect), 0.0)
     frame = Frame(frame.width, frame.top + frame.foot + aspect * frame.across)

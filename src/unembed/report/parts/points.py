@@ -44,7 +44,7 @@ class Cloud:
     name: str
     label: str
     points: Float[np.ndarray, "points 2"]
-    groups: Int[np.ndarray, "points"]
+    groups: Int[np.ndarray, " points"]
     x: Scale
     y: Scale
     x_title: str

@@ -26,7 +26,7 @@ class Means:
     """
 
     names: tuple[str, ...]
-    order: Int[np.ndarray, "tasks"]
+    order: Int[np.ndarray, " tasks"]
     gains: Float[np.ndarray, "sources targets"]
     scores: tuple[Float[np.ndarray, "sources targets"], ...]
 
@@ -101,7 +101,7 @@ def gains_table(means: Means) -> Table:
     )
 
 
-def _order(gains: Matrix) -> Int[np.ndarray, "tasks"]:
+def _order(gains: Matrix) -> Int[np.ndarray, " tasks"]:
     both = (gains + gains.T) / 2
     others = np.abs(both[~np.eye(len(both), dtype=bool)])
     largest = float(np.nanmax(others)) if np.isfinite(others).any() else 1.0
@@ -114,7 +114,7 @@ def _sources(names: Sequence[str], found: Sequence[int]) -> str:
     return names[found[0]] if len(found) == 1 else f"{count(len(found))} tie"
 
 
-def _gain(column: Float[np.ndarray, "sources"], found: Sequence[int], digits: int) -> str:
+def _gain(column: Float[np.ndarray, " sources"], found: Sequence[int], digits: int) -> str:
     if not found:
         return "none"
     values = column[list(found)]

@@ -77,16 +77,16 @@ class _Model:
     """
 
     explained: Float[Tensor, "classes k"]
-    left: Float[Tensor, "classes"]
-    squares: Float[Tensor, "k"]
+    left: Float[Tensor, " classes"]
+    squares: Float[Tensor, " k"]
     n: int
 
-    def on_grid(self, log_t: Float[Tensor, "points"]) -> Float[Tensor, "classes points"]:
+    def on_grid(self, log_t: Float[Tensor, " points"]) -> Float[Tensor, "classes points"]:
         """At the same points for all classes."""
         share = 1 / (1 + self.squares[:, None] / log_t.exp())
         return self._evidence(self.explained @ share + self.left[:, None], share.log().sum(0))
 
-    def at(self, log_t: Float[Tensor, "classes"]) -> Float[Tensor, "classes"]:
+    def at(self, log_t: Float[Tensor, " classes"]) -> Float[Tensor, " classes"]:
         """At a point for each class."""
         share = 1 / (1 + self.squares / log_t.exp()[:, None])
         return self._evidence((self.explained * share).sum(1) + self.left, share.log().sum(1))

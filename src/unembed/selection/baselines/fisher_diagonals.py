@@ -56,7 +56,7 @@ def fisher_diagonal(target: Samples, source: Samples, head: Head) -> float:
     return ratio(product, left, right)
 
 
-def _row_means(text: Samples, head: Head) -> Float[Tensor, "vocab"]:
+def _row_means(text: Samples, head: Head) -> Float[Tensor, " vocab"]:
     size = text.hidden.to(head.weight.device).double().square().mean(1) / len(text.document)
     return torch.cat([size @ errors.square() for errors in _errors(text, head)])
 

@@ -32,5 +32,5 @@ def unigram_loss(target: Samples, source: Samples, head: Head, *, alpha: float =
     return float(smoothed.log()[target.targets.cpu().long()].mean())
 
 
-def _counts(targets: Int[Tensor, "positions"], head: Head) -> Float[Tensor, "vocab"]:
+def _counts(targets: Int[Tensor, " positions"], head: Head) -> Float[Tensor, " vocab"]:
     return torch.bincount(targets.cpu().long(), minlength=head.vocab).double()

@@ -93,15 +93,15 @@ def h_score(target: Samples, source: Samples, head: Head) -> float:
 
 
 def class_sums(
-    rows: Float[Tensor, "positions k"], targets: Int[Tensor, "positions"]
-) -> tuple[Float[Tensor, "classes k"], Float[Tensor, "classes"]]:
+    rows: Float[Tensor, "positions k"], targets: Int[Tensor, " positions"]
+) -> tuple[Float[Tensor, "classes k"], Float[Tensor, " classes"]]:
     """The sum of the rows of each token that occurs, and how many there are."""
     classes, member, count = targets.unique(return_inverse=True, return_counts=True)
     sums = rows.new_zeros(len(classes), rows.shape[1]).index_add_(0, member, rows)
     return sums, count.to(rows.dtype)
 
 
-def _shrinkage(fourth: float, spread: Float[Tensor, "k"], n: int, dim: int) -> float:
+def _shrinkage(fourth: float, spread: Float[Tensor, " k"], n: int, dim: int) -> float:
     """Ledoit and Wolf's weight of the identity, from ``Σ ‖a‖⁴`` and the eigenvalues."""
     trace, squared = float(spread.sum()), float(spread.square().sum())
     off = squared - trace**2 / dim

@@ -138,7 +138,7 @@ def narrowed(x: Float[Tensor, "inputs columns"]) -> Float[Tensor, "inputs column
     return factor.T
 
 
-def held_directions(values: Float[Tensor, "k"]) -> int:
+def held_directions(values: Float[Tensor, " k"]) -> int:
     """The least number of singular values, largest first, that hold 99 % of the variance."""
     share = values.square().cumsum(0) / values.square().sum()
     return int((share < HELD).sum()) + 1

@@ -106,7 +106,7 @@ def centred_product(
 
 
 def _summed(
-    x: Float[Tensor, "rows columns"], document: Int[Tensor, "columns"], documents: int
+    x: Float[Tensor, "rows columns"], document: Int[Tensor, " columns"], documents: int
 ) -> Float[Tensor, "rows documents"]:
     """Sums over the columns of each document."""
     return x.new_zeros(len(x), documents).index_add_(1, document, x)
@@ -115,8 +115,8 @@ def _summed(
 def _forked(
     k: Float[Tensor, "rows documents"],
     m: Float[Tensor, "rows documents"],
-    sizes: Float[Tensor, "documents"],
-    document: Int[Tensor, "rows"],
+    sizes: Float[Tensor, " documents"],
+    document: Int[Tensor, " rows"],
 ) -> Float[Tensor, ""]:
     """``Σ k_ij m_ic`` over rows i, r and columns j, c of four different documents.
 

@@ -100,7 +100,7 @@ class Approximate:
         return self.generation == ledger.header.generation and self.rows <= ledger.rows
 
     def likely(
-        self, ledger: Ledger, query: Float[Tensor, "sketch"], k: int
+        self, ledger: Ledger, query: Float[Tensor, " sketch"], k: int
     ) -> Int[np.ndarray, " some"]:
         """Rows not removed, in order: likely the k best among them, and all added since."""
         faiss = faiss_module()

@@ -23,7 +23,7 @@ Best = tuple[Int[np.ndarray, " best"], Float[np.ndarray, " best"], int]
 
 def best_rows(
     ledger: Ledger,
-    query: Float[Tensor, "sketch"],
+    query: Float[Tensor, " sketch"],
     k: int,
     *,
     sieved: bool = True,

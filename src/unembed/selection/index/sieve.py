@@ -65,7 +65,7 @@ class Sieve:
         scales = torch.stack([small, vectors.square().mean(1).sqrt()], 1)
         return Sieve(codes, scales.numpy())
 
-    def cosines(self, query: Float[Tensor, "sketch"]) -> Float[np.ndarray, " rows"]:
+    def cosines(self, query: Float[Tensor, " sketch"]) -> Float[np.ndarray, " rows"]:
         """The plain cosine of each row with a query, over the sieve's features."""
         one = Sieve.of(query[None])
         total = _int_products(self.codes, one.codes[0])
@@ -97,7 +97,7 @@ def prefix(vectors: Float[Tensor, "rows sketch"]) -> Float[Tensor, "rows width"]
 
 
 def _int_products(
-    codes: Int8[Tensor, "rows width"], query: Int8[Tensor, "width"]
+    codes: Int8[Tensor, "rows width"], query: Int8[Tensor, " width"]
 ) -> Float[np.ndarray, " rows"]:
     """``codes @ query``; by float32 where torch has no product of int8."""
     try:

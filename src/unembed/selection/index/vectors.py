@@ -111,7 +111,7 @@ class Vectors:
 
     def products(
         self,
-        query: Float[Tensor, "sketch"],
+        query: Float[Tensor, " sketch"],
         scales: Float[np.ndarray, " rows"],
         at: Int[np.ndarray, " some"] | None = None,
     ) -> Float[np.ndarray, " some"]:

@@ -25,7 +25,7 @@ BlocksOf = Callable[[], Iterator[Float[Tensor, "positions columns"]]]
 
 def logsumexp(
     hidden: Float[Tensor, "positions dim"], head: Head, block: int
-) -> Float[Tensor, "positions"]:
+) -> Float[Tensor, " positions"]:
     """The normaliser of every position in nats, in float64."""
     total = torch.full((len(hidden),), -math.inf, dtype=torch.float64, device=hidden.device)
     for _start, logits in _logits(hidden, head, block):
@@ -36,7 +36,7 @@ def logsumexp(
 def probability_blocks(
     hidden: Float[Tensor, "positions dim"],
     head: Head,
-    normaliser: Float[Tensor, "positions"],
+    normaliser: Float[Tensor, " positions"],
     block: int,
 ) -> Iterator[Float[Tensor, "positions columns"]]:
     """``softmax(logits)`` in float64, a block of the vocabulary at a time; 0 at rows no token."""
@@ -46,9 +46,9 @@ def probability_blocks(
 
 def error_blocks(
     hidden: Float[Tensor, "positions dim"],
-    targets: Int[Tensor, "positions"],
+    targets: Int[Tensor, " positions"],
     head: Head,
-    normaliser: Float[Tensor, "positions"],
+    normaliser: Float[Tensor, " positions"],
     block: int,
 ) -> Iterator[Float[Tensor, "positions columns"]]:
     """``e = softmax(logits) - onehot(target)`` in float64, a block of the vocabulary at a time."""
@@ -71,8 +71,8 @@ class TopkErrors:
 
     ids: Int[Tensor, "positions entries"]
     values: Float[Tensor, "positions entries"]
-    kept: Float[Tensor, "positions"]
-    dropped: Float[Tensor, "positions"]
+    kept: Float[Tensor, " positions"]
+    dropped: Float[Tensor, " positions"]
 
     def blocks(self, block: int) -> Iterator[Float[Tensor, "positions columns"]]:
         """The kept entries as a dense matrix of the tokens kept anywhere, in blocks of columns."""
@@ -96,7 +96,7 @@ class TopkErrors:
 
 def topk_errors(
     hidden: Float[Tensor, "positions dim"],
-    targets: Int[Tensor, "positions"],
+    targets: Int[Tensor, " positions"],
     head: Head,
     k: int,
     block: int = 2048,
@@ -170,7 +170,7 @@ def residual_sums(
     row_document: Int[np.ndarray, " rows"],
     document: Int[np.ndarray, " samples"],
     debias: bool,
-) -> Float[np.ndarray, "6"]:
+) -> Float[np.ndarray, " 6"]:
     """What ``residual`` needs of some rows of one task's kernels X and Y: add them up over rows.
 
     ``Σ XY, Σ_i X_i. Y_i., ΣX, ΣY`` over samples, and ``Σ X_d. Y_d., Σ X_de Y_de`` over documents
@@ -191,7 +191,7 @@ def residual_sums(
 
 
 def residual(
-    sums: Float[np.ndarray, "6"], sizes: Int[np.ndarray, " documents"], debias: bool
+    sums: Float[np.ndarray, " 6"], sizes: Int[np.ndarray, " documents"], debias: bool
 ) -> float | None:
     """``δ = ‖F - M ⊗ Γ‖ / ‖F‖`` of one task, from its ``residual_sums`` and its documents' sizes.
 
@@ -239,8 +239,8 @@ def _logits(
 
 
 def _at(
-    errors: Float[Tensor, "positions columns"], columns: Int[Tensor, "positions"]
-) -> Float[Tensor, "positions"]:
+    errors: Float[Tensor, "positions columns"], columns: Int[Tensor, " positions"]
+) -> Float[Tensor, " positions"]:
     """One entry of each row, 0 where its column is not in the block."""
     inside = (columns >= 0) & (columns < errors.shape[1])
     there = errors.gather(1, torch.where(inside, columns, 0)[:, None])[:, 0]
@@ -249,7 +249,7 @@ def _at(
 
 def _dropped(
     ids: Int[Tensor, "positions entries"], errors: Iterator[Float[Tensor, "positions columns"]]
-) -> Float[Tensor, "positions"]:
+) -> Float[Tensor, " positions"]:
     """The norm of the entries at no id, summed as such: a difference of norms would lose it."""
     start, total = 0, torch.zeros(len(ids), dtype=torch.float64, device=ids.device)
     for block in errors:

@@ -38,7 +38,7 @@ class Errors:
 
     blocks: BlocksOf
     kept: TopkErrors | None
-    spread: Float[Tensor, "positions"] | None
+    spread: Float[Tensor, " positions"] | None
 
     def gram(self, rows: slice) -> Float[Tensor, "rows positions"]:
         """Inner products of errors, or of the true Fishers of the logits."""

@@ -28,10 +28,10 @@ class Dendrogram:
     """The T - 1 merges, nearest first, and the tasks in the order of the tree's leaves."""
 
     merges: tuple[Merge, ...]
-    order: Int[np.ndarray, "tasks"]
+    order: Int[np.ndarray, " tasks"]
 
 
-def dendrogram_order(similarity: Float[np.ndarray, "tasks tasks"]) -> Int[np.ndarray, "tasks"]:
+def dendrogram_order(similarity: Float[np.ndarray, "tasks tasks"]) -> Int[np.ndarray, " tasks"]:
     """Tasks in the order of ``dendrogram``'s leaves: row ``order[0]`` is drawn first."""
     return dendrogram(similarity).order
 
@@ -85,7 +85,7 @@ class _Node:
     u-th task and ends with its w-th; infinite where both lie in the same part.
     """
 
-    tasks: Int[np.ndarray, "leaves"]
+    tasks: Int[np.ndarray, " leaves"]
     cost: Float[np.ndarray, "left right"] | None
 
     def whole(self) -> Float[np.ndarray, "leaves leaves"]:
@@ -99,7 +99,7 @@ class _Node:
         return full
 
 
-def _leaf_order(merges: tuple[Merge, ...], apart: Matrix) -> Int[np.ndarray, "tasks"]:
+def _leaf_order(merges: tuple[Merge, ...], apart: Matrix) -> Int[np.ndarray, " tasks"]:
     tasks = len(apart)
     nodes = [_Node(np.array([task]), None) for task in range(tasks)]
     for merge in merges:

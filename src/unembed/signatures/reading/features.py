@@ -36,7 +36,7 @@ class FeatureFactors:
     activation: Shaped[Tensor, "rows features"]
     error: Shaped[Tensor, "rows features"]
     sides: tuple[Shaped[Tensor, "rows features"], Shaped[Tensor, "rows features"]] | None
-    squared_norm: Float[Tensor, "rows"]
+    squared_norm: Float[Tensor, " rows"]
 
 
 Passes = Iterator[tuple[Sweep, Iterator[tuple[slice, FeatureFactors]]]]
@@ -47,10 +47,10 @@ Passes = Iterator[tuple[Sweep, Iterator[tuple[slice, FeatureFactors]]]]
 def features(
     hidden: Float[Tensor, "positions dim"],
     head: Head,
-    targets: Int[Tensor, "positions"],
+    targets: Int[Tensor, " positions"],
     sketch: Sketch,
     *,
-    sequence: Int[Tensor, "positions"] | None = None,
+    sequence: Int[Tensor, " positions"] | None = None,
     fisher: Fisher = "empirical",
     precision: Precision | None = None,
     block: int | None = None,
@@ -119,7 +119,7 @@ def _of_positions(
 
 
 def _of_sequences(
-    passes: Passes, sequence: Int[Tensor, "positions"], sketch: Sketch, fisher: Fisher, first: bool
+    passes: Passes, sequence: Int[Tensor, " positions"], sketch: Sketch, fisher: Fisher, first: bool
 ) -> tuple[Sweep, Features]:
     """The sums over each sequence's positions, multiplied afterwards."""
     count, device = int(sequence.max()) + 1 if len(sequence) else 0, sequence.device
@@ -152,7 +152,7 @@ def _of_sequences(
 def _passes(
     hidden: Float[Tensor, "positions dim"],
     head: Head,
-    targets: Int[Tensor, "positions"],
+    targets: Int[Tensor, " positions"],
     sketch: Sketch,
     fisher: Fisher,
     precision: Precision | None,

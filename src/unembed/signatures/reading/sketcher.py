@@ -94,8 +94,8 @@ class Sketcher:
     sketch: Sketch
     first: bool
     blocks: int
-    hashes: Int[np.ndarray, "documents"]
-    sizes: Int[np.ndarray, "documents"]
+    hashes: Int[np.ndarray, " documents"]
+    sizes: Int[np.ndarray, " documents"]
     documents: int
     facts: dict[str, str]
 
@@ -154,7 +154,7 @@ class Sketcher:
         self,
         hidden: Float[Tensor, "positions dim"],
         head: Head,
-        targets: Int[Tensor, "positions"],
+        targets: Int[Tensor, " positions"],
         batch: Batch,
         k: int,
         precision: Precision,
@@ -219,7 +219,7 @@ def _file(part: str) -> str:
     return f"sketch/{part}.safetensors"
 
 
-def _some(made: Features, kept: Bool[Tensor, "rows"]) -> Features:
+def _some(made: Features, kept: Bool[Tensor, " rows"]) -> Features:
     """The rows that are kept."""
     first, norm = made.first, made.squared_norm
     return Features(

@@ -43,7 +43,7 @@ class SignMap:
             ids = torch.arange(at, min(at + PART, stop))
             into.addmm_(block[:, at - start : at - start + len(ids)], self.columns(ids))
 
-    def columns(self, ids: Int[Tensor, "rows"]) -> Float[Tensor, "rows width"]:
+    def columns(self, ids: Int[Tensor, " rows"]) -> Float[Tensor, "rows width"]:
         """``S[:, ids].T``: each id's own signs."""
         each = -(-self.width // BITS)
         index = (ids.cpu().numpy()[:, None] * each + np.arange(each)).reshape(-1)

@@ -33,18 +33,18 @@ class Projections:
     the sums lie as (16 rows, map, bucket, row), for the compiled kernel; else as (map, row, width).
     """
 
-    targets: Int[Tensor, "rows"]
+    targets: Int[Tensor, " rows"]
     maps: tuple[LinearMap, ...]
     tables: Int32[Tensor, "maps padded"] | None
     sums: Float[Tensor, "..."]
-    reference: Float[Tensor, "rows"]
-    own: Float[Tensor, "rows"]
-    rest: Float64[Tensor, "rows"]
-    squares: Float64[Tensor, "rows"]
+    reference: Float[Tensor, " rows"]
+    own: Float[Tensor, " rows"]
+    rest: Float64[Tensor, " rows"]
+    squares: Float64[Tensor, " rows"]
 
     @staticmethod
     def of(
-        targets: Int[Tensor, "rows"],
+        targets: Int[Tensor, " rows"],
         maps: tuple[LinearMap, ...],
         tables: Int32[Tensor, "maps padded"] | None,
     ) -> Projections:

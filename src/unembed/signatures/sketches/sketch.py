@@ -71,7 +71,7 @@ class LinearMap(Protocol):
         """
         ...
 
-    def columns(self, ids: Int[Tensor, "rows"]) -> Float[Tensor, "rows width"]:
+    def columns(self, ids: Int[Tensor, " rows"]) -> Float[Tensor, "rows width"]:
         """``S[:, ids].T``: what a unit vector at each id is mapped to."""
         ...
 

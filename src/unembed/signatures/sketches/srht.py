@@ -68,7 +68,7 @@ class HadamardMap:
             total += taken * _entries(self.rows // run, at // run)
             at += run
 
-    def columns(self, ids: Int[Tensor, "rows"]) -> Float[Tensor, "rows width"]:
+    def columns(self, ids: Int[Tensor, " rows"]) -> Float[Tensor, "rows width"]:
         """``S[:, ids].T``: ``H[t, id] D[id]``, by the parity of ``popcount(t & id)``."""
         entries = _entries(self.rows, ids[:, None, None, None])
         signed = self.planes[:, :, ids].permute(2, 0, 1)[..., None]

@@ -29,8 +29,8 @@ class CountSketch:
     of i is an index B further on. Source: theory §9.
     """
 
-    index: Int[Tensor, "vocab"]
-    sign: Float[Tensor, "vocab"]
+    index: Int[Tensor, " vocab"]
+    sign: Float[Tensor, " vocab"]
     width: int
 
     def add(
@@ -46,7 +46,7 @@ class CountSketch:
         # On CPU an eighth of the time of ``index_add_``, which goes column by column.
         into.scatter_add_(1, index.long().expand_as(signed), signed)
 
-    def columns(self, ids: Int[Tensor, "rows"]) -> Float[Tensor, "rows width"]:
+    def columns(self, ids: Int[Tensor, " rows"]) -> Float[Tensor, "rows width"]:
         """``S[:, ids].T``: one ±1 a row."""
         out = torch.zeros(len(ids), self.width, dtype=torch.float32, device=self.sign.device)
         return out.scatter_(1, self.index[ids].long()[:, None], self.sign[ids][:, None])
@@ -121,7 +121,7 @@ class TensorSketch(FourMaps):
         imag = torch.nn.functional.pad(packed[:, ends:] / math.sqrt(2), (1, 1))
         return torch.complex(real, imag)
 
-    def _weights(self, like: Float[Tensor, "rows numbers"]) -> Float[Tensor, "frequencies"]:
+    def _weights(self, like: Float[Tensor, "rows numbers"]) -> Float[Tensor, " frequencies"]:
         weights = like.new_full((self.spec.m // 2 + 1,), math.sqrt(2))
         weights[0] = weights[-1] = 1
         return weights

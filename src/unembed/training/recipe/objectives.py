@@ -76,8 +76,8 @@ class Objective:
 class Penalties:
     """P at each position, to be minimised, and which positions count."""
 
-    values: Float[Tensor, "positions"]
-    counted: Bool[Tensor, "positions"]
+    values: Float[Tensor, " positions"]
+    counted: Bool[Tensor, " positions"]
 
 
 @dataclass(frozen=True)
@@ -99,11 +99,11 @@ def penalties(objective: Objective, said: HeadLoss) -> Penalties:
     return found
 
 
-def counted(objective: Objective, said: HeadLoss) -> Bool[Tensor, "positions"]:
+def counted(objective: Objective, said: HeadLoss) -> Bool[Tensor, " positions"]:
     """The ``counted`` of ``penalties``, without its values: no cosines are needed."""
     if not objective.gated:
         return torch.ones_like(said.nll, dtype=torch.bool)
-    found: Bool[Tensor, "positions"] = _function(objective, f"{objective.name}_counted")(
+    found: Bool[Tensor, " positions"] = _function(objective, f"{objective.name}_counted")(
         objective, said
     )
     return found
@@ -120,7 +120,7 @@ def margin(objective: Objective, said: HeadLoss) -> Penalties:
     return Penalties(-found, margin_counted(objective, said))
 
 
-def margin_counted(objective: Objective, said: HeadLoss) -> Bool[Tensor, "positions"]:
+def margin_counted(objective: Objective, said: HeadLoss) -> Bool[Tensor, " positions"]:
     """Where the margin is below the threshold."""
     return said.topk_values[:, 0] - said.topk_values[:, 1] < objective.threshold
 
@@ -143,7 +143,7 @@ def cosine(objective: Objective, said: HeadLoss) -> Penalties:
 
 def fisher_penalty(
     logits: Float[Tensor, "positions k"], cosines: Float[Tensor, "positions k k"]
-) -> Float[Tensor, "positions"]:
+) -> Float[Tensor, " positions"]:
     """``sum_{i != j} p_i p_j d_ij``, the mean Fisher distance of two tokens, p softmax(logits).
 
     ``d_ij^2 = Var_{m~p}(G_im - G_jm)`` with G the cosines, at least MIN_SQUARED_DISTANCE, taken as
@@ -161,7 +161,7 @@ def fisher_penalty(
 
 def cosine_penalty(
     logits: Float[Tensor, "positions k"], cosines: Float[Tensor, "positions k k"]
-) -> Float[Tensor, "positions"]:
+) -> Float[Tensor, " positions"]:
     """``sum_{i != j} p_i p_j (1 - cos_ij)``, p softmax(logits). Source: theory §5."""
     p = logits.double().softmax(1)
     return (_pairs(p) * (1 - cosines.double())).sum((1, 2)).to(logits.dtype)
@@ -169,7 +169,7 @@ def cosine_penalty(
 
 def weighted_mean(
     found: Penalties,
-    weights: Float[Tensor, "positions"] | None = None,
+    weights: Float[Tensor, " positions"] | None = None,
     mass: float | None = None,
 ) -> Float[Tensor, ""]:
     """``sum w c P / sum w c`` over the positions, c their ``counted``; 0 where that sum is 0.
@@ -192,7 +192,7 @@ def mean_loss(
     weight: float,
     *,
     ce_weight: float = 1.0,
-    weights: Float[Tensor, "positions"] | None = None,
+    weights: Float[Tensor, " positions"] | None = None,
     positions: float | None = None,
     mass: float | None = None,
 ) -> MeanLoss:
@@ -221,7 +221,7 @@ def _function(objective: Objective, name: str) -> Any:
     return getattr(home, name)
 
 
-def _everywhere(values: Float[Tensor, "positions"]) -> Penalties:
+def _everywhere(values: Float[Tensor, " positions"]) -> Penalties:
     return Penalties(values, torch.ones_like(values, dtype=torch.bool))
 
 

@@ -161,7 +161,7 @@ class MarginAnchor:
     @staticmethod
     def differences(
         said: HeadLoss, reference: HeadLoss | Sweep
-    ) -> tuple[Float[Tensor, "positions"], Float[Tensor, "positions"]]:
+    ) -> tuple[Float[Tensor, " positions"], Float[Tensor, " positions"]]:
         """Each position's margin and logsumexp, less the reference's."""
         n = len(said.logsumexp)
         if len(reference.logsumexp) != n:
@@ -187,7 +187,7 @@ class KlAnchor:
     """
 
     weight: float
-    protected: Bool[Tensor, "vocab"]
+    protected: Bool[Tensor, " vocab"]
 
     @staticmethod
     def of(weight: float, classes: tuple[str, ...], vocabulary: Vocabulary, vocab: int) -> KlAnchor:
@@ -201,7 +201,7 @@ class KlAnchor:
         self,
         model: HeadInput,
         reference: HeadInput,
-        targets: Int[Tensor, "positions"],
+        targets: Int[Tensor, " positions"],
         count: float | None = None,
     ) -> Float[Tensor, ""]:
         """The weighted mean of ``kl_to_reference`` over positions whose target is protected.
@@ -222,5 +222,5 @@ class KlAnchor:
         return self.weight * kl.sum() / max(len(kl) if count is None else count, 1)
 
 
-def _margins(said: HeadLoss | Sweep) -> Float[Tensor, "positions"]:
+def _margins(said: HeadLoss | Sweep) -> Float[Tensor, " positions"]:
     return said.topk_values[:, 0] - said.topk_values[:, 1]

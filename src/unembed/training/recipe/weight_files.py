@@ -158,7 +158,7 @@ def _value(record: Mapping[Any, Any], where: str) -> float:
 
 def _column(
     table: pa.Table, name: str, path: str | Path, limit: float = 2**31
-) -> Shaped[np.ndarray, "listed"]:
+) -> Shaped[np.ndarray, " listed"]:
     """A column of numbers from 0 up, none missing; whole ones below a finite ``limit``."""
     kind, whole = table[name].type, limit < math.inf
     if not (pa.types.is_integer(kind) or (pa.types.is_floating(kind) and not whole)):
@@ -167,5 +167,5 @@ def _column(
     for row, given in enumerate(table[name].to_pylist(), 1):
         if given is None or not 0 <= given < limit:
             raise UnembedError(f"{path}, row {row}: {name} is {given!r}: give a number from 0 up")
-    found: Shaped[np.ndarray, "listed"] = table[name].to_numpy()
+    found: Shaped[np.ndarray, " listed"] = table[name].to_numpy()
     return found

@@ -49,7 +49,7 @@ class Weighting:
         if self.below_margin is not None and not 0 < self.below_margin < math.inf:
             raise UnembedError(f"below_margin is {self.below_margin!r}: give a number above 0")
 
-    def table(self, counts: Int[Tensor, "vocab"], vocabulary: Vocabulary) -> WeightTable:
+    def table(self, counts: Int[Tensor, " vocab"], vocabulary: Vocabulary) -> WeightTable:
         """The weight of every token, 1 on average over the training targets.
 
         Equivalent to::
@@ -83,7 +83,7 @@ class Weighting:
             raise UnembedError("the weights differ by more than float32 holds: give smaller ones")
         return WeightTable(by_token, self.below_margin, self.only_right)
 
-    def _by_class(self, vocab: int, vocabulary: Vocabulary) -> Float[Tensor, "vocab"]:
+    def _by_class(self, vocab: int, vocabulary: Vocabulary) -> Float[Tensor, " vocab"]:
         if not self.classes:
             return torch.ones(vocab, dtype=torch.float64)
         others = self.classes.get(OTHERS, 1.0)
@@ -95,7 +95,7 @@ class Weighting:
 class WeightTable:
     """The weight of every token as a target, and the gates of a ``Weighting``."""
 
-    by_token: Float[Tensor, "vocab"]
+    by_token: Float[Tensor, " vocab"]
     below_margin: float | None
     only_right: bool
 
@@ -105,8 +105,8 @@ class WeightTable:
         return self.below_margin is not None or self.only_right
 
     def of_positions(
-        self, targets: Int[Tensor, "positions"], said: HeadLoss | None
-    ) -> Float[Tensor, "positions"]:
+        self, targets: Int[Tensor, " positions"], said: HeadLoss | None
+    ) -> Float[Tensor, " positions"]:
         """Each position's weight by its target and what the head says; no gradient passes.
 
         Equivalent to ``by_token[targets] * (margin < below_margin) * (top1 == targets)``. Without
@@ -132,12 +132,12 @@ class Positions:
     ``keys`` are ``doc << 32 | pos`` in ascending order.
     """
 
-    keys: Int[np.ndarray, "listed"]
-    weights: Float[np.ndarray, "listed"]
+    keys: Int[np.ndarray, " listed"]
+    weights: Float[np.ndarray, " listed"]
 
     def of(
-        self, doc: Int[np.ndarray, "positions"], pos: Int[np.ndarray, "positions"]
-    ) -> Float[Tensor, "positions"]:
+        self, doc: Int[np.ndarray, " positions"], pos: Int[np.ndarray, " positions"]
+    ) -> Float[Tensor, " positions"]:
         """The listed weight of every position in float32, 0 where it is not listed."""
         wanted = position_keys(doc, pos)
         at = np.searchsorted(self.keys, wanted).clip(max=len(self.keys) - 1)
@@ -153,7 +153,7 @@ def refuse_unknown_classes(names: Iterable[str]) -> None:
 
 def tokens_of_classes(
     classes: tuple[str, ...], vocabulary: Vocabulary, vocab: int
-) -> Bool[Tensor, "vocab"]:
+) -> Bool[Tensor, " vocab"]:
     """Marks the tokens of these classes; all of them where none is named.
 
     Raises UnembedError for an unknown class.
@@ -171,13 +171,13 @@ def refuse_negative(what: str, number: float) -> None:
         raise UnembedError(f"{what} is {number!r}: give a number from 0 up")
 
 
-def _class_numbers(vocabulary: Vocabulary, vocab: int) -> Int[Tensor, "vocab"]:
+def _class_numbers(vocabulary: Vocabulary, vocab: int) -> Int[Tensor, " vocab"]:
     return torch.from_numpy(classes_of([vocabulary[token] for token in range(vocab)])).long()
 
 
 def position_keys(
-    doc: Int[np.ndarray, "positions"], pos: Int[np.ndarray, "positions"]
-) -> Int[np.ndarray, "positions"]:
+    doc: Int[np.ndarray, " positions"], pos: Int[np.ndarray, " positions"]
+) -> Int[np.ndarray, " positions"]:
     """``doc << 32 | pos``."""
-    keys: Int[np.ndarray, "positions"] = (doc.astype(np.int64) << 32) | pos.astype(np.int64)
+    keys: Int[np.ndarray, " positions"] = (doc.astype(np.int64) << 32) | pos.astype(np.int64)
     return keys

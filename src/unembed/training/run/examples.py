@@ -27,7 +27,7 @@ class Split:
 
     training: Corpus
     heldout: Corpus
-    held: Bool[np.ndarray, "documents"]
+    held: Bool[np.ndarray, " documents"]
 
     def placed(self, positions: Positions) -> Positions:
         """Positions of the whole corpus as positions of its training part.
@@ -119,7 +119,7 @@ class Examples(Dataset[dict[str, Tensor]]):
         batch["attention_mask"] = (torch.arange(width) < sizes[:, None]).long()
         return batch
 
-    def target_counts(self, vocab: int) -> Int[Tensor, "vocab"]:
+    def target_counts(self, vocab: int) -> Int[Tensor, " vocab"]:
         """How often each token is predicted."""
         corpus, counts = self.windows.corpus, np.zeros(vocab, dtype=np.int64)
         spans = zip(self.windows.start, self.windows.length, strict=True)
@@ -129,5 +129,5 @@ class Examples(Dataset[dict[str, Tensor]]):
         return torch.from_numpy(counts)
 
 
-def _padded(row: Float[Tensor, "n"] | Int[Tensor, "n"], width: int, fill: int | float) -> Tensor:
+def _padded(row: Float[Tensor, " n"] | Int[Tensor, " n"], width: int, fill: int | float) -> Tensor:
     return torch.nn.functional.pad(row, (0, width - len(row)), value=fill)

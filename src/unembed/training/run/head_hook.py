@@ -115,7 +115,7 @@ class Targets:
     """Where a batch has a next token to predict: ``kept`` marks inputs, ``ids`` are the tokens."""
 
     kept: Tensor
-    ids: Int[Tensor, "positions"]
+    ids: Int[Tensor, " positions"]
 
     @staticmethod
     def of(labels: Int[Tensor, "batch seq"]) -> Targets:

@@ -53,7 +53,7 @@ class HeldoutCheck:
 
     @staticmethod
     def of(
-        hook: HeadHook, batches: Sequence[Batch], protected: Bool[Tensor, "vocab"], budget: Budget
+        hook: HeadHook, batches: Sequence[Batch], protected: Bool[Tensor, " vocab"], budget: Budget
     ) -> HeldoutCheck:
         """Measure the starting model. ``protected`` marks the tokens that the budget counts."""
         targets = np.concatenate([batch.targets.numpy() for batch in batches])
@@ -111,7 +111,7 @@ class HeldoutCheck:
         def read(hidden: Float[Tensor, "batch seq dim"], head: Head) -> dict[str, np.ndarray]:
             rows = hidden[batch.real.to(hidden.device)]
             refuse_nonfinite(HELDOUT_LOSS, rows, when)
-            targets: Int[Tensor, "positions"] = batch.targets.to(hidden.device)
+            targets: Int[Tensor, " positions"] = batch.targets.to(hidden.device)
             precision = self.precisions.of(head.weight, rows)
             columns = measure(rows, head, targets, ColumnChoice(CHECKED_CANDIDATES), precision)
             refuse_nonfinite(HELDOUT_LOSS, torch.from_numpy(columns["nll"]), when)

@@ -61,10 +61,10 @@ class PenaltyTerm:
 
     def weights(
         self,
-        targets: Int[Tensor, "positions"],
-        listed: Float[Tensor, "positions"] | None,
+        targets: Int[Tensor, " positions"],
+        listed: Float[Tensor, " positions"] | None,
         said: HeadLoss | None,
-    ) -> Float[Tensor, "positions"] | None:
+    ) -> Float[Tensor, " positions"] | None:
         """Each position's weight in P, None for 1 everywhere; ``listed`` are those by position.
 
         ``said`` is needed where the weighting has gates.

@@ -37,7 +37,7 @@ class StepMass:
     def of_batch(
         term: PenaltyTerm,
         targets: Targets,
-        listed: Float[Tensor, "positions"] | None,
+        listed: Float[Tensor, " positions"] | None,
         said: HeadLoss | None = None,
         start: HeadLoss | Sweep | None = None,
     ) -> StepMass:

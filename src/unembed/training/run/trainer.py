@@ -50,7 +50,7 @@ class BatchPart:
     """
 
     targets: Targets
-    listed: Float[Tensor, "positions"] | None
+    listed: Float[Tensor, " positions"] | None
     inputs: dict[str, Any]
     mass: StepMass | None = None
 
@@ -161,7 +161,7 @@ class RefineMixin:
         several = trainer.accelerator.num_processes > 1
         return bool(several and trainer.args.average_tokens_across_devices)
 
-    def _over_processes(self, values: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
+    def _over_processes(self, values: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
         """Sums over all processes."""
         trainer: Any = self
         if trainer.accelerator.num_processes == 1:
