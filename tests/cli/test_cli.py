@@ -207,7 +207,8 @@ BAD_CORPORA = [
     ("t.jsonl", b'{"body": "fine"}\n', "no column 'text'; it has body"),
     ("t.jsonl", b'{"text": 12}\n', "column 'text' holds 12, not text"),
     ("t.parquet", b"none", "t.parquet cannot be read as Parquet"),
-    ("t.csv", b"a,b\n", "t.csv: cannot read a .csv file; give one of .txt, .jsonl, .parquet"),
+    ("t.csv", b"a,b\n", "t.csv has no column 'text'; it has a, b"),
+    ("t.md", b"a,b\n", "t.md: cannot read a .md file; give one of .txt, .jsonl"),
 ]
 
 

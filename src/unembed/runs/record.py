@@ -44,7 +44,7 @@ def _read(kind: Any, data: Any, name: str) -> Any:
             return None
         return _read(next(part for part in parts if part is not types.NoneType), data, name)
     if origin is tuple:
-        items = _of(list, data, name)
+        items = _of((tuple, list), data, name)
         return tuple(_read(parts[0], item, f"{name}[{i}]") for i, item in enumerate(items))
     if origin is dict:
         items = _of(dict, data, name).items()
