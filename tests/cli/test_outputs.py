@@ -295,3 +295,13 @@ def test_options_of_a_model_that_is_not_read_are_refused(
 def test_a_wait_that_is_no_time_is_refused(wait: str, run: Run, made: Path) -> None:
     ended = run("index", "remove", made / "index", "one", "--wait", wait)
     assert f"--wait {wait} is no time to wait" in ended.line
+
+
+@pytest.mark.parametrize("verb", ["audit", "sketch", "refine", "compare"])
+@pytest.mark.usefixtures("no_work")
+def test_an_expression_that_begins_no_document_is_refused_first(
+    verb: str, run: Run, llama_folder: Path, texts: list[Path], tmp_path: Path
+) -> None:
+    models = [llama_folder] * (2 if verb == "compare" else 1)
+    ended = run(verb, *models, texts[0], "-o", tmp_path / "new", "--document", "bana+na")
+    assert "--document 'bana+na' matches no line" in ended.line

@@ -353,3 +353,15 @@ def test_text_has_no_completions(tmp_path: Path) -> None:
         rows(write(tmp_path / "t.txt", "a"), completion_only=True)
     with pytest.raises(UnembedError, match="--text-column 'body' and --completion-only"):
         RowRules("body", completion_only=True)
+
+
+def test_an_expression_that_begins_no_document_is_refused(tmp_path: Path) -> None:
+    file = write(tmp_path / "t.txt", "one\n\ntwo\n")
+    with pytest.raises(UnembedError, match=r"t\.txt: --document 'banana' matches no line"):
+        rows(file, document="banana")
+    write(tmp_path / "u.txt", "== three\nfour\n")
+    assert [row.document for row in rows(tmp_path, document="^==")] == [
+        *("t.txt:1", "t.txt:1", "t.txt:1", "u.txt:1", "u.txt:1")
+    ]
+    with pytest.raises(UnembedError, match="matches no line, so that all of each text"):
+        rows(tmp_path, document="^!!")

@@ -109,6 +109,7 @@ def _rows_at(name: str, rules: RowRules) -> Iterator[Row]:
     if not name.strip():
         raise UnembedError("the corpus is an empty name: give a file, a folder or a data set")
     if place.is_file():
+        _need_openings(name, [place], rules)
         yield from _file_rows(place, place.name, rules)
     elif (place / "dataset_dict.json").is_file() or (place / "state.json").is_file():
         yield from _dataset_rows(_saved(name), name, rules)
@@ -119,6 +120,7 @@ def _rows_at(name: str, rules: RowRules) -> Iterator[Row]:
             raise UnembedError(
                 f"{name} holds no {', '.join(SUFFIXES)} file{beside}: give a folder of them"
             )
+        _need_openings(name, files, rules)
         for file in files:
             yield from _file_rows(file, file.relative_to(place).as_posix(), rules)
     elif place.exists():
@@ -160,19 +162,43 @@ def _text_rows(file: Path, label: str, rules: RowRules) -> Iterator[Row]:
             f"{file}: text has no prompts and completions to tell apart: give JSONL or Parquet "
             f"with the columns {PROMPT!r} and {COMPLETION!r}"
         )
-    try:
-        opening = None if rules.document is None else re.compile(rules.document)
-    except re.error as error:
-        raise UnembedError(
-            f"--document {rules.document!r} is not a regular expression ({error}); for .txt files "
-            "give one that the first line of each document matches"
-        ) from None
+    opening = None if rules.document is None else _opening(rules.document)
     current = f"{label}:1"
     for number, line in lines(file):
         here = f"{label}:{number}"
         if opening is None or opening.search(line):
             current = here
         yield Row(f"{file}, line {number}", current, line)
+
+
+def _opening(document: str) -> re.Pattern[str]:
+    """What the first line of each document of a text matches."""
+    try:
+        return re.compile(document)
+    except re.error as error:
+        raise UnembedError(
+            f"--document {document!r} is not a regular expression ({error}); for .txt files "
+            "give one that the first line of each document matches"
+        ) from None
+
+
+def _need_openings(name: str, files: Sequence[Path], rules: RowRules) -> None:
+    """Raise UnembedError where no line of any text begins a document; reads up to the first."""
+    texts = [file for file in files if kind_of(file) == ".txt"]
+    if rules.document is None or rules.completion_only or not texts:
+        return
+    opening, blank = _opening(rules.document), True
+    for file in texts:
+        for _number, line in lines(file):
+            if opening.search(line):
+                return
+            blank = blank and not line.strip()
+    if not blank:
+        raise UnembedError(
+            f"{name}: --document {rules.document!r} matches no line, so that all of "
+            f"{'the text' if len(texts) == 1 else 'each text'} would be one document: give a "
+            "regular expression that the first line of each document matches, or leave it out"
+        )
 
 
 def _dataset_rows(data: Any, name: str, rules: RowRules) -> Iterator[Row]:
