@@ -13,6 +13,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -87,10 +88,8 @@ class ModelPass:
     @staticmethod
     def of(model: nn.Module, corpus: Corpus, reading: ReadingOptions, name: str) -> ModelPass:
         """Recover the head, cut the windows, and probe the products and the lengths."""
-        highest = _highest_id(corpus)
         head = Head.of(model, token_ids(corpus.tokenizer))
-        if highest >= head.vocab:
-            raise UnembedError(_beyond(highest, corpus.tokenizer, name, head.vocab))
+        _refuse_other_ids(corpus, head, name)
         windows = Windows.of(
             corpus,
             context_of(model, reading.context),
@@ -245,6 +244,29 @@ def _beyond(highest: int, tokenizer: Any, name: str, rows: int) -> str:
     )
 
 
-def _highest_id(corpus: Corpus) -> int:
+def _refuse_other_ids(corpus: Corpus, head: Head, name: str) -> None:
+    """Raise UnembedError where a text holds, or asks for, a token that this model does not have."""
     step = 1 << 20
-    return max(int(corpus.ids[i : i + step].max()) for i in range(0, len(corpus.ids), step))
+    chunks = range(0, len(corpus.ids), step)
+    highest = max(int(corpus.ids[i : i + step].max()) for i in chunks)
+    if highest >= head.vocab:
+        raise UnembedError(_beyond(highest, corpus.tokenizer, name, head.vocab))
+    if head.valid is None:
+        return
+    valid = head.valid.cpu().numpy()
+    for i in chunks:
+        no_logit = ~valid[corpus.ids[i : i + step]]
+        if corpus.counted is None:
+            begins = corpus.starts[:-1]
+            here = (begins >= i) & (begins < i + step)
+            no_logit[begins[here] - i] = False  # nothing predicts the first token of a row
+        else:
+            no_logit &= corpus.counted[i : i + step]
+        if no_logit.any():
+            token = int(corpus.ids[i + int(no_logit.argmax())])
+            spelt = corpus.tokenizer.convert_ids_to_tokens(token)
+            raise UnembedError(
+                f"the text holds token id {token} ({spelt!r}), and {name} gives no logit for it: "
+                f"what lies beyond id {np.flatnonzero(valid)[-1]} is cut off as padding; leave "
+                "such tokens out of the text, or mend the model's vocabulary size"
+            )

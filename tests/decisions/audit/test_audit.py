@@ -246,3 +246,25 @@ def test_embeddings_that_were_not_resized_are_named(llama: Any, tokenizer: Any) 
     assert said.startswith("the text holds token id 480, but LlamaForCausalLM has a vocabulary of")
     assert "embeddings were not resized when '<four>' was added" in said
     assert "model.resize_token_embeddings(481)" in said
+
+
+def test_a_token_that_the_model_cuts_off_its_logits_is_named(llama: Any, tokenizer: Any) -> None:
+    """Its loss would be infinite, though the model has a row for it."""
+
+    class Cut(type(llama)):  # type: ignore[misc]
+        def forward(self, *given: Any, **more: Any) -> Any:
+            output = super().forward(*given, **more)
+            output.logits = output.logits[..., :400]
+            return output
+
+    with torch.random.fork_rng(devices=[]):
+        model = Cut(llama.config).eval()
+    ids = range(400, len(tokenizer))
+    token = next(i for i in ids if tokenizer(tokenizer.decode([i]))["input_ids"] == [i])
+    spelt = tokenizer.convert_ids_to_tokens(token)
+    with pytest.raises(UnembedError) as caught:
+        audit(model, Corpus.from_texts([tokenizer.decode([0, token, token])], tokenizer))
+    assert f"holds token id {token} ({spelt!r}), and Cut gives no logit" in str(caught.value)
+    assert "beyond id 399" in str(caught.value)
+    # Nothing predicts the first token of a row.
+    assert len(audit(model, Corpus.from_texts([tokenizer.decode([token, 0])], tokenizer))) == 1
