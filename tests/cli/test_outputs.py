@@ -305,3 +305,29 @@ def test_an_expression_that_begins_no_document_is_refused_first(
     models = [llama_folder] * (2 if verb == "compare" else 1)
     ended = run(verb, *models, texts[0], "-o", tmp_path / "new", "--document", "bana+na")
     assert "--document 'bana+na' matches no line" in ended.line
+
+
+@pytest.mark.parametrize("verb", ["audit", "compare"])
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--top-k", "478", "--top-k 478 is more than the 477 tokens that the head of"),
+        ("--context", "9999", "--context 9999 is more than the"),
+    ],
+)
+def test_what_a_model_cannot_give_is_refused_before_the_text_is_read(
+    verb: str,
+    option: str,
+    value: str,
+    said: str,
+    run: Run,
+    llama_folder: Path,
+    texts: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Corpus, "read", lambda *_a, **_k: pytest.fail("the text was read"))
+    models = [llama_folder] * (2 if verb == "compare" else 1)
+    ended = run(verb, *models, texts[0], "-o", tmp_path / "new", "--quiet", option, value)
+    assert said in ended.line
+    assert not (tmp_path / "new").exists()

@@ -197,6 +197,8 @@ def _audited_both(
         click.echo(f"{quantize} rounds {'; '.join(map(str, shares))}", err=True)
         new = quantized(new, quantize, head=bool(quantize_head))
     options = AuditOptions(**{name: n for name, n in given.items() if n is not None})
+    for one in (old, new):
+        options.check_model(one)
     limit = None
     if options.max_positions is not None:
         shorter = min(context_of(one.model, options.context) for one in (old, new))

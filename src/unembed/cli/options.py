@@ -125,6 +125,8 @@ class Source:
         self.check(corpus)
         with phases("load"):
             checkpoint = opened(model, **self.loading)
+            if options is not None:
+                options.check_model(checkpoint)
         with phases("read"):
             text = self.read(
                 corpus,

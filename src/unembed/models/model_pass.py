@@ -23,7 +23,7 @@ from unembed.head.head import Head, faster_body_route, final_hidden
 from unembed.head.precision import Precision
 from unembed.head.product import Route, float32_products
 from unembed.head.sweep import Sweep
-from unembed.models.checkpoint import context_of, token_ids
+from unembed.models.checkpoint import Checkpoint, context_of, token_ids
 from unembed.models.length_proof import prove_lengths
 from unembed.models.replicas import MOST_REPLICAS, replicas_of, side_by_side
 from unembed.runs.phases import Phases
@@ -66,6 +66,10 @@ class ReadingOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UnembedError(f"{name} must be at least 1, got {value}")
+
+    def check_model(self, checkpoint: Checkpoint) -> None:
+        """Raise UnembedError for what this model cannot give, before a text is read."""
+        context_of(checkpoint.model, self.context)
 
 
 @dataclass(frozen=True)

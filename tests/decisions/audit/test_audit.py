@@ -24,6 +24,7 @@ from unembed.decisions.measure import ColumnChoice, measure
 from unembed.errors import NonFiniteError, UnembedError
 from unembed.head.head import Head
 from unembed.head.precision import Precision
+from unembed.models.checkpoint import token_ids
 
 
 @pytest.fixture(scope="session")
@@ -268,3 +269,10 @@ def test_a_token_that_the_model_cuts_off_its_logits_is_named(llama: Any, tokeniz
     assert "beyond id 399" in str(caught.value)
     # Nothing predicts the first token of a row.
     assert len(audit(model, Corpus.from_texts([tokenizer.decode([token, 0])], tokenizer))) == 1
+
+
+def test_more_candidates_than_tokens_are_refused(llama: Any, corpus: Corpus) -> None:
+    tokens = Head.of(llama, token_ids(corpus.tokenizer)).tokens
+    with pytest.raises(UnembedError, match=f"--top-k 2000 is more than the {tokens} tokens that"):
+        audit(llama, corpus, AuditOptions(top_k=2000))
+    AuditOptions().check_candidates(3, "a head of fewer tokens than the default lists")

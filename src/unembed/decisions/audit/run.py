@@ -17,7 +17,9 @@ from torch import Tensor, nn
 
 from unembed.decisions.measure import ColumnChoice, columns_of
 from unembed.errors import NonFiniteError, UnembedError
+from unembed.head.head import output_embedding
 from unembed.head.sweep import Sweep, sweep
+from unembed.models.checkpoint import Checkpoint, token_ids
 from unembed.models.model_pass import HeadReader, ModelPass, ReadingOptions
 from unembed.runs.phases import Phases
 from unembed.runs.provenance import Provenance, provenance_of
@@ -36,7 +38,8 @@ ALWAYS = ("doc", "pos", "target", "word_start")
 class AuditOptions(ReadingOptions):
     """How to audit a text that is read as ``ReadingOptions`` says.
 
-    ``top_k`` candidates are kept per position (0: none; the report's text view lists them).
+    ``top_k`` candidates are kept per position (0: none; the report's text view lists them). More
+    than the head has tokens are refused, beyond the default, which is cut to them.
     ``facets`` adds the exact distance to the nearest facet, at about twice the head's cost.
     ``native_head`` adds what the checkpoint-precision head decides. Up to ``max_nonfinite``
     positions with a non-finite logit are kept as nulls before the run fails. ``logit_scale``
@@ -54,6 +57,21 @@ class AuditOptions(ReadingOptions):
         for name in ("top_k", "max_nonfinite"):
             if getattr(self, name) < 0:
                 raise UnembedError(f"{name} must not be negative, got {getattr(self, name)}")
+
+    def check_model(self, checkpoint: Checkpoint) -> None:
+        """Raise UnembedError for what this model cannot give, before a text is read."""
+        super().check_model(checkpoint)
+        rows = int(output_embedding(checkpoint.model).weight.shape[0])
+        known = sum(token < rows for token in token_ids(checkpoint.tokenizer))
+        self.check_candidates(known, checkpoint.name)
+
+    def check_candidates(self, tokens: int, name: str) -> None:
+        """Raise UnembedError where more candidates are asked for than a head has tokens."""
+        if self.top_k > max(tokens, AuditOptions.top_k):
+            raise UnembedError(
+                f"--top-k {self.top_k} is more than the {tokens:,} tokens that the head of {name} "
+                f"decides between: give at most {tokens}"
+            )
 
 
 @dataclass(frozen=True)
@@ -78,6 +96,7 @@ class AuditRun:
     ) -> AuditRun:
         """Prepare the pass and collect the provenance; ``second_reader`` is made for the pass."""
         reading = ModelPass.of(model, corpus, options, name)
+        options.check_candidates(reading.head.tokens, name)
         if options.logit_scale != 1.0:
             reading = replace(reading, head=reading.head.sharpened(options.logit_scale))
         head = reading.head
