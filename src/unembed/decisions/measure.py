@@ -24,6 +24,11 @@ class ColumnChoice:
     facets: bool = False
     native_head: bool = False
 
+    @property
+    def bytes_a_position(self) -> int:
+        """Width of a position in a table of these columns, with its document, place and word."""
+        return 57 + 8 * self.top_k + 8 * self.facets + 16 * self.native_head
+
 
 @torch.no_grad()
 def measure(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ PARTIAL = ".part"
 OUTPUT_PARTIAL = ".unembed.part"
 """Of a file outside a run's folder, where someone's own may end in ``.part``."""
 START_BYTES = 1 << 20
+MIB = 1 << 20
 EFFECTIVE = os.access in os.supports_effective_ids
 KINDS_OF_FILE: tuple[tuple[Callable[[int], bool], str], ...] = (
     (stat.S_ISLNK, "a link"),
@@ -99,6 +101,23 @@ def check_writable(folder: Path) -> None:
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
     if not os.access(there, os.W_OK | os.X_OK, effective_ids=EFFECTIVE):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(there))
+
+
+def check_room(folder: Path, needed: int, what: str) -> None:
+    """Raise UnembedError where the file system of a folder has fewer free bytes than are needed.
+
+    ``what`` says what takes them. A system that does not tell is taken to have room.
+    """
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    try:
+        usage = shutil.disk_usage(there)
+    except OSError:
+        return
+    if usage.total and usage.free < needed:
+        raise UnembedError(
+            f"{folder} has {usage.free / MIB:,.1f} MiB free, and {what} take at least "
+            f"{needed / MIB:,.1f} MiB: make room, or give a folder where there is more"
+        )
 
 
 def make_folder(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import namedtuple
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,11 +21,13 @@ from made_up.models import ARCHITECTURES, small_model
 from unembed import Audit, Corpus, audit
 from unembed.decisions import AuditOptions
 from unembed.decisions.audit.excerpt import excerpts
+from unembed.decisions.audit.run import AuditRun
 from unembed.decisions.measure import ColumnChoice, measure
 from unembed.errors import NonFiniteError, UnembedError
 from unembed.head.head import Head
 from unembed.head.precision import Precision
 from unembed.models.checkpoint import token_ids
+from unembed.runs import files
 
 
 @pytest.fixture(scope="session")
@@ -276,3 +279,38 @@ def test_more_candidates_than_tokens_are_refused(llama: Any, corpus: Corpus) -> 
     with pytest.raises(UnembedError, match=f"--top-k 2000 is more than the {tokens} tokens that"):
         audit(llama, corpus, AuditOptions(top_k=2000))
     AuditOptions().check_candidates(3, "a head of fewer tokens than the default lists")
+
+
+def test_a_run_that_does_not_fit_is_refused_before_the_pass(
+    llama: Any, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And one goes on where what is left fits."""
+    free = [1000]
+    usage = namedtuple("usage", ("total", "used", "free"))
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _place: usage(1 << 40, 0, free[0]))
+    monkeypatch.setattr(AuditRun, "parts", lambda *_given: pytest.fail("the pass was begun"))
+    with pytest.raises(UnembedError) as caught:
+        audit(llama, corpus, out=tmp_path / "run")
+    said = str(caught.value)
+    positions = audit_positions(llama, corpus)
+    assert "run has 0.0 MiB free, and the tables of " + f"{positions:,} positions take" in said
+    assert "make room, or give a folder where there is more" in said
+    monkeypatch.undo()
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _place: usage(1 << 40, 0, free[0]))
+    free[0] = 100 * positions
+    done = audit(llama, corpus, out=tmp_path / "run")
+    free[0] = 0
+    assert audit(llama, corpus, out=tmp_path / "run").table.equals(done.table)
+
+
+def audit_positions(model: Any, corpus: Corpus) -> int:
+    return AuditRun.of(model, corpus, AuditOptions(), "it").reading.windows.positions
+
+
+@pytest.mark.parametrize("how", [{}, {"top_k": 0}, {"top_k": 9, "facets": True}])
+def test_the_width_of_a_position_is_that_of_its_columns(
+    how: dict[str, Any], llama: Any, corpus: Corpus
+) -> None:
+    found = audit(llama, corpus, AuditOptions(**how))
+    wide = ColumnChoice(**how).bytes_a_position
+    assert wide * len(found) == pytest.approx(found.table.nbytes, rel=0.1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import namedtuple
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from unembed.decisions.comparison import live, tokenizers
 from unembed.decisions.comparison.live import DIVERGENCES, LiveAudits, audit_both
 from unembed.errors import UnembedError
 from unembed.models.checkpoint import Checkpoint
+from unembed.runs import files
 from unembed.runs.store import RunFolder
 
 OPTIONS = AuditOptions(top_k=3, context=24, batch_tokens=64, part_positions=40)
@@ -240,3 +242,21 @@ def test_a_text_that_two_tokenizers_read_otherwise(
     with pytest.raises(UnembedError, match="read row 0 of the text differently: token 0 on is"):
         tokenizers.refuse_other_texts(models[0], other, corpus, again)
     tokenizers.refuse_other_texts(models[0], other, corpus, corpus)
+
+
+def test_two_runs_that_do_not_fit_are_refused_before_the_pass(
+    models: tuple[Checkpoint, Checkpoint],
+    corpus: Corpus,
+    found: LiveAudits,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tables = (found.before.table, found.after.table, found.divergence)
+    room = sum(table.nbytes for table in tables) // 3
+    usage = namedtuple("usage", ("total", "used", "free"))
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _place: usage(1 << 40, 0, room))
+    monkeypatch.setattr(live._Both, "tables", lambda *_given: pytest.fail("the pass was begun"))
+    with pytest.raises(
+        UnembedError, match=r"the tables of .* positions take at least .* make room"
+    ):
+        audit_both(*models, corpus, OPTIONS, out=tmp_path / "run")

@@ -176,6 +176,7 @@ def audit(
         done = run.finished_parts(folder)
         run.count_finished(folder, done)
         if not folder.finished:
+            run.check_room(folder.folder, [folder.done[token_file(part)] for part in done])
             with progress_bar("audit", "tok", positions, progress) as bar:
                 for part, table, found in run.parts(done, bar, phases):
                     with phases("write"):

@@ -29,6 +29,9 @@ from unembed.text.windows import Batch
 DIVERGENCES = ("kl_forward", "kl_backward", "total_variation", "overlap")
 """Columns of the divergence table besides ``doc`` and ``pos``; see ``divergence.Divergence``."""
 
+DIVERGENCE_BYTES = 24
+"""Width of a position in the divergence table."""
+
 
 @dataclass(frozen=True)
 class LiveAudits:
@@ -89,6 +92,9 @@ def audit_both(
         done = frozenset.intersection(*(runs[0].finished_parts(folder) for folder in folders))
         for run, folder in zip(runs, folders, strict=False):
             run.count_finished(folder, done)
+        written = [folders[0].done[token_file(part)] for part in done]
+        beside = runs[1].wanted.bytes_a_position + DIVERGENCE_BYTES
+        runs[0].check_room(Path(out), written, beside)
         with progress_bar("compare", "tok", positions, progress) as bar:
             for part, tables in both.tables(done, bar, phases):
                 with phases("write"):
