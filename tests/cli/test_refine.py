@@ -14,8 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from command_line import Ended, Run, invoke
+from made_up.adapters import save_adapter
 from unembed.cli.refine import HOLDING, MOVING, TERM, TRAINING, WEIGHTING, recipe_of
 from unembed.errors import UnembedError
+from unembed.models import adapters, checkpoint
+from unembed.models.adapters import load_whole
 from unembed.training.recipe.lora import Lora
 from unembed.training.recipe.objectives import Objective
 from unembed.training.recipe.protection import Protection
@@ -284,3 +287,68 @@ def test_recipe_of_refuses_no_option_that_it_does_not_know() -> None:
         recipe_of({"no_such": 1})
     with pytest.raises(UnembedError):
         recipe_of(given(weight=-1.0))
+
+
+def test_an_adapter_is_refined_to_a_plain_checkpoint(
+    run: Run, llama: Any, llama_folder: Path, text: Path, tmp_path: Path
+) -> None:
+    adapter = save_adapter(llama, tmp_path / "reviews")
+    base = ("--base", llama_folder)
+    ended = run(
+        "refine", adapter, text, "-o", tmp_path / "run", *base, *QUICK, "--objective", "none"
+    )
+    assert ended.code == 0, ended.err
+    files = {path.name for path in (tmp_path / "run" / "model").iterdir()}
+    assert not [name for name in files if "adapter" in name]
+    start, plain, refined = (
+        load_whole(name, device="cpu", base=on).model.state_dict()
+        for name, on in (
+            (adapter, str(llama_folder)),
+            (llama_folder, None),
+            (tmp_path / "run" / "model", None),
+        )
+    )
+    assert refined.keys() == plain.keys() == start.keys()
+    # It starts from the adapted model: a few steps are small beside the adapter.
+    moved, adapted = (
+        sum(float((refined[name] - one[name]).norm()) for name in refined if "q_proj" in name)
+        for one in (start, plain)
+    )
+    assert moved < adapted / 2
+
+
+@pytest.mark.parametrize("verb", ["refine", "dose"])
+def test_an_adapter_in_place_is_not_trained(
+    verb: str,
+    run: Run,
+    llama: Any,
+    llama_folder: Path,
+    text: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = Path(shutil.copytree(llama_folder, tmp_path / "model"))
+    save_adapter(llama, folder)
+    monkeypatch.setattr(checkpoint, "load", lambda *_a, **_k: pytest.fail("it was loaded"))
+    monkeypatch.setattr(adapters, "load", lambda *_a, **_k: pytest.fail("it was loaded"))
+    more = ("--benchmark", "piqa") if verb == "refine" else ()
+    ended = run(verb, folder, text, "-o", tmp_path / "run", *more)
+    assert "model holds an adapter beside its weights, which is put in place" in ended.line
+    assert f"give that with --base {folder}" in ended.line
+
+
+def test_benchmarks_of_an_adapter_are_refused_before_the_work(
+    run: Run,
+    llama: Any,
+    llama_folder: Path,
+    text: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The harness loads a model by its name, and would run the base."""
+    adapter = save_adapter(llama, tmp_path / "reviews")
+    monkeypatch.setattr(adapters, "load", lambda *_a, **_k: pytest.fail("it was loaded"))
+    asked = ("--base", llama_folder, "--benchmark", "piqa")
+    ended = run("refine", adapter, text, "-o", tmp_path / "run", *asked)
+    assert ended.line.startswith("--benchmark piqa loads the starting model by its name, and ")
+    assert "merge_and_unload()" in ended.line

@@ -57,11 +57,13 @@ def dose_command(
     Example:
       unembed dose ./my-model reviews.txt -o runs/dose --objectives fisher,margin --steps 200
     """
+    from unembed.models.adapters import refuse_untrainable
     from unembed.training.doses.dose import dose
     from unembed.training.doses.grid import Grid
     from unembed.training.run.engine import check_accelerate
 
     check_accelerate()
+    refuse_untrainable(model)
     for option in OURS:
         if given.pop(option.removeprefix("--").replace("-", "_")) not in (None, ()):
             raise UnembedError(f"{option} is not for a grid: give it to unembed refine")

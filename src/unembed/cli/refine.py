@@ -141,12 +141,19 @@ def refine_command(
       unembed refine ./my-model reviews.txt -o runs/control --steps 300 --learning-rate 2e-5 \\
         --objective none
     """
-    from unembed.models.adapters import base_of, is_adapter_alone
+    from unembed.models.adapters import base_of, is_adapter_alone, refuse_untrainable
     from unembed.models.checkpoint import load_tokenizer
     from unembed.training.recipe.weight_files import read_positions, read_values
     from unembed.training.run.engine import check_accelerate, check_report_to
     from unembed.training.run.train import refine
 
+    refuse_untrainable(model)
+    if benchmark_tasks and is_adapter_alone(model):
+        raise UnembedError(
+            f"--benchmark {benchmark_tasks[0]} loads the starting model by its name, and {model} "
+            "is an adapter: merge it with PEFT's merge_and_unload(), save the model to a folder "
+            "and refine that, or leave --benchmark out"
+        )
     check_accelerate()
     check_report_to(report_to)
     source = Source.taken(given)

@@ -52,6 +52,16 @@ def base_of(folder: str | Path, base: str | None = None) -> str:
     )
 
 
+def refuse_untrainable(name: str | Path) -> None:
+    """Raise UnembedError, before a load, for a model folder with an adapter in place."""
+    if is_adapter(name) and not is_adapter_alone(name):
+        raise UnembedError(
+            f"{name} holds an adapter beside its weights, which is put in place, and only a plain "
+            f"model is trained: move {CONFIG} and {WEIGHTS} to a folder of their own, and give "
+            f"that with --base {name}, or {name} to train without it"
+        )
+
+
 def load_whole(name: str | Path, *, base: str | None = None, **loading: Any) -> Checkpoint:
     """A checkpoint, or an adapter's folder merged into its base, as a plain model.
 
