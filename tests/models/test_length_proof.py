@@ -9,6 +9,7 @@ import torch
 import transformers as tf
 
 from made_up.corpora import TEXTS
+from made_up.shrunken import shrunken
 from unembed import Corpus, audit
 from unembed.decisions import AuditOptions
 from unembed.decisions.comparison.live import audit_both
@@ -57,9 +58,9 @@ def longrope() -> Any:
         ).eval()
 
 
-def margins(model: Any, corpus: Corpus) -> list[float]:
+def margins(model: Any, corpus: Corpus, context: int = 64) -> list[float]:
     """Of each window alone, by the model's own logits."""
-    windows = Windows.of(corpus, 64)
+    windows = Windows.of(corpus, context)
     found: list[float] = []
     for i in range(len(windows.length)):
         with torch.no_grad():
@@ -81,6 +82,15 @@ def test_rows_of_two_rotary_regimes_share_no_batch(longrope: Any, corpus: Corpus
 def test_a_sound_body_keeps_its_plan(llama: Any, corpus: Corpus) -> None:
     assert mixed_lengths(Windows.of(corpus, 64), 1 << 15, 256) is not None
     assert "mixed_lengths" not in audit(llama, corpus, OPTIONS).provenance.options
+
+
+def test_attention_that_chooses_positions_shares_no_batch(small_tokenizer: Any) -> None:
+    """Scores are rectified, and which of several zeros is taken depends on the row's length."""
+    model, small = shrunken("axk2"), Corpus.from_texts(TEXTS, small_tokenizer)
+    found = audit(model, small, AuditOptions(top_k=2, context=24, batch_tokens=64))
+    want = margins(model, small, 24)
+    assert found.column("margin").tolist() == pytest.approx(want, abs=1e-4)
+    assert found.provenance.options["mixed_lengths"] is False
 
 
 def test_two_models_share_the_safer_plan(longrope: Any, llama: Any, corpus: Corpus) -> None:

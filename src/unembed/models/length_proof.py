@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -18,6 +20,9 @@ STEPS_MIXED, STEPS_REFUSED = 4, 8
 """The same in rounding steps of the model's dtype. A plan that mixes no lengths costs time alone;
 a refusal has to be surer, for rounding may choose other experts in a mixture."""
 
+SETTINGS_OF_A_CHOICE = ("index_topk", "index_topk_blocks", "indexer_budget")
+"""Settings of attention that reads the positions of highest score alone."""
+
 
 @torch.no_grad()
 def prove_lengths(
@@ -28,7 +33,9 @@ def prove_lengths(
     ``plan`` is ``(part_positions, batch_tokens)``. Read are the plan's longest window, the same
     with other tokens in its second half, and the shortest prefix that the plan mixes with a longer
     row, alone. Bodies whose rotary factors switch with the length give that prefix other hidden
-    states beside a long row than alone; then the plan must not mix. Raises HeadError for a body
+    states beside a long row than alone; then the plan must not mix. Nor may it for a body whose
+    attention chooses positions by score: which of two equal ones it takes depends on the row's
+    length, at some positions only, which no probe has to meet. Raises HeadError for a body
     that answers differently when asked twice, and for one that is not causal at that length.
     """
     widths = windows.length + windows.prefixed
@@ -68,6 +75,8 @@ def prove_lengths(
     mixed = mixed_lengths(windows, *plan)
     if mixed is None:
         return True
+    if _chooses_positions(model):
+        return False
     short, long = mixed
     beside = whole if long == length else read(ids[:, :long])
     alone = read(ids[:, :short])
@@ -75,6 +84,12 @@ def prove_lengths(
         return True
     refuse_random(ids[:, :short], alone)
     return False
+
+
+def _chooses_positions(model: Any) -> bool:
+    config: Any = getattr(model, "config", None)
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    return any(getattr(text, name, None) is not None for name in SETTINGS_OF_A_CHOICE)
 
 
 def _apart(one: Float[Tensor, "seq dim"], other: Float[Tensor, "seq dim"]) -> float:

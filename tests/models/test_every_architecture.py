@@ -1,0 +1,120 @@
+"""Every causal type of the installed transformers, audited against its plain full logits."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import reference.sweep
+from made_up.corpora import TEXTS
+from made_up.shrunken import CAUSAL_TYPES, shrunken
+from unembed import Audit, Corpus, audit, load
+from unembed.decisions import AuditOptions
+from unembed.errors import UnembedError
+
+CONTEXT = 24
+BUDGET = 2e-5
+"""Largest difference, in units of one plus the position's largest logit."""
+
+FEWEST_MEASURED = 170
+
+REFUSED = {
+    "cpmant": "is not causal",  # its prompt is read in both directions
+    "emu3": "Unrecognized configuration class",  # transformers loads no text model of it alone
+    "mllama": "Unrecognized configuration class",
+    "prophetnet": "predicts several tokens ahead",
+    "reformer": "LSH attention draws its hashes anew",
+    "xlnet": "is not causal",  # it permutes the order of its positions
+}
+"""What the refusal of a type says."""
+
+
+@dataclass
+class Outcomes:
+    measured: dict[str, float] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    not_built: dict[str, str] = field(default_factory=dict)
+    wrong: dict[str, str] = field(default_factory=dict)
+
+
+def one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def built(name: str) -> Any:
+    """A small model that runs on text alone."""
+    model = shrunken(name)
+    with torch.no_grad():
+        model(input_ids=torch.arange(10, 30)[None], use_cache=False)
+    return model
+
+
+@torch.no_grad()
+def difference(got: Audit, model: Any, corpus: Corpus) -> float:
+    """The largest one from full logits of a window at a time; an exchanged top1 is its margin."""
+    worst, seen = 0.0, 0
+    columns = {name: got.column(name) for name in ("top1", "margin", "nll", "entropy")}
+    for row in range(corpus.rows):
+        ids = torch.tensor(corpus.ids[corpus.starts[row] : corpus.starts[row + 1]]).long()
+        for start in range(0, len(ids) - 1, CONTEXT):
+            window = ids[start : start + CONTEXT + 1]
+            logits = model(input_ids=window[None, :-1], use_cache=False).logits[0].double()
+            logits[:, len(corpus.tokenizer) :] = -torch.inf
+            want = reference.sweep.decisions(logits, window[1:], 2)
+            span = slice(seen, seen + len(logits))
+            size = 1 + logits[:, : len(corpus.tokenizer)].abs().max(1).values.numpy()
+            for name in ("margin", "nll", "entropy"):
+                off = np.abs(columns[name][span] - np.array(want[name])) / size
+                worst = max(worst, float(off.max()))
+            top1 = np.array([ids[0] for ids in want["topk_ids"]])
+            exchanged = columns["top1"][span] != top1
+            worst = max(worst, *(np.array(want["margin"]) / size * exchanged).tolist())
+            seen = span.stop
+    assert seen == len(got)
+    return worst
+
+
+@pytest.mark.slow
+def test_every_causal_type_is_measured_or_refused(
+    checkpoint: Callable[..., Path], small_tokenizer: Any
+) -> None:
+    found = Outcomes()
+    for name in CAUSAL_TYPES:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                model = built(name)
+            except Exception as error:
+                found.not_built[name] = one_line(error)
+                continue
+            try:
+                opened = load(checkpoint(model, small_tokenizer), device="cpu")
+                corpus = Corpus.from_texts(TEXTS, opened.tokenizer)
+                options = AuditOptions(top_k=2, context=CONTEXT, batch_tokens=64)
+                off = difference(audit(opened.model, corpus, options), model, corpus)
+            except UnembedError as error:
+                found.refused[name] = one_line(error)
+            except Exception as error:
+                found.wrong[name] = one_line(error)
+            else:
+                if off <= BUDGET:
+                    found.measured[name] = off
+                else:
+                    found.wrong[name] = f"off by {off:.2g}"
+    print(f"{len(found.measured)} measured of {len(CAUSAL_TYPES)}, the worst last:")
+    print(sorted(found.measured.items(), key=itemgetter(1)))
+    for what in ("refused", "not_built", "wrong"):
+        for name, reason in getattr(found, what).items():
+            print(f"{what} {name}: {reason}")
+    assert not found.wrong
+    unknown = {n: why for n, why in found.refused.items() if REFUSED.get(n, "\n") not in why}
+    assert not unknown
+    assert len(found.measured) >= FEWEST_MEASURED
