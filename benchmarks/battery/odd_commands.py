@@ -57,7 +57,7 @@ def calls(
     for number in range(count):
         path, command = verbs[number % len(verbs)]
         argv = [*path, *_arguments(command, ready, drawn), *_options(command, place, drawn)]
-        ended = call(argv, timeout_s=60)
+        ended = call(argv, timeout_s=300)
         counts[" ".join(path)][ended.verdict] += 1
         if ended.verdict not in GOOD:
             bad.append(f"{argv}: {ended.verdict}: {ended.err[-500:]}")
