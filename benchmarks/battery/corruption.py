@@ -5,8 +5,9 @@
 Each try copies an artefact (an audit, a comparison, a refinement, a grid, an alignment, a ranking,
 a mixture, a signature, an index), changes one of its files (a bit, a cut, zeros, a deletion,
 another file's bytes, a longer file), and reads it as a user would. "harmless": the same was shown
-as of the whole artefact; "refused": one line, exit status 2; "BELIEVED": something else was shown.
-Prints a table of counts, and exits 1 where anything was believed or ended in a traceback.
+as of the whole artefact; "refused": one line, exit status 2; "noted": a note names the file and
+what is lost, as of the end of an index's journal; "BELIEVED": something else was shown. Prints a
+table of counts, and exits 1 where anything was believed or ended in a traceback.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from made import Artefact, Made, made, shown
 
 UNREAD = {".lock", "report.html"}
 """Files that nothing is read from: a lock, and the page, which is drawn and not loaded."""
-GOOD = {"refused", "harmless"}
+GOOD = {"refused", "noted", "harmless"}
 
 
 def main() -> int:
@@ -78,6 +79,8 @@ def _read(artefact: Artefact, place: Path, change: Callable[[Path], str]) -> tup
         shutil.copy(artefact.path, copy)
     what = change(copy)
     ended = call(artefact.read_at(copy))
+    if ended.code == 0 and ended.err.startswith("note: ") and what.split()[0] in ended.err:
+        return "noted", what, ended.err
     return ended.verdict, what, shown(ended, copy) if ended.code == 0 else ended.err
 
 
