@@ -12,7 +12,6 @@ table of counts, and exits 1 where anything was believed or ended in a traceback
 
 from __future__ import annotations
 
-import argparse
 import random
 import shutil
 import sys
@@ -20,29 +19,12 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
-from commands import call, scratch, table, warm
-from made import Artefact, Made, made, shown
+from commands import call
+from made import Artefact, Made, battery, shown
 
 UNREAD = {".lock", "report.html"}
 """Files that nothing is read from: a lock, and the page, which is drawn and not loaded."""
 GOOD = {"refused", "noted", "harmless"}
-
-
-def main() -> int:
-    """Parse, make, change, read."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tries", type=int, default=400)
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    warm()
-    place = scratch("corruption")
-    ready = made(place / "whole")
-    counts, bad = tries(ready, place, given.tries, given.seed)
-    print(table(counts, "artefact"))
-    for line in bad:
-        print(line, file=sys.stderr)
-    shutil.rmtree(place)
-    return 1 if bad else 0
 
 
 def tries(
@@ -149,4 +131,4 @@ CHANGES: tuple[tuple[str, Callable[[Path, random.Random], str]], ...] = (
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(battery(__doc__, "artefact", "--tries", 400, tries))

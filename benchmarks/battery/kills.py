@@ -9,7 +9,6 @@ bytes of the run that was left alone. Prints a table of counts; exits 1 on any o
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import random
@@ -18,28 +17,11 @@ import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 
-from commands import KILLED, call, scratch, table, warm
-from made import Artefact, Made, made
+from commands import KILLED, call
+from made import Artefact, Made, battery
 
 AGAIN = 3
 """Kills of one output before its command is left to end."""
-
-
-def main() -> int:
-    """Parse, make, kill, repeat."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tries", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    warm()
-    place = scratch("kills")
-    ready = made(place / "calm")
-    counts, bad = tries(ready, place, given.tries, given.seed)
-    print(table(counts, "verb"))
-    for line in bad:
-        print(line, file=sys.stderr)
-    shutil.rmtree(place)
-    return 1 if bad else 0
 
 
 def tries(
@@ -105,4 +87,4 @@ def _contents(one: Artefact, path: Path) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(battery(__doc__, "verb", "--tries", 100, tries))

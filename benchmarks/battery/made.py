@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import pydoc_data.topics
+import shutil
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from commands import Ended, call, in_fork
+from commands import Ended, call, in_fork, scratch, table, warm
 
 WINDOWS = ("--context", "32", "--quiet")
 SKETCH = ("--m", "256", *WINDOWS)
@@ -44,6 +48,34 @@ class Made:
     model: Path
     texts: tuple[Path, ...]
     artefacts: dict[str, Artefact]
+
+
+Outcomes = tuple[dict[str, dict[str, int]], list[str]]
+"""Counts of outcomes by kind, and a line for each outcome that must not be."""
+
+
+def battery(
+    doc: str,
+    title: str,
+    option: str,
+    default: int,
+    tries: Callable[[Made, Path, int, int], Outcomes],
+) -> int:
+    """Parse ``option`` and ``--seed``, make everything, try, and print; the exit status is 1 where
+    an outcome must not be.
+    """
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument(option, dest="count", type=int, default=default)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    warm()
+    place = scratch("battery")
+    counts, bad = tries(made(place / "made"), place, given.count, given.seed)
+    print(table(counts, title))
+    for line in bad:
+        print(line, file=sys.stderr)
+    shutil.rmtree(place)
+    return 1 if bad else 0
 
 
 def made(place: Path) -> Made:

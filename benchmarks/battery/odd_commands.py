@@ -8,17 +8,15 @@ of counts by verb; exits 1 where a call ends in a traceback, in many lines, or p
 
 from __future__ import annotations
 
-import argparse
 import random
-import shutil
 import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
 import click
-from commands import call, scratch, table, warm
-from made import Made, made
+from commands import call
+from made import Made, battery
 
 GOOD = {"done", "refused", "usage"}
 ODD = (
@@ -26,22 +24,6 @@ ODD = (
     "\x1b[31m", "../..", "/", "/nonexistent/x", "~", "a=b", "fisher=0.5", "[", "(?P<x", "%s",
     "None", "true", "[]", "{}", "cuda:7", "meta", "float64", "int8", "0-0.5", ",", ";", "-", "--",
 )  # fmt: skip
-
-
-def main() -> int:
-    """Parse, make, call."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--calls", type=int, default=900)
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    warm()
-    place = scratch("odd")
-    counts, bad = calls(made(place / "made"), place, given.calls, given.seed)
-    print(table(counts, "verb"))
-    for line in bad:
-        print(line, file=sys.stderr)
-    shutil.rmtree(place)
-    return 1 if bad else 0
 
 
 def calls(
@@ -130,4 +112,4 @@ def _options(command: click.Command, place: Path, drawn: random.Random) -> list[
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(battery(__doc__, "verb", "--calls", 900, calls))
