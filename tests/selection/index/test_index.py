@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torch
 from made_up.signatures import IDENTITY, M, random_signature
 from reference.index import coordinates, cosine, debiased, plain, ranked
 from unembed.errors import UnembedError
-from unembed.selection.index import growth, ledger, nearest, plane, sieve
+from unembed.selection.index import files, growth, ledger, nearest, plane, sieve
 from unembed.selection.index.entries import Entry, Label
 from unembed.selection.index.index import Index, PendingEntry, digest_of, points_of
 from unembed.selection.index.nearest import best_rows
@@ -331,6 +332,71 @@ def test_the_sieve_loses_nothing(
     assert missed <= 6  # of 600: recall .99
     assert np.mean(looked) < 0.7 * held.rows
     assert min(looked) >= 20
+
+
+@pytest.fixture
+def sieved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An index of 34 entries, 24 of them in a sieve that queries go by, of two additions to it."""
+    monkeypatch.setattr(nearest, "FIRST_ROWS", 4)
+    monkeypatch.setattr(nearest, "SAMPLE_ROWS", 4)
+    monkeypatch.setattr(growth, "MOST_UNSIEVED", 12)
+    monkeypatch.setattr(growth, "LEAST_ROWS", 12)
+    index = Index.create(tmp_path / "index", IDENTITY)
+    points = made_points(np.random.default_rng(0).normal(size=(34, M)).astype(np.float32))
+    for start, end in ((0, 12), (12, 24), (24, 34)):
+        index.put(points[start:end])
+    assert index._ledger.sieved == 24
+    return tmp_path / "index"
+
+
+@pytest.mark.parametrize("file", ["sieve", "scales"])
+def test_a_flipped_byte_of_a_sieve_is_told(sieved: Path, file: str) -> None:
+    [path] = sieved.glob(f"{file}-*.bin")
+    whole = path.read_bytes()
+    index = Index.open(sieved)
+    want = index.query(QUERY)
+    for at in (0, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        unchecked = Index.open(sieved, check=False)
+        with pytest.raises(UnembedError, match=f"{path.name} is damaged.*delete it"):
+            unchecked.query(QUERY)
+        with pytest.raises(UnembedError, match=f"{path.name} is damaged"):
+            Index.open(sieved)
+        assert unchecked.query(QUERY, sieved=False).matches == want.matches
+    # What was advised, and a file that is cut short: answers stay, and an addition makes it again.
+    for left in (None, whole[:-1]):
+        path.unlink()
+        if left is not None:
+            path.write_bytes(left)
+        index = Index.open(sieved)
+        assert index._ledger.sieve is None
+        assert index.query(QUERY).matches == want.matches
+        index.remove([index.entries[-1].name])
+        assert Index.open(sieved)._ledger.whole_sieve() is not None
+        assert path.stat().st_size > len(whole)
+
+
+def test_a_sieve_without_checksums_is_made_again(
+    sieved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an index of schema 1 has it."""
+    monkeypatch.setattr(ledger, "LEAST_JOURNAL", 1)
+    index = Index.open(sieved)
+    index.remove([index.entries[0].name])
+    index.put(made_points(np.ones((1, M), np.float32)), replace=True)
+    want = index.query(QUERY)
+    path = sieved / "index.json"
+    plain = json.loads(path.read_text())
+    assert plain["sieved"] > 0
+    assert not (sieved / index._ledger.header.journal).read_bytes()
+    del plain["sha256"], plain["sieve_crcs"]
+    plain["schema"] = 1
+    path.write_text(json.dumps({**plain, "sha256": files._seal(plain)}))
+    old = Index.open(sieved)
+    assert old._ledger.sieve is None
+    assert old.query(QUERY).matches == want.matches
+    old.remove([old.entries[-1].name])
+    assert Index.open(sieved)._ledger.whole_sieve() is not None
 
 
 def test_a_prefix_is_of_whole_features(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,7 +35,9 @@ NAME = re.compile(rb'[\[,]\{"name":("(?:[^"\\]|\\.)*")')
 """What stands before each name in a line of the journal,"""
 REMOVAL = re.compile(rb'"remove":\[\d')
 """and before the rows that are removed."""
-SCHEMA = 1
+SCHEMA = 2
+READABLE = (1, 2)
+"""Of schema 1 the sieve has no checksums: it is made again by the next addition."""
 MOST_ROWS = 1 << 40
 NO_PART = {"path": "removed-000000.parquet", "rows": 0}
 OWN = re.compile(
@@ -50,7 +52,8 @@ class Header:
 
     ``by`` is the kind of feature, ``dtype`` how its numbers are stored. ``generation`` numbers the
     file of vectors, ``step`` the journal. ``segments`` hold the entries of the first rows in order,
-    ``removed`` the numbers of those among them that were removed. ``sieved`` rows are in the sieve.
+    ``removed`` the numbers of those among them that were removed. ``sieved`` rows are in the
+    sieve, whose two files have the CRC-32s ``sieve_crcs``; () where these were never taken.
     """
 
     identity: Identity
@@ -61,6 +64,7 @@ class Header:
     segments: tuple[Part, ...] = ()
     removed: Part | None = None
     sieved: int = 0
+    sieve_crcs: tuple[int, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -108,10 +112,10 @@ class Header:
             if values.pop("kind") != "index":
                 raise ValueError("it is no index")
             schema = values.pop("schema")
-            if schema != SCHEMA:
+            if schema not in READABLE:
                 raise UnembedError(
-                    f"{path} is an index of schema {schema!r}, this version reads {SCHEMA}: "
-                    "install the version that wrote it"
+                    f"{path} is an index of schema {schema!r}, this version reads "
+                    f"{' and '.join(map(str, READABLE))}: install the version that wrote it"
                 )
             if stated != _seal({"kind": "index", "schema": schema, **values}):
                 raise ValueError("its SHA-256 is not the one it states")
@@ -120,9 +124,11 @@ class Header:
             spec = SketchSpec(**identity.pop("spec"))
             segments = tuple(Part(**part) for part in values.pop("segments"))
             removed = values.pop("removed")
+            crcs = tuple(values.pop("sieve_crcs", ()))
             return Header(
                 Identity(spec=spec, **identity),
                 segments=segments,
+                sieve_crcs=crcs,
                 removed=None if removed is None else Part(**removed),
                 **values,
             )
@@ -136,18 +142,21 @@ class Header:
 
 @dataclass(frozen=True)
 class Record:
-    """One commit: entries of the next rows, rows that are removed, and how many the sieve has, if
-    that grew.
+    """One commit: entries of the next rows, rows that are removed, and how many the sieve has, with
+    the CRC-32s of its files, if that grew.
     """
 
     added: tuple[Entry, ...] = ()
     removed: tuple[int, ...] = ()
     sieved: int = 0
+    sieve_crcs: tuple[int, ...] = ()
 
     def as_line(self) -> bytes:
         """A line of the journal: the CRC-32 of the rest, and the rest."""
         added = [entry.to_json() for entry in self.added]
         plain = {"add": added, "remove": self.removed, "sieved": self.sieved}
+        if self.sieve_crcs:
+            plain["sieve_crcs"] = self.sieve_crcs
         body = json.dumps(plain, separators=(",", ":")).encode()
         return b"%08x %s\n" % (zlib.crc32(body), body)
 
@@ -160,9 +169,11 @@ class Record:
             values = json.loads(line[9:])
             added = tuple(Entry.from_json(one) for one in values["add"])
             removed, sieved = tuple(values["remove"]), values["sieved"]
-            if not all(type(row) is int for row in (*removed, sieved)):
+            crcs = tuple(values.get("sieve_crcs", ()))
+            whole = all(type(number) is int for number in (*removed, sieved, *crcs))
+            if not whole or len(crcs) not in (0, 2):
                 return None
-            return Record(added, removed, sieved)
+            return Record(added, removed, sieved, crcs)
         except (ValueError, KeyError, TypeError, AttributeError):
             return None
 
@@ -283,7 +294,10 @@ def _check(values: dict[str, Any]) -> None:
     """Raise ValueError for what no header says, whatever its SHA-256."""
     identity, parts = values["identity"], [*values["segments"], values["removed"] or NO_PART]
     numbers = [values["generation"], values["step"], values["sieved"], *(x["rows"] for x in parts)]
-    if not all(type(number) is int and 0 <= number <= MOST_ROWS for number in numbers):
+    crcs = values.get("sieve_crcs", [])
+    if len(crcs) not in (0, 2):
+        raise ValueError(f"its sieve has {len(crcs)} checksums, not one a file")
+    if not all(type(number) is int and 0 <= number <= MOST_ROWS for number in numbers + crcs):
         raise ValueError(f"one of {numbers} is no number of rows")
     sizes = [identity["spec"][key] for key in ("vocab", "dim", "m", "seed")]
     words = [word for key, word in identity.items() if key != "spec"]

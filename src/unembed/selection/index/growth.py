@@ -28,32 +28,47 @@ def settle(ledger: Ledger) -> Ledger:
     if 2 * len(ledger.removed) > ledger.rows:
         _compact(ledger)
         ledger = Ledger.read(ledger.folder)
-    if ledger.rows >= LEAST_ROWS and ledger.rows - ledger.sieved >= MOST_UNSIEVED:
+    lost = bool(ledger.sieved) and ledger.sieve is None
+    if ledger.rows >= LEAST_ROWS and (lost or ledger.rows - ledger.sieved >= MOST_UNSIEVED):
         _sieve(ledger)
     if ledger.full:
         header = ledger.header
-        following = replace(header, step=header.step + 1, sieved=ledger.sieved)
+        following = replace(
+            header, step=header.step + 1, sieved=ledger.sieved, sieve_crcs=ledger.sieve_crcs
+        )
         ledger.seal(following, ledger.whole_table(), header.rows)
     ledger.map()
     return ledger
 
 
 def _sieve(ledger: Ledger) -> None:
-    """Put the rows that are not in the sieve into it, and commit that."""
+    """Put the rows that are not in the sieve into it, all where it is lost, and commit that."""
     ledger.map()
-    at, scales = ledger.sieved, ledger.scales
-    paths = [ledger.folder / name for name in ledger.header.sieve]
+    scales, paths = ledger.scales, [ledger.folder / name for name in ledger.header.sieve]
+    at, crcs = ledger.sieved, ledger.sieve_crcs
+    if ledger.sieve is None:
+        at, crcs = 0, (0, 0)
+        for path in paths:
+            write_whole(path, b"")
     for span in spans(ledger.rows - at, ledger.layout.m):
         some = slice(at + span.start, at + span.stop)
-        Sieve.of(ledger.vectors.wide(some, scales)).write(paths, some.start)
-    ledger.commit(Record(sieved=ledger.rows))
+        sieve = Sieve.of(ledger.vectors.wide(some, scales))
+        sieve.write(paths, some.start)
+        crcs = sieve.crcs(crcs)
+    ledger.commit(Record(sieved=ledger.rows, sieve_crcs=crcs))
 
 
 def _compact(ledger: Ledger) -> None:
     """Write the rows that are not removed into new files, and go on with these."""
     old = ledger.header
     header = replace(
-        old, generation=old.generation + 1, step=old.step + 1, segments=(), removed=None, sieved=0
+        old,
+        generation=old.generation + 1,
+        step=old.step + 1,
+        segments=(),
+        removed=None,
+        sieved=0,
+        sieve_crcs=(),
     )
     kept = np.flatnonzero(ledger.alive)
     ledger.map()

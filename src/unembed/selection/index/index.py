@@ -157,8 +157,11 @@ class Index:
         return np.asarray(wide.numpy())
 
     def verify(self) -> None:
-        """Compare every vector with its checksum. Raises UnembedError naming a damaged one."""
+        """Compare every vector, and the sieve, with the checksums: UnembedError where one is not
+        what was written.
+        """
         ledger = self._ledger
+        ledger.whole_sieve()
         for row, crc in enumerate(ledger.column("crc32").tolist()):
             if row not in ledger.removed and ledger.vectors.crc(row) != crc:
                 intact(ledger, row, ledger.entry(row))

@@ -29,7 +29,7 @@ from unembed.selection.index.files import (
     tidy,
     whole_part,
 )
-from unembed.selection.index.sieve import Sieve
+from unembed.selection.index.sieve import REMEDY, Sieve
 from unembed.selection.index.vectors import Layout, Vectors, cut
 
 ATTEMPTS = 20
@@ -63,6 +63,8 @@ class Ledger:
         if self.sealed.num_rows != rows or not all(0 <= row < rows for row in self.removed):
             raise ValueError(f"its segments hold {self.sealed.num_rows:,} entries, not {rows:,}")
         self.sieved = self.header.sieved
+        self.sieve_crcs = self.header.sieve_crcs
+        self._whole_sieve: tuple[int, ...] = ()
         self.tail: list[Entry] = []
         self.end = 0
         self._names: dict[str, int] | None = None
@@ -212,10 +214,27 @@ class Ledger:
         )
 
     def map(self) -> None:
-        """Map the vectors of all rows, and the sieve of those that it has."""
+        """Map the vectors of all rows, and the sieve of those that it has, if it has checksums."""
         header, folder = self.header, self.folder
         self.vectors = Vectors.mapped(folder / header.vectors, self.layout, self.rows)
-        self.sieve = Sieve.mapped([folder / x for x in header.sieve], self.layout.m, self.sieved)
+        rows = self.sieved if self.sieve_crcs else 0
+        self.sieve = Sieve.mapped([folder / x for x in header.sieve], self.layout.m, rows)
+
+    def whole_sieve(self) -> Sieve | None:
+        """The sieve, once it was compared with its checksums; None where there is none.
+
+        Raises UnembedError where it is damaged: it would leave out rows that are near.
+        """
+        if self.sieve is not None and self._whole_sieve != self.sieve_crcs:
+            found = self.sieve.crcs()
+            for name, crc, stated in zip(self.header.sieve, found, self.sieve_crcs, strict=True):
+                if crc != stated:
+                    raise UnembedError(
+                        f"{self.folder / name} is damaged (its CRC-32 is not the one recorded when "
+                        f"it was written): {REMEDY}"
+                    )
+            self._whole_sieve = found
+        return self.sieve
 
     def commit(self, record: Record) -> None:
         """Write a record whose vectors are on disk already; from then on it counts."""
@@ -277,7 +296,8 @@ class Ledger:
         self._alive = self._scales = None
         self.removed.update(record.removed)
         self.tail.extend(record.added)
-        self.sieved = max(self.sieved, record.sieved)
+        if record.sieved > 0:
+            self.sieved, self.sieve_crcs = record.sieved, record.sieve_crcs
 
 
 def header_bytes(folder: Path) -> bytes:

@@ -40,7 +40,7 @@ def best_rows(
     k = min(k, int((alive if among is None else alive[among]).sum()))
     if among is not None:
         return _largest(among, ledger.vectors.products(query, scales, among), alive, k)
-    sieve = ledger.sieve if sieved else None
+    sieve = ledger.whole_sieve() if sieved else None
     if sieve is None or len(sieve.scales) <= FIRST_ROWS + SAMPLE_ROWS or not k:
         found = ledger.vectors.products(query, scales)
         return _largest(np.arange(ledger.rows), found, alive, k)

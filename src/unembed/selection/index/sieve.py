@@ -7,6 +7,7 @@ as int8, says within a few hundredths what its cosine over all is, at a small pa
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,6 @@ import torch
 from jaxtyping import Float, Float32, Int8
 from torch import Tensor
 
-from unembed.errors import UnembedError
 from unembed.selection.index.files import refusals
 from unembed.selection.index.vectors import spans
 
@@ -24,6 +24,7 @@ WIDTH = 1024
 LEAST_ROWS = 1 << 15
 """Rows from which on a sieve saves time."""
 LARGEST_CODE = 127
+REMEDY = "delete it, and the next addition makes it again from the vectors"
 
 
 @dataclass(frozen=True)
@@ -40,18 +41,15 @@ class Sieve:
 
     @staticmethod
     def mapped(paths: Sequence[Path], m: int, rows: int) -> Sieve | None:
-        """The sieve of so many rows in the two files, or None of none."""
+        """The sieve of so many rows in the two files; None of none, or where a file has fewer."""
         if not rows:
             return None
         width = min(WIDTH, m)
         try:
             codes = np.asarray(np.memmap(paths[0], np.int8, "c", shape=(rows, width)))
             scales = np.asarray(np.memmap(paths[1], np.float32, "c", shape=(rows, 2)))
-        except ValueError:
-            raise UnembedError(
-                f"{paths[0]} or {paths[1].name} is cut short: restore the index from a copy, or "
-                "make it anew"
-            ) from None
+        except (FileNotFoundError, ValueError):
+            return None
         return Sieve(torch.from_numpy(codes), scales)
 
     @staticmethod
@@ -71,6 +69,11 @@ class Sieve:
         total = _int_products(self.codes, one.codes[0])
         found: Float[np.ndarray, " rows"] = total * self.scales[:, 0]
         return found * (float(one.scales[0, 0]) / self.codes.shape[1])
+
+    def crcs(self, before: Sequence[int] = (0, 0)) -> tuple[int, ...]:
+        """The CRC-32s of codes and scales, behind others with those given."""
+        arrays = (self.codes.numpy(), self.scales)
+        return tuple(zlib.crc32(x.data, crc) for x, crc in zip(arrays, before, strict=True))
 
     def write(self, paths: Sequence[Path], at: int) -> None:
         """Put these rows behind the first ``at`` of the files, flushed to disk.
