@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 EXTRAS ?= data,faiss,plot,quant,train,dev
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-slow wheel check format clean
+.PHONY: demo test test-slow wheel docs check format clean
 
 demo: $(STAMP)
 	$(BIN)/unembed demo -o runs/demo
@@ -22,6 +22,12 @@ test-slow: $(STAMP)
 # Built, installed in an empty environment, and tried outside of the repository.
 wheel: $(STAMP)
 	PYTHON=$(abspath $(BIN)/python) .ci/wheel
+
+# The site, in build/site: it opens from the disk, without a server or a network. Warnings are errors.
+docs: $(STAMP)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs,plot,quant]'
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs build/site
+	@echo "open build/site/index.html"
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

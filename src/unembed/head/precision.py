@@ -28,7 +28,7 @@ class Precision:
     ``route`` is "onednn" (the CPU wheel's second float32 product, often twice as fast), "ieee" (the
     default one: MKL on CPU, plain float32 on CUDA), or on CUDA "wide" (16-bit operands, float32
     sums) or "split" (float32 hidden states in three bfloat16 parts). ``error`` is the probe's
-    largest |product - float64| over ``|w| |h|``; ``invariant`` says that the probe got the same
+    largest ``|product - float64|`` over ``|w| |h|``; ``invariant`` says that the probe got the same
     bits from small and large blocks. ``epilogue`` names the kernel that takes the statistics from
     each block.
     """
