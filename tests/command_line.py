@@ -42,7 +42,7 @@ def invoke(*argv: str | Path) -> int:
     return int(caught.value.code or 0)
 
 
-QUICK = ("--m", "256", "--context", "32", "--quiet")
+QUICK = ("--size", "256", "--context", "32", "--quiet")
 """A sketch of short windows to few numbers."""
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from commands import Ended, call, in_fork, scratch, table, warm
 
 WINDOWS = ("--context", "32", "--quiet")
-SKETCH = ("--m", "256", *WINDOWS)
+SKETCH = ("--size", "256", *WINDOWS)
 TRAINING = ("--steps", "3", "--batch-size", "2", "--watch-every", "2", "--learning-rate", "1e-3")
 
 

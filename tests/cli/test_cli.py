@@ -143,7 +143,7 @@ def test_a_report_of_what_is_no_audit(
 
 
 BAD_OPTIONS = [
-    (["--dtype", "int3"], "--dtype 'int3' is not one of"),
+    (["--dtype", "int3"], "Invalid value for '--dtype': 'int3' is not one of 'auto', 'float32'"),
     (["--device", "rubbish"], "--device rubbish cannot be used"),
     (["--top-k", "-1"], "top_k must not be negative, got -1"),
     (["--context", "1"], "--context 1 predicts nothing: give at least 2"),
@@ -192,10 +192,9 @@ def test_a_gpu_that_is_not_there(
     ],
 )
 def test_usage_errors(argv: list[str], said: str, run: Callable[..., Ended]) -> None:
-    ended = run(*argv)
-    assert (ended.code, ended.out) == (2, "")
-    assert said in ended.err
-    assert "Traceback" not in ended.err
+    line = run(*argv).line
+    assert said in line
+    assert line.endswith("--help")
 
 
 BAD_CORPORA = [
@@ -651,7 +650,7 @@ def test_an_adapter_is_a_model_as_any_other(
     assert Audit.load(tmp_path / "both" / "after").table.equals(
         Audit.load(tmp_path / "audit").table
     )
-    made = run("sketch", adapter, short, *on, "-o", tmp_path / "tuned.safetensors", "--m", "64")
+    made = run("sketch", adapter, short, *on, "-o", tmp_path / "tuned.safetensors", "--size", "64")
     assert made.code == 0, made.err
     for verb in ("audit", "refine", "sketch"):
         line = run(verb, adapter, short, "-o", tmp_path / "none.safetensors").line
@@ -676,7 +675,7 @@ def test_what_compare_refuses(
     assert "the texts differ (digest" in run("compare", before, other, *out).line
     assert "holds no run" in run("compare", before, tmp_path / "missing", *out).line
     message = run("compare", before, after, *out, "--class", "verb").line
-    assert message.startswith("'verb' is none of the classes structural, numeric")
+    assert message.startswith("Invalid value for '--class': 'verb' is not one of 'structural'")
     assert "'(' is no regular" in run("compare", before, after, *out, "--documents", "(").line
     message = run("compare", before, after, *out, "--documents", "nowhere").line
     assert "no position is left with documents matching 'nowhere'" in message

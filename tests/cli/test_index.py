@@ -228,7 +228,7 @@ def test_bad_input(
     tmp_path: Path,
 ) -> None:
     other = tmp_path / "other.safetensors"
-    options = ("--m", "256", "--context", "32", "--quiet", "--seed", "7")
+    options = ("--size", "256", "--context", "32", "--quiet", "--seed", "7")
     assert run("sketch", llama_folder, texts[1], "-o", other, *options).code == 0
     for verb in ("add", "query"):
         line = run("index", verb, index, other).line

@@ -47,7 +47,7 @@ def test_sources_are_mixed(run: Run, signatures: list[Path], tmp_path: Path) -> 
     kept = Mixture.load(out).to_json()
     assert {**json.loads(json.dumps(kept)), "interleave": summary["interleave"]} == summary
     assert "another run" in run("mix", *signatures, "-o", out).line
-    plain = run("mix", *signatures, "-o", tmp_path / "plain", "--plug-in", "--by", "joint")
+    plain = run("mix", *signatures, "-o", tmp_path / "plain", "--no-debias", "--by", "joint")
     assert plain.out.startswith("target by joint: ")
     few = run("mix", *signatures, "-o", tmp_path / "few", "--by", "joint")
     assert few.code == 0, few.err
@@ -88,11 +88,11 @@ def test_bad_input(
     compact = export(load(one), tmp_path / "compact.safetensors")
     lacking = run("mix", target, compact, two, "-o", out, "--by", "error")
     assert "one keeps no error features" in lacking.line
-    by_joint = run("mix", target, compact, two, "-o", tmp_path / "compact", "--plug-in")
+    by_joint = run("mix", target, compact, two, "-o", tmp_path / "compact", "--no-debias")
     assert by_joint.code == 0, by_joint.err
     assert "warning: Intervals hold the sketch's error alone" in by_joint.out
     other = tmp_path / "other.safetensors"
-    seeded = ("--m", "256", "--context", "32", "--quiet", "--seed", "7")
+    seeded = ("--size", "256", "--context", "32", "--quiet", "--seed", "7")
     assert run("sketch", llama_folder, texts[1], "-o", other, *seeded).code == 0
     mixed = run("mix", target, other, two, "-o", out)
     assert "seed 0" in mixed.line

@@ -80,7 +80,7 @@ def test_signatures_are_ranked(run: Run, signatures: list[Path], tmp_path: Path)
     page = (out / "report.html").read_text()
     assert "text2" in page
     assert run("report", out, "-o", tmp_path / "page.html").code == 0
-    assert "holds another run" in run("rank", *signatures, "-o", out, "--plug-in").line
+    assert "holds another run" in run("rank", *signatures, "-o", out, "--no-debias").line
     signed = run("rank", *signatures, "-o", tmp_path / "signed", "--by", "gradient", "--json")
     assert summary(signed.out)["by"] == "gradient"
 
@@ -110,7 +110,7 @@ def test_adapters_are_ranked(
     tmp_path: Path,
 ) -> None:
     """By the text they were trained on where its signature lies beside them, else on a probe."""
-    ask = ("rank", texts[0], *adapters, "--model", llama_folder, *SHORT, "--plug-in", "--json")
+    ask = ("rank", texts[0], *adapters, "--model", llama_folder, *SHORT, "--no-debias", "--json")
     found = summary(run(*ask, "-o", tmp_path / "run").out)
     assert {source["name"] for source in found["sources"]} == {"one", "two"}
     by_name = {source["name"]: source["value"] for source in found["sources"]}
@@ -271,7 +271,7 @@ def test_bad_input(
     assert "text1.safetensors is a signature" in run("rank", texts[0], one, *cka, *model, *out).line
     assert "sources must be adapters" in run("rank", *texts, "--by", "leep", *model, *out).line
     assert (
-        "is for scores of signatures" in run("rank", *texts, *cka, "--plug-in", *model, *out).line
+        "is for scores of signatures" in run("rank", *texts, *cka, "--no-debias", *model, *out).line
     )
     few = run("rank", *texts, *cka, "--max-positions", "90000", *model, *out)
     assert "90,000 were asked for" in few.line

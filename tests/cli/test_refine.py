@@ -6,6 +6,7 @@ import dataclasses
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 
 from command_line import Ended, Run, invoke
 from made_up.adapters import save_adapter
-from unembed.cli.refine import HOLDING, MOVING, TERM, TRAINING, WEIGHTING, recipe_of
+from unembed.cli.refine import HOLDING, MEASURING, MOVING, TERM, TRAINING, WEIGHTING, recipe_of
 from unembed.errors import UnembedError
 from unembed.models import adapters, checkpoint
 from unembed.models.adapters import load_whole
@@ -54,7 +55,7 @@ def given(**options: Any) -> dict[str, Any]:
     """What click hands over where these options were given and no others."""
     names = [
         option.name
-        for part in (TERM, MOVING, TRAINING, WEIGHTING, HOLDING)
+        for part in (TERM, MOVING, TRAINING, MEASURING, WEIGHTING, HOLDING)
         for option in click_options(part)
         if option.name not in ("weight_values", "positions")
     ]
@@ -62,11 +63,10 @@ def given(**options: Any) -> dict[str, Any]:
     return {name: options.get(name) for name in names}
 
 
-def click_options(part: tuple[Any, ...]) -> list[Any]:
+def click_options(part: Callable[[Any], Any]) -> list[Any]:
     def command() -> None: ...
 
-    for option in part:
-        option(command)
+    part(command)
     return list(command.__click_params__)  # type: ignore[attr-defined]
 
 
@@ -107,6 +107,7 @@ def test_every_option_reaches_the_recipe() -> None:
         budget_right_to_wrong=0.02,
         budget_classes=("numeric",),
         watch_every=9,
+        audit_positions=77,
     )
     assert recipe_of(asked) == Recipe(
         objective=Objective("fisher", 3, 2.0, "expand"),
@@ -127,6 +128,7 @@ def test_every_option_reaches_the_recipe() -> None:
         bf16=True,
         gradient_checkpointing=True,
         watch_every=9,
+        audit_positions=77,
     )
     assert recipe_of(given(scope="head", untie=True)) == Recipe(scope="head", untie=True)
 
@@ -137,15 +139,15 @@ def test_the_help_names_the_defaults_of_the_recipe() -> None:
     values = {f.name: getattr(r, f.name) for r in records for f in dataclasses.fields(r)}
     values |= {"lora_rank": Lora().rank, "lora_alpha": Lora().alpha, "objective": "fisher"}
     told = 0
-    for part in (TERM, MOVING, TRAINING, HOLDING):
+    for part in (TERM, MOVING, TRAINING, MEASURING, HOLDING):
         for option in click_options(part):
-            found = re.search(r"\[([^];: ]+)[^]]*\]", option.help)
-            if found and option.name in values and values[option.name] is not None:
-                shown = found[1]
-                value = values[option.name]
+            value = values.get(option.name)
+            if option.default_is and value is not None:
+                shown = option.default_is.split()[0].replace(",", "")
+                assert f"[default: {option.default_is}]" in option.help
                 assert shown == (f"{value:g}" if isinstance(value, float) else str(value)), option
                 told += 1
-    assert told >= 15
+    assert told >= 17
 
 
 def test_a_refinement_leaves_a_model_two_comparisons_and_pages(
@@ -221,10 +223,10 @@ def test_a_changed_file_of_a_refinement_is_named(
 
 
 BAD = [
-    (["--objective", "hinge"], "objective 'hinge' is unknown"),
+    (["--objective", "hinge"], "'--objective': 'hinge' is not one of 'none', 'margin'"),
     (["--weight", "-1"], "weight is -1.0: give a number from 0 up"),
     (["--k", "1"], "k 1 is less than the 2 tokens"),
-    (["--direction", "sideways"], "direction 'sideways' is neither"),
+    (["--direction", "sideways"], "'--direction': 'sideways' is not one of 'contract', 'expand'"),
     (["--scope", "tail"], "scope 'tail' is not one of full"),
     (["--untie", "--scope", "final-norm"], "untie with scope 'final-norm' changes nothing"),
     (["--lora-rank", "4"], "scope 'full' takes no LoRA settings"),

@@ -84,10 +84,10 @@ def test_an_audit_sketches_in_its_pass(
     ("option", "value", "shown"),
     [
         ("--seed", "7", ("seed 0", "seed 7")),
-        ("--m", "512", ("m 256", "m 512")),
+        ("--size", "512", ("m 256", "m 512")),
         ("--construction", "srht", ("complex_tensors", "srht")),
         ("--unit", "sequence", ("unit token", "unit sequence")),
-        ("--fisher", "true", ("fisher empirical", "fisher true")),
+        ("--labels", "model", ("fisher empirical", "fisher true")),
     ],
 )
 def test_signatures_that_do_not_compare(
@@ -101,7 +101,7 @@ def test_signatures_that_do_not_compare(
     shown: tuple[str, str],
 ) -> None:
     other = tmp_path / "other.safetensors"
-    options = [one for one in QUICK if option != "--m" or one not in ("--m", "256")]
+    options = [one for one in QUICK if option != "--size" or one not in ("--size", "256")]
     assert run("sketch", llama_folder, texts[1], "-o", other, *options, option, value).code == 0
     line = run("align", signatures[0], other, "-o", tmp_path / "run").line
     assert all(word in line for word in shown), line
@@ -116,7 +116,7 @@ def test_bad_input(
     assert "99,999 were asked for" in more.line
     assert "no such file" in run("sketch", llama_folder, tmp_path / "x.txt", "-o", out).line
     assert "is a folder" in run("sketch", llama_folder, texts[0], "-o", tmp_path).line
-    assert "power of two" in run("sketch", llama_folder, texts[0], "-o", out, "--m", "1000").line
+    assert "power of two" in run("sketch", llama_folder, texts[0], "-o", out, "--size", "1000").line
     odd = run("sketch", llama_folder, texts[0], "-o", out, "--construction", "fft")
     assert odd.code == 2
     assert "'fft' is not one of" in odd.err
@@ -153,7 +153,7 @@ def test_answers_of_several_tokens_are_told_of(
     words = tmp_path / "words.json"
     words.write_text('{"yes": " certainly indeed", "no": "?"}')
     ask = ("sketch", llama_folder, rows, "--completion-only", "--verbalizers", words)
-    done = run(*ask, "-o", tmp_path / "a.safetensors", "--m", "256", "--context", "32")
+    done = run(*ask, "-o", tmp_path / "a.safetensors", "--size", "256", "--context", "32")
     assert done.code == 0, done.err
     assert "note: 1 of 2 answer words are of several tokens (' certainly indeed')" in done.err
     assert "--restrict to count each answer once" in done.err

@@ -6,34 +6,30 @@ from typing import Any
 
 import click
 
-from unembed.cli.options import BATCHES, LOADING, PRINTING, TEXT, WINDOWS, Source, with_options
+from unembed.cli.help import Verb, option, under
+from unembed.cli.options import BATCHES, LOADING, PRINTING, TEXT, WINDOWS, Source
 from unembed.cli.printing import OUT, Output, echo, typed, with_output
 
 
-@click.command("audit")
+@click.command("audit", cls=Verb)
 @click.argument("model")
 @click.argument("corpus")
 @OUT
-@click.option(
-    "--top-k",
-    type=int,
-    default=5,
-    show_default=True,
-    help="Candidates to keep; 0: none.",
+@PRINTING
+@under("Output", option("--profile", is_flag=True, rare=True, help="Print where the time went."))
+@under(
+    "Measure",
+    option("--top-k", type=int, default=5, help="Candidates to keep; 0: none."),
+    option("--facets", is_flag=True, help="Add the exact distance to the nearest facet."),
+    option("--native-head", is_flag=True, help="Add what the head decides in its own precision."),
+    option("--sketch", is_flag=True, help="Sketch the text in the same pass, for align."),
+    option("--max-positions", type=int, help="Stop after so many predicted tokens."),
+    option("--max-nonfinite", type=int, default=0, rare=True, help="Bad rows allowed."),
 )
-@click.option("--facets", is_flag=True, help="Add the exact distance to the nearest facet.")
-@click.option("--native-head", is_flag=True, help="Add what the checkpoint-precision head decides.")
-@click.option(
-    "--sketch",
-    is_flag=True,
-    help="Sketch the text in the same pass, for unembed align: RUN/signature.safetensors.",
-)
-@with_options(*WINDOWS)
-@click.option("--max-positions", type=int, help="Stop after so many predicted tokens.")
-@with_options(*TEXT)
-@click.option("--max-nonfinite", type=int, default=0, show_default=True, help="Bad rows allowed.")
-@with_options(*BATCHES, *LOADING, *PRINTING)
-@click.option("--profile", is_flag=True, help="Print on stderr where the time went.")
+@WINDOWS
+@TEXT
+@BATCHES
+@LOADING
 @with_output
 def audit_command(
     model: str,
@@ -43,15 +39,17 @@ def audit_command(
     profile: bool,
     **given: Any,
 ) -> None:
-    """Measure every token decision of MODEL on CORPUS, and write table, summary and report.
+    """Measure every token decision of MODEL on CORPUS.
 
     MODEL is a local folder or a hub id. CORPUS is a .txt, .jsonl, .json, .csv, .tsv or .parquet
-    file (.gz or .zst too), a folder of them, or a hub data set name[:config[:split]]. A killed run
-    goes on with the same command.
+    file (.gz or .zst too), a folder of them, or a hub data set name[:config[:split]].
 
     \b
     Example:
       unembed audit ./my-model reviews.jsonl -o runs/reviews --text-column body
+    \f
+    The run folder holds a table of the positions, a summary and a page. A killed run goes on with
+    the same command. With --sketch it holds RUN/signature.safetensors, as unembed sketch writes it.
     """
     from unembed.decisions.audit.audit import audit
     from unembed.decisions.audit.run import AuditOptions

@@ -7,57 +7,110 @@ from typing import Any
 
 import click
 
-from unembed.cli.options import PRINTING, opened, with_options
+from unembed.cli.help import Verb, option, under
+from unembed.cli.options import CONTEXT_IS, DEVICE_HELP, DEVICE_IS, PRINTING, opened
 from unembed.cli.printing import OUT, Output, typed, with_output
+from unembed.decisions.names import CLASSES, FREQUENCY_NAMES
 from unembed.errors import UnembedError
+from unembed.models.names import DTYPES, SCHEMES
+
+CLASS_HELP = "Targets of this token class; repeatable."
 
 
-@click.command("compare")
+@click.command("compare", cls=Verb)
 @click.argument("before")
 @click.argument("after")
 @click.argument("corpus", required=False)
 @OUT
-@click.option(
-    "--seed-before",
-    "more_before",
-    metavar="RUN",
-    multiple=True,
-    help="A further run of BEFORE, trained with another seed; repeatable.",
+@PRINTING
+@under(
+    "Positions to keep",
+    option("--class", "classes", multiple=True, type=click.Choice(CLASSES), help=CLASS_HELP),
+    option(
+        "--frequency",
+        "frequencies",
+        multiple=True,
+        type=click.Choice(FREQUENCY_NAMES),
+        help="Targets that occur so often in the text.",
+    ),
+    option(
+        "--band",
+        "bands",
+        multiple=True,
+        metavar="RANGE",
+        help="Margins before, in logits: 0-0.5, '<2', 5+.",
+    ),
+    option("--documents", help="Documents whose name matches this expression."),
+    option(
+        "--terms",
+        "terms_file",
+        type=click.Path(path_type=Path),
+        help="Targets that are part of a term in this file.",
+    ),
+    option(
+        "--tokenizer",
+        rare=True,
+        help="What spells the terms.",
+        default_is="the checkpoint audited before",
+    ),
 )
-@click.option(
-    "--seed-after",
-    "more_after",
-    metavar="RUN",
-    multiple=True,
-    help="A further run of AFTER, trained with another seed; repeatable.",
+@under(
+    "With --quantize",
+    option("--quantize", type=click.Choice(list(SCHEMES)), help="Make AFTER from BEFORE."),
+    option("--quantize-head", is_flag=True, default=None, help="The head's weights too."),
 )
-@click.option("--class", "classes", multiple=True, help="Keep targets of this token class.")
-@click.option(
-    "--frequency", "frequencies", multiple=True, help="Keep targets that occur so often: 1, 2-4 …"
+@under(
+    "With CORPUS, as in audit",
+    option("--max-positions", type=int, help="Stop after so many predicted tokens."),
+    option("--context", type=int, help="Tokens a window.", default_is=CONTEXT_IS),
+    option("--text-column", rare=True, help="Column of a record's text.", default_is="text"),
+    option(
+        "--document",
+        rare=True,
+        help="What a document is: its first line's pattern, or a column.",
+        default_is="a row",
+    ),
+    option("--dtype", type=click.Choice(DTYPES), help="Precision of both", default_is="auto"),
+    option(
+        "--dtype-after",
+        type=click.Choice(DTYPES),
+        rare=True,
+        help="Precision of AFTER",
+        default_is="as --dtype",
+    ),
+    option("--device", help=DEVICE_HELP, default_is=DEVICE_IS),
+    option("--base", rare=True, help="The model below, of each side that is an adapter."),
+    option("--max-nonfinite", type=int, rare=True, help="Bad rows allowed.", default_is="0"),
+    option(
+        "--top-k", type=int, rare=True, help="Candidates to keep and to overlap.", default_is="5"
+    ),
+    option(
+        "--batch-tokens",
+        type=int,
+        rare=True,
+        help="Padded tokens a batch.",
+        default_is="2048 on CPU, 16384 on GPU",
+    ),
 )
-@click.option("--band", "bands", multiple=True, help="Keep margins before in this band: [0, 0.5) …")
-@click.option("--documents", help="Keep documents whose name this regular expression finds.")
-@click.option(
-    "--terms",
-    "terms_file",
-    type=click.Path(path_type=Path),
-    help="Keep targets that are part of a term in this file, one a line.",
+@under(
+    "Seeds",
+    option(
+        "--seed-before",
+        "more_before",
+        metavar="RUN",
+        multiple=True,
+        rare=True,
+        help="A further run of BEFORE, trained with another seed; repeatable.",
+    ),
+    option(
+        "--seed-after",
+        "more_after",
+        metavar="RUN",
+        multiple=True,
+        rare=True,
+        help="A further run of AFTER, trained with another seed; repeatable.",
+    ),
 )
-@click.option("--tokenizer", help="What spells the terms [the checkpoint audited before].")
-@click.option("--max-positions", type=int, help="With CORPUS: stop after so many tokens.")
-@click.option("--max-nonfinite", type=int, help="With CORPUS: bad rows allowed on each side [0].")
-@click.option("--top-k", type=int, help="With CORPUS: candidates to keep and to overlap [5].")
-@click.option("--context", type=int, help="With CORPUS, as in audit.")
-@click.option("--batch-tokens", type=int, help="With CORPUS, as in audit.")
-@click.option("--text-column", help="With CORPUS, as in audit.")
-@click.option("--document", help="With CORPUS, as in audit.")
-@click.option("--dtype", help="With CORPUS: precision of the first body [the checkpoint's].")
-@click.option("--dtype-after", help="With CORPUS: of the second [as --dtype].")
-@click.option("--base", help="With CORPUS: the model of each side that is an adapter's folder.")
-@click.option("--quantize", help="Make the second model from the first: int8 or int4 weights.")
-@click.option("--quantize-head", is_flag=True, default=None, help="The head's weights too.")
-@click.option("--device", help="With CORPUS, as in audit.")
-@with_options(*PRINTING)
 @with_output
 def compare_command(
     before: str,
@@ -70,8 +123,16 @@ def compare_command(
     tokenizer: str | None,
     **given: Any,
 ) -> None:
-    """Say which decisions changed between two models, and whether they were right.
+    """Say which decisions a model changed, and whether they were right.
 
+    BEFORE and AFTER are audits of one text or, with CORPUS, two models, which adds divergences.
+
+    \b
+    Example:
+      unembed compare runs/base runs/tuned -o runs/base-tuned
+      unembed compare ./base ./tuned reviews.txt -o runs/live
+      unembed compare ./base reviews.txt --quantize int8 -o runs/int8
+    \f
     Without CORPUS, BEFORE and AFTER are run folders of unembed audit on one text, of any two
     checkpoints with one tokenizer. With CORPUS they are the checkpoints: both are run together,
     which adds exact KL divergences, total variation and the chance of acceptance in speculative
@@ -85,12 +146,10 @@ def compare_command(
     those that pass all.
 
     \b
-    Example:
-      unembed compare runs/base runs/tuned -o runs/base-tuned
-      unembed compare ./base ./tuned reviews.txt -o runs/live
-      unembed compare ./base reviews.txt --quantize int8 -o runs/int8
+    More examples:
       unembed compare runs/base runs/int8 -o runs/names --class entity-like
-      unembed compare runs/base runs/seed0 --seed-after runs/seed1 --seed-after runs/seed2 -o runs/3
+      unembed compare runs/base runs/int8 -o runs/narrow --band 0-0.5
+      unembed compare runs/base runs/s0 --seed-after runs/s1 --seed-after runs/s2 -o runs/seeds
     """
     from unembed.decisions.audit.audit import Audit
     from unembed.decisions.comparison.compare import compare

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from unembed.cli.options import PRINTING, with_options
+from unembed.cli.help import Verb, option, under
+from unembed.cli.options import PRINTING
 from unembed.cli.printing import Output, draw, echo, say, typed
 
 if TYPE_CHECKING:
@@ -28,23 +29,26 @@ NAME, CELL = 24, 26
 """Widths of the table's columns."""
 
 
-@click.command("demo")
-@click.option(
-    "-o",
-    "--out",
-    type=click.Path(path_type=Path),
-    default=Path("unembed-demo"),
-    show_default=True,
-    help="Run folder, written afresh each time.",
+@click.command("demo", cls=Verb)
+@under(
+    "Output",
+    option(
+        "-o",
+        "--out",
+        type=click.Path(path_type=Path),
+        default=Path("unembed-demo"),
+        help="Run folder, written afresh each time.",
+    ),
 )
-@with_options(*PRINTING)
+@PRINTING
 def demo_command(out: Path, as_json: bool, quiet: bool) -> None:
-    """Audit the bundled model on your own Python's library text, then change it.
+    """Tell the whole story on a small bundled model, in three minutes.
 
-    bfloat16 and int8 versions of it are compared with it (int8 takes the extra quant). Then it is
-    trained a little further, with and without a penalty of narrow decisions (the extra train), and
-    a dozen topics of the library are sketched: which of them would move its head alike? And which
-    of a dozen listings that it has not read helps which: predicted by scores, and measured.
+    The model is audited on your own Python's library text. bfloat16 and int8 versions of it are
+    compared with it (int8 takes the extra quant). Then it is trained a little further, with and
+    without a penalty of narrow decisions (the extra train), and a dozen topics of the library are
+    sketched: which of them would move its head alike? And which of a dozen listings that it has not
+    read helps which: predicted by scores, and measured.
 
     The model is a small Llama trained on other modules of the standard library; the text is held
     out from its training. Nothing is downloaded. Takes two or three minutes.

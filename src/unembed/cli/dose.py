@@ -6,9 +6,10 @@ from typing import Any
 
 import click
 
-from unembed.cli.options import Source, with_options
+from unembed.cli.help import Verb, option, under
+from unembed.cli.options import LOADING, PRINTING, TEXT, Source
 from unembed.cli.printing import OUT, Output, typed, with_output
-from unembed.cli.refine import HOLDING, MOVING, RUNNING, TRAINING, WEIGHTING, recipe_of
+from unembed.cli.refine import HOLDING, MEASURING, MOVING, REPORTING, TRAINING, WEIGHTING, recipe_of
 from unembed.errors import UnembedError
 from unembed.training.recipe.names import OBJECTIVES
 
@@ -16,25 +17,34 @@ OURS = ("--report-to", "--positions", "--weight-values", "--seed")
 """Options of a single refinement that a grid has no use for."""
 
 
-@click.command("dose")
+@click.command("dose", cls=Verb)
 @click.argument("model")
 @click.argument("corpus")
 @OUT
-@click.option(
-    "--objectives",
-    default="fisher,margin,entropy",
-    show_default=True,
-    help=f"Of {', '.join(name for name in OBJECTIVES if name != 'none')}, fisher-expand.",
+@PRINTING
+@REPORTING
+@under(
+    "Grid",
+    option(
+        "--objectives",
+        default="fisher,margin,entropy",
+        help=f"Of {', '.join(name for name in OBJECTIVES if name != 'none')}, fisher-expand.",
+    ),
+    option(
+        "--weights",
+        default="0,0.15,0.3,0.6",
+        help="Of the penalty, or 'fisher=0.5,2;margin=0.1'.",
+    ),
+    option("--seeds", type=int, default=3, help="Runs of each dose."),
+    option("--keep-models", is_flag=True, help="Keep every refined model."),
 )
-@click.option(
-    "--weights",
-    default="0,0.15,0.3,0.6",
-    show_default=True,
-    help="Of the penalty; or by objective, 'fisher=0.5,2;margin=0.1,0.4'.",
-)
-@click.option("--seeds", type=int, default=3, show_default=True, help="Runs of each dose.")
-@click.option("--keep-models", is_flag=True, help="Keep every refined model.")
-@with_options(*MOVING, *TRAINING, *WEIGHTING, *HOLDING, *RUNNING)
+@MOVING
+@TRAINING
+@MEASURING
+@WEIGHTING
+@HOLDING
+@TEXT
+@LOADING
 @with_output
 def dose_command(
     model: str,
@@ -46,16 +56,17 @@ def dose_command(
     keep_models: bool,
     **given: Any,
 ) -> None:
-    """Refine MODEL by several objectives, weights and seeds, and compare them at equal gain.
-
-    Beside them stand the same training without a penalty (weight 0) and a mere temperature. Says,
-    with intervals over seeds and documents, what each dose gained, what it cost, and whether the
-    objectives differ. Refined models are deleted once they are measured. A killed grid goes on with
-    the same command. Options are those of unembed refine.
+    """Refine MODEL by several penalties, and compare them at equal gain.
 
     \b
     Example:
-      unembed dose ./my-model reviews.txt -o runs/dose --objectives fisher,margin --steps 200
+      unembed dose ./my-model reviews.txt -o runs/dose --objectives fisher,margin
+    \f
+    Every objective is trained at every weight with every seed. Beside them stand the same training
+    without a penalty (weight 0) and a mere temperature. Says, with intervals over seeds and
+    documents, what each dose gained, what it cost, and whether the objectives differ. Refined
+    models are deleted once they are measured. A killed grid goes on with the same command. Options
+    are those of unembed refine.
     """
     from unembed.models.adapters import refuse_untrainable
     from unembed.training.doses.dose import dose
@@ -64,9 +75,9 @@ def dose_command(
 
     check_accelerate()
     refuse_untrainable(model)
-    for option in OURS:
-        if given.pop(option.removeprefix("--").replace("-", "_")) not in (None, ()):
-            raise UnembedError(f"{option} is not for a grid: give it to unembed refine")
+    for name in OURS:
+        if given.pop(name.removeprefix("--").replace("-", "_")) not in (None, ()):
+            raise UnembedError(f"{name} is not for a grid: give it to unembed refine")
     if seeds < 1:
         raise UnembedError(f"--seeds {seeds} trains nothing: give at least 1")
     source = Source.taken(given)
@@ -87,6 +98,11 @@ def dose_command(
         progress=output.progress,
     )
     output.end(done)
+
+
+for _one in dose_command.params:
+    if _one.opts[0] in OURS and isinstance(_one, click.Option):
+        _one.hidden = True
 
 
 def _objective(name: str) -> Any:

@@ -7,7 +7,7 @@ import io
 import os
 import sys
 import warnings
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -20,27 +20,22 @@ from unembed.cli.choose.sketch import sketch_command
 from unembed.cli.compare import compare_command
 from unembed.cli.demo import demo_command
 from unembed.cli.dose import dose_command
+from unembed.cli.help import Listing
 from unembed.cli.printing import echo
 from unembed.cli.refine import refine_command
 from unembed.cli.report import report_command
 from unembed.errors import UnembedError
 
-VERBS = (
-    audit_command,
-    compare_command,
-    refine_command,
-    dose_command,
-    sketch_command,
-    align_command,
-    rank_command,
-    mix_command,
-    index_command,
-    demo_command,
-    report_command,
-)
+JOBS = {
+    "Start here": (demo_command,),
+    "Look": (audit_command, compare_command, report_command),
+    "Change": (refine_command, dose_command),
+    "Choose": (sketch_command, align_command, rank_command, mix_command, index_command),
+}
+"""The verbs, by what they are for."""
 
 
-class Verbs(click.Group):
+class Verbs(Listing):
     """The verbs, with one policy for what goes wrong in any of them.
 
     What the user can mend is one line on stderr and exit status 2; Ctrl-C is one line and 130;
@@ -59,7 +54,7 @@ class Verbs(click.Group):
         except UnembedError as error:
             _fail(str(error))
         except click.ClickException as error:
-            raise _made_visible(error) from None
+            _fail_usage(error)
         except OSError as error:
             if error.errno != errno.ENOSPC or error.filename is not None:
                 raise
@@ -73,7 +68,7 @@ class Verbs(click.Group):
         try:
             return super().parse_args(ctx, args)
         except click.ClickException as error:
-            raise _made_visible(error) from None
+            _fail_usage(error)
 
 
 def main() -> None:
@@ -84,6 +79,7 @@ def main() -> None:
 
 @click.group(
     cls=Verbs,
+    jobs={job: [str(verb.name) for verb in verbs] for job, verbs in JOBS.items()},
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(package_name="unembed")
@@ -96,8 +92,9 @@ def cli() -> None:
     """
 
 
-for verb in VERBS:
-    cli.add_command(verb)
+for verbs in JOBS.values():
+    for verb in verbs:
+        cli.add_command(verb)
 
 
 def _open_streams() -> None:
@@ -125,14 +122,16 @@ def _check_unicode(words: list[str]) -> None:
             raise UnembedError(f"{word!a} is no UTF-8: rename the file or folder")
 
 
-def _made_visible(error: click.ClickException) -> click.ClickException:
-    from unembed.runs.visible import visible
+def _fail_usage(error: click.ClickException) -> NoReturn:
+    """What click cannot make of the words, in one line; the bare command shows its help."""
+    # Before click 8.2 a bare command shows its help without an error.
+    if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):
+        raise error
+    context = getattr(error, "ctx", None)
+    where = f"; see {context.command_path} --help" if context is not None else ""
+    _fail(error.format_message().rstrip(".") + where)
 
-    shown = visible(error.format_message())
-    error.format_message = lambda: shown  # type: ignore[method-assign]
-    return error
 
-
-def _fail(message: str) -> None:
+def _fail(message: str) -> NoReturn:
     echo(f"unembed: {' '.join(message.split())}", err=True)
     sys.exit(2)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
+
+from unembed.cli.help import option, under
+from unembed.models.names import DTYPES
 
 if TYPE_CHECKING:
     from unembed.models.checkpoint import Checkpoint
@@ -17,61 +19,75 @@ if TYPE_CHECKING:
     from unembed.signatures.verbalizers import Verbalizers
     from unembed.text.corpus import Corpus
 
-Command = Callable[..., None]
+CONTEXT_IS = "the model's, to 2048"
+DEVICE_HELP = "Such as cpu, cuda:1, mps."
+DEVICE_IS = "a GPU if any"
 
-WINDOWS = (
-    click.option("--context", type=int, help="Tokens of context [the model's, at most 2048]."),
-    click.option(
+WINDOWS = under(
+    "Text",
+    option("--context", type=int, help="Tokens a window.", default_is=CONTEXT_IS),
+    option(
         "--overflow",
         type=click.Choice(["windows", "truncate"]),
         default="windows",
-        show_default=True,
+        rare=True,
         help="Rows longer than the context: consecutive windows, or drop the rest.",
     ),
 )
-TEXT = (
-    click.option(
-        "--text-column", default="text", show_default=True, help="Column of a record's text."
-    ),
-    click.option(
+TEXT = under(
+    "Text",
+    option("--text-column", default="text", help="Column of a record's text."),
+    option(
         "--document",
-        help="What a document is, for the intervals: a regular expression that its first line "
-        "matches (.txt), or the column that names it (records). [a row]",
+        help="What a document is: its first line's pattern, or a column.",
+        default_is="a row",
     ),
-    click.option(
+    option(
         "--completion-only",
         is_flag=True,
-        help="Read the columns prompt and completion; only the completions' tokens count.",
+        help="Read columns prompt, completion; count completions.",
     ),
 )
-BATCHES = (
-    click.option(
-        "--batch-tokens", type=int, help="Padded tokens a batch [2048 on CPU, 16384 on GPU]."
+BATCHES = under(
+    "Text",
+    option(
+        "--batch-tokens",
+        type=int,
+        rare=True,
+        help="Padded tokens a batch.",
+        default_is="2048 on CPU, 16384 on GPU",
     ),
-    click.option(
+    option(
         "--part-positions",
         type=int,
         default=1 << 15,
-        show_default=True,
+        rare=True,
         help="Positions a file holds; a killed run loses at most one file.",
     ),
 )
-LOADING = (
-    click.option("--dtype", default="auto", show_default=True, help="Precision of the body."),
-    click.option("--device", help="Where to run [a GPU if there is one]."),
-    click.option("--base", help="With an adapter as MODEL: its model [the folder that it names]."),
-    click.option("--revision", help="Branch, tag or commit of a hub model."),
-    click.option("--trust-remote-code", is_flag=True, help="Let the checkpoint run its own code."),
+LOADING = under(
+    "Model",
+    option("--dtype", type=click.Choice(DTYPES), default="auto", help="Precision of the body."),
+    option("--device", help=DEVICE_HELP, default_is=DEVICE_IS),
+    option(
+        "--base", rare=True, help="With an adapter: the model below it.", default_is="what it names"
+    ),
+    option("--revision", rare=True, help="Branch, tag or commit of a hub model."),
+    option(
+        "--trust-remote-code", rare=True, is_flag=True, help="Let the checkpoint run its own code."
+    ),
 )
-PRINTING = (
-    click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON."),
-    click.option("--quiet", is_flag=True, help="No progress bar."),
+NO_DEBIAS = option(
+    "--no-debias",
+    is_flag=True,
+    was="--plug-in",
+    help="Leave in a sample's pairs with itself: for one set of prompts.",
 )
-
-
-def with_options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    """A decorator that gives a command these options, listed in this order."""
-    return lambda command: reduce(lambda made, option: option(made), reversed(options), command)
+PRINTING = under(
+    "Output",
+    option("--json", "as_json", is_flag=True, help="Print the summary as JSON."),
+    option("--quiet", is_flag=True, help="No progress."),
+)
 
 
 def opened(model: str, **loading: Any) -> Checkpoint:
@@ -205,9 +221,9 @@ def _refuse_without_model(names: Sequence[str]) -> None:
     context = click.get_current_context()
     if context.params.get("model", "") is not None:
         return
-    for option in context.command.params:
-        given = context.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE
-        if given and option.name in names:
+    for one in context.command.params:
+        given = context.get_parameter_source(one.name or "") is ParameterSource.COMMANDLINE
+        if given and one.name in names:
             raise UnembedError(
-                f"{option.opts[0]} needs --model and texts: a signature is read as it is"
+                f"{one.opts[0]} needs --model and texts: a signature is read as it is"
             )

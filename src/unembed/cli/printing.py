@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from unembed.cli.help import option, under
+
 if TYPE_CHECKING:
     from unembed.runs.run_record import RunRecord
 
@@ -98,8 +100,9 @@ class Output:
             say("", None, False, (("run", self.folder), ("report", page), *places))
 
 
-OUT = click.option(
-    "-o", "--out", type=click.Path(path_type=Path), required=True, help="Run folder."
+OUT = under(
+    "Output",
+    option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Run folder."),
 )
 
 

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from unembed.cli.options import LOADING, PRINTING, TEXT, Source, with_options
+from unembed.cli.help import Verb, option, under
+from unembed.cli.options import CONTEXT_IS, LOADING, PRINTING, TEXT, Source
 from unembed.cli.printing import OUT, Output, typed, with_output
+from unembed.decisions.names import CLASSES
 from unembed.errors import UnembedError
-from unembed.training.recipe.names import DIRECTIONS, OBJECTIVES, SCOPES
+from unembed.training.recipe.names import DIRECTIONS, OBJECTIVES, SAVE_DTYPES, SCOPES
 
 if TYPE_CHECKING:
     from unembed.training.benchmarks.pair import Benchmarks
@@ -20,100 +22,200 @@ if TYPE_CHECKING:
 Given = dict[str, Any]
 FILE = click.Path(path_type=Path)
 
-TERM = (
-    click.option("--objective", help=f"{', '.join(OBJECTIVES)} [fisher]."),
-    click.option("--weight", type=float, help="Of the penalty beside the cross-entropy [0.6]."),
-    click.option("--k", type=int, help="Leading tokens that fisher and cosine read [5]."),
-    click.option("--threshold", type=float, help="Margins below it count, for margin [1 logit]."),
-    click.option("--direction", help=f"{' or '.join(DIRECTIONS)}, for fisher [contract]."),
+TERM = under(
+    "Training",
+    option(
+        "--objective", type=click.Choice(list(OBJECTIVES)), help="Penalty.", default_is="fisher"
+    ),
+    option("--weight", type=float, help="Of the penalty.", default_is="0.6"),
+    option(
+        "--k",
+        type=int,
+        rare=True,
+        help="Leading tokens that fisher and cosine read.",
+        default_is="5",
+    ),
+    option(
+        "--threshold",
+        type=float,
+        rare=True,
+        help="Margins below it count, for margin.",
+        default_is="1 logit",
+    ),
+    option(
+        "--direction",
+        type=click.Choice(DIRECTIONS),
+        rare=True,
+        help="For fisher.",
+        default_is="contract",
+    ),
 )
-MOVING = (
-    click.option("--scope", help=f"{', '.join(SCOPES)} [full]."),
-    click.option("--untie", is_flag=True, default=None, help="Give a tied head its own matrix."),
-    click.option("--lora-rank", type=int, help="With scope lora [8]."),
-    click.option("--lora-alpha", type=int, help="With scope lora [16]."),
-    click.option(
+MOVING = under(
+    "Training",
+    option("--scope", help=f"{', '.join(SCOPES)}.", default_is="full"),
+    option(
+        "--untie", is_flag=True, default=None, rare=True, help="Give a tied head its own matrix."
+    ),
+    option("--lora-rank", type=int, rare=True, help="With scope lora.", default_is="8"),
+    option("--lora-alpha", type=int, rare=True, help="With scope lora.", default_is="16"),
+    option(
         "--lora-target",
         "lora_targets",
         multiple=True,
-        help="A linear layer by the end of its path; repeatable [all but the head].",
+        rare=True,
+        help="A linear layer by the end of its path; repeatable.",
+        default_is="all but the head",
     ),
 )
-TRAINING = (
-    click.option("--steps", type=int, help="Optimiser steps [200]."),
-    click.option("--learning-rate", type=float, help="At its peak [1e-05]."),
-    click.option("--batch-size", type=int, help="Windows a batch [8]."),
-    click.option("--accumulation", type=int, help="Batches a step [1]."),
-    click.option("--clip", type=float, help="Longest gradient [1; 0: none]."),
-    click.option("--seed", type=int, help="Of the order and of dropout [0]."),
-    click.option("--context", type=int, help="Tokens of context [the model's, at most 2048]."),
-    click.option("--heldout", type=float, help="Share of documents never trained on [0.2]."),
-    click.option("--save-dtype", help="float32, bfloat16 or float16 [the model's own]."),
-    click.option("--bf16", is_flag=True, default=None, help="Compute the body in bfloat16."),
-    click.option(
-        "--gradient-checkpointing", is_flag=True, default=None, help="Less memory, slower."
+TRAINING = under(
+    "Training",
+    option("--steps", type=int, help="Optimiser steps.", default_is="200"),
+    option("--learning-rate", type=float, help="At its peak.", default_is="1e-05"),
+    option("--batch-size", type=int, help="Windows a batch.", default_is="8"),
+    option("--accumulation", type=int, rare=True, help="Batches a step.", default_is="1"),
+    option("--clip", type=float, rare=True, help="Longest gradient; 0: any.", default_is="1"),
+    option("--seed", type=int, help="Of the order and of dropout.", default_is="0"),
+    option("--context", type=int, help="Tokens a window.", default_is=CONTEXT_IS),
+    option(
+        "--save-dtype",
+        type=click.Choice(SAVE_DTYPES),
+        rare=True,
+        help="Precision of what is saved.",
+        default_is="the model's own",
+    ),
+    option("--bf16", is_flag=True, default=None, rare=True, help="Compute the body in bfloat16."),
+    option(
+        "--gradient-checkpointing",
+        is_flag=True,
+        default=None,
+        rare=True,
+        help="Less memory, slower.",
     ),
 )
-WEIGHTING = (
-    click.option(
-        "--weight-frequency", type=float, metavar="POWER", help="Targets weigh count^-POWER [0]."
+MEASURING = under(
+    "Measuring",
+    option("--heldout", type=float, help="Share of documents not trained on.", default_is="0.2"),
+    option(
+        "--audit-positions",
+        type=int,
+        help="Audited of either part.",
+        default_is="100,000",
     ),
-    click.option(
+    option(
+        "--watch-every",
+        type=int,
+        rare=True,
+        help="Steps between measurements, held out.",
+        default_is="50",
+    ),
+)
+WEIGHTING = under(
+    "Where the penalty counts",
+    option(
+        "--weight-frequency",
+        type=float,
+        metavar="POWER",
+        rare=True,
+        help="Targets weigh count^-POWER.",
+        default_is="0",
+    ),
+    option(
         "--weight-class",
         "weight_classes",
         multiple=True,
         metavar="CLASS=VALUE",
-        help="Weight of targets of a class, * for the others; repeatable.",
+        rare=True,
+        help=f"Weight of targets of a class ({', '.join(CLASSES)}; * for the others); repeatable.",
     ),
-    click.option("--weight-values", type=FILE, help="Table of tokens (or ids) and their values."),
-    click.option("--only-below", type=float, metavar="MARGIN", help="Count margins below it."),
-    click.option("--only-right", is_flag=True, default=None, help="Count right decisions."),
-    click.option("--positions", type=FILE, help="Parquet with doc, pos, perhaps weight."),
+    option(
+        "--weight-values", type=FILE, rare=True, help="Table of tokens (or ids) and their values."
+    ),
+    option("--only-below", type=float, metavar="MARGIN", rare=True, help="Count margins below it."),
+    option("--only-right", is_flag=True, default=None, rare=True, help="Count right decisions."),
+    option("--positions", type=FILE, rare=True, help="Parquet with doc, pos, perhaps weight."),
 )
-HOLDING = (
-    click.option("--protect-ewc", type=float, help="Hold the weights, by their Fisher [0]."),
-    click.option("--protect-margin", type=float, help="Hold mean margin and logsumexp [0]."),
-    click.option("--protect-kl", type=float, help="Hold the distributions [0]."),
-    click.option(
+HOLDING = under(
+    "What to hold",
+    option(
+        "--protect-ewc",
+        type=float,
+        rare=True,
+        help="Hold the weights, by their Fisher.",
+        default_is="0",
+    ),
+    option(
+        "--protect-margin",
+        type=float,
+        rare=True,
+        help="Hold mean margin and logsumexp.",
+        default_is="0",
+    ),
+    option("--protect-kl", type=float, help="Hold the distributions.", default_is="0"),
+    option(
         "--protect-class",
         "protect_classes",
         multiple=True,
-        help="--protect-kl at targets of this class; repeatable [everywhere].",
+        type=click.Choice(CLASSES),
+        rare=True,
+        help="--protect-kl at targets of this class; repeatable.",
+        default_is="everywhere",
     ),
-    click.option("--budget-nll", type=float, help="Stop past this relative rise of the loss."),
-    click.option("--budget-right-to-wrong", type=float, help="Stop past this share."),
-    click.option(
+    option("--budget-nll", type=float, help="Stop past this relative rise of the loss."),
+    option("--budget-right-to-wrong", type=float, rare=True, help="Stop past this share."),
+    option(
         "--budget-class",
         "budget_classes",
         multiple=True,
-        help="Count right to wrong at this class; repeatable [everywhere].",
+        type=click.Choice(CLASSES),
+        rare=True,
+        help="Count right to wrong at this class; repeatable.",
+        default_is="everywhere",
     ),
-    click.option("--watch-every", type=int, help="Steps between measurements, held out [50]."),
 )
-BENCHMARKING = (
-    click.option(
+BENCHMARKING = under(
+    "Measuring",
+    option(
         "--benchmark",
         "benchmark_tasks",
         multiple=True,
         metavar="TASK",
-        help="Run this task of lm-eval on both models; paper: the usual six; repeatable.",
+        help="Run a task of lm-eval (paper: six); repeatable.",
     ),
-    click.option("--benchmark-limit", type=int, help="First documents of each task [all]."),
-    click.option("--benchmark-path", type=FILE, help="Folder with tasks of your own."),
+    option(
+        "--benchmark-limit",
+        type=int,
+        rare=True,
+        help="First documents of each task.",
+        default_is="all",
+    ),
+    option("--benchmark-path", type=FILE, rare=True, help="Folder with tasks of your own."),
 )
-RUNNING = (
-    click.option("--report-to", multiple=True, help="Log to wandb, tensorboard …; repeatable."),
-    *LOADING,
-    *TEXT,
-    *PRINTING,
+REPORTING = under(
+    "Output",
+    option(
+        "--report-to",
+        multiple=True,
+        rare=True,
+        help="Log to wandb, tensorboard …; repeatable.",
+    ),
 )
 
 
-@click.command("refine")
+@click.command("refine", cls=Verb)
 @click.argument("model")
 @click.argument("corpus")
 @OUT
-@with_options(*TERM, *MOVING, *TRAINING, *WEIGHTING, *HOLDING, *BENCHMARKING, *RUNNING)
+@PRINTING
+@REPORTING
+@TERM
+@MOVING
+@TRAINING
+@MEASURING
+@BENCHMARKING
+@WEIGHTING
+@HOLDING
+@TEXT
+@LOADING
 @with_output
 def refine_command(
     model: str,
@@ -127,8 +229,12 @@ def refine_command(
     benchmark_path: Path | None,
     **given: Any,
 ) -> None:
-    """Train a copy of MODEL on CORPUS to move its decisions, and say what that cost.
+    """Train a copy of MODEL to move its decisions, and say the cost.
 
+    \b
+    Example:
+      unembed refine ./my-model reviews.txt -o runs/fisher --steps 300
+    \f
     Cross-entropy and a penalty of narrow decisions are minimised together. A share of the documents
     is held out; both models are audited and compared on either part. The refined model is in
     RUN/model, as any other checkpoint. A killed run goes on with the same command.
@@ -136,7 +242,7 @@ def refine_command(
     --objective none is the control: the same training without a penalty.
 
     \b
-    Example:
+    More examples:
       unembed refine ./my-model reviews.txt -o runs/fisher --steps 300 --learning-rate 2e-5
       unembed refine ./my-model reviews.txt -o runs/control --steps 300 --learning-rate 2e-5 \\
         --objective none

@@ -6,17 +6,25 @@ from pathlib import Path
 
 import click
 
+from unembed.cli.help import Verb, option, under
 from unembed.cli.printing import echo
 from unembed.errors import UnembedError
 
 
-@click.command("report")
+@click.command("report", cls=Verb)
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option(
-    "-o", "--out", type=click.Path(path_type=Path), help="Page to write [report.html in RUN]."
+@under(
+    "Output",
+    option(
+        "-o",
+        "--out",
+        type=click.Path(path_type=Path),
+        help="Page to write.",
+        default_is="report.html in RUN",
+    ),
 )
 def report_command(run: Path, out: Path | None) -> None:
-    """Draw the page of a finished run again, after checking every file of it.
+    """Check every file of a finished run, and draw its page again.
 
     \b
     Example:

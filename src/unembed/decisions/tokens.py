@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any
 from unicodedata import category
 
 import numpy as np
 from jaxtyping import Bool, Int
 
+from unembed.decisions.names import CLASSES as CLASSES
+from unembed.decisions.names import FREQUENCY_NAMES as FREQUENCY_NAMES
+from unembed.decisions.names import TokenClass as TokenClass
 from unembed.errors import UnembedError
-
-TokenClass = Literal["structural", "numeric", "function", "entity-like", "content", "fragment"]
-"""The kind of text that a token stands for; the last one holds what no other does."""
-
-CLASSES: tuple[TokenClass, ...] = get_args(TokenClass)
-"""The token classes in the order in which they are tried."""
 
 FREQUENCY_EDGES = (1, 2, 5, 20, 100)
 """The lowest count of each frequency bucket."""
-
-FREQUENCY_NAMES = ("1", "2-4", "5-19", "20-99", "100+")
-"""The frequency buckets as a reader sees them."""
 
 CLOSED_CLASSES = {
     "articles and determiners": """

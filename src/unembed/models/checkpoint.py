@@ -25,6 +25,7 @@ from unembed.models.formats import (
     refuse_unread,
     refuse_unscaled,
 )
+from unembed.models.names import DTYPES
 from unembed.models.unused_weights import refuse_unused, set_left_out, towers_unused_on_text
 from unembed.models.weight_files import stored_tensors
 
@@ -33,12 +34,6 @@ CONTEXT_LIMIT = 2048
 ``--context`` asks for more."""
 
 CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
-DTYPES = {
-    "auto": None,
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
 WIDE = (torch.float64, "float64")
 """A precision beyond float32, in which nothing is measured."""
 WIDE_LEFT_OUT = "digits of float64 beyond float32"
@@ -259,7 +254,7 @@ def _precision(dtype: str, config: Any, method: str | None) -> dict[str, Any]:
     """The precision to load in, and how a GGUF file's weights are made plain."""
     import transformers
 
-    asked: Any = DTYPES[dtype] or "auto"
+    asked: Any = "auto" if dtype == "auto" else getattr(torch, dtype)
     if asked == "auto" and _stored_dtype(config) in WIDE:
         asked = torch.float32
     if method != "gguf":

@@ -16,9 +16,7 @@ from torch import Tensor, nn
 from unembed.errors import UnembedError
 from unembed.head.head import output_embedding
 from unembed.models.checkpoint import Checkpoint, hushed
-
-SCHEMES = {"int8": None, "int4": 32}
-"""How many weights of a row share a scale; None: the whole row."""
+from unembed.models.names import SCHEMES
 
 
 def quantized(checkpoint: Checkpoint, scheme: str, *, head: bool = False) -> Checkpoint:

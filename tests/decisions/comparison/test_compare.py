@@ -827,7 +827,7 @@ def test_terms_compare_the_rows_that_spell_them(
     [
         ({"classes": ("verb",)}, "'verb' .*structural, numeric, function"),
         ({"frequencies": ("7",)}, "'7' is none of .* 1, 2-4, 5-19, 20-99, 100+"),
-        ({"bands": ("[0, 1)",)}, r"'\[0, 1\)' is none of the bands \[0, 0.5\), \[0.5, 1\)"),
+        ({"bands": ("[0, 3)",)}, r"'\[0, 3\)' is none of the bands \[0, 0.5\), \[0.5, 1\)"),
         ({"documents": "("}, r"'\(' is no regular expression: missing \)"),
         ({"terms": ("lambda",)}, r"terms .*'lambda'.* need the tokenizer"),
     ],

@@ -317,7 +317,7 @@ def test_sources_without_a_score_go_last() -> None:
     assert "chances are among the 1 of 3 sources with a score" in str(found)
     assert " 0 %" not in str(found)
     for source in found.sources[1:]:
-        assert source.status.endswith("; sketch more documents of it, or rank with --plug-in")
+        assert source.status.endswith("; sketch more documents of it, or rank with --no-debias")
     assert found.sources[1].value is None
     assert found.sources[1].low is None
     assert found.sources[1].status.startswith("too few documents: 1")

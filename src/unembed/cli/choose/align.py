@@ -6,48 +6,56 @@ from typing import Any
 
 import click
 
-from unembed.cli.options import LOADING, PRINTING, TEXT, Source, with_options
+from unembed.cli.help import Verb, option, under
+from unembed.cli.options import LOADING, NO_DEBIAS, PRINTING, TEXT, Source
 from unembed.cli.printing import OUT, Output, typed, with_output
 from unembed.errors import UnembedError
 
 
-@click.command("align")
+@click.command("align", cls=Verb)
 @click.argument("tasks", nargs=-1, required=True)
 @OUT
-@click.option("--model", help="Read TASKS as texts, and sketch them on this model.")
-@click.option(
-    "--exact/--sketched",
-    default=None,
-    help="With --model: by Gram matrices or sketches [exact up to 1,000 tokens].",
+@PRINTING
+@under(
+    "Alignment",
+    option(
+        "--exact/--sketched",
+        default=None,
+        help="With --model: by Gram matrices or sketches.",
+        default_is="exact up to 1,000 tokens",
+    ),
+    NO_DEBIAS,
 )
-@click.option(
-    "--plug-in",
-    is_flag=True,
-    help="Leave in the pairs of a sample with itself, which draw cosines towards 0.",
-)
-@with_options(*TEXT, *LOADING, *PRINTING)
+@under("Model", option("--model", help="Read TASKS as texts, and sketch them on this model."))
+@LOADING
+@TEXT
 @with_output
 def align_command(
     tasks: tuple[str, ...],
     output: Output,
     model: str | None,
     exact: bool | None,
-    plug_in: bool,
+    no_debias: bool,
     **given: Any,
 ) -> None:
-    """Say how alike the moves are that fine-tuning on several texts would make.
+    """Say how alike several texts would move the head.
 
     TASKS are files of unembed sketch, or folders of unembed audit --sketch; with --model, texts.
+
+    \b
+    Example:
+      unembed align reviews.safetensors manuals.safetensors -o runs/align
+      unembed align reviews.txt manuals.txt --model ./my-model -o runs/quick
+    \f
     joint is the cosine of the Fishers of the head's gradients: 1 for the same directions, 0 for
     none in common. activation and error are what the inputs and the mistakes alone say; coupling is
     the joint over their product. Intervals hold the sketch's error and the sample's.
 
     \b
-    Example:
+    From the texts on:
       unembed sketch ./my-model reviews.txt -o reviews.safetensors
       unembed sketch ./my-model manuals.txt -o manuals.safetensors
       unembed align reviews.safetensors manuals.safetensors -o runs/align
-      unembed align reviews.txt manuals.txt --model ./my-model -o runs/quick
     """
     from unembed.signatures.alignment.align import align
     from unembed.signatures.alignment.texts import align_texts
@@ -56,7 +64,7 @@ def align_command(
     if len(tasks) < 2:
         raise UnembedError(f"{len(tasks)} task has nothing to compare with: give two or more")
     source = Source.taken(given)
-    kept: dict[str, Any] = {"debias": not plug_in, "out": output.folder, "command": typed()}
+    kept: dict[str, Any] = {"debias": not no_debias, "out": output.folder, "command": typed()}
     if model is None:
         if exact is not None:
             raise UnembedError("--exact needs --model and texts: a signature is a sketch")

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from unembed.cli.choose.index_build import build_command
-from unembed.cli.options import LOADING, TEXT, Source, with_options
+from unembed.cli.choose.index_build import JSON, WAIT, build_command
+from unembed.cli.help import Listing, option, under
+from unembed.cli.options import CONTEXT_IS, LOADING, PRINTING, TEXT, Source
 from unembed.cli.printing import say
 from unembed.errors import UnembedError
 from unembed.selection.scores import FEATURES
@@ -23,20 +24,15 @@ if TYPE_CHECKING:
     from unembed.text.corpus import Corpus
 
 FOLDER = click.Path(path_type=Path)
-JSON = click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
-WAIT = click.option(
-    "--wait", type=float, default=10.0, show_default=True, help="Seconds to wait for a writer."
-)
-TOP = click.option("--top", type=int, default=10, show_default=True, help="Entries to print.")
-APPROXIMATE = click.option(
+APPROXIMATE = option(
     "--approximate", is_flag=True, help="Look at likely entries alone; see unembed index build."
 )
 SHOWN = 60
 
 
-@click.group("index")
+@click.group("index", cls=Listing)
 def index_command() -> None:
-    """Keep signatures in a folder, and ask which of them a text is most alike.
+    """Keep signatures, and ask which of them a text is most like.
 
     \b
     Example:
@@ -52,20 +48,29 @@ index_command.add_command(build_command)
 @index_command.command("add")
 @click.argument("index", type=FOLDER)
 @click.argument("signatures", nargs=-1, required=True, type=FOLDER)
-@click.option("--tag", "tags", multiple=True, help="Tag of these signatures; may be repeated.")
-@click.option("--licence", default="", help="Of the texts.")
-@click.option("--note", default="", help="Anything else.")
-@click.option("--name", help="What to call it, of one signature [its own name].")
-@click.option("--replace", is_flag=True, help="Put it in the place of another of its name.")
-@click.option(
-    "--by",
-    type=click.Choice(list(FEATURES)),
-    help="What cosines are of, of a new index [joint].",
+@under(
+    "Entry",
+    option("--tag", "tags", multiple=True, help="Tag of these signatures; repeatable."),
+    option("--licence", default="", show_default=False, help="Of the texts."),
+    option("--note", default="", show_default=False, help="Anything else."),
+    option("--name", help="What to call it, of one signature.", default_is="its own name"),
+    option("--replace", is_flag=True, help="Put it in the place of another of its name."),
 )
-@click.option(
-    "--dtype",
-    type=click.Choice(["float32", "float16", "int8"]),
-    help="How a new index stores numbers [float32].",
+@under(
+    "Index",
+    option(
+        "--by",
+        type=click.Choice(list(FEATURES)),
+        metavar="FEATURE",
+        help=f"What cosines are of, in a new index: {', '.join(FEATURES)}.",
+        default_is="joint",
+    ),
+    option(
+        "--dtype",
+        type=click.Choice(["float32", "float16", "int8"]),
+        help="How a new index stores numbers.",
+        default_is="float32",
+    ),
 )
 @WAIT
 @JSON
@@ -146,8 +151,11 @@ def remove_command(index: Path, names: tuple[str, ...], wait: float, as_json: bo
 
 @index_command.command("list")
 @click.argument("index", type=FOLDER)
-@click.option("--tag", "tags", multiple=True, help="Only entries with this tag; with all of them.")
-@click.option("--verify", is_flag=True, help="Compare every vector with its checksum.")
+@under(
+    "Entries",
+    option("--tag", "tags", multiple=True, help="Only entries with this tag; with all of them."),
+    option("--verify", is_flag=True, help="Compare every vector with its checksum."),
+)
 @JSON
 def list_command(index: Path, tags: tuple[str, ...], verify: bool, as_json: bool) -> None:
     """List the entries of INDEX.
@@ -172,11 +180,10 @@ def list_command(index: Path, tags: tuple[str, ...], verify: bool, as_json: bool
 @index_command.command("query")
 @click.argument("index", type=FOLDER)
 @click.argument("signature", type=FOLDER)
-@TOP
-@APPROXIMATE
+@under("Entries", option("--top", type=int, default=10, help="Entries to print."), APPROXIMATE)
 @JSON
 def query_command(index: Path, signature: Path, top: int, approximate: bool, as_json: bool) -> None:
-    """Say which entries of INDEX a SIGNATURE is most alike.
+    """Say which entries of INDEX a SIGNATURE is most like.
 
     \b
     Example:
@@ -196,15 +203,17 @@ def query_command(index: Path, signature: Path, top: int, approximate: bool, as_
 @index_command.command("route")
 @click.argument("index", type=FOLDER)
 @click.argument("corpora", nargs=-1)
-@click.option("--model", required=True, help="The model that the signatures are of.")
-@click.option("--text", "texts", multiple=True, help="A prompt; may be repeated.")
-@click.option("--each", is_flag=True, help="Route every text by itself, not all together.")
-@click.option("--context", type=int, help="Tokens of context [the model's, at most 2048].")
-@click.option("--top", type=int, default=3, show_default=True, help="Entries to print.")
-@APPROXIMATE
-@with_options(*TEXT, *LOADING)
-@JSON
-@click.option("--quiet", is_flag=True, help="No progress bar.")
+@PRINTING
+@under("Model", option("--model", required=True, help="The model that the signatures are of."))
+@LOADING
+@under(
+    "Text",
+    option("--text", "texts", multiple=True, help="A prompt; repeatable."),
+    option("--each", is_flag=True, help="Route every text by itself, not all together."),
+    option("--context", type=int, help="Tokens a window.", default_is=CONTEXT_IS),
+)
+@TEXT
+@under("Entries", option("--top", type=int, default=3, help="Entries to print."), APPROXIMATE)
 def route_command(
     index: Path,
     corpora: tuple[str, ...],
@@ -218,7 +227,7 @@ def route_command(
     quiet: bool,
     **given: Any,
 ) -> None:
-    """Say which entries of INDEX a prompt, some prompts or CORPORA are most alike.
+    """Say which entries of INDEX prompts or CORPORA are most like.
 
     One pass of the model. A few tokens give an order; cosines take more text, of several documents.
 
@@ -256,10 +265,10 @@ def route_command(
 
 @index_command.command("map")
 @click.argument("index", type=FOLDER)
-@click.option("-o", "--out", type=FOLDER, required=True, help="Page to write, .html.")
+@under("Output", option("-o", "--out", type=FOLDER, required=True, help="Page to write, .html."))
 @JSON
 def map_command(index: Path, out: Path, as_json: bool) -> None:
-    """Draw the entries of INDEX on the two axes that tell them best apart.
+    """Draw the entries of INDEX on the axes that tell them best apart.
 
     \b
     Example:
@@ -314,10 +323,10 @@ def _sources(
 
 def _agree(index: Index, by: str | None, dtype: str | None) -> None:
     """Raise UnembedError where an index is of another kind than its options ask for."""
-    for option, asked, found in (("by", by, index.by), ("dtype", dtype, index.dtype)):
+    for name, asked, found in (("by", by, index.by), ("dtype", dtype, index.dtype)):
         if asked not in (None, found):
             raise UnembedError(
-                f"{index.folder} has {option} {found} and --{option} is {asked}: leave it out, or "
+                f"{index.folder} has {name} {found} and --{name} is {asked}: leave it out, or "
                 "give another index"
             )
 

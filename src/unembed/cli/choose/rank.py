@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from unembed.cli.options import LOADING, PRINTING, TEXT, WINDOWS, Source, with_options
+from unembed.cli.help import Verb, option, under
+from unembed.cli.options import LOADING, NO_DEBIAS, PRINTING, TEXT, WINDOWS, Source
 from unembed.cli.printing import OUT, Output, typed, with_output
 from unembed.errors import UnembedError
 from unembed.selection.scores import BASELINES, MODEL_BASELINES, SCORES, SIGNATURE_SCORES
@@ -18,38 +19,47 @@ POSITIONS = 2000
 """Positions of each text that a baseline reads."""
 
 
-@click.command("rank")
+@click.command("rank", cls=Verb)
 @click.argument("target")
 @click.argument("sources", nargs=-1, required=True)
 @OUT
-@click.option(
-    "--by",
-    type=click.Choice(list(SCORES)),
-    default="joint",
-    show_default=True,
-    metavar="SCORE",
-    help="Of signatures: "
-    + ", ".join(f"{name} ({SCORES[name].label})" for name in SIGNATURE_SCORES)
-    + f". Baselines, of texts: {', '.join(BASELINES)}; of adapters: {', '.join(MODEL_BASELINES)}.",
+@PRINTING
+@under(
+    "Score",
+    option(
+        "--by",
+        type=click.Choice(list(SCORES)),
+        default="joint",
+        metavar="SCORE",
+        help=f"Of signatures: {', '.join(SIGNATURE_SCORES)}; baselines, of texts: "
+        f"{', '.join(BASELINES)}; of adapters: {', '.join(MODEL_BASELINES)}.",
+    ),
+    NO_DEBIAS,
+    option(
+        "--blocks",
+        type=int,
+        rare=True,
+        help="Blocks of documents to delete for a baseline's errors, 0 for none.",
+        default_is="16",
+    ),
 )
-@click.option("--model", help="Model to read texts and adapters on.")
-@click.option("--probe", help="Text to sketch adapters on [the target's].")
-@click.option(
-    "--plug-in",
-    is_flag=True,
-    help="Leave in the pairs of a sample with itself: for tasks on one set of prompts.",
+@under(
+    "Model",
+    option("--model", help="Model to read texts and adapters on."),
+    option("--probe", help="Text to sketch adapters on.", default_is="the target's"),
 )
-@click.option(
-    "--max-positions",
-    type=int,
-    help=f"Take at most so many of each text, from all over it [all; baselines: {POSITIONS:,}].",
+@LOADING
+@under(
+    "Text",
+    option(
+        "--max-positions",
+        type=int,
+        help="Of each text at most so many, from all over it.",
+        default_is=f"all; baselines: {POSITIONS:,}",
+    ),
 )
-@click.option(
-    "--blocks",
-    type=int,
-    help="Blocks of documents to delete for a baseline's errors, 0 for none [16].",
-)
-@with_options(*WINDOWS, *TEXT, *LOADING, *PRINTING)
+@WINDOWS
+@TEXT
 @with_output
 def rank_command(
     target: str,
@@ -58,22 +68,26 @@ def rank_command(
     by: str,
     model: str | None,
     probe: str | None,
-    plug_in: bool,
+    no_debias: bool,
     max_positions: int | None,
     blocks: int | None,
     **given: Any,
 ) -> None:
-    """Say which of several sources promises most for TARGET, before training on any.
-
-    TARGET and SOURCES are files of unembed sketch or folders of unembed audit --sketch; with
-    --model also texts, and SOURCES adapters: folders that PEFT saved. An adapter stands for the
-    compact signature beside it (unembed sketch --export), else for a sketch of the model with the
-    adapter in place. best is the probability that of all true scores this is the largest. For tasks
-    that share their inputs give --by gradient --plug-in, and for adapters --by loss.
+    """Say which source promises most for TARGET, before training on any.
 
     \b
     Example:
       unembed rank target.safetensors reviews.safetensors manuals.safetensors -o runs/rank
+      unembed rank target.txt reviews.txt manuals.txt --model ./my-model -o runs/quick
+    \f
+    TARGET and SOURCES are files of unembed sketch or folders of unembed audit --sketch; with
+    --model also texts, and SOURCES adapters: folders that PEFT saved. An adapter stands for the
+    compact signature beside it (unembed sketch --export), else for a sketch of the model with the
+    adapter in place. best is the probability that of all true scores this is the largest. For tasks
+    that share their inputs give --by gradient --no-debias, and for adapters --by loss.
+
+    \b
+    More examples:
       unembed rank target.txt reviews.txt manuals.txt --model ./my-model --by gradient -o runs/rank
       unembed rank target.txt adapters/* --model ./my-model -o runs/adapters
     """
@@ -85,16 +99,16 @@ def rank_command(
             tasks,
             output,
             by,
-            debias=not plug_in,
+            debias=not no_debias,
             model=model,
             probe=probe,
             source=source,
             reading={"max_positions": max_positions, **given},
         )
     else:
-        if plug_in or probe is not None:
-            option = "--plug-in" if plug_in else f"--probe {probe}"
-            raise UnembedError(f"{option} is for scores of signatures: {by} is a baseline")
+        if no_debias or probe is not None:
+            asked = "--no-debias" if no_debias else f"--probe {probe}"
+            raise UnembedError(f"{asked} is for scores of signatures: {by} is a baseline")
         done = _by_samples(
             tasks,
             output,
@@ -124,8 +138,8 @@ def _by_signatures(
     from unembed.signatures.reading.sketcher import SketchOptions
 
     if model is None and (reading["max_positions"] is not None or probe is not None):
-        option = "--probe" if probe is not None else "--max-positions"
-        raise UnembedError(f"{option} needs --model and texts: a signature is finished")
+        asked = "--probe" if probe is not None else "--max-positions"
+        raise UnembedError(f"{asked} needs --model and texts: a signature is finished")
     first, *rest = signatures_of(
         tasks,
         model=model,

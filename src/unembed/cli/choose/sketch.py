@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from unembed.cli.options import BATCHES, LOADING, PRINTING, TEXT, WINDOWS, Source, with_options
+from unembed.cli.help import Verb, Words, option, under
+from unembed.cli.options import BATCHES, LOADING, PRINTING, TEXT, WINDOWS, Source
 from unembed.cli.printing import echo, say
 from unembed.errors import UnembedError
 from unembed.signatures.sketches.names import CONSTRUCTIONS, DEFAULT
@@ -20,64 +21,87 @@ if TYPE_CHECKING:
 FILE = click.Path(path_type=Path)
 
 
-@click.command("sketch")
+@click.command("sketch", cls=Verb)
 @click.argument("model")
 @click.argument("corpus")
-@click.option("-o", "--out", type=FILE, required=True, help="Signature to write, .safetensors.")
-@click.option("--name", "task", help="What alignments call it [the file's name].")
-@click.option(
-    "--fisher",
-    type=click.Choice(["empirical", "true"]),
-    default="empirical",
-    show_default=True,
-    help="Labels: the text's next tokens, or the model's own distribution (no label noise).",
+@under(
+    "Output",
+    option("-o", "--out", type=FILE, required=True, help="Signature to write, .safetensors."),
 )
-@click.option(
-    "--unit",
-    type=click.Choice(["token", "sequence"]),
-    default="token",
-    show_default=True,
-    help="A sample: a token, or a window whose gradients are summed first.",
+@PRINTING
+@under(
+    "Output",
+    option("--name", "task", help="What alignments call it.", default_is="the file's name"),
+    option(
+        "--export",
+        type=FILE,
+        rare=True,
+        help="Also write the compact signature (16 KiB): a file, or the folder of an adapter.",
+    ),
+    option(
+        "--export-dtype",
+        type=click.Choice(["float32", "float16", "int8"]),
+        default="float32",
+        rare=True,
+        help="Of the compact signature.",
+    ),
 )
-@click.option("--first-moment", is_flag=True, help="Keep mean gradients: a signed cosine.")
-@click.option(
-    "--verbalizers",
-    type=FILE,
-    help="JSON with --completion-only: a list of answer words restricts the softmax to them; an "
-    "object says which word replaces each completion.",
+@under(
+    "Signature",
+    option(
+        "--labels",
+        "fisher",
+        type=Words({"text": "empirical", "model": "true"}),
+        default="text",
+        was="--fisher",
+        help="The text's next tokens, or the model's own distribution.",
+    ),
+    option(
+        "--unit",
+        type=click.Choice(["token", "sequence"]),
+        default="token",
+        help="What a sample is.",
+    ),
+    option("--first-moment", is_flag=True, help="Keep mean gradients: a signed cosine."),
+    option("--size", "m", type=int, default=4096, was="--m", help="Numbers a signature holds."),
+    option("--seed", type=int, default=0, rare=True, help="Of the random maps."),
+    option(
+        "--construction",
+        type=click.Choice(list(CONSTRUCTIONS)),
+        default=DEFAULT,
+        rare=True,
+        metavar="KIND",
+        help="Kind of random map: "
+        + "; ".join(f"{name}, {one.meaning}" for name, one in CONSTRUCTIONS.items())
+        + ".",
+    ),
+    option(
+        "--verbalizers",
+        type=FILE,
+        rare=True,
+        help="JSON with --completion-only: a list of answer words restricts the softmax to them; "
+        "an object says which word replaces each completion.",
+    ),
+    option(
+        "--restrict",
+        is_flag=True,
+        rare=True,
+        help="Restrict the softmax to an object's words too.",
+    ),
 )
-@click.option("--restrict", is_flag=True, help="Restrict the softmax to an object's words too.")
-@click.option(
-    "--max-positions",
-    type=int,
-    help="Take so many, of documents from all over "
-    "the text: its first million positions, or 64 times as many [all].",
+@under(
+    "Text",
+    option(
+        "--max-positions",
+        type=int,
+        help="So many, of documents from all over the text.",
+        default_is="all",
+    ),
 )
-@with_options(*WINDOWS, *TEXT)
-@click.option(
-    "--construction",
-    type=click.Choice(list(CONSTRUCTIONS)),
-    default=DEFAULT,
-    show_default=True,
-    help="Kind of random map: "
-    + "; ".join(f"{name}, {one.meaning}" for name, one in CONSTRUCTIONS.items())
-    + ".",
-)
-@click.option("--m", type=int, default=4096, show_default=True, help="Numbers a signature holds.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the random maps.")
-@click.option(
-    "--export",
-    type=FILE,
-    help="Also write the compact signature (16 KiB): a file, or the folder of an adapter.",
-)
-@click.option(
-    "--export-dtype",
-    type=click.Choice(["float32", "float16", "int8"]),
-    default="float32",
-    show_default=True,
-    help="Of the compact signature.",
-)
-@with_options(*BATCHES, *LOADING, *PRINTING)
+@WINDOWS
+@TEXT
+@BATCHES
+@LOADING
 def sketch_command(
     model: str,
     corpus: str,
@@ -91,16 +115,19 @@ def sketch_command(
     quiet: bool,
     **given: Any,
 ) -> None:
-    """Sketch how fine-tuning MODEL on CORPUS would move its output head, without training.
-
-    The signature is a random projection of the Fisher of the head's gradients over the text.
-    unembed align tells from two of them how alike the moves are. Signatures compare where model,
-    construction, m, seed, unit and Fisher are the same. A killed run goes on with the same command.
+    """Sketch how training on CORPUS would move MODEL's head.
 
     \b
     Example:
       unembed sketch ./my-model reviews.txt -o reviews.safetensors
       unembed sketch ./my-model answers.jsonl -o answers.safetensors --completion-only
+    \f
+    Nothing is trained. The signature is a random projection of the Fisher of the head's gradients
+    over the text. unembed align tells from two of them how alike the moves are. Signatures compare
+    where model, construction, size, seed, unit and labels are the same. With --labels model there
+    is no label noise, and the text needs no right next tokens. --max-positions draws from the first
+    million positions of the text, or from 64 times as many. A killed run goes on with the same
+    command.
     """
     from unembed.signatures.alignment.tables import signature_text
     from unembed.signatures.file import check_signature_output, export_path

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 
 from unembed.decisions.audit.gap import GapFit, GapUndefined, fit_gap
 from unembed.decisions.audit.rounding import NativeColumns, NativeHead, native_head
+from unembed.decisions.names import MARGIN_BANDS
 from unembed.runs.record import check_columns, record_from_json, record_to_json
 from unembed.stats.bootstrap import RESAMPLES, cluster, ratio_estimates, sums_by_document
 from unembed.stats.estimate import Estimate
@@ -35,9 +36,6 @@ __all__ = [
     "summary_from_json",
     "summary_to_json",
 ]
-
-MARGIN_BANDS = (0.0, 0.5, 1.0, 2.0, 5.0, float("inf"))
-"""Edges of the margin bands [0,.5) [.5,1) [1,2) [2,5) [5,inf), theory §4."""
 
 QUANTILES = (5, 25, 50, 75, 95)
 """Reported quantiles, in percent."""

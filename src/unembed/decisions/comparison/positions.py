@@ -15,8 +15,9 @@ from unembed.decisions.comparison.pairing import (
     refuse_other_tokens,
     vocabulary_size,
 )
-from unembed.decisions.comparison.summary import BAND_NAMES, Groups
-from unembed.decisions.tokens import CLASSES, FREQUENCY_NAMES, encodings_of, marks_of_terms
+from unembed.decisions.comparison.summary import Groups
+from unembed.decisions.names import BAND_NAMES, CLASSES, FREQUENCY_NAMES, bands_of_range
+from unembed.decisions.tokens import encodings_of, marks_of_terms
 from unembed.errors import UnembedError
 from unembed.text.vocabulary import Vocabulary
 
@@ -25,7 +26,8 @@ from unembed.text.vocabulary import Vocabulary
 class PositionFilter:
     """Which positions to compare; what is left empty keeps all.
 
-    ``classes`` and ``frequencies`` are of the target, ``bands`` of the margin before.
+    ``classes`` and ``frequencies`` are of the target, ``bands`` of the margin before: each a band,
+    or a range of them such as "5+", ">=5", "0-0.5" or "<2".
     ``documents`` is a regular expression that a document's name must contain. ``terms`` are words
     of the user's: a position is kept where its target is part of one, spelled by ``tokenizer``,
     which must be the audits' own.
@@ -39,7 +41,9 @@ class PositionFilter:
     tokenizer: Any = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        known = {"classes": CLASSES, "frequencies": FREQUENCY_NAMES, "bands": BAND_NAMES}
+        bands = [name for asked in self.bands for name in bands_of_range(asked)]
+        object.__setattr__(self, "bands", tuple(dict.fromkeys(bands)))
+        known = {"classes": CLASSES, "frequencies": FREQUENCY_NAMES}
         for name, choices in known.items():
             for value in getattr(self, name):
                 if value not in choices:

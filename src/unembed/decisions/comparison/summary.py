@@ -35,10 +35,9 @@ from unembed.decisions.comparison.flips import (
 from unembed.decisions.comparison.movement import MarginColumns, Movement, compare_margins
 from unembed.decisions.comparison.pairing import PairedPositions, Side
 from unembed.decisions.comparison.prediction import FlipPrediction, predict_flips
+from unembed.decisions.names import BAND_NAMES as BAND_NAMES
 from unembed.decisions.tokens import CLASSES, FREQUENCY_NAMES
 from unembed.runs.record import record_from_json, record_to_json
-
-BAND_NAMES = ("[0, 0.5)", "[0.5, 1)", "[1, 2)", "[2, 5)", "[5, ∞)")
 
 
 @dataclass(frozen=True)

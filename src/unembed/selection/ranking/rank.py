@@ -200,7 +200,7 @@ def _statuses(
             if found[t] == "ok":
                 found[t] = f"no {by} score, for the target's is lost: {facts[0].status}"
             about = "the target" if facts[0].status != "ok" else "it"
-            found[t] += f"; sketch more documents of {about}, or rank with --plug-in"
+            found[t] += f"; sketch more documents of {about}, or rank with --no-debias"
         elif why is not None:
             found[t] = f"{found[t]}, {'but ' * (found[t] == 'ok')}no interval: {why}"
     return found

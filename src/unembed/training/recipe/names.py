@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from unembed.models.names import DTYPES
+
 
 @dataclass(frozen=True)
 class ObjectiveName:
@@ -33,6 +35,8 @@ OBJECTIVES = {
     "cosine": ObjectiveName("spread of the leading rows by their cosines", cosines=True),
 }
 DIRECTIONS = ("contract", "expand")
+SAVE_DTYPES = DTYPES[1:]
+"""Precisions that a refined model can be saved in."""
 
 SCOPES = ("full", "last-N-blocks", "final-norm", "head", "norm+head", "lora")
 UNTIED = ("full", "head", "norm+head")

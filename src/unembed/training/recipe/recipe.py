@@ -10,12 +10,12 @@ from typing import Any
 from unembed.errors import UnembedError
 from unembed.runs.record import record_to_json
 from unembed.training.recipe.lora import Lora
+from unembed.training.recipe.names import SAVE_DTYPES
 from unembed.training.recipe.objectives import Objective
 from unembed.training.recipe.protection import Protection
 from unembed.training.recipe.scope import check_scope
 from unembed.training.recipe.weighting import Weighting, refuse_unknown_classes
 
-SAVE_DTYPES = ("float32", "bfloat16", "float16")
 MIN_CONTEXT = 3
 """Tokens a training window; the last of them is predicted alone."""
 

@@ -23,7 +23,8 @@ from unembed.head.head import Head
 from unembed.head.sweep import Sweep, sweep
 from unembed.models.checkpoint import Checkpoint
 from unembed.models.model_pass import ModelPass
-from unembed.models.quantization import SCHEMES, quantized, torchao_is_there
+from unembed.models.names import SCHEMES
+from unembed.models.quantization import quantized, torchao_is_there
 from unembed.runs.phases import Phases
 from unembed.runs.progress import progress_bar
 from unembed.runs.provenance import Provenance
