@@ -97,13 +97,12 @@ def test_numbers_are_those_of_the_record(page: str, twelve: Alignments) -> None:
     for pair, row in zip(pairs, table.rows, strict=True):
         i, j = pair.first, pair.second
         assert row[0] == f"{twelve.names[i]} · {twelve.names[j]}"
-        bounds = f"{cosine(joint.low[i, j])} to {cosine(joint.high[i, j])}"
         shown = [
-            f"{cosine(joint.value[i, j])} ({bounds})",
+            wording.full(estimate(twelve, "joint", pair), cosine),
             *(cosine(twelve.pairs(kind).value[i, j]) for kind in ("activation", "error")),
         ]
         assert list(row[1:4]) == shown
-        assert row[4].startswith(cosine(twelve.coupling.value[i, j]) + " (")
+        assert row[4].startswith(wording.full(estimate(twelve, "coupling", pair), cosine))
         low, high = twelve.coupling.low[i, j], twelve.coupling.high[i, j]
         assert row[4].endswith("▲") == (low > 1)
         assert row[4].endswith("▼") == (high < 1)
@@ -229,8 +228,8 @@ def test_many_tasks_show_both_ends() -> None:
     assert [len(table.rows) for table in tables] == [20, 20]
     top = many.joint.value[pairs[0].first, pairs[0].second]
     bottom = many.joint.value[pairs[-1].first, pairs[-1].second]
-    assert tables[0].rows[0][1].startswith(cosine(top))
-    assert tables[1].rows[0][1].startswith(cosine(bottom))
+    assert tables[0].rows[0][1].startswith(f"{top:.2f}")
+    assert tables[1].rows[0][1].startswith(f"{bottom:.2f}"[:3])
     assert "of 1,653 pairs" in tables[0].caption
     chosen = spaced(pairs, alignment_charts.MOST_PAIRS_DRAWN)
     assert len(set(chosen)) == alignment_charts.MOST_PAIRS_DRAWN

@@ -428,7 +428,7 @@ def test_missing_plotting_library_is_named(monkeypatch: pytest.MonkeyPatch) -> N
         (0.012, "0.0120"),
         (0.00051, "0.000510"),
         (12345.6, "12,346"),
-        (153.27, "153.3"),
+        (153.27, "153"),
         (2.5e-7, "2.50·10⁻⁷"),
         (-3e8, "−3.00·10⁸"),
     ],
@@ -439,8 +439,8 @@ def test_decimal(value: float, words: str) -> None:
 
 def test_intervals_name_the_percent_once() -> None:
     found = Estimate(0.241, 0.232, 0.25, 10)
-    assert wording.full(found, wording.share) == "24.1\u00a0% (23.2 to 25.0\u00a0%)"
-    assert wording.full(Estimate(0.5), wording.share) == "50.0\u00a0%"
+    assert wording.full(found, wording.share) == "24.1\u00a0% [23.2, 25.0]"
+    assert wording.full(Estimate(0.5), wording.share) == "50.0\u00a0% (no interval)"
 
 
 # In a browser ------------------------------------------------------------------------------------

@@ -226,7 +226,7 @@ class TestDivergences:
         measures, agreement = section.tables
         assert measures.rows[0][1] == wording.full(apart.kl_forward.mean, wording.decimal)
         assert measures.rows[1][3] == wording.full(apart.kl_backward.high, wording.decimal)
-        assert agreement.rows[0][1] == f"{100 * (apart.acceptance.value or 0):.2f}\u00a0%"
+        assert agreement.rows[0][1] == wording.point(apart.acceptance, wording.share)
         figures = {figure.name: figure for figure in section.figures}
         assert list(figures) == [
             *("kl-curve", "tv-curve", "kl-band-before", "acceptance-band-before"),
@@ -289,7 +289,7 @@ class TestDivergences:
         assert section is not None
         assert section.figures == ()
         assert section.lead.endswith("Here they are the same at every position.")
-        assert section.tables[0].rows[0][1:] == ("0 (0 to 0)",) * 3
+        assert section.tables[0].rows[0][1:] == ("0 [0, 0]",) * 3
         assert section.tables[1].rows[2][1] == "none: the total is 0"
 
 
@@ -332,7 +332,7 @@ class TestSpecialCases:
                 clustered_mcnemar_p=replace(flips.clustered_mcnemar_p, value=p),
             ),
         )
-        assert f"pp), {said}" in account(summary)
+        assert f"], {said}" in account(summary)
 
     def test_nothing_compared(self, comparison: Comparison) -> None:
         flips = comparison.summary.flips
@@ -369,8 +369,8 @@ def test_lone_tokens(text: str, shown: str) -> None:
 
 def test_differences_in_points() -> None:
     assert wording.points(0.0041) == "+0.410\u00a0pp"
-    assert wording.points(-0.12) == "−12.00\u00a0pp"
-    assert wording.change(0.283) == "+28.30\u00a0%"
+    assert wording.points(-0.12) == "−12.0\u00a0pp"
+    assert wording.change(0.283) == "+28.3\u00a0%"
     assert wording.signed(0.0) == "0"
 
 

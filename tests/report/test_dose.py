@@ -13,7 +13,6 @@ from markup import Elements
 from unembed.report.dose import charts as dose_charts
 from unembed.report.dose import page as dose
 from unembed.report.dose import tables as dose_tables
-from unembed.report.dose.charts import points_apart, relative_change
 from unembed.report.dose.page import dose_page
 from unembed.report.parts import wording
 from unembed.stats.estimate import Estimate
@@ -124,7 +123,7 @@ def test_numbers_are_those_of_the_records(
         for row in table.rows:
             figures = row.figures
             for estimate, form in (
-                (figures.median_margin_gain, relative_change),
+                (figures.median_margin_gain, wording.change),
                 (figures.below_half, wording.fine_share),
                 (figures.churn, wording.fine_share),
                 (figures.rotation, wording.fine_share),
@@ -136,11 +135,11 @@ def test_numbers_are_those_of_the_records(
                 if group.accuracy.value is not None:
                     assert wording.full(group.accuracy, wording.fine_share) in page
             if row.over_control is not None:
-                assert wording.full(row.over_control.right_to_wrong, points_apart) in page
+                assert wording.full(row.over_control.right_to_wrong, wording.points) in page
     for one in heldout.matched:
         if one.difference.value is not None:
-            assert wording.full(one.difference, points_apart) in page
-            assert wording.full(one.difference, points_apart) in page
+            assert wording.full(one.difference, wording.points) in page
+            assert wording.full(one.difference, wording.points) in page
     read_outs = heldout.rows[1].read_outs
     assert read_outs is not None
     assert wording.full(read_outs.changes[0].ratio, wording.decimal) in page

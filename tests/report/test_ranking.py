@@ -14,6 +14,7 @@ from browser import Watched, browser_test
 from made_up.selection import FEW, mixture, ranking
 from unembed.report.mixture import page as mixture_report
 from unembed.report.mixture.page import mixture_page
+from unembed.report.parts import wording
 from unembed.report.parts.scales import scale_of
 from unembed.report.ranking import page as ranking_report
 from unembed.report.ranking.page import contenders, probability, ranking_page
@@ -99,9 +100,10 @@ def test_ranking_rows_are_the_records() -> None:
     found = {row[0]: (row, place) for row, place in zip(parsed.rows, parsed.places, strict=True)}
     for source in record.sources[:10]:
         row, place = found[source.name]
-        assert row[2] == f"{source.value:.3f}"
+        score = Estimate(source.value, source.low, source.high)
+        assert row[2] == wording.point(score, wording.three)
         assert row[3] == probability(source.best)
-        assert row[4] == f"{source.low:.3f} to {source.high:.3f}"
+        assert row[4] == wording.interval(score, wording.three)
         assert row[5:] == [f"{source.samples:,}", f"{source.documents:,}"]
         # The drawing says what the cells say, in percent of the axis.
         span = scale.high - scale.low
@@ -230,10 +232,9 @@ def test_mixture_rows_are_the_records() -> None:
     found = {row[0]: (row, place) for row, place in zip(parsed.rows, parsed.places, strict=True)}
     for one in record.shares:
         row, place = found[one.name]
-        shown = [float(cell.split()[0]) for cell in (row[2], row[4])]
-        assert shown == pytest.approx([100 * one.weight.value, 100 * one.probability], abs=0.06)
-        low, high = (float(end.split()[0]) for end in row[3].split(" to "))
-        assert (low, high) == pytest.approx((100 * one.weight.low, 100 * one.weight.high), abs=0.06)
+        assert row[2] == wording.point(one.weight, wording.share)
+        assert float(row[4].split()[0]) == pytest.approx(100 * one.probability, abs=0.06)
+        assert row[3] == wording.interval(one.weight, wording.share)
         assert row[5:] == [f"{one.samples:,}", f"{one.documents:,}"]
         assert place["dot left"] == pytest.approx(100 * one.weight.value / scale.high, abs=0.01)
     weights = [one.weight.value for one in mixture_report.by_weight(record)]
@@ -243,8 +244,8 @@ def test_mixture_rows_are_the_records() -> None:
     line = interleave_line(record)
     assert line is not None
     assert f"mixed = {line}</code>" in page
-    assert "2.13\u00a0% (0.21 to 4.05\u00a0%) is left" in page
-    assert "summed to 0.97 (0.93 to 1.02)" in page
+    assert "2\u00a0% [0, 4] is left" in page
+    assert "summed to 0.97 [0.93, 1.02]" in page
     assert "cannot be told from nothing" not in page
     clean = replace(record, residual=Estimate(0.003, -0.01, 0.016, 5012))
     assert "cannot be told from nothing" in mixed(clean)

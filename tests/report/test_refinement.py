@@ -128,11 +128,11 @@ def test_held_out_stands_beside_training(page: str, summary: RefinementSummary) 
     ):
         held, trained = of(summary.heldout), of(summary.training)
         assert held != trained
-        cells = [form(held.value), wording.interval(held, form)]
-        cells += [form(trained.value), wording.interval(trained, form)]
+        cells = [wording.point(held, form), wording.interval(held, form)]
+        cells += [wording.point(trained, form), wording.interval(trained, form)]
         assert "".join(f"<td>{cell}</td>" for cell in cells) in page
-        assert f'<p class="value">{form(held.value)}' in page
-        assert f"{form(trained.value)} training" in page
+        assert f'<p class="value">{wording.point(held, form)}' in page
+        assert f"{wording.point(trained, form)} training" in page
 
 
 def test_curves_hold_what_was_logged(summary: RefinementSummary) -> None:
@@ -231,12 +231,12 @@ def test_a_row_is_printed_for_each_task(summary: RefinementSummary) -> None:
     error = 1.959963984540054 * math.sqrt(1 / 3) / 2
     assert rows[len(plain) :] == [
         ("benchmarks", "before → after, difference [95 % interval], n"),
-        ("piqa", f"0.2500 → 0.7500, +0.5000  [{0.5 - error:+.4f}, {0.5 + error:+.4f}], n 4"),
+        ("piqa", f"0.2500 → 0.7500, +0.5 [−{error - 0.5:.1f}, +{0.5 + error:.1f}], n 4"),
         (LONG, ""),
-        ("", "0.3750 → 0.2500, -0.1250  [-0.3700, +0.1200], n 2"),
+        ("", "0.3750 → 0.2500, −0.1 [−0.4, +0.1], n 2"),
         ("mean of 2 tasks", rows[-1][1]),
     ]
-    assert rows[-1][1].startswith("0.3125 → 0.5000, +0.1875  [")
+    assert rows[-1][1].startswith("0.3125 → 0.5000, +0.2 [")
     assert rows[-1][1].endswith("], n 6")
 
 
@@ -246,13 +246,13 @@ def test_benchmarks_are_a_table_of_the_page(summary: RefinementSummary, page: st
     assert table.caption.endswith("paired by document, the first 4 of each task")
     first, second, mean = table.rows
     piqa = found.tasks[0]
-    assert first[:5] == ("piqa, acc", "4", "0.250", "0.750", "+0.500")
+    assert first[:5] == ("piqa, acc", "4", "0.2", "0.8", "+0.5")
     assert first[5] == wording.interval(piqa.difference, wording.signed)
     assert first[6] == wording.decimal(math.sqrt(1 / 3) / 2)
     assert first[7:] == ("0", "2", "0.500")
     assert second[0] == f"{LONG}, f1"
     assert second[7:] == ("", "", "")
-    assert mean[:5] == ("mean of 2 tasks", "6", "0.312", "0.500", "+0.188")
+    assert mean[:5] == ("mean of 2 tasks", "6", "0.3", "0.5", "+0.2")
     assert {len(row) for row in table.rows} == {len(table.head)}
     assert found.mean_standard_error is not None
     assert mean[6] == wording.decimal(found.mean_standard_error)

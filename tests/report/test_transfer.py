@@ -16,7 +16,7 @@ from made_up.selection import METHODS, plane, transfer, verdicts
 from markup import Elements, painted
 from unembed.report.index import page as index_map
 from unembed.report.index.page import index_page
-from unembed.report.parts import points
+from unembed.report.parts import points, wording
 from unembed.report.parts.heatmap import colour
 from unembed.report.transfer import maps as transfer_maps
 from unembed.report.transfer import verdicts as transfer_verdicts
@@ -212,10 +212,10 @@ def test_verdicts_are_the_records(page: str, judged: tuple[Verdict, ...]) -> Non
         one = known[row.name]
         assert (row.value, row.low, row.high) == (one.share.value, one.share.low, one.share.high)
         texts = [cell.text for cell in row.cells]
-        assert texts[0].startswith(f"{100 * one.share.value:.0f}\u00a0% (".replace("-", "−"))
-        assert texts[1].startswith(f"{100 * one.top1.value:.0f}\u00a0% (")
-        assert texts[2].startswith(f"{one.spearman.value:.2f} (".replace("-", "−"))
-        assert texts[4].startswith(f"{one.regret.value:.3f} (")
+        assert texts[0] == wording.full(one.share, wording.share)
+        assert texts[1] == wording.full(one.top1, wording.share)
+        assert texts[2] == wording.full(one.spearman, wording.two)
+        assert texts[4] == wording.full(one.regret, wording.three)
         for text in texts:
             assert text.replace("<", "&lt;") in page
     assert "chance picks the best for one target in 7 (14.3\u00a0%)" in page

@@ -95,14 +95,14 @@ def test_a_group_seen_in_one_document_of_many_has_no_interval():
     numerators, denominators = np.zeros((1, 40)), np.zeros((1, 40))
     numerators[0, 0], denominators[0, 0] = 1, 2
     (estimate,) = ratio_estimates(numerators, denominators, resamples=500)
-    assert estimate == Estimate(0.5, None, None, n=2)
+    assert estimate == Estimate(0.5, None, None, n=2, documents=1)
 
 
 def test_one_document_has_a_value_and_no_interval():
     (mean,) = ratio_estimates(np.array([[3.0]]), np.array([[4.0]]))
-    assert mean == Estimate(0.75, None, None, n=4)
+    assert mean == Estimate(0.75, None, None, n=4, documents=1)
     (median,) = quantile_estimates(np.arange(5.0), np.zeros(5, dtype=np.intp), 1, [0.5])
-    assert median == Estimate(2.0, None, None, n=5)
+    assert median == Estimate(2.0, None, None, n=5, documents=1)
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_blocks_change_memory_and_not_the_quantile_intervals():
 def test_a_constant_has_an_interval_of_no_width():
     doc = np.repeat(np.arange(6), 4)
     (median,) = quantile_estimates(np.full(24, 1.5), doc, 6, [0.5], resamples=100)
-    assert median == Estimate(1.5, 1.5, 1.5, n=24)
+    assert median == Estimate(1.5, 1.5, 1.5, n=24, documents=6)
 
 
 @pytest.mark.slow

@@ -98,15 +98,15 @@ def _show_refined(refined: dict[str, Refinement], out: Path) -> None:
 
 def _cells(side: ComparisonSummary) -> list[str]:
     """The figures of LABELS."""
-    from unembed.stats.estimate import shown
+    from unembed.stats.forms import full, share, signed
 
     moved, flips = side.movement.everywhere, side.flips
     return [
-        shown(moved.margin.median, "+.3f"),
-        shown(_thousandths(moved.relative_distance.median), "+.2f"),
-        shown(side.calibration.nll_difference_nats, "+.3f"),
-        shown(flips.right_to_wrong_share, ".2%"),
-        shown(flips.churn, ".2%"),
+        full(moved.margin.median, signed),
+        full(_thousandths(moved.relative_distance.median), signed),
+        full(side.calibration.nll_difference_nats, signed),
+        full(flips.right_to_wrong_share, share),
+        full(flips.churn, share),
     ]
 
 

@@ -28,10 +28,13 @@ def typed() -> str:
 
 
 def echo(text: str, *, err: bool = False) -> None:
-    """Print, with control characters and bidirectional marks of names and paths spelt out."""
+    """Print, with control characters and bidirectional marks of names and paths spelt out.
+
+    Spaces that do not break are for pages: a terminal gets plain ones, which ``grep`` finds.
+    """
     from unembed.runs.visible import visible
 
-    click.echo(visible(text), err=err)
+    click.echo(visible(text.replace("\u00a0", " ")), err=err)
 
 
 def say(text: str, values: Any, as_json: bool, places: Places = ()) -> None:

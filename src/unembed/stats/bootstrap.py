@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -130,7 +131,9 @@ def ratio_estimates(
     k, documents = numerators.shape
     stacked = np.concatenate([numerators, denominators])
     totals = totals_and_resamples(stacked, resamples=resamples, seed=seed)
-    return tuple(ratio_of_totals(totals[:, i], totals[:, k + i], documents) for i in range(k))
+    found = (ratio_of_totals(totals[:, i], totals[:, k + i], documents) for i in range(k))
+    rests_on = np.count_nonzero(denominators, axis=1)
+    return tuple(replace(one, documents=int(on)) for one, on in zip(found, rests_on, strict=True))
 
 
 def totals_and_resamples(
@@ -153,4 +156,5 @@ def ratio_of_totals(
     if counts[0] == 0:
         return Estimate(None, reason="no position to average over")
     draws = np.where(counts > 0, sums / np.where(counts > 0, counts, 1), np.nan)
-    return Estimate(float(draws[0]), *interval(draws[1:], documents), n=int(counts[0]))
+    bounds = interval(draws[1:], documents)
+    return Estimate(float(draws[0]), *bounds, n=int(counts[0]), documents=documents)

@@ -49,4 +49,5 @@ def largest_share(
     found = studentised(sums[:1], sums[1:], resamples=resamples, seed=seed)
     few = part * n < FEWEST_LARGEST and documents >= 2
     reason = f"only {part * n:.0f} values: the interval may be too narrow" if few else None
-    return Estimate(float(found.value[0]), *found.ends(0, (part, 1.0)), n=n, reason=reason)
+    ends = found.ends(0, (part, 1.0))
+    return Estimate(float(found.value[0]), *ends, n=n, reason=reason, documents=documents)

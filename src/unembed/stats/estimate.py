@@ -6,13 +6,14 @@ import math
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Estimate:
-    """A statistic with a 95 % interval.
+    """A statistic with a 95 % interval: prints as ``1.32 [1.28, 1.36]``, converts with ``float``.
 
     ``low`` and ``high`` bound the interval, clustered by document; both are ``None`` where no
     interval exists (fewer than two documents). ``value`` is ``None`` where the statistic itself is
-    undefined, and ``reason`` then says why ("no position in this band").
+    undefined, and ``reason`` then says why ("no position in this band"). ``documents`` is how many
+    documents it rests on, where that is known. ``f"{estimate:.1%}"`` formats value and bounds.
     """
 
     value: float | None
@@ -20,6 +21,7 @@ class Estimate:
     high: float | None = None
     n: int = 0
     reason: str | None = None
+    documents: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("value", "low", "high"):
@@ -29,12 +31,24 @@ class Estimate:
         if self.value is None and self.reason is None:
             raise ValueError("an Estimate without a value needs a reason")
 
+    def __str__(self) -> str:
+        from unembed.stats.forms import decimal, full
 
-def shown(estimate: Estimate, form: str) -> str:
-    """An estimate in this format with its interval, or why it or the interval is missing."""
-    if estimate.value is None:
-        return f"undefined: {estimate.reason}"
-    text = format(estimate.value, form)
-    if estimate.low is None or estimate.high is None:
-        return f"{text}  (no interval)"
-    return f"{text}  [{format(estimate.low, form)}, {format(estimate.high, form)}]"
+        return full(self, decimal)
+
+    __repr__ = __str__
+
+    def __format__(self, spec: str) -> str:
+        if not spec:
+            return str(self)
+        if self.value is None:
+            return f"none: {self.reason}"
+        text = format(self.value, spec)
+        if self.low is None or self.high is None:
+            return text
+        return f"{text} [{format(self.low, spec)}, {format(self.high, spec)}]"
+
+    def __float__(self) -> float:
+        if self.value is None:
+            raise ValueError(f"there is no value: {self.reason}")
+        return self.value

@@ -57,9 +57,9 @@ def spearman_estimate(
         return Estimate(None, n=n, reason="one of the two is the same at every position")
     rho, moves = influence(x, y)
     if documents < 2:
-        return Estimate(rho, n=n)
+        return Estimate(rho, n=n, documents=documents)
     if 1 - rho**2 < 1e-12:
-        return Estimate(rho, rho, rho, n=n)
+        return Estimate(rho, rho, rho, n=n, documents=documents)
     sums = np.stack(
         [
             sums_by_document(moves, inverse, documents),
@@ -68,7 +68,7 @@ def spearman_estimate(
     )
     moved, size = bootstrap_sums(sums, resamples=resamples, seed=seed).T
     draws = np.tanh(np.arctanh(rho) + moved / size / (1 - rho**2))
-    return Estimate(rho, *interval(draws, documents), n=n)
+    return Estimate(rho, *interval(draws, documents), n=n, documents=documents)
 
 
 def influence(

@@ -52,7 +52,12 @@ def quantile_estimates(
         sample = Sample(values, inverse, tuple(levels))
         [draws] = quantile_draws([sample], documents, resamples=resamples, seed=seed)
     return tuple(
-        Estimate(float(found[i]), *interval(draws[:, i], documents), n=values.size)
+        Estimate(
+            float(found[i]),
+            *interval(draws[:, i], documents),
+            n=values.size,
+            documents=documents,
+        )
         for i in range(len(at))
     )
 

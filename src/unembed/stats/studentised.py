@@ -121,8 +121,10 @@ def mean_estimates(
         return tuple(Estimate(None, reason="no position to average over") for _ in sums)
     over = np.broadcast_to(counts, sums.shape)
     found = studentised(sums, over, resamples=resamples, seed=seed)
+    documents = int(np.count_nonzero(counts))
     return tuple(
-        Estimate(float(found.value[i]), *found.ends(i, limits[i]), n=n) for i in range(len(sums))
+        Estimate(float(found.value[i]), *found.ends(i, limits[i]), n=n, documents=documents)
+        for i in range(len(sums))
     )
 
 
@@ -158,11 +160,11 @@ def tail_quantile_estimates(
         value = float(quantiles[i])
         bounds = level + share.error[i] * np.array([share.low_t[i], share.high_t[i]])
         if np.isnan(bounds).any():
-            found.append(Estimate(value, n=n))
+            found.append(Estimate(value, n=n, documents=documents))
         elif bounds[1] > 1 and level**n > 0.025:
             reason = f"no interval: {n} positions do not bound a {level:.0%} quantile from above"
-            found.append(Estimate(value, n=n, reason=reason))
+            found.append(Estimate(value, n=n, reason=reason, documents=documents))
         else:
             low, high = np.quantile(values.astype(np.float64), np.clip(bounds, 0, 1))
-            found.append(Estimate(value, float(low), float(high), n=n))
+            found.append(Estimate(value, float(low), float(high), n=n, documents=documents))
     return tuple(found)

@@ -34,7 +34,7 @@ from unembed.runs.provenance import Provenance
 from unembed.runs.run_record import RunRecord
 from unembed.runs.store import TABLES, RunFolder
 from unembed.runs.table import as_html, as_text
-from unembed.stats.estimate import shown
+from unembed.stats.forms import decimal, full, share
 from unembed.text.corpus import Corpus
 from unembed.text.vocabulary import Vocabulary
 
@@ -191,25 +191,25 @@ def headline(summary: AuditSummary) -> list[tuple[str, str]]:
     """The short table that an audit prints: name and value with its interval."""
     rows = [
         ("positions", f"{summary.n_positions:,} in {summary.n_documents:,} documents"),
-        ("accuracy", shown(summary.accuracy, ".1%")),
-        ("loss (nats)", shown(summary.nll_nats, ".3f")),
-        ("perplexity", shown(summary.perplexity, ".2f")),
-        ("median margin (logits)", shown(summary.median_margin, ".3f")),
-        ("margin below 0.5", shown(summary.share_margin_below_half, ".1%")),
-        ("median relative distance", shown(summary.median_relative_distance, ".4f")),
-        ("Spearman margin, entropy", shown(summary.spearman_margin_entropy, ".3f")),
+        ("accuracy", full(summary.accuracy, share)),
+        ("loss (nats)", full(summary.nll_nats, decimal)),
+        ("perplexity", full(summary.perplexity, decimal)),
+        ("median margin (logits)", full(summary.median_margin, decimal)),
+        ("margin below 0.5", full(summary.share_margin_below_half, share)),
+        ("median relative distance", full(summary.median_relative_distance, decimal)),
+        ("Spearman margin, entropy", full(summary.spearman_margin_entropy, decimal)),
     ]
     if summary.gap is None:
         rows.append(("gap", f"undefined: {summary.gap_reason}"))
     else:
-        rows.append(("gap slope (published fit)", shown(summary.gap.published.beta, ".3f")))
+        rows.append(("gap slope (published fit)", full(summary.gap.published.beta, decimal)))
         if summary.gap.tied is not None:
             rows.append(("gap slope, to mind", summary.gap.tied.in_words))
-        rows.append(("gap density at zero", shown(summary.gap.density_at_zero, ".3f")))
+        rows.append(("gap density at zero", full(summary.gap.density_at_zero, decimal)))
     if summary.native is not None:
         native = summary.native
         rows.append(
-            (f"greedy token in {native.dtype}", shown(native.changed_top1, ".2%") + " differ")
+            (f"greedy token in {native.dtype}", full(native.changed_top1, share) + " differ")
         )
         distinct = f"{native.distinct_margins:,} (float32: {native.distinct_margins_float32:,})"
         rows.append((f"margins in {native.dtype}", f"{distinct} distinct"))

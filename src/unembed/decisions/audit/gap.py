@@ -318,10 +318,10 @@ def _line_fit(
         epsilon_min=window[0],
         epsilon_max=window[1],
         points=int(((eta > 0) & (eta < 1)).sum()),
-        beta=Estimate(line.slope, *slope, n=n),
-        intercept=Estimate(line.intercept, *intercept, n=n),
+        beta=Estimate(line.slope, *slope, n=n, documents=sample.documents),
+        intercept=Estimate(line.intercept, *intercept, n=n, documents=sample.documents),
         r_squared=line.r_squared,
-        alpha=Estimate(line.alpha, *alpha, n=n),
+        alpha=Estimate(line.alpha, *alpha, n=n, documents=sample.documents),
     )
 
 

@@ -7,7 +7,7 @@ import itertools
 import math
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -292,6 +292,6 @@ def _exponential(estimate: Estimate) -> Estimate:
         return estimate
     if max(estimate.value, estimate.high or 0.0) > 700:
         reason = f"exp({estimate.value:.4g}) is too large to represent"
-        return Estimate(None, n=estimate.n, reason=reason)
+        return replace(estimate, value=None, low=None, high=None, reason=reason)
     low, high = (None if end is None else math.exp(end) for end in (estimate.low, estimate.high))
-    return Estimate(math.exp(estimate.value), low, high, n=estimate.n)
+    return replace(estimate, value=math.exp(estimate.value), low=low, high=high)

@@ -256,9 +256,10 @@ def _norm(
         return Estimate(None, reason="no position to average over")
     value, high = float(norms[0]), interval(norms[1:], documents)[1]
     if high is None:
-        return Estimate(value, n=n)
+        return Estimate(value, n=n, documents=documents)
     reach = float(np.quantile(noise[np.isfinite(noise)], interval_levels(documents)[1]))
-    return Estimate(value, max(0.0, value - reach), max(value, high), n=n)
+    low, high = max(0.0, value - reach), max(value, high)
+    return Estimate(value, low, high, n=n, documents=documents)
 
 
 def _counted(estimate: Estimate, n: float) -> Estimate:

@@ -31,7 +31,7 @@ from unembed.runs.provenance import SCHEMA
 from unembed.runs.run_record import RunRecord
 from unembed.runs.store import RunFolder
 from unembed.runs.table import as_html, as_text
-from unembed.stats.estimate import shown
+from unembed.stats.forms import decimal, full, points, share, signed
 from unembed.text.vocabulary import Vocabulary
 
 PART_ROWS = 1 << 18
@@ -192,32 +192,32 @@ def headline(summary: ComparisonSummary) -> list[tuple[str, str]]:
     flips, movement, calibration = summary.flips, summary.movement, summary.calibration
     rows = [
         ("positions", f"{summary.n_positions:,} in {summary.n_documents:,} documents"),
-        ("changed top token (churn)", shown(flips.churn, ".2%")),
+        ("changed top token (churn)", full(flips.churn, share)),
         ("wrong to right", f"{flips.wrong_to_right:,}"),
         ("right to wrong", f"{flips.right_to_wrong:,}"),
-        ("flip ratio", shown(flips.flip_ratio, ".2f")),
-        ("accuracy before", shown(flips.accuracy_before, ".2%")),
-        ("accuracy difference", shown(flips.accuracy_difference, "+.2%")),
-        ("McNemar p, by document", shown(flips.clustered_mcnemar_p, ".2g")),
-        ("loss difference (nats)", shown(calibration.nll_difference_nats, "+.4f")),
-        ("wider margin", shown(movement.everywhere.margin.wider, ".1%")),
-        ("median change of margin", shown(movement.everywhere.margin.median, "+.3f")),
+        ("flip ratio", full(flips.flip_ratio, decimal)),
+        ("accuracy before", full(flips.accuracy_before, share)),
+        ("accuracy difference", full(flips.accuracy_difference, points)),
+        ("McNemar p, by document", full(flips.clustered_mcnemar_p, decimal)),
+        ("loss difference (nats)", full(calibration.nll_difference_nats, signed)),
+        ("wider margin", full(movement.everywhere.margin.wider, share)),
+        ("median change of margin", full(movement.everywhere.margin.median, signed)),
         (
             "median change, scale-free",
-            shown(movement.everywhere.relative_distance.median, "+.5f"),
+            full(movement.everywhere.relative_distance.median, signed),
         ),
         ("margins", f"{movement.sharpening.verdict}"),
-        ("runner-up rotation", shown(movement.rotation.share, ".2%")),
-        ("churn that margins predict", shown(summary.prediction.predicted, ".2%")),
+        ("runner-up rotation", full(movement.rotation.share, share)),
+        ("churn that margins predict", full(summary.prediction.predicted, share)),
     ]
     if summary.divergence is not None:
         divergences = summary.divergence
         rows += [
-            ("KL(before‖after) (nats)", shown(divergences.kl_forward.mean, ".5f")),
-            ("KL(after‖before) (nats)", shown(divergences.kl_backward.mean, ".5f")),
-            ("total variation", shown(divergences.total_variation.mean, ".4f")),
-            ("speculative acceptance", shown(divergences.acceptance, ".2%")),
-            ("top-k overlap", shown(divergences.overlap, ".2%")),
+            ("KL(before‖after) (nats)", full(divergences.kl_forward.mean, decimal)),
+            ("KL(after‖before) (nats)", full(divergences.kl_backward.mean, decimal)),
+            ("total variation", full(divergences.total_variation.mean, decimal)),
+            ("speculative acceptance", full(divergences.acceptance, share)),
+            ("top-k overlap", full(divergences.overlap, share)),
         ]
     if summary.only is not None:
         rows.insert(1, ("only", summary.only))

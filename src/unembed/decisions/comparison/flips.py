@@ -229,7 +229,8 @@ def clustered_mcnemar_p(net_by_document: Float[np.ndarray, " documents"]) -> Est
         reason = f"{documents} documents with unequal flips; the clustered test needs 2"
         return Estimate(None, n=documents, reason=reason)
     net, squares = float(net_by_document.sum()), float((net_by_document**2).sum())
-    return Estimate(math.erfc(abs(net) / math.sqrt(2 * squares)), n=documents)
+    p = math.erfc(abs(net) / math.sqrt(2 * squares))
+    return Estimate(p, n=documents, documents=documents)
 
 
 def _kinds(columns: FlipColumns) -> Int[np.ndarray, " positions"]:
@@ -281,7 +282,8 @@ def _ratio(
         return Estimate(None, reason="no position to average over")
     exists = denominator[1:] * observed > 0
     draws = np.where(exists, numerator[1:] / np.where(exists, denominator[1:], 1), np.nan)
-    return Estimate(float(numerator[0] / observed), *interval(draws, documents), n=n)
+    bounds = interval(draws, documents)
+    return Estimate(float(numerator[0] / observed), *bounds, n=n, documents=documents)
 
 
 def _flips(

@@ -186,7 +186,12 @@ def compare_margins(
         at = {
             str(q): empty
             if found is None
-            else Estimate(float(found[i]), *interval(draws[index][:, i], documents), n=values.size)
+            else Estimate(
+                float(found[i]),
+                *interval(draws[index][:, i], documents),
+                n=values.size,
+                documents=documents,
+            )
             for i, q in enumerate(QUANTILES)
         }
         change = changes[group + 1][measure]
@@ -269,7 +274,7 @@ def _sharpening(medians: list[Float[np.ndarray, " rows"]], n: int, documents: in
     )
 
     def estimate(draws: Float[np.ndarray, " rows"]) -> Estimate:
-        return Estimate(float(draws[0]), *interval(draws[1:], documents), n=n)
+        return Estimate(float(draws[0]), *interval(draws[1:], documents), n=n, documents=documents)
 
     raw = estimate(margin_after / margin - 1)
     left = Estimate(None, n=n, reason="the median margin did not change")

@@ -242,7 +242,11 @@ def _noise(
     change = np.abs(moved / factor - margin)
     s = MAD_TO_DEVIATION * float(np.median(change))
     if documents < 2:
-        return Estimate(factor, n=n), Estimate(s, n=n), np.zeros(0)
+        return (
+            Estimate(factor, n=n, documents=documents),
+            Estimate(s, n=n, documents=documents),
+            np.zeros(0),
+        )
     columns = [Sample(values, inverse, (0.5,)) for values in (change, moved, margin)]
     spread, above, below = (
         drawn[:, 0] for drawn in quantile_draws(columns, documents, resamples=resamples, seed=seed)
@@ -250,8 +254,8 @@ def _noise(
     draws = MAD_TO_DEVIATION * spread
     factors = above / np.where(below > 0, below, np.nan)
     return (
-        Estimate(factor, *interval(factors, documents), n=n),
-        Estimate(s, *interval(draws, documents), n=n),
+        Estimate(factor, *interval(factors, documents), n=n, documents=documents),
+        Estimate(s, *interval(draws, documents), n=n, documents=documents),
         draws,
     )
 

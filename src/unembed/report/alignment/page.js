@@ -10,7 +10,9 @@ function describeCell(row, column) {
   // The place of a pair among (0, 1), (0, 2), … (1, 2), …
   const [i, j] = row < column ? [row, column] : [column, row];
   const at = i * tasks.length - (i * (i + 1)) / 2 + (j - i - 1);
-  const cosine = (value) => (value / 1000).toFixed(3).replace("-", "−");
+  const cosine = (value, places = 3) => (value / 1000).toFixed(places).replace("-", "−");
+  // Value and bounds have the decimals that the interval supports, as everywhere.
+  const supported = (half) => Math.min(3, Math.max(0, Math.ceil(-Math.log10(half / 2000))));
   const error = (name, value) => {
     if (value === 0) return `no ${name} error`;
     return value === null ? `${name} error not known` : `${name} ± ${cosine(value)}`;
@@ -18,10 +20,12 @@ function describeCell(row, column) {
   const lines = [element("b", "", `${tasks[row].name} · ${tasks[column].name}`)];
   const known = Object.values(kinds).filter((kind) => kind.value[at] !== null);
   for (const kind of known) {
-    const bounds = kind.low[at] === null || kind.high[at] === null
-      ? "" : ` (${cosine(kind.low[at])} to ${cosine(kind.high[at])})`;
+    const [value, low, high] = [kind.value[at], kind.low[at], kind.high[at]];
+    const bounded = low !== null && high !== null;
+    const places = bounded && high > low ? supported((high - low) / 2) : 3;
+    const bounds = bounded ? `[${cosine(low, places)}, ${cosine(high, places)}]` : "(no interval)";
     const errors = [error("sketch", kind.sketch_se[at]), error("sampling", kind.sampling_se[at])];
-    lines.push(`\n${kind.name} ${cosine(kind.value[at])}${bounds}\n`, element("small", "", errors.join(", ")));
+    lines.push(`\n${kind.name} ${cosine(value, places)} ${bounds}\n`, element("small", "", errors.join(", ")));
   }
   for (const task of reasons) lines.push(`\n${task.name}: ${task.status}`);
   const missing = known.length < Object.keys(kinds).length;

@@ -17,7 +17,7 @@ from unembed.report.parts.wording import (
     decimal,
     interval,
     p_value,
-    point,
+    p_value_of,
     points,
     share,
 )
@@ -125,7 +125,7 @@ def flow_section(summary: ComparisonSummary) -> Section:
             "accuracy difference": (flips.accuracy_difference, points),
             "flip ratio, gained over lost": (flips.flip_ratio, decimal),
             "McNemar’s p, positions independent": independent,
-            "McNemar’s p, documents independent": point(flips.clustered_mcnemar_p, p_value),
+            "McNemar’s p, documents independent": p_value_of(flips.clustered_mcnemar_p),
         },
     )
     figure = Figure(

@@ -17,7 +17,7 @@ from unembed.report.parts.marks import (
     quantity,
     reference,
 )
-from unembed.report.parts.wording import PERCENT, POINTS, Wording
+from unembed.report.parts.wording import Wording
 from unembed.stats.estimate import Estimate
 from unembed.training.doses.records import CONTROL, TEMPERATURE, DoseRow
 
@@ -44,16 +44,6 @@ class Measure:
     title: str
     form: Wording
     ticks: str
-
-
-def relative_change(value: float) -> str:
-    """A relative change in percent with two decimals, ``0.0036`` as ``+0.36 %``."""
-    return f"{100 * value:+.2f}".replace("-", "−").replace("−0.00", "+0.00") + PERCENT
-
-
-def points_apart(value: float) -> str:
-    """A difference in percentage points with two decimals."""
-    return relative_change(value).removesuffix(PERCENT) + POINTS
 
 
 def frontier(rows: Sequence[DoseRow], gain: Measure, damage: Measure, at: float | None) -> Spec:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unembed.report.dose import charts
-from unembed.report.dose.charts import Measure, points_apart, relative_change
+from unembed.report.dose.charts import Measure
 from unembed.report.dose.tables import (
     dose_cells,
     flips_of,
@@ -21,10 +21,12 @@ from unembed.report.parts.page import template
 from unembed.report.parts.parts import Figure, Key, Section, Table
 from unembed.report.parts.wording import (
     capital,
+    change,
     counted,
     decimal,
     fine_share,
     full,
+    points,
     side_of,
     signed,
     size,
@@ -36,13 +38,11 @@ from unembed.training.doses.dose import Doses
 from unembed.training.doses.frontier import DAMAGES, GAINS, Matched, percent
 from unembed.training.doses.records import CONTROL, TEMPERATURE, DoseRow, DoseTable
 
-MARGIN = Measure("median_margin_gain", "change of the median margin", relative_change, "+.0%")
-SCALE_FREE = Measure(
-    "scale_free_gain", "change of the median scale-free margin", relative_change, "+.1~%"
-)
+MARGIN = Measure("median_margin_gain", "change of the median margin", change, "+.0%")
+SCALE_FREE = Measure("scale_free_gain", "change of the median scale-free margin", change, "+.1~%")
 GAINED = (MARGIN, SCALE_FREE)
 DAMAGED = (
-    Measure("nll_rise", "rise of the loss", relative_change, "+.1~%"),
+    Measure("nll_rise", "rise of the loss", change, "+.1~%"),
     Measure("right_to_wrong", "right to wrong, share of positions", fine_share, ".1~%"),
     Measure("churn", "churn, share of positions", fine_share, ".1~%"),
 )
@@ -51,7 +51,7 @@ DOSED = (
     SCALE_FREE,
     Measure("below_half", "margins below 0.5 logits", fine_share, ".0%"),
     Measure("nll_change", "change of the loss, nats", signed, "+.2~g"),
-    Measure("accuracy_change", "change of accuracy", points_apart, "+.2~%"),
+    Measure("accuracy_change", "change of accuracy", points, "+.2~%"),
     Measure("churn", "churn, share of positions", fine_share, ".1~%"),
     Measure("right_to_wrong", "right to wrong, share of positions", fine_share, ".1~%"),
     Measure("wrong_to_right", "wrong to right, share of positions", fine_share, ".1~%"),
@@ -284,7 +284,7 @@ def _of_the_last(table: DoseTable) -> str:
     row = rows[-1]
     return (
         f"{capital(row.name)}: the median margin changes by "
-        f"{full(row.figures.median_margin_gain, relative_change)}, and "
+        f"{full(row.figures.median_margin_gain, change)}, and "
         f"{full(row.figures.right_to_wrong, fine_share)} of decisions turn from right to wrong."
     )
 

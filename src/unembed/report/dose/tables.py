@@ -7,16 +7,18 @@ from dataclasses import dataclass, replace
 
 from unembed.decisions.comparison.summary import BAND_NAMES
 from unembed.decisions.tokens import CLASSES, FREQUENCY_NAMES
-from unembed.report.dose.charts import Measure, figure_of, points_apart, relative_change, row_name
+from unembed.report.dose.charts import Measure, figure_of, row_name
 from unembed.report.parts.parts import Table, table_of
 from unembed.report.parts.wording import (
     Wording,
+    change,
     count,
     decimal,
     fine_share,
     full,
     interval,
     point,
+    points,
     signed,
 )
 from unembed.stats.estimate import Estimate
@@ -38,8 +40,8 @@ def published_tables(table: DoseTable) -> tuple[Table, ...]:
             everything,
             {
                 "median": _figure("median_margin", decimal),
-                "change": _figure("median_margin_gain", relative_change),
-                "scale-free, change": _figure("scale_free_gain", relative_change),
+                "change": _figure("median_margin_gain", change),
+                "scale-free, change": _figure("scale_free_gain", change),
                 "below 0.5": _figure("below_half", fine_share),
                 "α": lambda row: _plain(row.alpha, ".3f"),
                 "R²": lambda row: _plain(row.r_squared, ".4f"),
@@ -55,7 +57,7 @@ def published_tables(table: DoseTable) -> tuple[Table, ...]:
                 "ratio": _figure("flip_ratio", decimal),
                 "net": _counted("accuracy_change"),
                 "loss, nats": _figure("nll_change", signed),
-                "loss, change": _figure("nll_rise", relative_change),
+                "loss, change": _figure("nll_rise", change),
             },
         ),
         _table(
@@ -164,7 +166,7 @@ def matched_table(words: str, matched: Sequence[Matched], gain: str) -> Table:
     for one in ours:
         pairs.setdefault(f"{one.first} − {one.second}", {})[one.damage] = one.difference
     rows = tuple(
-        (pair, *(full(cells[damage], points_apart) for damage in DAMAGES))
+        (pair, *(full(cells[damage], points) for damage in DAMAGES))
         for pair, cells in pairs.items()
     )
     at = next((f", {percent(one.at)}" for one in ours if one.at is not None), "")
@@ -210,7 +212,7 @@ def _figure(name: str, form: Wording) -> CellOf:
 
 
 def _over_control(name: str) -> CellOf:
-    return lambda row: full(getattr(row.over_control, name), points_apart)
+    return lambda row: full(getattr(row.over_control, name), points)
 
 
 def _counted(name: str) -> CellOf:

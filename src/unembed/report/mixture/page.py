@@ -13,8 +13,8 @@ from unembed.report.parts.wording import (
     counted,
     full,
     interval,
-    known,
     listed,
+    point,
     share,
     two,
     whole_percent,
@@ -109,7 +109,7 @@ def forest(mixture: Mixture) -> Forest:
             one.weight.low,
             one.weight.high,
             (
-                Cell(known(one.weight.value, share)),
+                Cell(point(one.weight, share)),
                 Cell(interval(one.weight, share) or "none"),
                 Cell(share(one.probability)),
                 Cell(count(one.samples)),

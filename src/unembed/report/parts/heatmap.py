@@ -14,7 +14,8 @@ from html import escape
 import numpy as np
 from jaxtyping import Float, Int
 
-from unembed.report.parts.wording import fixed, short, visible
+from unembed.report.parts.wording import short, visible
+from unembed.stats.forms import Form
 
 COLOUR_STEPS = 20
 """Steps of the colour scale between 0 and 1."""
@@ -197,7 +198,7 @@ def _numbers(heatmap: Heatmap, frame: MapFrame) -> str:
 
 def _bare(value: float, digits: int) -> str:
     """A number for a cell: without the 0 before the point."""
-    words = fixed(value, digits)
+    words = Form(decimals=digits)(value)
     return words.replace("0.", ".", 1) if abs(value) < 1 else words
 
 

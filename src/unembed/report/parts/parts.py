@@ -72,7 +72,7 @@ def card(label: str, estimate: Estimate, form: Wording, unit: str = "", remark: 
     """A card from an estimate."""
     return Card(
         label=label,
-        value=None if estimate.value is None else form(estimate.value),
+        value=None if estimate.value is None else wording.point(estimate, form),
         unit=unit,
         interval=wording.interval(estimate, form),
         n=wording.count(estimate.n),

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from unicodedata import category
 
 from unembed.runs.visible import visible as visible
 from unembed.stats.estimate import Estimate
+from unembed.stats.forms import PERCENT as PERCENT
+from unembed.stats.forms import POINTS as POINTS
+from unembed.stats.forms import Form
+from unembed.stats.forms import change as change
+from unembed.stats.forms import decimal as decimal
+from unembed.stats.forms import fine_share as fine_share
+from unembed.stats.forms import full as full
+from unembed.stats.forms import interval as interval
+from unembed.stats.forms import point as point
+from unembed.stats.forms import points as points
+from unembed.stats.forms import share as share
+from unembed.stats.forms import signed as signed
+from unembed.stats.forms import three as three
+from unembed.stats.forms import two as two
+from unembed.stats.forms import whole_percent as whole_percent
 
-Wording = Callable[[float], str]
-
-PERCENT = "\u00a0%"
-POINTS = "\u00a0pp"
+Wording = Form
 
 _BLANKS = {"\n": "⏎", "\t": "→", "\u00a0": "·", " ": "·"}
 
@@ -48,56 +59,6 @@ def short(name: str, letters: int) -> str:
     return plain if len(plain) <= letters else plain[: letters - 1] + "…"
 
 
-def share(value: float) -> str:
-    """A fraction in percent, ``0.2412`` as ``24.1 %``; small ones keep more decimals."""
-    percent = 100.0 * value
-    digits = 1 if percent == 0.0 or abs(percent) >= 10 else 2 if abs(percent) >= 0.1 else 3
-    return f"{percent:.{digits}f}{PERCENT}"
-
-
-def fine_share(value: float) -> str:
-    """A fraction in percent with two decimals, ``0.9916`` as ``99.16 %``."""
-    return fixed(100.0 * value, 2) + PERCENT
-
-
-def decimal(value: float) -> str:
-    """Three significant digits, two decimals at least below ten: ``1.3178`` as ``1.32``."""
-    size = abs(value)
-    if value == 0.0:
-        return "0"
-    if size >= 1e6 or size < 1e-4:
-        mantissa, exponent = f"{value:.2e}".split("e")
-        raised = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-        return f"{mantissa}·10{raised}".replace("-", "−")
-    digits = 0 if size >= 1000 else 1 if size >= 100 else 2 if size >= 1 else 3
-    if size < 0.1:
-        digits = 4 if size >= 0.01 else 6
-    return f"{value:,.{digits}f}".replace("-", "−")
-
-
-def fixed(value: float, digits: int) -> str:
-    """So many decimals, ``0.712``; ``none`` for what is not finite."""
-    if not math.isfinite(value):
-        return "none"
-    # Adding 0.0 turns the -0.0 that rounding may leave into 0.0.
-    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
-
-
-def two(value: float) -> str:
-    """Two decimals, ``0.71``."""
-    return fixed(value, 2)
-
-
-def three(value: float) -> str:
-    """Three decimals, ``0.712``."""
-    return fixed(value, 3)
-
-
-def whole_percent(value: float) -> str:
-    """A fraction in whole percent, ``0.2412`` as ``24 %``."""
-    return fixed(100 * value, 0) + PERCENT
-
-
 def known(value: float | None, wording: Wording) -> str:
     """A value in words, ``none`` where there is none."""
     return "none" if value is None else wording(value)
@@ -108,24 +69,14 @@ def size(positions: int, documents: int) -> str:
     return f"{counted(positions, 'position')} in {counted(documents, 'document')}"
 
 
-def signed(value: float) -> str:
-    """``decimal`` with its sign: ``+0.412``."""
-    return "+" * (value > 0) + decimal(value)
-
-
-def points(value: float) -> str:
-    """A difference of two shares in percentage points: ``0.0041`` as ``+0.410 pp``."""
-    return signed(100.0 * value) + POINTS
-
-
-def change(value: float) -> str:
-    """A relative change in percent: ``0.283`` as ``+28.30 %``."""
-    return signed(100.0 * value) + PERCENT
-
-
 def p_value(p: float | None) -> str:
     """A p-value; tiny ones as a bound."""
     return "< 0.0001" if p is not None and p < 1e-4 else known(p, decimal)
+
+
+def p_value_of(estimate: Estimate) -> str:
+    """An estimate that is a p-value, or why there is none."""
+    return f"none: {estimate.reason}" if estimate.value is None else p_value(estimate.value)
 
 
 def side_of(estimate: Estimate, at: float) -> int:
@@ -136,25 +87,6 @@ def side_of(estimate: Estimate, at: float) -> int:
     if estimate.low is None or estimate.high is None:
         return 0
     return int(estimate.low > at) - int(estimate.high < at)
-
-
-def point(estimate: Estimate, wording: Wording) -> str:
-    """The value in words, or the reason why there is none."""
-    return f"none: {estimate.reason}" if estimate.value is None else wording(estimate.value)
-
-
-def interval(estimate: Estimate, wording: Wording) -> str:
-    """The 95 % interval as ``23.2 to 25.0 %``; empty where there is none."""
-    if estimate.low is None or estimate.high is None:
-        return ""
-    low = wording(estimate.low).removesuffix(PERCENT).removesuffix(POINTS)
-    return f"{low} to {wording(estimate.high)}"
-
-
-def full(estimate: Estimate, wording: Wording) -> str:
-    """Value and interval in one line, ``24.1 % (23.2 % to 25.0 %)``."""
-    bounds = interval(estimate, wording)
-    return point(estimate, wording) + (f" ({bounds})" if bounds else "")
 
 
 def between(low: float, high: float | None) -> str:

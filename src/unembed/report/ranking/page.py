@@ -9,10 +9,20 @@ from unembed.report.parts.forest import Cell, Forest, ForestRow, ReferenceLine, 
 from unembed.report.parts.page import template
 from unembed.report.parts.parts import Table, table_of
 from unembed.report.parts.scales import scale_of
-from unembed.report.parts.wording import Wording, count, counted, decimal, listed, three
+from unembed.report.parts.wording import (
+    Wording,
+    count,
+    counted,
+    decimal,
+    interval,
+    listed,
+    point,
+    three,
+)
 from unembed.runs.manifest import FinishedRun
 from unembed.selection.ranking.records import Ranked, Ranking
 from unembed.selection.scores import Score, named
+from unembed.stats.estimate import Estimate
 
 OK = "ok"
 """The status of a task that has enough samples."""
@@ -191,13 +201,15 @@ def probability(value: float) -> str:
 
 def _row(source: Ranked, form: Wording, *, certain: bool, doubts: bool, lead: bool) -> ForestRow:
     best = "none" if source.best is None else probability(source.best)
-    bounds = "none"
-    if source.low is not None and source.high is not None:
-        bounds = f"{form(source.low)} to {form(source.high)}"
-    cells = [Cell(form(_value(source)))]
+    score = Estimate(source.value, source.low, source.high, reason="no score")
+    cells = [Cell(point(score, form))]
     if certain:
         cells.append(Cell(best, source.best))
-    cells += [Cell(bounds), Cell(count(source.samples)), Cell(count(source.documents))]
+    cells += [
+        Cell(interval(score, form) or "none"),
+        Cell(count(source.samples)),
+        Cell(count(source.documents)),
+    ]
     if doubts:
         cells.append(Cell(source.status))
     look = "lead" if lead else "faint" if source.status != OK else ""

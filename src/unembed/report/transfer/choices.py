@@ -9,10 +9,11 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from unembed.report.parts.parts import Table
-from unembed.report.parts.wording import count, fixed
+from unembed.report.parts.wording import count
 from unembed.report.transfer.maps import decimals
 from unembed.selection.transfer.records import Transfer
 from unembed.signatures.alignment.ordering import dendrogram_order
+from unembed.stats.forms import Form
 
 Matrix = Float[np.ndarray, "sources targets"]
 
@@ -91,7 +92,7 @@ def gains_table(means: Means) -> Table:
     """Every gain, sources down and targets across."""
     digits = decimals(means.gains)
     rows = tuple(
-        (name, *(fixed(value, digits) for value in row))
+        (name, *(Form(decimals=digits)(value) for value in row))
         for name, row in zip(means.names, means.gains.tolist(), strict=True)
     )
     return Table(
@@ -119,4 +120,4 @@ def _gain(column: Float[np.ndarray, " sources"], found: Sequence[int], digits: i
         return "none"
     values = column[list(found)]
     known = values[np.isfinite(values)]
-    return fixed(float(known.mean()) if len(known) else float("nan"), digits)
+    return Form(decimals=digits)(float(known.mean()) if len(known) else float("nan"))

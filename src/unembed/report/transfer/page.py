@@ -15,7 +15,7 @@ from unembed.report.parts.page import as_script, template
 from unembed.report.parts.parts import Table
 from unembed.report.parts.points import Cloud, Frame, cloud_data, draw_cloud, group_classes
 from unembed.report.parts.scales import scale_of
-from unembed.report.parts.wording import count, counted, fixed, visible
+from unembed.report.parts.wording import count, counted, visible
 from unembed.report.transfer.choices import Means, choices_table, firsts, gains_table
 from unembed.report.transfer.maps import Marks, Shades, decimals, gains_map, scores_map, widths
 from unembed.report.transfer.verdicts import (
@@ -36,6 +36,7 @@ from unembed.runs.manifest import FinishedRun
 from unembed.selection.scores import SCORES
 from unembed.selection.transfer.judged import JudgedTransfer
 from unembed.selection.transfer.records import Transfer, Verdict
+from unembed.stats.forms import Form
 
 CLOUD_FRAMES = (Frame(540.0, 390.0), Frame(340.0, 310.0))
 
@@ -75,7 +76,7 @@ def transfer_page(
     methods = tuple(_method(transfer, means, clouds[str(at)], at, verdicts) for at in order)
     best = firsts(means.gains)
     shades = Shades.around_zero(means.gains)
-    digits = decimals(means.gains)
+    written = Form(decimals=decimals(means.gains))
     return template("transfer").render(
         title=title,
         reading=reading(transfer, verdicts),
@@ -83,8 +84,8 @@ def transfer_page(
         account=account(transfer, verdicts),
         notes=(*notes(transfer), *reasons(verdicts)),
         gains=gains_map(means.gains, means.names, Marks(best, ())),
-        largest=fixed(shades.high, digits),
-        quarter=fixed(shades.high / 4, digits),
+        largest=written(shades.high),
+        quarter=written(shades.high / 4),
         widths=widths(means.names),
         missing=bool(np.isnan(means.gains).any()),
         methods=methods,
@@ -141,7 +142,7 @@ def _method(
     shades, digits = Shades.of(matrix), decimals(matrix)
     known = next((one for one in verdicts if one.method == name), None)
     marks = Marks(firsts(matrix), firsts(means.gains))
-    low, high = (fixed(end, digits) for end in (shades.low, shades.high))
+    low, high = (Form(decimals=digits)(end) for end in (shades.low, shades.high))
     return Method(
         at=at,
         name=name,

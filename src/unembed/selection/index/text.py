@@ -8,7 +8,7 @@ from unembed.runs.columns import columns, fitted
 from unembed.runs.table import NAME_WIDTH
 from unembed.selection.index.entries import Entry
 from unembed.selection.index.query import Answer, Match
-from unembed.stats.estimate import shown
+from unembed.stats.forms import full, three
 
 SAMPLES_WIDTH, TAGS_WIDTH, SCORE_WIDTH, COSINE_WIDTH = 12, 24, 12, 26
 
@@ -52,4 +52,4 @@ def _cosine(match: Match) -> str:
         return "too few samples"
     if not match.sketch_se:
         return "the same signature"
-    return shown(cosine, "+.3f")
+    return full(cosine, three)

@@ -8,7 +8,8 @@ from pathlib import Path
 from unembed.runs.columns import columns
 from unembed.runs.table import NAME_WIDTH
 from unembed.selection.mixing.record import Mixture
-from unembed.stats.estimate import Estimate, shown
+from unembed.stats.estimate import Estimate
+from unembed.stats.forms import decimal, full
 
 MOST_LISTED = 20
 """Sources that are listed each; of more, those used."""
@@ -20,10 +21,10 @@ def mixture_text(mixture: Mixture) -> str:
     shares = sorted(mixture.shares, key=lambda share: -(share.weight.value or 0.0))
     used = [share for share in shares if share.probability > 0]
     listed = shares if len(shares) <= MOST_LISTED else used
-    rows = [(share.name, shown(share.weight, ".3f")) for share in listed]
+    rows = [(share.name, full(share.weight, decimal)) for share in listed]
     rows += [
-        ("weights before they sum to 1", shown(mixture.total, ".3f")),
-        ("residual", shown(mixture.residual, ".3f") + _below_zero(mixture.residual)),
+        ("weights before they sum to 1", full(mixture.total, decimal)),
+        ("residual", full(mixture.residual, decimal) + _below_zero(mixture.residual)),
     ]
     lines = [f"{mixture.target} by {mixture.by}: {len(used)} of {len(shares)} sources used"]
     lines.append(columns(rows, NAME_WIDTH))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from unembed.runs.columns import columns
 from unembed.runs.table import NAME_WIDTH
 from unembed.selection.ranking.records import Ranked, Ranking
 from unembed.selection.scores import named
+from unembed.stats.estimate import Estimate
+from unembed.stats.forms import decimal, full, point, three
 
 SCORE_WIDTH = 22
 ROUNDING = 1e-9
@@ -39,13 +43,12 @@ def ranking_text(found: Ranking) -> str:
 def _score(source: Ranked, by: str) -> str:
     if source.value is None:
         return "cannot be estimated"
-    value = f"{source.value:+.3f}" if named(by).cosine else f"{source.value:.4g}"
-    if source.low is None or source.high is None:
-        return value
-    half = (source.high - source.low) / 2
-    if half <= ROUNDING * abs(source.value):
-        return value
-    return f"{value} ± " + (f"{half:.3f}" if named(by).cosine else f"{half:.2g}")
+    form = three if named(by).cosine else decimal
+    score = Estimate(source.value, source.low, source.high)
+    width = None if score.low is None or score.high is None else score.high - score.low
+    if width is None or width <= 2 * ROUNDING * abs(source.value):
+        return point(replace(score, low=None, high=None), form)
+    return full(score, form)
 
 
 def _chance(best: float | None) -> str:

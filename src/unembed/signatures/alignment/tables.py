@@ -9,11 +9,13 @@ from unembed.runs.table import NAME_WIDTH
 from unembed.signatures.alignment.kinds import KINDS
 from unembed.signatures.alignment.records import Alignments, Pairs
 from unembed.signatures.signature import Signature
-from unembed.stats.estimate import Estimate, shown
+from unembed.stats.estimate import Estimate
+from unembed.stats.forms import full, plus_minus, three, two
 
 CELL_WIDTH = 14
 MOST_IN_MATRIX = 8
 """Tasks whose matrix fits a terminal; of more, so many pairs at each end are listed."""
+CANNOT = "cannot be estimated"
 MOST_DETAILED = 3
 """Tasks of which every quantity of every pair is listed."""
 
@@ -88,17 +90,17 @@ def _pair(found: Alignments, i: int, j: int, every: bool = False) -> str:
 
 
 def _cell(pairs: Pairs, i: int, j: int) -> str:
-    value, low, high = (float(x[i, j]) for x in (pairs.value, pairs.low, pairs.high))
-    if math.isnan(value):
-        return "–"
-    if i == j or math.isnan(low):
-        return f"{value:.2f}"
-    return f"{value:.2f} ± {(high - low) / 2:.2f}"
+    return plus_minus(_estimate(pairs, i, j), three if i != j else two)
 
 
 def _shown(pairs: Pairs, i: int, j: int) -> str:
+    found = _estimate(pairs, i, j)
+    return CANNOT if found.value is None else full(found, three)
+
+
+def _estimate(pairs: Pairs, i: int, j: int) -> Estimate:
     value, low, high = (float(x[i, j]) for x in (pairs.value, pairs.low, pairs.high))
     if math.isnan(value):
-        return "cannot be estimated"
-    ends = (None, None) if math.isnan(low) else (low, high)
-    return shown(Estimate(value, *ends), "+.3f")
+        return Estimate(None, reason=CANNOT)
+    bounded = i != j and not math.isnan(low)
+    return Estimate(value, low if bounded else None, high if bounded else None)

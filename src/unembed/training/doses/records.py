@@ -7,7 +7,8 @@ from typing import Any
 
 from unembed.decisions.audit.audit import Audit
 from unembed.runs.record import record_from_json, record_to_json
-from unembed.stats.estimate import Estimate, shown
+from unembed.stats.estimate import Estimate
+from unembed.stats.forms import change, full, share
 from unembed.training.doses.frontier import Matched
 from unembed.training.robustness.comparison import RobustnessComparison
 from unembed.training.robustness.read_outs import ReadOuts
@@ -157,9 +158,9 @@ def headline(table: DoseTable) -> list[tuple[str, str]]:
         rows.append(
             (
                 row.name,
-                f"margin {shown(figures.median_margin_gain, '+.1%')}, loss "
-                f"{shown(figures.nll_rise, '+.2%')}, right to wrong "
-                f"{shown(figures.right_to_wrong, '.2%')}",
+                f"margin {full(figures.median_margin_gain, change)}, loss "
+                f"{full(figures.nll_rise, change)}, right to wrong "
+                f"{full(figures.right_to_wrong, share)}",
             )
         )
     rows += [

@@ -69,6 +69,6 @@ def _over_documents(
         return Estimate(None, n=n, reason=reason)
     low, high = interval(draws[1:], documents)
     if low is None or high is None:
-        return Estimate(value, n=n)
+        return Estimate(value, n=n, documents=documents)
     low, high = widened(value, low, high, part)
-    return Estimate(value, low, high, n=n)
+    return Estimate(value, low, high, n=n, documents=documents)

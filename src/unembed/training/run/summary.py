@@ -11,7 +11,8 @@ import numpy as np
 from unembed.decisions.comparison.summary import ComparisonSummary
 from unembed.runs.record import record_from_json
 from unembed.runs.table import NAME_WIDTH
-from unembed.stats.estimate import Estimate, shown
+from unembed.stats.estimate import Estimate
+from unembed.stats.forms import full, points, share, signed
 from unembed.training.benchmarks.run import BenchmarkComparison
 from unembed.training.recipe.recipe import Recipe
 from unembed.training.run.rounding import Rounding
@@ -184,7 +185,7 @@ def _scored(benchmarks: BenchmarkComparison) -> list[tuple[str, str]]:
 
 def _both(before: Estimate, after: Estimate, difference: Estimate) -> str:
     values = f"{before.value:.4f} → {after.value:.4f}"
-    return f"{values}, {shown(difference, '+.4f')}, n {difference.n:,}"
+    return f"{values}, {full(difference, signed)}, n {difference.n:,}"
 
 
 def _wrapped(name: str, words: str) -> list[tuple[str, str]]:
@@ -197,13 +198,13 @@ def _side(side: ComparisonSummary) -> list[tuple[str, str]]:
     moved = side.movement.everywhere
     return [
         ("positions", f"{side.n_positions:,} in {side.n_documents:,} documents"),
-        ("median Δ margin (logits)", shown(moved.margin.median, "+.3f")),
-        ("median Δ scale-free margin", shown(moved.relative_distance.median, "+.5f")),
-        ("loss difference (nats)", shown(side.calibration.nll_difference_nats, "+.4f")),
-        ("accuracy difference", shown(side.flips.accuracy_difference, "+.2%")),
-        ("churn", shown(side.flips.churn, ".2%")),
-        ("right to wrong", shown(side.flips.right_to_wrong_share, ".2%")),
-        ("wrong to right", shown(side.flips.wrong_to_right_share, ".2%")),
+        ("median Δ margin (logits)", full(moved.margin.median, signed)),
+        ("median Δ scale-free margin", full(moved.relative_distance.median, signed)),
+        ("loss difference (nats)", full(side.calibration.nll_difference_nats, signed)),
+        ("accuracy difference", full(side.flips.accuracy_difference, points)),
+        ("churn", full(side.flips.churn, share)),
+        ("right to wrong", full(side.flips.right_to_wrong_share, share)),
+        ("wrong to right", full(side.flips.wrong_to_right_share, share)),
     ]
 
 

@@ -1,0 +1,150 @@
+"""How a number is written: alone, and as an estimate whose bounds share its scale and its digits.
+
+Terminal, page, notebook and export all write numbers by these forms, and so agree to the digit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from unembed.stats.estimate import Estimate
+
+PERCENT = "\u00a0%"
+POINTS = "\u00a0pp"
+
+SIGNIFICANT = 3
+"""Digits of a number without an interval."""
+
+MOST_DECIMALS = 6
+FEW_DOCUMENTS = 10
+"""Below so many documents an estimate says how many it rests on: its interval is rough."""
+
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+@dataclass(frozen=True)
+class Form:
+    """One way to write numbers: ``scale * value``, then ``unit``; ``signed`` ones with a plus.
+
+    A lone number has three significant digits, or so many ``decimals``. Of an estimate, value and
+    bounds have the decimals that its interval supports: half its width spans two to twenty units of
+    the last one.
+    """
+
+    unit: str = ""
+    scale: float = 1.0
+    signed: bool = False
+    decimals: int | None = None
+
+    def __call__(self, value: float) -> str:
+        """A lone number: ``share(0.2412)`` is ``24.1 %``; ``none`` for what is not finite."""
+        if not math.isfinite(value):
+            return "none"
+        [number], power = self.scaled([value])
+        places = self.decimals
+        if places is None:
+            places = _significant(number)
+        return self.digits(number, places) + power + self.unit
+
+    def scaled(self, values: Sequence[float]) -> tuple[list[float], str]:
+        """The numbers to write, and the power of ten that they share where tiny or huge."""
+        numbers = [self.scale * value for value in values]
+        size = max(map(abs, numbers))
+        if size == 0.0 or 1e-4 <= size < 1e6 or self.decimals is not None:
+            return numbers, ""
+        exponent = math.floor(math.log10(size))
+        raised = str(exponent).translate(_RAISED)
+        return [number / 10.0**exponent for number in numbers], f"·10{raised}"
+
+    def digits(self, number: float, places: int) -> str:
+        """A number that is scaled already, with so many decimals."""
+        # Adding 0.0 turns the -0.0 that rounding may leave into 0.0.
+        rounded = round(number, places) + 0.0
+        return ("+" * (self.signed and rounded > 0) + f"{rounded:,.{places}f}").replace("-", "−")
+
+
+def point(estimate: Estimate, form: Form) -> str:
+    """The value alone, or the reason why there is none."""
+    if estimate.value is None:
+        return f"none: {estimate.reason}"
+    value, _, unit = _parts(estimate, estimate.value, form)
+    return value + unit
+
+
+def interval(estimate: Estimate, form: Form) -> str:
+    """The 95 % interval as ``[23.2, 25.0]``, in the value's unit; empty where there is none."""
+    return "" if estimate.value is None else _parts(estimate, estimate.value, form)[1]
+
+
+def full(estimate: Estimate, form: Form) -> str:
+    """Value and interval, ``24.1 % [23.2, 25.0]``; what rests on few documents says so."""
+    if estimate.value is None:
+        return point(estimate, form)
+    value, bounds, unit = _parts(estimate, estimate.value, form)
+    few = few_documents(estimate)
+    return value + unit + f" {bounds or '(no interval)'}" + (f", {few}" if few else "")
+
+
+def plus_minus(estimate: Estimate, form: Form) -> str:
+    """Value and half its interval, ``0.71 ± 0.02``: for a matrix, whose cells are narrow."""
+    if estimate.value is None:
+        return "–"
+    words = point(estimate, form)
+    if estimate.low is None or estimate.high is None:
+        return words
+    half = form.scale * (estimate.high - estimate.low) / 2
+    places = _supported(half) if half > 0 else 0
+    return f"{words.removesuffix(form.unit)} ± {Form().digits(half, places)}{form.unit}"
+
+
+def few_documents(estimate: Estimate) -> str:
+    """``of 2 documents`` where an estimate rests on fewer than ten, else empty."""
+    documents = estimate.documents
+    if documents is None or documents >= FEW_DOCUMENTS:
+        return ""
+    return f"of {documents} document" + "s" * (documents != 1)
+
+
+def _parts(estimate: Estimate, value: float, form: Form) -> tuple[str, str, str]:
+    """The value, its interval and the unit, in one scale."""
+    if estimate.low is None or estimate.high is None:
+        return form(value).removesuffix(form.unit), "", form.unit
+    numbers, power = form.scaled([value, estimate.low, estimate.high])
+    half = (numbers[2] - numbers[1]) / 2
+    places = _supported(half) if half > 0 else _significant(numbers[0])
+    words, low, high = (form.digits(number, places) for number in numbers)
+    return words, f"[{low}, {high}]{power}", power + form.unit
+
+
+def _significant(number: float) -> int:
+    """Decimals that give three significant digits."""
+    if number == 0.0:
+        return 0
+    return _bounded(SIGNIFICANT - 1 - math.floor(math.log10(abs(number))))
+
+
+def _supported(half: float) -> int:
+    """Decimals whose last unit is at most half of this half width, and no more than needed."""
+    return _bounded(math.ceil(-math.log10(half / 2)))
+
+
+def _bounded(places: int) -> int:
+    return min(max(places, 0), MOST_DECIMALS)
+
+
+decimal = Form()
+"""``1.32``, ``−0.0401``."""
+signed = Form(signed=True)
+"""``+0.412``."""
+share = Form(PERCENT, 100.0)
+"""A fraction in percent: ``0.2412`` as ``24.1 %``."""
+points = Form(POINTS, 100.0, signed=True)
+"""A difference of two shares in percentage points: ``0.0041`` as ``+0.410 pp``."""
+change = Form(PERCENT, 100.0, signed=True)
+"""A relative change in percent: ``0.283`` as ``+28.3 %``."""
+two = Form(decimals=2)
+three = Form(decimals=3)
+fine_share = Form(PERCENT, 100.0, decimals=2)
+whole_percent = Form(PERCENT, 100.0, decimals=0)
