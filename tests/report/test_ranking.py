@@ -244,7 +244,7 @@ def test_mixture_rows_are_the_records() -> None:
     line = interleave_line(record)
     assert line is not None
     assert f"mixed = {line}</code>" in page
-    assert "2\u00a0% [0, 4] is left" in page
+    assert f"{wording.full(record.residual, wording.share)} is left" in page
     assert "summed to 0.97 [0.93, 1.02]" in page
     assert "cannot be told from nothing" not in page
     clean = replace(record, residual=Estimate(0.003, -0.01, 0.016, 5012))
