@@ -260,4 +260,5 @@ def test_tags_and_names_that_nobody_would_see_are_refused(
         for given in ("", " "):
             said = run(*ask, option, given)
             assert f"{word} {given!r}, which nobody would see" in said.line
+    assert "a tag is '', which nobody would see" in run("index", "list", ask[2], "--tag", "").line
     assert not (tmp_path / "index").exists()

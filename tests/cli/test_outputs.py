@@ -307,6 +307,42 @@ def test_an_expression_that_begins_no_document_is_refused_first(
     assert "--document 'bana+na' matches no line" in ended.line
 
 
+@pytest.mark.usefixtures("no_work")
+def test_a_logger_that_is_not_there_is_refused_first(
+    run: Run, llama_folder: Path, texts: list[Path], tmp_path: Path
+) -> None:
+    ask = ("refine", llama_folder, texts[0], "-o", tmp_path / "new", "--report-to")
+    assert "--report-to 'tensorbord' is unknown" in run(*ask, "tensorbord").line
+    assert "needs its package: pip install mlflow" in run(*ask, "mlflow").line
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    "verb", [("rank",), ("rank", "--by", "cka"), ("mix",), ("refine",), ("dose",), ("route",)]
+)
+def test_a_context_beyond_the_models_is_refused_before_a_text_is_read(
+    verb: tuple[str, ...],
+    run: Run,
+    made: Path,
+    llama_folder: Path,
+    texts: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Corpus, "read", lambda *_a, **_k: pytest.fail("the text was read"))
+    out, on = ("-o", tmp_path / "new"), ("--model", llama_folder)
+    given: dict[str, tuple[object, ...]] = {
+        "rank": ("rank", *texts, *on, *verb[1:], *out),
+        "mix": ("mix", *texts, *on, *out),
+        "refine": ("refine", llama_folder, texts[0], *out),
+        "dose": ("dose", llama_folder, texts[0], *out),
+        "route": ("index", "route", made / "index", texts[0], *on),
+    }
+    ended = run(*given[verb[0]], "--quiet", "--context", "9999")
+    assert "--context 9999 is more than the" in ended.line
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.parametrize("verb", ["audit", "compare"])
 @pytest.mark.parametrize(
     ("option", "value", "said"),

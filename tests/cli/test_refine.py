@@ -95,6 +95,7 @@ def test_every_option_reaches_the_recipe() -> None:
         heldout=0.3,
         bf16=True,
         gradient_checkpointing=True,
+        save_dtype="float32",
         weight_frequency=0.5,
         weight_classes=("numeric=2", "*=0.5"),
         only_below=1.5,
@@ -127,6 +128,7 @@ def test_every_option_reaches_the_recipe() -> None:
         heldout=0.3,
         bf16=True,
         gradient_checkpointing=True,
+        save_dtype="float32",
         watch_every=9,
         audit_positions=77,
     )

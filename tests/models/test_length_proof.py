@@ -9,6 +9,7 @@ import torch
 import transformers as tf
 
 from made_up.corpora import TEXTS
+from made_up.models import longrope_model
 from made_up.shrunken import shrunken
 from unembed import Corpus, audit
 from unembed.decisions import AuditOptions
@@ -30,32 +31,7 @@ def corpus(tokenizer: Any) -> Corpus:
 
 @pytest.fixture(scope="module")
 def longrope() -> Any:
-    """Other rotary factors for rows of more than 16 tokens, as Phi-3 has beyond 4,096."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return tf.Phi3ForCausalLM(
-            tf.Phi3Config(
-                vocab_size=480,
-                hidden_size=48,
-                intermediate_size=96,
-                num_hidden_layers=2,
-                num_attention_heads=4,
-                num_key_value_heads=2,
-                max_position_embeddings=64,
-                original_max_position_embeddings=16,
-                rope_parameters={
-                    "rope_type": "longrope",
-                    "rope_theta": 10000.0,
-                    "short_factor": [1.0] * 6,
-                    "long_factor": [4.0, 6.0, 8.0, 12.0, 16.0, 24.0],
-                    "original_max_position_embeddings": 16,
-                },
-                initializer_range=0.2,
-                bos_token_id=0,
-                eos_token_id=0,
-                pad_token_id=0,
-            )
-        ).eval()
+    return longrope_model()
 
 
 def margins(model: Any, corpus: Corpus, context: int = 64) -> list[float]:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from made_up.wrappers import WRAPPERS
 from unembed.errors import UnembedError
 from unembed.models.checkpoint import Checkpoint
 from unembed.models.quantization import check_scheme, quantized, rounded_shares
@@ -184,3 +185,20 @@ def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("unembed.models.quantization.torchao_is_there", lambda: False)
     with pytest.raises(UnembedError, match=r"pip install 'unembed\[quant\]'"):
         check_scheme("int8")
+
+
+def test_towers_that_no_text_reaches_stay_and_are_counted_apart() -> None:
+    before = WRAPPERS["llava"]().eval()
+    after = quantized(Checkpoint("wrapper", before, None), "int8").model
+    towers = ("model.vision_tower", "model.multi_modal_projector")
+    for path, weight in before.named_parameters():
+        rounded = not torch.equal(after.get_parameter(path), weight)
+        assert rounded == (path.startswith("model.language_model.layers.") and weight.ndim == 2)
+    shares = {one.kind: one for one in rounded_shares(before)}
+    for tower in towers:
+        share = shares[f"{tower}, unused on text,"]
+        assert share.rounded == 0
+        assert share.weights == sum(p.numel() for p in before.get_submodule(tower).parameters())
+    assert str(share) == f"model.multi_modal_projector, unused on text, 0.0% of {share.weights:,}"
+    assert shares["linear layers"].rounded == shares["linear layers"].weights
+    assert shares["all weights"].weights == sum(p.numel() for p in before.parameters())

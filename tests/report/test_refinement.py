@@ -28,6 +28,7 @@ from unembed.report.refinement.page import (
 )
 from unembed.training.benchmarks.run import BenchmarkComparison, compare_benchmarks
 from unembed.training.recipe.recipe import Recipe
+from unembed.training.run.rounding import Rounding
 from unembed.training.run.summary import RefinementSummary, Step, WatchedStep
 from unembed.training.run.summary import headline as printed
 
@@ -204,6 +205,31 @@ def test_words(summary: RefinementSummary) -> None:
     stopped, clipped = notes(hurt)
     assert stopped == "The run stopped at step 9: too dear."
     assert wording.share(0.25) in clipped
+
+
+@pytest.mark.parametrize(
+    ("kept", "words"),
+    [
+        (
+            66,
+            "bfloat16, where 6.6% of the 1,000 entries that moved still differ: --save-dtype "
+            "float32 keeps the update, a higher learning rate more of it",
+        ),
+        (998, "bfloat16, where 99.8% of the 1,000 entries that moved still differ"),
+    ],
+)
+def test_what_saving_kept_is_told_with_advice_where_it_is_little(
+    kept: int, words: str, summary: RefinementSummary
+) -> None:
+    told = replace(summary, rounding=Rounding("bfloat16", 1000, kept))
+    rows = printed(told)
+    at = [name for name, _ in rows].index("saved")
+    until = next(i for i in range(at + 1, len(rows)) if rows[i][0])
+    assert " ".join(text for _, text in rows[at:until]) == words
+    assert f"Saved in {words}. Audited on" in extent(told)
+    still = replace(summary, rounding=Rounding("bfloat16", 0, 0))
+    assert ("saved", "bfloat16; no entry moved") in printed(still)
+    assert "saved" not in dict(printed(summary))
 
 
 LONG = "a_task_of_ones_own_with_a_long_name"

@@ -69,6 +69,7 @@ def dose_command(
     are those of unembed refine.
     """
     from unembed.models.adapters import refuse_untrainable
+    from unembed.models.model_pass import ReadingOptions
     from unembed.training.doses.dose import dose
     from unembed.training.doses.grid import Grid
     from unembed.training.run.engine import check_accelerate
@@ -87,7 +88,8 @@ def dose_command(
         tuple(range(seeds)),
         recipe_of({**given, "objective": "none"}),
     )
-    checkpoint, text = source.open(model, corpus, quiet=output.quiet)
+    options = ReadingOptions(context=grid.recipe.context)
+    checkpoint, text = source.open(model, corpus, quiet=output.quiet, options=options)
     done = dose(
         checkpoint,
         text,

@@ -155,7 +155,12 @@ class Source:
         return checkpoint, text
 
     def open_all(
-        self, model: str, corpora: Sequence[str], *, quiet: bool
+        self,
+        model: str,
+        corpora: Sequence[str],
+        *,
+        quiet: bool,
+        options: ReadingOptions | None = None,
     ) -> tuple[Checkpoint, dict[str, Corpus]]:
         """MODEL and several texts, by the names that were given for them."""
         from unembed.errors import UnembedError
@@ -166,6 +171,8 @@ class Source:
         if twice:
             raise UnembedError(f"{min(twice)} is given twice: give each text once")
         checkpoint = opened(model, **self.loading)
+        if options is not None:
+            options.check_model(checkpoint)
         texts = {corpus: self.read(corpus, checkpoint, quiet=quiet) for corpus in corpora}
         return checkpoint, texts
 

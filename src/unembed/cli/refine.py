@@ -249,6 +249,7 @@ def refine_command(
     """
     from unembed.models.adapters import base_of, is_adapter_alone, refuse_untrainable
     from unembed.models.checkpoint import load_tokenizer
+    from unembed.models.model_pass import ReadingOptions
     from unembed.training.recipe.weight_files import read_positions, read_values
     from unembed.training.run.engine import check_accelerate, check_report_to
     from unembed.training.run.train import refine
@@ -271,7 +272,8 @@ def refine_command(
         whole = base_of(model, base) if is_adapter_alone(model) else model
         values = read_values(weight_values, load_tokenizer(whole))
         recipe = replace(recipe, weighting=replace(recipe.weighting, values=values))
-    checkpoint, text = source.open(model, corpus, quiet=output.quiet)
+    options = ReadingOptions(context=recipe.context)
+    checkpoint, text = source.open(model, corpus, quiet=output.quiet, options=options)
     done = refine(
         checkpoint,
         text,

@@ -23,14 +23,15 @@ def restores_mode(verb: Callable[Given, Found]) -> Callable[Given, Found]:
     def careful(*args: Given.args, **kwargs: Given.kwargs) -> Found:
         given = [*args, *kwargs.values()]
         held = [getattr(one, "model", None) for one in given]
-        with _kept_mode(*(one for one in [*given, *held] if isinstance(one, nn.Module))):
+        with kept_mode(*(one for one in [*given, *held] if isinstance(one, nn.Module))):
             return verb(*args, **kwargs)
 
     return careful
 
 
 @contextmanager
-def _kept_mode(*models: nn.Module) -> Iterator[None]:
+def kept_mode(*models: nn.Module) -> Iterator[None]:
+    """Put every module of these models back into training or evaluation at the end."""
     modes = [(module, module.training) for model in models for module in model.modules()]
     try:
         yield

@@ -17,6 +17,7 @@ from unembed.errors import UnembedError
 from unembed.head.head import output_embedding
 from unembed.models.checkpoint import Checkpoint, hushed
 from unembed.models.names import SCHEMES
+from unembed.models.unused_weights import unused_on_text
 
 
 def quantized(checkpoint: Checkpoint, scheme: str, *, head: bool = False) -> Checkpoint:
@@ -25,7 +26,8 @@ def quantized(checkpoint: Checkpoint, scheme: str, *, head: bool = False) -> Che
 
     ``int8`` has a scale for each row of a weight, ``int4`` for each 32 weights of a row (for the
     row where its length is no multiple). The head keeps its weight unless ``head`` asks for it too;
-    a tied head is then no longer tied: the embedding stays as it is. Products are those of the
+    a tied head is then no longer tied: the embedding stays as it is. So do towers for images or
+    sound, which no text reaches. Products are those of the
     dequantised weights in the model's dtype: in float32 what a weight-only kernel computes up to
     the order of its sums, in a narrower one the dequantised weights are rounded once more.
     Raises UnembedError for an unknown scheme, without torchao, and where no layer can be quantised.
@@ -37,7 +39,12 @@ def quantized(checkpoint: Checkpoint, scheme: str, *, head: bool = False) -> Che
 
         model = copy.deepcopy(checkpoint.model)
         last = output_embedding(model)
-        found = [one for one in _roundable(model) if head or one.module is not last]
+        towers = _modules_of_towers(model)
+        found = [
+            one
+            for one in _roundable(model)
+            if one.module not in towers and (head or one.module is not last)
+        ]
         if all(one.module is last for one in found):
             raise UnembedError(
                 f"{checkpoint.name} has no linear layer besides its head: nothing to quantise"
@@ -76,7 +83,7 @@ class RoundedShare:
 
 def rounded_shares(model: nn.Module, *, head: bool = False) -> tuple[RoundedShare, ...]:
     """The share of weights that ``quantized`` rounds: of all of them, then by kind of module."""
-    last = output_embedding(model)
+    last, towers = output_embedding(model), _modules_of_towers(model)
     rounds = {(id(one.module), one.key) for one in _roundable(model)}
     counts: dict[str, tuple[int, int]] = {}
     seen: set[int] = set()
@@ -85,8 +92,9 @@ def rounded_shares(model: nn.Module, *, head: bool = False) -> tuple[RoundedShar
             if id(parameter) in seen and not (head and module is last):
                 continue  # a tied head that is rounded is tied no longer
             seen.add(id(parameter))
-            kind = _kind(module, parameter, last)
+            kind = towers.get(module) or _kind(module, parameter, last)
             done = (id(module), key) in rounds and (head or module is not last)
+            done = done and module not in towers
             before, weights = counts.get(kind, (0, 0))
             n = parameter.numel()
             counts[kind] = (before + n * done, weights + n)
@@ -153,6 +161,15 @@ def _inputs_first(module: nn.Module, key: str, parameter: Tensor) -> bool:
     if first == second:
         return False
     return width == (second if key.startswith("down") else first)
+
+
+def _modules_of_towers(model: nn.Module) -> dict[nn.Module, str]:
+    """Every module that no text reaches, with what an account calls it."""
+    return {
+        module: f"{path}, unused on text,"
+        for path, tower in unused_on_text(model).items()
+        for module in tower.modules()
+    }
 
 
 def _kind(module: nn.Module, parameter: Tensor, last: nn.Module) -> str:

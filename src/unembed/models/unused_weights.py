@@ -66,6 +66,28 @@ def towers_unused_on_text(name: str, model: Any) -> tuple[str, ...]:
 
     Raises UnembedError where the model does not run on text alone.
     """
+    try:
+        found = unused_on_text(model)
+    except Exception as error:
+        said = (str(error).strip().splitlines() or [repr(error)])[0].rstrip(".")
+        raise UnembedError(
+            f"{name}: {type(model).__name__} cannot be read on text alone ({said}): give the "
+            "language model that it wraps"
+        ) from error
+    return tuple(
+        f"{path}, unused on text ({len(list(module.parameters()))} tensors)"
+        for path, module in found.items()
+    )
+
+
+def unused_on_text(model: Any) -> dict[str, nn.Module]:
+    """The towers of a model that reads more than text, by their paths: what text never reaches.
+
+    Found by a pass over two tokens, whose own errors are raised; none for a model of text alone.
+    """
+    config: Any = getattr(model, "config", None)
+    if not hasattr(config, "get_text_config") or config.get_text_config() is config:
+        return {}
     called: set[nn.Module] = set()
     hooks = [
         module.register_forward_pre_hook(lambda one, _args: called.add(one))
@@ -75,20 +97,14 @@ def towers_unused_on_text(name: str, model: Any) -> tuple[str, ...]:
     try:
         with torch.no_grad():
             model(input_ids=ids, use_cache=False)
-    except Exception as error:
-        said = (str(error).strip().splitlines() or [repr(error)])[0].rstrip(".")
-        raise UnembedError(
-            f"{name}: {type(model).__name__} cannot be read on text alone ({said}): give the "
-            "language model that it wraps"
-        ) from error
     finally:
         for hook in hooks:
             hook.remove()
-    return tuple(
-        f"{path}, unused on text ({len(list(module.parameters()))} tensors)"
+    return {
+        path: module
         for path, module in _beside_the_decoder(model)
         if not any(one in called for one in module.modules())
-    )
+    }
 
 
 def set_left_out(model: nn.Module, parts: tuple[str, ...]) -> None:

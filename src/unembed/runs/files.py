@@ -104,7 +104,7 @@ def check_writable(folder: Path) -> None:
 
 
 def check_room(folder: Path, needed: int, what: str) -> None:
-    """Raise UnembedError where the file system of a folder has fewer free bytes than are needed.
+    """Raise WriteError where the file system of a folder has fewer free bytes than are needed.
 
     ``what`` says what takes them. A system that does not tell is taken to have room.
     """
@@ -114,7 +114,7 @@ def check_room(folder: Path, needed: int, what: str) -> None:
     except OSError:
         return
     if usage.total and usage.free < needed:
-        raise UnembedError(
+        raise WriteError(
             f"{folder} has {usage.free / MIB:,.1f} MiB free, and {what} take at least "
             f"{needed / MIB:,.1f} MiB: make room, or give a folder where there is more"
         )

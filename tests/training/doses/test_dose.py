@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import namedtuple
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from unembed.decisions.comparison.compare import compare
 from unembed.demo.story import bundled_model, heldout_corpus
 from unembed.errors import UnembedError, WriteError
 from unembed.models.checkpoint import Checkpoint, load
+from unembed.runs import files
 from unembed.text.corpus import Corpus
 from unembed.training.doses import dose as dosing
 from unembed.training.doses.dose import Doses, dose
@@ -152,6 +154,26 @@ def test_a_full_disk_stops_the_grid_and_fails_no_point(
     with pytest.raises(WriteError, match="No space left"):
         dose(*bundled, GRID, out=tmp_path / "run")
     assert not list((tmp_path / "run").rglob("failed.json"))
+
+
+def test_models_that_are_kept_need_room_for_all_of_them(
+    bundled: tuple[Checkpoint, Corpus], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a disk cannot hold fails no point: with more room the grid goes on."""
+    each = sum(parameter.numel() for parameter in bundled[0].model.parameters()) * 4
+    usage = namedtuple("usage", ("total", "used", "free"))
+    monkeypatch.setattr(dosing, "audit", lambda *_a, **_k: pytest.fail("the work was begun"))
+    room = [6 * each - 1]
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _place: usage(1 << 50, 0, room[0]))
+    with pytest.raises(WriteError, match=f"6 points take at least {6 * each / 2**20:,.1f} MiB"):
+        dose(*bundled, GRID, out=tmp_path / "run", keep_models=True)
+    half = replace(GRID, recipe=replace(RECIPE, save_dtype="bfloat16"))
+    room[0] = 3 * each - 1
+    with pytest.raises(WriteError, match=f"6 points take at least {3 * each / 2**20:,.1f} MiB"):
+        dose(*bundled, half, out=tmp_path / "half", keep_models=True)
+    room[0] = 3 * each
+    with pytest.raises(pytest.fail.Exception, match="the work was begun"):
+        dose(*bundled, half, out=tmp_path / "half", keep_models=True)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import transformers as tf
 from torch import Tensor, nn
 
 from made_up.models import ARCHITECTURES, small_model
+from made_up.wrappers import WRAPPERS
 from unembed.errors import HeadError, UnembedError
 from unembed.head.head import Head, final_hidden
 from unembed.training.recipe import lora as lora_module
@@ -419,3 +420,42 @@ def test_a_model_with_adapters_takes_no_other_scope() -> None:
         with pytest.raises(UnembedError, match=r"merge them first, with plain_model\(scoped\)"):
             apply_scope(model, "head")
     assert apply_scope(plain_model(scoped), "head").moves == ("lm_head.weight",)
+
+
+def in_a_tower(path: str) -> bool:
+    return path.startswith(("model.vision_tower.", "model.multi_modal_projector."))
+
+
+def test_towers_that_text_gives_no_gradient_do_not_move() -> None:
+    """Nothing is counted as moving that no step can move."""
+    model = WRAPPERS["llava"]()
+    model.model.vision_tower.requires_grad_(False)
+    were = flags(model)
+    scoped = apply_scope(model, "full")
+    assert set(scoped.moves) == {path for path in were if not in_a_tower(path)}
+    sizes = {path: p.numel() for path, p in model.named_parameters()}
+    assert scoped.n_moving == sum(n for path, n in sizes.items() if not in_a_tower(path))
+    assert scoped.n_total == sum(sizes.values())
+    assert scoped.words.startswith(
+        "all of LlavaForConditionalGeneration moves but model.vision_tower, "
+        f"model.multi_modal_projector, unused on text: {scoped.n_moving:,} of {scoped.n_total:,} "
+    )
+    before = values(model)
+    step(model)
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+    assert {path for path in before if in_a_tower(path)} == before.keys() - moved(model, before)
+    assert flags(plain_model(scoped)) == were
+    assert "all of LlamaForCausalLM moves:" in apply_scope(small_model("llama"), "full").words
+
+
+@pytest.mark.parametrize("targets", [None, ("q_proj",)])
+def test_adapters_are_not_put_on_towers(targets: tuple[str, ...] | None) -> None:
+    model = WRAPPERS["llava"]()
+    assert "fc1" in {path.rpartition(".")[2] for path, _ in model.named_modules()}
+    scoped = apply_scope(model, "lora", lora=Lora(targets=targets))
+    adapted = {path.removeprefix("base_model.model.") for path in scoped.moves}
+    assert adapted
+    assert not [path for path in adapted if in_a_tower(path)]
+    assert "'fc1' is no linear layer" in refused(
+        WRAPPERS["llava"](), "lora", lora=Lora(targets=("fc1",))
+    )

@@ -20,14 +20,16 @@ import torch
 import transformers as tf
 
 from conftest import train_tokenizer
-from made_up.models import small_model
+from made_up.corpora import TEXTS
+from made_up.models import longrope_model, small_model
 from unembed.decisions.audit.audit import Audit, audit
 from unembed.decisions.audit.run import AuditOptions
 from unembed.decisions.comparison.summary import ComparisonSummary
 from unembed.errors import UnembedError
-from unembed.models.checkpoint import Checkpoint, load
+from unembed.models.checkpoint import Checkpoint, load, token_ids
 from unembed.text.corpus import Corpus
 from unembed.text.rows import PromptCompletion
+from unembed.text.vocabulary import Vocabulary
 from unembed.text.windows import Windows, batches
 from unembed.training.recipe.lora import Lora
 from unembed.training.recipe.objectives import Objective
@@ -566,6 +568,33 @@ def test_what_is_watched_is_what_an_audit_would_say(llama: Checkpoint, corpus: C
         model.model.norm.weight[0] = torch.nan
     with pytest.raises(UnembedError, match="not finite after step 8"):
         check.compare(model, 8)
+
+
+def test_what_is_watched_shares_no_batch_where_padding_would_change_it(
+    tokenizer: Any, tmp_path: Path
+) -> None:
+    words = " ".join(TEXTS).split()
+    text = Corpus.from_texts([*TEXTS[:6], " ".join(words[:40])], tokenizer)
+    model = longrope_model().train()
+    checkpoint, recipe = (
+        Checkpoint("longrope", model, tokenizer),
+        replace(QUICK, watch_positions=9999),
+    )
+    job = module._TrainingJob(checkpoint, text, text, recipe, tmp_path, False)
+    hook = HeadHook.of(model, token_ids(tokenizer))
+    watched = job._check(hook, 63, Vocabulary.of(tokenizer, range(480)))
+    assert all(part.training for part in model.modules())
+    windows = Windows.of(text, 63, max_positions=9999)
+    assert windows.length.min() < 16 < windows.length.max()
+    losses: list[float] = []
+    for i in range(len(windows.length)):
+        ids = windows.inputs(i)[None]
+        begin, length = int(windows.start[i]), int(windows.length[i])
+        targets = torch.tensor(text.ids[begin + 1 : begin + length + 1].astype(np.int64))
+        with torch.no_grad():
+            logits = model.eval()(input_ids=ids).logits[0, :, : len(tokenizer)]
+        losses += torch.nn.functional.cross_entropy(logits, targets, reduction="none").tolist()
+    assert sorted(watched.start["nll"]) == pytest.approx(sorted(losses), abs=1e-4)
 
 
 def test_the_share_of_clipped_steps_is_told(

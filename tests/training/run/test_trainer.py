@@ -571,6 +571,7 @@ def test_the_example_refines_with_a_trainer_and_a_loop_of_ones_own(
         ({"compute_loss_func": len}, "compute_loss_func len .* leave it out"),
         ({"loss_function": len}, "loss_function len .* delete it"),
         ({"output_router_logits": True}, "output_router_logits.* set it to False"),
+        ({"use_liger_kernel": True}, "use_liger_kernel .* set it to False"),
     ],
 )
 def test_a_setting_that_a_loss_without_logits_would_drop_is_refused(
@@ -582,12 +583,26 @@ def test_a_setting_that_a_loss_without_logits_would_drop_is_refused(
         model.loss_function = how.pop("loss_function")
     if how.pop("output_router_logits", False):
         model.config.output_router_logits = True
+    liger = how.pop("use_liger_kernel", False)
     with quietly():
         trainer: Any = RefineTrainer(model=model, args=arguments(tmp_path, **how), **given)
+    trainer.args.use_liger_kernel = liger  # after a start that needs the package
     with pytest.raises(UnembedError, match=words) as caught:
         trainer.refine_with(PenaltyTerm(Objective("fisher"), 1.0))
     assert "\n" not in str(caught.value)
     trainer.refine_with(PenaltyTerm(Objective("fisher"), 0.0))  # the Trainer's own loss, in full
+
+
+@pytest.mark.parametrize(("name", "way"), [("tp", "tensor"), ("cp", "context"), ("sp", "sequence")])
+def test_parallelism_that_splits_a_batch_or_the_head_is_refused(
+    name: str, way: str, tmp_path: Path
+) -> None:
+    with quietly():
+        trainer: Any = RefineTrainer(model=small_model("llama"), args=arguments(tmp_path))
+    setattr(trainer, f"get_{name}_size", lambda: 2)
+    with pytest.raises(UnembedError, match=f"{way} parallelism of 2 splits .* DDP or FSDP"):
+        trainer.refine_with(PenaltyTerm(Objective("fisher"), 1.0))
+    trainer.refine_with(PenaltyTerm(Objective("fisher"), 0.0))
 
 
 @pytest.mark.parametrize("weight", [0.0, 1e-9])

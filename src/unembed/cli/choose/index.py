@@ -164,14 +164,16 @@ def list_command(index: Path, tags: tuple[str, ...], verify: bool, as_json: bool
     Example:
       unembed index list domains --tag english
     """
+    from unembed.selection.index.entries import Label
     from unembed.selection.index.index import Index
     from unembed.selection.index.text import entries_text
 
+    wanted = set(Label(tags).tags)
     there = Index.open(index, check=False)
     _note(there)
     if verify:
         there.verify()
-    found = [entry for entry in there.entries if set(tags) <= set(entry.tags)]
+    found = [entry for entry in there.entries if wanted <= set(entry.tags)]
     plain = {"index": str(index), "by": there.by, "dtype": there.dtype}
     entries = [one.to_json() for one in found]
     say(entries_text(found), {**plain, "entries": entries}, as_json)
@@ -244,7 +246,7 @@ def route_command(
         raise UnembedError("nothing to route: give --text or a CORPUS")
     source, there = Source.taken(given), Index.open(index)
     _note(there)
-    checkpoint, sources = _sources(source, model, texts, corpora, each, quiet)
+    checkpoint, sources = _sources(source, model, texts, corpora, each, quiet, context)
     groups = [[one] for one in sources] if each else [sources]
     answers: list[Answer] = [
         route(
@@ -311,11 +313,14 @@ def _sources(
     corpora: tuple[str, ...],
     each: bool,
     quiet: bool,
+    context: int | None,
 ) -> tuple[Checkpoint, list[tuple[str, Corpus]]]:
     """The model, and every text by a name: prompts are one corpus, or with ``each`` one each."""
+    from unembed.models.model_pass import ReadingOptions
     from unembed.text.corpus import Corpus
 
-    checkpoint, read = source.open_all(model, corpora, quiet=quiet)
+    options = ReadingOptions(context=context)
+    checkpoint, read = source.open_all(model, corpora, quiet=quiet, options=options)
     prompts = [[text] for text in texts] if each else [list(texts)] if texts else []
     found = [(_listed(some), Corpus.from_texts(some, checkpoint.tokenizer)) for some in prompts]
     return checkpoint, [*found, *read.items()]

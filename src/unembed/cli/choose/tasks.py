@@ -136,6 +136,7 @@ def signatures_of(
         reader = Reader(model, source, quiet)
         if found:
             options = _alike(options, next(iter(found.values())))
+        options.check_model(reader.checkpoint)
         read = [*texts, *([probe] if adapters and probe is not None else [])]
         corpora = {name: reader.read(name, options) for name in dict.fromkeys(read)}
         check_cap(options.max_positions, corpora)

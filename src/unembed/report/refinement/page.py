@@ -32,7 +32,7 @@ from unembed.runs.manifest import FinishedRun
 from unembed.runs.provenance import Provenance
 from unembed.stats.estimate import Estimate
 from unembed.training.benchmarks.run import BenchmarkComparison
-from unembed.training.run.summary import RefinementSummary
+from unembed.training.run.summary import RefinementSummary, saved_in_words
 from unembed.training.run.train import Refinement
 
 Number = TypeVar("Number", int, float)
@@ -101,9 +101,13 @@ def extent(summary: RefinementSummary) -> str:
     if not _control(summary):
         what = f"cross-entropy + {summary.weight:g} · {summary.objective}"
     sides = [size(one.n_positions, one.n_documents) for one in (summary.heldout, summary.training)]
+    saved = ""
+    if summary.rounding is not None:
+        saved = f"Saved in {saved_in_words(summary.rounding)}. "
     return (
         f"{capital(what)}, {counted(summary.steps, 'step')}, scope {summary.scope}; "
-        f"{summary.moves}. Audited on {sides[0]} held out and {sides[1]} of the training text."
+        f"{summary.moves}. {saved}Audited on {sides[0]} held out and {sides[1]} of the training "
+        "text."
     )
 
 

@@ -17,7 +17,7 @@ from unembed.decisions.audit.audit import Audit, audit
 from unembed.decisions.audit.run import AuditOptions
 from unembed.errors import UnembedError, WriteError
 from unembed.models.checkpoint import Checkpoint
-from unembed.runs.files import write_whole
+from unembed.runs.files import check_room, write_whole
 from unembed.runs.manifest import FinishedRun
 from unembed.runs.progress import progress_bar
 from unembed.runs.provenance import digest_of
@@ -30,6 +30,7 @@ from unembed.training.doses.records import DoseTable, headline
 from unembed.training.doses.table import DosePoint, dose_table
 from unembed.training.recipe.objectives import Objective
 from unembed.training.robustness.read_outs import ReadOuts, read_outs
+from unembed.training.run.checkpoints import saved_dtype
 from unembed.training.run.examples import Split, split
 from unembed.training.run.train import MODEL, SIDES, train
 
@@ -128,6 +129,8 @@ class _Points:
 
     def tables(self, progress: bool) -> tuple[dict[str, DoseTable], dict[str, str]]:
         """Both tables, and the points that failed, once every point is there."""
+        if self.keep_models:
+            self.check_room()
         start = {side: self.audited(self.checkpoint, side, self.out / "start") for side in SIDES}
         disturbed = self.disturbed(self.checkpoint, self.out / "start")
         everything, failed = list(self.grid.points()), {}
@@ -148,9 +151,23 @@ class _Points:
             tables[side] = dose_table(start[side], points, start_read_outs=before)
         return tables, failed
 
+    def check_room(self) -> None:
+        """Raise WriteError where the models of the points that are left do not fit."""
+        model = self.checkpoint.model
+        left = [
+            point for point in self.grid.points() if not (self.folder(*point) / "done").exists()
+        ]
+        size = saved_dtype(self.grid.recipe, model).itemsize
+        each = size * sum(parameter.numel() for parameter in model.parameters())
+        check_room(self.out, len(left) * each, f"the models of {len(left)} points")
+
+    def folder(self, objective: Objective, weight: float, seed: int) -> Path:
+        """Where a point is trained and measured."""
+        return self.out / "points" / folder_name(objective, weight, seed)
+
     def measured(self, objective: Objective, weight: float, seed: int) -> str | None:
         """Train and measure one point, or return why it could not be trained."""
-        folder = self.out / "points" / folder_name(objective, weight, seed)
+        folder = self.folder(objective, weight, seed)
         done, failure = folder / "done", folder / "failed.json"
         if done.exists():
             return None
@@ -177,7 +194,7 @@ class _Points:
 
     def point(self, objective: Objective, weight: float, seed: int, side: str) -> DosePoint:
         """A measured point."""
-        folder = self.out / "points" / folder_name(objective, weight, seed)
+        folder = self.folder(objective, weight, seed)
         found = _read(folder) if side == "heldout" else None
         return DosePoint(label_of(objective), weight, seed, Audit.load(folder / side), found)
 

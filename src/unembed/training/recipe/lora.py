@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -49,13 +50,16 @@ def check_peft() -> None:
         raise UnembedError("scope 'lora' needs PEFT: pip install 'unembed[train]'")
 
 
-def add_lora(model: nn.Module, lora: Lora) -> tuple[nn.Module, str]:
+def add_lora(
+    model: nn.Module, lora: Lora, apart: Sequence[nn.Module] = ()
+) -> tuple[nn.Module, str]:
     """PEFT's model around this one with the adapters in place, and a clause that says so.
 
-    The adapters alone require gradients. Raises UnembedError, and leaves the model as it was, for
-    targets that are no linear layer or the head, and for layers that PEFT does not adapt.
+    The adapters alone require gradients; modules ``apart`` get none. Raises UnembedError, and
+    leaves the model as it was, for targets that are no linear layer or the head, and for layers
+    that PEFT does not adapt.
     """
-    targets = _targets(model, lora)
+    targets = _targets(model, lora, apart)
     with hushed():
         import peft
 
@@ -90,10 +94,11 @@ def _strip(model: Any) -> None:
         del model.peft_config
 
 
-def _targets(model: nn.Module, lora: Lora) -> list[str]:
-    """The paths of the linear layers to adapt."""
+def _targets(model: nn.Module, lora: Lora, apart: Sequence[nn.Module]) -> list[str]:
+    """The paths of the linear layers to adapt, of which none is ``apart``."""
     head = output_embedding(model)
-    linear = {path: m for path, m in model.named_modules() if is_linear(m)}
+    left = {module for one in apart for module in one.modules()}
+    linear = {path: m for path, m in model.named_modules() if is_linear(m) and m not in left}
     body = [path for path, module in linear.items() if module is not head]
     kinds = list(dict.fromkeys(path.rpartition(".")[2] for path in body))
     if lora.targets is None:

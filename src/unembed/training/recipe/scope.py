@@ -15,6 +15,7 @@ from torch import nn
 from unembed.errors import UnembedError
 from unembed.head.head import final_hidden, output_embedding
 from unembed.models.checkpoint import hushed
+from unembed.models.unused_weights import unused_on_text
 from unembed.training.recipe.lora import Lora, add_lora, check_peft
 from unembed.training.recipe.names import SCOPES, UNTIED
 from unembed.training.robustness.temperature import PROBE_TOKENS, last_norm
@@ -66,11 +67,12 @@ def apply_scope(
 ) -> Scoped:
     """Let the parameters in scope require gradients, and no others.
 
-    ``full`` is every parameter; ``last-N-blocks`` the last N transformer blocks; ``final-norm`` the
-    gain, and bias, of the norm before the head; ``head`` the output embedding, with the input
-    embedding where the two are tied; ``norm+head`` both; ``lora`` PEFT's adapters. ``untie`` first
-    gives a tied head its own copy of the matrix and says so in the configuration, so that a saved
-    model keeps it. Blocks and norm are found by running a probe batch.
+    ``full`` is every parameter but those of towers for images or sound, which text gives no
+    gradient; ``last-N-blocks`` the last N transformer blocks; ``final-norm`` the gain, and bias, of
+    the norm before the head; ``head`` the output embedding, with the input embedding where the two
+    are tied; ``norm+head`` both; ``lora`` PEFT's adapters, of no tower. ``untie`` first gives a
+    tied head its own copy of the matrix and says so in the configuration, so that a saved model
+    keeps it. Blocks, norm and towers are found by running a probe batch.
 
     Raises UnembedError for an unknown scope, one with nothing to train or with more blocks than the
     model has, for a head that cannot be untied, for targets of LoRA that are no linear layer or
@@ -84,9 +86,10 @@ def apply_scope(
             f"{kind} carries adapters: merge them first, with plain_model(scoped), or with PEFT's "
             "merge_and_unload()"
         )
+    towers = _towers(model)
     if scope == "lora":
         before = _requiring(model)
-        trained, what = add_lora(model, lora or Lora())
+        trained, what = add_lora(model, lora or Lora(), list(towers.values()))
         wanted = {id(p) for p in trained.parameters() if p.requires_grad}
     else:
         modules, what = _in_scope(model, scope)
@@ -94,7 +97,10 @@ def apply_scope(
         if untie:
             _untie(model)
         trained, before = model, _requiring(model)
-        wanted = {id(p) for module in modules for p in module.parameters()}
+        unreached = {id(p) for module in towers.values() for p in module.parameters()}
+        wanted = {id(p) for module in modules for p in module.parameters()} - unreached
+        if scope == "full" and towers:
+            what += f" but {', '.join(towers)}, unused on text"
     for parameter in trained.parameters():
         parameter.requires_grad_(id(parameter) in wanted)
     moves = {path: p.numel() for path, p in trained.named_parameters() if id(p) in wanted}
@@ -121,6 +127,12 @@ def plain_model(scoped: Scoped) -> nn.Module:
         parameter.requires_grad_(path in scoped.moved_before)
     plain: nn.Module = model
     return plain
+
+
+def _towers(model: nn.Module) -> dict[str, nn.Module]:
+    """What of the model no text reaches, so that it gets no gradient."""
+    with _evaluating(model):
+        return unused_on_text(model)
 
 
 def _requiring(model: nn.Module) -> tuple[str, ...]:

@@ -12,8 +12,16 @@ from safetensors import SafetensorError
 from torch import nn
 
 from unembed.errors import WriteError
+from unembed.runs.files import check_room
+from unembed.training.recipe.recipe import Recipe
+from unembed.training.recipe.scope import Scoped
 from unembed.training.run.checkpoint_seal import damage
 from unembed.training.run.trainer import RefineTrainer
+
+KEPT = 2
+"""Checkpoints that stay of a training, so that the one before a damaged one is there."""
+
+FLOAT32_BYTES = 4
 
 DISK_FULL = (
     "No space left",
@@ -39,6 +47,33 @@ def train_on(trainer: RefineTrainer, checkpoints: Path) -> None:
             f"({words.splitlines()[0]}): make room and repeat the command, which goes on from the "
             "checkpoint before"
         ) from error
+
+
+def check_training_room(
+    scoped: Scoped, checkpoints: Path, recipe: Recipe, dtype: torch.dtype
+) -> None:
+    """Raise WriteError where a training's checkpoints, and beside them its model, do not fit.
+
+    A checkpoint holds the float32 weights (of ``lora`` the adapters alone) and two moments of each
+    that moves. KEPT of them stay, and one more while it is written; the model of ``dtype`` follows
+    before they go. What a killed run left of them takes no more room.
+    """
+    saved = scoped.n_moving if scoped.scope == "lora" else scoped.n_total
+    checkpoint = FLOAT32_BYTES * (saved + 2 * scoped.n_moving)
+    written = (recipe.steps - 1) // recipe.watch_every
+    model = scoped.n_total * dtype.itemsize
+    needed = max(min(written, KEPT + 1) * checkpoint, min(written, KEPT) * checkpoint + model)
+    there = sum(path.stat().st_size for path in checkpoints.rglob("*") if path.is_file())
+    what = "the checkpoints and the model of this training"
+    check_room(checkpoints.parent, needed - there, what)
+
+
+def saved_dtype(recipe: Recipe, start: nn.Module) -> torch.dtype:
+    """The dtype that the refined model is saved in: the recipe's, or the starting model's."""
+    if recipe.save_dtype is None:
+        return next(start.parameters()).dtype
+    dtype: torch.dtype = getattr(torch, recipe.save_dtype)
+    return dtype
 
 
 def _last_whole(checkpoints: Path) -> str | None:

@@ -141,7 +141,7 @@ def headline(summary: RefinementSummary) -> list[tuple[str, str]]:
         steps += f", clipped at {summary.clipped:.0%}"
     rows = [("objective", f"{what}, scope {summary.scope}"), *_wrapped("moved", summary.moves)]
     if summary.rounding is not None:
-        rows += _wrapped("saved", _saved(summary.rounding))
+        rows += _wrapped("saved", saved_in_words(summary.rounding))
     rows.append(("steps", steps))
     if summary.stopped is not None:
         rows += _wrapped("stopped", summary.stopped)
@@ -157,7 +157,7 @@ def headline(summary: RefinementSummary) -> list[tuple[str, str]]:
     return rows if summary.benchmarks is None else rows + _scored(summary.benchmarks)
 
 
-def _saved(rounding: Rounding) -> str:
+def saved_in_words(rounding: Rounding) -> str:
     """The dtype of the saved model, and how much of the update is left in it."""
     if rounding.share is None:
         return f"{rounding.dtype}; no entry moved"

@@ -19,7 +19,8 @@ from unembed.decisions.audit.run import AuditOptions
 from unembed.decisions.comparison.compare import Comparison, compare
 from unembed.errors import need
 from unembed.models.checkpoint import Checkpoint, context_of, load, quietly, token_ids
-from unembed.models.mode import restores_mode
+from unembed.models.length_proof import prove_lengths
+from unembed.models.mode import kept_mode, restores_mode
 from unembed.runs.files import write_whole
 from unembed.runs.manifest import FinishedRun, read_run
 from unembed.runs.progress import progress_bar
@@ -35,7 +36,13 @@ from unembed.training.benchmarks.pair import Benchmarks
 from unembed.training.recipe.recipe import Recipe, steps_of
 from unembed.training.recipe.scope import apply_scope, plain_model
 from unembed.training.recipe.weighting import Positions, tokens_of_classes
-from unembed.training.run.checkpoints import save_model, train_on
+from unembed.training.run.checkpoints import (
+    KEPT,
+    check_training_room,
+    save_model,
+    saved_dtype,
+    train_on,
+)
 from unembed.training.run.engine import (
     PrinterCallback,
     TrainingArguments,
@@ -227,13 +234,12 @@ class _TrainingJob:
     def run(self, positions: Positions | None, report_to: tuple[str, ...]) -> dict[str, Any]:
         """Train, save the model, and return the note."""
         recipe, start = self.recipe, self.checkpoint.model
-        dtype = next(start.parameters()).dtype
-        if recipe.save_dtype is not None:
-            dtype = getattr(torch, recipe.save_dtype)
+        dtype = saved_dtype(recipe, start)
         torch.manual_seed(recipe.seed)
         scoped = apply_scope(
             copy.deepcopy(start).float(), recipe.scope, untie=recipe.untie, lora=recipe.lora
         )
+        check_training_room(scoped, self.out / CHECKPOINTS, recipe, dtype)
         ids = token_ids(self.checkpoint.tokenizer)
         context = context_of(start, recipe.context) - 1
         examples = Examples.of(self.training, context, positions)
@@ -271,7 +277,10 @@ class _TrainingJob:
     def _check(self, hook: HeadHook, context: int, vocabulary: Vocabulary) -> HeldoutCheck:
         recipe = self.recipe
         windows = Windows.of(self.heldout, context, max_positions=recipe.watch_positions)
-        watched = list(batches(windows, range(len(windows.length)), WATCH_BATCH_TOKENS))
+        everything, plan = range(len(windows.length)), (windows.positions, WATCH_BATCH_TOKENS)
+        with kept_mode(hook.model):
+            mix = prove_lengths(hook.model.eval(), windows, plan, "ieee")
+        watched = list(batches(windows, everything, WATCH_BATCH_TOKENS, mix=mix))
         counted = tokens_of_classes(recipe.budget.classes, vocabulary, hook.head.vocab)
         return HeldoutCheck.of(hook, watched, counted, recipe.budget)
 
@@ -300,7 +309,7 @@ def _arguments(
         **less_memory,
         logging_steps=1,
         save_strategy="steps",
-        save_total_limit=2,
+        save_total_limit=KEPT,
         report_to=list(report_to) or "none",
         disable_tqdm=True,
         remove_unused_columns=False,
