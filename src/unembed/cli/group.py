@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from unembed.cli.audit import audit_command
+from unembed.cli.check import check_command
 from unembed.cli.choose.align import align_command
 from unembed.cli.choose.index import index_command
 from unembed.cli.choose.mix import mix_command
@@ -28,7 +29,7 @@ from unembed.errors import UnembedError
 
 JOBS = {
     "Start here": (demo_command,),
-    "Look": (audit_command, compare_command, report_command),
+    "Look": (check_command, audit_command, compare_command, report_command),
     "Change": (refine_command, dose_command),
     "Choose": (sketch_command, align_command, rank_command, mix_command, index_command),
 }

@@ -1,11 +1,16 @@
 from .adapters import adapted as adapted
 from .checkpoint import token_ids as token_ids
+from .model_check import ModelCheck as ModelCheck
+from .model_check import check as check
 from .model_pass import HeadReader as HeadReader
 from .model_pass import ModelPass as ModelPass
 from .model_pass import ReadingOptions as ReadingOptions
 from .quantization import quantized as quantized
 
 __all__ = [
+    # What is recovered and proved of a model
+    "ModelCheck",
+    "check",
     # Variants of a checkpoint
     "adapted",
     "quantized",

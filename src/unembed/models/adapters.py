@@ -129,7 +129,7 @@ def adapted(checkpoint: Checkpoint, folder: str | Path, *, any_head: bool = Fals
             ) from error
     if not any_head:
         _check_head(folder, checkpoint, merged)
-    return Checkpoint(f"{checkpoint.name} with {folder.name}", merged, checkpoint.tokenizer)
+    return replace(checkpoint, name=f"{checkpoint.name} with {folder.name}", model=merged)
 
 
 def _check(folder: Path) -> None:

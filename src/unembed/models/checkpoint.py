@@ -43,11 +43,15 @@ TOKENIZER_REMEDY = "save the model's own there with tokenizer.save_pretrained"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A causal language model in evaluation mode with its tokenizer."""
+    """A causal language model in evaluation mode with its tokenizer.
+
+    ``stored_as`` is the format of its quantised weights, which are plain now; None: they were.
+    """
 
     name: str
     model: nn.Module
     tokenizer: Any
+    stored_as: str | None = None
 
 
 def load(
@@ -110,7 +114,7 @@ def load(
     if wrapper:
         left_out += towers_unused_on_text(name, model)
     set_left_out(model, left_out)
-    return Checkpoint(name, model, tokenizer)
+    return Checkpoint(name, model, tokenizer, method)
 
 
 def load_tokenizer(name: str | Path) -> Any:
@@ -129,10 +133,7 @@ def context_of(model: nn.Module, asked: int | None = None) -> int:
 
     Raises UnembedError if more is asked for than the model's configuration allows.
     """
-    config: Any = getattr(model, "config", None)
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    limits = (getattr(text, name, None) for name in CONTEXT_NAMES)
-    limit = next((n for n in limits if isinstance(n, int) and n > 1), None)
+    limit = most_context(model)
     if asked is None:
         return min(limit or CONTEXT_LIMIT, CONTEXT_LIMIT)
     if limit is not None and asked > limit:
@@ -141,6 +142,14 @@ def context_of(model: nn.Module, asked: int | None = None) -> int:
             f"configured for: give at most {limit}"
         )
     return asked
+
+
+def most_context(model: nn.Module) -> int | None:
+    """The most tokens that a model's configuration allows, None where it does not say."""
+    config: Any = getattr(model, "config", None)
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    limits = (getattr(text, name, None) for name in CONTEXT_NAMES)
+    return next((n for n in limits if isinstance(n, int) and n > 1), None)
 
 
 def synchronizer(model: nn.Module) -> Callable[[], None]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +11,13 @@ import torch
 from torch import nn
 
 from unembed.errors import UnembedError
-from unembed.head.head import final_hidden, output_embedding
+from unembed.head.head import output_embedding
 from unembed.models.checkpoint import hushed
+from unembed.models.depths import PROBE_TOKENS, evaluating, longest_lists
 from unembed.models.unused_weights import unused_on_text
 from unembed.training.recipe.lora import Lora, add_lora, check_peft
 from unembed.training.recipe.names import SCOPES, UNTIED
-from unembed.training.robustness.temperature import PROBE_TOKENS, last_norm
+from unembed.training.robustness.temperature import last_norm
 
 LAST_BLOCKS = re.compile(r"last-([1-9]\d*)-blocks")
 
@@ -170,38 +169,22 @@ def _last_blocks(model: nn.Module, count: int) -> tuple[list[nn.Module], str]:
 
 
 def _blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
-    """The longest list of modules that runs from its first to its last, each once, and its path.
-
-    A list within another is left out: a block's experts may run in order too.
-    """
-    lists = {path: m for path, m in model.named_modules() if isinstance(m, nn.ModuleList)}
-    ran: dict[str, list[nn.Module]] = {path: [] for path in lists}
-    with contextlib.ExitStack() as stack:
-        for path, members in lists.items():
-            for member in members:
-                note = member.register_forward_pre_hook(lambda m, _args, to=ran[path]: to.append(m))
-                stack.callback(note.remove)
-        _run_probe(model)
-    found: dict[str, nn.ModuleList] = {}
-    for path, members in lists.items():
-        inside = any(path.startswith(f"{outer}.") for outer in found)
-        if ran[path] and ran[path] == list(members) and not inside:
-            found[path] = members
-    longest = max(map(len, found.values()), default=0)
-    paths = [path for path, members in found.items() if len(members) == longest]
-    if len(paths) != 1:
-        lists_run = f"several of {longest} modules ({', '.join(paths)})" if paths else "none"
+    """The one longest list of modules that runs in order, and its path."""
+    found = longest_lists(model)
+    if len(found) != 1:
+        longest = max(map(len, found.values()), default=0)
+        lists_run = f"several of {longest} modules ({', '.join(found)})" if found else "none"
         raise UnembedError(
             f"{type(model).__name__} should run one list of blocks in order and runs {lists_run}: "
             "take another scope"
         )
-    return paths[0], found[paths[0]]
+    return next(iter(found.items()))
 
 
 def _final_norm(model: nn.Module, scope: str) -> nn.Module:
     """The norm before the head; one that belongs to a block is none."""
     ids = torch.arange(PROBE_TOKENS, device=output_embedding(model).weight.device)[None]
-    with _evaluating(model):
+    with evaluating(model):
         norm = last_norm(model, ids)
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
     if norm is None or any(norm is inner for members in lists for inner in members.modules()):
@@ -210,25 +193,6 @@ def _final_norm(model: nn.Module, scope: str) -> nn.Module:
             f"so scope {scope!r} does not fit: take head or full"
         )
     return norm
-
-
-def _run_probe(model: nn.Module) -> None:
-    ids = torch.arange(PROBE_TOKENS, device=output_embedding(model).weight.device)[None]
-    with _evaluating(model):
-        final_hidden(model, ids)
-
-
-@contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Without gradients, dropout and skipped layers; every module's mode is put back."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _refuse_integers(model: nn.Module, modules: list[nn.Module]) -> None:
