@@ -130,7 +130,7 @@ def plain_model(scoped: Scoped) -> nn.Module:
 
 def _towers(model: nn.Module) -> dict[str, nn.Module]:
     """What of the model no text reaches, so that it gets no gradient."""
-    with _evaluating(model):
+    with evaluating(model):
         return unused_on_text(model)
 
 
