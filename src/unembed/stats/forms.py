@@ -80,11 +80,16 @@ def interval(estimate: Estimate, form: Form) -> str:
 
 def full(estimate: Estimate, form: Form) -> str:
     """Value and interval, ``24.1 % [23.2, 25.0]``; what rests on few documents says so."""
+    few = few_documents(estimate) if estimate.value is not None else ""
+    return bounded(estimate, form) + (f", {few}" if few else "")
+
+
+def bounded(estimate: Estimate, form: Form) -> str:
+    """``full`` where a line beside it says how many documents there are."""
     if estimate.value is None:
         return point(estimate, form)
     value, bounds, unit = _parts(estimate, estimate.value, form)
-    few = few_documents(estimate)
-    return value + unit + f" {bounds or '(no interval)'}" + (f", {few}" if few else "")
+    return f"{value}{unit} {bounds or '(no interval)'}"
 
 
 def plus_minus(estimate: Estimate, form: Form) -> str:

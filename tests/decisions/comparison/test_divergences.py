@@ -204,7 +204,7 @@ def test_two_equal_models_are_zero_throughout() -> None:
     nothing, one = np.zeros(doc.size, np.float32), np.ones(doc.size, np.float32)
     columns = DivergenceColumns(nothing, nothing, nothing, one)
     got = summarise_divergences(columns, doc, {"kind": grouping}, resamples=RESAMPLES)
-    zero = Estimate(0.0, 0.0, 0.0, doc.size)
+    zero = Estimate(0.0, 0.0, 0.0, doc.size, documents=9)
     for measure in (got.kl_forward, got.kl_backward, got.total_variation):
         assert (measure.mean, measure.median, measure.high) == (zero, zero, zero)
         assert all(point.share == zero for point in measure.above)

@@ -244,7 +244,7 @@ def test_records_survive_json():
     found = flips(columns, resamples=50)
     (group,) = flip_table(columns, np.zeros(300, dtype=int), ("all",), resamples=50)
     assert group.flips == found
-    assert group.share == Estimate(1.0, 1.0, 1.0, n=300)
+    assert group.share == Estimate(1.0, 1.0, 1.0, n=300, documents=9)
     for kind, record in ((Flips, found), (FlipGroup, group)):
         text = json.dumps(record_to_json(record), allow_nan=False)
         assert record_from_json(kind, json.loads(text)) == record
@@ -278,7 +278,7 @@ def test_a_net_that_may_be_zero_is_not_shared_out():
         (one,) = flip_table(apart, group, ("all",), resamples=300)
         assert one.flips.net == 20
         if shared:
-            assert one.share_of_net == Estimate(1.0, 1.0, 1.0, n=400)
+            assert one.share_of_net == Estimate(1.0, 1.0, 1.0, n=400, documents=100)
         else:
             assert one.share_of_net.value is None
             assert one.share_of_net.reason == "the total net is 20, and its interval holds zero"

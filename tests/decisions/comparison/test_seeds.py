@@ -120,7 +120,7 @@ def singles(sides: tuple[list[Audit], list[Audit]]) -> list[list[Comparison]]:
 def estimates(value: Any, path: str = "summary") -> Iterator[tuple[str, dict[str, Any]]]:
     """Every estimate inside plain JSON, with its path."""
     if isinstance(value, dict):
-        if set(value) == {"value", "low", "high", "n", "reason"}:
+        if set(value) == {"value", "low", "high", "n", "reason", "documents"}:
             yield path, value
         else:
             for key, inside in value.items():
@@ -284,7 +284,7 @@ def test_there_is_no_p_and_a_reason_why(found: Comparison) -> None:
     assert tokens
     assert {token.sign_p for token in tokens} == {None}
     shown = dict(headline(summary))["McNemar p, by document"]
-    assert shown == "undefined: several seeds: read the interval"
+    assert shown == "none: several seeds: read the interval"
     assert "McNemar" not in account(summary)
 
 

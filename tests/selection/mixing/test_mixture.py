@@ -396,7 +396,7 @@ def test_a_residual_below_0_is_told() -> None:
     sources = [of_pool("one", (600, 0, 0), 2), of_pool("other", (0, 600, 0), 3)]
     found = mix(of_pool("t", (400, 200, 0), 1), sources)
     below = replace(found, residual=replace(found.residual, value=-0.001, low=-0.01, high=0.01))
-    assert "-0.001  [-0.010, 0.010]  below 0 by chance: nothing is left" in mixture_text(below)
+    assert "−0.001 [−0.010, 0.010]  below 0 by chance: nothing is left" in mixture_text(below)
     above = replace(below, residual=replace(found.residual, value=0.001))
     assert "by chance" not in mixture_text(above)
     beyond = replace(below, residual=replace(found.residual, value=-0.05, low=-0.06, high=-0.04))
@@ -517,7 +517,7 @@ def test_too_few_samples_is_a_value_with_a_reason() -> None:
     assert nothing.total.value is nothing.residual.value is None
     assert nothing.warnings[0].startswith("noise cannot be mixed: the target has too few samples")
     assert interleave_line(nothing) is None
-    assert "undefined: the target has too few samples" in mixture_text(nothing)
+    assert "none: the target has too few samples" in mixture_text(nothing)
     alone = mix(target, [sources[0], lost])
     assert alone.shares[0].weight.value == 1
     assert alone.shares[1].weight.value is None

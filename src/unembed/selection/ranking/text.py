@@ -11,7 +11,7 @@ from unembed.selection.scores import named
 from unembed.stats.estimate import Estimate
 from unembed.stats.forms import decimal, full, point, three
 
-SCORE_WIDTH = 22
+SCORE_WIDTH = 26
 ROUNDING = 1e-9
 """The part of a score up to which half an interval is rounding, and no error."""
 MOST_LISTED = 30

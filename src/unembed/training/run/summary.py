@@ -12,7 +12,7 @@ from unembed.decisions.comparison.summary import ComparisonSummary
 from unembed.runs.record import record_from_json
 from unembed.runs.table import NAME_WIDTH
 from unembed.stats.estimate import Estimate
-from unembed.stats.forms import full, points, share, signed
+from unembed.stats.forms import bounded, full, points, share, signed
 from unembed.training.benchmarks.run import BenchmarkComparison
 from unembed.training.recipe.recipe import Recipe
 from unembed.training.run.rounding import Rounding
@@ -198,13 +198,13 @@ def _side(side: ComparisonSummary) -> list[tuple[str, str]]:
     moved = side.movement.everywhere
     return [
         ("positions", f"{side.n_positions:,} in {side.n_documents:,} documents"),
-        ("median Δ margin (logits)", full(moved.margin.median, signed)),
-        ("median Δ scale-free margin", full(moved.relative_distance.median, signed)),
-        ("loss difference (nats)", full(side.calibration.nll_difference_nats, signed)),
-        ("accuracy difference", full(side.flips.accuracy_difference, points)),
-        ("churn", full(side.flips.churn, share)),
-        ("right to wrong", full(side.flips.right_to_wrong_share, share)),
-        ("wrong to right", full(side.flips.wrong_to_right_share, share)),
+        ("median Δ margin (logits)", bounded(moved.margin.median, signed)),
+        ("median Δ scale-free margin", bounded(moved.relative_distance.median, signed)),
+        ("loss difference (nats)", bounded(side.calibration.nll_difference_nats, signed)),
+        ("accuracy difference", bounded(side.flips.accuracy_difference, points)),
+        ("churn", bounded(side.flips.churn, share)),
+        ("right to wrong", bounded(side.flips.right_to_wrong_share, share)),
+        ("wrong to right", bounded(side.flips.wrong_to_right_share, share)),
     ]
 
 
