@@ -291,6 +291,17 @@ def test_options_of_a_model_that_is_not_read_are_refused(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("verb", ["rank", "mix"])
+@pytest.mark.parametrize(("option", "value"), [("--context", "32"), ("--overflow", "truncate")])
+def test_windows_of_texts_that_are_not_read_are_refused(
+    verb: str, option: str, value: str, run: Run, made: Path, tmp_path: Path
+) -> None:
+    three = [made / f"{name}.safetensors" for name in ("one", "two", "three")]
+    ended = run(verb, *three, "-o", tmp_path / "run", option, value)
+    assert f"{option} needs --model and texts" in ended.line
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("wait", ["nan", "-1"])
 def test_a_wait_that_is_no_time_is_refused(wait: str, run: Run, made: Path) -> None:
     ended = run("index", "remove", made / "index", "one", "--wait", wait)

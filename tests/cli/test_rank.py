@@ -176,6 +176,8 @@ def test_texts_are_ranked_by_baselines(
     assert done.out.splitlines()[0].split() == ["source", by, "best", "for", "text0"]
     found = Ranking.load(tmp_path / "run")
     assert found.samples == 120
+    lines = len(texts[0].read_text().splitlines())
+    assert found.documents == min(64, lines) > 120 // 32  # from all over, not the first windows
     assert found.method == "samples"
     assert all(source.low is not None for source in found.sources)
     assert sum(source.best or 0 for source in found.sources) == pytest.approx(1)

@@ -23,8 +23,6 @@ def exclusive_lock(folder: Path, wait_s: float = 0.0, remedy: str | None = None)
     Raises UnembedError, naming the process that holds it, where it is not free within ``wait_s``
     seconds (``remedy`` says what to do then), and for a lock that cannot be written or is a link.
     """
-    if not wait_s >= 0:
-        raise UnembedError(f"--wait {wait_s:g} is no time to wait: give seconds, 0 or more")
     path = folder / LOCK
     # filelock refuses a link only where the system has O_NOFOLLOW.
     if path.is_symlink():

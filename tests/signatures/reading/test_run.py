@@ -173,6 +173,11 @@ def test_sequences_are_windows(checkpoint: Checkpoint, text: Corpus) -> None:
     assert got.state.samples == len(windows.length)
 
 
+def test_positions_are_drawn_from_all_documents(checkpoint: Checkpoint, text: Corpus) -> None:
+    made = sketch(checkpoint, text, replace(OPTIONS, max_positions=27))
+    assert (made.state.samples, made.state.documents) == (27, 9)
+
+
 def test_too_few_positions_and_numbers_that_are_none(
     checkpoint: Checkpoint, text: Corpus, tokenizer: Any
 ) -> None:

@@ -1,4 +1,4 @@
-"""Whether the tables of a stored audit hold what an audit can hold."""
+"""Whether the tables of a stored audit, or of a comparison, hold what one can hold."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from unembed.decisions.audit.summary import summary_from_json
 from unembed.runs.manifest import FinishedRun
 from unembed.runs.provenance import Provenance
 
-IDS = ("target", "top1", "top2")
+TOPS = ("top1", "top2")
 AT_LEAST_0 = ("margin", "relative_distance", "nll", "entropy", "confidence")
 ROUNDING = 1e-2
 """A loss is the difference of two float32 numbers, so one of about 0 may lie below it."""
@@ -36,12 +36,28 @@ def check_audit(run: FinishedRun, provenance: Provenance) -> None:
     names = pq.read_metadata(run.folder / "documents.parquet").num_rows
     if names != text.documents:
         raise ValueError(f"it names {names:,} documents of {text.documents:,}")
-    whole = dict.fromkeys(IDS, (0.0, provenance.head_shape[0] - 1.0)) | {
-        "doc": (0.0, text.documents - 1.0),
-        "pos": (0.0, math.inf),
-    }
-    real = dict.fromkeys(AT_LEAST_0, (-ROUNDING, math.inf))
-    real["confidence"] = (-ROUNDING, 1 + ROUNDING)
+    _check_parts(run, provenance.head_shape[0], text.documents, ("",))
+
+
+def check_comparison(run: FinishedRun, positions: int, vocab: int) -> None:
+    """The same of a comparison with so many ``positions``, whose heads have ``vocab`` rows."""
+    listed = sum(part.rows for part in run.parts)
+    if listed != positions:
+        raise ValueError(
+            f"its tables list {listed:,} positions, and its summary counts {positions:,}"
+        )
+    documents = pq.read_metadata(run.folder / "documents.parquet").num_rows
+    _check_parts(run, vocab, documents, ("before_", "after_"))
+
+
+def _check_parts(run: FinishedRun, vocab: int, documents: int, sides: Sequence[str]) -> None:
+    """Rows and columns of every table; columns of a model's decisions begin with its side."""
+    ids, real = (0.0, vocab - 1.0), dict[str, tuple[float, float]]()
+    whole = {"doc": (0.0, documents - 1.0), "pos": (0.0, math.inf), "target": ids}
+    for side in sides:
+        whole |= {f"{side}{name}": ids for name in TOPS}
+        real |= {f"{side}{name}": (-ROUNDING, math.inf) for name in AT_LEAST_0}
+        real[f"{side}confidence"] = (-ROUNDING, 1 + ROUNDING)
     for part in run.parts:
         with pq.ParquetFile(run.folder / part.path) as source:
             rows, schema = source.metadata.num_rows, source.schema_arrow

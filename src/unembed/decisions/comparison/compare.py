@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from unembed.decisions.audit.audit import Audit
+from unembed.decisions.audit.sense import check_comparison
 from unembed.decisions.comparison.divergences import DivergenceColumns
 from unembed.decisions.comparison.flips import COMPARISON_RESAMPLES
 from unembed.decisions.comparison.pairing import PairedPositions
@@ -27,7 +28,7 @@ from unembed.decisions.comparison.summary import (
 )
 from unembed.errors import UnembedError, need
 from unembed.runs.manifest import FinishedRun
-from unembed.runs.provenance import SCHEMA
+from unembed.runs.provenance import SCHEMA, Provenance
 from unembed.runs.run_record import RunRecord
 from unembed.runs.store import RunFolder
 from unembed.runs.table import as_html, as_text
@@ -62,8 +63,11 @@ class Comparison(RunRecord):
     @classmethod
     def of_run(cls, run: FinishedRun) -> Comparison:
         """Open a run whose files are whole; the positions stay on disk."""
+        summary = comparison_from_json(run.summary())
+        sides = (Provenance.from_json(run.key[side]) for side in ("before", "after"))
+        check_comparison(run, summary.n_positions, max(side.head_shape[0] for side in sides))
         return cls(
-            comparison_from_json(run.summary()),
+            summary,
             run.key,
             Vocabulary.from_table(pq.read_table(run.folder / "vocabulary.parquet")),
             pq.read_table(run.folder / "documents.parquet"),
