@@ -72,7 +72,6 @@ def read_tasks(
         source.check(text)
     reader = Reader(model, source, quiet)
     base = reader.checkpoint
-    reading.check_model(base)
     names = [name_of(name) for name in given]
     called = [
         name if names.count(short) > 1 else short for name, short in zip(given, names, strict=True)
