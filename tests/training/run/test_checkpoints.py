@@ -18,6 +18,7 @@ from unembed.text.corpus import Corpus
 from unembed.training.recipe.recipe import Recipe
 from unembed.training.run import checkpoints
 from unembed.training.run import train as module
+from unembed.training.run.checkpoint_seal import seal
 
 QUICK = Recipe(steps=9, watch_every=2, batch_size=2, learning_rate=1e-3, context=16)
 USAGE = namedtuple("usage", ("total", "used", "free"))
@@ -106,3 +107,46 @@ def test_a_training_without_room_is_refused_before_its_first_step(
     room[0] -= 1
     with pytest.raises(WriteError, match="make room"):
         module.train(*given, QUICK, out)
+
+
+def sealed(folder: Path) -> None:
+    for name in ("model.safetensors", "optimizer.pt"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(folder.name.encode())
+    seal(folder)
+
+
+def test_a_training_goes_on_from_its_newest_whole_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Steps are numbers: 10 is after 8. What is not whole goes, with a line for each."""
+    for step in (8, 10, 12):
+        sealed(tmp_path / f"checkpoint-{step}")
+    resumed: list[str | None] = []
+
+    class Resumed(module.RefineTrainer):
+        def __init__(self) -> None: ...
+
+        def train(self, resume_from_checkpoint: Any = None, **_more: Any) -> Any:
+            resumed.append(resume_from_checkpoint)
+
+    trainer = Resumed()
+    checkpoints.train_on(trainer, tmp_path)
+    assert resumed == [str(tmp_path / "checkpoint-12")]
+    assert capsys.readouterr().err == ""
+    (tmp_path / "checkpoint-12" / "whole.json").unlink()
+    (tmp_path / "checkpoint-10" / "optimizer.pt").unlink()
+    checkpoints.train_on(trainer, tmp_path)
+    assert resumed[-1] == str(tmp_path / "checkpoint-8")
+    assert capsys.readouterr().err.splitlines() == [
+        "checkpoint of step 12 was not written to its end: going on from step 10",
+        "checkpoint of step 10 is damaged (optimizer.pt cannot be read): going on from step 8",
+    ]
+    (tmp_path / "checkpoint-8" / "model.safetensors").write_bytes(b"checkpoint-9")
+    checkpoints.train_on(trainer, tmp_path)
+    assert resumed[-1] is None
+    said = (
+        "checkpoint of step 8 is damaged (model.safetensors has changed): going on from the start"
+    )
+    assert capsys.readouterr().err.splitlines() == [said]
+    assert not list(tmp_path.iterdir())

@@ -228,6 +228,19 @@ def test_at_a_tiny_weight_the_run_follows_the_trainers(
     assert apart(plain, model, small_model(name)) < 2e-5
 
 
+def test_noise_on_the_embeddings_is_the_trainers(corpus: Corpus, tmp_path: Path) -> None:
+    examples, runs = Examples.of(corpus, CONTEXT), {}
+    for noise in (5.0, None):
+        for weight in (None, 1e-9):
+            model = small_model("llama")
+            term = None if weight is None else PenaltyTerm(Objective("fisher"), weight)
+            ran(model, examples, term, tmp_path, neftune_noise_alpha=noise)
+            runs[noise, weight] = model
+    start = small_model("llama")
+    assert apart(runs[5.0, None], runs[5.0, 1e-9], start) < 2e-5
+    assert apart(runs[5.0, None], runs[None, None], start) > 1e-2
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_an_accumulated_step_has_the_gradient_of_all_logits(
     name: str, corpus: Corpus, tmp_path: Path
