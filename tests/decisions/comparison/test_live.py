@@ -206,6 +206,35 @@ def test_tokenizers_are_tested_by_what_they_do(
     assert tokenizers.surely_alike(models[0], same)
 
 
+def test_tokens_of_one_id_that_no_text_has_are_the_same_too(
+    models: tuple[Checkpoint, Checkpoint], corpus: Corpus
+) -> None:
+    ours, theirs = (copy.deepcopy(models[0].tokenizer) for _ in range(2))
+    at = len(ours)
+    ours.add_tokens(["<<ours>>"])
+    theirs.add_tokens(["<<theirs>>"])
+    pair = [Checkpoint(name, models[0].model, t) for name, t in (("a", ours), ("b", theirs))]
+    with pytest.raises(UnembedError, match=f"id {at} is '<<ours>>' and '<<theirs>>'"):
+        tokenizers.refuse_other_tokenizers(pair[0], pair[1], corpus)
+
+
+def test_the_text_itself_is_read_by_both(
+    models: tuple[Checkpoint, Checkpoint], corpus: Corpus
+) -> None:
+    """Where the probes come out alike and one word of the text does not."""
+    from tokenizers import Regex
+    from tokenizers.normalizers import Replace
+
+    plain = models[0].tokenizer
+    word = max((word for text in TEXTS for word in text.split() if word.isalpha()), key=len)
+    assert not any(word in probe for probe in tokenizers.PROBES)
+    other = changed(plain, normalizer=Replace(Regex(word), "x"))
+    second = Checkpoint("second", models[1].model, other)
+    for pair in ((models[0], second), (second, models[0])):
+        with pytest.raises(UnembedError, match=r"tokenizers of .* read '.*' differently"):
+            audit_both(*pair, corpus, OPTIONS)
+
+
 def test_special_tokens_may_have_other_names(
     models: tuple[Checkpoint, Checkpoint], corpus: Corpus
 ) -> None:
