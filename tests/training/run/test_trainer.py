@@ -660,6 +660,24 @@ def test_weights_of_positions_are_no_unused_column(corpus: Corpus, tmp_path: Pat
     assert same(*found)
 
 
+@pytest.mark.parametrize(("weight", "evaluated"), [(0.0, False), (0.0, True), (1.0, True)])
+def test_weights_of_positions_reach_no_model(
+    weight: float, evaluated: bool, corpus: Corpus, tmp_path: Path
+) -> None:
+    """Where the loss is the Trainer's own, the model is called with what it knows."""
+    model, examples = small_model("llama"), Examples.of(corpus, CONTEXT)
+    listed = Examples.of(corpus, CONTEXT, Positions(np.array([1]), np.ones(1, dtype=np.float32)))
+    plain, seen = model.forward, []
+    model.forward = lambda **inputs: (seen.append(set(inputs)), plain(**inputs))[1]
+    with quietly():
+        trainer: Any = RefineTrainer(model=model, args=arguments(tmp_path))
+    trainer.refine_with(PenaltyTerm(Objective("fisher"), weight))
+    for one in (listed, examples):
+        trainer.compute_loss(model, one.collated([one[0], one[1]]), return_outputs=evaluated)
+    assert POSITION_WEIGHTS in listed.collated([listed[0]])
+    assert seen[0] == seen[1]
+
+
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_the_loss_of_a_compiled_model_is_not_compiled() -> None:
     model = small_model("llama")
