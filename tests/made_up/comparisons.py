@@ -100,3 +100,16 @@ def make_comparison(
         pa.table({"name": pa.array([], pa.string())}),
         in_memory=pa.table(columns),
     )
+
+
+def make_live_comparison() -> Comparison:
+    """Both models run together: divergences that vary as those of a rounding do."""
+    rng = np.random.default_rng(8)
+    kl = np.exp(rng.normal(-6, 1.5, 1500)).astype(np.float32)
+    columns = DivergenceColumns(
+        kl,
+        (kl * rng.uniform(0.8, 1.2, kl.size)).astype(np.float32),
+        np.minimum(1, np.sqrt(kl / 2)).astype(np.float32),
+        rng.integers(5, 9, kl.size).astype(np.float32) / 8,
+    )
+    return make_comparison(apart=columns)

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from browser import Watched, browser_test
-from made_up.comparisons import NASTY, WORDS, make_comparison
+from made_up.comparisons import NASTY, WORDS, make_comparison, make_live_comparison
 from markup import Elements
 from unembed.decisions.comparison.compare import Comparison
 from unembed.decisions.comparison.divergences import DivergenceColumns
@@ -39,15 +39,7 @@ def comparison() -> Comparison:
 @pytest.fixture(scope="module")
 def live() -> Comparison:
     """Both models run together: divergences that vary as those of a rounding do."""
-    rng = np.random.default_rng(8)
-    kl = np.exp(rng.normal(-6, 1.5, 1500)).astype(np.float32)
-    columns = DivergenceColumns(
-        kl,
-        (kl * rng.uniform(0.8, 1.2, kl.size)).astype(np.float32),
-        np.minimum(1, np.sqrt(kl / 2)).astype(np.float32),
-        rng.integers(5, 9, kl.size).astype(np.float32) / 8,
-    )
-    return make_comparison(apart=columns)
+    return make_live_comparison()
 
 
 @pytest.fixture(scope="module")

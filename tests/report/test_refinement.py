@@ -12,7 +12,7 @@ import pytest
 
 from browser import Watched, browser_test
 from made_up.benchmarks import run_of, scores
-from made_up.comparisons import make_comparison
+from made_up.refinements import make_summary
 from markup import Elements
 from unembed.report.parts import wording
 from unembed.report.parts.marks import spaced
@@ -29,48 +29,10 @@ from unembed.report.refinement.page import (
 from unembed.training.benchmarks.run import BenchmarkComparison, compare_benchmarks
 from unembed.training.recipe.recipe import Recipe
 from unembed.training.run.rounding import Rounding
-from unembed.training.run.summary import RefinementSummary, Step, WatchedStep
+from unembed.training.run.summary import RefinementSummary, Step
 from unembed.training.run.summary import headline as printed
 
 PAGES = ("heldout/report.html", "training/report.html")
-STEPS = 500
-
-
-def make_summary() -> RefinementSummary:
-    log = tuple(
-        Step(
-            step,
-            loss=3.0 + 1 / step,
-            cross_entropy=2.0 + 1 / step,
-            penalty=0.4 - step / 10_000,
-            gradient_norm=0.5 + (step % 3),
-            gradient_ratio=0.1 * step if step % 10 == 0 else None,
-            gradient_cosine=-0.25 if step % 10 == 0 else None,
-        )
-        for step in range(1, STEPS + 1)
-    )
-    watched = tuple(
-        WatchedStep(step, 777, 2.5, 0.41, 0.9 + step / 1e4, 0.02, 0.031, 0.0123, 0.97)
-        for step in range(50, STEPS + 1, 50)
-    )
-    return RefinementSummary(
-        objective="fisher",
-        weight=0.6,
-        scope="head",
-        seed=0,
-        moves="the head moves (lm_head): 12 of 34 parameters",
-        n_moving=12,
-        n_total=34,
-        steps=STEPS,
-        stopped=None,
-        clipped=0.0,
-        gradient_ratio=0.125,
-        gradient_cosine=-0.25,
-        log=log,
-        watched=watched,
-        heldout=make_comparison().summary,
-        training=make_comparison(noise=0.9, n=900).summary,
-    )
 
 
 @pytest.fixture(scope="module")

@@ -64,10 +64,10 @@ def bare_map(
     signed: bool = False,
     width: float = 340.0,
 ) -> Chart:
-    """A map without names, the same in both widths; ``signed`` colours -1 to 1."""
-    frame = bare_frame(len(matrix), width, LARGEST_CELL)
-    svg = draw_heatmap(_heatmap(matrix, kind, signed=signed), frame)
-    return Chart(svg, svg)
+    """A map without names, no wider than a narrow screen there; ``signed`` colours -1 to 1."""
+    heatmap = _heatmap(matrix, kind, signed=signed)
+    frames = (bare_frame(len(matrix), min(width, most), LARGEST_CELL) for most, _, _ in WIDTHS)
+    return Chart(*(draw_heatmap(heatmap, frame) for frame in frames))
 
 
 def _cell(left: float, *, room: float, size: int) -> float:

@@ -80,7 +80,7 @@ def _map(
     place = {"x": _names("column", columns, title), "y": _names("row", rows, {"title": None})}
     colours = {"color": {"field": "fill"} | NO_SCALE, "description": {"field": "tip"}}
     text = {"type": "text", "color": "var(--ink)", "aria": False}
-    above, beneath = {"dy": -6, "fontSize": 13, "fontWeight": 600}, {"dy": 9, "fontSize": 11}
+    above, beneath = {"dy": -6, "fontSize": 13, "fontWeight": 600}, {"dy": 9, "fontSize": 12}
     return {
         "title": heading("class of the target; n beneath"),
         "data": {"values": cells},

@@ -20,13 +20,16 @@ from unembed.stats.forms import Form
 COLOUR_STEPS = 20
 """Steps of the colour scale between 0 and 1."""
 
-LIGHT_UP_TO, LIGHT_UP_TO_SIGNED = 12, 14
-"""Up to this level a cell is light enough for ink on it."""
+PLAIN_UP_TO = 13
+"""Up to this level a cell is near enough to the paper of either theme for text as on paper."""
+
+LIGHT_UP_TO = {"--deep": 14, "--right": 18, "--wrong": COLOUR_STEPS}
+"""Up to this level a cell of each hue takes black text in the light theme as in the dark one."""
 
 ROW_GAP, COLUMN_GAP, COLUMN_TILT = 12.0, 14.0, 60.0
 """Least pixels between the names of rows and of columns, and the degrees that the latter tilt."""
 
-NAME_LETTER_WIDTH, DIGIT_WIDTH = 6.6, 5.9
+NAME_LETTER_WIDTH, DIGIT_WIDTH = 6.6, 6.2
 """Pixels of an average letter of a name, and of a character of a number in a cell."""
 
 MOST_ROWS_WITH_GAPS = 60
@@ -143,9 +146,19 @@ def colour(level: int, *, signed: bool) -> str:
     """The colour of a level; on a signed scale blue above 0 and orange below."""
     if level == 0:
         return "var(--missing)"
-    hue = "--deep" if not signed else "--right" if level > 0 else "--wrong"
     share = max(4.0, 100 * (abs(level) - 0.5) / COLOUR_STEPS)
-    return f"color-mix(in oklab,var({hue}) {share:.0f}%,var(--paper))"
+    return f"color-mix(in oklab,var({_hue(level, signed)}) {share:.0f}%,var(--paper))"
+
+
+def _hue(level: int, signed: bool) -> str:
+    return "--deep" if not signed else "--right" if level > 0 else "--wrong"
+
+
+def _text_class(level: int, signed: bool) -> str:
+    """The class of a number on a cell of this level: by what reads well in both themes."""
+    if abs(level) <= PLAIN_UP_TO:
+        return ""
+    return ' class="middle"' if abs(level) <= LIGHT_UP_TO[_hue(level, signed)] else ' class="on"'
 
 
 def number(value: float) -> str:
@@ -187,10 +200,9 @@ def _numbers(heatmap: Heatmap, frame: MapFrame) -> str:
     words = [_bare(heatmap.values[place], heatmap.digits) for place in known]
     if max(map(len, words), default=0) * DIGIT_WIDTH + 3 > frame.cell:
         return ""
-    light = LIGHT_UP_TO_SIGNED if heatmap.signed else LIGHT_UP_TO
     texts = []
     for (y, x), value in zip(known, words, strict=True):
-        on = ' class="on"' if abs(heatmap.levels[y, x]) > light else ""
+        on = _text_class(int(heatmap.levels[y, x]), heatmap.signed)
         place = (frame.left + (x + 0.5) * frame.cell, frame.top + (y + 0.5) * frame.cell + 4)
         texts.append(f'<text x="{number(place[0])}" y="{number(place[1])}"{on}>{value}</text>')
     return f'<g class="numbers">{"".join(texts)}</g>'

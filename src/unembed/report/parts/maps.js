@@ -14,6 +14,32 @@
     }
   }
 
+  // By keyboard: a cell at a time.
+  for (const field of fields) {
+    const last = tasks.length - 1;
+    const steps = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
+    walk(
+      field.ownerSVGElement,
+      (from, key) => {
+        if (key === "End") return [last, last];
+        if (from === null || key === "Home") return [0, 0];
+        const [down, right] = steps[key] ?? [0, 0];
+        const inside = (at) => Math.max(0, Math.min(last, at));
+        return [inside(from[0] + down), inside(from[1] + right)];
+      },
+      ([row, column]) => {
+        outline(row, column);
+        const cursor = field.previousElementSibling;
+        cursor.scrollIntoView({ block: "nearest", inline: "nearest" });
+        showHintAt(cursor.getBoundingClientRect(), ...describeCell(row, column));
+      },
+      () => {
+        outline(null, null);
+        hideHint();
+      },
+    );
+  }
+
   onPoint((event, target) => {
     const field = target?.closest(".map .field");
     if (!field) {

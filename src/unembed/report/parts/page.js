@@ -40,9 +40,97 @@ function showHint(event, ...content) {
   hint.style.top = `${above ? event.pageY - hint.offsetHeight - 12 : event.pageY + 20}px`;
 }
 
-// Charts: the reading of a mark.
+// What is wider or longer than its frame fades out where there is more.
+{
+  const frames = document.querySelectorAll(".scroll, #tokens, .groups");
+  const mark = (frame) => {
+    const [across, down] = [frame.scrollWidth - frame.clientWidth, frame.scrollHeight - frame.clientHeight];
+    const more = {
+      "more-left": across > 1 && frame.scrollLeft > 1,
+      "more-right": across > 1 && frame.scrollLeft < across - 1,
+      "more-below": down > 1 && frame.scrollTop < down - 1,
+    };
+    for (const [name, on] of Object.entries(more)) frame.classList.toggle(name, on);
+    frame.classList.toggle("more", across > 1 || down > 1);
+  };
+  const seen = new ResizeObserver((changes) => { for (const one of changes) mark(one.target.closest(".scroll, #tokens, .groups")); });
+  for (const frame of frames) {
+    frame.addEventListener("scroll", () => mark(frame), { passive: true });
+    seen.observe(frame);
+    for (const inner of frame.children) seen.observe(inner);
+  }
+  // The text view fills its frame later.
+  const tokens = document.getElementById("tokens");
+  if (tokens) new MutationObserver(() => mark(tokens)).observe(tokens, { childList: true });
+}
+
+// A drawing is one stop of the Tab key; the arrow keys go from mark to mark. ``next`` gives the mark
+// that a key leads to from another one or from none, ``show`` says what it is.
+function walk(svg, next, show, hide) {
+  let at = null;
+  const go = (key) => {
+    const to = next(at, key);
+    if (to !== null) show((at = to));
+  };
+  svg.tabIndex = 0;
+  svg.setAttribute("aria-describedby", "hint");
+  svg.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") hide();
+    if (!/^(Arrow(Left|Right|Up|Down)|Home|End)$/.test(event.key)) return;
+    event.preventDefault();
+    document.getElementById("hint").setAttribute("role", "status");
+    go(event.key);
+  });
+  svg.addEventListener("focus", () => { if (svg.matches(":focus-visible")) go(""); });
+  svg.addEventListener("blur", hide);
+}
+
+// Shows a hint at a box of the screen, as if the pointer were there.
+function showHintAt(box, ...content) {
+  const [x, y] = [box.left + box.width / 2, box.top];
+  showHint({ pageX: x + scrollX, pageY: y + scrollY, clientY: y }, ...content);
+}
+
+function hideHint() {
+  document.getElementById("hint").hidden = true;
+}
+
+// Charts: the reading of a mark, from left to right and from above down.
+for (const svg of document.querySelectorAll(".chart svg:not(.map, .cloud)")) {
+  const marks = Array.from(svg.querySelectorAll("[data-tip]"));
+  if (!marks.length) continue;
+  const place = (mark) => {
+    const box = mark.getBoundingClientRect();
+    return [Math.round(box.left + box.width / 2), Math.round(box.top + box.height / 2)];
+  };
+  const unmark = () => { for (const mark of svg.querySelectorAll(".at")) mark.classList.remove("at"); };
+  walk(
+    svg,
+    (from, key) => {
+      const [main, other] = /Up|Down/.test(key) ? [1, 0] : [0, 1];
+      const order = marks
+        .map((mark) => ({ mark, at: place(mark) }))
+        .sort((a, b) => a.at[main] - b.at[main] || a.at[other] - b.at[other])
+        .map((one) => one.mark);
+      if (key === "End") return order[order.length - 1];
+      if (from === null || key === "Home") return order[0];
+      const step = key === "" ? 0 : /Left|Up/.test(key) ? -1 : 1;
+      return order[order.indexOf(from) + step] ?? null;
+    },
+    (mark) => {
+      unmark();
+      mark.classList.add("at");
+      mark.scrollIntoView({ block: "nearest", inline: "nearest" });
+      showHintAt(mark.getBoundingClientRect(), mark.dataset.tip);
+    },
+    () => {
+      unmark();
+      hideHint();
+    },
+  );
+}
 onPoint((event, target) => {
   const mark = target?.closest("[data-tip]");
   if (mark) showHint(event, mark.dataset.tip);
-  else document.getElementById("hint").hidden = true;
+  else if (event.pointerType !== "mouse" || !document.activeElement?.matches("svg:focus-visible")) hideHint();
 });

@@ -3,11 +3,27 @@
   const hidden = new Set();
   const reach = 14; // pixels on the screen
 
+  // Where a point is in the drawing.
+  function placeOf(svg, i) {
+    const [left, top, width, height] = svg.dataset.box.split(" ").map(Number);
+    const cloud = clouds[svg.dataset.cloud];
+    return [left + (cloud.x[i] / 2000) * width, top + (cloud.y[i] / 2000) * height];
+  }
+
+  // Rings a point, and gives the content of its hint.
+  function mark(svg, i, at) {
+    const ring = svg.querySelector(".at");
+    ring.setAttribute("cx", at[0]);
+    ring.setAttribute("cy", at[1]);
+    ring.style.display = "inline";
+    const [name, ...lines] = describe(svg.dataset.cloud, i);
+    return [element("b", "", name), lines.map((line) => `\n${line}`).join("")];
+  }
+
   // The nearest visible point, and where it is in the drawing.
   function nearest(svg, event) {
     const screen = svg.getBoundingClientRect();
     const scale = screen.width / svg.viewBox.baseVal.width;
-    const [left, top, width, height] = svg.dataset.box.split(" ").map(Number);
     const x = (event.clientX - screen.left) / scale;
     const y = (event.clientY - screen.top) / scale;
     const cloud = clouds[svg.dataset.cloud];
@@ -15,7 +31,7 @@
     let least = (reach / scale) ** 2;
     cloud.x.forEach((across, i) => {
       if (hidden.has(cloud.group[i])) return;
-      const at = [left + (across / 2000) * width, top + (cloud.y[i] / 2000) * height];
+      const at = placeOf(svg, i);
       const far = (at[0] - x) ** 2 + (at[1] - y) ** 2;
       if (far <= least) [best, least] = [{ i, at }, far];
     });
@@ -26,14 +42,36 @@
     const svg = target?.closest(".cloud");
     for (const ring of document.querySelectorAll(".cloud .at")) ring.style.display = "none";
     const found = svg && nearest(svg, event);
-    if (!found) return;
-    const ring = svg.querySelector(".at");
-    ring.setAttribute("cx", found.at[0]);
-    ring.setAttribute("cy", found.at[1]);
-    ring.style.display = "inline";
-    const [name, ...lines] = describe(svg.dataset.cloud, found.i);
-    showHint(event, element("b", "", name), lines.map((line) => `\n${line}`).join(""));
+    if (found) showHint(event, ...mark(svg, found.i, found.at));
   });
+
+  // By keyboard: from point to point, across with left and right, up with up and down.
+  for (const svg of document.querySelectorAll(".cloud")) {
+    const cloud = clouds[svg.dataset.cloud];
+    const ring = svg.querySelector(".at");
+    walk(
+      svg,
+      (from, key) => {
+        const shown = cloud.x.map((_, i) => i).filter((i) => !hidden.has(cloud.group[i]));
+        const along = /Up|Down/.test(key) ? cloud.y : cloud.x;
+        shown.sort((a, b) => along[a] - along[b] || a - b);
+        if (key === "End") return shown[shown.length - 1] ?? null;
+        if (from === null || key === "Home") return shown[0] ?? null;
+        // Values in ``cloud.y`` are pixels, which grow downwards.
+        const step = key === "" ? 0 : /Left|Up/.test(key) ? -1 : 1;
+        return shown[shown.indexOf(from) + step] ?? null;
+      },
+      (i) => {
+        const content = mark(svg, i, placeOf(svg, i));
+        ring.scrollIntoView({ block: "nearest", inline: "nearest" });
+        showHintAt(ring.getBoundingClientRect(), ...content);
+      },
+      () => {
+        ring.style.display = "none";
+        hideHint();
+      },
+    );
+  }
 
   const boxes = Array.from(document.querySelectorAll("#groups input"));
   const toggle = () => {

@@ -1,0 +1,72 @@
+"""The page of each kind of run, drawn from made-up records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+from made_up.alignments import example
+from made_up.audits import make_documents, make_summary
+from made_up.comparisons import WORDS, make_live_comparison
+from made_up.doses import Grid
+from made_up.refinements import make_summary as make_refinement
+from made_up.selection import METHODS, mixture, plane, ranking, transfer, verdicts
+from unembed.decisions.comparison.excerpt import flip_excerpts
+from unembed.report.alignment.page import alignment_page
+from unembed.report.audit.page import audit_page
+from unembed.report.comparison.page import comparison_page
+from unembed.report.dose.page import dose_page
+from unembed.report.index.page import index_page
+from unembed.report.mixture.page import mixture_page
+from unembed.report.ranking.page import ranking_page
+from unembed.report.refinement.page import refinement_page
+from unembed.report.transfer.page import transfer_page
+from unembed.training.doses.table import dose_table
+from unembed.training.recipe.recipe import Recipe
+
+FACTS = [("Model", "example/base"), ("Command", "unembed audit example/base text -o run")]
+
+
+def _audit() -> str:
+    return audit_page("Token decisions of base", make_summary(), FACTS, make_documents(), ["Note."])
+
+
+def _comparison() -> str:
+    comparison = make_live_comparison()
+    names = [f"document {at}" for at in range(12)]
+    documents = flip_excerpts(comparison, WORDS, names, [15, 5, *range(10)])
+    return comparison_page("From base to tuned", comparison.summary, FACTS, documents)
+
+
+def _refinement() -> str:
+    links = ("heldout/report.html", "training/report.html")
+    return refinement_page("base, refined", make_refinement(), Recipe().to_json(), FACTS, links)
+
+
+def _dose() -> str:
+    heldout, training = Grid(), Grid(n=300, documents=5)
+    tables = (dose_table(one.start, one.points(), resamples=60) for one in (heldout, training))
+    return dose_page("A grid", *tables, FACTS, ["margin-2-seed1 could not be trained"])
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "audit": _audit,
+    "comparison": _comparison,
+    "refinement": _refinement,
+    "dose": _dose,
+    "alignment": lambda: alignment_page(
+        example(12, missing=(4,)), title="Who is like whom", facts=FACTS
+    ),
+    "ranking": lambda: ranking_page(ranking(12, missing=2), title="Which text", facts=FACTS),
+    "mixture": lambda: mixture_page(mixture(6), title="What it is made of", facts=FACTS),
+    "transfer": lambda: transfer_page(
+        transfer(16), verdicts(METHODS), title="Who helps whom", facts=FACTS
+    ),
+    "index": lambda: index_page(plane(300, tags=6), title="A map of texts", facts=FACTS),
+}
+
+
+@cache
+def page_of(kind: str) -> str:
+    """The page of this kind."""
+    return PAGES[kind]()
