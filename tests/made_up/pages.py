@@ -16,8 +16,10 @@ from unembed.report.alignment.page import alignment_page
 from unembed.report.audit.page import audit_page
 from unembed.report.comparison.page import comparison_page
 from unembed.report.dose.page import dose_page
+from unembed.report.gallery.page import Entry, gallery_page, heading_of
 from unembed.report.index.page import index_page
 from unembed.report.mixture.page import mixture_page
+from unembed.report.parts.kin import Kin
 from unembed.report.ranking.page import ranking_page
 from unembed.report.refinement.page import refinement_page
 from unembed.report.transfer.page import transfer_page
@@ -49,6 +51,17 @@ def _dose() -> str:
     return dose_page("A grid", *tables, FACTS, ["margin-2-seed1 could not be trained"])
 
 
+def _gallery() -> str:
+    kinds = [kind for kind in PAGES if kind not in ("index", "gallery")]
+    return gallery_page(
+        "Runs",
+        [
+            Entry(kind, *heading_of(page_of(kind)), f"{kind}/report.html", (Kin("heldout", "a"),))
+            for kind in kinds
+        ],
+    )
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "audit": _audit,
     "comparison": _comparison,
@@ -63,6 +76,7 @@ PAGES: dict[str, Callable[[], str]] = {
         transfer(16), verdicts(METHODS), title="Who helps whom", facts=FACTS
     ),
     "index": lambda: index_page(plane(300, tags=6), title="A map of texts", facts=FACTS),
+    "gallery": _gallery,
 }
 
 

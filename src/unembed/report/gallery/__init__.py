@@ -1,0 +1,1 @@
+"""The page that leads to those of several runs."""
