@@ -71,7 +71,12 @@ def audit_of(
         **{"head_shape": (12, 4), "head_tokens": 12, "head_tied": False, "head_digest": "h"},
         **{"row_norm_cv": 0.1, "product_route": "plain", "product_error": 1e-7},
         **{"epilogue": "eager", "text": text, "batch_tokens": 64, "part_positions": 64},
-        **{"options": {"top_k": 0}, "versions": {}, "cpu": "any", "threads": 1},
+        **{
+            "options": {"top_k": 0, "native_head": False, "body_product": "plain"},
+            "versions": {},
+            "cpu": "any",
+            "threads": 1,
+        },
     )
     counts = np.bincount(doc, minlength=documents)
     listed = pa.table(

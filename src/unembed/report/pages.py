@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from pkgutil import resolve_name
+from typing import Any
 
 from unembed.errors import UnembedError
 from unembed.report.gallery.page import Entry, gallery_page, heading_of, in_words
+from unembed.report.parts.facts import run_of
 from unembed.report.parts.kin import Kin, href, with_kin
+from unembed.report.parts.plots import Plots
 from unembed.runs.files import check_output, write_output, write_whole
 from unembed.runs.manifest import JOURNAL, MANIFEST, PAGE, FinishedRun, read_run
-from unembed.runs.run_record import RunRecord
+from unembed.runs.run_record import Drawn, RunRecord
 
 MARK = b"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 """In the head of every page."""
@@ -23,7 +26,7 @@ GALLERY_MARK = b'<ul class="gallery">'
 LEVELS = 2
 """How many levels of folders are searched for runs."""
 
-PageOfRun = Callable[[RunRecord, FinishedRun, Mapping[str, str]], str]
+PageOfRun = Callable[[Any, FinishedRun | None, Mapping[str, str]], str]
 """HTML from a record, the run that holds it, and where the pages of runs inside it lie."""
 
 RECORDS = {
@@ -134,6 +137,29 @@ def _write(
     else:
         write_output(page, html, is_page)
     return page, inside
+
+
+def report_of(record: Drawn, page: str | Path) -> Path:
+    """Draw the page of a record, with what is known of the run that holds it.
+
+    Raises UnembedError and ``ReportUnavailable`` as ``write_page``.
+    """
+    run = run_of(record)
+    if run is not None and isinstance(record, RunRecord):
+        return write_page(run.folder, page, record=record)
+    page = Path(page)
+    check_output(page, is_page)
+    drawn: PageOfRun = resolve_name(f"unembed.report.{record.KIND}.page:page_of_run")
+    html = with_kin(drawn(record, None, {}), None, ())
+    write_output(page, html.encode("utf-8", "replace"), is_page)
+    return page
+
+
+def plots_of(record: Drawn) -> Plots:
+    """The figures of a record's page, a method each."""
+    name = f"unembed.report.{record.KIND}.plots:{record.KIND.capitalize()}Plots"
+    found: type[Plots] = resolve_name(name)
+    return found(record)
 
 
 def is_page(start: bytes) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, ClassVar, TypeVar
 
 from unembed.errors import UnembedError
@@ -14,14 +15,48 @@ from unembed.runs.store import RunFolder
 Record = TypeVar("Record", bound="RunRecord")
 
 
-class RunRecord:
+class Drawn:
+    """What has a page: its charts are figures, and the page can be written anywhere.
+
+    ``report.KIND`` has the page and the figures, and is imported when one is asked for.
+    """
+
+    KIND: ClassVar[str]
+    _run_folder: Path | None = None
+
+    @property
+    def run_folder(self) -> Path | None:
+        """The folder of the run that holds the record; None of one in memory."""
+        folder: Path | None = getattr(self, "folder", None)
+        return folder or self._run_folder
+
+    @property
+    def plot(self) -> Any:
+        """Every chart of the record's page as a figure of Altair: a method each.
+
+        A figure shows itself in a notebook, and ``save`` writes it as SVG, PNG or HTML. It takes
+        the extra ``plot``: ``pip install 'unembed[plot]'``.
+        """
+        return resolve_name("unembed.report.pages:plots_of")(self)
+
+    def report(self, page: str | Path) -> Path:
+        """Write the record's page, one HTML file that works offline, and return where it is.
+
+        Equivalent to ``unembed report RUN -o page``; a record in memory has one too. Raises
+        UnembedError where the file cannot be written, or holds what unembed did not make, and
+        ``ReportUnavailable`` where the extra ``plot`` is not installed.
+        """
+        found: Path = resolve_name("unembed.report.pages:report_of")(self, page)
+        return found
+
+
+class RunRecord(Drawn):
     """What a run of one kind holds. A kind of run is its record, its page and its verb.
 
     A record says its ``KIND`` and how it is read: ``from_json`` where ``summary.json`` holds all of
     it, else ``of_run``. ``report.pages`` names its page.
     """
 
-    KIND: ClassVar[str]
     SCHEMA: ClassVar[int] = SCHEMA
 
     @classmethod
@@ -43,7 +78,7 @@ class RunRecord:
         """
         run = verified_run(folder, cls.KIND, cls.SCHEMA)
         try:
-            return cls.of_run(run)
+            return cls._held_by(run)
         except UnembedError:
             raise
         except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
@@ -77,7 +112,14 @@ class RunRecord:
         with RunFolder.open(out, whole) as folder:
             if not folder.finished:
                 folder.finish(command, find(folder), everything=everything)
-        return cls.of_run(read_run(out))
+        return cls._held_by(read_run(out))
+
+    @classmethod
+    def _held_by(cls: type[Record], run: FinishedRun) -> Record:
+        """The record of a run, which knows where it lies."""
+        record = cls.of_run(run)
+        object.__setattr__(record, "_run_folder", run.folder)
+        return record
 
     @property
     def sub_runs(self) -> Mapping[str, RunRecord]:

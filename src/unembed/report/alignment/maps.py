@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,15 +11,17 @@ from jaxtyping import Float
 
 from unembed.report.alignment.pairs import NAMES
 from unembed.report.parts import wording
-from unembed.report.parts.drawing import Chart
+from unembed.report.parts.drawing import Chart, Spec
 from unembed.report.parts.heatmap import (
     Heatmap,
     MapFrame,
     bare_frame,
     draw_heatmap,
+    heatmap_spec,
     levels_of,
     named_frame,
     number,
+    spec_cell,
 )
 from unembed.signatures.alignment.ordering import Dendrogram
 
@@ -37,12 +40,30 @@ class Labels:
     tree: Dendrogram
 
 
+@dataclass(frozen=True)
+class Branch:
+    """Where two branches of the tree meet: the four corners of its line, and what it says.
+
+    Across, a corner is a distance; down, it counts rows of the map. ``whole`` says that every joint
+    between the two groups is known.
+    """
+
+    corners: tuple[tuple[float, float], ...]
+    tip: str
+    whole: bool
+
+    @property
+    def far(self) -> float:
+        """The distance of its two groups."""
+        return self.corners[1][0]
+
+
 def labelled_map(matrix: Float[np.ndarray, "tasks tasks"], kind: str, labels: Labels) -> Chart:
     """A map with the names of its rows and columns and with the tree, in both widths.
 
     ``matrix`` and ``labels`` are in the order of the map. NaN cells are hatched.
     """
-    heatmap = _heatmap(matrix, kind, labels=labels)
+    heatmap = _heatmap(matrix, kind, labels)
     drawn = []
     for width, tree, letters in WIDTHS:
         frame = named_frame(
@@ -54,20 +75,24 @@ def labelled_map(matrix: Float[np.ndarray, "tasks tasks"], kind: str, labels: La
         )
         branches = _tree(frame, matrix, labels.tree, tree)
         drawn.append(draw_heatmap(heatmap, frame, more=branches))
-    return Chart(*drawn)
+    return Chart(heatmap.label, partial(_with_tree, heatmap, labels.tree), (drawn[0], drawn[1]))
 
 
 def bare_map(
     matrix: Float[np.ndarray, "tasks tasks"],
     kind: str,
+    labels: Labels,
     *,
     signed: bool = False,
     width: float = 340.0,
 ) -> Chart:
     """A map without names, no wider than a narrow screen there; ``signed`` colours -1 to 1."""
-    heatmap = _heatmap(matrix, kind, signed=signed)
-    frames = (bare_frame(len(matrix), min(width, most), LARGEST_CELL) for most, _, _ in WIDTHS)
-    return Chart(*(draw_heatmap(heatmap, frame) for frame in frames))
+    heatmap = _heatmap(matrix, kind, labels, signed=signed)
+    wide, narrow = (
+        draw_heatmap(heatmap, bare_frame(len(matrix), min(width, most), LARGEST_CELL))
+        for most, _, _ in WIDTHS
+    )
+    return Chart(heatmap.label, lambda: heatmap_spec(heatmap, _tip(heatmap)), (wide, narrow))
 
 
 def _cell(left: float, *, room: float, size: int) -> float:
@@ -77,9 +102,9 @@ def _cell(left: float, *, room: float, size: int) -> float:
 def _heatmap(
     matrix: Float[np.ndarray, "tasks tasks"],
     kind: str,
+    labels: Labels,
     *,
     signed: bool = False,
-    labels: Labels | None = None,
 ) -> Heatmap:
     return Heatmap(
         kind,
@@ -88,28 +113,71 @@ def _heatmap(
         levels_of(matrix, signed=signed),
         signed,
         diagonal=False,
-        names=() if labels is None else labels.names,
-        doubted=frozenset() if labels is None else labels.doubted,
+        names=labels.names,
+        doubted=labels.doubted,
     )
+
+
+def _tip(heatmap: Heatmap) -> Callable[[int, int], str]:
+    """What a cell says: both names and the value."""
+    names = [wording.visible(name) for name in heatmap.names]
+    return lambda row, column: (
+        f"{names[row]} · {names[column]}\n{wording.three(float(heatmap.values[row, column]))}"
+    )
+
+
+def _with_tree(heatmap: Heatmap, tree: Dendrogram) -> Spec:
+    """The map with the tree at its right, in Vega-Lite."""
+    size = len(heatmap.values)
+    lines = [
+        {"x": x, "y": y, "at": at, "merge": merge}
+        for merge, branch in enumerate(_branches(tree, heatmap.values))
+        for at, (x, y) in enumerate(branch.corners)
+    ]
+    scale = {"domain": [0, size], "reverse": True, "nice": False}
+    branches = {
+        "width": 90,
+        "height": spec_cell(size) * size,
+        "data": {"values": lines},
+        "mark": {"type": "line", "color": "var(--muted)", "strokeWidth": 1.3, "aria": False},
+        "encoding": {
+            "x": {"field": "x", "type": "quantitative", "axis": None},
+            "y": {"field": "y", "type": "quantitative", "axis": None, "scale": scale},
+            "detail": {"field": "merge"},
+            "order": {"field": "at"},
+        },
+    }
+    return {"hconcat": [heatmap_spec(heatmap, _tip(heatmap)), branches], "spacing": 6}
 
 
 def _tree(
     frame: MapFrame, matrix: Float[np.ndarray, "tasks tasks"], tree: Dendrogram, width: float
 ) -> str:
     """The tree at the right of the cells: the farther right two branches meet, the less alike."""
-    place = {int(task): at for at, task in enumerate(tree.order)}
-    groups = [[place[task]] for task in range(frame.size)]
-    rows = [frame.top + (group[0] + 0.5) * frame.cell for group in groups]
-    reach = [0.0] * frame.size
-    farthest = max((merge.distance for merge in tree.merges), default=0.0) or 1.0
+    branches = list(_branches(tree, matrix))
+    farthest = max((branch.far for branch in branches), default=0.0) or 1.0
     start = frame.left + frame.side + 6
     found = []
+    for branch in branches:
+        places = [
+            (number(start + width * x / farthest), number(frame.top + y * frame.cell))
+            for x, y in branch.corners
+        ]
+        (x, y), (far, _), (_, end), (back, _) = places
+        look = "" if branch.whole else ' class="unsure"'
+        found.append(f'<path data-tip="{branch.tip}" d="M{x} {y}H{far}V{end}H{back}"{look}/>')
+    return f'<g class="tree">{"".join(found)}</g>'
+
+
+def _branches(tree: Dendrogram, matrix: Float[np.ndarray, "tasks tasks"]) -> Iterator[Branch]:
+    """The tree's branches, nearest first; ``matrix`` is in the order of the map."""
+    place = {int(task): at for at, task in enumerate(tree.order)}
+    groups = [[place[task]] for task in range(len(matrix))]
+    rows = [group[0] + 0.5 for group in groups]
+    reach = [0.0] * len(matrix)
     for merge in tree.merges:
-        first, second = groups[merge.left], groups[merge.right]
-        x = width * merge.distance / farthest
-        ends = [(rows[one], start + reach[one]) for one in (merge.left, merge.right)]
-        corners = (*ends[0], start + x, *ends[1])
-        line = "M{1} {0}H{2}V{3}H{4}".format(*map(number, corners))
+        one, other = merge.left, merge.right
+        first, second = groups[one], groups[other]
         whole = not np.isnan(matrix[np.ix_(first, second)]).any()
         tip = f"{wording.counted(len(first), 'task')} and {wording.counted(len(second), 'task')}\n"
         tip += (
@@ -117,9 +185,9 @@ def _tree(
             if whole
             else "not every joint is known"
         )
-        look = "" if whole else ' class="unsure"'
-        found.append(f'<path data-tip="{tip}" d="{line}"{look}/>')
+        far = merge.distance
+        corners = ((reach[one], rows[one]), (far, rows[one]), (far, rows[other]))
+        yield Branch((*corners, (reach[other], rows[other])), tip, bool(whole))
         groups.append(first + second)
-        rows.append((ends[0][0] + ends[1][0]) / 2)
-        reach.append(x)
-    return f'<g class="tree">{"".join(found)}</g>'
+        rows.append((rows[one] + rows[other]) / 2)
+        reach.append(far)

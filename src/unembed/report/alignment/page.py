@@ -22,7 +22,7 @@ from unembed.report.alignment.pairs import (
 )
 from unembed.report.alignment.tables import coupling_tables, pair_tables, task_table
 from unembed.report.parts.drawing import draw
-from unembed.report.parts.facts import with_command
+from unembed.report.parts.facts import command_of, kept_facts, with_command
 from unembed.report.parts.marks import spaced
 from unembed.report.parts.page import template
 from unembed.report.parts.parts import Figure, Key, Section
@@ -67,15 +67,27 @@ def alignment_page(
         notes=notes(alignments),
         terms=terms(alignments),
         maps=map_figures(alignments, tree),
-        sections=(
-            coupling_section(alignments),
-            first_moment_section(alignments, tree),
-            pairs_section(alignments),
-            tasks_section(alignments),
-        ),
+        sections=_sections(alignments, tree),
         facts=with_command(facts, command),
         hints=hint_data(alignments, tree.order),
     )
+
+
+def sections_of(alignments: Alignments) -> tuple[Section, ...]:
+    """Every figure and table of the page."""
+    tree = dendrogram(alignments.joint.value)
+    maps = Section("maps", "Who is like whom", "", map_figures(alignments, tree))
+    return (maps, *_sections(alignments, tree))
+
+
+def _sections(alignments: Alignments, tree: Dendrogram) -> tuple[Section, ...]:
+    found = (
+        coupling_section(alignments),
+        first_moment_section(alignments, tree),
+        pairs_section(alignments),
+        tasks_section(alignments),
+    )
+    return tuple(section for section in found if section is not None)
 
 
 def reading(alignments: Alignments) -> str:
@@ -162,14 +174,8 @@ def terms(alignments: Alignments) -> tuple[GlossaryTerm, ...]:
 
 def map_figures(alignments: Alignments, tree: Dendrogram) -> tuple[Figure, ...]:
     """Joint with its names and tree, then activation and error in the same order."""
-    order = tree.order
-    tasks = [alignments.tasks[at] for at in order]
-    labels = Labels(
-        tuple(task.name for task in tasks),
-        frozenset(at for at, task in enumerate(tasks) if task.status != OK),
-        tree,
-    )
-    grid = np.ix_(order, order)
+    labels = _labels(alignments, tree)
+    grid = np.ix_(tree.order, tree.order)
     joint = Figure(
         "joint",
         "Joint",
@@ -185,7 +191,7 @@ def map_figures(alignments: Alignments, tree: Dendrogram) -> tuple[Figure, ...]:
     ):
         found = alignments.pairs(kind)
         if found is not None:
-            chart = bare_map(found.value[grid], kind)
+            chart = bare_map(found.value[grid], kind, labels)
             figures.append(Figure(kind, NAMES[kind].capitalize(), caption, chart))
     return tuple(figures)
 
@@ -243,7 +249,7 @@ def first_moment_section(alignments: Alignments, tree: Dendrogram) -> Section | 
             "first-moment",
             "First moment",
             "In the order of the maps above.",
-            bare_map(moments, "first_moment", signed=True, width=480.0),
+            bare_map(moments, "first_moment", _labels(alignments, tree), signed=True, width=480.0),
             (Key("ramp-signed", "−1 to 1"), *_missing(alignments)),
         ),
     )
@@ -280,6 +286,13 @@ def tasks_section(alignments: Alignments) -> Section:
     )
 
 
+def _labels(alignments: Alignments, tree: Dendrogram) -> Labels:
+    """The tasks' names in the order of the maps."""
+    tasks = [alignments.tasks[at] for at in tree.order]
+    doubted = frozenset(at for at, task in enumerate(tasks) if task.status != OK)
+    return Labels(tuple(task.name for task in tasks), doubted, tree)
+
+
 def _missing(alignments: Alignments) -> tuple[Key, ...]:
     lacking = bool(np.isnan(alignments.joint.value).any())
     return (Key("missing", "no value"),) if lacking else ()
@@ -291,7 +304,7 @@ def _some(drawn: int, pairs: int) -> str:
     return f" {count(drawn)} of {count(pairs)} pairs are drawn, at even ranks of the joint."
 
 
-def page_of_run(alignments: Alignments, run: FinishedRun, _links: Mapping[str, str]) -> str:
-    """The page of finished alignments."""
+def page_of_run(alignments: Alignments, run: FinishedRun | None, _links: Mapping[str, str]) -> str:
+    """The page of alignments."""
     title = f"How alike {len(alignments.tasks)} tasks would move the head"
-    return alignment_page(alignments, title=title, facts=run.facts, command=run.command)
+    return alignment_page(alignments, title=title, facts=kept_facts(run), command=command_of(run))

@@ -48,7 +48,7 @@ def bands(parts: Sequence[Band]) -> Spec:
         "grid": False,
         "labelAngle": 0,
     }
-    shift = {"field": "series", "sort": list(_SERIES), "scale": {"paddingOuter": 1.2}}
+    shift = {"field": "series", "sort": list(_SERIES), "scale": {"paddingOuter": 1}}
     channels = {
         "x": label_axis(order) | {"axis": axis},
         "xOffset": shift,

@@ -11,7 +11,7 @@ from unembed.decisions.audit.summary import AuditSummary, Histogram
 from unembed.report.audit import charts
 from unembed.report.audit.gap_sections import gap_section, native_section
 from unembed.report.parts.drawing import draw
-from unembed.report.parts.facts import facts_of
+from unembed.report.parts.facts import command_of, facts_of
 from unembed.report.parts.histogram import histogram_figure
 from unembed.report.parts.page import template
 from unembed.report.parts.parts import (
@@ -53,20 +53,31 @@ def audit_page(
 
     Raises ``ReportUnavailable`` where the extra ``plot`` is not installed.
     """
-    native = () if summary.native is None else (native_section(summary.native),)
+    first, *sections = sections_of_summary(summary)
     return template("audit").render(
         title=title,
         reading=reading(summary),
         extent=extent(summary),
         cards=cards(summary),
-        before=(_margins(summary),),
-        sections=(_trust(summary), gap_section(summary), *native),
+        before=(first,),
+        sections=sections,
         text=text_view(documents),
         documents=summary.n_documents,
         candidates=MOST_CANDIDATES,
         facts=facts,
         notes=notes,
     )
+
+
+def sections_of(audit: Audit) -> tuple[Section, ...]:
+    """Every figure and table of the page but the text."""
+    return sections_of_summary(audit.summary)
+
+
+def sections_of_summary(summary: AuditSummary) -> tuple[Section, ...]:
+    """How narrow decisions are, what a margin is worth, the gap, the checkpoint's own precision."""
+    native = () if summary.native is None else (native_section(summary.native),)
+    return (_margins(summary), _trust(summary), gap_section(summary), *native)
 
 
 def reading(summary: AuditSummary) -> str:
@@ -222,8 +233,8 @@ def _trust(summary: AuditSummary) -> Section:
     )
 
 
-def page_of_run(audit: Audit, run: FinishedRun, _links: Mapping[str, str]) -> str:
-    """The page of a finished audit."""
+def page_of_run(audit: Audit, run: FinishedRun | None, _links: Mapping[str, str]) -> str:
+    """The page of an audit."""
     title = f"Token decisions of {Path(audit.provenance.model).name}"
-    facts = facts_of(audit.provenance, run.command)
+    facts = facts_of(audit.provenance, command_of(run))
     return audit_page(title, audit.summary, facts, excerpts(audit))

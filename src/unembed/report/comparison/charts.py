@@ -68,7 +68,7 @@ def before_and_after(groups: Sequence[FlipGroup], noun: str) -> Spec:
                 )
                 row = _row(group.name, flips.n, fill, "var(--accent)", tip) | {"when": when}
                 rows.append(row | share_fields(accuracy, "x"))
-    shift = {"field": "when", "sort": ["before", "after"], "scale": {"paddingOuter": 1.2}}
+    shift = {"field": "when", "sort": ["before", "after"], "scale": {"paddingOuter": 1}}
     x = quantity(plain_axis(None, grid=True, form=".0%"), domain=[0, 1])
     return _by_group("accuracy", rows, _sizes(groups), x, size=80, more={"yOffset": shift})
 

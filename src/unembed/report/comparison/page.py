@@ -15,9 +15,9 @@ from unembed.report.comparison.flow import flow_section
 from unembed.report.comparison.groups import groups_section, tokens_section
 from unembed.report.comparison.margins import margins_section, nothing_moved, sharpening_words
 from unembed.report.comparison.text import flip_text_view
-from unembed.report.parts.facts import facts_of_both
+from unembed.report.parts.facts import command_of, facts_of_both
 from unembed.report.parts.page import template
-from unembed.report.parts.parts import Card, card
+from unembed.report.parts.parts import Card, Section, card
 from unembed.report.parts.wording import (
     count,
     counted,
@@ -55,29 +55,41 @@ def comparison_page(
 
     Raises ``ReportUnavailable`` where the extra ``plot`` is not installed.
     """
+    before, after = _before_text(summary), _after_text(summary)
     return template("comparison").render(
         title=title,
         reading=reading(summary),
         extent=extent(summary),
         account=account(summary),
         cards=cards(summary),
-        before=(
-            flow_section(summary),
-            groups_section(summary),
-            tokens_section(summary),
-        ),
-        sections=(
-            margins_section(summary),
-            calibration_section(summary.calibration),
-            prediction_section(summary.prediction),
-            divergence_section(summary),
-        ),
+        before=before,
+        sections=after,
         text=flip_text_view(documents),
         changed=summary.flips.changed,
         documents=summary.n_documents,
         facts=facts,
         notes=(*summary.notes, *notes),
     )
+
+
+def sections_of(comparison: Comparison) -> tuple[Section, ...]:
+    """Every figure and table of the page but the text."""
+    summary = comparison.summary
+    return (*_before_text(summary), *_after_text(summary))
+
+
+def _before_text(summary: ComparisonSummary) -> tuple[Section, ...]:
+    return flow_section(summary), groups_section(summary), tokens_section(summary)
+
+
+def _after_text(summary: ComparisonSummary) -> tuple[Section, ...]:
+    found = (
+        margins_section(summary),
+        calibration_section(summary.calibration),
+        prediction_section(summary.prediction),
+        divergence_section(summary),
+    )
+    return tuple(section for section in found if section is not None)
 
 
 def reading(summary: ComparisonSummary) -> str:
@@ -190,11 +202,12 @@ def _against_zero(estimate: Estimate, what: str = "") -> str:
     return f", {what} {_told(estimate)}" if what else f", {_told(estimate)}"
 
 
-def page_of_run(comparison: Comparison, run: FinishedRun, _links: Mapping[str, str]) -> str:
-    """The page of a finished comparison."""
-    old, new = (Provenance.from_json(run.key[side]) for side in ("before", "after"))
+def page_of_run(comparison: Comparison, run: FinishedRun | None, _links: Mapping[str, str]) -> str:
+    """The page of a comparison."""
+    made_of = comparison.provenance
+    old, new = (Provenance.from_json(made_of[side]) for side in ("before", "after"))
     more = [
-        [Provenance.from_json(one) for one in run.key[side]]
+        [Provenance.from_json(one) for one in made_of[side]]
         for side in ("more_before", "more_after")
     ]
     sides = [Path(side.model).name for side in (old, new)]
@@ -206,5 +219,5 @@ def page_of_run(comparison: Comparison, run: FinishedRun, _links: Mapping[str, s
     title = f"From {sides[0]} to {sides[1]}: what changed"
     names, first = (comparison.documents[name].to_pylist() for name in ("name", "first_token"))
     sample = flip_excerpts(comparison, comparison.vocabulary, names, first)
-    facts = facts_of_both(old, new, run.command, *more)
+    facts = facts_of_both(old, new, command_of(run), *more)
     return comparison_page(title, comparison.summary, facts, sample)

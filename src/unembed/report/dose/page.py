@@ -92,16 +92,29 @@ def dose_page(
         verdicts=verdicts(heldout),
         verdicts_lead=verdicts_lead(heldout),
         matched=matched_tables(heldout),
-        sections=(
-            frontier_section(heldout),
-            doses_section(heldout),
-            read_outs_section(heldout),
-        ),
+        sections=_sections(heldout),
         heldout=published_tables(heldout),
         training=(*matched_tables(training), *published_tables(training)),
         facts=facts,
         notes=tuple(dict.fromkeys((*heldout.notes, *training.notes, *notes))),
     )
+
+
+def sections_of(doses: Doses) -> tuple[Section, ...]:
+    """Every figure and table of the page: held out, and the tables of the training text."""
+    heldout, training = (
+        Section(name, title, "", (), (*matched_tables(table), *published_tables(table)))
+        for name, title, table in (
+            ("heldout", "The doses in numbers, held out", doses.heldout),
+            ("training", "The doses in numbers, on the training text", doses.training),
+        )
+    )
+    return (*_sections(doses.heldout), heldout, training)
+
+
+def _sections(heldout: DoseTable) -> tuple[Section, ...]:
+    found = (frontier_section(heldout), doses_section(heldout), read_outs_section(heldout))
+    return tuple(section for section in found if section is not None)
 
 
 def reading(table: DoseTable) -> str:
@@ -303,12 +316,14 @@ def _size(table: DoseTable) -> str:
     return words
 
 
-def page_of_run(doses: Doses, run: FinishedRun, _links: Mapping[str, str]) -> str:
-    """The page of a finished grid."""
+def page_of_run(doses: Doses, run: FinishedRun | None, _links: Mapping[str, str]) -> str:
+    """The page of a grid."""
+    notes = [f"{name} could not be trained: {reason}." for name, reason in doses.failed.items()]
+    if run is None:
+        return dose_page("A model, refined by dose", doses.heldout, doses.training, (), notes)
     start = Provenance.from_json(read_run(run.folder / "start" / "heldout").key)
     recipe = run.key["recipe"]
     shared = {name: recipe[name] for name in recipe if name not in ("objective", "weight", "seed")}
     facts = [*recipe_facts(shared), *facts_of(start, run.command)]
-    notes = [f"{name} could not be trained: {reason}." for name, reason in doses.failed.items()]
     title = f"{Path(start.model).name}, refined by dose"
     return dose_page(title, doses.heldout, doses.training, facts, notes)

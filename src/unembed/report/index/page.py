@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from unembed.report.parts.drawing import Chart
+from unembed.report.parts.drawing import Chart, Spec
 from unembed.report.parts.page import as_script, template
-from unembed.report.parts.parts import Key, Table, table_of
+from unembed.report.parts.parts import Figure, Key, Section, Table, table_of
 from unembed.report.parts.points import (
     MOST_GROUPS,
     Cloud,
     Frame,
     PointLabel,
     cloud_data,
+    cloud_spec,
     draw_cloud,
     group_key,
 )
 from unembed.report.parts.points import pixels as pixels_of
 from unembed.report.parts.scales import Scale, step_of
 from unembed.report.parts.wording import count, counted, share, short, three, visible
+from unembed.runs.manifest import FinishedRun
 from unembed.selection.index.plane import Map
 
 MOST_LABELLED = 60
@@ -68,7 +70,7 @@ def index_page(found: Map, *, title: str, facts: Sequence[tuple[str, str]] = ())
     placed = np.isfinite(found.points).all(axis=1)
     tags, groups = grouped(found, placed)
     cloud = cloud_of(found, placed, groups)
-    chart = Chart(_drawing(cloud, found, placed, 1040.0), _drawing(cloud, found, placed, 340.0))
+    chart = _chart(cloud, found, placed)
     shown = [name for name, kept in zip(found.names, placed, strict=True) if kept]
     data = {
         "clouds": {cloud.name: cloud_data(cloud)},
@@ -88,6 +90,21 @@ def index_page(found: Map, *, title: str, facts: Sequence[tuple[str, str]] = ())
         data=as_script(data),
         facts=facts,
     )
+
+
+def sections_of(found: Map) -> tuple[Section, ...]:
+    """Every figure and table of the page."""
+    placed = np.isfinite(found.points).all(axis=1)
+    tags, groups = grouped(found, placed)
+    chart = _chart(cloud_of(found, placed, groups), found, placed)
+    keys = tuple(tag.key for tag in tags)
+    figure = Figure("map", "Signatures of an index", caption(found), chart, keys)
+    return (Section("map", "The map", "", (figure,), tables(found, tags)),)
+
+
+def page_of_run(found: Map, _run: FinishedRun | None, _links: Mapping[str, str]) -> str:
+    """The page of a map."""
+    return index_page(found, title="A map of an index")
 
 
 def reading(found: Map) -> str:
@@ -236,8 +253,31 @@ def place_notes(
     return found
 
 
+def _chart(cloud: Cloud, found: Map, placed: Bool[np.ndarray, " entries"]) -> Chart:
+    """The points with their names, where there are few."""
+    wide, narrow = (_drawing(cloud, found, placed, width) for width in (1040.0, 340.0))
+
+    def spec() -> Spec:
+        rows = zip(found.names, found.tags, found.samples, placed, strict=True)
+        entries = [(name, tag, n) for name, tag, n, kept in rows if kept]
+        tips = [
+            f"{short(name, HINT_LETTERS)}\n{visible(tag) or UNTAGGED}\n{counted(n, 'sample')}"
+            for name, tag, n in entries
+        ]
+        few = len(entries) <= MOST_LABELLED
+        names = [short(name, LABEL_LETTERS) for name, *_ in entries] if few else []
+        return cloud_spec(cloud, tips, names, _aspect(cloud))
+
+    return Chart(cloud.label, spec, (wide, narrow))
+
+
+def _aspect(cloud: Cloud) -> float:
+    """Height over width of a drawing with equal scales."""
+    return (cloud.y.high - cloud.y.low) / (cloud.x.high - cloud.x.low)
+
+
 def _drawing(cloud: Cloud, found: Map, placed: Bool[np.ndarray, " entries"], width: float) -> str:
-    aspect = (cloud.y.high - cloud.y.low) / (cloud.x.high - cloud.x.low)
+    aspect = _aspect(cloud)
     frame = Frame(min(width, TALLEST / aspect), 0.0)
     frame = Frame(frame.width, frame.top + frame.foot + aspect * frame.across)
     notes: list[tuple[PointLabel, float, float, str]] = []

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from unembed.report.parts.facts import with_command
-from unembed.report.parts.forest import Cell, Forest, ForestRow, reach
+from unembed.report.parts.facts import command_of, kept_facts, with_command
+from unembed.report.parts.forest import Cell, Forest, ForestRow, forest_figure, reach
 from unembed.report.parts.page import template
+from unembed.report.parts.parts import Section
 from unembed.report.parts.scales import scale_of
 from unembed.report.parts.wording import (
     count,
@@ -51,6 +52,12 @@ def mixture_page(
         line=interleave_line(mixture),
         facts=with_command(facts, command),
     )
+
+
+def sections_of(mixture: Mixture) -> tuple[Section, ...]:
+    """Every figure and table of the page."""
+    figure = forest_figure("forest", f"What {mixture.target} is made of", forest(mixture))
+    return (Section("weights", "How much of each", "", (figure,)),)
 
 
 def reading(mixture: Mixture) -> str:
@@ -143,7 +150,7 @@ def _percent(value: float) -> str:
     return "under 1\u00a0%" if value < 0.005 else whole_percent(value)
 
 
-def page_of_run(mixture: Mixture, run: FinishedRun, _links: Mapping[str, str]) -> str:
-    """The page of a finished mixture."""
+def page_of_run(mixture: Mixture, run: FinishedRun | None, _links: Mapping[str, str]) -> str:
+    """The page of a mixture."""
     title = f"What {mixture.target} is made of"
-    return mixture_page(mixture, title=title, facts=run.facts, command=run.command)
+    return mixture_page(mixture, title=title, facts=kept_facts(run), command=command_of(run))

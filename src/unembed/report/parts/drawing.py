@@ -1,12 +1,16 @@
-"""Vega-Lite drawn to SVG text, in two widths, for the page's stylesheet to colour and scale."""
+"""Vega-Lite drawn to SVG text, in two widths, for the page's stylesheet to colour and scale.
+
+A chart is drawn when its page is: making one draws nothing.
+"""
 
 from __future__ import annotations
 
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 try:
@@ -20,6 +24,7 @@ Spec = dict[str, Any]
 WIDE_SIZE = (540, 330)
 NARROW_SIZE = (330, 290)
 
+NO_LIBRARY = "needs a plotting library: pip install 'unembed[plot]'"
 
 PROBE = "import vl_convert\nvl_convert.vegalite_to_svg({'mark': 'point', 'data': {'values': []}})\n"
 """A program that ends well where charts can be drawn."""
@@ -29,20 +34,38 @@ class ReportUnavailable(RuntimeError):
     """The plotting library is not installed, or cannot draw here."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Chart:
-    """One chart drawn for a wide and for a narrow screen; the page shows one of the two."""
+    """One chart: how it is specified, and its drawings for a wide and for a narrow screen.
 
-    wide: str
-    narrow: str
+    The page shows one of the two drawings, which are made when they are first asked for. Where
+    ``by_hand`` holds them, the specification says the same for figures that leave the page, and
+    ``make`` is called for those alone.
+    """
+
+    description: str
+    make: Callable[[], Spec]
+    by_hand: tuple[str, str] | None = None
+
+    @cached_property
+    def spec(self) -> Spec:
+        """The specification in Vega-Lite, colours as the stylesheets name them."""
+        return self.make()
+
+    @cached_property
+    def wide(self) -> str:
+        """SVG for a wide screen. Raises ``ReportUnavailable`` where vl-convert cannot draw."""
+        return self.by_hand[0] if self.by_hand else _svg(self.spec, self.description, WIDE_SIZE)
+
+    @cached_property
+    def narrow(self) -> str:
+        """SVG for a narrow screen. Raises as ``wide``."""
+        return self.by_hand[1] if self.by_hand else _svg(self.spec, self.description, NARROW_SIZE)
 
 
 def draw(spec: Spec, description: str) -> Chart:
-    """Draw a specification in both widths.
-
-    Raises ``ReportUnavailable`` where vl-convert is not installed.
-    """
-    return Chart(_svg(spec, description, WIDE_SIZE), _svg(spec, description, NARROW_SIZE))
+    """A chart of this specification, which nobody has drawn yet."""
+    return Chart(description, lambda: spec)
 
 
 def heading(text: str) -> Spec:
@@ -62,9 +85,7 @@ def _svg(spec: Spec, description: str, size: tuple[int, int]) -> str:
     try:
         import vl_convert
     except ImportError as error:
-        raise ReportUnavailable(
-            "the report needs a plotting library: pip install 'unembed[plot]'"
-        ) from error
+        raise ReportUnavailable(f"the report {NO_LIBRARY}") from error
     width, height = size
     whole = spec | {
         "width": width,
@@ -72,7 +93,7 @@ def _svg(spec: Spec, description: str, size: tuple[int, int]) -> str:
         "autosize": {"type": "fit", "contains": "padding"},
         "padding": {"left": 2, "right": 10, "top": 2, "bottom": 2},
         "background": None,
-        "config": _CONFIG,
+        "config": CONFIG,
     }
     _check_renderer()
     try:
@@ -104,7 +125,7 @@ def _check_renderer() -> None:
         )
 
 
-_CONFIG: Spec = {
+CONFIG: Spec = {
     "view": {"stroke": None},
     "axis": {
         "aria": False,
@@ -122,6 +143,7 @@ _CONFIG: Spec = {
     "axisX": {"domain": True, "domainColor": "var(--muted)", "titleAnchor": "end"},
     "title": {"aria": False},
 }
+"""How axes and titles look."""
 
 _NUMBERS = re.compile(r' (transform|d|x1|x2|y1|y2|width|height)="([^"]*)"')
 

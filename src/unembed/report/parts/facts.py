@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from unembed.runs.manifest import MANIFEST, Facts, FinishedRun, read_run
 from unembed.runs.provenance import Provenance
+from unembed.runs.run_record import Drawn
 
 
 def facts_of(provenance: Provenance, command: str) -> tuple[tuple[str, str], ...]:
@@ -53,6 +55,24 @@ def facts_of(provenance: Provenance, command: str) -> tuple[tuple[str, str], ...
         ("Versions", ", ".join(f"{name} {v}" for name, v in provenance.versions.items())),
     ]
     return with_command(facts, command)
+
+
+def run_of(record: Drawn) -> FinishedRun | None:
+    """The finished run that holds a record, if it knows its folder."""
+    folder = record.run_folder
+    if folder is None or not (folder / MANIFEST).is_file():
+        return None
+    return read_run(folder)
+
+
+def command_of(run: FinishedRun | None) -> str:
+    """The command that repeats a run; empty of a record in memory."""
+    return "" if run is None else run.command
+
+
+def kept_facts(run: FinishedRun | None) -> Facts:
+    """What a run was kept with; nothing of a record in memory."""
+    return () if run is None else run.facts
 
 
 def with_command(facts: Sequence[tuple[str, str]], command: str) -> tuple[tuple[str, str], ...]:

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from unembed.report.parts.drawing import Chart, Spec
+from unembed.report.parts.heatmap import name_axis
+from unembed.report.parts.marks import NO_SCALE, plain_zero, quantity, reference
+from unembed.report.parts.parts import Figure, Table
 from unembed.report.parts.scales import Scale
+
+WIDE = 420
+"""Pixels of the axis of a figure that leaves the page."""
 
 SCROLLS_FROM = 40
 """Rows from which on the table scrolls in a frame of its own."""
@@ -67,6 +74,67 @@ class Forest:
         assert row.high is not None
         low, high = (100 * self.scale.place(end) for end in (row.low, row.high))
         return f"left:{low:.2f}%;width:{high - low:.2f}%"
+
+
+def forest_figure(name: str, title: str, forest: Forest) -> Figure:
+    """The rows as a figure that leaves the page, with their numbers as its table."""
+    caption = f"{forest.caption}. Lines are 95 % intervals."
+    if forest.line is not None:
+        caption += f" Dashed: {forest.line.label}."
+    chart = Chart(title, lambda: forest_spec(forest))
+    return Figure(name, title, caption, chart, (), (forest_table(forest),))
+
+
+def forest_table(forest: Forest) -> Table:
+    """The rows with the words of their cells, without the drawing."""
+    first, _axis, *rest = forest.head
+    rows = tuple((row.name, *(cell.text for cell in row.cells)) for row in forest.rows)
+    few = frozenset(at for at, row in enumerate(forest.rows) if row.look == "faint")
+    return Table(forest.caption, (first, *rest), rows, few)
+
+
+def forest_spec(forest: Forest) -> Spec:
+    """The rows in Vega-Lite: a dot with its interval, and its first number at the right."""
+    rows: list[Spec] = []
+    names = forest.head[2:]
+    for at, row in enumerate(forest.rows):
+        if row.value is None:
+            continue
+        colour = "var(--accent)" if row.look == "lead" else "var(--muted)"
+        cells = zip(names, row.cells, strict=False)
+        tip = "\n".join((row.name, *(f"{name} {cell.text}" for name, cell in cells)))
+        low, high = (row.value if end is None else end for end in (row.low, row.high))
+        place = {"y": at, "x": row.value, "x_low": low, "x_high": high}
+        fill = colour if row.look == "lead" else "var(--paper)"
+        words = row.cells[0].text if row.cells else ""
+        rows.append(place | {"tip": tip, "stroke": colour, "fill": fill, "words": words})
+    form = ".6~%" if forest.scale.percent else ".6~g"
+    axis = {"title": forest.head[1], "values": list(forest.scale.ticks), "format": form}
+    x = quantity(
+        plain_zero(axis | {"grid": True}),
+        domain=[forest.scale.low, forest.scale.high],
+        nice=False,
+        zero=False,
+    )
+    y = name_axis("y", [row.name for row in forest.rows])
+    y["axis"] |= {"labelOverlap": False, "labelLimit": 320}
+    ends = {"x": x | {"field": "x_low"}, "x2": {"field": "x_high"}}
+    looks = {name: {"field": name} | NO_SCALE for name in ("fill", "stroke")}
+    spans: Spec = {
+        "mark": {"type": "rule", "strokeWidth": 2, "aria": False, "clip": True},
+        "encoding": {"y": y, "color": {"field": "stroke"} | NO_SCALE} | ends,
+    }
+    dots: Spec = {
+        "mark": {"type": "point", "size": 80, "strokeWidth": 2, "opacity": 1},
+        "encoding": {"y": y, "x": x | {"field": "x"}} | looks | {"description": {"field": "tip"}},
+    }
+    numbers: Spec = {
+        "mark": {"type": "text", "align": "left", "dx": 12, "fontSize": 12.5, "aria": False},
+        "encoding": {"y": y, "x": {"value": WIDE}, "text": {"field": "words"}},
+    }
+    line = [] if forest.line is None else [reference("x", forest.line.at, x, {})]
+    layers = [{"data": {"values": rows}} | layer for layer in (spans, dots, numbers)]
+    return {"width": WIDE, "height": {"step": 24}, "layer": [*line, *layers]}
 
 
 def reach(rows: Sequence[ForestRow]) -> list[float]:

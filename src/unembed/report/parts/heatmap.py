@@ -6,6 +6,7 @@ by the page's script. Colours are CSS variables, for light and for dark.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from html import escape
 import numpy as np
 from jaxtyping import Float, Int
 
+from unembed.report.parts.drawing import Spec
+from unembed.report.parts.marks import NO_SCALE
 from unembed.report.parts.wording import short, visible
 from unembed.stats.forms import Form
 
@@ -32,6 +35,12 @@ ROW_GAP, COLUMN_GAP, COLUMN_TILT = 12.0, 14.0, 60.0
 NAME_LETTER_WIDTH, DIGIT_WIDTH = 6.6, 6.2
 """Pixels of an average letter of a name, and of a character of a number in a cell."""
 
+SIDE_WANTED, LEAST_CELL, MOST_CELL = 560.0, 3.0, 44.0
+"""Pixels of a map that leaves the page across, and those of its cells."""
+
+NUMBERS_FROM = 30.0
+"""Pixels of such a cell from which on its value is written into it."""
+
 MOST_ROWS_WITH_GAPS = 60
 """Rows up to which a gap parts the cells."""
 
@@ -41,8 +50,8 @@ class Heatmap:
     """What a heat map shows; ``kind`` is its name in the page, ``label`` what it is in words.
 
     ``levels`` are the colours of ``values``, by ``levels_of``. Values are written into the cells
-    with so many ``digits`` where they fit, those on the diagonal only if ``diagonal``. The names of
-    ``doubted`` rows stand out.
+    with so many ``digits`` where they fit, those on the diagonal only if ``diagonal``. Where the
+    frame has room there are ``names``; those of ``doubted`` rows stand out.
     """
 
     kind: str
@@ -125,6 +134,56 @@ def draw_heatmap(heatmap: Heatmap, frame: MapFrame, *, rows: bool = True, more: 
         f'style="max-width:{number(frame.width)}px" aria-label="{escape(heatmap.label)}">'
         f"{body}{cursor}{field}</svg>"
     )
+
+
+def heatmap_spec(
+    heatmap: Heatmap, tip: Callable[[int, int], str], more: Sequence[Spec] = ()
+) -> Spec:
+    """The same map in Vega-Lite, for figures that leave the page.
+
+    ``tip`` is what the cell of a row and a column says; ``more`` are layers on its axes.
+    """
+    size = len(heatmap.levels)
+    cell = spec_cell(size)
+    rows: list[Spec] = []
+    for y, x in np.ndindex(heatmap.levels.shape):
+        level = int(heatmap.levels[y, x])
+        row = {"x": x, "y": y, "fill": colour(level, signed=heatmap.signed), "tip": tip(y, x)}
+        if level and (heatmap.diagonal or x != y):
+            light = abs(level) <= LIGHT_UP_TO[_hue(level, heatmap.signed)]
+            ink = "var(--ink)" if light else "var(--paper)"
+            row |= {"label": _bare(float(heatmap.values[y, x]), heatmap.digits), "ink": ink}
+        rows.append(row)
+    place = {"x": name_axis("x", heatmap.names, tilt=-60), "y": name_axis("y", heatmap.names)}
+    for axis in place.values():
+        axis["axis"]["labelOverlap"] = cell < COLUMN_GAP
+    cells = {
+        "data": {"values": rows},
+        "mark": {"type": "rect", "stroke": "var(--paper)", "strokeWidth": float(cell > 8)},
+        "encoding": place
+        | {"color": {"field": "fill"} | NO_SCALE, "description": {"field": "tip"}},
+    }
+    numbers = {
+        "data": {"values": [row for row in rows if "label" in row]},
+        "mark": {"type": "text", "fontSize": 10.5, "aria": False},
+        "encoding": place | {"text": {"field": "label"}, "color": {"field": "ink"} | NO_SCALE},
+    }
+    layers = [cells, *([numbers] if cell >= NUMBERS_FROM else []), *more]
+    return {"width": {"step": cell}, "height": {"step": cell}, "layer": layers}
+
+
+def spec_cell(size: int) -> float:
+    """Pixels of a cell of a map of so many rows that leaves the page."""
+    return max(LEAST_CELL, min(MOST_CELL, SIDE_WANTED / max(1, size)))
+
+
+def name_axis(field: str, names: Sequence[str], tilt: int = 0, letters: int = 28) -> Spec:
+    """An axis of the numbers 0, 1, … that shows their names; two may have the same one."""
+    words = json.dumps([short(name, letters) for name in names])
+    axis: Spec = {"title": None, "domain": False, "labelAngle": tilt, "labelLimit": 240}
+    axis |= {"labelExpr": f"{words}[datum.value]", "grid": False, "labelOverlap": True}
+    scale = {"domain": list(range(len(names))), "padding": 0}
+    return {"field": field, "type": "ordinal", "axis": axis, "scale": scale}
 
 
 def levels_of(

@@ -97,7 +97,7 @@ def _upright(x: float, label: str, label_on_right: bool) -> Spec:
     axis = {"type": "quantitative"}
     return {
         "layer": [
-            reference("x", x, axis, {"strokeDash": None, "strokeWidth": 1.4}),
+            reference("x", x, axis, {"strokeDash": [], "strokeWidth": 1.4}),
             {
                 "data": {"values": [{"x": x, "label": label}]},
                 "mark": text | {"fontSize": 12.5, "fontWeight": 600, "aria": False},

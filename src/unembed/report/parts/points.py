@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from unembed.report.parts.drawing import Spec, heading
+from unembed.report.parts.marks import NO_SCALE, quantity, reference
 from unembed.report.parts.parts import Key
 from unembed.report.parts.scales import Scale
 
@@ -26,7 +28,7 @@ MOST_GROUPS = GROUP_HUES * len(GROUP_SHAPES)
 HINT_STEPS = 2000.0
 """Steps of an axis in the data of the hints."""
 
-PHONE_WIDTH = 500
+PHONE_WIDTH = 500.0
 """A drawing narrower than this is for a phone."""
 
 DOT_WIDTHS = ((60, 9.0), (300, 7.0), (1500, 5.0), (6000, 3.6))
@@ -134,6 +136,67 @@ def draw_cloud(
         f'<path class="hits" stroke-width="{wide + 2:g}"/>'
         f'<circle class="at" r="{wide / 2 + 3:g}"/></svg>'
     )
+
+
+def cloud_spec(
+    cloud: Cloud, tips: Sequence[str], names: Sequence[str] = (), aspect: float | None = None
+) -> Spec:
+    """The same points in Vega-Lite, for figures that leave the page.
+
+    ``tips`` are what each point says, and ``names`` are written beside them. ``aspect`` is the
+    height of the drawing over its width.
+    """
+    rows: list[Spec] = []
+    for at, ((x, y), group) in enumerate(
+        zip(cloud.points.tolist(), cloud.groups.tolist(), strict=True)
+    ):
+        hue, shape = group_classes(group).split()
+        hollow = "var(--paper)" if shape in ("ring", "frame") else f"var(--{hue})"
+        row = {"x": x, "y": y, "fill": hollow, "stroke": f"var(--{hue})", "tip": tips[at]}
+        row["shape"] = "square" if shape in ("block", "frame") else "circle"
+        rows.append(row | ({"name": names[at]} if names else {}))
+    x, y = (
+        quantity(
+            {"title": title, "values": list(scale.ticks), "grid": True, "format": form},
+            domain=[scale.low, scale.high],
+            nice=False,
+            zero=False,
+        )
+        for scale, title, form in (
+            (cloud.x, cloud.x_title, _tick_form(cloud.x)),
+            (cloud.y, None, _tick_form(cloud.y)),
+        )
+    )
+    place = {"x": x | {"field": "x"}, "y": y | {"field": "y"}}
+    size = dot_width(len(rows), Frame(PHONE_WIDTH, PHONE_WIDTH)) ** 2
+    colours = {name: {"field": name} | NO_SCALE for name in ("fill", "stroke", "shape")}
+    layers: list[Spec] = [
+        {
+            "data": {"values": rows},
+            "mark": {"type": "point", "size": size, "strokeWidth": 1.4, "opacity": 0.86},
+            "encoding": place | colours | {"description": {"field": "tip"}},
+        }
+    ]
+    if cloud.zero:
+        layers.insert(0, reference("y", 0.0, y, {"color": "var(--muted)"}))
+    if names:
+        text = {"type": "text", "align": "left", "dx": 8, "fontSize": 12, "color": "var(--ink)"}
+        layers.append(
+            {
+                "data": {"values": rows},
+                "mark": text | {"aria": False},
+                "encoding": place | {"text": {"field": "name"}},
+            }
+        )
+    found = {"title": heading(cloud.y_title), "layer": layers}
+    if aspect is None:
+        return found
+    width = min(760.0, 760.0 / aspect)
+    return found | {"width": width, "height": width * aspect}
+
+
+def _tick_form(scale: Scale) -> str:
+    return ".2~%" if scale.percent else ".6~g"
 
 
 def cloud_data(cloud: Cloud) -> dict[str, Any]:

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from unembed.report.parts.facts import with_command
-from unembed.report.parts.forest import Cell, Forest, ForestRow, ReferenceLine, reach
+from unembed.report.parts.facts import command_of, kept_facts, with_command
+from unembed.report.parts.forest import (
+    Cell,
+    Forest,
+    ForestRow,
+    ReferenceLine,
+    forest_figure,
+    reach,
+)
 from unembed.report.parts.page import template
-from unembed.report.parts.parts import Table, table_of
+from unembed.report.parts.parts import Section, Table, table_of
 from unembed.report.parts.scales import scale_of
 from unembed.report.parts.wording import (
     Wording,
@@ -60,6 +67,18 @@ def ranking_page(
         unscored=unscored_table(unscored) if unscored else None,
         facts=with_command(facts, command),
     )
+
+
+def sections_of(ranking: Ranking) -> tuple[Section, ...]:
+    """Every figure and table of the page."""
+    scored, unscored = _parted(ranking)
+    title = f"Sources for {ranking.target}, by {named(ranking.by).label}"
+    figures = (forest_figure("forest", title, forest(ranking)),) if scored else ()
+    found = [Section("sources", "The sources, best first", "", figures)]
+    if unscored:
+        table = unscored_table(unscored)
+        found.append(Section("unscored", "Without a score", "", (), (table,)))
+    return tuple(found)
 
 
 def reading(ranking: Ranking) -> str:
@@ -241,7 +260,7 @@ def _lower(words: str) -> str:
     return words[:1].lower() + words[1:]
 
 
-def page_of_run(ranking: Ranking, run: FinishedRun, _links: Mapping[str, str]) -> str:
-    """The page of a finished ranking."""
+def page_of_run(ranking: Ranking, run: FinishedRun | None, _links: Mapping[str, str]) -> str:
+    """The page of a ranking."""
     title = f"Which text would help {ranking.target}"
-    return ranking_page(ranking, title=title, facts=run.facts, command=run.command)
+    return ranking_page(ranking, title=title, facts=kept_facts(run), command=command_of(run))

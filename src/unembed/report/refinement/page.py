@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from unembed.report.comparison.flow import flow_section
 from unembed.report.comparison.margins import margins_section, sharpening_words
-from unembed.report.parts.facts import facts_of_both
+from unembed.report.parts.facts import command_of, facts_of_both, run_of
 from unembed.report.parts.page import template
 from unembed.report.parts.parts import Card, Section, Table, card
 from unembed.report.parts.wording import (
@@ -63,7 +63,6 @@ def refinement_page(
 
     Raises ``ReportUnavailable`` where the extra ``plot`` is not installed.
     """
-    moved = (flow_section(summary.heldout), margins_section(summary.heldout))
     return template("refinement").render(
         title=title,
         reading=reading(summary),
@@ -71,16 +70,28 @@ def refinement_page(
         account=account(summary),
         notes=notes(summary),
         cards=cards(summary),
-        sections=(
-            cost_section(summary),
-            training_section(summary, recipe["clip"]),
-            watched_section(summary),
-            *(replace(section, title=f"Held out: {section.title}") for section in moved),
-        ),
+        sections=sections_of_summary(summary, recipe.get("clip", 0.0)),
         heldout_page=pages[0],
         training_page=pages[1],
         facts=(*recipe_facts(recipe), *facts),
     )
+
+
+def sections_of(refined: Refinement) -> tuple[Section, ...]:
+    """Every figure and table of the page."""
+    return sections_of_summary(refined.summary, _recipe(run_of(refined)).get("clip", 0.0))
+
+
+def sections_of_summary(summary: RefinementSummary, clip: float) -> tuple[Section, ...]:
+    """Gain and cost, the run step by step, and what moved held out; ``clip`` is the recipe's."""
+    moved = (flow_section(summary.heldout), margins_section(summary.heldout))
+    found = (
+        cost_section(summary),
+        training_section(summary, clip),
+        watched_section(summary),
+        *(replace(section, title=f"Held out: {section.title}") for section in moved),
+    )
+    return tuple(section for section in found if section is not None)
 
 
 def reading(summary: RefinementSummary) -> str:
@@ -249,11 +260,16 @@ def _value(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def page_of_run(refined: Refinement, run: FinishedRun, links: Mapping[str, str]) -> str:
-    """The page of a finished refinement, with links to those of its comparisons."""
+def page_of_run(refined: Refinement, run: FinishedRun | None, links: Mapping[str, str]) -> str:
+    """The page of a refinement, with links to those of its comparisons."""
     sides = (refined.heldout.provenance[side] for side in ("before", "after"))
     old, new = (Provenance.from_json(side) for side in sides)
     title = f"{Path(old.model).name}, refined"
-    facts = facts_of_both(old, new, run.command)
-    pages = (links["heldout"], links["training"])
-    return refinement_page(title, refined.summary, run.key["recipe"], facts, pages)
+    facts = facts_of_both(old, new, command_of(run))
+    pages = (links.get("heldout", ""), links.get("training", ""))
+    return refinement_page(title, refined.summary, _recipe(run), facts, pages)
+
+
+def _recipe(run: FinishedRun | None) -> dict[str, Any]:
+    """The plain values of a run's recipe."""
+    return {} if run is None else dict(run.key["recipe"])

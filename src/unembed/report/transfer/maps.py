@@ -9,15 +9,20 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float, Int
 
-from unembed.report.parts.drawing import Chart
+from unembed.report.parts.drawing import Chart, Spec
 from unembed.report.parts.heatmap import (
     Heatmap,
     MapFrame,
     draw_heatmap,
+    heatmap_spec,
     levels_of,
+    name_axis,
     named_frame,
     number,
+    spec_cell,
 )
+from unembed.report.parts.wording import visible
+from unembed.stats.forms import Form
 
 WIDE_MAPS, NARROW_MAP = 1096.0, 340.0
 """Pixels of both maps side by side, and of one on a narrow screen."""
@@ -79,9 +84,10 @@ class Marks:
 def gains_map(matrix: Matrix, names: Sequence[str], marks: Marks) -> Chart:
     """The measured gains, with the names of sources and targets, in both widths."""
     heatmap = _heatmap(matrix, "gains", names, Shades.around_zero(matrix))
-    return Chart(
-        *(draw_heatmap(heatmap, frame, more=_marks(marks, frame)) for frame in _frames(names))
+    wide, narrow = (
+        draw_heatmap(heatmap, frame, more=_marks(marks, frame)) for frame in _frames(names)
     )
+    return Chart(heatmap.label, lambda: _spec(heatmap, marks, "gain"), (wide, narrow))
 
 
 def scores_map(matrix: Matrix, kind: str, names: Sequence[str], marks: Marks) -> Chart:
@@ -89,10 +95,11 @@ def scores_map(matrix: Matrix, kind: str, names: Sequence[str], marks: Marks) ->
     heatmap = _heatmap(matrix, kind, names, Shades.of(matrix))
     wide, narrow = _frames(names)
     wide = replace(wide, left=1.0)
-    return Chart(
+    drawn = (
         draw_heatmap(heatmap, wide, rows=False, more=_marks(marks, wide)),
         draw_heatmap(heatmap, narrow, more=_marks(marks, narrow)),
     )
+    return Chart(heatmap.label, lambda: _spec(heatmap, marks, "score"), drawn)
 
 
 def widths(names: Sequence[str]) -> tuple[float, float]:
@@ -107,6 +114,33 @@ def decimals(matrix: Float[np.ndarray, "sources targets"]) -> int:
     shades = Shades.of(matrix)
     largest = max(abs(shades.low), abs(shades.high))
     return 2 if largest >= 0.2 or largest == 0 else min(6, 1 - math.floor(math.log10(largest)))
+
+
+def _spec(heatmap: Heatmap, marks: Marks, what: str) -> Spec:
+    """The map with its frames and dots, in Vega-Lite."""
+    names, form = [visible(name) for name in heatmap.names], Form(decimals=heatmap.digits)
+    cell = spec_cell(len(names))
+
+    def tip(source: int, target: int) -> str:
+        pair = f"{names[source]} → {names[target]}" if source != target else f"{names[source]}"
+        return f"{pair}\n{what} {form(float(heatmap.values[source, target]))}"
+
+    def layer(chosen: tuple[tuple[int, ...], ...], mark: Spec) -> Spec:
+        rows = [{"x": x, "y": y} for x, sources in enumerate(chosen) for y in sources]
+        place = {field: name_axis(field, heatmap.names) for field in ("x", "y")}
+        for axis in place.values():
+            del axis["axis"]
+        return {
+            "data": {"values": rows},
+            "mark": mark | {"stroke": "var(--ink)", "aria": False},
+            "encoding": place,
+        }
+
+    side = max(2.0, cell - 3)
+    frame = {"type": "rect", "filled": False, "strokeWidth": 1.8, "width": side, "height": side}
+    dot = {"type": "point", "fill": "var(--ink)", "size": 24, "xOffset": cell / 4}
+    layers = [layer(marks.framed, frame), layer(marks.dotted, dot | {"yOffset": -cell / 4})]
+    return heatmap_spec(heatmap, tip, [one for one in layers if one["data"]["values"]])
 
 
 def _heatmap(matrix: Matrix, kind: str, names: Sequence[str], shades: Shades) -> Heatmap:

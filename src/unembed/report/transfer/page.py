@@ -9,13 +9,22 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from unembed.report.parts.drawing import Chart
-from unembed.report.parts.facts import with_command
+from unembed.report.parts.drawing import Chart, Spec
+from unembed.report.parts.facts import command_of, kept_facts, with_command
+from unembed.report.parts.forest import forest_figure
 from unembed.report.parts.page import as_script, template
-from unembed.report.parts.parts import Table
-from unembed.report.parts.points import Cloud, Frame, cloud_data, draw_cloud, group_classes
+from unembed.report.parts.parts import Figure, Key, Section, Table
+from unembed.report.parts.points import (
+    Cloud,
+    Frame,
+    cloud_data,
+    cloud_spec,
+    draw_cloud,
+    group_classes,
+    group_key,
+)
 from unembed.report.parts.scales import scale_of
-from unembed.report.parts.wording import count, counted, visible
+from unembed.report.parts.wording import count, counted, three, visible
 from unembed.report.transfer.choices import Means, choices_table, firsts, gains_table
 from unembed.report.transfer.maps import Marks, Shades, decimals, gains_map, scores_map, widths
 from unembed.report.transfer.verdicts import (
@@ -72,8 +81,7 @@ def transfer_page(
     """
     means = Means.of(transfer)
     clouds = {str(at): _cloud(transfer, means, at) for at in range(len(transfer.scores))}
-    order = _in_order(transfer, verdicts)
-    methods = tuple(_method(transfer, means, clouds[str(at)], at, verdicts) for at in order)
+    methods = _methods(transfer, means, clouds, verdicts)
     best = firsts(means.gains)
     shades = Shades.around_zero(means.gains)
     written = Form(decimals=decimals(means.gains))
@@ -96,6 +104,52 @@ def transfer_page(
         data=as_script(_hints(transfer, means, clouds)),
         facts=with_command(facts, command),
     )
+
+
+def sections_of(judged: JudgedTransfer) -> tuple[Section, ...]:
+    """Every figure and table of the page."""
+    transfer, verdicts = judged.transfer, judged.verdicts
+    means = Means.of(transfer)
+    clouds = {str(at): _cloud(transfer, means, at) for at in range(len(transfer.scores))}
+    methods = _methods(transfer, means, clouds, verdicts)
+    framed = "Rows are trained on, columns measured; frames mark each column’s largest value."
+    gains = Figure(
+        "gains",
+        "Gain, measured",
+        framed,
+        gains_map(means.gains, means.names, Marks(firsts(means.gains), ())),
+        (Key("ramp-signed", "loss to gain, in nats"),),
+        (gains_table(means),),
+    )
+    keys = tuple(group_key(at, name) for at, name in enumerate(means.names))
+    maps = [gains]
+    points = []
+    for one in methods:
+        ramp = Key("ramp-signed" if one.shades.signed else "ramp-plain", one.range)
+        dotted = f"{framed} A dot is the source that was best."
+        title = f"Score of {one.name}"
+        maps.append(Figure(f"score-{one.at}", title, dotted, one.map, (ramp,)))
+        words = f"{one.verdict} {one.meaning}".strip()
+        title = f"Gain against the score of {one.name}"
+        figure = Figure(f"points-{one.at}", title, words, one.points, keys, (one.choices,))
+        points.append(figure)
+    found = []
+    if verdicts:
+        best = forest_figure("forest", "How well each method chose", forest(verdicts))
+        found.append(Section("verdicts", "How well each method chose", "", (best,)))
+    found.append(Section("maps", "Who helps whom", "", tuple(maps)))
+    found.append(Section("points", "Score against gain", "", tuple(points)))
+    table = costs(transfer, verdicts)
+    if table is not None:
+        found.append(Section("costs", "What each method takes", "", (), (table,)))
+    return tuple(found)
+
+
+def _methods(
+    transfer: Transfer, means: Means, clouds: dict[str, Cloud], verdicts: Sequence[Verdict]
+) -> tuple[Method, ...]:
+    order = _in_order(transfer, verdicts)
+    return tuple(_method(transfer, means, clouds[str(at)], at, verdicts) for at in order)
 
 
 def extent(transfer: Transfer) -> str:
@@ -152,9 +206,26 @@ def _method(
         shades=shades,
         range=f"{low} to {high}",
         map=scores_map(matrix, f"score-{at}", means.names, marks),
-        points=Chart(*(draw_cloud(cloud, frame, ()) for frame in CLOUD_FRAMES)),
+        points=_points(means, cloud, at, name),
         choices=choices_table(means, at, name),
     )
+
+
+def _points(means: Means, cloud: Cloud, at: int, method: str) -> Chart:
+    """Score against gain, every pair as a point."""
+    wide, narrow = (draw_cloud(cloud, frame, ()) for frame in CLOUD_FRAMES)
+
+    def spec() -> Spec:
+        pairs = zip(*_pairs(means.scores[at], means.gains), strict=True)
+        tips = [
+            f"{visible(means.names[source])} → {visible(means.names[target])}\n"
+            f"gain {three(float(means.gains[source, target]))} nats\n"
+            f"{visible(method)} {three(float(means.scores[at][source, target]))}"
+            for source, target in pairs
+        ]
+        return cloud_spec(cloud, tips)
+
+    return Chart(cloud.label, spec, (wide, narrow))
 
 
 def _remark(method: str) -> str:
@@ -213,9 +284,13 @@ def _four(matrix: Float[np.ndarray, "sources targets"]) -> list[float | None]:
     return [float(f"{x:.4g}") if np.isfinite(x) else None for x in matrix.ravel().tolist()]
 
 
-def page_of_run(judged: JudgedTransfer, run: FinishedRun, _links: Mapping[str, str]) -> str:
+def page_of_run(judged: JudgedTransfer, run: FinishedRun | None, _links: Mapping[str, str]) -> str:
     """The page of a measured transfer."""
     title = f"Which task helps which: {judged.transfer.name}"
     return transfer_page(
-        judged.transfer, judged.verdicts, title=title, facts=run.facts, command=run.command
+        judged.transfer,
+        judged.verdicts,
+        title=title,
+        facts=kept_facts(run),
+        command=command_of(run),
     )

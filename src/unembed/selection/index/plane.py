@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unembed.errors import UnembedError
+from unembed.runs.run_record import Drawn
 from unembed.selection.index.index import Index
 
 MOST_ENTRIES = 20_000
@@ -21,13 +23,15 @@ TURNS = 6
 
 
 @dataclass(frozen=True)
-class Map:
+class Map(Drawn):
     """Where each signature of an index lies on the two axes that tell them best apart.
 
     ``points`` are principal components of the unit vectors: distances on the map are at most the
     distances ``√(2 - 2 cosine)`` between signatures. ``explained`` is the share of the squared
     distances that each axis holds. ``tags`` are the first tag of each, "" where it has none.
     """
+
+    KIND: ClassVar[str] = "index"
 
     names: tuple[str, ...]
     tags: tuple[str, ...]

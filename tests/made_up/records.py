@@ -1,0 +1,88 @@
+"""A made-up record of every kind that has a page, in memory, with every figure that there is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from made_up.alignments import example
+from made_up.comparisons import make_live_comparison
+from made_up.doses import Grid, disturbed
+from made_up.refinements import make_summary
+from made_up.selection import mixture, plane, ranking, transfer, verdicts
+from unembed.decisions.audit.audit import Audit
+from unembed.decisions.comparison.compare import Comparison, compare
+from unembed.runs.run_record import Drawn
+from unembed.selection.transfer.judged import JudgedTransfer
+from unembed.training.doses.dose import Doses
+from unembed.training.doses.records import TEMPERATURE
+from unembed.training.doses.table import dose_table
+from unembed.training.run.train import Refinement
+
+
+@cache
+def grid() -> Grid:
+    return Grid()
+
+
+def audit() -> Audit:
+    """With a head in half precision, whose margins fall onto steps of a sixteenth."""
+    found = grid().start
+    table = found.table
+    margin = table["margin"].to_numpy()
+    steps = np.round(16 * margin) / 16
+    for name, column in {
+        "rank": pa.array(np.ones(len(margin)), pa.int32()),
+        "native_top1": table["top1"],
+        "native_top2": table["top2"],
+        "native_margin": pa.array(steps, pa.float32()),
+        "native_step": pa.array(np.full(len(steps), 1 / 16), pa.float32()),
+    }.items():
+        table = table.append_column(name, column)
+    options = {"top_k": 0, "native_head": True, "body_product": "plain"}
+    provenance = replace(found.provenance, options=options, model_dtype="bfloat16")
+    return replace(found, provenance=provenance, in_memory=table)
+
+
+def comparison() -> Comparison:
+    """Of two audits in memory."""
+    return compare(grid().start, grid().points()[0].audit, resamples=50)
+
+
+def refinement() -> Refinement:
+    """In memory: the folder that it names is not there."""
+    heldout = comparison()
+    return Refinement(make_summary(), heldout, heldout, Path("no such folder"))
+
+
+def doses() -> Doses:
+    """With read-outs of what was trained."""
+    points = [
+        point
+        if point.objective == TEMPERATURE
+        else replace(point, read_outs=disturbed(point.audit, "d" * (i + 2), 0.2))
+        for i, point in enumerate(grid().points())
+    ]
+    start = disturbed(grid().start, "s", 0.4)
+    table = dose_table(grid().start, points, start_read_outs=start, resamples=20)
+    return Doses(table, table, {})
+
+
+RECORDS: dict[str, Callable[[], Drawn]] = {
+    "audit": cache(audit),
+    "comparison": cache(comparison),
+    "live comparison": cache(make_live_comparison),
+    "refinement": cache(refinement),
+    "dose": cache(doses),
+    "alignment": cache(lambda: example(6, missing=(4,))),
+    "ranking": cache(lambda: ranking(5, missing=1, shift=-0.4)),
+    "mixture": cache(lambda: mixture(5)),
+    "transfer": cache(lambda: JudgedTransfer(transfer(5), verdicts())),
+    "index": cache(lambda: plane(30)),
+}
+"""How the record of each kind is made, once."""
