@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
@@ -22,27 +23,92 @@ from unembed.errors import UnembedError
         help="Page to write.",
         default_is="report.html in RUN, index.html in a folder of runs",
     ),
+    option("--json", "as_json", is_flag=True, help="Print the list of files as JSON."),
 )
-def report_command(runs: tuple[Path, ...], out: Path | None) -> None:
+@under(
+    "To take away",
+    option(
+        "--figures",
+        type=click.Path(path_type=Path),
+        metavar="DIR",
+        help="Write every figure of the page into this folder.",
+    ),
+    option(
+        "--figure-format",
+        metavar="LIST",
+        default="svg",
+        help="Formats of the figures, of svg,png.",
+    ),
+    option(
+        "--tables",
+        type=click.Path(path_type=Path),
+        metavar="DIR",
+        help="Write every table of the page into this folder.",
+    ),
+    option(
+        "--format",
+        "table_format",
+        metavar="LIST",
+        default="csv",
+        help="Formats of the tables, of csv,latex,markdown.",
+    ),
+)
+def report_command(
+    runs: tuple[Path, ...],
+    out: Path | None,
+    as_json: bool,
+    figures: Path | None,
+    figure_format: str,
+    tables: Path | None,
+    table_format: str,
+) -> None:
     """Check every file of a finished run, and draw its page again.
 
     Of several runs, or of a folder that holds runs, the page of each, and one that leads to them
-    with what each says first.
+    with what each says first. Figures and tables of one run can be had as files.
 
     \b
     Example:
       unembed report runs/reviews -o reviews.html
       unembed report runs
+      unembed report runs/reviews --figures fig --tables tab --format csv,latex
       unembed report runs/base runs/int8 runs/int4 -o index.html
     """
-    from unembed.report.pages import GALLERY, find_runs, write_gallery, write_page
+    from unembed.report.exports import (
+        FIGURE_FORMATS,
+        TABLE_FORMATS,
+        check_formats,
+        export_figures,
+        export_tables,
+    )
+    from unembed.report.pages import GALLERY, find_runs, load_run, write_gallery, write_page
     from unembed.report.parts.drawing import ReportUnavailable
 
     if out is not None and out.is_dir():
         raise UnembedError(f"{out} is a folder: give a file for the page, such as {out}/page.html")
+    pictures, forms = (
+        [one.strip() for one in given.split(",")] for given in (figure_format, table_format)
+    )
+    check_formats(pictures, FIGURE_FORMATS)
+    check_formats(forms, list(TABLE_FORMATS))
+    for folder in (figures, tables):
+        if folder is not None and folder.exists() and not folder.is_dir():
+            raise UnembedError(f"{folder} is a file: give a folder, such as {folder}.d")
+    found = [run for place in runs for run in find_runs(place)]
+    if (figures or tables) and found != [runs[0]]:
+        raise UnembedError(
+            f"figures and tables are of one run, and {len(found)} were given: give one"
+        )
+    drawn: list[Path] = []
+    listed: list[Path] = []
     try:
-        if len(runs) == 1 and find_runs(runs[0]) == [runs[0]]:
-            page = write_page(runs[0], out)
+        if len(runs) == 1 and found == [runs[0]]:
+            record = load_run(runs[0])
+            if tables is not None:
+                listed = export_tables(record, tables, forms)
+            if figures is not None:
+                drawn = export_figures(record, figures, pictures)
+            page = write_page(runs[0], out, record=record)
         elif out is None and len(runs) > 1:
             raise UnembedError(
                 f"{len(runs)} runs: name the page that leads to theirs, -o index.html"
@@ -51,4 +117,11 @@ def report_command(runs: tuple[Path, ...], out: Path | None) -> None:
             page = write_gallery(runs, out or runs[0] / GALLERY)
     except ReportUnavailable as error:
         raise UnembedError(str(error)) from error
+    if as_json:
+        files = {"page": page, "figures": drawn, "tables": listed}
+        echo(json.dumps(files, default=lambda one: str(one), indent=1))
+        return
     echo(str(page))
+    for what, folder, written in (("figures", figures, drawn), ("tables", tables, listed)):
+        if folder is not None:
+            echo(f"{folder}: {len(written)} files of {what}")

@@ -82,10 +82,6 @@ def heading(text: str) -> Spec:
 
 
 def _svg(spec: Spec, description: str, size: tuple[int, int]) -> str:
-    try:
-        import vl_convert
-    except ImportError as error:
-        raise ReportUnavailable(f"the report {NO_LIBRARY}") from error
     width, height = size
     whole = spec | {
         "width": width,
@@ -95,9 +91,23 @@ def _svg(spec: Spec, description: str, size: tuple[int, int]) -> str:
         "background": None,
         "config": CONFIG,
     }
+    return _tidy(render(whole, "svg").decode(), description)
+
+
+def render(spec: Spec, form: str, scale: float = 1.0) -> bytes:
+    """A whole specification as ``svg`` or as ``png``, that with ``scale`` pixels for each.
+
+    Raises ``ReportUnavailable`` where vl-convert is not installed, or cannot draw here.
+    """
+    try:
+        import vl_convert
+    except ImportError as error:
+        raise ReportUnavailable(f"the report {NO_LIBRARY}") from error
     _check_renderer()
     try:
-        svg = str(vl_convert.vegalite_to_svg(whole))
+        if form == "png":
+            return bytes(vl_convert.vegalite_to_png(spec, scale=scale))
+        return str(vl_convert.vegalite_to_svg(spec)).encode()
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # a panic of its engine is no Exception
@@ -106,7 +116,6 @@ def _svg(spec: Spec, description: str, size: tuple[int, int]) -> str:
             f"the charts cannot be drawn ({reason:.160}): run unembed report elsewhere, or with "
             "more memory"
         ) from error
-    return _tidy(svg, description)
 
 
 @cache

@@ -29,12 +29,16 @@ class Card:
 
 @dataclass(frozen=True)
 class Table:
-    """A table whose first column names the row; the rows ``faint`` rest on little."""
+    """A table whose first column names the row; the rows ``faint`` rest on little.
+
+    ``estimates`` are what its rows say in words, where each of them is one estimate.
+    """
 
     caption: str
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     faint: frozenset[int] = frozenset()
+    estimates: tuple[Estimate | None, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -107,4 +111,5 @@ def estimates_table(
             else (name, wording.point(*one), wording.interval(*one))
             for name, one in rows.items()
         ),
+        estimates=tuple(None if isinstance(one, str) else one[0] for one in rows.values()),
     )
