@@ -21,9 +21,13 @@ def make_summary() -> RefinementSummary:
         )
         for step in range(1, STEPS + 1)
     )
-    watched = tuple(
-        WatchedStep(step, 777, 2.5, 0.41, 0.9 + step / 1e4, 0.02, 0.031, 0.0123, 0.97)
-        for step in range(50, STEPS + 1, 50)
+    start = WatchedStep(0, 777, 2.4, 0.42, 0.9, 0.019, 0.0, 0.0, 1.0)
+    watched = (
+        start,
+        *(
+            WatchedStep(step, 777, 2.5, 0.41, 0.9 + step / 1e4, 0.02, 0.031, 0.0123, 0.97)
+            for step in range(50, STEPS + 1, 50)
+        ),
     )
     return RefinementSummary(
         objective="fisher",

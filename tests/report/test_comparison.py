@@ -20,11 +20,15 @@ from unembed.decisions.comparison.summary import (
     comparison_from_json,
     comparison_to_json,
 )
+from unembed.report.comparison.charts import differences
 from unembed.report.comparison.divergences import divergence_section
 from unembed.report.comparison.flow import streams
+from unembed.report.comparison.groups import tokens_section
+from unembed.report.comparison.maps import net_map
 from unembed.report.comparison.page import account, comparison_page, reading
 from unembed.report.comparison.text import flip_text_view
 from unembed.report.parts import wording
+from unembed.stats.estimate import Estimate
 
 NAMES = [f"doc </option><b>{i}\u202e" for i in range(12)]
 FIRST = [15, 5, *range(10)]
@@ -59,6 +63,49 @@ def data_of(page: str) -> dict[str, Any]:
     assert found is not None
     data: dict[str, Any] = json.loads(found[1])
     return data
+
+
+def spread(value: float, room: float) -> Estimate:
+    return Estimate(value, value - room, value + room, 900)
+
+
+class TestColours:
+    @pytest.mark.parametrize(
+        ("change", "colour"),
+        [
+            (spread(0.02, 0.01), "var(--gained)"),
+            (spread(-0.02, 0.01), "var(--lost)"),
+            (spread(0.02, 0.03), "var(--muted)"),
+            (Estimate(-0.02, None, None, 9), "var(--muted)"),
+        ],
+    )
+    def test_only_what_its_interval_tells_from_0_has_one(
+        self, comparison: Comparison, change: Estimate, colour: str
+    ) -> None:
+        group = max(comparison.summary.by_class, key=lambda one: one.flips.wrong_to_right)
+        flips = replace(group.flips, accuracy_difference=change)
+        spec = differences([replace(group, flips=flips)], "class")
+        found = json.dumps(spec)
+        for one in ("var(--gained)", "var(--lost)"):
+            assert (one in found) == (one == colour)
+        net = json.dumps(net_map([replace(group, flips=flips)], ["a"], ["b"]))
+        assert ("--gain-4" in net, "--loss-4" in net) == (
+            colour == "var(--gained)",
+            colour == "var(--lost)",
+        )
+
+    def test_tokens_that_are_not_told_apart_are_folded(self, comparison: Comparison) -> None:
+        found = comparison.summary.tokens
+        row = found.gaining[0]
+        clear = replace(row, wrong_to_right=30, right_to_wrong=2, sign_p=1e-6)
+        faint = replace(row, wrong_to_right=6, right_to_wrong=5, sign_p=1.0)
+        tokens = replace(found, gaining=(clear, *[faint] * 19), losing=(faint,) * 20)
+        section = tokens_section(replace(comparison.summary, tokens=tokens))
+        assert [len(table.rows) for table in section.tables] == [1]
+        assert [len(table.rows) for table in section.folded] == [19, 20]
+        assert section.more == "39 that are not told from chance"
+        assert "the 40 with the largest net either way were tested" in section.lead
+        assert "The flips of 1 of them go to one side" in section.lead
 
 
 class TestSample:

@@ -124,16 +124,48 @@ def test_curves_hold_what_was_logged(summary: RefinementSummary) -> None:
     assert only.tables[0].rows[0] == ("1", wording.decimal(4.0))
 
 
+def test_one_step_is_words_and_no_chart_of_one_dot(summary: RefinementSummary) -> None:
+    section = watched_section(replace(summary, watched=summary.watched[1:2]))
+    assert section is not None
+    assert section.figures == ()
+    assert "At step 50 alone: loss 2.50, median margin 0.905, " in section.lead
+    assert "Step 0" not in section.lead
+    one = training_section(replace(summary, log=summary.log[:1]), 0.0)
+    assert one.figures == ()
+    assert "At step 1 alone: cross-entropy 3.00, penalty 0.400 and length 1.50." in one.lead
+
+
+def test_an_axis_does_not_draw_noise_large(summary: RefinementSummary) -> None:
+    still = tuple(
+        replace(one, nll=0.638711 + one.step * 1e-9, accuracy=0.5 + one.step * 1e-8)
+        for one in summary.watched
+    )
+    section = watched_section(replace(summary, watched=still))
+    assert section is not None
+    charts = {figure.name: figure.chart.wide for figure in section.figures}
+    ticks = re.findall(r">([\d.]+)</text>", charts["watched-loss"])
+    assert {"0.630", "0.640"} <= set(ticks)
+    assert all(len(tick) <= 5 for tick in ticks)
+    shares = re.findall(r">([\d.]+)\u00a0%</text>", charts["watched-accuracy"])
+    assert float(shares[-1]) - float(shares[0]) == pytest.approx(1.0, abs=0.6)
+
+
 def test_watched_curves_hold_what_was_measured(summary: RefinementSummary) -> None:
     section = watched_section(summary)
     assert section is not None
     assert "777 held-out positions" in section.lead
     rows = {figure.name: figure.tables[0].rows for figure in section.figures}
-    assert rows["watched-flips"][0] == ("50", wording.share(0.031), wording.share(0.0123))
+    assert rows["watched-flips"][0] == ("0", wording.share(0.0), wording.share(0.0))
+    assert rows["watched-flips"][1] == ("50", wording.share(0.031), wording.share(0.0123))
     assert rows["watched-margin"][-1] == ("500", wording.decimal(0.95))
-    assert rows["watched-relative"][0][1] == wording.decimal(0.02)
-    assert rows["watched-stable"][0][1] == wording.share(0.97)
-    assert rows["watched-loss"][0][1] == wording.decimal(2.5)
+    assert rows["watched-relative"][1][1] == wording.decimal(0.02)
+    assert rows["watched-stable"][1][1] == wording.share(0.97)
+    assert rows["watched-loss"][1][1] == wording.decimal(2.5)
+    captions = {figure.name: figure.caption for figure in section.figures}
+    assert captions["watched-loss"].endswith("2.40 before, 2.50 at step 500.")
+    assert "Churn 0\u00a0% before, 3.10\u00a0% at step 500; right" in captions["watched-flips"]
+    assert "Step 0 is the starting model." in section.lead
+    assert "of 1,500 positions" in section.lead
     assert watched_section(replace(summary, watched=())) is None
     assert 'id="watched"' not in drawn(replace(summary, watched=()))
 

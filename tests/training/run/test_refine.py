@@ -147,7 +147,7 @@ def test_a_refinement_leaves_the_model_alone_and_saves_one_that_audits_the_same(
 
     assert Refinement.load(tmp_path / "run").summary == done.summary
     assert done.summary.steps == len(done.summary.log) == recipe.steps
-    assert [seen.step for seen in done.summary.watched] == [2, 4, 6]
+    assert [seen.step for seen in done.summary.watched] == [0, 2, 4, 6]
     assert done.summary.stopped is None
     assert "churn" in str(done)
     assert "churn" in done._repr_html_()
@@ -536,6 +536,9 @@ def test_what_is_watched_is_what_an_audit_would_say(llama: Checkpoint, corpus: C
     counted[::2] = True
     model = copy.deepcopy(llama.model)
     check = HeldoutCheck.of(HeadHook.of(model), watched, counted, Budget())
+    start = check.at_start()
+    assert start == check.compare(model, 0)
+    assert (start.step, start.churn, start.right_to_wrong, start.stable_candidates) == (0, 0, 0, 1)
     torch.manual_seed(0)
     with torch.no_grad():
         for p in model.parameters():

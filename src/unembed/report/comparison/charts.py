@@ -23,6 +23,7 @@ from unembed.report.parts.marks import (
     reference,
     share_fields,
 )
+from unembed.report.parts.wording import side_of
 from unembed.stats.estimate import Estimate
 
 
@@ -38,12 +39,13 @@ def differences(groups: Sequence[FlipGroup], noun: str) -> Spec:
         change = group.flips.accuracy_difference
         if change.value is None:
             continue
-        colour = "var(--muted)" if few(group.flips) else _colour(change.value)
+        colour = "var(--muted)" if few(group.flips) else _colour(change)
         tip = (
             f"{noun} {group.name}, n = {wording.count(group.flips.n)}\n"
             f"{wording.full(change, wording.points)}\n{flip_words(group.flips)}"
         )
-        fill = "var(--paper)" if few(group.flips) else colour
+        told = side_of(change, 0.0) and not few(group.flips)
+        fill = colour if told else "var(--paper)"
         place = {name: 100 * value for name, value in interval_fields(change, "x").items()}
         rows.append(_row(group.name, group.flips.n, fill, colour, tip) | place)
     axis = plain_zero(plain_axis(None, grid=True, form="+.2~f"))
@@ -165,8 +167,9 @@ def _label(name: str, n: int) -> str:
     return f"{name}|n {wording.count(n)}"
 
 
-def _colour(value: float) -> str:
-    return "var(--gained)" if value > 0 else "var(--lost)" if value < 0 else "var(--muted)"
+def _colour(change: Estimate) -> str:
+    """A colour of gain or of loss only where the interval leaves out 0."""
+    return {1: "var(--gained)", -1: "var(--lost)", 0: "var(--muted)"}[side_of(change, 0.0)]
 
 
 def _against_diagonal(

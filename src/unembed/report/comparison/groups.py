@@ -26,8 +26,11 @@ from unembed.report.parts.wording import (
 _NET = (
     Key("gained-dot", "gain"),
     Key("lost-dot", "loss"),
-    Key("few-dot", f"fewer than {MINIMUM_FLIPS} flips"),
+    Key("few-dot", f"not told from 0, or fewer than {MINIMUM_FLIPS} flips"),
 )
+
+TOLD_APART_P = 0.05
+"""Below this p a token's flips to one side are more than chance has it, taken alone."""
 
 
 def groups_section(summary: ComparisonSummary) -> Section:
@@ -39,7 +42,7 @@ def groups_section(summary: ComparisonSummary) -> Section:
         "groups",
         "Who gained and who lost",
         "A flip is a decision gained, from wrong to right, or lost, from right to wrong. Groups "
-        f"with {few} flips are grey: their difference says little.",
+        f"with {few} flips, or whose interval holds 0, are grey: they tell no gain from loss.",
         (
             Figure(
                 "band-accuracy",
@@ -67,7 +70,10 @@ def groups_section(summary: ComparisonSummary) -> Section:
                 "colour is the change of accuracy, in equal steps up to the largest. Blank: no "
                 "position.",
                 draw(maps.net_map(*both), "Net flips in each class and frequency"),
-                (Key("ramp-net", "loss to gain"), Key("few", f"{few} flips")),
+                (
+                    Key("ramp-net", "loss to gain"),
+                    Key("few", f"not told from 0, or {few} flips"),
+                ),
                 cross,
             ),
             Figure(
@@ -87,19 +93,34 @@ def groups_section(summary: ComparisonSummary) -> Section:
 def tokens_section(summary: ComparisonSummary) -> Section:
     """The targets that gained and that lost most."""
     found = summary.tokens
-    tables = tuple(
-        _token_table(f"{caption} most", rows, summary.token_texts)
-        for caption, rows in (("Gained", found.gaining), ("Lost", found.losing))
-        if rows
-    )
+    title = "Tokens that gained and lost most"
+    if not found.tokens:
+        lead = "No target token has a flip: no decision went from wrong to right or back."
+        return Section("targets", title, lead)
+
+    def tables(told: bool) -> tuple[Table, ...]:
+        return tuple(
+            _token_table(f"{caption} most", chosen, summary.token_texts)
+            for caption, rows in (("Gained", found.gaining), ("Lost", found.losing))
+            if (chosen := [row for row in rows if _told_apart(row) is told])
+        )
+
+    rows = (*found.gaining, *found.losing)
+    told = sum(map(_told_apart, rows))
+    said = f"The flips of {count(told)} of them go" if told else "Those of none go"
     lead = (
-        f"{count(found.tokens)} target tokens have a flip. Those with the largest net either way; "
-        "p is the sign test of its flips, one token at a time: among many, some are small by "
-        "chance."
-        if found.tokens
-        else "No target token has a flip: no decision went from wrong to right or back."
+        f"{count(found.tokens)} target tokens have a flip; the {count(len(rows))} with the largest "
+        f"net either way were tested. {said} to one side more than chance has it (p below "
+        f"{TOLD_APART_P:g} in the sign test, one token at a time: among many, some are by chance)."
     )
-    return Section("targets", "Tokens that gained and lost most", lead, (), tables)
+    folded = tables(False)
+    more = f"{count(len(rows) - told)} that are not told from chance" if folded else ""
+    return Section("targets", title, lead, (), tables(True), folded, more)
+
+
+def _told_apart(row: TokenFlips) -> bool:
+    few = row.wrong_to_right + row.right_to_wrong < MINIMUM_FLIPS
+    return not few and row.sign_p is not None and row.sign_p < TOLD_APART_P
 
 
 def _differences(name: str, title: str, noun: str, groups: Sequence[FlipGroup]) -> Figure:

@@ -10,6 +10,7 @@ from unembed.report.comparison.charts import few, flip_words
 from unembed.report.parts import wording
 from unembed.report.parts.drawing import Spec, heading
 from unembed.report.parts.marks import NO_SCALE
+from unembed.report.parts.wording import side_of
 
 NET_STEPS = 4
 """Steps on either side of zero of the scale ``--loss-4`` … ``--gain-4``."""
@@ -19,22 +20,27 @@ CHURN_STEPS = 5
 
 
 def net_map(groups: Sequence[FlipGroup], rows: Sequence[str], columns: Sequence[str]) -> Spec:
-    """Net of each class and frequency; the colour is the change of accuracy, grey where few."""
+    """Net of each class and frequency; the colour is the change of accuracy.
+
+    Grey where flips are few, or where the interval of the change holds 0.
+    """
     sure = [
         abs(group.flips.accuracy_difference.value)
         for group in groups
-        if group.flips.accuracy_difference.value is not None and not few(group.flips)
+        if group.flips.accuracy_difference.value is not None
+        and not few(group.flips)
+        and side_of(group.flips.accuracy_difference, 0.0)
     ]
     largest = max(sure, default=0.0)
 
     def look(flips: Flips) -> tuple[str, str]:
         change = flips.accuracy_difference.value
         label = wording.signed_count(flips.net)
-        if change is None or few(flips) or largest == 0.0:
+        told = side_of(flips.accuracy_difference, 0.0)
+        if change is None or few(flips) or not told:
             return "var(--few)", label
         step = min(NET_STEPS, 1 + int(NET_STEPS * abs(change) / largest))
-        side = "gain" if change > 0 else "loss"
-        return ("var(--few)" if change == 0 else f"var(--{side}-{step})"), label
+        return f"var(--{'gain' if told > 0 else 'loss'}-{step})", label
 
     return _map(groups, rows, columns, look)
 

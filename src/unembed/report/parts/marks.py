@@ -7,10 +7,12 @@ the encodings of ``x`` and ``y``, to which the field of that name is added where
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from unembed.report.parts.drawing import Spec
+from unembed.report.parts.scales import Scale
 from unembed.stats.estimate import Estimate
 
 NO_SCALE: Spec = {"type": "nominal", "scale": None}
@@ -52,6 +54,18 @@ def plain_axis(title: str | None, *, grid: bool, form: str) -> Spec:
 def quantity(axis: Spec | None, **scale: object) -> Spec:
     """A channel of numbers; ``scale`` are properties of its scale."""
     return {"type": "quantitative", "axis": axis} | ({"scale": scale} if scale else {})
+
+
+def scaled(scale: Scale, title: str | None, *, grid: bool) -> Spec:
+    """A channel of numbers on a scale, whose ticks are written as the scale writes them."""
+    words = json.dumps([scale.label(tick) for tick in scale.ticks], ensure_ascii=False)
+    axis = {
+        "title": title,
+        "grid": grid,
+        "values": list(scale.ticks),
+        "labelExpr": f"{words}[round((datum.value - {scale.ticks[0]!r}) / {scale.step!r})]",
+    }
+    return quantity(axis, domain=[scale.low, scale.high], nice=False, zero=False)
 
 
 def plain_zero(axis: Spec) -> Spec:

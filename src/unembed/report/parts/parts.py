@@ -63,13 +63,18 @@ class Figure:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading with a sentence or two, then figures side by side, then tables."""
+    """A heading with a sentence or two, then figures side by side, then tables.
+
+    ``folded`` tables lie closed under the words ``more``.
+    """
 
     name: str
     title: str
     lead: str
     figures: tuple[Figure, ...] = ()
     tables: tuple[Table, ...] = ()
+    folded: tuple[Table, ...] = ()
+    more: str = ""
 
 
 def card(label: str, estimate: Estimate, form: Wording, unit: str = "", remark: str = "") -> Card:

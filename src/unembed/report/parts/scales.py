@@ -51,13 +51,19 @@ def step_of(span: float, ticks: int) -> float:
     return power * next(step for step in ROUND_STEPS if step * power * ticks >= span * (1 - 1e-9))
 
 
-def scale_of(values: Iterable[float], *, ticks: int = 4, percent: bool = False) -> Scale:
-    """The axis that holds every value between multiples of a round step.
+def scale_of(
+    values: Iterable[float], *, ticks: int = 4, percent: bool = False, least: float = 0.0
+) -> Scale:
+    """The axis that holds every value between multiples of a round step, ``least`` long at least.
 
     Values that are all the same lie in its middle; without values it is 0 to 1.
     """
     found = list(values)
     low, high = (min(found), max(found)) if found else (0.0, 1.0)
+    if high - low < least:
+        middle = (low + high) / 2
+        start = middle - least / 2 if low < 0 else max(0.0, middle - least / 2)
+        low, high = min(low, start), max(high, start + least)
     if not high - low > 1e-9 * max(abs(low), abs(high)):
         room = 0.5 * abs(low) or 0.5
         low, high = low - room, high + room

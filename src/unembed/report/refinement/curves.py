@@ -6,9 +6,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from unembed.report.parts.drawing import Spec, draw, heading
-from unembed.report.parts.marks import CURVES, dots, line, plain_axis, quantity, reference, spaced
+from unembed.report.parts.marks import (
+    CURVES,
+    dots,
+    line,
+    plain_axis,
+    quantity,
+    reference,
+    scaled,
+    spaced,
+)
 from unembed.report.parts.parts import Figure, Key, Section, Table
-from unembed.report.parts.wording import Wording, decimal, share, signed
+from unembed.report.parts.scales import Scale, scale_of
+from unembed.report.parts.wording import Wording, count, decimal, listed, share, signed
 from unembed.training.run.summary import RefinementSummary, Step, WatchedStep
 
 MOST_STEPS_DRAWN = 300
@@ -17,6 +27,10 @@ MOST_STEPS_LISTED = 40
 """Rows of a table at most."""
 MOST_STEPS_MARKED = 40
 """A curve of more points is drawn as a line alone."""
+
+LEAST_PART, LEAST_SHARE = 0.02, 0.01
+"""An axis spans at least this part of its largest value, of shares this much: what is less would be
+noise drawn large, as these curves have no intervals."""
 
 CURVE_KEYS = ("line", "dashed")
 """The keys of the looks in ``CURVES``."""
@@ -120,7 +134,8 @@ def training_section(summary: RefinementSummary, clip: float) -> Section:
     )
     rules = {"gradient-norm": clip or None}
     drawn = [_figure(one, log, rules.get(one.name)) for one in figures]
-    return Section("training", "The run, step by step", _lead(summary), tuple(filter(None, drawn)))
+    lead = f"{_lead(summary)} {_alone(figures, log)}".rstrip()
+    return Section("training", "The run, step by step", lead, tuple(filter(None, drawn)))
 
 
 def watched_section(summary: RefinementSummary) -> Section | None:
@@ -129,14 +144,21 @@ def watched_section(summary: RefinementSummary) -> Section | None:
     if not watched:
         return None
     drawn = [_figure(replace(one, name=f"watched-{one.name}"), watched) for one in WATCHED]
-    return Section(
-        "watched",
-        "Held-out text on the way",
-        f"The same {watched[0].n:,} held-out positions after so many steps, without intervals: "
-        "where a curve turns, a shorter run would have done. Right to wrong counts targets of the "
-        "budget’s classes alone, where it names some.",
-        tuple(filter(None, drawn)),
+    lead = (
+        f"The same {count(watched[0].n)} held-out positions after so many steps, without "
+        "intervals: where a curve turns, a shorter run would have done. Right to wrong counts "
+        "targets of the budget’s classes alone, where it names some."
     )
+    if watched[0].step == 0:
+        lead += " Step 0 is the starting model."
+    audited = summary.heldout.n_positions
+    if audited != watched[0].n:
+        lead += (
+            f" The figures above are of {count(audited)} positions, so that values may differ from "
+            "them where these do; what changed should not."
+        )
+    lead = f"{lead} {_alone(WATCHED, watched)}".rstrip()
+    return Section("watched", "Held-out text on the way", lead, tuple(filter(None, drawn)))
 
 
 def _lead(summary: RefinementSummary) -> str:
@@ -155,31 +177,72 @@ def _lead(summary: RefinementSummary) -> str:
 def _figure(
     figure: StepFigure, log: Sequence[Step] | Sequence[WatchedStep], rule: float | None = None
 ) -> Figure | None:
-    """The curves of a figure over the same steps; None where nothing was logged."""
-    curves: list[LoggedCurve] = []
-    for label, field in figure.curves.items():
-        found = [(one.step, getattr(one, field)) for one in log]
-        curves.append((label, [(step, value) for step, value in found if value is not None]))
-    if not curves[0][1]:
+    """The curves of a figure over the same steps; None where fewer than two steps were logged."""
+    curves = _logged(figure, log)
+    if len(curves[0][1]) < 2:
         return None
     keys = tuple(Key(look, label) for (label, _), look in zip(curves, CURVE_KEYS, strict=False))
     return Figure(
         figure.name,
         figure.title,
-        figure.caption,
+        f"{figure.caption} {_ends(curves, figure.form)}",
         draw(_spec(curves, figure.unit, figure.form, rule), f"{figure.title} by step"),
         keys if len(curves) > 1 else (),
         (_table(figure.title, curves, figure.form),),
     )
 
 
+def _logged(figure: StepFigure, log: Sequence[Step] | Sequence[WatchedStep]) -> list[LoggedCurve]:
+    """Each curve of a figure: the steps that have a value, and the values."""
+    found: list[LoggedCurve] = []
+    for label, field in figure.curves.items():
+        values = [(one.step, getattr(one, field)) for one in log]
+        found.append((label, [(step, value) for step, value in values if value is not None]))
+    return found
+
+
+def _alone(figures: Sequence[StepFigure], log: Sequence[Step] | Sequence[WatchedStep]) -> str:
+    """What was logged at one step alone, which a sentence says better than a chart of one dot."""
+    single = [
+        (logged[0][0], f"{label} {figure.form(logged[0][1])}")
+        for figure in figures
+        for label, logged in _logged(figure, log)
+        if len(logged) == 1
+    ]
+    if not single:
+        return ""
+    return f"At step {single[0][0]} alone: {listed([words for _, words in single])}."
+
+
+def _ends(curves: Sequence[LoggedCurve], form: Wording) -> str:
+    """The first and the last value of each curve, in a sentence."""
+    parts = []
+    for label, logged in curves:
+        (first, start), (last, end) = logged[0], logged[-1]
+        when = "before" if first == 0 else f"at step {first}"
+        name = f"{label} " if len(curves) > 1 else ""
+        parts.append(f"{name}{form(start)} {when}, {form(end)} at step {last}")
+    words = "; ".join(parts)
+    return f"{words[0].upper()}{words[1:]}."
+
+
+def _axis_of(curves: Sequence[LoggedCurve], form: Wording, rule: float | None) -> Scale:
+    """The vertical axis: from 0 where there are several curves or a rule."""
+    values = [value for _, logged in curves for _, value in logged]
+    if rule is not None:
+        values.append(rule)
+    least = LEAST_SHARE if form is share else LEAST_PART * max(map(abs, values))
+    if len(curves) > 1 or rule is not None:
+        values.append(0.0)
+    return scale_of(values, percent=form is share, least=least)
+
+
 def _spec(curves: Sequence[LoggedCurve], unit: str, form: Wording, rule: float | None) -> Spec:
     """Lines over the steps, and a horizontal rule."""
     axis = plain_axis("step", grid=False, form="~d") | {"tickMinStep": 1}
-    y_axis = plain_axis(None, grid=True, form=".2~%" if form is share else ".6~g")
     channels = {
         "x": quantity(axis, zero=False),
-        "y": quantity(y_axis, zero=len(curves) > 1 or rule is not None),
+        "y": scaled(_axis_of(curves, form, rule), None, grid=True),
     }
     layers: list[Spec] = []
     for (label, logged), look in zip(curves, CURVES, strict=False):

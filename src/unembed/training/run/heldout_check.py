@@ -78,7 +78,14 @@ class HeldoutCheck:
 
     def compare(self, model: nn.Module, step: int) -> WatchedStep:
         """Compare the model as it is now with the start."""
-        now, start = self.columns(model, f"after step {step}"), self.start
+        return self._against_start(self.columns(model, f"after step {step}"), step)
+
+    def at_start(self) -> WatchedStep:
+        """The starting model itself, as step 0."""
+        return self._against_start(self.start, 0)
+
+    def _against_start(self, now: dict[str, np.ndarray], step: int) -> WatchedStep:
+        start = self.start
         right, was = (side["top1"] == side["target"] for side in (now, start))
         kept = (start["topk_ids"][:, :, None] == now["topk_ids"][:, None, :]).any(2)
         lost = (was & ~right)[self.counted]
@@ -133,7 +140,10 @@ class StopCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
     ) -> None:
-        """The weights that the run starts or goes on from are good."""
+        """The weights that the run starts or goes on from are good; a start is step 0."""
+        if state.global_step == 0:
+            history: list[Any] = state.log_history
+            history.append({"step": 0, "watched": asdict(self.check.at_start())})
         self._keep(given["model"])
         self.bar.update(state.global_step - self.bar.n)
 

@@ -43,7 +43,7 @@ class Step:
 
 @dataclass(frozen=True)
 class WatchedStep:
-    """The watched held-out positions after a step: means, medians and shares of ``n``.
+    """The watched held-out positions after a step, 0 before the first: means and shares of ``n``.
 
     ``churn`` and ``right_to_wrong`` are against the starting model, the latter at the budget's
     classes. ``stable_candidates`` is the mean share of the starting model's top 5 that still are.
