@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from typing import Any
 
 import pytest
 
 from unembed.runs import progress
-from unembed.runs.progress import progress_bar
+from unembed.runs.progress import Steps, progress_bar
 
 
 class Terminal(io.StringIO):
@@ -58,3 +59,36 @@ def test_nothing_is_drawn_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> N
     with progress_bar("audit", "tok", 3, shown=False) as bar:
         bar.update(3)
     assert stream.getvalue() == ""
+
+
+def test_bars_are_called_by_their_steps_and_share_one_clock(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stream, now = io.StringIO(), [0.0]
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    points = Steps(3, alike=True)
+    for point in ("fisher", "margin"):
+        with points(point):
+            steps = Steps(2)
+            for name in ("training", "held out, before"):
+                with steps(name), progress_bar("audit", "tok", 100, shown=True) as bar:
+                    now[0] += 20
+                    bar.update(50)
+                    bar.refresh()
+    first, second = stream.getvalue().splitlines()
+    assert first.startswith("fisher: 1 of 3 | held out, before: 2 of 2, 50 %, 50.0 of 100 tok, ")
+    assert second.startswith("margin: 2 of 3 (01:20 left) | held out, before: 2 of 2, 50 %")
+    assert all(line.endswith(" left") for line in (first, second))
+
+
+def test_a_terminal_that_says_no_width_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Unsized(Terminal):
+        def fileno(self) -> int:
+            return 2
+
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0)
+    monkeypatch.setattr(progress.os, "get_terminal_size", lambda _fd: os.terminal_size((0, 0)))
+    text = drawn(Unsized(), monkeypatch)
+    assert "\r" not in text
+    assert "audit, 80 %, 40.0 of 50.0 tok" in text

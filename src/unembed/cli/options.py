@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -164,6 +165,7 @@ class Source:
     ) -> tuple[Checkpoint, dict[str, Corpus]]:
         """MODEL and several texts, by the names that were given for them."""
         from unembed.errors import UnembedError
+        from unembed.runs.progress import Steps
 
         for corpus in corpora:
             self.check(corpus)
@@ -173,7 +175,10 @@ class Source:
         checkpoint = opened(model, **self.loading)
         if options is not None:
             options.check_model(checkpoint)
-        texts = {corpus: self.read(corpus, checkpoint, quiet=quiet) for corpus in corpora}
+        texts, steps = {}, Steps(len(corpora))
+        for corpus in corpora:
+            with steps(f"reading {Path(corpus).name}"):
+                texts[corpus] = self.read(corpus, checkpoint, quiet=quiet)
         return checkpoint, texts
 
     def check(self, corpus: str) -> None:

@@ -19,7 +19,7 @@ from unembed.errors import UnembedError
 from unembed.models.checkpoint import Checkpoint, load
 from unembed.models.quantization import quantized, torchao_is_there
 from unembed.runs.manifest import read_run
-from unembed.runs.progress import progress_bar
+from unembed.runs.progress import Steps, progress_bar
 from unembed.runs.store import check_folder, holds_finished_run
 from unembed.selection.transfer.judged import JudgedTransfer
 from unembed.signatures.alignment.align import align
@@ -118,57 +118,64 @@ def run_demo(out: Path, *, progress: bool = False, command: str = "") -> DemoRun
             progress=progress,
         )
 
-    before = audited_as(whole, out)
+    with_int8, refines = torchao_is_there(), accelerate_is_there()
+    steps = Steps(4 + with_int8 + refines * len(OBJECTIVES))
+    with steps("the bundled model"):
+        before = audited_as(whole, out)
     narrow = load(bundled_model(), dtype="bfloat16")
     versions = {"bfloat16": replace(narrow, name=f"{NAME} in bfloat16")}
-    if torchao_is_there():
+    if with_int8:
         versions["int8"] = quantized(whole, "int8")
     rounded = {}
     for name, version in versions.items():
-        after = audited_as(version, out / name / "after")
+        with steps(name):
+            after = audited_as(version, out / name / "after")
         rounded[name] = compare(before, after, out=out / name, command=command)
     refined = {}
-    if accelerate_is_there():
-        refined = _refined(whole, out / "refined", progress, command)
-    alignment, transfer = _topics(whole, out, progress, command)
+    if refines:
+        refined = _refined(whole, out / "refined", steps, progress, command)
+    alignment, transfer = _topics(whole, out, steps, progress, command)
     return DemoRuns(before, rounded, refined, alignment, transfer)
 
 
 def _refined(
-    checkpoint: Checkpoint, out: Path, progress: bool, command: str
+    checkpoint: Checkpoint, out: Path, steps: Steps, progress: bool, command: str
 ) -> dict[str, Refinement]:
     text = heldout_corpus(checkpoint, REFINED_CHARACTERS)
-    return {
-        name: refine(
-            checkpoint,
-            text,
-            replace(RECIPE, objective=Objective(name), weight=weight),
-            out=out / name,
-            command=command,
-            progress=progress,
-        )
-        for name, weight in OBJECTIVES
-    }
+    found = {}
+    for name, weight in OBJECTIVES:
+        with steps(f"refined by {name}"):
+            found[name] = refine(
+                checkpoint,
+                text,
+                replace(RECIPE, objective=Objective(name), weight=weight),
+                out=out / name,
+                command=command,
+                progress=progress,
+            )
+    return found
 
 
 def _topics(
-    checkpoint: Checkpoint, out: Path, progress: bool, command: str
+    checkpoint: Checkpoint, out: Path, steps: Steps, progress: bool, command: str
 ) -> tuple[Alignments, JudgedTransfer]:
     folder = out / "signatures"
-    library = _signatures(checkpoint, topics(checkpoint), folder, progress)
+    with steps("topics"):
+        library = _signatures(checkpoint, topics(checkpoint), folder, progress)
     alike = align(list(library.values()), out=out / "topics", command=command)
     others = listings(checkpoint)
-    made = _signatures(checkpoint, others, folder, progress)
-    names = {one.name for one in made.values()}
-    gained = measure_transfer(
-        checkpoint,
-        {name: topic for name, topic in others.items() if name in names},
-        list(made.values()),
-        TOPIC_POSITIONS,
-        out=out / "helped",
-        command=command,
-        progress=progress,
-    )
+    with steps("listings"):
+        made = _signatures(checkpoint, others, folder, progress)
+        names = {one.name for one in made.values()}
+        gained = measure_transfer(
+            checkpoint,
+            {name: topic for name, topic in others.items() if name in names},
+            list(made.values()),
+            TOPIC_POSITIONS,
+            out=out / "helped",
+            command=command,
+            progress=progress,
+        )
     return alike, gained
 
 

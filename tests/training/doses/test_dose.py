@@ -104,11 +104,11 @@ def test_an_unfinished_grid_goes_on_where_it_was(
     out, trained = tmp_path / "run", []
     train = dosing.train
 
-    def counting(*given: object) -> object:
+    def counting(*given: object, progress: bool) -> object:
         trained.append(given[4])
         if len(trained) == 3:
             raise KeyboardInterrupt
-        return train(*given)  # type: ignore[arg-type]
+        return train(*given, progress=progress)  # type: ignore[arg-type]
 
     monkeypatch.setattr(dosing, "train", counting)
     with pytest.raises(KeyboardInterrupt):
@@ -127,10 +127,10 @@ def test_a_point_that_fails_is_noted(
 ) -> None:
     train = dosing.train
 
-    def failing(*given: object) -> object:
+    def failing(*given: object, progress: bool) -> object:
         if "margin" in str(given[4]):
             raise UnembedError("the run diverged")
-        return train(*given)  # type: ignore[arg-type]
+        return train(*given, progress=progress)  # type: ignore[arg-type]
 
     monkeypatch.setattr(dosing, "train", failing)
     grid = replace(GRID, objectives=(Objective("margin"),), weights=(1.0,), seeds=(0,))
@@ -147,7 +147,7 @@ def test_a_point_that_fails_is_noted(
 def test_a_full_disk_stops_the_grid_and_fails_no_point(
     bundled: tuple[Checkpoint, Corpus], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refused(*_given: object) -> None:
+    def refused(*_given: object, progress: bool) -> None:
         raise WriteError("trained.json cannot be written: No space left on device")
 
     monkeypatch.setattr(dosing, "train", refused)

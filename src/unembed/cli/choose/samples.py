@@ -59,6 +59,7 @@ def read_tasks(
     that no text has, and what cannot be read.
     """
     from unembed.models.adapters import adapted
+    from unembed.runs.progress import Steps
     from unembed.selection.scores import MODEL_BASELINES
 
     check_once(given)
@@ -90,12 +91,15 @@ def read_tasks(
             say_capped(text, one.windows.positions, reading.max_positions)
         return samples_of(one, task, progress=not quiet), one.head
 
-    first, head = read(base, target, called[0])
+    steps = Steps(len(given), alike=True)
+    with steps(called[0]):
+        first, head = read(base, target, called[0])
     facts = [("Model", base.name), (called[0], corpora[target].rules)]
     found, heads = [], []
     for name, task in zip(others, called[1:], strict=True):
         model_of = adapted(base, name, any_head=True) if of_models else base
-        samples, own = read(model_of, target if of_models else name, task)
+        with steps(task):
+            samples, own = read(model_of, target if of_models else name, task)
         found.append(samples)
         heads.append(own)
         facts.append((task, name if of_models else corpora[name].rules))

@@ -108,6 +108,7 @@ def signatures_of(
     called by what was given. Raises UnembedError for a task given twice, and for what cannot be
     read.
     """
+    from unembed.runs.progress import Steps
     from unembed.signatures.file import COMPACT_FILE, load
     from unembed.signatures.reading.files import file_of
     from unembed.signatures.reading.run import sketch
@@ -140,22 +141,25 @@ def signatures_of(
         read = [*texts, *([probe] if adapters and probe is not None else [])]
         corpora = {name: reader.read(name, options) for name in dict.fromkeys(read)}
         check_cap(options.max_positions, corpora)
+        steps = Steps(len(texts) + len(adapters), alike=True)
         for number, name in enumerate(texts):
-            found[name] = sketch(
-                reader.checkpoint,
-                corpora[name],
-                options,
-                at_most=True,
-                out=out / FOLDER / f"{number:03d}-{name_of(name)}.safetensors",
-                task=name_of(name),
-                progress=not quiet,
-            )
+            with steps(f"sketch of {name_of(name)}"):
+                found[name] = sketch(
+                    reader.checkpoint,
+                    corpora[name],
+                    options,
+                    at_most=True,
+                    out=out / FOLDER / f"{number:03d}-{name_of(name)}.safetensors",
+                    task=name_of(name),
+                    progress=not quiet,
+                )
             if options.unit == "token" and not quiet:
                 say_capped(name, round(found[name].state.samples), options.max_positions)
         for number, name in enumerate(adapters):
             assert probe is not None
             file = out / FOLDER / f"adapter-{number:03d}-{name_of(name)}.safetensors"
-            found[name] = _adapted(reader, name, corpora[probe], options, file)
+            with steps(f"sketch by {name_of(name)}"):
+                found[name] = _adapted(reader, name, corpora[probe], options, file)
     names = [one.name for one in found.values()]
     return [
         replace(found[name], name=name) if names.count(found[name].name) > 1 else found[name]

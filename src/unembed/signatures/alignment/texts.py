@@ -13,7 +13,7 @@ from unembed.models.checkpoint import Checkpoint
 from unembed.models.mode import restores_mode
 from unembed.models.model_pass import ModelPass
 from unembed.runs.phases import Phases
-from unembed.runs.progress import progress_bar
+from unembed.runs.progress import Steps, progress_bar
 from unembed.runs.provenance import digest_of
 from unembed.signatures.alignment.align import align
 from unembed.signatures.alignment.exact import exact_alignments
@@ -71,15 +71,17 @@ def align_texts(
     }
     if exact is None:
         exact = sum(one.windows.positions for one in passes.values()) <= EXACT_SAMPLES
+    steps = Steps(len(texts), alike=True)
     if not exact:
-        return align(
-            [
-                sketch(checkpoint, text, options, task=name, progress=progress)
-                for name, text in texts.items()
-            ],
-            debias=debias,
-        )
-    samples = [samples_of(one, name, progress=progress) for name, one in passes.items()]
+        signatures = []
+        for name, text in texts.items():
+            with steps(f"sketch of {name}"):
+                signatures.append(sketch(checkpoint, text, options, task=name, progress=progress))
+        return align(signatures, debias=debias)
+    samples = []
+    for name, one in passes.items():
+        with steps(name):
+            samples.append(samples_of(one, name, progress=progress))
     head = next(iter(passes.values())).head
     return exact_alignments(samples, head, fisher=options.fisher, unit=options.unit, debias=debias)
 

@@ -19,7 +19,7 @@ from unembed.errors import UnembedError, WriteError
 from unembed.models.checkpoint import Checkpoint
 from unembed.runs.files import check_room, write_whole
 from unembed.runs.manifest import FinishedRun
-from unembed.runs.progress import progress_bar
+from unembed.runs.progress import Steps
 from unembed.runs.provenance import digest_of
 from unembed.runs.run_record import RunRecord
 from unembed.runs.store import RunFolder
@@ -131,22 +131,22 @@ class _Points:
         """Both tables, and the points that failed, once every point is there."""
         if self.keep_models:
             self.check_room()
-        start = {side: self.audited(self.checkpoint, side, self.out / "start") for side in SIDES}
-        disturbed = self.disturbed(self.checkpoint, self.out / "start")
         everything, failed = list(self.grid.points()), {}
-        with progress_bar("dose", "point", len(everything), progress) as bar:
-            for point in everything:
-                bar.set_postfix_str(folder_name(*point))
-                reason = self.measured(*point)
-                bar.update()
-                if reason is not None:
-                    failed[folder_name(*point)] = reason
+        steps = Steps(1 + len(everything) + len(SIDES), alike=True)
+        with steps("the starting model"):
+            start, disturbed = self.read(self.checkpoint, self.out / "start", Steps(3), progress)
+        for point in everything:
+            with steps(folder_name(*point)):
+                reason = self.measured(*point, progress)
+            if reason is not None:
+                failed[folder_name(*point)] = reason
         tables = {}
         for side in SIDES:
             points = [
                 self.point(*one, side) for one in everything if folder_name(*one) not in failed
             ]
-            points += self.temperatures(start[side], points, side)
+            with steps(f"temperatures, {SIDES[side]}"):
+                points += self.temperatures(start[side], points, side, progress)
             before = disturbed if side == "heldout" else None
             tables[side] = dose_table(start[side], points, start_read_outs=before)
         return tables, failed
@@ -165,7 +165,9 @@ class _Points:
         """Where a point is trained and measured."""
         return self.out / "points" / folder_name(objective, weight, seed)
 
-    def measured(self, objective: Objective, weight: float, seed: int) -> str | None:
+    def measured(
+        self, objective: Objective, weight: float, seed: int, progress: bool
+    ) -> str | None:
         """Train and measure one point, or return why it could not be trained."""
         folder = self.folder(objective, weight, seed)
         done, failure = folder / "done", folder / "failed.json"
@@ -175,18 +177,18 @@ class _Points:
             reason: str = json.loads(failure.read_text())
             return reason
         recipe = replace(self.grid.recipe, objective=objective, weight=weight, seed=seed)
+        steps, part = Steps(4), self.part
         try:
-            trained = train(
-                self.checkpoint, self.part.training, self.part.heldout, recipe, folder
-            ).checkpoint
+            with steps("training"):
+                trained = train(
+                    self.checkpoint, part.training, part.heldout, recipe, folder, progress=progress
+                ).checkpoint
         except WriteError:
             raise
         except UnembedError as error:
             write_whole(failure, json.dumps(str(error)).encode())
             return str(error)
-        for side in SIDES:
-            self.audited(trained, side, folder)
-        self.disturbed(trained, folder)
+        self.read(trained, folder, steps, progress)
         write_whole(done, b"")
         if not self.keep_models:
             shutil.rmtree(folder / MODEL, ignore_errors=True)
@@ -198,16 +200,36 @@ class _Points:
         found = _read(folder) if side == "heldout" else None
         return DosePoint(label_of(objective), weight, seed, Audit.load(folder / side), found)
 
-    def audited(self, checkpoint: Checkpoint, side: str, folder: Path, scale: float = 1.0) -> Audit:
+    def read(
+        self, checkpoint: Checkpoint, folder: Path, steps: Steps, progress: bool
+    ) -> tuple[dict[str, Audit], ReadOuts]:
+        """The audits of a model on either part of the text, and what disturbances do to it."""
+        audits = {}
+        for side, words in SIDES.items():
+            with steps(words):
+                audits[side] = self.audited(checkpoint, side, folder, progress)
+        with steps("disturbances"):
+            return audits, self.disturbed(checkpoint, folder, progress)
+
+    def audited(
+        self, checkpoint: Checkpoint, side: str, folder: Path, progress: bool, scale: float = 1.0
+    ) -> Audit:
         """The audit of a model on one part of the text."""
         recipe = self.grid.recipe
         options = AuditOptions(
             context=recipe.context, max_positions=recipe.audit_positions, logit_scale=scale
         )
         text: Corpus = getattr(self.part, side)
-        return audit(checkpoint.model, text, options, out=folder / side, name=checkpoint.name)
+        return audit(
+            checkpoint.model,
+            text,
+            options,
+            out=folder / side,
+            name=checkpoint.name,
+            progress=progress,
+        )
 
-    def disturbed(self, checkpoint: Checkpoint, folder: Path) -> ReadOuts:
+    def disturbed(self, checkpoint: Checkpoint, folder: Path, progress: bool) -> ReadOuts:
         """What disturbances do to a model's held-out decisions."""
         path = folder / READ_OUTS
         if not path.exists():
@@ -221,13 +243,16 @@ class _Points:
                 changes=grid.changes,
                 noise=grid.noise,
                 options=options,
+                progress=progress,
             )
             sink = pa.BufferOutputStream()
             pq.write_table(found.to_table(), sink)
             write_whole(path, sink.getvalue().to_pybytes())
         return _read(folder)
 
-    def temperatures(self, start: Audit, points: Sequence[DosePoint], side: str) -> list[DosePoint]:
+    def temperatures(
+        self, start: Audit, points: Sequence[DosePoint], side: str, progress: bool
+    ) -> list[DosePoint]:
         """The starting model with its logits scaled to the median margin of each dose.
 
         The same for the seeds of a dose, whose mean median is matched.
@@ -236,11 +261,14 @@ class _Points:
         doses: dict[tuple[str, float], list[float]] = {}
         for point in points:
             doses.setdefault((point.objective, point.weight), []).append(_median(point.audit))
-        found = []
+        found, steps = [], Steps(len(doses), alike=True)
         for (objective, weight), medians in doses.items():
             factor = float(np.mean(medians)) / base
             name = f"temperature-{objective}-{weight:g}"
-            made = self.audited(self.checkpoint, side, self.out / "points" / name, factor)
+            with steps(f"temperature of {objective} {weight:g}"):
+                made = self.audited(
+                    self.checkpoint, side, self.out / "points" / name, progress, factor
+                )
             found.append(DosePoint("temperature", factor, 0, made, None, f"{objective} {weight:g}"))
         return found
 

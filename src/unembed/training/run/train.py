@@ -23,7 +23,7 @@ from unembed.models.length_proof import prove_lengths
 from unembed.models.mode import kept_mode, restores_mode
 from unembed.runs.files import write_whole
 from unembed.runs.manifest import FinishedRun, read_run
-from unembed.runs.progress import progress_bar
+from unembed.runs.progress import Steps, progress_bar
 from unembed.runs.provenance import digest_of
 from unembed.runs.record import record_to_json
 from unembed.runs.run_record import RunRecord
@@ -62,7 +62,7 @@ CHECKPOINTS = "checkpoints"
 MODEL = "model"
 BENCHMARKS = "benchmarks"
 NOTE = "trained.json"
-SIDES = ("heldout", "training")
+SIDES = {"heldout": "held out", "training": "training text"}
 
 
 @dataclass(frozen=True)
@@ -148,23 +148,26 @@ def refine(
         placed = None if positions is None else part.placed(positions)
         trained_context = context_of(checkpoint.model, recipe.context) - 1
         notes = Windows.of(corpus, trained_context).facts.notes
-        trained = train(
-            checkpoint,
-            part.training,
-            part.heldout,
-            recipe,
-            out,
-            positions=placed,
-            progress=progress,
-            report_to=report_to,
-        )
+        steps = Steps(5 + (benchmarks is not None))
+        with steps("training"):
+            trained = train(
+                checkpoint,
+                part.training,
+                part.heldout,
+                recipe,
+                out,
+                positions=placed,
+                progress=progress,
+                report_to=report_to,
+            )
         heldout, training = (
-            _compared(checkpoint, trained.checkpoint, text, recipe, out / name, progress)
+            _compared(checkpoint, trained.checkpoint, text, recipe, out / name, steps, progress)
             for name, text in (("heldout", part.heldout), ("training", part.training))
         )
         scored = None
         if benchmarks is not None:
-            scored = benchmarks.run_on_both(checkpoint, out / MODEL, out / BENCHMARKS, progress)
+            with steps("benchmarks"):
+                scored = benchmarks.run_on_both(checkpoint, out / MODEL, out / BENCHMARKS, progress)
         summary = summarise_refinement(
             recipe, trained.note, heldout.summary, training.summary, scored, notes
         )
@@ -286,13 +289,21 @@ class _TrainingJob:
 
 
 def _compared(
-    before: Checkpoint, after: Checkpoint, text: Corpus, recipe: Recipe, out: Path, progress: bool
+    before: Checkpoint,
+    after: Checkpoint,
+    text: Corpus,
+    recipe: Recipe,
+    out: Path,
+    steps: Steps,
+    progress: bool,
 ) -> Comparison:
     options = AuditOptions(context=recipe.context, max_positions=recipe.audit_positions)
-    sides = [
-        audit(one.model, text, options, out=out / side, name=one.name, progress=progress)
-        for side, one in (("before", before), ("after", after))
-    ]
+    part, sides = SIDES[out.name], []
+    for side, one in (("before", before), ("after", after)):
+        with steps(f"{part}, {side}"):
+            sides.append(
+                audit(one.model, text, options, out=out / side, name=one.name, progress=progress)
+            )
     return compare(*sides, out=out)
 
 
