@@ -18,6 +18,11 @@ class Elements(HTMLParser):
         self.tags.append((tag, dict(attrs)))
 
 
+def without_terms(page: str) -> str:
+    """The page as it reads where no term is marked."""
+    return re.sub("</?dfn[^>]*>", "", page)
+
+
 def painted(svg: str, tasks: int) -> dict[tuple[int, int], str]:
     """The colour of each cell of a heat map, by row and column, from its paths."""
     found: dict[tuple[int, int], str] = {}

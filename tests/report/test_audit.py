@@ -11,7 +11,7 @@ import pytest
 
 from browser import Watched, browser_test
 from made_up.audits import NASTY, make_documents, make_summary, make_token
-from markup import Elements
+from markup import Elements, without_terms
 from unembed.decisions.audit.audit import headline
 from unembed.decisions.audit.excerpt import DocumentView
 from unembed.decisions.audit.gap import TiedEnd
@@ -80,7 +80,7 @@ def test_the_page_says_where_rounding_decides_the_published_fit() -> None:
     assert summary.gap is not None
     tied = TiedEnd(63, 0.0123, 0.839, 0.828)
     summary = replace(summary, gap=replace(summary.gap, tied=tied))
-    text = audit_page("An audit", summary, FACTS, make_documents(), [])
+    text = without_terms(audit_page("An audit", summary, FACTS, make_documents(), []))
     said = "63 equal margins at the window’s lower end, 0.0123 logits: rounding decides between"
     assert text.replace("&#39;", "’").replace("'", "’").count(said) >= 2
     assert dict(headline(summary))["gap slope, to mind"] == tied.in_words
@@ -138,7 +138,7 @@ def test_numbers_and_their_reasons_are_shown(page: str) -> None:
     without = replace(
         make_summary(native=False, gap=False), median_margin=undefined, accuracy=undefined
     )
-    bare = audit_page("t", without, [], [])
+    bare = without_terms(audit_page("t", without, [], []))
     assert "No decision could be measured: no position was finite." in bare
     assert "Not fitted here: fewer than 100 positive margins." in bare
     assert "none: no position was finite" in bare

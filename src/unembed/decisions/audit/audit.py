@@ -196,7 +196,7 @@ def headline(summary: AuditSummary) -> list[tuple[str, str]]:
         ("perplexity", full(summary.perplexity, decimal)),
         ("median margin (logits)", full(summary.median_margin, decimal)),
         ("margin below 0.5", full(summary.share_margin_below_half, share)),
-        ("median relative distance", full(summary.median_relative_distance, decimal)),
+        ("median scale-free margin", full(summary.median_relative_distance, decimal)),
         ("Spearman margin, entropy", full(summary.spearman_margin_entropy, decimal)),
     ]
     if summary.gap is None:

@@ -173,7 +173,7 @@ def _margins(summary: AuditSummary) -> Section:
             figure(
                 ("relative", "Scale-free margin"),
                 summary.relative_distance_histogram,
-                "relative distance",
+                "scale-free margin",
                 summary.median_relative_distance,
                 summary.relative_distance_quantiles,
             ),

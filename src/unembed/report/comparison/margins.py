@@ -53,7 +53,7 @@ def margins_section(summary: ComparisonSummary) -> Section:
             (
                 ("delta-relative", "Change of the scale-free margin"),
                 everywhere.relative_distance,
-                "Δ relative distance",
+                "Δ scale-free margin",
             ),
         )
     )

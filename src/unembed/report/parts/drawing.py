@@ -87,7 +87,7 @@ def _svg(spec: Spec, description: str, size: tuple[int, int]) -> str:
         "width": width,
         "height": height,
         "autosize": {"type": "fit", "contains": "padding"},
-        "padding": {"left": 2, "right": 10, "top": 2, "bottom": 2},
+        "padding": {"left": 7, "right": 10, "top": 2, "bottom": 2},
         "background": None,
         "config": CONFIG,
     }

@@ -129,6 +129,17 @@ for (const svg of document.querySelectorAll(".chart svg:not(.map, .cloud)")) {
     },
   );
 }
+// Terms: what one means, also by keyboard.
+document.addEventListener("focusin", (event) => {
+  const term = event.target.closest("dfn");
+  if (!term) return;
+  document.getElementById("hint").setAttribute("role", "status");
+  showHintAt(term.getBoundingClientRect(), term.dataset.tip);
+});
+document.addEventListener("focusout", (event) => { if (event.target.matches("dfn")) hideHint(); });
+document.addEventListener("keydown", (event) => { if (event.key === "Escape") hideHint(); });
+
+// Charts and terms: what is under the pointer.
 onPoint((event, target) => {
   const mark = target?.closest("[data-tip]");
   if (mark) showHint(event, mark.dataset.tip);

@@ -9,13 +9,15 @@ from jinja2 import Environment, PackageLoader, Template
 from markupsafe import Markup
 
 from unembed.report.parts import wording
+from unembed.report.parts.terms import explain
 
 
 def template(page: str) -> Template:
     """The template of a kind of page, ``audit`` for that in the folder ``audit``.
 
     Text is escaped, and its invisible characters are spelt out. In a template, ``parts`` holds the
-    macros that pages share, and ``inline`` reads a stylesheet or a script.
+    macros that pages share, ``inline`` reads a stylesheet or a script, and the filter ``explain``
+    marks terms of the glossary, each once for a set that ``new_terms`` makes.
     """
     found = Environment(
         loader=PackageLoader("unembed.report", ""),
@@ -25,6 +27,8 @@ def template(page: str) -> Template:
         lstrip_blocks=True,
     )
     found.globals["inline"] = lambda name: Markup(found.get_template(name).render() + "\n")
+    found.globals["new_terms"] = set
+    found.filters["explain"] = explain
     found.globals["parts"] = found.get_template("parts/macros.html.jinja").module
     return found.get_template(f"{page}/page.html.jinja")
 
