@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import resource
 import signal
 import sys
@@ -24,6 +25,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 KILLED, TIMED_OUT = -signal.SIGKILL, 124
+NOTE = re.compile(r"int[48] rounds ")
+"""What a command that ends well says on stderr too, before the line of a refusal."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,8 @@ class Ended:
         if "Traceback (most recent call last)" in self.err or "Exception ignored" in self.err:
             return "traceback"
         if self.code == 2:
-            lines = [line for line in self.err.splitlines() if line.strip()]
+            said = (line for line in self.err.splitlines() if line.strip())
+            lines = [line for line in said if not NOTE.match(line)]
             if lines and lines[0].startswith("Usage:"):
                 return "usage"
             return "refused" if len(lines) == 1 else "many lines"

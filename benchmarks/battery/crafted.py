@@ -5,8 +5,11 @@
 Unlike corruption, which checksums catch, a crafted file was made by someone: paths that lead out of
 the run, counts that are not those of the rows, targets beyond the vocabulary, fields that are
 missing or of another kind, numbers that no run gives, headers of absurd sizes, a checkpoint that
-wants its own code run. Each must be refused in one line with exit status 2, within a second beyond
-start-up, and touch nothing outside. Prints a table of counts; exits 1 on anything else.
+wants its own code run or a model of a million layers. Each must be refused in one line with exit
+status 2, within a second, and touch nothing outside. The second is measured on the wall clock from
+the fork of a process that has imported torch and transformers to its end, with all that a verb
+imports besides; one that takes longer is read twice more, for the machine may have been busy, and
+the fastest counts. Prints counts, the median and the slowest; exits 1 on anything else.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import statistics
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -26,16 +30,21 @@ from commands import call, scratch, table, warm
 from made import Artefact, Made, made
 
 Change = Callable[[Path], None]
-SLOWEST_S = 10.0
-"""Of a refusal, on a machine that does other things: it bounds a hang, and measures nothing."""
+SLOWEST_S = 1.0
+TRIES = 3
+"""Readings at most of a file whose refusal took longer."""
 
 
 def main() -> int:
     """Make, craft, read."""
     warm()
     place = scratch("crafted")
-    counts, bad = crafted(made(place / "made"), place)
+    counts, bad, seconds = crafted(made(place / "made"), place)
     print(table(counts, "artefact"))
+    print(f"\n| artefact | median s | slowest s |\n{'|---' * 3}|")
+    everything = [one for each in seconds.values() for one in each]
+    for kind, taken in {**seconds, "all": everything}.items():
+        print(f"| {kind} | {statistics.median(taken):.2f} | {max(taken):.2f} |")
     for line in bad:
         print(line, file=sys.stderr)
     shutil.rmtree(place)
@@ -43,30 +52,44 @@ def main() -> int:
 
 
 def crafted(
-    ready: Made, place: Path, every: int = 1
-) -> tuple[dict[str, dict[str, int]], list[str]]:
-    """Outcomes by kind of artefact, and a line for each that must not be; one case in ``every``."""
+    ready: Made, place: Path, every: int = 1, slowest_s: float = SLOWEST_S
+) -> tuple[dict[str, dict[str, int]], list[str], dict[str, list[float]]]:
+    """Outcomes by kind of artefact, a line for each that must not be, and the seconds of each
+    refusal; one case in ``every``.
+    """
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     bad: list[str] = []
+    seconds: dict[str, list[float]] = defaultdict(list)
     for kind, name, change, read, source in list(cases(ready))[::every]:
-        work = place / "copy"
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir()
-        copy = work / source.name
-        (shutil.copytree if source.is_dir() else shutil.copy)(source, copy)
-        victim = work / "victim.parquet"
-        victim.write_bytes(b"someone's")
-        change(copy)
-        ended = call([word.replace("OUT", str(copy)) for word in read], timeout_s=30)
-        outcome = ended.verdict
-        if outcome == "refused" and ended.seconds > SLOWEST_S:
+        found = [_read(place, change, read, source)]
+        while found[-1][1] > slowest_s and len(found) < TRIES:
+            found.append(_read(place, change, read, source))
+        wrong = (one for one in found if one[0] != "refused")
+        outcome, took, said = next(wrong, min(found, key=lambda one: one[1]))
+        if outcome == "refused" and took > slowest_s:
             outcome = "slow"
-        if not victim.exists() or victim.read_bytes() != b"someone's":
-            outcome = "TOUCHED"
         counts[kind][outcome] += 1
+        seconds[kind].append(took)
         if outcome != "refused":
-            bad.append(f"{kind}: {name}: {outcome} in {ended.seconds:.1f} s: {ended.err[-400:]}")
-    return {kind: dict(row) for kind, row in counts.items()}, bad
+            bad.append(f"{kind}: {name}: {outcome} in {took:.1f} s: {said}")
+    return {kind: dict(row) for kind, row in counts.items()}, bad, dict(seconds)
+
+
+def _read(place: Path, change: Change, read: list[str], source: Path) -> tuple[str, float, str]:
+    """How reading a crafted copy ended, in how many seconds, and the end of what it said."""
+    work = place / "copy"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
+    copy = work / source.name
+    (shutil.copytree if source.is_dir() else shutil.copy)(source, copy)
+    victim = work / "victim.parquet"
+    victim.write_bytes(b"someone's")
+    change(copy)
+    ended = call([word.replace("OUT", str(copy)) for word in read], timeout_s=30)
+    outcome = ended.verdict
+    if not victim.exists() or victim.read_bytes() != b"someone's":
+        outcome = "TOUCHED"
+    return outcome, ended.seconds, ended.err[-400:]
 
 
 def cases(ready: Made) -> Iterator[tuple[str, str, Change, list[str], Path]]:
@@ -78,6 +101,15 @@ def cases(ready: Made) -> Iterator[tuple[str, str, Change, list[str], Path]]:
             yield kind, name, _manifest(change), list(one.read), one.path
         for name, edit in SUMMARIES.items():
             yield kind, name, _summary(edit), list(one.read), one.path
+        for name, data in TEXTS.items():
+            yield kind, f"a summary of {name}", _summary_text(data), list(one.read), one.path
+            yield (
+                kind,
+                f"a manifest of {name}",
+                _text("manifest.json", data),
+                list(one.read),
+                one.path,
+            )
     audit = ready.artefacts["audit"]
     for name, rows in TOKENS.items():
         yield "audit", name, _tokens(rows), list(audit.read), audit.path
@@ -87,10 +119,18 @@ def cases(ready: Made) -> Iterator[tuple[str, str, Change, list[str], Path]]:
     index = ready.artefacts["index"]
     for name, head in INDEXES.items():
         yield "index", name, _index(head), list(index.read), index.path
+    for name, data in TEXTS.items():
+        yield "index", name, _text("index.json", data), list(index.read), index.path
+        yield "signature", name, _header_text(data), list(signature.read), signature.path
     corpus = str(ready.texts[0])
     audit_it = ["audit", "OUT", corpus, "-o", "OUT.run", "--context", "32", "--quiet"]
     for name, config in CONFIGS.items():
         yield "checkpoint", name, _config(config), audit_it, ready.model
+    for name, data in TEXTS.items():
+        for file in ("config.json", "tokenizer.json"):
+            yield "checkpoint", f"{file} of {name}", _text(file, data), audit_it, ready.model
+        weights = _inside("model.safetensors", _header_text(data))
+        yield "checkpoint", f"weights whose header is {name}", weights, audit_it, ready.model
 
 
 def _signature_of(ready: Made) -> Artefact:
@@ -129,6 +169,29 @@ def _summary(edit: Callable[[Any], Any]) -> Change:
         path = run / "summary.json"
         path.write_text(json.dumps(edit(json.loads(path.read_text()))))
         _relisted(run, path)
+
+    return apply
+
+
+def _text(name: str, data: bytes) -> Change:
+    return lambda folder: (folder / name).write_bytes(data) and None
+
+
+def _inside(name: str, change: Change) -> Change:
+    return lambda folder: change(folder / name)
+
+
+def _summary_text(data: bytes) -> Change:
+    def apply(run: Path) -> None:
+        (run / "summary.json").write_bytes(data)
+        _relisted(run, run / "summary.json")
+
+    return apply
+
+
+def _header_text(data: bytes) -> Change:
+    def apply(file: Path) -> None:
+        file.write_bytes(len(data).to_bytes(8, "little") + data)
 
     return apply
 
@@ -300,6 +363,20 @@ def _column(name: str, value: Any) -> Callable[[pa.Table], pa.Table]:
     return edit
 
 
+TEXTS: dict[str, bytes] = {
+    "a hundred thousand brackets": b"[" * 100_000,
+    "ninety million blanks": b" " * 90_000_000,
+    "a number of a million digits": b"9" * 1_000_000,
+    "bytes that are no Unicode": b"\xff\xfe\x00{",
+    "nothing": b"",
+}
+
+
+def _many_rows(rows: pa.Table) -> pa.Table:
+    """Twelve million rows, which take little of a file where they are all the same."""
+    return rows.take(pa.repeat(0, 12_000_000))
+
+
 TOKENS: dict[str, Callable[[pa.Table], pa.Table]] = {
     "a target beyond the vocabulary": _column("target", 1 << 20),
     "a negative target": _column("target", -5),
@@ -314,6 +391,7 @@ TOKENS: dict[str, Callable[[pa.Table], pa.Table]] = {
     ),
     "no rows": lambda rows: rows.slice(0, 0),
     "half of the rows": lambda rows: rows.slice(0, rows.num_rows // 2),
+    "millions of rows": _many_rows,
 }
 HEADERS: dict[str, Callable[[dict[str, Any]], None]] = {
     "no metadata": _drop("__metadata__"),
@@ -362,6 +440,12 @@ CONFIGS: dict[str, Callable[[dict[str, Any], Path], None]] = {
     ),
     "another width": lambda values, _folder: values.update(hidden_size=64),
     "more layers than weights": lambda values, _folder: values.update(num_hidden_layers=4),
+    "a million layers": lambda values, _folder: values.update(num_hidden_layers=1_000_000),
+    "a width of a million": lambda values, _folder: values.update(hidden_size=1_000_000),
+    "a vocabulary of a billion": lambda values, _folder: values.update(vocab_size=10**9),
+    "a vast inner width": lambda values, _folder: values.update(intermediate_size=10**8),
+    "a negative width": lambda values, _folder: values.update(hidden_size=-32),
+    "no heads": lambda values, _folder: values.update(num_attention_heads=0),
     "a precision that is none": lambda values, _folder: values.update(dtype="banana"),
     "a list": lambda values, _folder: values.update(vocab_size=[480]),
     "weights less": lambda _values, folder: (folder / "model.safetensors").unlink(),

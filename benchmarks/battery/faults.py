@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import resource
 import shutil
+import stat
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable
@@ -22,7 +23,10 @@ from pathlib import Path
 from commands import call, limited, scratch, table, warm
 from made import Artefact, Made, made
 
-GOOD = {"done", "refused"}
+ABORTED = "aborted by libc"
+"""Where no memory is left for a thread's own data the C library ends the process, and nothing of
+ours is asked; what was there must stand all the same."""
+GOOD = {"done", "refused", ABORTED}
 
 
 def main() -> int:
@@ -63,22 +67,31 @@ def faults(
 def _tried(place: Path, artefact: Artefact, fault: Callable[[], None]) -> tuple[str, str]:
     out = _fresh(place, artefact)
     ended = call(artefact.made_at(out), before=fault)
-    if ended.verdict == "refused":
+    libc = ended.code == 127 and "cannot allocate memory for thread-local data" in ended.err
+    verdict = ABORTED if libc else ended.verdict
+    if verdict in (ABORTED, "refused"):
         again = call(artefact.made_at(out))
         if again.code != 0:
             return "LOST", f"{ended.err} then {again.err}"
-    return ended.verdict, ended.err
+    return verdict, ended.err
 
 
 def _refused(place: Path, artefact: Artefact, prepare: Callable[[Path], Path]) -> tuple[str, str]:
     """An output that is not unembed's must be refused, and stand as it was."""
     out = _fresh(place, artefact)
     victim = prepare(out)
-    before = victim.read_bytes()
+    before = _state(victim)
     ended = call(artefact.made_at(out), timeout_s=60)
-    if victim.read_bytes() != before:
+    if _state(victim) != before:
         return "OVERWRITTEN", ended.err
     return ended.verdict, ended.err
+
+
+def _state(victim: Path) -> bytes:
+    """What a file holds, or what else it is: reading a pipe would wait for a writer."""
+    if victim.is_file():
+        return victim.read_bytes()
+    return str(stat.S_IFMT(victim.lstat().st_mode)).encode()
 
 
 def _fresh(place: Path, artefact: Artefact) -> Path:
@@ -137,6 +150,18 @@ def _someones_link(out: Path) -> Path:
     return victim
 
 
+def _someones_pipe(out: Path) -> Path:
+    """The output is a pipe, at which writing and reading wait."""
+    os.mkfifo(out)
+    return out
+
+
+def _little_memory() -> None:
+    """Address space for 128 MiB more than the process has by now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limited(resource.RLIMIT_AS, pages * resource.getpagesize() + (128 << 20))()
+
+
 FAULTS: dict[str, Callable[[], None]] = {
     "stdin closed": _closed(0),
     "stdout closed": _closed(1),
@@ -145,6 +170,7 @@ FAULTS: dict[str, Callable[[], None]] = {
     "stdout full": _full_output,
     "files of 20 kB at most": limited(resource.RLIMIT_FSIZE, 20_000),
     "no file may grow": limited(resource.RLIMIT_FSIZE, 0),
+    "128 MiB more memory": _little_memory,
     "40 open files": limited(resource.RLIMIT_NOFILE, 40),
     "current folder gone": _gone_folder,
     "no home": _without("HOME", "XDG_CACHE_HOME"),
@@ -154,6 +180,7 @@ FAULTS: dict[str, Callable[[], None]] = {
 OUTPUTS: dict[str, Callable[[Path], Path]] = {
     "someone's file": _someones_file,
     "a link to someone's file": _someones_link,
+    "a pipe": _someones_pipe,
 }
 
 

@@ -28,7 +28,7 @@ def main() -> int:
     ready = made(place / "made")
     found = {
         "corruption": corruption.tries(ready, place, 26, seed),
-        "crafted": crafted.crafted(ready, place, every=7),
+        "crafted": crafted.crafted(ready, place, every=17, slowest_s=10.0)[:2],
         "kills": kills.tries(ready, place, 13, seed),
         "odd commands": odd_commands.calls(ready, place, 48, seed),
         "faults": faults.faults(ready, place, kinds=("ranking",)),

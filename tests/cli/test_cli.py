@@ -26,6 +26,7 @@ from made_up.adapters import save_adapter
 from unembed import Audit, audit, cli, load
 from unembed.decisions import AuditOptions
 from unembed.models.checkpoint import load_tokenizer
+from unembed.report import pages
 from unembed.text.corpus import Corpus
 from unembed.text.windows import Windows
 
@@ -424,6 +425,30 @@ def test_output_that_cannot_be_printed(
         "unembed: the output cannot be printed: No space left on device; make room or print "
         "elsewhere\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (MemoryError(), "unembed: memory ran out: make room"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "unembed: memory ran out"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "unembed: memory ran out"),
+    ],
+)
+def test_memory_that_runs_out_is_told_in_a_line(
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    line: str,
+) -> None:
+    def refuse(*_args: object) -> None:
+        raise error
+
+    monkeypatch.setattr(pages, "write_page", refuse)
+    assert invoke("report", ".") == 2
+    said = capfd.readouterr().err
+    assert said.startswith(line)
+    assert said.count("\n") == 1
 
 
 def goes_on(out: Path, model: Path, text: Path) -> None:

@@ -24,6 +24,7 @@ from unembed.models.adapters import (
     is_adapter,
     is_adapter_alone,
     load_whole,
+    refuse_untrainable,
 )
 from unembed.models.checkpoint import Checkpoint
 from unembed.runs.provenance import digest_of
@@ -196,3 +197,25 @@ def test_an_adapter_beside_whole_weights_is_said_to_be_in_place(
     torch.testing.assert_close(found.model(IDS).logits, want)
     assert opened(str(llama_folder)).name == str(llama_folder)
     assert capsys.readouterr().err == ""
+
+
+def test_an_adapter_in_place_of_a_name_on_the_hub_is_seen_before_the_load(
+    llama_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the cache that a download leaves."""
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    for name, files in (("both", (CONFIG, "config.json")), ("plain", ("config.json",))):
+        repository = tmp_path / f"models--made--{name}"
+        snapshot = repository / "snapshots" / ("0" * 40)
+        snapshot.mkdir(parents=True)
+        (repository / "refs").mkdir()
+        (repository / "refs" / "main").write_text("0" * 40)
+        for file in files:
+            (snapshot / file).write_text("{}")
+    with pytest.raises(UnembedError, match=r"made/both holds an adapter beside .* hf download"):
+        refuse_untrainable("made/both")
+    for name in ("made/plain", "made/nothing", "no name/at all/of one", str(llama_folder)):
+        refuse_untrainable(name)

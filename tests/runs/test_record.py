@@ -78,10 +78,18 @@ def test_a_value_of_another_kind_is_named(field: str, value: Any, said: str) -> 
     assert said in str(refused.value)
 
 
-@pytest.mark.parametrize("summary", [{}, {**GOOD, "count": "x"}, {"name": "a"}, [1, 2]])
+SENSELESS = [
+    *({}, {**GOOD, "count": "x"}, {"name": "a"}, [1, 2]),
+    b"[" * 100_000,
+    b"\xff",
+]
+
+
+@pytest.mark.parametrize("summary", SENSELESS, ids=range(len(SENSELESS)))
 def test_a_run_that_does_not_make_sense_is_one_line(summary: Any, tmp_path: Path) -> None:
+    data = summary if isinstance(summary, bytes) else json.dumps(summary).encode()
     with RunFolder.open(tmp_path / "run", {"kind": "outer", "schema": 1}) as folder:
-        folder.write_bytes("summary.json", json.dumps(summary).encode())
+        folder.write_bytes("summary.json", data)
         folder.finish("")
     with pytest.raises(UnembedError) as refused:
         Outer.load(tmp_path / "run")

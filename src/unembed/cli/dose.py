@@ -75,7 +75,7 @@ def dose_command(
     from unembed.training.run.engine import check_accelerate
 
     check_accelerate()
-    refuse_untrainable(model)
+    refuse_untrainable(model, given.get("revision"))
     for name in OURS:
         if given.pop(name.removeprefix("--").replace("-", "_")) not in (None, ()):
             raise UnembedError(f"{name} is not for a grid: give it to unembed refine")

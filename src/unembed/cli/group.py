@@ -60,6 +60,13 @@ class Verbs(Listing):
             if error.errno != errno.ENOSPC or error.filename is not None:
                 raise
             _fail(f"the output cannot be printed: {error.strerror}; make room or print elsewhere")
+        except (MemoryError, RuntimeError) as error:
+            if not _out_of_memory(error):
+                raise
+            _fail(
+                "memory ran out: make room, or allow more address space (ulimit -v), and repeat "
+                "the same command; what was finished is kept"
+            )
         except KeyboardInterrupt:
             click.echo("unembed: stopped; the same command goes on from here", err=True)
             sys.exit(130)
@@ -131,6 +138,12 @@ def _fail_usage(error: click.ClickException) -> NoReturn:
     context = getattr(error, "ctx", None)
     where = f"; see {context.command_path} --help" if context is not None else ""
     _fail(error.format_message().rstrip(".") + where)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether an allocation failed, in Python, numpy, Arrow, or torch on a CPU or a GPU."""
+    torches = type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error)
+    return isinstance(error, MemoryError) or torches
 
 
 def _fail(message: str) -> NoReturn:

@@ -254,7 +254,7 @@ def refine_command(
     from unembed.training.run.engine import check_accelerate, check_report_to
     from unembed.training.run.train import refine
 
-    refuse_untrainable(model)
+    refuse_untrainable(model, given.get("revision"))
     if benchmark_tasks and is_adapter_alone(model):
         raise UnembedError(
             f"--benchmark {benchmark_tasks[0]} loads the starting model by its name, and {model} "

@@ -52,14 +52,41 @@ def base_of(folder: str | Path, base: str | None = None) -> str:
     )
 
 
-def refuse_untrainable(name: str | Path) -> None:
-    """Raise UnembedError, before a load, for a model folder with an adapter in place."""
-    if is_adapter(name) and not is_adapter_alone(name):
-        raise UnembedError(
-            f"{name} holds an adapter beside its weights, which is put in place, and only a plain "
-            f"model is trained: move {CONFIG} and {WEIGHTS} to a folder of their own, and give "
-            f"that with --base {name}, or {name} to train without it"
-        )
+def refuse_untrainable(name: str | Path, revision: str | None = None) -> None:
+    """Raise UnembedError, before a load, for a model with an adapter in place, a folder or a name
+    on the hub.
+    """
+    where, first = str(name), ""
+    if not Path(name).is_dir() and _hub_holds_both(str(name), revision):
+        where, first = "FOLDER", f"hf download {name} --local-dir FOLDER, "
+    elif not is_adapter(name) or is_adapter_alone(name):
+        return
+    raise UnembedError(
+        f"{name} holds an adapter beside its weights, which is put in place, and only a plain "
+        f"model is trained: {first}move {CONFIG} and {WEIGHTS} to a folder of their own, and give "
+        f"that with --base {where}, or {where} to train without it"
+    )
+
+
+def _hub_holds_both(name: str, revision: str | None) -> bool:
+    """Whether a name on the hub is of a model and of an adapter, by two small files."""
+    from transformers.utils.hub import cached_file
+
+    with hushed():
+        try:
+            return all(
+                cached_file(
+                    name,
+                    file,
+                    revision=revision,
+                    _raise_exceptions_for_gated_repo=False,
+                    _raise_exceptions_for_missing_entries=False,
+                    _raise_exceptions_for_connection_errors=False,
+                )
+                for file in (CONFIG, "config.json")
+            )
+        except (OSError, ValueError):
+            return False  # Loading says what is wrong with the name.
 
 
 def load_whole(name: str | Path, *, base: str | None = None, **loading: Any) -> Checkpoint:
@@ -138,7 +165,7 @@ def _check(folder: Path) -> None:
         raise UnembedError(f"{folder} holds no {CONFIG}: give the folder of an adapter")
     try:
         kind = json.loads((folder / CONFIG).read_text()).get("peft_type")
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         raise UnembedError(f"{folder / CONFIG} is no JSON object: copy the adapter again") from None
     if kind != ADAPTER_TYPE:
         raise UnembedError(f"{folder} is an adapter of type {kind}: give a {ADAPTER_TYPE}")

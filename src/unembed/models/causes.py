@@ -67,7 +67,7 @@ def untied_head(name: str, untrained: list[str], head: str | None) -> str | None
     try:
         config = json.loads((Path(name) / "config.json").read_text())
         said = config.get("text_config", config).get(TIED, config.get(TIED))
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return None
     where = f"says {json.dumps(said)} for {TIED}" if said is not None else f"has no {TIED}"
     return (

@@ -26,6 +26,7 @@ from unembed.models.formats import (
     refuse_unscaled,
 )
 from unembed.models.names import DTYPES
+from unembed.models.size import refuse_larger
 from unembed.models.unused_weights import refuse_unused, set_left_out, towers_unused_on_text
 from unembed.models.weight_files import stored_tensors
 
@@ -92,6 +93,7 @@ def load(
         ask_for_plain_weights(method, config)
         wrapper = _is_wrapper(config)
         auto: Any = _wrapper_class() if wrapper else transformers.AutoModelForCausalLM
+        refuse_larger(name, config, auto, stored, plain=method is None)
         with _one_line(name, *_failure(method)), _without_bars(method):
             loaded = auto.from_pretrained(
                 **source,

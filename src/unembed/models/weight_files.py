@@ -49,7 +49,15 @@ def stored_tensors(folder: Path) -> tuple[StoredTensor, ...]:
                 for name, entry in header.items()
                 if name != "__metadata__"
             ]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        struct.error,
+    ):
         return ()
     return tuple(found)
 

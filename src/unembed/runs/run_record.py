@@ -13,6 +13,15 @@ from unembed.runs.provenance import SCHEMA
 from unembed.runs.store import RunFolder
 
 Record = TypeVar("Record", bound="RunRecord")
+UNREADABLE = (
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+)
+"""What a record raises of files that do not make sense."""
 
 
 class Drawn:
@@ -81,7 +90,7 @@ class RunRecord(Drawn):
             return cls._held_by(run)
         except UnembedError:
             raise
-        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
+        except UNREADABLE as error:
             missing = "it lacks " if isinstance(error, KeyError) else ""
             reason = " ".join(f"{missing}{error}".split())
             raise UnembedError(

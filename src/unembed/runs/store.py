@@ -158,7 +158,7 @@ def _resume(folder: Path, key: dict[str, Any]) -> dict[str, Part]:
         return {}
     try:
         theirs = dict(json.loads(whole[0]))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         raise UnembedError(
             f"{journal} is damaged in its first line, so it is not known which run {folder} holds: "
             "give another folder, or delete this one"
@@ -166,7 +166,7 @@ def _resume(folder: Path, key: dict[str, Any]) -> dict[str, Part]:
     _same_run(folder, theirs, key)
     done: dict[str, Part] = {}
     for line in whole[1:]:
-        with contextlib.suppress(ValueError, TypeError, KeyError):
+        with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
             part = Part.from_json(json.loads(line))
             verify(folder, (part,))
             done[part.path] = part

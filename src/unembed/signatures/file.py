@@ -81,7 +81,9 @@ def load(path: str | Path) -> Signature:
         with path.open("rb") as stream:
             start = stream.read(LENGTH_BYTES + LONGEST_HEADER)
             _described(start, str(path))
-            return from_bytes(start + stream.read(LARGEST_FILE), str(path))
+            # Room is taken at once for as much as is asked for.
+            left = path.stat().st_size - len(start) if path.is_file() else LARGEST_FILE
+            return from_bytes(start + stream.read(min(max(left, 0), LARGEST_FILE)), str(path))
     except FileNotFoundError:
         raise UnembedError(f"{path} does not exist: give the file of a signature") from None
     except (OSError, ValueError) as error:

@@ -241,6 +241,17 @@ def test_a_crafted_line_is_refused(
         Index.open(folder)
 
 
+@pytest.mark.parametrize("data", [b"[" * 100_000, b" " * (files.MOST_HEADER_BYTES + 1)])
+def test_a_header_of_absurd_depth_or_length_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, data: bytes
+) -> None:
+    monkeypatch.setattr(ledger, "PAUSE_S", 0)
+    (folder / "index.json").write_bytes(data)
+    with pytest.raises(UnembedError, match=r"index\.json is damaged") as caught:
+        Index.open(folder)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("row", ["-1", "3", str(1 << 70), '"x"', "1.5", "null"])
 def test_a_crafted_removal_is_refused(
     folder: Path, monkeypatch: pytest.MonkeyPatch, row: str

@@ -39,6 +39,8 @@ SCHEMA = 2
 READABLE = (1, 2)
 """Of schema 1 the sieve has no checksums: it is made again by the next addition."""
 MOST_ROWS = 1 << 40
+MOST_HEADER_BYTES = 1 << 24
+"""Far beyond a header with a segment for each doubling of the rows."""
 NO_PART = {"path": "removed-000000.parquet", "rows": 0}
 OWN = re.compile(
     r"(vectors|sieve|scales)-\d+\.bin|(entries|removed)-\d+\.parquet|journal-\d+\.jsonl"
@@ -134,7 +136,7 @@ class Header:
             )
         except UnembedError:
             raise
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UnembedError(
                 f"{path} is damaged ({error}): restore the index from a copy, or make it anew"
             ) from None
@@ -174,7 +176,7 @@ class Record:
             if not whole or len(crcs) not in (0, 2):
                 return None
             return Record(added, removed, sieved, crcs)
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
 
 

@@ -19,6 +19,7 @@ from unembed.runs.manifest import Part
 from unembed.selection.index.entries import TABLE, Entry, entries_of, table_of
 from unembed.selection.index.files import (
     HEADER,
+    MOST_HEADER_BYTES,
     Header,
     Record,
     append,
@@ -304,7 +305,12 @@ def header_bytes(folder: Path) -> bytes:
     """What ``index.json`` holds. Raises UnembedError where there is none."""
     try:
         refuse_links(folder)
-        return (folder / HEADER).read_bytes()
+        with (folder / HEADER).open("rb") as stream:
+            size = stream.seek(0, 2)
+            if size > MOST_HEADER_BYTES:
+                raise damaged(folder / HEADER, f"{size:,} bytes are no header of an index")
+            stream.seek(0)
+            return stream.read()
     except (FileNotFoundError, NotADirectoryError):
         raise UnembedError(
             f"{folder} holds no index (no {HEADER}): make one with `unembed index add`"

@@ -26,7 +26,7 @@ def damage(folder: Path) -> str | None:
     """What is wrong with a checkpoint, in words; None where every file is as it was written."""
     try:
         digests: dict[str, str] = json.loads((folder / SEAL).read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return "was not written to its end"
     for name, digest in digests.items():
         try:
