@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 import pytest
 
 from unembed.errors import UnembedError
+from unembed.runs import manifest
 from unembed.runs.record import record_from_json
 from unembed.runs.run_record import RunRecord
 from unembed.runs.store import RunFolder
@@ -95,3 +96,17 @@ def test_a_run_that_does_not_make_sense_is_one_line(summary: Any, tmp_path: Path
         Outer.load(tmp_path / "run")
     assert "run is no outer that this version can read (" in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "summary.json"])
+def test_a_file_that_no_run_writes_is_not_read(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with RunFolder.open(tmp_path / "run", {"kind": "outer", "schema": 1}) as folder:
+        folder.write_bytes("summary.json", json.dumps(GOOD).encode() + b" " * 4000)
+        folder.finish("")
+    assert Outer.load(tmp_path / "run")
+    size = (tmp_path / "run" / name).stat().st_size
+    monkeypatch.setattr(manifest, "MOST_JSON_BYTES", size - 1)
+    with pytest.raises(UnembedError, match=f"{name} is damaged .{size:,} bytes"):
+        Outer.load(tmp_path / "run")

@@ -14,6 +14,7 @@ from unembed.errors import UnembedError
 from unembed.runs.files import PARTIAL, write_whole
 from unembed.runs.lock import LOCK
 
+MOST_JSON_BYTES = 1 << 26
 MANIFEST = "manifest.json"
 JOURNAL = "journal.jsonl"
 SUMMARY = "summary.json"
@@ -85,7 +86,7 @@ class FinishedRun:
             raise UnembedError(
                 f"{self.folder / MANIFEST} does not list {SUMMARY}: repeat the run in a new folder"
             )
-        found = json.loads((self.folder / SUMMARY).read_bytes())
+        found = json.loads(_json_of(self.folder / SUMMARY))
         if not isinstance(found, dict):
             raise ValueError(f"{SUMMARY} is no object")
         return found
@@ -128,7 +129,7 @@ def read_run(folder: str | Path) -> FinishedRun:
     folder = Path(folder)
     path = folder / MANIFEST
     try:
-        data = path.read_bytes()
+        data = _json_of(path)
     except (FileNotFoundError, NotADirectoryError):
         if (folder / JOURNAL).exists():
             raise UnembedError(
@@ -189,6 +190,17 @@ def every_part(folder: Path) -> Iterator[Part]:
         left = path.name in (LOCK, PAGE) or path.suffix == PARTIAL
         if path.is_file() and not own and not left:
             yield Part(path.relative_to(folder).as_posix(), 0, _digest(path))
+
+
+def _json_of(path: Path) -> bytes:
+    """A manifest or a summary. Raises UnembedError, unread, for one that no run writes."""
+    size = path.stat().st_size
+    if size > MOST_JSON_BYTES:
+        raise UnembedError(
+            f"{path} is damaged ({size:,} bytes, where at most {MOST_JSON_BYTES:,} are written): "
+            "restore it, or repeat the run in a new folder"
+        )
+    return path.read_bytes()
 
 
 def _digest(path: Path) -> str:
