@@ -21,6 +21,7 @@ from places import ROOT
 
 BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 GUIDES = [
+    ROOT / "README.md",
     ROOT / "docs" / "index.md",
     ROOT / "docs" / "start.md",
     *sorted((ROOT / "docs" / "how-to").glob("*.md")),
