@@ -4,16 +4,19 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 EXTRAS ?= data,faiss,plot,quant,train,dev
+MARKS ?= not slow
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-slow wheel docs check format clean
+.PHONY: demo test test-fast test-slow wheel docs check format clean
 
 demo: $(STAMP)
 	$(BIN)/unembed demo -o runs/demo
 
+test: check test-fast
+
 # A process a core, with one thread each; the tests of a file share what they set up.
-test: check
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile -m "not slow"
+test-fast: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile -m "$(MARKS)"
 
 # Coverage of intervals, unbiasedness and the like, over hundreds of simulations: any test to any core.
 test-slow: $(STAMP)
