@@ -433,6 +433,7 @@ def test_output_that_cannot_be_printed(
         (MemoryError(), "unembed: memory ran out: make room"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "unembed: memory ran out"),
         (torch.OutOfMemoryError("CUDA out of memory"), "unembed: memory ran out"),
+        (RuntimeError("can't start new thread"), "unembed: memory ran out"),
     ],
 )
 def test_memory_that_runs_out_is_told_in_a_line(
@@ -444,7 +445,7 @@ def test_memory_that_runs_out_is_told_in_a_line(
     def refuse(*_args: object) -> None:
         raise error
 
-    monkeypatch.setattr(pages, "write_page", refuse)
+    monkeypatch.setattr(pages, "find_runs", refuse)
     assert invoke("report", ".") == 2
     said = capfd.readouterr().err
     assert said.startswith(line)

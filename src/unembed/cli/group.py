@@ -142,8 +142,12 @@ def _fail_usage(error: click.ClickException) -> NoReturn:
 
 def _out_of_memory(error: Exception) -> bool:
     """Whether an allocation failed, in Python, numpy, Arrow, or torch on a CPU or a GPU."""
-    torches = type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error)
-    return isinstance(error, MemoryError) or torches
+    words = ("DefaultCPUAllocator", "can't start new thread")
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or any(word in str(error) for word in words)
+    )
 
 
 def _fail(message: str) -> NoReturn:
