@@ -259,6 +259,13 @@ def test_mixture_headlines() -> None:
         f"field notes is best mixed from {first}\u00a0% sonnets and {second}\u00a0% python scripts."
     )
     assert reading(mixture(12)).endswith("6\u00a0% folk tales and 4 more sources.")
+    left = replace(mixture(2), residual=Estimate(0.928, 0.9, 0.956))
+    assert reading(left) == (
+        "No mixture of these sources makes field notes: 93\u00a0% [90, 96] of it is "
+        "expressed by none."
+    )
+    unsure = replace(left, residual=Estimate(0.6, 0.45, 0.75))
+    assert reading(unsure) == reading(two)
     lost = Estimate(None, reason="too few samples")
     record = mixture(3)
     none = replace(

@@ -212,7 +212,7 @@ def test_verdicts_are_the_records(page: str, judged: tuple[Verdict, ...]) -> Non
         one = known[row.name]
         assert (row.value, row.low, row.high) == (one.share.value, one.share.low, one.share.high)
         texts = [cell.text for cell in row.cells]
-        assert texts[0] == wording.full(one.share, wording.share)
+        assert texts[0] == wording.full(one.share, wording.part)
         assert texts[1] == wording.full(one.top1, wording.share)
         assert texts[2] == wording.full(one.spearman, wording.two)
         assert texts[4] == wording.full(one.regret, wording.three)

@@ -8,7 +8,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unembed.stats.estimate import Estimate
-from unembed.stats.forms import Form, change, decimal, full, interval, point, points, share, signed
+from unembed.stats.forms import (
+    Form,
+    change,
+    cosine,
+    decimal,
+    determined,
+    full,
+    interval,
+    plus_minus,
+    point,
+    points,
+    share,
+    signed,
+)
 
 
 @pytest.mark.parametrize(
@@ -81,3 +94,24 @@ def test_an_estimate_prints_formats_and_converts() -> None:
     assert f"{nothing:.2f}" == "none: no position"
     with pytest.raises(ValueError, match="no position"):
         float(nothing)
+
+
+def test_what_is_impossible_is_not_determined() -> None:
+    for value, low, high in ((-1.94, -9.0, 5.0), (3.16, 2.0, 4.0), (0.2, -1.3, 1.7)):
+        found = Estimate(value, low, high, documents=3)
+        assert not determined(found, cosine)
+        assert full(found, cosine) == point(found, cosine) == "not determined"
+        assert plus_minus(found, cosine) == "not determined"
+        assert interval(found, cosine) == ""
+    assert full(Estimate(1.007, 0.95, 1.06), share) == "not determined, at least 95\u00a0%"
+    assert full(Estimate(-0.01, -0.03, 0.02), share) == "not determined, at most 2\u00a0%"
+    assert cosine(3.16) == share(1.2) == "not determined"
+    assert full(Estimate(3.16, 2.0, 4.0), decimal).startswith("3.2 [")
+
+
+def test_an_interval_ends_where_the_possible_does() -> None:
+    near = Estimate(0.97, 0.93, 1.01)
+    assert determined(near, cosine)
+    assert full(near, cosine) == "0.97 [0.93, 1.00]"
+    assert cosine(1 + 1e-7) == "1.000"
+    assert full(Estimate(-0.003, -0.02, 0.014), cosine) == "−0.003 [−0.020, 0.014]"

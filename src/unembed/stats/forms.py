@@ -21,6 +21,10 @@ MOST_DECIMALS = 6
 FEW_DOCUMENTS = 10
 """Below so many documents an estimate says how many it rests on: its interval is rough."""
 
+UNDETERMINED = "not determined"
+ROUNDING = 1e-6
+"""How far a float32 number may lie past what is possible."""
+
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -30,23 +34,34 @@ class Form:
 
     A lone number has three significant digits, or so many ``decimals``. Of an estimate, value and
     bounds have the decimals that its interval supports: half its width spans two to twenty units of
-    the last one.
+    the last one. ``possible`` bounds the value, such as a cosine's: a number outside is written
+    ``not determined``, and so is an estimate whose interval holds all that is possible.
     """
 
     unit: str = ""
     scale: float = 1.0
     signed: bool = False
     decimals: int | None = None
+    possible: tuple[float, float] | None = None
 
     def __call__(self, value: float) -> str:
         """A lone number: ``share(0.2412)`` is ``24.1 %``; ``none`` for what is not finite."""
         if not math.isfinite(value):
             return "none"
+        if not self.allows(value):
+            return UNDETERMINED
         [number], power = self.scaled([value])
         places = self.decimals
         if places is None:
             places = _significant(number)
         return self.digits(number, places) + power + self.unit
+
+    def allows(self, value: float) -> bool:
+        """Whether a number is possible; rounding may take it a little past a bound."""
+        if self.possible is None:
+            return True
+        low, high = self.possible
+        return low - ROUNDING <= value <= high + ROUNDING
 
     def scaled(self, values: Sequence[float]) -> tuple[list[float], str]:
         """The numbers to write, and the power of ten that they share where tiny or huge."""
@@ -65,28 +80,44 @@ class Form:
         return ("+" * (self.signed and rounded > 0) + f"{rounded:,.{places}f}").replace("-", "−")
 
 
+def determined(estimate: Estimate, form: Form) -> bool:
+    """Whether there is a value that is possible, and an interval that leaves something out.
+
+    A value without an interval counts where it is possible.
+    """
+    if estimate.value is None or not form.allows(estimate.value):
+        return False
+    if form.possible is None or estimate.low is None or estimate.high is None:
+        return True
+    return estimate.low > form.possible[0] or estimate.high < form.possible[1]
+
+
 def point(estimate: Estimate, form: Form) -> str:
     """The value alone, or the reason why there is none."""
     if estimate.value is None:
         return f"none: {estimate.reason}"
+    if not determined(estimate, form):
+        return _undetermined(estimate, form)
     value, _, unit = _parts(estimate, estimate.value, form)
     return value + unit
 
 
 def interval(estimate: Estimate, form: Form) -> str:
     """The 95 % interval as ``[23.2, 25.0]``, in the value's unit; empty where there is none."""
-    return "" if estimate.value is None else _parts(estimate, estimate.value, form)[1]
+    if estimate.value is None or not determined(estimate, form):
+        return ""
+    return _parts(estimate, estimate.value, form)[1]
 
 
 def full(estimate: Estimate, form: Form) -> str:
     """Value and interval, ``24.1 % [23.2, 25.0]``; what rests on few documents says so."""
-    few = few_documents(estimate) if estimate.value is not None else ""
+    few = few_documents(estimate) if determined(estimate, form) else ""
     return bounded(estimate, form) + (f", {few}" if few else "")
 
 
 def bounded(estimate: Estimate, form: Form) -> str:
     """``full`` where a line beside it says how many documents there are."""
-    if estimate.value is None:
+    if estimate.value is None or not determined(estimate, form):
         return point(estimate, form)
     value, bounds, unit = _parts(estimate, estimate.value, form)
     return f"{value}{unit} {bounds or '(no interval)'}"
@@ -96,6 +127,8 @@ def plus_minus(estimate: Estimate, form: Form) -> str:
     """Value and half its interval, ``0.71 ± 0.02``: for a matrix, whose cells are narrow."""
     if estimate.value is None:
         return "–"
+    if not determined(estimate, form):
+        return UNDETERMINED
     words = point(estimate, form)
     if estimate.low is None or estimate.high is None:
         return words
@@ -112,15 +145,31 @@ def few_documents(estimate: Estimate) -> str:
     return f"of {documents} document" + "s" * (documents != 1)
 
 
+def _undetermined(estimate: Estimate, form: Form) -> str:
+    """``not determined``, and the end of the interval that still says something."""
+    assert form.possible is not None
+    least, most = form.possible
+    low, high = estimate.low, estimate.high
+    if low is not None and high is not None:
+        places = _supported(form.scale * (high - low) / 2) if high > low else SIGNIFICANT
+        if least < low < most < high:
+            return f"{UNDETERMINED}, at least {form.digits(form.scale * low, places)}{form.unit}"
+        if low < least < high < most:
+            return f"{UNDETERMINED}, at most {form.digits(form.scale * high, places)}{form.unit}"
+    return UNDETERMINED
+
+
 def _parts(estimate: Estimate, value: float, form: Form) -> tuple[str, str, str]:
-    """The value, its interval and the unit, in one scale."""
+    """The value, its interval within what is possible, and the unit, in one scale."""
     if estimate.low is None or estimate.high is None:
         return form(value).removesuffix(form.unit), "", form.unit
-    numbers, power = form.scaled([value, estimate.low, estimate.high])
+    least, most = form.possible or (-math.inf, math.inf)
+    low, high = max(estimate.low, least), min(estimate.high, most)
+    numbers, power = form.scaled([value, low, high])
     half = (numbers[2] - numbers[1]) / 2
     places = _supported(half) if half > 0 else _significant(numbers[0])
-    words, low, high = (form.digits(number, places) for number in numbers)
-    return words, f"[{low}, {high}]{power}", power + form.unit
+    words, *ends = (form.digits(number, places) for number in numbers)
+    return words, f"[{', '.join(ends)}]{power}", power + form.unit
 
 
 def _significant(number: float) -> int:
@@ -143,13 +192,17 @@ decimal = Form()
 """``1.32``, ``−0.0401``."""
 signed = Form(signed=True)
 """``+0.412``."""
-share = Form(PERCENT, 100.0)
+share = Form(PERCENT, 100.0, possible=(0.0, 1.0))
 """A fraction in percent: ``0.2412`` as ``24.1 %``."""
+part = Form(PERCENT, 100.0)
+"""A part that may be below nothing or above the whole, as of a sum of gains and losses."""
 points = Form(POINTS, 100.0, signed=True)
 """A difference of two shares in percentage points: ``0.0041`` as ``+0.410 pp``."""
 change = Form(PERCENT, 100.0, signed=True)
 """A relative change in percent: ``0.283`` as ``+28.3 %``."""
 two = Form(decimals=2)
 three = Form(decimals=3)
-fine_share = Form(PERCENT, 100.0, decimals=2)
+cosine = Form(decimals=3, possible=(-1.0, 1.0))
+fine_share = Form(PERCENT, 100.0, decimals=2, possible=(0.0, 1.0))
+fine_part = Form(PERCENT, 100.0, decimals=2)
 whole_percent = Form(PERCENT, 100.0, decimals=0)

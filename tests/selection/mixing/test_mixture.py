@@ -18,12 +18,13 @@ from unembed.errors import UnembedError
 from unembed.models.checkpoint import load
 from unembed.runs.manifest import read_run
 from unembed.selection.mixing.fit import Fit
+from unembed.selection.mixing.groups import FreeDirections
 from unembed.selection.mixing.inner_products import InnerProducts, Shares
 from unembed.selection.mixing.mixture import mix
 from unembed.selection.mixing.nonnegative import nonnegative, nonnegative_each
 from unembed.selection.mixing.record import Mixture
 from unembed.selection.mixing.text import interleave_line, mixture_text
-from unembed.selection.mixing.warnings import _below_zero
+from unembed.selection.mixing.warnings import _alike, _below_zero
 from unembed.selection.ranking.rank import rank
 from unembed.selection.scores import FEATURES
 from unembed.signatures.alignment.align import align
@@ -281,6 +282,31 @@ def test_a_source_that_is_lacking_is_told_of() -> None:
     [said] = [x for x in found.warnings if x.startswith("No mixture of the sources expresses")]
     assert f"{found.residual.value:.0%} of 300-300-600" in said
     assert not mix(drawn(600, 600, 0), sources).warnings
+
+
+@pytest.mark.parametrize(("cosine", "said"), [(0.11, "too few"), (0.9, "too alike")])
+def test_two_shares_that_trade_off_are_alike_only_by_their_cosine(cosine: float, said: str) -> None:
+    # Weights of two sources whose errors go together as their cosine says.
+    root = np.linalg.cholesky(np.array([[1, -cosine], [-cosine, 1]]))
+    draws = 0.5 + 0.14 * np.random.default_rng(0).normal(size=(2000, 2)) @ root.T
+    draws = draws.clip(0.02)
+    shares = draws / draws.sum(1, keepdims=True)
+    assert np.corrcoef(shares.T)[0, 1] == pytest.approx(-1)
+    low, high = np.quantile(shares, (0.025, 0.975), axis=0)
+    found = Fit(
+        weights=draws.mean(0),
+        draws=draws,
+        least=shares,
+        most=shares,
+        free=FreeDirections(np.zeros((0, 2)), np.ones(2), np.eye(2)),
+        residual=0.0,
+        residual_se=0.0,
+        cosines=np.array([[1, cosine], [cosine, 1]]),
+        lowest=1 - cosine,
+    )
+    [warning] = _alike(("reviews", "manuals"), found, shares, low, high, set())
+    assert said in warning
+    assert ("cosine" in warning) == (said == "too alike")
 
 
 def test_sources_too_alike_are_weighed_together() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from unembed.report.alignment.pairs import NAMES, TaskPair, estimate, pair_name
+from unembed.report.alignment.pairs import FORMS, NAMES, TaskPair, estimate, pair_name
 from unembed.report.parts import wording
 from unembed.report.parts.drawing import Spec, heading
 from unembed.report.parts.marks import (
@@ -75,7 +75,7 @@ def _marks(
         if x.value is None or y.value is None:
             continue
         lines = [
-            f"{NAMES[kind]} {wording.full(estimate(alignments, kind, pair), wording.three)}"
+            f"{NAMES[kind]} {wording.full(estimate(alignments, kind, pair), FORMS[kind])}"
             for kind in kinds
         ]
         tip = "\n".join((pair_name(alignments, pair), *lines))

@@ -29,6 +29,6 @@ function describeCell(row, column) {
   }
   for (const task of reasons) lines.push(`\n${task.name}: ${task.status}`);
   const missing = known.length < Object.keys(kinds).length;
-  if (missing && !reasons.length) lines.push("\nwhat is absent was not estimated");
+  if (missing && !reasons.length) lines.push("\nwhat is absent is not determined");
   return lines;
 }

@@ -10,6 +10,7 @@ import numpy as np
 from unembed.report.alignment import charts
 from unembed.report.alignment.maps import Labels, bare_map, labelled_map
 from unembed.report.alignment.pairs import (
+    FORMS,
     MEANINGS,
     NAMES,
     OK,
@@ -18,6 +19,7 @@ from unembed.report.alignment.pairs import (
     every_pair,
     hint_data,
     pair_name,
+    possible,
     why_not,
 )
 from unembed.report.alignment.tables import coupling_tables, pair_tables, task_table
@@ -26,7 +28,7 @@ from unembed.report.parts.facts import command_of, kept_facts, with_command
 from unembed.report.parts.marks import spaced
 from unembed.report.parts.page import template
 from unembed.report.parts.parts import Figure, Key, Section
-from unembed.report.parts.wording import count, counted, full, side_of, three, two
+from unembed.report.parts.wording import count, counted, determined, full, side_of, three, two
 from unembed.runs.manifest import FinishedRun
 from unembed.signatures.alignment.ordering import Dendrogram, dendrogram
 from unembed.signatures.alignment.records import Alignments
@@ -163,9 +165,9 @@ def terms(alignments: Alignments) -> tuple[GlossaryTerm, ...]:
         if alignments.pairs(kind) is None:
             continue
         values = [
-            one.value
+            float(one)
             for pair in every_pair(len(alignments.tasks))
-            if (one := estimate(alignments, kind, pair)).value is not None
+            if determined(one := estimate(alignments, kind, pair), FORMS[kind])
         ]
         span = dict.fromkeys((two(min(values)), two(max(values)))) if values else ("none",)
         found.append(GlossaryTerm(NAMES[kind], " to ".join(span), meaning))
@@ -181,7 +183,7 @@ def map_figures(alignments: Alignments, tree: Dendrogram) -> tuple[Figure, ...]:
         "Joint",
         "Average linkage on 1 − joint gives the order. Where two branches of the tree meet, the "
         "farther right, the less alike their tasks are on average.",
-        labelled_map(alignments.joint.value[grid], "joint", labels),
+        labelled_map(possible(alignments, "joint")[grid], "joint", labels),
         (Key("ramp-plain", "0 to 1"), *_missing(alignments)),
     )
     figures = [joint]
@@ -191,7 +193,7 @@ def map_figures(alignments: Alignments, tree: Dendrogram) -> tuple[Figure, ...]:
     ):
         found = alignments.pairs(kind)
         if found is not None:
-            chart = bare_map(found.value[grid], kind, labels)
+            chart = bare_map(possible(alignments, kind)[grid], kind, labels)
             figures.append(Figure(kind, NAMES[kind].capitalize(), caption, chart))
     return tuple(figures)
 
@@ -235,7 +237,7 @@ def first_moment_section(alignments: Alignments, tree: Dendrogram) -> Section | 
         if estimate(alignments, "first_moment", pair).value is not None
     ]
     chosen = spaced(pairs, charts.MOST_PAIRS_DRAWN)
-    moments = alignments.first_moment.value[np.ix_(tree.order, tree.order)]
+    moments = possible(alignments, "first_moment")[np.ix_(tree.order, tree.order)]
     figures = (
         Figure(
             "first-moment-joint",
@@ -294,8 +296,8 @@ def _labels(alignments: Alignments, tree: Dendrogram) -> Labels:
 
 
 def _missing(alignments: Alignments) -> tuple[Key, ...]:
-    lacking = bool(np.isnan(alignments.joint.value).any())
-    return (Key("missing", "no value"),) if lacking else ()
+    lacking = bool(np.isnan(possible(alignments, "joint")).any())
+    return (Key("missing", "not determined"),) if lacking else ()
 
 
 def _some(drawn: int, pairs: int) -> str:

@@ -7,19 +7,23 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from unembed.report.parts import wording
 from unembed.report.parts.page import as_script
 from unembed.signatures.alignment.kinds import ALIGNMENT_KINDS, KINDS
 from unembed.signatures.alignment.records import Alignments
 from unembed.stats.estimate import Estimate
+from unembed.stats.forms import ROUNDING
 
 NAMES = {kind: one.label for kind, one in ALIGNMENT_KINDS.items()}
 """What each quantity is called on the page."""
 
 MEANINGS = {kind: one.meaning for kind, one in ALIGNMENT_KINDS.items() if one.meaning}
 """What each quantity of an alignment asks of two tasks."""
+
+FORMS = {kind: one.form for kind, one in ALIGNMENT_KINDS.items()}
+"""How each quantity is written."""
 
 OK = "ok"
 """The status of a task that has enough samples."""
@@ -52,6 +56,17 @@ def estimate(alignments: Alignments, kind: str, pair: TaskPair) -> Estimate:
     return Estimate(value, low if bounded else None, high if bounded else None)
 
 
+def possible(alignments: Alignments, kind: str) -> Float[np.ndarray, "tasks tasks"]:
+    """A quantity of every pair, NaN where it is not determined, such as a cosine of 3."""
+    found = alignments.pairs(kind)
+    assert found is not None
+    least, most = FORMS[kind].possible or (-math.inf, math.inf)
+    # The diagonal is 1 but for rounding.
+    inside = (found.value >= least - ROUNDING) & (found.value <= most + ROUNDING)
+    filled = (found.low <= least) & (found.high >= most)
+    return np.where(inside & ~filled, found.value, np.nan)
+
+
 def why_not(alignments: Alignments, pair: TaskPair) -> str:
     """Why two tasks have no number."""
     tasks = [alignments.tasks[at] for at in (pair.first, pair.second)]
@@ -80,18 +95,22 @@ def hint_data(alignments: Alignments, order: Int[np.ndarray, " tasks"]) -> str:
     """What the maps' hints show, as JSON that can stand in a script element.
 
     Tasks in the order of the maps. Of each quantity its value, interval and two standard errors in
-    thousandths, null where there is none, for the pairs (0, 1), (0, 2), … (1, 2), … of that order.
+    thousandths, null where there is none or where
+    it is not determined, for the pairs (0, 1), (0, 2), … (1, 2), … of that order.
     """
     tasks = [alignments.tasks[at] for at in order]
     above = np.triu_indices(len(tasks), 1)
-    kinds = {}
+    kinds, grid = {}, np.ix_(order, order)
     for kind in KINDS:
         found = alignments.pairs(kind)
         if found is not None:
+            bounds = FORMS[kind].possible or (-math.inf, math.inf)
+            shown = {"value": possible(alignments, kind)}
+            shown |= {end: np.clip(getattr(found, end), *bounds) for end in ("low", "high")}
             kinds[kind] = {
                 "name": NAMES[kind],
                 **{
-                    field: _thousandths(getattr(found, field)[np.ix_(order, order)][above])
+                    field: _thousandths(shown.get(field, getattr(found, field))[grid][above])
                     for field in ("value", "low", "high", "sketch_se", "sampling_se")
                 },
             }

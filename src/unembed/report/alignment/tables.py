@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from unembed.report.alignment.pairs import (
+    FORMS,
     NAMES,
     OK,
     TaskPair,
@@ -112,5 +113,7 @@ def _cell(alignments: Alignments, kind: str, pair: TaskPair) -> str:
     """A quantity of a pair: the joint and the coupling with their intervals."""
     found = estimate(alignments, kind, pair)
     if found.value is None or kind not in ("joint", "coupling"):
-        return known(found.value, three)
-    return full(found, three) + (COUPLING_SIGNS[side_of(found, 1.0)] if kind == "coupling" else "")
+        return known(found.value, FORMS[kind])
+    return full(found, FORMS[kind]) + (
+        COUPLING_SIGNS[side_of(found, 1.0)] if kind == "coupling" else ""
+    )

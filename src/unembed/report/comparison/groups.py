@@ -16,6 +16,7 @@ from unembed.report.parts.wording import (
     count,
     full,
     p_value,
+    part,
     point,
     points,
     share,
@@ -148,9 +149,9 @@ def _group_table(caption: str, first: str, groups: Sequence[FlipGroup]) -> Table
     }
     if any(group.share_of_net.value is not None for group in groups):
         why = ""
-        columns["share of net"] = lambda one: full(one.share_of_net, share)
+        columns["share of net"] = lambda one: full(one.share_of_net, part)
     else:
-        why = f"; shares of the net: {point(groups[0].share_of_net, share)}"
+        why = f"; shares of the net: {point(groups[0].share_of_net, part)}"
     caption = f"{caption}, with 95 % intervals{why}"
     return table_of(caption, groups, columns, lambda one: charts.few(one.flips))
 

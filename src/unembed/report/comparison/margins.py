@@ -6,7 +6,7 @@ from unembed.decisions.comparison.movement import Expansion, Sharpening
 from unembed.decisions.comparison.summary import ComparisonSummary
 from unembed.report.parts.histogram import histogram_figure
 from unembed.report.parts.parts import Section, Table, estimates_table
-from unembed.report.parts.wording import change, count, decimal, full, share, signed
+from unembed.report.parts.wording import change, count, decimal, full, part, share, signed
 
 SHARPENING_VERDICTS = {
     "sharpening": "The head got sharper and no more: a temperature would do the same",
@@ -97,7 +97,7 @@ def _sharpening(check: Sharpening) -> Table:
             "change of the median margin": (check.raw_change, change),
             "change of the median scale-free margin": (check.scale_free_change, change),
             "temperature that gives the same median": (check.temperature, decimal),
-            "share that no temperature explains": (check.share_left, share),
+            "share that no temperature explains": (check.share_left, part),
             "verdict": check.verdict,
         },
     )

@@ -14,6 +14,7 @@ from unembed.report.parts.wording import (
     change,
     count,
     decimal,
+    fine_part,
     fine_share,
     full,
     interval,
@@ -91,16 +92,14 @@ def published_tables(table: DoseTable) -> tuple[Table, ...]:
             everything,
             _accuracies("by_frequency", FREQUENCY_NAMES)
             | {
-                "share of net, 100+": lambda row: full(
-                    row.by_frequency[-1].share_of_net, fine_share
-                )
+                "share of net, 100+": lambda row: full(row.by_frequency[-1].share_of_net, fine_part)
             },
         ),
         _table(
             "Net flips by token class, and the structural tokens’ share of the net",
             table.rows,
             _numbers("by_class", CLASSES, "net")
-            | {"structural share": _figure("structural_share_of_net", fine_share)},
+            | {"structural share": _figure("structural_share_of_net", fine_part)},
         ),
         _table(
             "Each dose minus training without a penalty; margins and loss in % of the start’s",

@@ -25,6 +25,8 @@ from unembed.selection.mixing.record import Mixture, Share
 from unembed.selection.mixing.text import interleave_line
 from unembed.selection.scores import named
 
+MOSTLY_LEFT = 0.5
+"""Share of a target that no mixture expresses, surely: above it, the best mixture is none."""
 MOST_NAMED = 4
 """Sources that the headline names; the rest it counts."""
 
@@ -65,6 +67,12 @@ def reading(mixture: Mixture) -> str:
     used = [one for one in by_weight(mixture) if _weight(one) > 0]
     if not used:
         return f"No mixture of the sources moves the head as {mixture.target} would."
+    residual = mixture.residual
+    if residual.low is not None and residual.low > MOSTLY_LEFT:
+        return (
+            f"No mixture of these sources makes {mixture.target}: {full(residual, share)} of it is "
+            "expressed by none."
+        )
     parts = [f"{_percent(_weight(one))} {one.name}" for one in used[:MOST_NAMED]]
     if len(used) > MOST_NAMED:
         parts.append(f"{counted(len(used) - MOST_NAMED, 'more source')}")

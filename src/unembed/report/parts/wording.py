@@ -11,10 +11,15 @@ from unembed.stats.forms import PERCENT as PERCENT
 from unembed.stats.forms import POINTS as POINTS
 from unembed.stats.forms import Form
 from unembed.stats.forms import change as change
+from unembed.stats.forms import cosine as cosine
 from unembed.stats.forms import decimal as decimal
+from unembed.stats.forms import determined as determined
+from unembed.stats.forms import few_documents as few_documents
+from unembed.stats.forms import fine_part as fine_part
 from unembed.stats.forms import fine_share as fine_share
 from unembed.stats.forms import full as full
 from unembed.stats.forms import interval as interval
+from unembed.stats.forms import part as part
 from unembed.stats.forms import point as point
 from unembed.stats.forms import points as points
 from unembed.stats.forms import share as share

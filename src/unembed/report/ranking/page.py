@@ -18,6 +18,7 @@ from unembed.report.parts.parts import Section, Table, table_of
 from unembed.report.parts.scales import scale_of
 from unembed.report.parts.wording import (
     Wording,
+    cosine,
     count,
     counted,
     decimal,
@@ -90,7 +91,7 @@ def reading(ranking: Ranking) -> str:
     if not scored:
         return f"No source can be ranked for {target}: {_lower(unscored[0].status)}."
     first = scored[0]
-    value = _form(scored)(_value(first))
+    value = _form(ranking, scored)(_value(first))
     if len(scored) == 1:
         others = "the only one ranked" if not unscored else "the only source with a score"
         return f"{first.name} scores {value} for {target}; it is {others}."
@@ -174,7 +175,7 @@ def notes(ranking: Ranking) -> tuple[str, ...]:
 def forest(ranking: Ranking) -> Forest:
     """The sources that have a score, best first; those that may be best stand out."""
     scored, _ = _parted(ranking)
-    form = _form(scored)
+    form = _form(ranking, scored)
     doubts = any(source.status != OK for source in scored)
     certain = len(scored) > 1 and any(source.best is not None for source in scored)
     may = contenders(ranking)
@@ -250,8 +251,10 @@ def _value(source: Ranked) -> float:
     return source.value
 
 
-def _form(scored: Sequence[Ranked]) -> Wording:
-    """Three decimals for scores the size of a cosine, three digits for others."""
+def _form(ranking: Ranking, scored: Sequence[Ranked]) -> Wording:
+    """That of cosines for cosines; three decimals for scores of their size, else three digits."""
+    if named(ranking.by).cosine:
+        return cosine
     largest = max(abs(_value(source)) for source in scored)
     return three if 0.05 <= largest <= 2 else decimal
 

@@ -15,6 +15,7 @@ from unembed.report.parts.wording import (
     decimal,
     full,
     known,
+    part,
     share,
     three,
     two,
@@ -69,7 +70,7 @@ def account(transfer: Transfer, verdicts: Sequence[Verdict]) -> str:
     chance = next((one for one in verdicts if one.method == RANDOM), None)
     if chance is not None and chance.share.value is not None:
         words.append(
-            f"Random numbers brought {full(chance.share, share)} of the best sources’ gain."
+            f"Random numbers brought {full(chance.share, part)} of the best sources’ gain."
         )
     trained = [one for one in by_quality(verdicts) if after_training(one.method) and _known(one)]
     if trained:

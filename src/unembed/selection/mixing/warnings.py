@@ -21,7 +21,11 @@ MOST_OFF = 0.1
 """How far the weights' sum may be from a blend's, which is 1."""
 WIDE_INTERVAL = 0.2
 """Of a weight's interval: two sources are too alike where both have wider ones, and their sum has
-one less than half as wide."""
+one less than half as wide, provided that they are alike."""
+ALIKE = 0.5
+"""Cosine of two sources, and minus the correlation of their weights before these sum to 1, from
+which on one stands for the other. Two shares always trade off, as they sum to 1: that alone says
+nothing of the sources."""
 MOST_NAMED = 3
 
 
@@ -157,7 +161,10 @@ def _alike(
     high: Float[np.ndarray, " sources"],
     seen: set[int],
 ) -> Iterator[str]:
-    """The pair of other sources whose weights are known together far better than alone."""
+    """Of other sources, the alike pair whose weights are known together far better than alone.
+
+    Where no two are alike, that their samples are too few.
+    """
     wide = np.flatnonzero(high - low > WIDE_INTERVAL)
     wide = wide[~np.isin(wide, list(seen))]
     if len(wide) < 2:
@@ -170,7 +177,22 @@ def _alike(
         ratio = (both[1] - both[0]) / min(high[i] - low[i], high[j] - low[j])
         pairs.append((float(ratio), int(i), int(j), both))
     pairs = sorted((pair for pair in pairs if pair[0] < 0.5), key=lambda pair: pair[:3])
-    if pairs:
+    moved = np.corrcoef(found.draws[found.draws.sum(1) > 0].T)
+    alike = [
+        pair
+        for pair in pairs
+        if found.cosines[pair[1], pair[2]] >= ALIKE and moved[pair[1], pair[2]] <= -ALIKE
+    ]
+    if pairs and not alike:
+        among = {at for _, i, j, _ in pairs for at in (i, j)}
+        widest = sorted(among, key=lambda at: (low[at] - high[at], at))
+        each = [f"{names[at]} {_span(low[at], high[at])}" for at in widest[:MOST_NAMED]]
+        yield (
+            f"The samples are too few to say how much of each: {_listed(each)}; sketch more text "
+            "of the target and of these."
+        )
+    if alike:
+        pairs = alike
         _, i, j, both = pairs[0]
         alone = _listed([_span(low[i], high[i]), _span(low[j], high[j])])
         more = f", and so are {len(pairs) - 1} other pairs" * (len(pairs) > 1)

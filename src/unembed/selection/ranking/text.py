@@ -9,7 +9,7 @@ from unembed.runs.table import NAME_WIDTH
 from unembed.selection.ranking.records import Ranked, Ranking
 from unembed.selection.scores import named
 from unembed.stats.estimate import Estimate
-from unembed.stats.forms import decimal, full, point, three
+from unembed.stats.forms import cosine, decimal, full, point
 
 SCORE_WIDTH = 26
 ROUNDING = 1e-9
@@ -43,7 +43,7 @@ def ranking_text(found: Ranking) -> str:
 def _score(source: Ranked, by: str) -> str:
     if source.value is None:
         return "cannot be estimated"
-    form = three if named(by).cosine else decimal
+    form = cosine if named(by).cosine else decimal
     score = Estimate(source.value, source.low, source.high)
     width = None if score.low is None or score.high is None else score.high - score.low
     if width is None or width <= 2 * ROUNDING * abs(source.value):

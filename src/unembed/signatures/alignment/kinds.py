@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from unembed.stats.forms import Form, cosine, three
+
 
 @dataclass(frozen=True)
 class AlignmentKind:
-    """What a quantity is called, and what it asks of two tasks; "" where no page explains it."""
+    """What a quantity is called, what it asks of two tasks ("" where no page explains it), and how
+    it is written.
+    """
 
     label: str
     meaning: str = ""
+    form: Form = cosine
 
 
 ALIGNMENT_KINDS = {
@@ -30,6 +35,7 @@ ALIGNMENT_KINDS = {
         "coupling",
         "Joint over activation × error. 1: the two sides are independent. Above: alike errors are "
         "made in alike states. Below: they are made in different ones.",
+        three,
     ),
     "first_moment": AlignmentKind(
         "first moment",

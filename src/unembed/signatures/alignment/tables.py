@@ -6,11 +6,11 @@ import math
 
 from unembed.runs.columns import columns
 from unembed.runs.table import NAME_WIDTH
-from unembed.signatures.alignment.kinds import KINDS
+from unembed.signatures.alignment.kinds import ALIGNMENT_KINDS, KINDS
 from unembed.signatures.alignment.records import Alignments, Pairs
 from unembed.signatures.signature import Signature
 from unembed.stats.estimate import Estimate
-from unembed.stats.forms import full, plus_minus, three, two
+from unembed.stats.forms import cosine, full, plus_minus, two
 
 CELL_WIDTH = 14
 MOST_IN_MATRIX = 8
@@ -47,10 +47,11 @@ def alignments_text(found: Alignments) -> str:
 
 def _matrix(found: Alignments) -> str:
     width = min(NAME_WIDTH, 2 + max(len(name) for name in ("joint", *found.names)))
-    rows = [["joint", *(name[: CELL_WIDTH - 2] for name in found.names)]]
-    for i, task in enumerate(found.tasks):
-        rows.append([task.name, *(_cell(found.joint, i, j) for j in range(i + 1))])
-    text = columns(rows, width, *[CELL_WIDTH] * len(found.tasks))
+    cells = [[_cell(found.joint, i, j) for j in range(i + 1)] for i in range(len(found.tasks))]
+    each = max(CELL_WIDTH, 2 + max(len(cell) for row in cells for cell in row))
+    rows = [["joint", *(name[: each - 2] for name in found.names)]]
+    rows += [[task.name, *row] for task, row in zip(found.tasks, cells, strict=True)]
+    text = columns(rows, width, *[each] * len(found.tasks))
     if len(found.tasks) > MOST_DETAILED:
         return text
     return "\n".join([text, "", *(_pair(found, i, j, True) for i, j in _pairs(found))])
@@ -80,22 +81,23 @@ def _pair(found: Alignments, i: int, j: int, every: bool = False) -> str:
     """One pair: joint with its interval, and, where asked for, every other quantity."""
     names = f"{found.tasks[j].name}, {found.tasks[i].name}"
     if not every:
-        return f"{names:<{2 * NAME_WIDTH}}{_shown(found.joint, i, j)}"
+        return f"{names:<{2 * NAME_WIDTH}}{_shown(found, 'joint', i, j)}"
     lines = [names]
     for kind in KINDS:
-        pairs = found.pairs(kind)
-        if pairs is not None:
-            lines.append(f"  {kind.replace('_', ' '):<{NAME_WIDTH - 2}}{_shown(pairs, i, j)}")
+        if found.pairs(kind) is not None:
+            lines.append(f"  {kind.replace('_', ' '):<{NAME_WIDTH - 2}}{_shown(found, kind, i, j)}")
     return "\n".join(lines)
 
 
 def _cell(pairs: Pairs, i: int, j: int) -> str:
-    return plus_minus(_estimate(pairs, i, j), three if i != j else two)
+    return plus_minus(_estimate(pairs, i, j), cosine if i != j else two)
 
 
-def _shown(pairs: Pairs, i: int, j: int) -> str:
+def _shown(alignments: Alignments, kind: str, i: int, j: int) -> str:
+    pairs = alignments.pairs(kind)
+    assert pairs is not None
     found = _estimate(pairs, i, j)
-    return CANNOT if found.value is None else full(found, three)
+    return CANNOT if found.value is None else full(found, ALIGNMENT_KINDS[kind].form)
 
 
 def _estimate(pairs: Pairs, i: int, j: int) -> Estimate:
