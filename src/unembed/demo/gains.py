@@ -16,6 +16,7 @@ from unembed.head.head import Head
 from unembed.head.loss import head_loss
 from unembed.head.precision import Precision
 from unembed.runs.progress import progress_bar
+from unembed.short_repr import ShortRepr
 from unembed.signatures.samples import Samples
 
 ROWS = 8192
@@ -23,7 +24,7 @@ ROWS = 8192
 
 
 @dataclass(frozen=True)
-class HeadTraining:
+class HeadTraining(ShortRepr):
     """How to train a head's weight on the hidden states of a text, the body left as it is.
 
     AdamW at a fixed ``rate``, without weight decay; or plain descent ("gd"), whose step is ``rate``

@@ -29,6 +29,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
+from unembed.short_repr import ShortRepr
+
 __all__ = ["Document", "documents", "is_heldout", "subject"]
 
 Split = Literal["train", "heldout"]
@@ -116,7 +118,7 @@ SAME_SUBJECT = {
 
 
 @dataclass(frozen=True)
-class Document:
+class Document(ShortRepr):
     """One piece of text and the name it is known by."""
 
     name: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from unembed.errors import HeadError
 from unembed.head.precision import Precision
 from unembed.head.product import Route, float32_products
+from unembed.short_repr import ShortRepr
 
 PROBE_TOKENS = 8
 PROOF_BLOCK = 4096
 
 
 @dataclass(frozen=True)
-class Head:
+class Head(ShortRepr):
     """``logits = softcap(scale * (W h + b))`` with ``softcap(x) = c tanh(x / c)`` (theory §0).
 
     ``weight`` and ``bias`` keep the checkpoint's dtype and device. ``softcap`` is None where the
@@ -37,6 +38,13 @@ class Head:
     valid: Bool[Tensor, " vocab"] | None
     tied: bool
     digest: str
+
+    def _phrases(self) -> Iterator[str]:
+        yield self.recipe
+        yield f"{self.vocab:,} × {self.dim:,} {str(self.weight.dtype).removeprefix('torch.')}"
+        if self.valid is not None:
+            yield f"{self.tokens:,} tokens"
+        yield "tied to the input embedding" if self.tied else "not tied"
 
     @property
     def vocab(self) -> int:

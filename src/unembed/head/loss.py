@@ -17,10 +17,11 @@ from unembed.head.once_only import once_only
 from unembed.head.precision import Precision
 from unembed.head.product import Route, float32_products
 from unembed.head.sweep import check, sweep
+from unembed.short_repr import ShortRepr
 
 
 @dataclass(frozen=True)
-class HeadLoss:
+class HeadLoss(ShortRepr):
     """What a training objective reads at each position; gradients reach all but ``topk_ids``.
 
     ``nll`` and ``entropy`` are in nats over the full vocabulary. ``topk_values`` are the largest

@@ -19,10 +19,11 @@ from unembed.head.product import (
     multiply,
     right_operand,
 )
+from unembed.short_repr import ShortRepr
 
 
 @dataclass(frozen=True)
-class Precision:
+class Precision(ShortRepr):
     """How float32 products are taken, and what the probe saw.
 
     ``route`` is "onednn" (the CPU wheel's second float32 product, often twice as fast), "ieee" (the

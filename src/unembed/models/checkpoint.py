@@ -29,6 +29,7 @@ from unembed.models.names import DTYPES
 from unembed.models.size import refuse_larger
 from unembed.models.unused_weights import refuse_unused, set_left_out, towers_unused_on_text
 from unembed.models.weight_files import stored_tensors
+from unembed.short_repr import ShortRepr
 
 CONTEXT_LIMIT = 2048
 """Longest context by default: attention over a full window of 128k tokens would cost too much.
@@ -43,7 +44,7 @@ TOKENIZER_REMEDY = "save the model's own there with tokenizer.save_pretrained"
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class Checkpoint(ShortRepr):
     """A causal language model in evaluation mode with its tokenizer.
 
     ``stored_as`` is the format of its quantised weights, which are plain now; None: they were.
@@ -53,6 +54,14 @@ class Checkpoint:
     model: nn.Module
     tokenizer: Any
     stored_as: str | None = None
+
+    def _phrases(self) -> Iterator[str]:
+        some = next(self.model.parameters())
+        yield self.name
+        yield type(self.model).__name__
+        yield f"{sum(p.numel() for p in self.model.parameters()):,} parameters"
+        yield f"{str(some.dtype).removeprefix('torch.')} on {some.device}"
+        yield f"{len(self.tokenizer):,} tokens"
 
 
 def load(

@@ -28,6 +28,7 @@ from unembed.models.length_proof import prove_lengths
 from unembed.models.replicas import MOST_REPLICAS, replicas_of, side_by_side
 from unembed.runs.phases import Phases
 from unembed.runs.store import RunFolder
+from unembed.short_repr import ShortRepr
 from unembed.text.corpus import Corpus
 from unembed.text.row_cuts import Overflow
 from unembed.text.windows import Batch, Windows, batches, parts
@@ -38,7 +39,7 @@ Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
-class ReadingOptions:
+class ReadingOptions(ShortRepr):
     """How a text is read.
 
     ``context`` None takes the model's, at most 2,048 tokens. ``max_positions`` are those of the
@@ -73,7 +74,7 @@ class ReadingOptions:
 
 
 @dataclass(frozen=True)
-class ModelPass:
+class ModelPass(ShortRepr):
     """A model, its head and the windows it reads; ``models`` work on batches side by side.
 
     ``mixed`` says whether rows of different length may share a batch.

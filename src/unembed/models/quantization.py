@@ -18,6 +18,7 @@ from unembed.head.head import output_embedding
 from unembed.models.checkpoint import Checkpoint, hushed
 from unembed.models.names import SCHEMES
 from unembed.models.unused_weights import unused_on_text
+from unembed.short_repr import ShortRepr
 
 
 def quantized(checkpoint: Checkpoint, scheme: str, *, head: bool = False) -> Checkpoint:
@@ -70,7 +71,7 @@ def quantized(checkpoint: Checkpoint, scheme: str, *, head: bool = False) -> Che
 
 
 @dataclass(frozen=True)
-class RoundedShare:
+class RoundedShare(ShortRepr):
     """How many weights of a kind of module ``quantized`` rounds, of how many there are."""
 
     kind: str

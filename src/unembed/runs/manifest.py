@@ -13,6 +13,7 @@ from typing import Any
 from unembed.errors import UnembedError
 from unembed.runs.files import PARTIAL, write_whole
 from unembed.runs.lock import LOCK
+from unembed.short_repr import ShortRepr
 
 MOST_JSON_BYTES = 1 << 26
 MANIFEST = "manifest.json"
@@ -28,7 +29,7 @@ Facts = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
-class Part:
+class Part(ShortRepr):
     """A finished file of a run: its path inside the folder, its rows, its SHA-256."""
 
     path: str
@@ -53,7 +54,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class FinishedRun:
+class FinishedRun(ShortRepr):
     """A finished run by its manifest: what it depends on, its files, and how to replay it.
 
     ``key`` holds the plain values that its numbers depend on, ``kind`` and ``schema`` among them.

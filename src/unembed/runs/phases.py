@@ -9,13 +9,15 @@ from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import Any
 
+from unembed.short_repr import ShortRepr
+
 
 def _nothing() -> None:
     """On a CPU nothing is left running when a call returns."""
 
 
 @dataclass(frozen=True)
-class Phases:
+class Phases(ShortRepr):
     """Wall seconds by phase, in order of first use; phases do not nest.
 
     ``finish`` waits for the device at the end of a phase (``torch.cuda.synchronize`` on a GPU), so

@@ -13,6 +13,7 @@ from torch import nn
 
 from unembed.head.head import Head, bytes_of
 from unembed.head.precision import Precision
+from unembed.short_repr import ShortRepr
 
 SCHEMA = 1
 LEFT_OUT = "unembed_left_out"
@@ -21,7 +22,7 @@ PACKAGES = ("unembed", "torch", "transformers", "tokenizers", "numpy", "pyarrow"
 
 
 @dataclass(frozen=True)
-class TextFacts:
+class TextFacts(ShortRepr):
     """What was read and how it was cut: the part of a run's provenance that the text decides.
 
     ``duplicate_documents`` are equal to an earlier one, token for token, and ``double_bos_rows``
@@ -48,7 +49,7 @@ class TextFacts:
 
 
 @dataclass(frozen=True)
-class Provenance:
+class Provenance(ShortRepr):
     """Everything that the numbers of a run depend on, as plain values.
 
     Two runs with equal provenance hold equal bytes on one machine. ``cpu`` is there

@@ -11,6 +11,7 @@ from unembed.errors import UnembedError
 from unembed.runs.manifest import Facts, FinishedRun, read_run, verified_run
 from unembed.runs.provenance import SCHEMA
 from unembed.runs.store import RunFolder
+from unembed.short_repr import ShortRepr
 
 Record = TypeVar("Record", bound="RunRecord")
 UNREADABLE = (
@@ -59,7 +60,7 @@ class Drawn:
         return found
 
 
-class RunRecord(Drawn):
+class RunRecord(ShortRepr, Drawn):
     """What a run of one kind holds. A kind of run is its record, its page and its verb.
 
     A record says its ``KIND`` and how it is read: ``from_json`` where ``summary.json`` holds all of

@@ -12,13 +12,14 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt64
 
 from unembed.errors import UnembedError
+from unembed.short_repr import ShortRepr
 from unembed.signatures.documents import FOLDS, Documents, folds_of
 from unembed.signatures.state import SUMMED, Features, State
 from unembed.signatures.sums import Sums, lowest
 
 
 @dataclass(frozen=True)
-class BatchSums:
+class BatchSums(ShortRepr):
     """Some samples, and the sums of the documents that have more of them in other batches.
 
     ``state`` is that of all samples, but that it lacks the pairs within the documents that are

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from unembed.errors import UnembedError
 from unembed.head.head import Head
+from unembed.short_repr import ShortRepr
 from unembed.signatures.kin import connected, dealt, sharing
 
 
 @dataclass(frozen=True)
-class Samples:
+class Samples(ShortRepr):
     """The positions of one task: the head's inputs, the next tokens, and where they were read.
 
     ``document`` is a 63-bit hash, so that tasks which share inputs share its values: documents, not

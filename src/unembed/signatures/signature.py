@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Literal
 
 import numpy as np
 
 from unembed.errors import UnembedError
+from unembed.short_repr import ShortRepr
 from unembed.signatures.sketches.sketch import SketchSpec
 from unembed.signatures.state import SUMMED, State
 
@@ -33,7 +34,7 @@ REMEDIES = {
 
 
 @dataclass(frozen=True)
-class Identity:
+class Identity(ShortRepr):
     """Everything in which two signatures must agree to be compared (theory §7, §9).
 
     ``head_digest`` is that of the output head, ``model_digest`` that of the body, which gives the
@@ -72,7 +73,7 @@ def mismatch(
 
 
 @dataclass(frozen=True)
-class Signature:
+class Signature(ShortRepr):
     """A task's state, with what it is a state of.
 
     ``facts`` are plain strings about where it came from (text, rules, model, versions); they are
@@ -83,6 +84,15 @@ class Signature:
     identity: Identity
     state: State
     facts: dict[str, str]
+
+    def _phrases(self) -> Iterator[str]:
+        yield self.name
+        documents = self.state.documents
+        yield f"{self.state.samples:,.0f} {self.identity.unit}s in {documents:,} documents"
+        yield f"{self.identity.spec.construction} of m = {self.identity.spec.m:,}"
+        yield f"{self.identity.fisher} Fisher"
+        if "model" in self.facts:
+            yield f"model {self.facts['model']}"
 
 
 def merge(a: Signature, b: Signature) -> Signature:

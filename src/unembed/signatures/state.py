@@ -11,6 +11,7 @@ from jaxtyping import Float, UInt64
 from torch import Tensor
 
 from unembed.errors import UnembedError
+from unembed.short_repr import ShortRepr
 from unembed.signatures.documents import FOLDS
 from unembed.signatures.sums import KEPT, Sums, lowest
 
@@ -22,7 +23,7 @@ WEIGHTS = ("weight", "weight_squared", "document_weight_squared", "block_weight"
 
 
 @dataclass(frozen=True)
-class Features:
+class Features(ShortRepr):
     """Packed features of some samples: each row's m numbers, whose products carry 1/m (theory §9).
 
     ``joint`` sketches ``g gᵀ``, ``activation`` ``a aᵀ``, ``error`` ``e eᵀ``. ``first`` sketches g
@@ -38,7 +39,7 @@ class Features:
 
 
 @dataclass(frozen=True)
-class State:
+class State(ShortRepr):
     """All that is kept of a task's samples: sums by fold and by block of documents.
 
     ``weight`` is ``Σ w`` of each fold and ``weight_squared`` ``Σ w²`` (both the number of samples,

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int, UInt64
 from torch import Tensor
 
+from unembed.short_repr import ShortRepr
 from unembed.signatures.documents import FOLDS, Documents
 
 KEPT = 256
@@ -20,7 +21,7 @@ changes memory, and rounding in the last digit."""
 
 
 @dataclass(frozen=True)
-class Sums:
+class Sums(ShortRepr):
     """Of one kind of feature: ``Σ w ψ`` of each fold, and what its errors are estimated from.
 
     ``own`` holds ``Σ_d ‖Ψ_d‖² / m`` with ``Ψ_d = Σ w ψ`` over the samples of document d: the pairs

@@ -15,6 +15,7 @@ from jaxtyping import Int
 
 from unembed.errors import UnembedError
 from unembed.head.head import Head
+from unembed.short_repr import ShortRepr
 from unembed.text.corpus import Corpus
 from unembed.text.rows import Messages, PromptCompletion, Row
 
@@ -23,7 +24,7 @@ MOST_NAMED = 8
 
 
 @dataclass(frozen=True)
-class Verbalizers:
+class Verbalizers(ShortRepr):
     """Labels and the answer words that stand for them, in the order of the file.
 
     ``words[i]`` replaces a completion that is ``labels[i]`` but for the white space around it. It

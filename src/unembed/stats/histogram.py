@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from unembed.short_repr import ShortRepr
+
 
 @dataclass(frozen=True)
-class Histogram:
+class Histogram(ShortRepr):
     """Counts of positions per bin, split by whether top-1 was the target.
 
     ``edges`` has one more entry than the counts. Positions outside the edges are counted in
@@ -25,7 +27,7 @@ class Histogram:
 
 
 @dataclass(frozen=True)
-class Density:
+class Density(ShortRepr):
     """Counts of positions in a grid: ``counts[i][j]`` for x bin i, y bin j."""
 
     x_edges: tuple[float, ...]

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from unembed.runs.progress import progress_bar
+from unembed.short_repr import ShortRepr
 from unembed.text.files import files_below
 from unembed.text.in_memory import named, pairs_of, texts_of
 from unembed.text.rows import COMPLETION, PROMPT, Row, RowRules, read_rows
@@ -20,7 +21,7 @@ from unembed.text.tokenised import ReadingLimit, Tokenised, add_row, tokenise
 
 
 @dataclass(frozen=True)
-class Corpus:
+class Corpus(ShortRepr):
     """Token rows grouped into documents.
 
     ``ids`` holds all tokens end to end; row r is ``ids[starts[r]:starts[r + 1]]``. Row r belongs to
@@ -48,6 +49,12 @@ class Corpus:
     digest: str
     counted: Bool[np.ndarray, " tokens"] | None = None
     remarks: tuple[str, ...] = ()
+
+    def _phrases(self) -> Iterator[str]:
+        yield f"{self.tokens:,} tokens in {len(self.names):,} documents"
+        if self.counted is not None:
+            yield f"{int(self.counted.sum()):,} of them counted"
+        yield self.rules
 
     @cached_property
     def duplicate_documents(self) -> int:

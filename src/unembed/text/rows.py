@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from unembed.errors import UnembedError
+from unembed.short_repr import ShortRepr
 from unembed.text.files import SUFFIXES, files_below, first_line, kind_of, lines, records
 
 OTHER_SUFFIXES = (".md", ".html", ".gz", ".zst", ".zip", ".arrow")
@@ -25,7 +26,7 @@ Messages = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class PromptCompletion:
+class PromptCompletion(ShortRepr):
     """A prompt and its completion: two texts, or two lists of messages."""
 
     prompt: str | Messages

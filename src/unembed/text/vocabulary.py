@@ -10,6 +10,8 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool
 
+from unembed.short_repr import ShortRepr
+
 SPACE_MARKS = ("Ġ", "▁", " ")
 """How byte-level and SentencePiece tokenizers mark a piece that begins with a space."""
 CONTINUATION = "##"
@@ -17,7 +19,7 @@ CONTINUATION = "##"
 
 
 @dataclass(frozen=True)
-class Vocabulary:
+class Vocabulary(ShortRepr):
     """The text of every token id that a run mentions; broken UTF-8 shows as U+FFFD."""
 
     texts: dict[int, str]

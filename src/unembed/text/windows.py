@@ -12,13 +12,14 @@ from torch import Tensor
 
 from unembed.errors import UnembedError
 from unembed.runs.provenance import TextFacts
+from unembed.short_repr import ShortRepr
 from unembed.text import drawing
 from unembed.text.corpus import Corpus
 from unembed.text.row_cuts import Overflow, RowCuts
 
 
 @dataclass(frozen=True)
-class Windows:
+class Windows(ShortRepr):
     """Windows of at most ``context`` inputs, each predicting the token after every input.
 
     Window i reads ``length[i]`` tokens from ``start[i]`` on in ``corpus.ids`` and predicts the
@@ -179,7 +180,7 @@ class Windows:
 
 
 @dataclass(frozen=True)
-class Batch:
+class Batch(ShortRepr):
     """Windows padded to one length.
 
     ``input_ids`` is padded on the right with a token of the batch; ``real`` picks the inputs whose

@@ -33,7 +33,7 @@ from unembed.runs.progress import progress_bar
 from unembed.runs.provenance import Provenance
 from unembed.runs.run_record import RunRecord
 from unembed.runs.store import TABLES, RunFolder
-from unembed.runs.table import as_html, as_text
+from unembed.runs.table import as_text
 from unembed.stats.forms import decimal, full, share
 from unembed.text.corpus import Corpus
 from unembed.text.vocabulary import Vocabulary
@@ -106,13 +106,16 @@ class Audit(RunRecord):
         return self.table.__arrow_c_stream__(requested_schema)
 
     def __str__(self) -> str:
-        return as_text(self._lines)
+        return as_text(self._rows())
 
-    def _repr_html_(self) -> str:
-        return as_html(self._lines)
+    def _phrases(self) -> Iterator[str]:
+        yield self.provenance.model
+        documents = np.count_nonzero(self.documents["positions"].to_numpy())
+        yield f"{len(self):,} positions in {documents:,} documents"
+        if "summary" in vars(self):
+            yield f"median margin {self.summary.median_margin}"
 
-    @property
-    def _lines(self) -> list[tuple[str, str]]:
+    def _rows(self) -> list[tuple[str, str]]:
         notes = [("note", note) for note in self.provenance.text.notes]
         return headline(self.summary) + notes
 

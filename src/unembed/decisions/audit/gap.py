@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from unembed.short_repr import ShortRepr
 from unembed.stats.bootstrap import RESAMPLES, cluster, interval, interval_levels, resample_weights
 from unembed.stats.density import density_at_zero
 from unembed.stats.estimate import Estimate
@@ -64,7 +65,7 @@ class FittedLine:
 
 
 @dataclass(frozen=True)
-class LineFit:
+class LineFit(ShortRepr):
     """Least squares of ``log10 eta`` on ``log10 epsilon`` over one window (theory §2).
 
     ``alpha`` is the coefficient at slope 1, ``10 ** mean(log10 eta - log10 epsilon)``.
@@ -80,7 +81,7 @@ class LineFit:
 
 
 @dataclass(frozen=True)
-class TiedEnd:
+class TiedEnd(ShortRepr):
     """Equal margins on which the published window begins, so that rounding decides the fit.
 
     ``margins`` is how many lie within TIE_REACH of the lower end, ``epsilon`` in logits;
@@ -103,7 +104,7 @@ class TiedEnd:
 
 
 @dataclass(frozen=True)
-class GapFit:
+class GapFit(ShortRepr):
     """The gap curve with its fits.
 
     ``epsilon``, ``eta`` the 32-point curve of the published window, with pointwise interval

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from unembed.decisions.audit.gap import GapFit, GapUndefined, fit_gap
+from unembed.short_repr import ShortRepr
 from unembed.stats.bootstrap import RESAMPLES, cluster, ratio_estimates, sums_by_document
 from unembed.stats.estimate import Estimate
 
@@ -41,7 +42,7 @@ class NativeColumns:
 
 
 @dataclass(frozen=True)
-class NativeHead:
+class NativeHead(ShortRepr):
     """What the head in the checkpoint's own precision makes of the same positions (theory §1)."""
 
     dtype: str

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import math
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,8 +18,10 @@ from unembed.decisions.audit.gap import GapFit, GapUndefined, fit_gap
 from unembed.decisions.audit.rounding import NativeColumns, NativeHead, native_head
 from unembed.decisions.names import MARGIN_BANDS
 from unembed.runs.record import check_columns, record_from_json, record_to_json
+from unembed.short_repr import ShortRepr
 from unembed.stats.bootstrap import RESAMPLES, cluster, ratio_estimates, sums_by_document
 from unembed.stats.estimate import Estimate
+from unembed.stats.forms import full, share
 from unembed.stats.histogram import Density, Histogram, density, histogram, round_edges
 from unembed.stats.rank_correlation import spearman_estimate
 from unembed.stats.resampled import quantile_estimates
@@ -73,7 +76,7 @@ class AuditColumns:
 
 
 @dataclass(frozen=True)
-class Band:
+class Band(ShortRepr):
     """Positions with ``low <= margin < high`` (``high`` is None for the last, open band)."""
 
     low: float
@@ -85,7 +88,7 @@ class Band:
 
 
 @dataclass(frozen=True)
-class AuditSummary:
+class AuditSummary(ShortRepr):
     """The figures of one audit. Margins are in logits, entropies and losses in nats.
 
     ``n_positions`` and ``n_documents`` count every row of the table; the ``n_nonfinite`` rows among
@@ -115,6 +118,12 @@ class AuditSummary:
     gap_reason: str | None
     row_norm_cv: float | None
     native: NativeHead | None
+
+    def _phrases(self) -> Iterator[str]:
+        yield f"{self.n_positions:,} positions in {self.n_documents:,} documents"
+        yield f"median margin {self.median_margin}"
+        yield f"accuracy {full(self.accuracy, share)}"
+        yield f"loss {self.nll_nats} nats"
 
 
 def summarise(

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from unembed.runs.record import check_columns
+from unembed.short_repr import ShortRepr
 from unembed.stats.bootstrap import (
     RESAMPLES,
     cluster,
@@ -52,7 +53,7 @@ class CalibrationColumns:
 
 
 @dataclass(frozen=True)
-class ReliabilityBin:
+class ReliabilityBin(ShortRepr):
     """Positions with ``low <= confidence < high``: their mean confidence and their accuracy."""
 
     low: float
@@ -63,7 +64,7 @@ class ReliabilityBin:
 
 
 @dataclass(frozen=True)
-class Calibration:
+class Calibration(ShortRepr):
     """Calibration of one audit; ``ece``, ``mce`` and ``brier`` have no unit.
 
     ``mce.n`` counts the positions of the bin in which the maximum lies, and ``ece_by_chance`` is
@@ -80,7 +81,7 @@ class Calibration:
 
 
 @dataclass(frozen=True)
-class CalibrationComparison:
+class CalibrationComparison(ShortRepr):
     """Calibration before and after, and the paired differences after - before."""
 
     before: Calibration

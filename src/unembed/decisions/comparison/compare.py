@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from itertools import combinations
@@ -31,7 +31,7 @@ from unembed.runs.manifest import FinishedRun
 from unembed.runs.provenance import SCHEMA, Provenance
 from unembed.runs.run_record import RunRecord
 from unembed.runs.store import RunFolder
-from unembed.runs.table import as_html, as_text
+from unembed.runs.table import as_text
 from unembed.stats.forms import decimal, full, points, share, signed
 from unembed.text.vocabulary import Vocabulary
 
@@ -94,10 +94,15 @@ class Comparison(RunRecord):
         return self.table.__arrow_c_stream__(requested_schema)
 
     def __str__(self) -> str:
-        return as_text(headline(self.summary))
+        return as_text(self._rows())
 
-    def _repr_html_(self) -> str:
-        return as_html(headline(self.summary))
+    def _phrases(self) -> Iterator[str]:
+        if self.provenance:
+            yield " → ".join(str(self.provenance[side]["model"]) for side in ("before", "after"))
+        yield from self.summary._phrases()
+
+    def _rows(self) -> list[tuple[str, str]]:
+        return headline(self.summary)
 
 
 def compare(

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from unembed.decisions.comparison.flips import COMPARISON_RESAMPLES
+from unembed.short_repr import ShortRepr
 from unembed.stats.bootstrap import cluster, ratio_of_totals, sums_by_document, totals_and_resamples
 from unembed.stats.concentration import largest_share
 from unembed.stats.estimate import Estimate
@@ -36,7 +37,7 @@ class DivergenceColumns:
 
 
 @dataclass(frozen=True)
-class Exceedance:
+class Exceedance(ShortRepr):
     """The share of positions whose divergence is greater than ``threshold``."""
 
     threshold: float
@@ -44,7 +45,7 @@ class Exceedance:
 
 
 @dataclass(frozen=True)
-class DivergenceStatistics:
+class DivergenceStatistics(ShortRepr):
     """Mean, median and 99 % quantile of a divergence, and its survival curve on a fixed grid."""
 
     mean: Estimate
@@ -54,7 +55,7 @@ class DivergenceStatistics:
 
 
 @dataclass(frozen=True)
-class DivergenceGroup:
+class DivergenceGroup(ShortRepr):
     """Means over the ``n`` positions of one group: KL(before‖after) in nats, the others shares."""
 
     name: str
@@ -65,7 +66,7 @@ class DivergenceGroup:
 
 
 @dataclass(frozen=True)
-class DivergenceSummary:
+class DivergenceSummary(ShortRepr):
     """``kl_forward`` is KL(before‖after), ``kl_backward`` KL(after‖before), in nats.
 
     ``acceptance`` is the mean of the sum of min(p, q): the chance that speculative decoding accepts

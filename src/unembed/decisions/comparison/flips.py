@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from unembed.runs.record import check_columns
+from unembed.short_repr import ShortRepr
 from unembed.stats.bootstrap import cluster, interval, resample_weights
 from unembed.stats.estimate import Estimate
 
@@ -44,7 +45,7 @@ class FlipColumns:
 
 
 @dataclass(frozen=True)
-class Flips:
+class Flips(ShortRepr):
     """The flips of some positions: plain counts, and shares of those positions with intervals.
 
     ``changed = wrong_to_right + right_to_wrong + wrong_to_wrong`` and
@@ -74,7 +75,7 @@ class Flips:
 
 
 @dataclass(frozen=True)
-class FlipGroup:
+class FlipGroup(ShortRepr):
     """The flips of one group: ``share`` of all positions, ``share_of_net`` of the total net.
 
     A ``share_of_net`` may lie outside [0, 1]: groups may lose what others gain.
@@ -87,7 +88,7 @@ class FlipGroup:
 
 
 @dataclass(frozen=True)
-class TokenFlips:
+class TokenFlips(ShortRepr):
     """The flips at the ``n`` positions whose target is ``token``, with the sign test's p.
 
     None with several seeds, for the same positions are then counted several times.
@@ -102,7 +103,7 @@ class TokenFlips:
 
 
 @dataclass(frozen=True)
-class TokenExtremes:
+class TokenExtremes(ShortRepr):
     """The targets that gained and that lost most, out of ``tokens`` targets with a flip."""
 
     tokens: int

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 
 from unembed.decisions.audit.summary import MARGIN_BANDS, QUANTILES
 from unembed.runs.record import check_columns
+from unembed.short_repr import ShortRepr
 from unembed.stats.bootstrap import RESAMPLES, cluster, interval, ratio_estimates, sums_by_document
 from unembed.stats.estimate import Estimate
 from unembed.stats.histogram import Histogram, histogram, round_edges
@@ -41,7 +42,7 @@ class MarginColumns:
 
 
 @dataclass(frozen=True)
-class MarginChange:
+class MarginChange(ShortRepr):
     """Change of one measure over a group: share of positions with more after, and mean change."""
 
     wider: Estimate
@@ -49,7 +50,7 @@ class MarginChange:
 
 
 @dataclass(frozen=True)
-class Spread:
+class Spread(ShortRepr):
     """``MarginChange`` with the distribution of the change.
 
     ``quantiles`` has the keys 5, 25, 50, 75 and 95 (percent), ``median`` is the one at 50;
@@ -64,7 +65,7 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class Rotation:
+class Rotation(ShortRepr):
     """Positions that kept their top-1 and have another runner-up: ``share`` of all positions."""
 
     n: int
@@ -74,7 +75,7 @@ class Rotation:
 
 
 @dataclass(frozen=True)
-class Expansion:
+class Expansion(ShortRepr):
     """Change of the margin, in logits, and of the relative distance, in a group of n positions."""
 
     n: int
@@ -83,7 +84,7 @@ class Expansion:
 
 
 @dataclass(frozen=True)
-class BandMovement:
+class BandMovement(ShortRepr):
     """Accuracy by margin band, ``low <= margin < high`` (``high`` None for the last, open band).
 
     ``accuracy_before`` of the positions whose margin lay in the band before, ``paired_after`` of
@@ -102,7 +103,7 @@ class BandMovement:
 
 
 @dataclass(frozen=True)
-class Sharpening:
+class Sharpening(ShortRepr):
     """How much of the change of the median margin a temperature explains, see ``compare_margins``.
 
     ``raw_change`` and ``scale_free_change`` are relative changes of the median (.3 is +30 %) of the
@@ -121,7 +122,7 @@ class Sharpening:
 
 
 @dataclass(frozen=True)
-class Movement:
+class Movement(ShortRepr):
     """What happened to the margins; ``unchanged`` holds the positions that kept their top-1."""
 
     rotation: Rotation

@@ -19,11 +19,12 @@ from unembed.decisions.comparison.summary import Groups
 from unembed.decisions.names import BAND_NAMES, CLASSES, FREQUENCY_NAMES, bands_of_range
 from unembed.decisions.tokens import encodings_of, marks_of_terms
 from unembed.errors import UnembedError
+from unembed.short_repr import ShortRepr
 from unembed.text.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
-class PositionFilter:
+class PositionFilter(ShortRepr):
     """Which positions to compare; what is left empty keeps all.
 
     ``classes`` and ``frequencies`` are of the target, ``bands`` of the margin before: each a band,

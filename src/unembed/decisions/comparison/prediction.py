@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 
 from unembed.decisions.comparison.movement import MarginColumns
+from unembed.short_repr import ShortRepr
 from unembed.stats.bootstrap import (
     RESAMPLES,
     cluster,
@@ -47,7 +48,7 @@ MAD_TO_DEVIATION = 1.482602218505602
 
 
 @dataclass(frozen=True)
-class ChanceBin:
+class ChanceBin(ShortRepr):
     """Positions with ``low <= chance < high``: the mean predicted chance, and the share flipped."""
 
     low: float
@@ -58,7 +59,7 @@ class ChanceBin:
 
 
 @dataclass(frozen=True)
-class FlipPrediction:
+class FlipPrediction(ShortRepr):
     """Predicted and observed share of positions with another top-1, see ``predict_flips``.
 
     ``noise`` is s, in logits of the audit before, ``scale`` the common factor of the margins;

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +38,8 @@ from unembed.decisions.comparison.prediction import FlipPrediction, predict_flip
 from unembed.decisions.names import BAND_NAMES as BAND_NAMES
 from unembed.decisions.tokens import CLASSES, FREQUENCY_NAMES
 from unembed.runs.record import record_from_json, record_to_json
+from unembed.short_repr import ShortRepr
+from unembed.stats.forms import full, points, share
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Groups:
 
 
 @dataclass(frozen=True)
-class ComparisonSummary:
+class ComparisonSummary(ShortRepr):
     """The figures of one comparison; every interval clusters by document.
 
     ``only`` says which positions were kept, where not all were. ``n_nonfinite`` positions were left
@@ -88,6 +90,12 @@ class ComparisonSummary:
     prediction: FlipPrediction
     divergence: DivergenceSummary | None = None
     seeds: tuple[int, int] = (1, 1)
+
+    def _phrases(self) -> Iterator[str]:
+        yield f"{self.n_positions:,} positions in {self.n_documents:,} documents"
+        yield f"{self.flips.changed:,} changed"
+        yield f"churn {full(self.flips.churn, share)}"
+        yield f"accuracy difference {full(self.flips.accuracy_difference, points)}"
 
 
 def bands_of(margin: Float[np.ndarray, " positions"]) -> Int[np.ndarray, " positions"]:

@@ -10,10 +10,11 @@ from typing import Any
 import pyarrow as pa
 
 from unembed.errors import UnembedError
+from unembed.short_repr import ShortRepr
 
 
 @dataclass(frozen=True)
-class Label:
+class Label(ShortRepr):
     """What its user says of a signature.
 
     Raises UnembedError for a tag that nobody would see.
@@ -30,7 +31,7 @@ class Label:
 
 
 @dataclass(frozen=True)
-class Entry:
+class Entry(ShortRepr):
     """One signature of an index.
 
     ``text`` and ``text_digest`` say which text it is of, ``squared_norm`` is the debiased one of

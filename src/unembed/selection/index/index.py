@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +29,7 @@ from unembed.selection.index.ledger import Ledger, new_index
 from unembed.selection.index.query import Answer, ask, intact
 from unembed.selection.index.vectors import Mean, stored
 from unembed.selection.scores import FEATURES
+from unembed.short_repr import ShortRepr
 from unembed.signatures.file import Dtype, as_bytes
 from unembed.signatures.signature import Identity, Signature, mismatch
 
@@ -48,7 +49,7 @@ class PendingEntry:
     hashes: UInt64[np.ndarray, " hashes"]
 
 
-class Index:
+class Index(ShortRepr):
     """A folder of signatures that compare with each other.
 
     It shows the folder as it was when it was opened, until it adds or removes, or ``refresh`` is
@@ -113,6 +114,19 @@ class Index:
         if check and index._ledger.vectors.rows.nbytes <= CHECKED:
             index.verify()
         return index
+
+    def _phrases(self) -> Iterator[str]:
+        yield str(self.folder)
+        yield f"{len(self):,} entries by {self.by}"
+        yield f"{self.dtype} of m = {self.identity.spec.m:,}"
+
+    def _rows(self) -> list[tuple[str, str]]:
+        return [
+            ("folder", str(self.folder)),
+            ("entries", f"{len(self):,}"),
+            ("compared by", self.by),
+            ("numbers", f"{self.dtype} of m = {self.identity.spec.m:,}"),
+        ]
 
     def __len__(self) -> int:
         return self._ledger.rows - len(self._ledger.removed)

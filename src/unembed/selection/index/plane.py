@@ -14,6 +14,7 @@ from torch import Tensor
 from unembed.errors import UnembedError
 from unembed.runs.run_record import Drawn
 from unembed.selection.index.index import Index
+from unembed.short_repr import ShortRepr
 
 MOST_ENTRIES = 20_000
 MOST_EXACT = 2_000
@@ -23,7 +24,7 @@ TURNS = 6
 
 
 @dataclass(frozen=True)
-class Map(Drawn):
+class Map(ShortRepr, Drawn):
     """Where each signature of an index lies on the two axes that tell them best apart.
 
     ``points`` are principal components of the unit vectors: distances on the map are at most the

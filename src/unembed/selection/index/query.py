@@ -15,6 +15,7 @@ from unembed.selection.index.entries import Entry
 from unembed.selection.index.ledger import Ledger
 from unembed.selection.index.nearest import best_rows
 from unembed.selection.index.vectors import Mean
+from unembed.short_repr import ShortRepr
 from unembed.signatures.alignment.align import interval
 from unembed.signatures.alignment.estimators import GROUPS
 from unembed.signatures.signature import Signature, mismatch
@@ -22,7 +23,7 @@ from unembed.stats.estimate import Estimate
 
 
 @dataclass(frozen=True)
-class Match:
+class Match(ShortRepr):
     """One entry found.
 
     ``score`` orders the matches: the cosine with neither norm debiased. It is too low, the more so
@@ -51,7 +52,7 @@ class Match:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Answer(ShortRepr):
     """The best entries, best first.
 
     ``searched`` are the entries there are, and ``closely`` how many rows were read whole.

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 from unembed.runs.record import record_from_json
 from unembed.runs.run_record import RunRecord
+from unembed.short_repr import ShortRepr
 from unembed.stats.estimate import Estimate
 
 
 @dataclass(frozen=True)
-class Share:
+class Share(ShortRepr):
     """One source's part of a mixture.
 
     ``weight`` is its share of the tokens: those of all sources sum to 1. ``probability`` is what
@@ -55,6 +57,21 @@ class Mixture(RunRecord):
     def from_json(cls, values: dict[str, Any]) -> Mixture:
         """Read back what ``to_json`` wrote."""
         return record_from_json(cls, values)
+
+    def _phrases(self) -> Iterator[str]:
+        used = sorted(
+            (one for one in self.shares if one.probability > 0),
+            key=lambda one: -(one.weight.value or 0.0),
+        )
+        yield f"of {self.target} by {self.by}"
+        yield f"{len(used)} of {len(self.shares)} sources used"
+        yield f"residual {self.residual}"
+        yield from (f"{one.name} {one.weight}" for one in used)
+
+    def _rows(self) -> list[tuple[str, str]]:
+        from unembed.selection.mixing.text import mixture_rows
+
+        return mixture_rows(self)
 
     def __str__(self) -> str:
         from unembed.selection.mixing.text import mixture_text

@@ -18,19 +18,24 @@ DIGITS = 4
 
 def mixture_text(mixture: Mixture) -> str:
     """Every weight with its interval, largest first, then total, residual, warnings, the line."""
-    shares = sorted(mixture.shares, key=lambda share: -(share.weight.value or 0.0))
-    used = [share for share in shares if share.probability > 0]
-    listed = shares if len(shares) <= MOST_LISTED else used
-    rows = [(share.name, full(share.weight, decimal)) for share in listed]
-    rows += [
-        ("weights before they sum to 1", full(mixture.total, decimal)),
-        ("residual", full(mixture.residual, decimal) + _below_zero(mixture.residual)),
-    ]
-    lines = [f"{mixture.target} by {mixture.by}: {len(used)} of {len(shares)} sources used"]
-    lines.append(columns(rows, NAME_WIDTH))
+    used = [share for share in mixture.shares if share.probability > 0]
+    lines = [f"{mixture.target} by {mixture.by}: {len(used)} of {len(mixture.shares)} sources used"]
+    lines.append(columns(mixture_rows(mixture), NAME_WIDTH))
     lines += [f"warning: {sentence}" for sentence in mixture.warnings]
     line = interleave_line(mixture)
     return "\n".join([*lines, line] if line else lines)
+
+
+def mixture_rows(mixture: Mixture) -> list[tuple[str, str]]:
+    """Every weight with its interval, largest first, then total and residual."""
+    shares = sorted(mixture.shares, key=lambda share: -(share.weight.value or 0.0))
+    used = [share for share in shares if share.probability > 0]
+    listed = shares if len(shares) <= MOST_LISTED else used
+    return [
+        *((share.name, full(share.weight, decimal)) for share in listed),
+        ("weights before they sum to 1", full(mixture.total, decimal)),
+        ("residual", full(mixture.residual, decimal) + _below_zero(mixture.residual)),
+    ]
 
 
 def interleave_line(mixture: Mixture) -> str | None:

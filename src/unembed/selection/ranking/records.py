@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from unembed.runs.record import record_from_json
 from unembed.runs.run_record import RunRecord
+from unembed.short_repr import ShortRepr, html_table
+from unembed.stats.estimate import Estimate
+
+MOST_NAMED = 3
+"""Sources that a ranking's repr names."""
 
 
 @dataclass(frozen=True)
-class Ranked:
+class Ranked(ShortRepr):
     """One source and its score for the target; None where it could not be estimated.
 
     ``best`` is the probability that, of all sources, this one's score is the largest, given how
@@ -27,6 +33,12 @@ class Ranked:
     samples: int
     documents: int
     status: str = "ok"
+
+    @property
+    def estimate(self) -> Estimate:
+        """The score with its interval, or why there is none."""
+        reason = self.status if self.value is None else None
+        return Estimate(self.value, self.low, self.high, self.samples, reason)
 
 
 @dataclass(frozen=True)
@@ -56,6 +68,17 @@ class Ranking(RunRecord):
     def from_json(cls, values: dict[str, Any]) -> Ranking:
         """Read back what ``to_json`` wrote."""
         return record_from_json(cls, values)
+
+    def _phrases(self) -> Iterator[str]:
+        yield f"for {self.target} by {self.by}"
+        yield f"{len(self.sources):,} sources"
+        yield from (f"{one.name} {one.estimate}" for one in self.sources[:MOST_NAMED])
+
+    def _repr_html_(self) -> str:
+        from unembed.selection.ranking.text import ranking_rows
+
+        header, *rows = ranking_rows(self)
+        return html_table(rows, header)
 
     def __str__(self) -> str:
         from unembed.selection.ranking.text import ranking_text

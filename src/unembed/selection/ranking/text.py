@@ -24,9 +24,7 @@ def ranking_text(found: Ranking) -> str:
     Below, what is wrong with the target or a source.
     """
     listed = found.sources[:MOST_LISTED]
-    rows = [("source", found.by, f"best for {found.target}")]
-    rows += [(one.name, _score(one, found.by), _chance(one.best)) for one in listed]
-    lines = [columns(rows, NAME_WIDTH, SCORE_WIDTH)]
+    lines = [columns(ranking_rows(found)[: 1 + MOST_LISTED], NAME_WIDTH, SCORE_WIDTH)]
     if len(found.sources) > MOST_LISTED:
         lines.append(f"… {len(found.sources) - MOST_LISTED:,} more: see the report")
     lost = sum(one.value is None for one in found.sources)
@@ -38,6 +36,12 @@ def ranking_text(found: Ranking) -> str:
     statuses = [(found.target, found.status), *((one.name, one.status) for one in listed)]
     lines += [f"{name}: {status}" for name, status in statuses if status != "ok"]
     return "\n".join(lines)
+
+
+def ranking_rows(found: Ranking) -> list[tuple[str, str, str]]:
+    """A header, then each source, best first, with its score and its chance to be the best."""
+    rows = [(one.name, _score(one, found.by), _chance(one.best)) for one in found.sources]
+    return [("source", found.by, f"best for {found.target}"), *rows]
 
 
 def _score(source: Ranked, by: str) -> str:

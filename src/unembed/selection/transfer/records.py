@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from unembed.short_repr import ShortRepr
 from unembed.stats.estimate import Estimate
 
 
 @dataclass(frozen=True)
-class Scores:
+class Scores(ShortRepr):
     """A method's score of every source for every target, from each seed's samples; larger is
     better, NaN where there is none. ``seconds``, ``mib`` and ``bytes`` are its cost: time for all
     pairs of one seed, memory beyond what holds the model, and what is kept of a task.
@@ -26,7 +27,7 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class Transfer:
+class Transfer(ShortRepr):
     """Measured gains, and the scores that predicted them.
 
     ``gains[s, i, j]`` is how far task j's held-out loss falls, in nats a token, when the model is
@@ -60,7 +61,7 @@ class Transfer:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Verdict(ShortRepr):
     """How well a method chose sources: means over targets and seeds, each with a 95 % interval.
 
     The target itself is no candidate. ``top1`` is how often its first choice had the largest gain,

@@ -9,6 +9,7 @@ from jaxtyping import Float
 
 from unembed.errors import UnembedError
 from unembed.selection.transfer.records import Scores, Transfer, Verdict
+from unembed.short_repr import ShortRepr
 from unembed.stats.bootstrap import bootstrap_sums
 from unembed.stats.estimate import Estimate
 from unembed.stats.rank_correlation import standard_ranks
@@ -29,7 +30,7 @@ SAME = "every source has the same score, so that there is no order"
 
 
 @dataclass(frozen=True)
-class Difference:
+class Difference(ShortRepr):
     """What choosing by one method gains over choosing by another: first minus second, in pairs.
 
     Each is a mean over targets and seeds with a 95 % interval. A ``regret`` below 0 speaks for the

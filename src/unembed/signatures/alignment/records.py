@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,11 +11,13 @@ from jaxtyping import Float
 
 from unembed.runs.record import record_from_json
 from unembed.runs.run_record import RunRecord
+from unembed.short_repr import ShortRepr, html_table
 from unembed.signatures.alignment.kinds import KINDS
+from unembed.stats.estimate import Estimate
 
 
 @dataclass(frozen=True)
-class Pairs:
+class Pairs(ShortRepr):
     """One quantity for every pair of tasks; NaN where it could not be estimated.
 
     ``sketch_se`` and ``sampling_se`` are standard errors, 0 where there is none (an exact value has
@@ -28,9 +31,17 @@ class Pairs:
     low: Float[np.ndarray, "tasks tasks"]
     high: Float[np.ndarray, "tasks tasks"]
 
+    def estimate(self, i: int, j: int) -> Estimate:
+        """The quantity for tasks i and j with its interval."""
+        value, low, high = (float(x[i, j]) for x in (self.value, self.low, self.high))
+        if np.isnan(value):
+            return Estimate(None, reason="cannot be estimated")
+        bounded = i != j and not np.isnan(low)
+        return Estimate(value, low if bounded else None, high if bounded else None)
+
 
 @dataclass(frozen=True)
-class TaskFacts:
+class TaskFacts(ShortRepr):
     """What is known of one task: its samples, how spread they are, and whether they suffice.
 
     ``participation_ratio`` is ``tr(F)² / ‖F‖²``, the effective number of directions of its Fisher;
@@ -109,6 +120,21 @@ class Alignments(RunRecord):
                     if shape != square:
                         raise ValueError(f"{kind} has {name} of shape {shape}, not {square}")
         return cls(**given)
+
+    def _phrases(self) -> Iterator[str]:
+        yield f"{len(self.tasks):,} tasks"
+        yield self.method
+        yield f"by {self.unit}"
+        apart = np.where(np.eye(len(self.tasks), dtype=bool), np.nan, self.joint.value)
+        if not np.isnan(apart).all():
+            i, j = divmod(int(np.nanargmax(apart)), len(self.tasks))
+            yield f"most alike {self.names[i]} and {self.names[j]}: {self.joint.estimate(i, j)}"
+
+    def _repr_html_(self) -> str:
+        from unembed.signatures.alignment.tables import alignment_rows
+
+        header, *rows = alignment_rows(self)
+        return html_table(rows, header)
 
     def __str__(self) -> str:
         from unembed.signatures.alignment.tables import alignments_text

@@ -9,13 +9,13 @@ from unembed.runs.table import NAME_WIDTH
 from unembed.signatures.alignment.kinds import ALIGNMENT_KINDS, KINDS
 from unembed.signatures.alignment.records import Alignments, Pairs
 from unembed.signatures.signature import Signature
-from unembed.stats.estimate import Estimate
 from unembed.stats.forms import cosine, full, plus_minus, two
 
 CELL_WIDTH = 14
 MOST_IN_MATRIX = 8
 """Tasks whose matrix fits a terminal; of more, so many pairs at each end are listed."""
-CANNOT = "cannot be estimated"
+MOST_IN_NOTEBOOK = 24
+"""Tasks whose matrix fits a notebook; of more, so many pairs are listed."""
 MOST_DETAILED = 3
 """Tasks of which every quantity of every pair is listed."""
 
@@ -45,23 +45,44 @@ def alignments_text(found: Alignments) -> str:
     return "\n".join([*parts, *wanting])
 
 
+def alignment_rows(found: Alignments) -> list[list[str]]:
+    """A header, then the matrix of joint alignments or, of many tasks, the pairs most alike."""
+    if len(found.tasks) <= MOST_IN_NOTEBOOK:
+        return _matrix_rows(found)
+    pairs = [
+        [f"{found.tasks[j].name}, {found.tasks[i].name}", _shown(found, "joint", i, j)]
+        for i, j in _ranked(found)[:MOST_IN_NOTEBOOK]
+    ]
+    return [["most alike", "joint"], *pairs]
+
+
 def _matrix(found: Alignments) -> str:
     width = min(NAME_WIDTH, 2 + max(len(name) for name in ("joint", *found.names)))
-    cells = [[_cell(found.joint, i, j) for j in range(i + 1)] for i in range(len(found.tasks))]
-    each = max(CELL_WIDTH, 2 + max(len(cell) for row in cells for cell in row))
-    rows = [["joint", *(name[: each - 2] for name in found.names)]]
-    rows += [[task.name, *row] for task, row in zip(found.tasks, cells, strict=True)]
-    text = columns(rows, width, *[each] * len(found.tasks))
+    (first, *names), *rows = _matrix_rows(found)
+    each = max(CELL_WIDTH, 2 + max(len(cell) for _, *cells in rows for cell in cells))
+    header = [first, *(name[: each - 2] for name in names)]
+    text = columns([header, *rows], width, *[each] * len(found.tasks))
     if len(found.tasks) > MOST_DETAILED:
         return text
     return "\n".join([text, "", *(_pair(found, i, j, True) for i, j in _pairs(found))])
 
 
-def _ends(found: Alignments) -> str:
-    ranked = sorted(
+def _matrix_rows(found: Alignments) -> list[list[str]]:
+    rows = [["joint", *found.names]]
+    for i, task in enumerate(found.tasks):
+        rows.append([task.name, *(_cell(found.joint, i, j) for j in range(i + 1))])
+    return rows
+
+
+def _ranked(found: Alignments) -> list[tuple[int, int]]:
+    return sorted(
         (p for p in _pairs(found) if not math.isnan(found.joint.value[p])),
         key=lambda p: -float(found.joint.value[p]),
     )
+
+
+def _ends(found: Alignments) -> str:
+    ranked = _ranked(found)
     if not ranked:
         return "no two tasks can be compared"
     if len(ranked) <= 2 * MOST_IN_MATRIX:
@@ -90,19 +111,11 @@ def _pair(found: Alignments, i: int, j: int, every: bool = False) -> str:
 
 
 def _cell(pairs: Pairs, i: int, j: int) -> str:
-    return plus_minus(_estimate(pairs, i, j), cosine if i != j else two)
+    return plus_minus(pairs.estimate(i, j), cosine if i != j else two)
 
 
 def _shown(alignments: Alignments, kind: str, i: int, j: int) -> str:
     pairs = alignments.pairs(kind)
     assert pairs is not None
-    found = _estimate(pairs, i, j)
-    return CANNOT if found.value is None else full(found, ALIGNMENT_KINDS[kind].form)
-
-
-def _estimate(pairs: Pairs, i: int, j: int) -> Estimate:
-    value, low, high = (float(x[i, j]) for x in (pairs.value, pairs.low, pairs.high))
-    if math.isnan(value):
-        return Estimate(None, reason=CANNOT)
-    bounded = i != j and not math.isnan(low)
-    return Estimate(value, low if bounded else None, high if bounded else None)
+    one = pairs.estimate(i, j)
+    return str(one.reason) if one.value is None else full(one, ALIGNMENT_KINDS[kind].form)

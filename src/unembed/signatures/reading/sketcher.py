@@ -22,6 +22,7 @@ from unembed.models.checkpoint import Checkpoint, token_ids
 from unembed.models.model_pass import ModelPass, ReadingOptions
 from unembed.runs.provenance import digest_of, versions_of_packages
 from unembed.runs.store import RunFolder
+from unembed.short_repr import ShortRepr
 from unembed.signatures.batch_sums import BatchSums, batch_sums, whole_state
 from unembed.signatures.file import as_bytes, from_bytes
 from unembed.signatures.reading.features import features
@@ -79,7 +80,7 @@ class SketchOptions(ReadingOptions):
 
 
 @dataclass(frozen=True)
-class Sketcher:
+class Sketcher(ShortRepr):
     """A reader of a pass that sums up sketched gradients; ``hashes`` are those of the documents.
 
     It can be an audit's second reader. ``sizes`` is how many positions are read of each document,

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from unembed.short_repr import ShortRepr
 from unembed.signatures.sketches.packing import RealSketch
 from unembed.signatures.sketches.randomness import words_at
 from unembed.signatures.sketches.sketch import SIDES, SketchSpec
@@ -21,7 +22,7 @@ PART = 512
 
 
 @dataclass(frozen=True)
-class SignMap:
+class SignMap(ShortRepr):
     """The linear map ``x -> S x`` with S of independent signs, drawn anew whenever they are needed.
 
     Column k takes the bits of ``ceil(width / 64)`` words of its own, the lowest first. With several

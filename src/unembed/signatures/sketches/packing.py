@@ -9,11 +9,12 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
+from unembed.short_repr import ShortRepr
 from unembed.signatures.sketches.sketch import LinearMap, SketchSpec
 
 
 @dataclass(frozen=True)
-class FourMaps:
+class FourMaps(ShortRepr):
     """The maps of a ``Sketch``: r and s of the error and of the activation, and the error's r s."""
 
     spec: SketchSpec

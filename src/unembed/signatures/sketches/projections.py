@@ -11,6 +11,7 @@ from torch import Tensor
 from unembed.head.kernels import compiled
 from unembed.head.kernels.running import LOG2_E, SEGMENT
 from unembed.head.product import TILE
+from unembed.short_repr import ShortRepr
 from unembed.signatures.sketches.sketch import LinearMap
 from unembed.signatures.sketches.tensorsketch import CountSketch
 
@@ -23,7 +24,7 @@ BELOW = -1e30
 
 
 @dataclass(frozen=True)
-class Projections:
+class Projections(ShortRepr):
     """Linear maps of each row's ``exp(logit - reference)``, a ``sweep``'s reader; all in place.
 
     ``sums`` are those of each map without the target's own column, which ``own`` holds; ``rest``

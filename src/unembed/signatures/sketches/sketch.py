@@ -14,6 +14,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from unembed.errors import UnembedError
+from unembed.short_repr import ShortRepr
 from unembed.signatures.sketches.names import CONSTRUCTIONS, DEFAULT
 
 SIDES = ("error r", "error s", "activation r", "activation s")
@@ -22,7 +23,7 @@ LEAST_M = 16
 
 
 @dataclass(frozen=True)
-class SketchSpec:
+class SketchSpec(ShortRepr):
     """What decides every number of a sketch but the data: two that differ here do not compare.
 
     ``m`` real numbers a vector, a power of two (4,096 of float32 are 16 KiB).

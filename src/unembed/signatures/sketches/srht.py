@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from unembed.short_repr import ShortRepr
 from unembed.signatures.sketches.hadamard import fwht
 from unembed.signatures.sketches.packing import ComplexSketch, RealSketch
 from unembed.signatures.sketches.randomness import balanced, quarter_turns
@@ -26,7 +27,7 @@ PHASES = torch.tensor([[1.0, 0.0, -1.0, 0.0], [0.0, 1.0, 0.0, -1.0]], dtype=torc
 
 
 @dataclass(frozen=True)
-class HadamardMap:
+class HadamardMap(ShortRepr):
     """The linear map ``x -> (H_N (D ∘ pad(x)))[rows]``, N the least power of two that holds x.
 
     ``planes`` are the real part of D and, of a complex D, the imaginary one, which each give half
@@ -105,7 +106,7 @@ class ComplexSRHT(ComplexSketch):
 
 
 @dataclass(frozen=True)
-class _Transform:
+class _Transform(ShortRepr):
     """The diagonal of each copy, in quarter turns, and its list of rows."""
 
     turns: Int[np.ndarray, "copies vocab"]

@@ -15,13 +15,14 @@ import torch
 from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
+from unembed.short_repr import ShortRepr
 from unembed.signatures.sketches.packing import ComplexSketch, FourMaps, planar
 from unembed.signatures.sketches.randomness import balanced, quarter_turns, signs
 from unembed.signatures.sketches.sketch import SIDES, SketchSpec
 
 
 @dataclass(frozen=True)
-class CountSketch:
+class CountSketch(ShortRepr):
     """The linear map ``into[:, index[k]] += sign[k] * x[:, k]``, one signed addition a coordinate.
 
     ``index`` is int32 of 0 to ``width - 1`` and ``sign`` float32 of -1 and 1. Where ``width = 2 B``

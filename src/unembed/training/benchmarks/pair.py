@@ -8,6 +8,7 @@ from pathlib import Path
 from unembed.errors import UnembedError
 from unembed.models.checkpoint import Checkpoint, load
 from unembed.runs.provenance import digest_of
+from unembed.short_repr import ShortRepr
 from unembed.training.benchmarks.harness import check_names
 from unembed.training.benchmarks.run import (
     TASKS,
@@ -19,7 +20,7 @@ from unembed.training.benchmarks.run import (
 
 
 @dataclass(frozen=True)
-class Benchmarks:
+class Benchmarks(ShortRepr):
     """Which tasks of lm-evaluation-harness both models are run on, and how; as ``benchmark``.
 
     Raises UnembedError where a value cannot be used, or where the harness is not installed.

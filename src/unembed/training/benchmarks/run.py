@@ -21,6 +21,7 @@ from unembed.errors import UnembedError
 from unembed.runs.manifest import verified_run
 from unembed.runs.record import record_from_json, record_to_json
 from unembed.runs.store import RunFolder, holds_finished_run
+from unembed.short_repr import ShortRepr
 from unembed.stats.estimate import Estimate
 from unembed.stats.student import NORMAL_975
 from unembed.training.benchmarks.harness import HARNESS_SEEDS, TaskScores, check_names, evaluate
@@ -54,7 +55,7 @@ class BenchmarkRun:
 
 
 @dataclass(frozen=True)
-class TaskDifference:
+class TaskDifference(ShortRepr):
     """One task before and after, on the same ``n`` documents; ``difference`` is after - before.
 
     ``standard_error`` is that of the difference, ``sd(after_i - before_i) / sqrt(n)``, None for a
@@ -74,7 +75,7 @@ class TaskDifference:
 
 
 @dataclass(frozen=True)
-class BenchmarkComparison:
+class BenchmarkComparison(ShortRepr):
     """Two runs of the same tasks: each task's difference, and the unweighted means over tasks.
 
     The means' standard error is ``sqrt(sum of the tasks' squared ones) / tasks``: that of other

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,7 +23,7 @@ from unembed.runs.progress import Steps
 from unembed.runs.provenance import digest_of
 from unembed.runs.run_record import RunRecord
 from unembed.runs.store import RunFolder
-from unembed.runs.table import as_html, as_text
+from unembed.runs.table import as_text
 from unembed.text.corpus import Corpus
 from unembed.training.doses.grid import Grid, folder_name, label_of
 from unembed.training.doses.records import DoseTable, headline
@@ -61,12 +61,14 @@ class Doses(RunRecord):
         return cls(heldout, training, data["failed"], run.folder)
 
     def __str__(self) -> str:
-        return as_text(self._headline())
+        return as_text(self._rows())
 
-    def _repr_html_(self) -> str:
-        return as_html(self._headline())
+    def _phrases(self) -> Iterator[str]:
+        yield from self.heldout._phrases()
+        if self.failed:
+            yield f"{len(self.failed)} failed"
 
-    def _headline(self) -> list[tuple[str, str]]:
+    def _rows(self) -> list[tuple[str, str]]:
         return [*headline(self.heldout), *((f"failed: {k}", v) for k, v in self.failed.items())]
 
 

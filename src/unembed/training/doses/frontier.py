@@ -9,6 +9,7 @@ from itertools import combinations
 import numpy as np
 from jaxtyping import Float
 
+from unembed.short_repr import ShortRepr
 from unembed.stats.estimate import Estimate
 from unembed.training.doses.seed_draws import difference_over_seeds, over_seeds
 
@@ -38,7 +39,7 @@ Curves = Mapping[int | None, Curve]
 
 
 @dataclass(frozen=True)
-class Matched:
+class Matched(ShortRepr):
     """One damage of two objectives at the same gain ``at``, a share of the start's; first - second.
 
     Without a common gain ``at`` is None, and the reason is that of all three estimates.

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from unembed.errors import UnembedError
+from unembed.short_repr import ShortRepr
 from unembed.training.recipe.objectives import Objective
 from unembed.training.recipe.recipe import Recipe
 
@@ -14,7 +15,7 @@ CONTROL_OBJECTIVE = Objective("none")
 
 
 @dataclass(frozen=True)
-class Grid:
+class Grid(ShortRepr):
     """Objectives by weights by seeds; of ``recipe`` everything else is used.
 
     ``weights`` are those of every objective, or each one's by its label, as the effect of a weight

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from unembed.decisions.audit.audit import Audit
 from unembed.runs.record import record_from_json, record_to_json
+from unembed.short_repr import ShortRepr
 from unembed.stats.estimate import Estimate
 from unembed.stats.forms import change, full, share
 from unembed.training.doses.frontier import Matched
@@ -17,7 +19,7 @@ CONTROL, TEMPERATURE, START = "none", "temperature", "start"
 
 
 @dataclass(frozen=True)
-class DosePoint:
+class DosePoint(ShortRepr):
     """One refined model: its objective, weight and seed, its audit and read-outs.
 
     Objective "none" at weight 0 is the control; "temperature" the starting model with its logits
@@ -33,7 +35,7 @@ class DosePoint:
 
 
 @dataclass(frozen=True)
-class DoseFigures:
+class DoseFigures(ShortRepr):
     """The figures of one dose against the starting model, over seeds and documents.
 
     A ``change`` is after - before; a ``gain`` or ``rise`` is that as a share of the start's (.3 is
@@ -69,7 +71,7 @@ class DoseFigures:
 
 
 @dataclass(frozen=True)
-class DoseGroup:
+class DoseGroup(ShortRepr):
     """One group of positions after: its share of all, its accuracy, its net over all positions."""
 
     name: str
@@ -80,7 +82,7 @@ class DoseGroup:
 
 
 @dataclass(frozen=True)
-class DoseSeed:
+class DoseSeed(ShortRepr):
     """What the frontier draws of a single seed; None where it does not exist."""
 
     seed: int | None
@@ -92,7 +94,7 @@ class DoseSeed:
 
 
 @dataclass(frozen=True)
-class DoseRow:
+class DoseRow(ShortRepr):
     """One dose. ``over_control`` is each figure minus the control's; the control has none.
 
     ``by_band`` groups by the margin after, the others by the target. ``alpha`` and ``r_squared``
@@ -115,6 +117,12 @@ class DoseRow:
     read_outs_over_control: RobustnessComparison | None
     singles: tuple[DoseSeed, ...]
 
+    def _phrases(self) -> Iterator[str]:
+        yield self.name
+        yield f"median margin gain {full(self.figures.median_margin_gain, change)}"
+        yield f"loss rise {full(self.figures.nll_rise, change)}"
+        yield f"right to wrong {full(self.figures.right_to_wrong, share)}"
+
     @property
     def name(self) -> str:
         """Objective and weight."""
@@ -122,7 +130,7 @@ class DoseRow:
 
 
 @dataclass(frozen=True)
-class DoseTable:
+class DoseTable(ShortRepr):
     """Every dose on one text: the start, the control, then objective by objective by weight.
 
     ``matched`` compares every two objectives, and each with the temperature control, in each damage
@@ -136,6 +144,15 @@ class DoseTable:
     start: DoseRow
     rows: tuple[DoseRow, ...]
     matched: tuple[Matched, ...]
+
+    def _phrases(self) -> Iterator[str]:
+        objectives = dict.fromkeys(row.objective for row in self.rows)
+        yield f"{len(self.rows)} doses of {', '.join(objectives)}"
+        yield f"{self.n_positions:,} positions in {self.n_documents:,} documents"
+        yield f"median margin at the start {self.start.figures.median_margin}"
+
+    def _rows(self) -> list[tuple[str, str]]:
+        return headline(self)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""

@@ -14,12 +14,13 @@ from unembed.errors import UnembedError
 from unembed.head.head import output_embedding
 from unembed.models.checkpoint import hushed
 from unembed.models.quantization import is_linear
+from unembed.short_repr import ShortRepr
 
 NAMES_SHOWN = 8
 
 
 @dataclass(frozen=True)
-class Lora:
+class Lora(ShortRepr):
     """Low-rank adapters: ``W x + alpha / rank * B A dropout(x)`` with ``B = 0`` at the start.
 
     ``targets`` are linear layers by the end of their path (``q_proj``, ``1.mlp.up_proj``); None

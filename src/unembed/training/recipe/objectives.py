@@ -13,6 +13,7 @@ from torch import Tensor
 
 from unembed.errors import UnembedError
 from unembed.head.loss import HeadLoss
+from unembed.short_repr import ShortRepr
 from unembed.training.recipe.names import DIRECTIONS, OBJECTIVES
 
 MIN_SQUARED_DISTANCE = 1e-8
@@ -20,7 +21,7 @@ MIN_SQUARED_DISTANCE = 1e-8
 
 
 @dataclass(frozen=True)
-class Objective:
+class Objective(ShortRepr):
     """Which penalty P is added to the cross-entropy (theory §5).
 
     ``none`` is no penalty, the control; ``entropy`` is that of the full vocabulary in nats.

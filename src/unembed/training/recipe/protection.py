@@ -15,6 +15,7 @@ from unembed.head.head import Head
 from unembed.head.loss import HeadLoss
 from unembed.head.precision import Precision
 from unembed.head.sweep import Sweep
+from unembed.short_repr import ShortRepr
 from unembed.text.vocabulary import Vocabulary
 from unembed.training.recipe.weighting import (
     refuse_negative,
@@ -24,7 +25,7 @@ from unembed.training.recipe.weighting import (
 
 
 @dataclass(frozen=True)
-class Protection:
+class Protection(ShortRepr):
     """How strongly a refinement is held back; a weight of 0 leaves that term out.
 
     ``ewc`` weighs the parameters' distance from the start (``Ewc``), ``margin`` the mean margin's
@@ -56,7 +57,7 @@ class Protection:
 
 
 @dataclass(frozen=True)
-class Ewc:
+class Ewc(ShortRepr):
     """Elastic weight consolidation: each parameter's distance from the start, by its Fisher.
 
     ``start`` and ``fisher`` hold, by name, every parameter that was trainable at the start, and the
@@ -128,7 +129,7 @@ class AnchorSums:
 
 
 @dataclass(frozen=True)
-class MarginAnchor:
+class MarginAnchor(ShortRepr):
     """Holds the mean margin and the mean logsumexp where the starting model has them."""
 
     weight: float
@@ -180,7 +181,7 @@ class HeadInput:
 
 
 @dataclass(frozen=True)
-class KlAnchor:
+class KlAnchor(ShortRepr):
     """Holds the distributions at targets of some token classes to the starting model's.
 
     ``protected`` marks the tokens of these classes.

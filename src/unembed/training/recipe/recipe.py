@@ -9,6 +9,7 @@ from typing import Any
 
 from unembed.errors import UnembedError
 from unembed.runs.record import record_to_json
+from unembed.short_repr import ShortRepr
 from unembed.training.recipe.lora import Lora
 from unembed.training.recipe.names import SAVE_DTYPES
 from unembed.training.recipe.objectives import Objective
@@ -21,7 +22,7 @@ MIN_CONTEXT = 3
 
 
 @dataclass(frozen=True)
-class Budget:
+class Budget(ShortRepr):
     """What a refinement may cost on the held-out positions that are watched.
 
     ``nll`` bounds the rise of the loss as a share of the starting model's (0.02 is 2 %);
@@ -46,7 +47,7 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(ShortRepr):
     """Everything that decides a refinement but the model and the text (theory §5).
 
     ``weight`` is lambda. A step takes ``batch_size * accumulation`` windows of ``context`` tokens;

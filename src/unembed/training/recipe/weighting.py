@@ -14,6 +14,7 @@ from torch import Tensor
 from unembed.decisions.tokens import CLASSES, classes_of
 from unembed.errors import UnembedError
 from unembed.head.loss import HeadLoss
+from unembed.short_repr import ShortRepr
 from unembed.text.vocabulary import Vocabulary
 
 OTHERS = "*"
@@ -21,7 +22,7 @@ OTHERS = "*"
 
 
 @dataclass(frozen=True)
-class Weighting:
+class Weighting(ShortRepr):
     """How positions are weighted; every part is a factor, and left out it is 1.
 
     ``frequency`` is the power a of ``count(target)^-a`` over the training targets. ``classes``
@@ -92,7 +93,7 @@ class Weighting:
 
 
 @dataclass(frozen=True)
-class WeightTable:
+class WeightTable(ShortRepr):
     """The weight of every token as a target, and the gates of a ``Weighting``."""
 
     by_token: Float[Tensor, " vocab"]
@@ -126,7 +127,7 @@ class WeightTable:
 
 
 @dataclass(frozen=True)
-class Positions:
+class Positions(ShortRepr):
     """Positions that a user lists by document and position, with a weight each.
 
     ``keys`` are ``doc << 32 | pos`` in ascending order.

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from unembed.decisions.comparison.flips import COMPARISON_RESAMPLES, MINIMUM_FLIPS
 from unembed.decisions.comparison.seeds import widened
 from unembed.errors import UnembedError
+from unembed.short_repr import ShortRepr
 from unembed.stats.bootstrap import ratio_of_totals
 from unembed.stats.estimate import Estimate
 from unembed.training.resampling import Resampling, Rows
@@ -27,7 +28,7 @@ TEXT_FACTS = {
 
 
 @dataclass(frozen=True)
-class Shift:
+class Shift(ShortRepr):
     """A mean over positions before and after, and ``difference``, after - before."""
 
     before: Estimate
@@ -36,7 +37,7 @@ class Shift:
 
 
 @dataclass(frozen=True)
-class ChangeShift:
+class ChangeShift(ShortRepr):
     """One disturbance of the weights or the head.
 
     ``flips`` is the share of positions with another top-1, ``ratio`` the share after over that
@@ -55,7 +56,7 @@ class ChangeShift:
 
 
 @dataclass(frozen=True)
-class NoiseShift:
+class NoiseShift(ShortRepr):
     """Normal noise of ``deviation`` logits: the expected share of flips, and after over before.
 
     ``neglected_before`` and ``neglected_after`` bound by how much the shares are too small.
@@ -69,7 +70,7 @@ class NoiseShift:
 
 
 @dataclass(frozen=True)
-class RobustnessComparison:
+class RobustnessComparison(ShortRepr):
     """The read-outs of models before and after, at the same ``n`` positions.
 
     ``seeds`` is how many runs there are on each side.

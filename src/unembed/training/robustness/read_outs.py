@@ -28,6 +28,7 @@ from unembed.models.quantization import quantized, torchao_is_there
 from unembed.runs.phases import Phases
 from unembed.runs.progress import progress_bar
 from unembed.runs.provenance import Provenance
+from unembed.short_repr import ShortRepr
 from unembed.text.corpus import Corpus
 from unembed.text.windows import Batch
 from unembed.training.robustness.logit_noise import noise_flips
@@ -45,7 +46,7 @@ METADATA = b"unembed.read_outs"
 
 
 @dataclass(frozen=True)
-class Disturbance:
+class Disturbance(ShortRepr):
     """One disturbance at each position, against the undisturbed model.
 
     ``flipped``: another top-1. ``acceptance``: the chance that a token which the disturbed model
@@ -59,7 +60,7 @@ class Disturbance:
 
 
 @dataclass(frozen=True)
-class Noise:
+class Noise(ShortRepr):
     """Normal noise of standard deviation ``deviation`` logits on every logit.
 
     ``chance`` of another top-1 at each position, by the NOISE_CANDIDATES largest logits: at most
@@ -72,7 +73,7 @@ class Noise:
 
 
 @dataclass(frozen=True)
-class ReadOuts:
+class ReadOuts(ShortRepr):
     """What disturbances do to one model's decisions on a text, position by position.
 
     ``provenance`` is the undisturbed model's; ``skipped`` says why a change was not measured.

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from unembed.errors import UnembedError
+from unembed.short_repr import ShortRepr
 from unembed.text.corpus import Corpus
 from unembed.text.windows import Windows
 from unembed.training.recipe.weighting import Positions
@@ -69,7 +70,7 @@ def split(corpus: Corpus, share: float) -> Split:
 
 
 @dataclass(frozen=True)
-class Examples(Dataset[dict[str, Tensor]]):
+class Examples(ShortRepr, Dataset[dict[str, Tensor]]):
     """Token windows as the Trainer takes them.
 
     Tokens that do not count (``Corpus.counted``) are inputs and never labels.

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from unembed.errors import UnembedError
 from unembed.head.head import Head, output_embedding
 from unembed.head.precision import Precision
+from unembed.short_repr import ShortRepr
 
 Read = TypeVar("Read")
 IGNORED = -100
@@ -21,7 +22,7 @@ IGNORED = -100
 
 
 @dataclass(frozen=True)
-class HeadHook:
+class HeadHook(ShortRepr):
     """The head of a model in training, reached from inside of its forward pass.
 
     There the weights are whole under DDP and FSDP alike, and the loss can be taken from the hidden

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from unembed.errors import UnembedError
 from unembed.head.loss import HeadLoss
+from unembed.short_repr import ShortRepr
 from unembed.training.recipe.objectives import Objective
 from unembed.training.recipe.protection import Ewc, KlAnchor, MarginAnchor
 from unembed.training.recipe.weighting import WeightTable
@@ -19,7 +20,7 @@ POSITION_WEIGHTS = "position_weights"
 
 
 @dataclass(frozen=True)
-class PenaltyTerm:
+class PenaltyTerm(ShortRepr):
     """What is added to the cross-entropy: ``weight * P``, and what holds the model near its start.
 
     ``weighting`` weighs P's positions. ``reference`` is the frozen starting model, which the margin

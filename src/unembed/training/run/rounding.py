@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from unembed.short_repr import ShortRepr
+
 
 @dataclass(frozen=True)
-class Rounding:
+class Rounding(ShortRepr):
     """Of the entries that differ from the start in float32, ``kept`` still do as ``dtype``."""
 
     dtype: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from unembed.decisions.comparison.summary import ComparisonSummary
 from unembed.runs.record import record_from_json
 from unembed.runs.table import NAME_WIDTH
+from unembed.short_repr import ShortRepr
 from unembed.stats.estimate import Estimate
 from unembed.stats.forms import bounded, full, points, share, signed
 from unembed.training.benchmarks.run import BenchmarkComparison
@@ -29,7 +31,7 @@ LOGGED = ("step", "loss", "cross_entropy", "penalty", "grad_norm", "gradient_rat
 
 
 @dataclass(frozen=True)
-class Step:
+class Step(ShortRepr):
     """One step as it was logged; the gradients are compared at some steps only."""
 
     step: int
@@ -42,7 +44,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class WatchedStep:
+class WatchedStep(ShortRepr):
     """The watched held-out positions after a step, 0 before the first: means and shares of ``n``.
 
     ``churn`` and ``right_to_wrong`` are against the starting model, the latter at the budget's
@@ -61,7 +63,7 @@ class WatchedStep:
 
 
 @dataclass(frozen=True)
-class RefinementSummary:
+class RefinementSummary(ShortRepr):
     """What a refinement did, held out and on its training text, and how its run went.
 
     ``clipped`` is the share of steps whose gradient was longer than the clip: at such steps lambda
@@ -89,6 +91,16 @@ class RefinementSummary:
     benchmarks: BenchmarkComparison | None = None
     notes: tuple[str, ...] = ()
     rounding: Rounding | None = None
+
+    def _phrases(self) -> Iterator[str]:
+        yield f"objective {self.objective}"
+        if self.weight:
+            yield f"weight {self.weight:g}"
+        yield f"scope {self.scope}"
+        yield f"{self.steps:,} steps"
+        moved, calibration = self.heldout.movement.everywhere, self.heldout.calibration
+        yield f"held out: median change of margin {full(moved.margin.median, signed)}"
+        yield f"loss difference {full(calibration.nll_difference_nats, signed)} nats"
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> RefinementSummary:

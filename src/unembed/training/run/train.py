@@ -6,7 +6,7 @@ import copy
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -28,7 +28,7 @@ from unembed.runs.provenance import digest_of
 from unembed.runs.record import record_to_json
 from unembed.runs.run_record import RunRecord
 from unembed.runs.store import RunFolder, holds_finished_run
-from unembed.runs.table import as_html, as_text
+from unembed.runs.table import as_text
 from unembed.text.corpus import Corpus
 from unembed.text.vocabulary import Vocabulary
 from unembed.text.windows import Windows, batches
@@ -95,10 +95,14 @@ class Refinement(RunRecord):
         return {"heldout": self.heldout, "training": self.training}
 
     def __str__(self) -> str:
-        return as_text(headline(self.summary))
+        return as_text(self._rows())
 
-    def _repr_html_(self) -> str:
-        return as_html(headline(self.summary))
+    def _phrases(self) -> Iterator[str]:
+        yield str(self.folder)
+        yield from self.summary._phrases()
+
+    def _rows(self) -> list[tuple[str, str]]:
+        return headline(self.summary)
 
 
 @restores_mode
