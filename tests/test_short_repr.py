@@ -31,6 +31,7 @@ from unembed.signatures import Sketcher, Verbalizers, samples_of
 from unembed.signatures.batch_sums import batch_sums
 from unembed.signatures.state import Features, empty
 from unembed.stats.estimate import Estimate
+from unembed.stats.forms import full, share
 from unembed.text import PromptCompletion, Vocabulary
 from unembed.text.windows import batches, parts
 from unembed.training import (
@@ -210,7 +211,7 @@ def test_results_say_first_what_a_reader_asks_first(things: list[Any]) -> None:
     line = {type(thing).__name__: repr(thing) for thing in things}
     before_and_after = make_comparison()
     assert f"{before_and_after.summary.flips.changed:,} changed" in repr(before_and_after)
-    assert str(before_and_after.summary.flips.churn) in repr(before_and_after)
+    assert f"churn {full(before_and_after.summary.flips.churn, share)}" in repr(before_and_after)
     assert line["Checkpoint"].startswith("Checkpoint(a small model, LlamaForCausalLM, 87,792")
     assert line["Checkpoint"].endswith("parameters, float32 on cpu, 477 tokens)")
     assert line["Head"] == "Head(W h, 480 × 48 float32, 477 tokens, not tied)"
@@ -219,7 +220,7 @@ def test_results_say_first_what_a_reader_asks_first(things: list[Any]) -> None:
     assert line["Alignments"].startswith("Alignments(40 tasks, complex_tensorsketch")
     assert line["Ranking"].startswith("Ranking(for field notes by joint, 12 sources, sonnets ")
     assert "1 failed" in line["Doses"]
-    assert "held out: median change of margin" in line["Refinement"]
+    assert "held out: median change of margin +0.02" in line["Refinement"]
 
 
 def test_options_show_what_is_not_the_default(things: list[Any]) -> None:
