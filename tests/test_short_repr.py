@@ -23,7 +23,7 @@ from unembed.decisions import AuditOptions, PositionFilter
 from unembed.demo import HeadTraining, documents
 from unembed.errors import UnembedError
 from unembed.head import Precision
-from unembed.models import HeadReader, ModelPass, ReadingOptions
+from unembed.models import HeadReader, ModelPass, ReadingOptions, check
 from unembed.runs import Phases, read_run
 from unembed.selection import JudgedTransfer, compared
 from unembed.short_repr import ShortRepr
@@ -90,6 +90,7 @@ def things(
         PromptCompletion("a prompt " * 99, "a completion"),
         next(documents("heldout")),
         HeadTraining(),
+        check(checkpoint),
         # Looked at and compared
         audit,
         audit.summary,

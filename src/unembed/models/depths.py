@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from unembed.head.head import final_hidden, output_embedding
 from unembed.models.mode import kept_mode
+from unembed.short_repr import ShortRepr
 
 PROBE_TOKENS = 8
 
 
 @dataclass(frozen=True)
-class Tail:
+class Tail(ShortRepr):
     """The modules between a model's last block and its head, by path and class, in order.
 
     ``exact`` says that one after the other they make the head's input, to the bit, of the last

@@ -15,7 +15,8 @@ from unembed.models.mode import restores_mode
 from unembed.models.model_pass import ModelPass, ReadingOptions
 from unembed.models.unused_weights import left_out_of
 from unembed.runs.provenance import describe_device
-from unembed.runs.table import as_html, as_text
+from unembed.runs.table import as_text
+from unembed.short_repr import ShortRepr
 from unembed.text.corpus import Corpus
 
 CHECKED_CONTEXT = 512
@@ -30,7 +31,7 @@ SENTENCES = (
 
 
 @dataclass(frozen=True)
-class ModelCheck:
+class ModelCheck(ShortRepr):
     """What was recovered and proved of a model, and what to mind; ``check`` makes it.
 
     ``head`` is the formula of the logits, of ``tokens`` rows that are tokens among ``rows``, each
@@ -118,15 +119,15 @@ class ModelCheck:
         mind = "".join(f"  - {one}\n" for one in self.to_mind)
         return f"{self.verdict}\n{mind}\n{as_text(self.lines)}"
 
-    def __repr__(self) -> str:
-        return (
-            f"ModelCheck({self.model!r:.80}: {self.head}, {self.rows:,} x {self.width:,} in "
-            f"{self.head_dtype}, {len(self.to_mind)} to mind)"
-        )
+    def _phrases(self) -> Iterator[str]:
+        yield self.model
+        yield self.head
+        yield f"{self.rows:,} × {self.width:,} {self.head_dtype}"
+        yield f"{len(self.to_mind)} to mind"
 
-    def _repr_html_(self) -> str:
-        rows = [("to mind", one) for one in self.to_mind]
-        return as_html([("verdict", self.verdict), *rows, *self.lines])
+    def _rows(self) -> list[tuple[str, str]]:
+        to_mind = (("to mind", one) for one in self.to_mind)
+        return [("verdict", self.verdict), *to_mind, *self.lines]
 
 
 @restores_mode
