@@ -102,6 +102,9 @@ def things(
         comparison,
         make_comparison(),
         comparison.summary,
+        make_comparison().flips(3),
+        make_comparison().flips(3, "commonest"),
+        audit.closest(3),
         PositionFilter(classes=("content",)),
         # Changed
         unembed.Recipe(),

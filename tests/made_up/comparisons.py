@@ -97,7 +97,7 @@ def make_comparison(
         summary,
         {},
         pair.vocabulary,
-        pa.table({"name": pa.array([], pa.string())}),
+        pa.table({"name": [f"document {i}" for i in range(12)], "first_token": [0] * 12}),
         in_memory=pa.table(columns),
     )
 

@@ -1,7 +1,10 @@
+from .audit.closest import ClosestCall as ClosestCall
 from .audit.gap import GapFit as GapFit
 from .audit.gap import fit_gap as fit_gap
 from .audit.run import AuditOptions as AuditOptions
 from .audit.summary import AuditSummary as AuditSummary
+from .comparison.flip_list import Flip as Flip
+from .comparison.flip_list import FlipPair as FlipPair
 from .comparison.positions import PositionFilter as PositionFilter
 from .comparison.summary import ComparisonSummary as ComparisonSummary
 
@@ -11,6 +14,10 @@ __all__ = [
     "AuditSummary",
     "ComparisonSummary",
     "PositionFilter",
+    # Decisions quoted from the text
+    "ClosestCall",
+    "Flip",
+    "FlipPair",
     # The expressibility gap of any margins
     "GapFit",
     "fit_gap",

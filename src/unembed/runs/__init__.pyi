@@ -1,4 +1,5 @@
 from .files import write_whole as write_whole
+from .listing import Listing as Listing
 from .manifest import FinishedRun as FinishedRun
 from .manifest import read_run as read_run
 from .phases import Phases as Phases
@@ -12,6 +13,8 @@ __all__ = [
     "Provenance",
     "digest_of",
     "read_run",
+    # Records that show as a table
+    "Listing",
     # Long work of your own
     "Phases",
     "progress_bar",

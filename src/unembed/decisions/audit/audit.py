@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Shaped
 from torch import nn
 
+from unembed.decisions.audit.closest import CLOSEST_COLUMNS, ClosestCall, closest_calls
 from unembed.decisions.audit.run import MENTIONED, AuditOptions, AuditRun, token_file
 from unembed.decisions.audit.sense import check_audit
 from unembed.decisions.audit.summary import (
@@ -24,9 +25,12 @@ from unembed.decisions.audit.summary import (
     summarise,
     summary_to_json,
 )
+from unembed.decisions.quoting import CONTEXT_TOKENS, Quoting
 from unembed.errors import UnembedError, need
 from unembed.models.mode import restores_mode
 from unembed.models.model_pass import HeadReader, ModelPass
+from unembed.runs.frames import frame_of
+from unembed.runs.listing import Listing
 from unembed.runs.manifest import FinishedRun
 from unembed.runs.phases import Phases
 from unembed.runs.progress import progress_bar
@@ -95,9 +99,24 @@ class Audit(RunRecord):
         found = [part.filter(pc.is_in(part["doc"], wanted)) for part in self._parts(None)]
         return pa.concat_tables(found).sort_by([("doc", "ascending"), ("pos", "ascending")])
 
-    def to_pandas(self) -> Any:
-        """The table as a pandas DataFrame."""
-        return self.table.to_pandas()
+    def to_pandas(self, *, text: bool = False, context: int = CONTEXT_TOKENS) -> Any:
+        """The table as a pandas DataFrame, a row a position.
+
+        With ``text`` also the document's name, the ``context`` tokens before the predicted one, and
+        a column of text beside each of token ids: ``top1_text``. Raises UnembedError where pandas
+        is not installed.
+        """
+        quoting = Quoting(self.vocabulary, self.documents, context)
+        return frame_of(quoting.spelled(self.table) if text else self.table)
+
+    def closest(self, n: int = 20, *, context: int = CONTEXT_TOKENS) -> Listing[ClosestCall]:
+        """The n decisions with the smallest margin, each with ``context`` tokens before it.
+
+        Equivalent to ``self.to_pandas(text=True).nsmallest(n, "margin")``, reading a part of the
+        run at a time. It counts and indexes as a tuple and shows as a table in a notebook.
+        """
+        quoting = Quoting(self.vocabulary, self.documents, context)
+        return closest_calls(self._parts(CLOSEST_COLUMNS), quoting, n)
 
     def __len__(self) -> int:
         return self.provenance.text.positions

@@ -7,14 +7,23 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, overload
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from unembed.decisions.audit.audit import Audit
 from unembed.decisions.audit.sense import check_comparison
 from unembed.decisions.comparison.divergences import DivergenceColumns
+from unembed.decisions.comparison.flip_list import (
+    FLIP_COLUMNS,
+    FLIP_KINDS,
+    Flip,
+    FlipPair,
+    commonest_flips,
+    surest_flips,
+)
 from unembed.decisions.comparison.flips import COMPARISON_RESAMPLES
 from unembed.decisions.comparison.pairing import PairedPositions
 from unembed.decisions.comparison.positions import PositionFilter
@@ -26,7 +35,10 @@ from unembed.decisions.comparison.summary import (
     comparison_to_json,
     summarise_pair,
 )
+from unembed.decisions.quoting import CONTEXT_TOKENS, Quoting
 from unembed.errors import UnembedError, need
+from unembed.runs.frames import frame_of
+from unembed.runs.listing import Listing
 from unembed.runs.manifest import FinishedRun
 from unembed.runs.provenance import SCHEMA, Provenance
 from unembed.runs.run_record import RunRecord
@@ -78,14 +90,63 @@ class Comparison(RunRecord):
     @cached_property
     def table(self) -> pa.Table:
         """All positions."""
-        if self.in_memory is not None:
-            return self.in_memory
-        assert self.folder is not None
-        return pa.concat_tables([pq.read_table(self.folder / file) for file in self.files])
+        return pa.concat_tables(self._parts(None))
 
-    def to_pandas(self) -> Any:
-        """The table as a pandas DataFrame."""
-        return self.table.to_pandas()
+    def _parts(self, columns: list[str] | None) -> Iterator[pa.Table]:
+        if self.in_memory is not None:
+            yield self.in_memory if columns is None else self.in_memory.select(columns)
+            return
+        assert self.folder is not None
+        for file in self.files:
+            yield pq.read_table(self.folder / file, columns=columns)
+
+    def to_pandas(self, *, text: bool = False, context: int = CONTEXT_TOKENS) -> Any:
+        """The table as a pandas DataFrame, a row a position.
+
+        With ``text`` also the document's name, the ``context`` tokens before the predicted one, and
+        a column of text beside each of token ids: ``after_top1_text``. Raises UnembedError where
+        pandas is not installed.
+        """
+        quoting = Quoting(self.vocabulary, self.documents, context)
+        return frame_of(quoting.spelled(self.table) if text else self.table)
+
+    @overload
+    def flips(
+        self, n: int = 20, kind: Literal["surest"] = "surest", *, context: int = CONTEXT_TOKENS
+    ) -> Listing[Flip]: ...
+
+    @overload
+    def flips(
+        self, n: int, kind: Literal["commonest"], *, context: int = CONTEXT_TOKENS
+    ) -> Listing[FlipPair]: ...
+
+    def flips(
+        self, n: int = 20, kind: str = "surest", *, context: int = CONTEXT_TOKENS
+    ) -> Listing[Flip] | Listing[FlipPair]:
+        """The surest decisions that changed, quoted from the text, or the commonest changes.
+
+        ``kind`` "surest" gives the n changed positions with the largest margin before, each with
+        ``context`` tokens before it; "commonest" the n commonest pairs of the token chosen before
+        and the one after. Either counts and indexes as a tuple, and shows as a table in a notebook.
+        A part of the run is read at a time. With several seeds they are of the first run of each
+        side. Raises UnembedError for another kind. ``summary.flips`` has the counts.
+        """
+        quoting = Quoting(self.vocabulary, self.documents, context)
+        if kind == "surest":
+            return surest_flips(self._first_pair(), quoting, n)
+        if kind == "commonest":
+            return commonest_flips(self._first_pair(), quoting, n)
+        raise UnembedError(f"{kind!r} is no kind of flips: give one of {', '.join(FLIP_KINDS)}")
+
+    def _first_pair(self) -> Iterator[pa.Table]:
+        """What a list of flips reads, of the first run before and the first after."""
+        seeds = self.summary.seeds
+        runs = [f"{side}_run" for side, n in zip(("before", "after"), seeds, strict=True) if n > 1]
+        for part in self._parts([*FLIP_COLUMNS, *runs]):
+            kept = part
+            for name in runs:
+                kept = kept.filter(pc.equal(kept[name], 0))
+            yield kept
 
     def __len__(self) -> int:
         return self.summary.n_positions
