@@ -71,8 +71,8 @@ def things(
     head, windows = reading.head, reading.windows
     hidden = torch.randn(4, head.dim)
     sketches = unembed.SketchOptions(m=64)
-    grid = doses.Grid()
-    table = dose_table(grid.start, grid.points(seeds=(0, 1)), resamples=50)
+    grid = doses.Grid(n=150)
+    table = dose_table(grid.start, grid.points(seeds=(0,), objectives=("fisher",)), resamples=20)
     transfer, verdicts = selection.transfer(4), selection.verdicts()
     objective = Objective("fisher")
     return [

@@ -25,7 +25,7 @@ FIGURE = pa.schema(
 )
 """The columns of a table of figures."""
 LABELS = ("name", "method", "token", "step", "seed")
-"""What tells records of one kind apart in a figure's name; else it is their number."""
+"""What tells records of one kind apart in a figure's name; else their number does."""
 BOUNDED = {"value", "low", "high"}
 
 
@@ -84,9 +84,9 @@ def _figures_of(value: Any, name: str) -> Iterator[dict[str, Any]]:
         for key, one in value.items():
             yield from _figures_of(one, f"{name}.{key}")
     elif isinstance(value, tuple):
-        for number, one in enumerate(value):
-            if dataclasses.is_dataclass(one):
-                yield from _figures_of(one, f"{name}.{_label(one, number)}")
+        records = [one for one in value if dataclasses.is_dataclass(one)]
+        for label, one in zip(_labels(records), records, strict=True):
+            yield from _figures_of(one, f"{name}.{label}")
     elif dataclasses.is_dataclass(value):
         estimate = getattr(value, "estimate", None)
         if not isinstance(estimate, Estimate):
@@ -97,6 +97,10 @@ def _figures_of(value: Any, name: str) -> Iterator[dict[str, Any]]:
         yield from ({**one, "name": f"{name}.{one['name']}"} for one in own)
 
 
-def _label(record: Any, number: int) -> str:
-    found = (getattr(record, label, None) for label in LABELS)
-    return next((str(label) for label in found if label is not None), str(number))
+def _labels(records: list[Any]) -> list[str]:
+    """What the records call themselves, or their numbers where that does not tell them apart."""
+    for label in LABELS:
+        names = [str(getattr(one, label)) for one in records if hasattr(one, label)]
+        if len(set(names)) == len(records):
+            return names
+    return [str(number) for number in range(len(records))]

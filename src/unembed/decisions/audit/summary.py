@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int
 from unembed.decisions.audit.gap import GapFit, GapUndefined, fit_gap
 from unembed.decisions.audit.rounding import NativeColumns, NativeHead, native_head
 from unembed.decisions.names import MARGIN_BANDS
+from unembed.runs.frames import Figures
 from unembed.runs.record import check_columns, record_from_json, record_to_json
 from unembed.short_repr import ShortRepr
 from unembed.stats.bootstrap import RESAMPLES, cluster, ratio_estimates, sums_by_document
@@ -88,7 +89,7 @@ class Band(ShortRepr):
 
 
 @dataclass(frozen=True)
-class AuditSummary(ShortRepr):
+class AuditSummary(ShortRepr, Figures):
     """The figures of one audit. Margins are in logits, entropies and losses in nats.
 
     ``n_positions`` and ``n_documents`` count every row of the table; the ``n_nonfinite`` rows among

@@ -37,6 +37,7 @@ from unembed.decisions.comparison.pairing import PairedPositions, Side
 from unembed.decisions.comparison.prediction import FlipPrediction, predict_flips
 from unembed.decisions.names import BAND_NAMES as BAND_NAMES
 from unembed.decisions.tokens import CLASSES, FREQUENCY_NAMES
+from unembed.runs.frames import Figures
 from unembed.runs.record import record_from_json, record_to_json
 from unembed.short_repr import ShortRepr
 from unembed.stats.forms import full, points, share
@@ -58,7 +59,7 @@ class Groups:
 
 
 @dataclass(frozen=True)
-class ComparisonSummary(ShortRepr):
+class ComparisonSummary(ShortRepr, Figures):
     """The figures of one comparison; every interval clusters by document.
 
     ``only`` says which positions were kept, where not all were. ``n_nonfinite`` positions were left

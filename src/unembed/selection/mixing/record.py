@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
+from unembed.runs.frames import Figures
 from unembed.runs.record import record_from_json
 from unembed.runs.run_record import RunRecord
 from unembed.short_repr import ShortRepr
@@ -29,7 +30,7 @@ class Share(ShortRepr):
 
 
 @dataclass(frozen=True)
-class Mixture(RunRecord):
+class Mixture(RunRecord, Figures):
     """Non-negative weights of sources that come nearest to a target's signature (theory §13).
 
     ``shares`` are in the order the sources were given; a weight of 0 means that the source is left

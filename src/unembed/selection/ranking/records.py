@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from unembed.runs.frames import Figures
 from unembed.runs.record import record_from_json
 from unembed.runs.run_record import RunRecord
 from unembed.short_repr import ShortRepr, html_table
@@ -42,7 +43,7 @@ class Ranked(ShortRepr):
 
 
 @dataclass(frozen=True)
-class Ranking(RunRecord):
+class Ranking(RunRecord, Figures):
     """The sources of a target, best first; those without a score last, in the order given.
 
     ``by`` is the score's name, ``method`` what it is from ("complex_tensorsketch", "samples").

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from unembed.runs.frames import Figures
 from unembed.runs.manifest import Facts
 from unembed.runs.record import record_from_json
 from unembed.runs.run_record import RunRecord
@@ -20,7 +21,7 @@ from unembed.selection.transfer.verdicts import judge
 
 
 @dataclass(frozen=True)
-class JudgedTransfer(RunRecord):
+class JudgedTransfer(RunRecord, Figures):
     """A transfer matrix with scores, and what each score's choices came to."""
 
     KIND: ClassVar[str] = "transfer"

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float
 
+from unembed.runs.frames import Figures, figure, figures
 from unembed.runs.record import record_from_json
 from unembed.runs.run_record import RunRecord
 from unembed.short_repr import ShortRepr, html_table
@@ -58,7 +59,7 @@ class TaskFacts(ShortRepr):
 
 
 @dataclass(frozen=True)
-class Alignments(RunRecord):
+class Alignments(RunRecord, Figures):
     """Every pair of several tasks, by each quantity (theory §7, §10).
 
     ``joint`` is the cosine of head Fishers; ``activation`` and ``error`` those of its marginals;
@@ -120,6 +121,16 @@ class Alignments(RunRecord):
                     if shape != square:
                         raise ValueError(f"{kind} has {name} of shape {shape}, not {square}")
         return cls(**given)
+
+    def _figures(self) -> Iterator[dict[str, Any]]:
+        """Every quantity of every two tasks, ``joint.reviews.manuals``; then those of each task."""
+        for kind in KINDS:
+            pairs = self.pairs(kind)
+            if pairs is not None:
+                for i, j in zip(*np.triu_indices(len(self.tasks), 1), strict=True):
+                    name = f"{kind}.{self.names[i]}.{self.names[j]}"
+                    yield figure(name, pairs.estimate(int(i), int(j)))
+        yield from figures(self)
 
     def _phrases(self) -> Iterator[str]:
         yield f"{len(self.tasks):,} tasks"

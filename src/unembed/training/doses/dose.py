@@ -18,6 +18,7 @@ from unembed.decisions.audit.run import AuditOptions
 from unembed.errors import UnembedError, WriteError
 from unembed.models.checkpoint import Checkpoint
 from unembed.runs.files import check_room, write_whole
+from unembed.runs.frames import Figures
 from unembed.runs.manifest import FinishedRun
 from unembed.runs.progress import Steps
 from unembed.runs.provenance import digest_of
@@ -38,7 +39,7 @@ READ_OUTS = "read_outs.parquet"
 
 
 @dataclass(frozen=True)
-class Doses(RunRecord):
+class Doses(RunRecord, Figures):
     """Every dose on the held-out text and on that of the training.
 
     ``failed`` names points that could not be trained, with the reason. The manifest lists every

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from unembed.decisions.audit.audit import Audit
+from unembed.runs.frames import Figures
 from unembed.runs.record import record_from_json, record_to_json
 from unembed.short_repr import ShortRepr
 from unembed.stats.estimate import Estimate
@@ -130,7 +131,7 @@ class DoseRow(ShortRepr):
 
 
 @dataclass(frozen=True)
-class DoseTable(ShortRepr):
+class DoseTable(ShortRepr, Figures):
     """Every dose on one text: the start, the control, then objective by objective by weight.
 
     ``matched`` compares every two objectives, and each with the temperature control, in each damage

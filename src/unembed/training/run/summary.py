@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from unembed.decisions.comparison.summary import ComparisonSummary
+from unembed.runs.frames import Figures
 from unembed.runs.record import record_from_json
 from unembed.runs.table import NAME_WIDTH
 from unembed.short_repr import ShortRepr
@@ -63,7 +64,7 @@ class WatchedStep(ShortRepr):
 
 
 @dataclass(frozen=True)
-class RefinementSummary(ShortRepr):
+class RefinementSummary(ShortRepr, Figures):
     """What a refinement did, held out and on its training text, and how its run went.
 
     ``clipped`` is the share of steps whose gradient was longer than the clip: at such steps lambda
