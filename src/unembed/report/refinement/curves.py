@@ -154,8 +154,8 @@ def watched_section(summary: RefinementSummary) -> Section | None:
     audited = summary.heldout.n_positions
     if audited != watched[0].n:
         lead += (
-            f" The figures above are of {count(audited)} positions, so that values may differ from "
-            "them where these do; what changed should not."
+            f" The figures above are of {count(audited)} positions, so that values and changes may "
+            "differ from these."
         )
     lead = f"{lead} {_alone(WATCHED, watched)}".rstrip()
     return Section("watched", "Held-out text on the way", lead, tuple(filter(None, drawn)))
