@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -67,7 +66,8 @@ def test_signatures_are_ranked(run: Run, signatures: list[Path], tmp_path: Path)
     header, first, *_ = done.out.splitlines()
     assert header.split() == ["source", "joint", "best", "for", "text0"]
     assert first.startswith(("text1", "text2"))
-    assert re.search(r"−?\d+(\.\d+)? \[−?\d+(\.\d+)?, −?\d+(\.\d+)?\]", first)
+    # Of so few samples the interval fills the axis.
+    assert "not determined" in first
     assert "%" in first
     assert str(out / "report.html") in done.out
     kept = Ranking.load(out)

@@ -296,7 +296,7 @@ class TestBrowser:
         view = opened.page
         assert view.locator(".chart.wide svg").first.is_visible()
         view.locator("#figure-watched-loss .wide [data-tip]").first.hover()
-        assert "step 50" in view.locator("#hint").inner_text()
+        assert "step 0" in view.locator("#hint").inner_text()
 
     @pytest.mark.parametrize("opened", [(420, 800)], indirect=True)
     def test_phone(self, opened: Watched) -> None:
