@@ -30,7 +30,6 @@ from unembed.report.parts.wording import (
 from unembed.runs.manifest import FinishedRun
 from unembed.selection.ranking.records import Ranked, Ranking
 from unembed.selection.scores import Score, named
-from unembed.stats.estimate import Estimate
 
 OK = "ok"
 """The status of a task that has enough samples."""
@@ -221,12 +220,11 @@ def probability(value: float) -> str:
 
 def _row(source: Ranked, form: Wording, *, certain: bool, doubts: bool, lead: bool) -> ForestRow:
     best = "none" if source.best is None else probability(source.best)
-    score = Estimate(source.value, source.low, source.high, reason="no score")
-    cells = [Cell(point(score, form))]
+    cells = [Cell(point(source.estimate, form))]
     if certain:
         cells.append(Cell(best, source.best))
     cells += [
-        Cell(interval(score, form) or "none"),
+        Cell(interval(source.estimate, form) or "none"),
         Cell(count(source.samples)),
         Cell(count(source.documents)),
     ]

@@ -8,7 +8,6 @@ from unembed.runs.columns import columns
 from unembed.runs.table import NAME_WIDTH
 from unembed.selection.ranking.records import Ranked, Ranking
 from unembed.selection.scores import named
-from unembed.stats.estimate import Estimate
 from unembed.stats.forms import cosine, decimal, full, point
 
 SCORE_WIDTH = 26
@@ -48,7 +47,7 @@ def _score(source: Ranked, by: str) -> str:
     if source.value is None:
         return "cannot be estimated"
     form = cosine if named(by).cosine else decimal
-    score = Estimate(source.value, source.low, source.high)
+    score = source.estimate
     width = None if score.low is None or score.high is None else score.high - score.low
     if width is None or width <= 2 * ROUNDING * abs(source.value):
         return point(replace(score, low=None, high=None), form)
