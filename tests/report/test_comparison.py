@@ -25,7 +25,7 @@ from unembed.report.comparison.divergences import divergence_section
 from unembed.report.comparison.flow import streams
 from unembed.report.comparison.groups import tokens_section
 from unembed.report.comparison.maps import net_map
-from unembed.report.comparison.page import account, comparison_page, reading
+from unembed.report.comparison.page import comparison_page
 from unembed.report.comparison.text import flip_text_view
 from unembed.report.parts import wording
 from unembed.stats.estimate import Estimate
@@ -337,47 +337,10 @@ class TestSpecialCases:
         same = make_comparison(noise=0.0)
         page = comparison_page("t", same.summary, FACTS, [])
         assert "None of the 1,500 decisions changed." in page
-        assert "every difference on this page is zero" in account(same.summary)
         assert 'id="figure-delta-margin"' not in page
         assert 'id="figure-chances"' not in page
         assert f"No curve: {same.summary.prediction.bins_reason}" in page
         assert "No sample documents were kept." in page
-
-    def test_one_document_has_no_interval(self, comparison: Comparison) -> None:
-        flips = comparison.summary.flips
-        bare = replace(flips.accuracy_difference, low=None, high=None)
-        summary = replace(
-            comparison.summary, flips=replace(flips, accuracy_difference=bare, documents=1)
-        )
-        assert "fewer than two documents" in account(summary)
-
-    @pytest.mark.parametrize(
-        ("low", "high", "p", "said"),
-        [
-            (-0.01, 0.02, 0.4, "not distinguishable from 0 (McNemar’s test by document: p = 0.4"),
-            (0.001, 0.02, 0.2, "doubtful: its interval leaves out 0, the test does not"),
-            (0.001, 0.02, 1e-9, "distinguishable from 0 (McNemar’s test by document: p < 0.0001"),
-        ],
-    )
-    def test_differences_are_told_from_zero(
-        self, comparison: Comparison, low: float, high: float, p: float, said: str
-    ) -> None:
-        flips = comparison.summary.flips
-        summary = replace(
-            comparison.summary,
-            flips=replace(
-                flips,
-                accuracy_difference=replace(flips.accuracy_difference, low=low, high=high),
-                clustered_mcnemar_p=replace(flips.clustered_mcnemar_p, value=p),
-            ),
-        )
-        assert f"], {said}" in account(summary)
-
-    def test_nothing_compared(self, comparison: Comparison) -> None:
-        flips = comparison.summary.flips
-        nothing = replace(flips.churn, value=None, low=None, high=None, reason="no position")
-        summary = replace(comparison.summary, flips=replace(flips, churn=nothing))
-        assert reading(summary) == "No decision could be compared: no position."
 
     def test_largest_page_stays_below_five_megabytes(
         self, comparison: Comparison, documents: list[FlipDocument]

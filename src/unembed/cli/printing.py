@@ -84,9 +84,9 @@ class Output:
         return not self.quiet
 
     def end(self, record: RunRecord, places: Places = (), **values: Any) -> None:
-        """Print the short table, draw the run's page, and print where everything lies.
+        """Print the verdict and the short table, draw the page, and print where everything lies.
 
-        As JSON, the summary with ``values``. Figures come first: drawing may fail.
+        As JSON, the verdict, and the summary with ``values``. Figures come first: drawing may fail.
         """
         from unembed.runs.manifest import SUMMARY
 
@@ -94,13 +94,25 @@ class Output:
             echo(f"{self.folder} was finished before: verified, nothing computed again", err=True)
         if self.as_json:
             summary = json.loads((self.folder / SUMMARY).read_text())
-            say("", {"run": str(self.folder), "summary": {**summary, **values}}, True)
+            found = {"run": str(self.folder), **_verdict(record)}
+            say("", {**found, "summary": {**summary, **values}}, True)
+        elif _verdict(record):
+            say(f"{record.verdict}\n\n{record}", None, False)
         else:
             say(str(record), None, False)
         sys.stdout.flush()
         page = draw(self.folder, record)
         if not self.as_json:
             say("", None, False, (("run", self.folder), ("report", page), *places))
+
+
+def _verdict(record: RunRecord) -> dict[str, Any]:
+    """Until every kind of run has its rules."""
+    from importlib.util import find_spec
+
+    if find_spec(f"unembed.report.verdicts.{record.KIND}") is None:
+        return {}
+    return {"verdict": record.verdict.to_json()}
 
 
 OUT = under(

@@ -49,6 +49,14 @@ class Drawn:
         """
         return resolve_name("unembed.report.pages:plots_of")(self)
 
+    @property
+    def verdict(self) -> Any:
+        """What was found, in a sentence and three points: the words that page and terminal show.
+
+        ``str()`` of it is a text of four lines, and ``to_json()`` the words by their names.
+        """
+        return resolve_name("unembed.report.verdicts.verdict:verdict_of")(self)
+
     def report(self, page: str | Path) -> Path:
         """Write the record's page, one HTML file that works offline, and return where it is.
 

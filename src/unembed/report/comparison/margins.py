@@ -7,17 +7,7 @@ from unembed.decisions.comparison.summary import ComparisonSummary
 from unembed.report.parts.histogram import histogram_figure
 from unembed.report.parts.parts import Section, Table, estimates_table
 from unembed.report.parts.wording import change, count, decimal, full, part, share, signed
-
-SHARPENING_VERDICTS = {
-    "sharpening": "The head got sharper and no more: a temperature would do the same",
-    "softening": "The head got softer and no more: a temperature would do the same",
-    "both": "A temperature explains only part of what happened to the margins",
-    "geometry": "What happened to the margins is geometry: no temperature explains it",
-    "opposed": "The margins and the scale-free margins moved in opposite directions",
-    "undecided": "Whether a temperature explains what happened to the margins is undecided",
-    "none": "No change of the median margin can be told from 0",
-}
-"""The check for sharpening in words; theory §1 says why a temperature is free."""
+from unembed.report.verdicts.comparison import SHARPENING_VERDICTS
 
 
 def sharpening_words(check: Sharpening) -> str:

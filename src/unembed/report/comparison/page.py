@@ -13,7 +13,7 @@ from unembed.report.comparison.calibration import calibration_section, predictio
 from unembed.report.comparison.divergences import divergence_section
 from unembed.report.comparison.flow import flow_section
 from unembed.report.comparison.groups import groups_section, tokens_section
-from unembed.report.comparison.margins import margins_section, nothing_moved, sharpening_words
+from unembed.report.comparison.margins import margins_section
 from unembed.report.comparison.text import flip_text_view
 from unembed.report.parts.facts import command_of, facts_of_both
 from unembed.report.parts.page import template
@@ -22,22 +22,16 @@ from unembed.report.parts.wording import (
     count,
     counted,
     decimal,
-    full,
-    p_value,
     point,
     points,
     share,
-    side_of,
     signed,
     signed_count,
     size,
 )
+from unembed.report.verdicts.comparison import verdict
 from unembed.runs.manifest import FinishedRun
 from unembed.runs.provenance import Provenance
-from unembed.stats.estimate import Estimate
-
-SIGNIFICANT_P = 0.05
-"""Below this p the test agrees with an interval of 95 % that leaves out 0."""
 
 
 def comparison_page(
@@ -58,9 +52,8 @@ def comparison_page(
     before, after = _before_text(summary), _after_text(summary)
     return template("comparison").render(
         title=title,
-        reading=reading(summary),
+        verdict=verdict(summary),
         extent=extent(summary),
-        account=account(summary),
         cards=cards(summary),
         before=before,
         sections=after,
@@ -92,17 +85,6 @@ def _after_text(summary: ComparisonSummary) -> tuple[Section, ...]:
     return tuple(section for section in found if section is not None)
 
 
-def reading(summary: ComparisonSummary) -> str:
-    """The result in one sentence."""
-    flips = summary.flips
-    if flips.n == 0 or flips.churn.value is None:
-        return f"No decision could be compared: {flips.churn.reason or 'no position'}."
-    if flips.changed == 0:
-        return f"None of the {counted(flips.n, 'decision')} changed."
-    became = f"{count(flips.wrong_to_right)} became right, {count(flips.right_to_wrong)} wrong"
-    return f"{share(flips.churn.value)} of {counted(flips.n, 'decision')} changed: {became}."
-
-
 def extent(summary: ComparisonSummary) -> str:
     """How much was compared, and what was not."""
     words = f"{size(summary.n_positions, summary.n_documents)}, paired one to one."
@@ -117,34 +99,6 @@ def extent(summary: ComparisonSummary) -> str:
     if summary.n_documents < 2:
         words += " There are no intervals, which take two documents."
     return words + (f" Only {summary.only}." if summary.only is not None else "")
-
-
-def account(summary: ComparisonSummary) -> str:
-    """What happened, in one paragraph."""
-    flips, movement, calibration = summary.flips, summary.movement, summary.calibration
-    churn, predicted = summary.prediction.observed, summary.prediction.predicted
-    same = nothing_moved(movement.everywhere) and calibration.nll_difference_nats.value == 0
-    if flips.changed == 0 and same:
-        return "No decision changed and no margin moved: every difference on this page is zero."
-    net = "as many decisions were gained as lost"
-    if flips.net:
-        were = f"{counted(abs(flips.net), 'decision')} {'was' if abs(flips.net) == 1 else 'were'}"
-        net = f"{were} {'lost' if flips.net < 0 else 'gained'}"
-    sentences = [
-        f"Churn is {full(flips.churn, share)}: {counted(flips.changed, 'decision')}, of which "
-        f"{count(flips.wrong_to_wrong)} went from one wrong token to another.",
-        f"Net, {net}; "
-        f"accuracy changed by {full(flips.accuracy_difference, points)}, {_chance(summary)}.",
-        f"The loss changed by {full(calibration.nll_difference_nats, signed)} nats"
-        f"{_against_zero(calibration.nll_difference_nats)}.",
-        sharpening_words(movement.sharpening),
-        f"From the margins before and the size of the noise alone, churn of "
-        f"{full(predicted, share)} was to be expected, against {full(churn, share)} observed"
-        f"{_against_zero(summary.prediction.difference, 'the difference')}."
-        if predicted.value is not None
-        else f"No churn can be predicted: {predicted.reason}.",
-    ]
-    return " ".join(sentences)
 
 
 def cards(summary: ComparisonSummary) -> tuple[Card, ...]:
@@ -170,36 +124,6 @@ def cards(summary: ComparisonSummary) -> tuple[Card, ...]:
         card("Median Δ scale-free margin", free.median, signed, "", free_wider),
         card("Churn that margins predict", summary.prediction.predicted, share, "", observed),
     )
-
-
-def _chance(summary: ComparisonSummary) -> str:
-    """Whether its interval and the test tell the accuracy difference from 0."""
-    flips = summary.flips
-    difference, p = flips.accuracy_difference, flips.clustered_mcnemar_p.value
-    if flips.wrong_to_right == flips.right_to_wrong == 0:
-        return "as no decision changed between right and wrong"
-    if difference.low is None or difference.high is None:
-        if difference.reason is not None:
-            return f"with {difference.reason}"
-        return "without an interval, as there are fewer than two documents"
-    said = ""
-    if p is not None:
-        said = f" (McNemar’s test by document: p {'' if p < 1e-4 else '= '}{p_value(p)})"
-    if side_of(difference, 0.0) and p is not None and p >= SIGNIFICANT_P:
-        return f"doubtful: its interval leaves out 0, the test does not{said}"
-    return _told(difference) + said
-
-
-def _told(estimate: Estimate) -> str:
-    return "distinguishable from 0" if side_of(estimate, 0.0) else "not distinguishable from 0"
-
-
-def _against_zero(estimate: Estimate, what: str = "") -> str:
-    if estimate.value is None or estimate.low is None or estimate.high is None:
-        return ""
-    if estimate.value == estimate.low == estimate.high == 0:
-        return ""
-    return f", {what} {_told(estimate)}" if what else f", {_told(estimate)}"
 
 
 def page_of_run(comparison: Comparison, run: FinishedRun | None, _links: Mapping[str, str]) -> str:

@@ -1,0 +1,1 @@
+"""What each kind of run found, in a sentence and three points: the same on terminal and page."""

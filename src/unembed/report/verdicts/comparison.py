@@ -1,0 +1,207 @@
+"""The verdict on a comparison: is quality better, worse or level, and how much changed?"""
+
+from __future__ import annotations
+
+from unembed.decisions.comparison.compare import Comparison
+from unembed.decisions.comparison.movement import Sharpening
+from unembed.decisions.comparison.summary import ComparisonSummary
+from unembed.report.parts.wording import (
+    count,
+    counted,
+    full,
+    p_value,
+    points,
+    share,
+    side_of,
+    signed,
+)
+from unembed.report.verdicts.judgement import (
+    ACCURACY_LEVEL,
+    LOSS_LEVEL,
+    Judgement,
+    judge,
+    small,
+    within,
+)
+from unembed.report.verdicts.verdict import Verdict
+from unembed.stats.estimate import Estimate
+from unembed.stats.forms import FEW_DOCUMENTS, Form
+
+SIGNIFICANT_P = 0.05
+"""Below this p the test agrees with an interval of 95 % that leaves out 0."""
+
+SHARPENING_VERDICTS = {
+    "sharpening": "The head got sharper and no more: a temperature would do the same",
+    "softening": "The head got softer and no more: a temperature would do the same",
+    "both": "A temperature explains only part of what happened to the margins",
+    "geometry": "What happened to the margins is geometry: no temperature explains it",
+    "opposed": "The margins and the scale-free margins moved in opposite directions",
+    "undecided": "Whether a temperature explains what happened to the margins is undecided",
+    "none": "No change of the median margin can be told from 0",
+}
+"""The check for sharpening in words; theory §1 says why a temperature is free."""
+
+
+def of_record(record: Comparison) -> Verdict:
+    """The verdict on a comparison."""
+    return verdict(record.summary)
+
+
+def verdict(summary: ComparisonSummary) -> Verdict:
+    """The verdict on what a comparison measured."""
+    flips = summary.flips
+    if flips.n == 0 or flips.churn.value is None:
+        return Verdict(
+            f"No decision could be compared: {flips.churn.reason or 'no position'}.",
+            "There is no quality to tell.",
+            "Nothing was measured.",
+            "Compare audits of a text that holds positions of the kind asked for.",
+        )
+    accuracy, loss = judge_accuracy(summary), judge_loss(summary)
+    return Verdict(
+        sentence(summary, accuracy, loss),
+        _quality(summary, accuracy),
+        _change(summary),
+        _trust(summary, accuracy, loss),
+        _next(summary, accuracy, loss),
+    )
+
+
+def judge_accuracy(summary: ComparisonSummary) -> Judgement:
+    """What interval and test, together, say of the accuracy's difference."""
+    flips = summary.flips
+    p = flips.clustered_mcnemar_p.value
+    agrees = p is None or p < SIGNIFICANT_P
+    return judge(flips.accuracy_difference, points, ACCURACY_LEVEL, agrees=agrees)
+
+
+def judge_loss(summary: ComparisonSummary) -> Judgement:
+    """What its interval says of the loss's difference; ``above`` is worse."""
+    return judge(summary.calibration.nll_difference_nats, signed, LOSS_LEVEL)
+
+
+def sentence(summary: ComparisonSummary, accuracy: Judgement, loss: Judgement) -> str:
+    """Quality first, then how much changed; no more than the intervals allow."""
+    flips = summary.flips
+    if flips.changed == 0:
+        none = f"None of the {counted(flips.n, 'decision')} changed"
+        same = summary.calibration.nll_difference_nats
+        if loss == "unknown" or same.value == same.low == same.high == 0:
+            return f"{none}."
+        return f"{none}; the loss is {_in_words(same, loss, signed, LOSS_LEVEL, 'nats')}."
+    changed = f"{full(flips.churn, share)} of decisions changed"
+    if accuracy == "unknown" or loss == "unknown":
+        return f"{changed}; whether quality did cannot be told without an interval."
+    return f"{quality_words(summary, accuracy, loss)}; {changed}."
+
+
+def quality_words(summary: ComparisonSummary, accuracy: Judgement, loss: Judgement) -> str:
+    """``Quality is level``, ``better``, ``worse``, ``mixed`` or ``too close to call``, and why."""
+    right, cost = summary.flips.accuracy_difference, summary.calibration.nll_difference_nats
+    reasons = {
+        "accuracy": (accuracy, right, points, "", ACCURACY_LEVEL),
+        "loss": (loss, cost, signed, " nats", LOSS_LEVEL),
+    }
+    good, bad = (
+        [name for name in reasons if reasons[name][0] == sides[name]]
+        for sides in (
+            {"accuracy": "above", "loss": "below"},
+            {"accuracy": "below", "loss": "above"},
+        )
+    )
+
+    def numbers(names: list[str]) -> str:
+        return ", ".join(
+            f"{name} {full(reasons[name][1], reasons[name][2])}{reasons[name][3]}" for name in names
+        )
+
+    if good and bad:
+        return f"Quality is mixed: better in {numbers(good)}, worse in {numbers(bad)}"
+    told = good or bad
+    if told:
+        slightly = all(small(reasons[name][1], reasons[name][4]) for name in told)
+        word = ("slightly " if slightly else "") + ("better" if good else "worse")
+        rest = [name for name in reasons if name not in told]
+        close = [f"{name} too close to call" for name in rest if reasons[name][0] == "close"]
+        return f"Quality is {word}: {'; '.join([numbers(told), *close])}"
+    if accuracy == loss == "level":
+        return (
+            f"Quality is level: accuracy {within(right, points)}, loss {within(cost, signed)} nats"
+        )
+    return f"Quality is too close to call: {numbers(['accuracy', 'loss'])}"
+
+
+def _in_words(difference: Estimate, judged: Judgement, form: Form, level: float, unit: str) -> str:
+    if judged == "level":
+        return f"level, {within(difference, form)} {unit}"
+    if judged == "close":
+        return f"too close to call, {full(difference, form)} {unit}"
+    word = "higher" if judged == "above" else "lower"
+    return f"{'slightly ' * small(difference, level)}{word}, {full(difference, form)} {unit}"
+
+
+def _quality(summary: ComparisonSummary, accuracy: Judgement) -> str:
+    flips = summary.flips
+    loss = summary.calibration.nll_difference_nats
+    gained, lost = flips.wrong_to_right, flips.right_to_wrong
+    became = f"{counted(gained, 'decision')} became right and {count(lost)} wrong"
+    if gained == lost == 0:
+        became = "no decision changed between right and wrong"
+    words = (
+        f"Quality: accuracy changed by {full(flips.accuracy_difference, points)} ({became}), "
+        f"loss by {full(loss, signed)} nats."
+    )
+    p = flips.clustered_mcnemar_p.value
+    if p is None or gained == lost == 0:
+        return words
+    tested = f"McNemar’s test by document: p {'' if p < 1e-4 else '= '}{p_value(p)}"
+    if side_of(flips.accuracy_difference, 0.0) and accuracy == "close":
+        return f"{words} The accuracy’s interval leaves out 0, its test does not ({tested})."
+    return f"{words} {tested}."
+
+
+def _change(summary: ComparisonSummary) -> str:
+    flips, movement = summary.flips, summary.movement
+    check: Sharpening = movement.sharpening
+    changed = (
+        f"What changed: {count(flips.changed)} of {counted(flips.n, 'decision')}, "
+        f"{count(flips.wrong_to_wrong)} of them from one wrong token to another."
+    )
+    if flips.changed == 0:
+        changed = "What changed: no decision."
+    if check.raw_change.value is None:
+        return changed
+    return f"{changed} {SHARPENING_VERDICTS.get(check.verdict, check.verdict)}."
+
+
+def _trust(summary: ComparisonSummary, accuracy: Judgement, loss: Judgement) -> str:
+    documents = summary.n_documents
+    of = counted(documents, "document")
+    runs = ", and the spread between seeds" if summary.seeds != (1, 1) else ""
+    if documents < 2:
+        return (
+            f"Trust: all of it is {of}, so that there are no intervals and nothing can be told "
+            "from chance. Give a text of many documents."
+        )
+    words = f"Trust: intervals hold the spread between {of}{runs}."
+    if documents < FEW_DOCUMENTS:
+        words += f" Fewer than {FEW_DOCUMENTS} make them rough: give more documents."
+    elif "close" in (accuracy, loss):
+        words += " More documents would narrow what is too close to call."
+    predicted = summary.prediction.difference
+    if predicted.low is not None and side_of(predicted, 0.0):
+        told = full(summary.prediction.predicted, share)
+        words += (
+            f" From the margins before, {told} were to be expected, which is not what happened."
+        )
+    if summary.notes:
+        words += " Mind the notes below: more than the model may differ."
+    return words
+
+
+def _next(summary: ComparisonSummary, accuracy: Judgement, loss: Judgement) -> str:
+    if summary.n_documents < FEW_DOCUMENTS or "close" in (accuracy, loss):
+        return "unembed compare BEFORE AFTER MORE_TEXT -o RUN"
+    if summary.flips.changed:
+        return "unembed compare BEFORE AFTER --band 0-0.5 -o RUN"
+    return ""
