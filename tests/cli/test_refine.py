@@ -261,6 +261,32 @@ def test_options_that_cannot_be_used(
     assert not (tmp_path / "run" / "manifest.json").exists()
 
 
+def test_a_control_and_little_text_are_told(
+    run: Run, llama_folder: Path, text: Path, tmp_path: Path
+) -> None:
+    two = tmp_path / "two.txt"
+    two.write_text("\n".join(text.read_text().splitlines()[:2]))
+    asked = ("refine", llama_folder, two, "-o", tmp_path / "run", *QUICK, "--control")
+    ended = run(*asked)
+    assert ended.code == 0, ended.err
+    assert "note: 1 of 2 documents are trained on and 1 held out: no figure will have" in ended.err
+    assert "held out, minus the control" in ended.out
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "What the penalty adds" in page
+    assert 'href="over-control/report.html"' in page
+    assert "note:" not in run(*asked).err
+
+
+@pytest.mark.parametrize("options", [("--objective", "none"), ("--weight", "0")])
+def test_a_control_of_a_control_is_refused_before_the_model_is_loaded(
+    options: tuple[str, str], run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "load", lambda *_a, **_k: pytest.fail("it was loaded"))
+    ended = run("refine", "m", "c", "-o", tmp_path / "run", *options, "--control")
+    assert f"{options[0][2:]} {options[1]} is the control itself" in ended.line
+    assert "leave out --control" in ended.line
+
+
 def test_values_and_positions_are_read(
     run: Run,
     llama_folder: Path,

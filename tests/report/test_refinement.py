@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from browser import Watched, browser_test
 from made_up.benchmarks import run_of, scores
+from made_up.comparisons import make_comparison
 from made_up.refinements import make_summary
 from markup import Elements
 from unembed.report.parts import wording
@@ -26,13 +28,14 @@ from unembed.report.refinement.page import (
     reading,
     refinement_page,
 )
+from unembed.stats.forms import bounded
 from unembed.training.benchmarks.run import BenchmarkComparison, compare_benchmarks
 from unembed.training.recipe.recipe import Recipe
 from unembed.training.run.rounding import Rounding
 from unembed.training.run.summary import RefinementSummary, Step
 from unembed.training.run.summary import headline as printed
 
-PAGES = ("heldout/report.html", "training/report.html")
+PAGES = {"heldout": "heldout/report.html", "training": "training/report.html"}
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +43,13 @@ def summary() -> RefinementSummary:
     return make_summary()
 
 
-def drawn(summary: RefinementSummary, title: str = "Base <b>\u202e, refined") -> str:
+def drawn(
+    summary: RefinementSummary,
+    title: str = "Base <b>\u202e, refined",
+    pages: Mapping[str, str] = PAGES,
+) -> str:
     facts = [("Model", "example/base <b>")]
-    return refinement_page(title, summary, Recipe().to_json(), facts, PAGES)
+    return refinement_page(title, summary, Recipe().to_json(), facts, pages)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +75,7 @@ def test_loads_nothing_and_links_to_its_parts(page: str) -> None:
     ids = [attributes["id"] for _, attributes in tags if "id" in attributes]
     assert len(ids) == len(set(ids))
     links = [attributes["href"] or "" for tag, attributes in tags if tag == "a"]
-    assert tuple(link for link in links if not link.startswith("#")) == PAGES
+    assert tuple(link for link in links if not link.startswith("#")) == tuple(PAGES.values())
     assert {link[1:] for link in links if link.startswith("#")} <= set(ids)
     assert "Base &lt;b&gt;⟨U+202E⟩, refined" in page
 
@@ -96,6 +103,36 @@ def test_held_out_stands_beside_training(page: str, summary: RefinementSummary) 
         assert "".join(f"<td>{cell}</td>" for cell in cells) in page
         assert f'<p class="value">{wording.point(held, form)}' in page
         assert f"{wording.point(trained, form)} training" in page
+
+
+def test_what_the_penalty_adds_stands_beside_it(page: str, summary: RefinementSummary) -> None:
+    control = make_comparison(noise=0.3, n=700).summary
+    beside = replace(summary, control=control)
+    assert RefinementSummary.from_json(json.loads(json.dumps(_json(beside)))) == beside
+    with_control = drawn(beside, pages=PAGES | {"over-control": "over-control/report.html"})
+    assert 'href="over-control/report.html"' in with_control
+    for name, form, estimate in (
+        (
+            "Median Δ margin, logits",
+            wording.signed,
+            control.movement.everywhere.margin.median,
+        ),
+        ("Loss difference, nats", wording.signed, control.calibration.nll_difference_nats),
+        ("Accuracy difference", wording.points, control.flips.accuracy_difference),
+    ):
+        value, bounds = wording.point(estimate, form), wording.interval(estimate, form)
+        row = f'<th scope="row">{name}</th><td>{value}</td><td>{bounds}</td>'
+        assert row in re.sub(r">\s+<", "><", with_control)
+        assert f"{value} over the control" in with_control
+        assert bounded(estimate, form) in dict(_over_control(beside)).values()
+    assert "over the control" not in page
+    assert "over-control" not in page
+
+
+def _over_control(summary: RefinementSummary) -> list[tuple[str, str]]:
+    """What is printed of the difference to the control."""
+    rows = printed(summary)
+    return rows[rows.index(("", "held out, minus the control")) + 1 :]
 
 
 def test_curves_hold_what_was_logged(summary: RefinementSummary) -> None:

@@ -9,7 +9,16 @@ import click
 from unembed.cli.help import Verb, option, under
 from unembed.cli.options import LOADING, PRINTING, TEXT, Source
 from unembed.cli.printing import OUT, Output, typed, with_output
-from unembed.cli.refine import HOLDING, MEASURING, MOVING, REPORTING, TRAINING, WEIGHTING, recipe_of
+from unembed.cli.refine import (
+    HOLDING,
+    MEASURING,
+    MOVING,
+    REPORTING,
+    TRAINING,
+    WEIGHTING,
+    mind_little_text,
+    recipe_of,
+)
 from unembed.errors import UnembedError
 from unembed.training.recipe.names import OBJECTIVES
 
@@ -90,6 +99,7 @@ def dose_command(
     )
     options = ReadingOptions(context=grid.recipe.context)
     checkpoint, text = source.open(model, corpus, quiet=output.quiet, options=options)
+    mind_little_text(text, grid.recipe, output)
     done = dose(
         checkpoint,
         text,

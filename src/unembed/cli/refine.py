@@ -10,12 +10,13 @@ import click
 
 from unembed.cli.help import Verb, option, under
 from unembed.cli.options import CONTEXT_IS, LOADING, PRINTING, TEXT, Source
-from unembed.cli.printing import OUT, Output, typed, with_output
+from unembed.cli.printing import OUT, Output, echo, typed, with_output
 from unembed.decisions.names import CLASSES
 from unembed.errors import UnembedError
 from unembed.training.recipe.names import DIRECTIONS, OBJECTIVES, SAVE_DTYPES, SCOPES
 
 if TYPE_CHECKING:
+    from unembed.text.corpus import Corpus
     from unembed.training.benchmarks.pair import Benchmarks
     from unembed.training.recipe.recipe import Recipe
 
@@ -49,6 +50,10 @@ TERM = under(
         help="For fisher.",
         default_is="contract",
     ),
+)
+CONTROL = under(
+    "Training",
+    option("--control", is_flag=True, help="Train without the penalty too: what it adds."),
 )
 MOVING = under(
     "Training",
@@ -208,6 +213,7 @@ REPORTING = under(
 @PRINTING
 @REPORTING
 @TERM
+@CONTROL
 @MOVING
 @TRAINING
 @MEASURING
@@ -222,6 +228,7 @@ def refine_command(
     corpus: str,
     output: Output,
     report_to: tuple[str, ...],
+    control: bool,
     positions: Path | None,
     weight_values: Path | None,
     benchmark_tasks: tuple[str, ...],
@@ -239,17 +246,19 @@ def refine_command(
     is held out; both models are audited and compared on either part. The refined model is in
     RUN/model, as any other checkpoint. A killed run goes on with the same command.
 
-    --objective none is the control: the same training without a penalty.
+    Training changes decisions without any penalty too. --control trains on the same batches without
+    it, in RUN/control, and says what the penalty adds, held out; --objective none is that training
+    alone.
 
     \b
     More examples:
-      unembed refine ./my-model reviews.txt -o runs/fisher --steps 300 --learning-rate 2e-5
-      unembed refine ./my-model reviews.txt -o runs/control --steps 300 --learning-rate 2e-5 \\
-        --objective none
+      unembed refine ./my-model reviews.txt -o runs/fisher --steps 300 --control
+      unembed refine ./my-model reviews.txt -o runs/plain --steps 300 --objective none
     """
     from unembed.models.adapters import base_of, is_adapter_alone, refuse_untrainable
     from unembed.models.checkpoint import load_tokenizer
     from unembed.models.model_pass import ReadingOptions
+    from unembed.training.recipe.recipe import control_of
     from unembed.training.recipe.weight_files import read_positions, read_values
     from unembed.training.run.engine import check_accelerate, check_report_to
     from unembed.training.run.train import refine
@@ -265,6 +274,8 @@ def refine_command(
     check_report_to(report_to)
     source = Source.taken(given)
     recipe = recipe_of(given)
+    if control:
+        control_of(recipe)  # Refused before the model is loaded.
     benchmarks = _benchmarks(benchmark_tasks, benchmark_limit, benchmark_path)
     listed = None if positions is None else read_positions(positions)
     if weight_values is not None:
@@ -274,11 +285,13 @@ def refine_command(
         recipe = replace(recipe, weighting=replace(recipe.weighting, values=values))
     options = ReadingOptions(context=recipe.context)
     checkpoint, text = source.open(model, corpus, quiet=output.quiet, options=options)
+    mind_little_text(text, recipe, output)
     done = refine(
         checkpoint,
         text,
         recipe,
         out=output.folder,
+        control=control,
         positions=listed,
         benchmarks=benchmarks,
         command=typed(),
@@ -286,6 +299,15 @@ def refine_command(
         report_to=report_to,
     )
     output.end(done)
+
+
+def mind_little_text(text: Corpus, recipe: Recipe, output: Output) -> None:
+    """Say before a training that few documents are held out; a finished run trains nothing."""
+    from unembed.training.run.examples import little_text
+
+    found = little_text(len(text.names), recipe.heldout)
+    if found is not None and not output.finished:
+        echo(f"note: {found}", err=True)
 
 
 def recipe_of(given: Given) -> Recipe:

@@ -164,6 +164,75 @@ def test_a_finished_refinement_is_only_read(
         refine(llama, corpus, replace(recipe, weight=0.1), out=tmp_path / "run")
 
 
+def test_a_control_is_the_same_training_without_its_penalty(
+    llama: Checkpoint, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = replace(QUICK, steps=4, weight=3.0, seed=5)
+    out, begun, trains = tmp_path / "run", [], module.train
+
+    def counted(*given: Any, **how: Any) -> Any:
+        begun.append(given[3])
+        return trains(*given, **how)
+
+    def killed(*_given: object, **_how: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "train", counted)
+    compares = module.compare
+    monkeypatch.setattr(
+        module, "compare", lambda *a, **k: (killed if "over" in str(k) else compares)(*a, **k)
+    )
+    with pytest.raises(KeyboardInterrupt):
+        refine(llama, corpus, recipe, out=out, control=True)
+    assert [one.objective.name for one in begun] == ["fisher", "none"]
+    weights = saved(out / "control")
+    monkeypatch.setattr(module, "compare", compares)
+    # What was killed after the control is not trained again.
+    monkeypatch.setattr(module._TrainingJob, "run", killed)
+    done = refine(llama, corpus, recipe, out=out, control=True)
+    monkeypatch.undo()
+
+    plain = replace(recipe, objective=Objective("none"), weight=0.0)
+    alone = refine(llama, corpus, plain, out=tmp_path / "alone")
+    assert alone.summary.control is None
+    assert list(alone.sub_runs) == ["heldout", "training"]
+    assert same_weights(saved(out / "control"), weights)
+    assert same_weights(saved(tmp_path / "alone"), weights)
+    assert not same_weights(saved(out), weights)
+
+    loaded = Refinement.load(out)
+    assert loaded.summary == done.summary
+    assert list(loaded.sub_runs) == ["heldout", "training", "over-control"]
+    before, after = (
+        Audit.load(run / "heldout" / "after").column("nll").astype(float)
+        for run in (tmp_path / "alone", out)
+    )
+    found = loaded.summary.control
+    assert found is not None
+    assert found == loaded.sub_runs["over-control"].summary  # type: ignore[attr-defined]
+    assert float(found.calibration.nll_difference_nats) == pytest.approx((after - before).mean())
+    assert "held out, minus the control" in str(loaded)
+    assert "minus the control" not in str(alone)
+    with pytest.raises(UnembedError, match="control"):
+        refine(llama, corpus, recipe, out=out)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words"),
+    [
+        (replace(QUICK, objective=Objective("none")), "objective none is the control itself"),
+        (replace(QUICK, weight=0.0), "weight 0 is the control itself"),
+    ],
+)
+def test_a_control_has_no_control(
+    recipe: Recipe, words: str, llama: Checkpoint, corpus: Corpus, tmp_path: Path
+) -> None:
+    with pytest.raises(UnembedError, match=words) as caught:
+        refine(llama, corpus, recipe, out=tmp_path / "run", control=True)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_refinement_without_gradients_and_of_a_model_in_training(
     small_tokenizer: Any, tmp_path: Path
 ) -> None:

@@ -8,11 +8,12 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
+from unembed.decisions.comparison.summary import ComparisonSummary
 from unembed.report.comparison.flow import flow_section
 from unembed.report.comparison.margins import margins_section, sharpening_words
 from unembed.report.parts.facts import command_of, facts_of_both, run_of
 from unembed.report.parts.page import template
-from unembed.report.parts.parts import Card, Section, Table, card
+from unembed.report.parts.parts import Card, Section, Table, card, estimates_table
 from unembed.report.parts.wording import (
     Wording,
     capital,
@@ -48,18 +49,21 @@ GAIN_AND_COST: tuple[tuple[str, Wording, str, str], ...] = (
 )
 """Gain and cost: name, form, unit, and where a comparison has it."""
 
+CHURNS = "flips.churn", "flips.right_to_wrong_share", "flips.wrong_to_right_share"
+"""What has no sign: of the control and the refined model it is no difference of two churns."""
+
 
 def refinement_page(
     title: str,
     summary: RefinementSummary,
     recipe: Mapping[str, Any],
     facts: Sequence[tuple[str, str]],
-    pages: tuple[str, str],
+    pages: Mapping[str, str],
 ) -> str:
     """The page of one refinement: gain and cost, how the run went, what moved held out.
 
-    ``recipe`` holds the plain values of the run's recipe, ``pages`` where the held-out and the
-    training comparison's pages lie. Otherwise as ``audit_page``.
+    ``recipe`` holds the plain values of the run's recipe, ``pages`` where the pages of its
+    comparisons lie, by their folders. Otherwise as ``audit_page``.
 
     Raises ``ReportUnavailable`` where the extra ``plot`` is not installed.
     """
@@ -71,8 +75,7 @@ def refinement_page(
         notes=notes(summary),
         cards=cards(summary),
         sections=sections_of_summary(summary, recipe.get("clip", 0.0)),
-        heldout_page=pages[0],
-        training_page=pages[1],
+        pages=pages,
         facts=(*recipe_facts(recipe), *facts),
     )
 
@@ -155,7 +158,10 @@ def cards(summary: RefinementSummary) -> tuple[Card, ...]:
     found = []
     for name, form, unit, path in GAIN_AND_COST:
         heldout, training = map(attrgetter(path), (summary.heldout, summary.training))
-        found.append(card(name, heldout, form, unit, f"{point(training, form)} training"))
+        remark = f"{point(training, form)} training"
+        if summary.control is not None and path not in CHURNS:
+            remark += f"; {point(attrgetter(path)(summary.control), form)} over the control"
+        found.append(card(name, heldout, form, unit, remark))
     return tuple(found)
 
 
@@ -190,9 +196,22 @@ def cost_section(summary: RefinementSummary) -> Section:
                 ("figure", "held out, before", "after", "training, before", "after"),
                 tuple(levels),
             ),
+            *control_tables(summary.control),
             *benchmark_tables(summary.benchmarks),
         ),
     )
+
+
+def control_tables(control: ComparisonSummary | None) -> tuple[Table, ...]:
+    """What the penalty adds to the same training without it, held out."""
+    if control is None:
+        return ()
+    caption = "What the penalty adds: from the control to the refined model, held out"
+    figures = {
+        f"{name}, {unit}" if unit else name: (attrgetter(path)(control), form)
+        for name, form, unit, path in GAIN_AND_COST
+    }
+    return (estimates_table(caption, figures),)
 
 
 def benchmark_tables(benchmarks: BenchmarkComparison | None) -> tuple[Table, ...]:
@@ -266,8 +285,7 @@ def page_of_run(refined: Refinement, run: FinishedRun | None, links: Mapping[str
     old, new = (Provenance.from_json(side) for side in sides)
     title = f"{Path(old.model).name}, refined"
     facts = facts_of_both(old, new, command_of(run))
-    pages = (links.get("heldout", ""), links.get("training", ""))
-    return refinement_page(title, refined.summary, _recipe(run), facts, pages)
+    return refinement_page(title, refined.summary, _recipe(run), facts, links)
 
 
 def _recipe(run: FinishedRun | None) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from unembed.errors import UnembedError
@@ -115,10 +115,33 @@ class Recipe(ShortRepr):
             )
         check_scope(self.scope, untie=self.untie, lora=self.lora)
 
+    @property
+    def has_penalty(self) -> bool:
+        """Whether anything but cross-entropy and what holds the model is minimised."""
+        return self.objective.name != "none" and self.weight > 0
+
     def to_json(self) -> dict[str, Any]:
         """Plain values for a manifest."""
         plain: dict[str, Any] = record_to_json(self)
         return plain
+
+
+def control_of(recipe: Recipe) -> Recipe:
+    """The same training without its penalty: what a refinement is held against.
+
+    Equivalent to::
+
+        replace(recipe, objective=Objective("none"), weight=0.0)
+
+    Raises UnembedError where the recipe has no penalty to take away.
+    """
+    if not recipe.has_penalty:
+        given = "weight 0" if recipe.weight == 0 else "objective none"
+        raise UnembedError(
+            f"{given} is the control itself, and there is no penalty to hold against it: leave out "
+            "--control, or give an --objective and a --weight above 0"
+        )
+    return replace(recipe, objective=Objective("none"), weight=0.0)
 
 
 def steps_of(recipe: Recipe) -> Mapping[str, Any]:

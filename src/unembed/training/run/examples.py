@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from unembed.errors import UnembedError
 from unembed.short_repr import ShortRepr
+from unembed.stats.forms import FEW_DOCUMENTS
 from unembed.text.corpus import Corpus
 from unembed.text.windows import Windows
 from unembed.training.recipe.weighting import Positions
@@ -61,12 +62,30 @@ def split(corpus: Corpus, share: float) -> Split:
     marks = [hashlib.sha256(f"{i} {name}".encode()).digest() for i, name in enumerate(corpus.names)]
     order = sorted(range(n), key=marks.__getitem__)
     held = np.zeros(n, dtype=bool)
-    held[order[: min(n - 1, math.ceil(share * n))]] = True
+    held[order[: held_out(n, share)]] = True
     return Split(
         corpus.subset(~held, f"all but {int(held.sum())} held-out documents"),
         corpus.subset(held, f"{int(held.sum())} held-out documents"),
         held,
     )
+
+
+def held_out(documents: int, share: float) -> int:
+    """How many of so many documents ``split`` holds out."""
+    return min(documents - 1, math.ceil(share * documents))
+
+
+def little_text(documents: int, share: float) -> str | None:
+    """What to mind, in a line, where fewer than ``FEW_DOCUMENTS`` are held out; None else."""
+    held = held_out(documents, share)
+    if held < 1 or held >= FEW_DOCUMENTS:
+        return None
+    found = f"{documents - held} of {documents} documents are trained on and {held} held out: "
+    if held < 2:
+        found += "no figure will have an interval, which takes 2 held-out documents"
+    else:
+        found += f"every interval will be rough, which fewer than {FEW_DOCUMENTS} documents make it"
+    return f"{found}; give more text, or a larger --heldout"
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from unembed.training.recipe.recipe import Recipe
 from unembed.training.run.rounding import Rounding
 
 WIDTH = 100
-LATER = {"benchmarks": None, "notes": (), "rounding": None}
+LATER = {"benchmarks": None, "notes": (), "rounding": None, "control": None}
 """What a summary of an earlier version lacks."""
 SIDE_WIDTH = 33
 LITTLE_KEPT = 0.5
@@ -70,7 +70,8 @@ class RefinementSummary(ShortRepr, Figures):
     ``clipped`` is the share of steps whose gradient was longer than the clip: at such steps lambda
     is no clean dose. ``gradient_ratio`` is the mean of ``|lambda P'| / |CE'|`` in the head's input.
     ``rounding`` says what of the update is left in the dtype of the saved model.
-    ``notes`` say what is to mind of the text, and which rows were cut.
+    ``notes`` say what is to mind of the text, and which rows were cut. ``control`` compares the
+    same training without the penalty, before, with the refined model, after, held out.
     """
 
     objective: str
@@ -92,6 +93,7 @@ class RefinementSummary(ShortRepr, Figures):
     benchmarks: BenchmarkComparison | None = None
     notes: tuple[str, ...] = ()
     rounding: Rounding | None = None
+    control: ComparisonSummary | None = None
 
     def _phrases(self) -> Iterator[str]:
         yield f"objective {self.objective}"
@@ -116,6 +118,7 @@ def summarise_refinement(
     training: ComparisonSummary,
     benchmarks: BenchmarkComparison | None = None,
     notes: tuple[str, ...] = (),
+    control: ComparisonSummary | None = None,
 ) -> RefinementSummary:
     """The summary of a run from its training's ``note`` and its comparisons."""
     lines = [line for line in note["log"] if "loss" in line]
@@ -143,6 +146,7 @@ def summarise_refinement(
         benchmarks=benchmarks,
         notes=notes,
         rounding=None if rounding is None else Rounding(**rounding),
+        control=control,
     )
 
 
@@ -166,6 +170,9 @@ def headline(summary: RefinementSummary) -> list[tuple[str, str]]:
         _side(summary.heldout), _side(summary.training), strict=True
     ):
         rows.append((label, f"{held:<{SIDE_WIDTH}}| {trained}"))
+    if summary.control is not None:
+        rows.append(("", "held out, minus the control"))
+        rows += _side(summary.control)[1:]
     rows += [("note", note) for note in summary.notes]
     return rows if summary.benchmarks is None else rows + _scored(summary.benchmarks)
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from unembed.decisions.audit.audit import audit
+from unembed.decisions.audit.audit import Audit, audit
 from unembed.decisions.audit.run import AuditOptions
 from unembed.decisions.comparison.compare import Comparison, compare
 from unembed.errors import need
@@ -33,7 +33,7 @@ from unembed.text.corpus import Corpus
 from unembed.text.vocabulary import Vocabulary
 from unembed.text.windows import Windows, batches
 from unembed.training.benchmarks.pair import Benchmarks
-from unembed.training.recipe.recipe import Recipe, steps_of
+from unembed.training.recipe.recipe import Recipe, control_of, steps_of
 from unembed.training.recipe.scope import apply_scope, plain_model
 from unembed.training.recipe.weighting import Positions, tokens_of_classes
 from unembed.training.run.checkpoints import (
@@ -63,6 +63,8 @@ MODEL = "model"
 BENCHMARKS = "benchmarks"
 NOTE = "trained.json"
 SIDES = {"heldout": "held out", "training": "training text"}
+CONTROL = "control"
+OVER_CONTROL = "over-control"
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,8 @@ class Refinement(RunRecord):
     """A refined model, and how its decisions differ from the starting model's.
 
     ``heldout`` and ``training`` compare both on the documents that training never saw, and on those
-    it did. ``folder/model`` is the refined checkpoint, in the starting model's dtype or in
+    it did; ``over_control``, of a run with a control, the control with the refined model on the
+    former. ``folder/model`` is the refined checkpoint, in the starting model's dtype or in
     ``Recipe.save_dtype``, which plain transformers loads. Its manifest lists every file below the
     folder.
     """
@@ -82,17 +85,23 @@ class Refinement(RunRecord):
     heldout: Comparison = field(repr=False)
     training: Comparison = field(repr=False)
     folder: Path
+    over_control: Comparison | None = field(default=None, repr=False)
 
     @classmethod
     def of_run(cls, run: FinishedRun) -> Refinement:
         """Open a run whose files are whole."""
-        heldout, training = (Comparison.of_run(read_run(run.folder / side)) for side in SIDES)
-        return cls(RefinementSummary.from_json(run.summary()), heldout, training, run.folder)
+        summary = RefinementSummary.from_json(run.summary())
+        names = (*SIDES, *(() if summary.control is None else (OVER_CONTROL,)))
+        heldout, training, *others = (
+            Comparison.of_run(read_run(run.folder / name)) for name in names
+        )
+        return cls(summary, heldout, training, run.folder, *others)
 
     @property
     def sub_runs(self) -> Mapping[str, RunRecord]:
-        """Both comparisons."""
-        return {"heldout": self.heldout, "training": self.training}
+        """The comparisons."""
+        found = {"heldout": self.heldout, "training": self.training}
+        return found if self.over_control is None else {**found, OVER_CONTROL: self.over_control}
 
     def __str__(self) -> str:
         return as_text(self._rows())
@@ -112,6 +121,7 @@ def refine(
     recipe: Recipe | None = None,
     *,
     out: str | Path,
+    control: bool = False,
     positions: Positions | None = None,
     benchmarks: Benchmarks | None = None,
     command: str = "",
@@ -123,17 +133,21 @@ def refine(
     A share of the documents is held out; both models are audited on either part of the text. The
     refined model is saved in ``out/model``, the comparisons in ``out/heldout`` and
     ``out/training``. A killed run goes on from its last checkpoint when called again, and ends in
-    the same weights. ``positions`` lists those of the whole corpus that the penalty counts, with
-    their weights. ``benchmarks`` are run on both models at the end, in ``out/benchmarks``: the
-    checkpoint has to be one that ``load`` gives unchanged by its name. ``report_to`` names loggers
-    of the Trainer ("wandb", "tensorboard" ...). Raises UnembedError for what cannot be trained, and
-    where the run fails; the model given is never changed. Source: theory §5.
+    the same weights. ``control`` trains ``control_of(recipe)`` too, on the same batches, in
+    ``out/control``, and compares it with the refined model, held out, in ``out/over-control``: what
+    the penalty adds to the training. ``positions`` lists those of the whole corpus that the penalty
+    counts, with their weights. ``benchmarks`` are run on both models at the end, in
+    ``out/benchmarks``: the checkpoint has to be one that ``load`` gives unchanged by its name.
+    ``report_to`` names loggers of the Trainer ("wandb", "tensorboard" ...). Raises UnembedError for
+    what cannot be trained, and where the run fails; the model given is never changed. Source:
+    theory §5.
     """
     need(checkpoint, Checkpoint, "give load(name) of unembed.models")
     need(corpus, Corpus, "give Corpus.read(path, tokenizer)")
     check_accelerate()
     check_report_to(report_to)
     recipe = recipe or Recipe()
+    plain = control_of(recipe) if control else None
     out = Path(out)
     part = split(corpus, recipe.heldout)
     key = {
@@ -144,6 +158,8 @@ def refine(
         "recipe": recipe.to_json(),
         "positions": None if positions is None else _digest(positions),
         "benchmarks": None if benchmarks is None else record_to_json(benchmarks),
+        # None is also what a run of an earlier version has.
+        "control": control or None,
     }
     if benchmarks is not None and not holds_finished_run(out):
         benchmarks.check(checkpoint)
@@ -152,7 +168,7 @@ def refine(
         placed = None if positions is None else part.placed(positions)
         trained_context = context_of(checkpoint.model, recipe.context) - 1
         notes = Windows.of(corpus, trained_context).facts.notes
-        steps = Steps(5 + (benchmarks is not None))
+        steps = Steps(5 + (benchmarks is not None) + 2 * control)
         with steps("training"):
             trained = train(
                 checkpoint,
@@ -172,11 +188,32 @@ def refine(
         if benchmarks is not None:
             with steps("benchmarks"):
                 scored = benchmarks.run_on_both(checkpoint, out / MODEL, out / BENCHMARKS, progress)
+        note = trained.note
+        del trained  # The control takes as much memory.
+        over_control = None
+        if plain is not None:
+            with steps("control, training"):
+                twin = train(
+                    checkpoint,
+                    part.training,
+                    part.heldout,
+                    plain,
+                    out / CONTROL,
+                    positions=placed,
+                    progress=progress,
+                )
+            with steps("control, held out"):
+                named = replace(twin.checkpoint, name=f"{checkpoint.name} without the penalty")
+                one = _audited(named, part.heldout, plain, out / CONTROL / "heldout", progress)
+            refined = Audit.load(out / "heldout" / "after")
+            over_control = compare(one, refined, out=out / OVER_CONTROL).summary
+            if twin.note["stopped"] is not None:
+                notes = (*notes, f"the control stopped {twin.note['stopped']}")
         summary = summarise_refinement(
-            recipe, trained.note, heldout.summary, training.summary, scored, notes
+            recipe, note, heldout.summary, training.summary, scored, notes, over_control
         )
-        plain: dict[str, Any] = record_to_json(summary)
-        return plain
+        values: dict[str, Any] = record_to_json(summary)
+        return values
 
     return Refinement.keep(out, key, measured, command=command, everything=True)
 
@@ -301,14 +338,16 @@ def _compared(
     steps: Steps,
     progress: bool,
 ) -> Comparison:
-    options = AuditOptions(context=recipe.context, max_positions=recipe.audit_positions)
     part, sides = SIDES[out.name], []
     for side, one in (("before", before), ("after", after)):
         with steps(f"{part}, {side}"):
-            sides.append(
-                audit(one.model, text, options, out=out / side, name=one.name, progress=progress)
-            )
+            sides.append(_audited(one, text, recipe, out / side, progress))
     return compare(*sides, out=out)
+
+
+def _audited(one: Checkpoint, text: Corpus, recipe: Recipe, out: Path, progress: bool) -> Audit:
+    options = AuditOptions(context=recipe.context, max_positions=recipe.audit_positions)
+    return audit(one.model, text, options, out=out, name=one.name, progress=progress)
 
 
 def _arguments(
