@@ -16,6 +16,7 @@ from unembed.cli.choose.rank import POSITIONS
 from unembed.models.adapters import adapted
 from unembed.models.checkpoint import load as load_checkpoint
 from unembed.models.model_pass import ModelPass, ReadingOptions
+from unembed.report.verdicts.verdict import verdict_of
 from unembed.runs.manifest import read_run
 from unembed.selection.ranking.records import Ranked, Ranking
 from unembed.selection.ranking.text import ranking_text
@@ -63,7 +64,9 @@ def test_signatures_are_ranked(run: Run, signatures: list[Path], tmp_path: Path)
     out = tmp_path / "run"
     done = run("rank", *signatures, "-o", out)
     assert done.code == 0, done.err
-    header, first, *_ = done.out.splitlines()
+    said, table = done.out.split("\n\n", 1)
+    assert said == str(verdict_of(Ranking.load(out))).replace("\u00a0", " ")
+    header, first, *_ = table.splitlines()
     assert header.split() == ["source", "joint", "best", "for", "text0"]
     assert first.startswith(("text1", "text2"))
     # Of so few samples the interval fills the axis.
@@ -173,7 +176,7 @@ def test_texts_are_ranked_by_baselines(
     ask = ("rank", *texts, "--model", llama_folder, "--by", by, "--max-positions", "120", *SHORT)
     done = run(*ask, "--blocks", "4", "-o", tmp_path / "run")
     assert done.code == 0, done.err
-    assert done.out.splitlines()[0].split() == ["source", by, "best", "for", "text0"]
+    assert done.out.split("\n\n")[1].split()[:5] == ["source", by, "best", "for", "text0"]
     found = Ranking.load(tmp_path / "run")
     assert found.samples == 120
     lines = len(texts[0].read_text().splitlines())
@@ -303,7 +306,7 @@ def test_what_is_missing_is_said() -> None:
         "joint",
         (
             ranked,
-            replace(ranked, name="b", best=0.001),
+            replace(ranked, name="b", value=0.45, best=0.001),
             replace(
                 ranked,
                 name="c",
@@ -322,13 +325,16 @@ def test_what_is_missing_is_said() -> None:
     )
     lines = ranking_text(found).splitlines()
     assert lines[1].split() == ["…" + "a" * 28, "0.50", "[0.40,", "0.60]", ">", "99", "%"]
-    assert lines[2].endswith("< 1 %")
+    assert lines[2].endswith("< 1\u00a0%")
     assert lines[3].split()[1:] == ["cannot", "be", "estimated", "–"]
-    assert lines[4:] == [
-        "chances are among the 2 of 3 sources with a score",
-        "t: few samples: n = 9",
-        "c: too few samples: n = 3",
-    ]
+    assert lines[4:] == ["t: few samples: n = 9", "c: too few samples: n = 3"]
+    assert verdict_of(found).sentence == (
+        "Of the 2 sources that can be compared, " + "a" * 40 + " is the best source for t "
+        "(chance > 99\u00a0%)."
+    )
+    lost = replace(ranked, value=1.2, low=0.4, high=1.9)
+    wide = ranking_text(replace(found, sources=(lost, ranked)))
+    assert "not determined, at least 0.4  > 99\u00a0%" in wide
     many = ranking_text(replace(found, sources=(ranked,) * 40))
     assert "… 10 more: see the report" in many
     step = ranking_text(

@@ -1,0 +1,52 @@
+"""Whether there are enough samples, and how many more it would take, in plain words."""
+
+from __future__ import annotations
+
+import math
+from statistics import NormalDist
+
+from unembed.report.parts.wording import count, counted
+from unembed.stats.forms import FEW_DOCUMENTS
+
+SURE = 0.95
+MOST_TIMES = 100
+"""How much more text is worth to ask for; beyond, the figure is no advice."""
+
+
+def few_documents(documents: int) -> str:
+    """A sentence where a text has fewer than ten documents, else empty."""
+    if documents >= FEW_DOCUMENTS:
+        return ""
+    return f"A text has {counted(documents, 'document')} alone: intervals are rough."
+
+
+def times_to_tell(first: float | None, second: float | None) -> float:
+    """How many times the samples tell two apart whose chances to be the best are these.
+
+    With normal errors that shrink as ``1 / sqrt(n)`` and a difference that stays what it is, the
+    chance that the first is better is ``Phi(z sqrt(times))``, where ``Phi(z) = p`` now:
+    ``times = (Phi⁻¹(0.95) / Phi⁻¹(p))²``. Infinite where the two are as likely.
+    """
+    if not first or not second:
+        return 1.0
+    normal = NormalDist()
+    z = normal.inv_cdf(max(first, second) / (first + second))
+    return max(1.0, (normal.inv_cdf(SURE) / z) ** 2) if z > 0 else math.inf
+
+
+def times_to_narrow(half: float, wanted: float) -> float:
+    """How many times the samples narrow half an interval to ``wanted``: ``(half / wanted)²``."""
+    return max(1.0, (half / wanted) ** 2)
+
+
+def times_words(times: float) -> str:
+    """How much more text it takes, for errors that shrink as one over the root of the samples."""
+    if times > MOST_TIMES:
+        return f"Even {count(MOST_TIMES)} times as many might not: take either."
+    return f"About {count(rounded_up(times))} times as many might, if the difference stays so."
+
+
+def rounded_up(number: float | int) -> int:
+    """The next whole number, with one digit from ten on: 9.4 is 10, 12 is 20, 3,100 is 4,000."""
+    unit = 10 ** max(0, math.floor(math.log10(max(number, 1.0))))
+    return math.ceil(round(number / unit, 6)) * unit
