@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from command_line import Run, sketch_all, write_texts
+from unembed.report.verdicts.verdict import verdict_of
 from unembed.selection.mixing.record import Mixture
 from unembed.signatures.file import export, load
 
@@ -29,10 +30,12 @@ def test_sources_are_mixed(run: Run, signatures: list[Path], tmp_path: Path) -> 
     out = tmp_path / "run"
     done = run("mix", *signatures, "-o", out, "--by", "activation")
     assert done.code == 0, done.err
-    lines = done.out.splitlines()
+    said, table = done.out.split("\n\n", 1)
+    assert said == str(verdict_of(Mixture.load(out))).replace("\u00a0", " ")
+    lines = table.splitlines()
     assert lines[0].startswith("target by activation: ")
     assert lines[0].endswith("of 2 sources used")
-    assert any(line.startswith("residual") for line in lines)
+    assert any(line.startswith("expressed by no mixture") for line in lines)
     assert any(line.startswith("interleave_datasets([") for line in lines)
     assert str(out) in done.out
     as_json = run("mix", *signatures, "-o", out, "--by", "activation", "--json")
@@ -48,7 +51,7 @@ def test_sources_are_mixed(run: Run, signatures: list[Path], tmp_path: Path) -> 
     assert {**json.loads(json.dumps(kept)), "interleave": summary["interleave"]} == summary
     assert "another run" in run("mix", *signatures, "-o", out).line
     plain = run("mix", *signatures, "-o", tmp_path / "plain", "--no-debias", "--by", "joint")
-    assert plain.out.startswith("target by joint: ")
+    assert "\n\ntarget by joint: " in plain.out
     few = run("mix", *signatures, "-o", tmp_path / "few", "--by", "joint")
     assert few.code == 0, few.err
     assert "too few samples: the joint mean is lost in noise" in few.out

@@ -422,7 +422,7 @@ def test_a_residual_below_0_is_told() -> None:
     sources = [of_pool("one", (600, 0, 0), 2), of_pool("other", (0, 600, 0), 3)]
     found = mix(of_pool("t", (400, 200, 0), 1), sources)
     below = replace(found, residual=replace(found.residual, value=-0.001, low=-0.01, high=0.01))
-    assert "−0.001 [−0.010, 0.010]  below 0 by chance: nothing is left" in mixture_text(below)
+    assert "not determined, at most 1.0\u00a0% (below 0 by chance)" in mixture_text(below)
     above = replace(below, residual=replace(found.residual, value=0.001))
     assert "by chance" not in mixture_text(above)
     beyond = replace(below, residual=replace(found.residual, value=-0.05, low=-0.06, high=-0.04))

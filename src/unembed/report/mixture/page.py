@@ -9,26 +9,12 @@ from unembed.report.parts.forest import Cell, Forest, ForestRow, forest_figure, 
 from unembed.report.parts.page import template
 from unembed.report.parts.parts import Section
 from unembed.report.parts.scales import scale_of
-from unembed.report.parts.wording import (
-    count,
-    counted,
-    full,
-    interval,
-    listed,
-    point,
-    share,
-    two,
-    whole_percent,
-)
+from unembed.report.parts.wording import count, counted, interval, point, share
+from unembed.report.verdicts.mixture import verdict
 from unembed.runs.manifest import FinishedRun
 from unembed.selection.mixing.record import Mixture, Share
-from unembed.selection.mixing.text import interleave_line
+from unembed.selection.mixing.text import by_weight, interleave_line
 from unembed.selection.scores import named
-
-MOSTLY_LEFT = 0.5
-"""Share of a target that no mixture expresses, surely: above it, the best mixture is none."""
-MOST_NAMED = 4
-"""Sources that the headline names; the rest it counts."""
 
 
 def mixture_page(
@@ -45,13 +31,12 @@ def mixture_page(
     """
     return template("mixture").render(
         title=title,
-        reading=reading(mixture),
+        verdict=verdict(mixture),
         extent=extent(mixture),
-        account=account(mixture),
         notes=mixture.warnings,
         forest=forest(mixture),
         matched=named(mixture.by).matched,
-        line=interleave_line(mixture),
+        line=None if mixture.mostly_left else interleave_line(mixture),
         facts=with_command(facts, command),
     )
 
@@ -60,23 +45,6 @@ def sections_of(mixture: Mixture) -> tuple[Section, ...]:
     """Every figure and table of the page."""
     figure = forest_figure("forest", f"What {mixture.target} is made of", forest(mixture))
     return (Section("weights", "How much of each", "", (figure,)),)
-
-
-def reading(mixture: Mixture) -> str:
-    """The sources used with their shares, in one sentence."""
-    used = [one for one in by_weight(mixture) if _weight(one) > 0]
-    if not used:
-        return f"No mixture of the sources moves the head as {mixture.target} would."
-    residual = mixture.residual
-    if residual.low is not None and residual.low > MOSTLY_LEFT:
-        return (
-            f"No mixture of these sources makes {mixture.target}: {full(residual, share)} of it is "
-            "expressed by none."
-        )
-    parts = [f"{_percent(_weight(one))} {one.name}" for one in used[:MOST_NAMED]]
-    if len(used) > MOST_NAMED:
-        parts.append(f"{counted(len(used) - MOST_NAMED, 'more source')}")
-    return f"{mixture.target} is best mixed from {listed(parts)}."
 
 
 def extent(mixture: Mixture) -> str:
@@ -88,31 +56,6 @@ def extent(mixture: Mixture) -> str:
         f"{counted(mixture.samples, 'sample')} of {counted(mixture.documents, 'document')}. "
         f"Matched by {named(mixture.by).label}."
     )
-
-
-def account(mixture: Mixture) -> str:
-    """What the mixture leaves of the target, and what the weights summed to, in plain words."""
-    words = []
-    residual, total = mixture.residual, mixture.total
-    if residual.value is None:
-        words.append(
-            f"What the mixture leaves of {mixture.target} is not known: {residual.reason}."
-        )
-    else:
-        words.append(
-            f"Of {mixture.target}, {full(residual, share)} is left that no mixture of these "
-            "sources expresses (the share of its squared norm, less what noise alone leaves)."
-        )
-        if residual.low is not None and residual.low <= 0:
-            words.append("That cannot be told from nothing.")
-    if total.value is None:
-        words.append(f"There is no sum of the weights: {total.reason}.")
-    else:
-        words.append(
-            f"Before they were made 1, the weights summed to {full(total, two)}: about 1 where "
-            "the target is a blend of the sources."
-        )
-    return " ".join(words)
 
 
 def forest(mixture: Mixture) -> Forest:
@@ -143,19 +86,8 @@ def forest(mixture: Mixture) -> Forest:
     )
 
 
-def by_weight(mixture: Mixture) -> list[Share]:
-    """The shares, the largest first; those without a weight last."""
-    known = [one for one in mixture.shares if one.weight.value is not None]
-    lost = [one for one in mixture.shares if one.weight.value is None]
-    return sorted(known, key=lambda one: -_weight(one)) + lost
-
-
 def _weight(one: Share) -> float:
     return 0.0 if one.weight.value is None else one.weight.value
-
-
-def _percent(value: float) -> str:
-    return "under 1\u00a0%" if value < 0.005 else whole_percent(value)
 
 
 def page_of_run(mixture: Mixture, run: FinishedRun | None, _links: Mapping[str, str]) -> str:

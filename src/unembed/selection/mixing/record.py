@@ -12,6 +12,9 @@ from unembed.runs.run_record import RunRecord
 from unembed.short_repr import ShortRepr
 from unembed.stats.estimate import Estimate
 
+MOSTLY = 0.5
+"""The share of a target from which on what no mixture expresses is most of it."""
+
 
 @dataclass(frozen=True)
 class Share(ShortRepr):
@@ -49,6 +52,11 @@ class Mixture(RunRecord, Figures):
     samples: int
     documents: int
     warnings: tuple[str, ...]
+
+    @property
+    def mostly_left(self) -> bool:
+        """Whether surely more than half of the target is expressed by no mixture."""
+        return self.residual.low is not None and self.residual.low > MOSTLY
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from unembed.runs.columns import columns
 from unembed.runs.table import NAME_WIDTH
-from unembed.selection.mixing.record import Mixture
+from unembed.selection.mixing.record import Mixture, Share
 from unembed.stats.estimate import Estimate
-from unembed.stats.forms import decimal, full
+from unembed.stats.forms import full, share, two
 
 MOST_LISTED = 20
 """Sources that are listed each; of more, those used."""
@@ -17,25 +17,43 @@ DIGITS = 4
 
 
 def mixture_text(mixture: Mixture) -> str:
-    """Every weight with its interval, largest first, then total, residual, warnings, the line."""
+    """Every weight with its interval, largest first, then total, residual, warnings, the line.
+
+    A mixture that leaves most of the target has no line.
+    """
     used = [share for share in mixture.shares if share.probability > 0]
     lines = [f"{mixture.target} by {mixture.by}: {len(used)} of {len(mixture.shares)} sources used"]
     lines.append(columns(mixture_rows(mixture), NAME_WIDTH))
     lines += [f"warning: {sentence}" for sentence in mixture.warnings]
-    line = interleave_line(mixture)
+    line = None if mixture.mostly_left else interleave_line(mixture)
     return "\n".join([*lines, line] if line else lines)
 
 
 def mixture_rows(mixture: Mixture) -> list[tuple[str, str]]:
     """Every weight with its interval, largest first, then total and residual."""
-    shares = sorted(mixture.shares, key=lambda share: -(share.weight.value or 0.0))
-    used = [share for share in shares if share.probability > 0]
-    listed = shares if len(shares) <= MOST_LISTED else used
+    every = by_weight(mixture)
+    used = [one for one in every if one.probability > 0]
+    listed = every if len(every) <= MOST_LISTED else used
     return [
-        *((share.name, full(share.weight, decimal)) for share in listed),
-        ("weights before they sum to 1", full(mixture.total, decimal)),
-        ("residual", full(mixture.residual, decimal) + _below_zero(mixture.residual)),
+        *((one.name, full(one.weight, share)) for one in listed),
+        ("weights before they sum to 1", full(mixture.total, two)),
+        ("expressed by no mixture", residual_words(mixture.residual)),
     ]
+
+
+def by_weight(mixture: Mixture) -> list[Share]:
+    """The shares, the largest first; those without a weight last."""
+    known = [one for one in mixture.shares if one.weight.value is not None]
+    lost = [one for one in mixture.shares if one.weight.value is None]
+    return sorted(known, key=lambda one: -(one.weight.value or 0.0)) + lost
+
+
+def residual_words(residual: Estimate) -> str:
+    """The share that no mixture expresses; its estimate may fall below 0 by chance."""
+    words = full(residual, share)
+    if residual.value is None or residual.high is None or not residual.value < 0 <= residual.high:
+        return words
+    return f"{words} (below 0 by chance)"
 
 
 def interleave_line(mixture: Mixture) -> str | None:
@@ -54,13 +72,6 @@ def interleave_line(mixture: Mixture) -> str | None:
     names = _variables([name for name, _count in kept])
     probabilities = ", ".join(str(count / units) for _name, count in kept)
     return f"interleave_datasets([{', '.join(names)}], probabilities=[{probabilities}])"
-
-
-def _below_zero(residual: Estimate) -> str:
-    """What a share below 0 means, as an estimate of one may be."""
-    if residual.value is None or residual.high is None or not residual.value < 0 <= residual.high:
-        return ""
-    return "  below 0 by chance: nothing is left"
 
 
 def _variables(names: list[str]) -> list[str]:
