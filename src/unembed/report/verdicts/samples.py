@@ -48,5 +48,5 @@ def times_words(times: float) -> str:
 
 def rounded_up(number: float | int) -> int:
     """The next whole number, with one digit from ten on: 9.4 is 10, 12 is 20, 3,100 is 4,000."""
-    unit = 10 ** max(0, math.floor(math.log10(max(number, 1.0))))
+    unit = int(10 ** max(0, math.floor(math.log10(max(number, 1.0)))))
     return math.ceil(round(number / unit, 6)) * unit
