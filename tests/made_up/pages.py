@@ -14,6 +14,7 @@ from made_up.selection import METHODS, mixture, plane, ranking, transfer, verdic
 from unembed.decisions.comparison.excerpt import flip_excerpts
 from unembed.report.alignment.page import alignment_page
 from unembed.report.audit.page import audit_page
+from unembed.report.comparison.flip_quotes import flips_of
 from unembed.report.comparison.page import comparison_page
 from unembed.report.dose.page import dose_page
 from unembed.report.gallery.page import Entry, gallery_page, heading_of
@@ -37,7 +38,9 @@ def _comparison() -> str:
     comparison = make_live_comparison()
     names = [f"document {at}" for at in range(12)]
     documents = flip_excerpts(comparison, WORDS, names, [15, 5, *range(10)])
-    return comparison_page("From base to tuned", comparison.summary, FACTS, documents)
+    return comparison_page(
+        "From base to tuned", comparison.summary, FACTS, documents, flips=flips_of(comparison)
+    )
 
 
 def _refinement() -> str:

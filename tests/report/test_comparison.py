@@ -22,10 +22,11 @@ from unembed.decisions.comparison.summary import (
 )
 from unembed.report.comparison.charts import differences
 from unembed.report.comparison.divergences import divergence_section
+from unembed.report.comparison.flip_quotes import MOST_PAIRS, MOST_QUOTED, flips_of, flips_section
 from unembed.report.comparison.flow import streams
 from unembed.report.comparison.groups import tokens_section
 from unembed.report.comparison.maps import net_map
-from unembed.report.comparison.page import comparison_page
+from unembed.report.comparison.page import comparison_page, sections_of
 from unembed.report.comparison.text import flip_text_view
 from unembed.report.parts import wording
 from unembed.stats.estimate import Estimate
@@ -53,8 +54,17 @@ def documents(comparison: Comparison) -> list[FlipDocument]:
 
 @pytest.fixture(scope="module")
 def page(comparison: Comparison, documents: list[FlipDocument]) -> str:
+    return drawn(comparison, documents)
+
+
+def drawn(comparison: Comparison, documents: list[FlipDocument]) -> str:
     return comparison_page(
-        "Before <b> and after\u202e", comparison.summary, FACTS, documents, ["A <i>note</i>."]
+        "Before <b> and after\u202e",
+        comparison.summary,
+        FACTS,
+        documents,
+        ["A <i>note</i>."],
+        flips_of(comparison),
     )
 
 
@@ -179,10 +189,7 @@ class TestPage:
     def test_is_small_and_the_same_every_time(
         self, page: str, comparison: Comparison, documents: list[FlipDocument]
     ) -> None:
-        again = comparison_page(
-            "Before <b> and after\u202e", comparison.summary, FACTS, documents, ["A <i>note</i>."]
-        )
-        assert again == page
+        assert drawn(comparison, documents) == page
         assert len(page.encode()) < 800_000
 
     def test_ids_are_unique_and_links_lead_somewhere(self, page: str) -> None:
@@ -248,6 +255,60 @@ class TestPage:
                     assert strings[kept["top2"][i]] == one.top2
                     assert abs(kept["margin"][i] / 1e3 - one.margin) <= 0.5e-3
                     assert abs(kept["nll"][i] / 1e3 - one.nll_nats) <= 0.5e-3
+
+
+class TestFlips:
+    def test_the_surest_are_quoted_with_both_sides(self, comparison: Comparison) -> None:
+        section = flips_of(comparison)
+        assert section is not None
+        quoted, pairs = section.tables
+        table = comparison.table.to_pandas()
+        changed = table[table["before_top1"] != table["after_top1"]]
+        sure = changed.sort_values("before_margin", ascending=False, kind="stable")[:MOST_QUOTED]
+        assert len(quoted.rows) == MOST_QUOTED
+        for cells, row in zip(quoted.rows, sure.to_dict("records"), strict=True):
+            context, before, after, text, margin, decision, document = cells
+            tokens = (row["before_top1"], row["after_top1"], row["target"])
+            # A quotation is UTF-8, which has no lone surrogate.
+            words = [WORDS[one].encode("utf-8", "replace").decode() for one in tokens]
+            assert [before, after, text] == [wording.token(one) for one in words]
+            assert margin == wording.decimal(row["before_margin"])
+            right = [one == row["target"] for one in tokens[:2]]
+            assert decision == " → ".join("right" if one else "wrong" for one in right)
+            assert document == f"document {row['doc']}"
+            assert "\n" not in context
+            assert context
+        assert len(pairs.rows) == MOST_PAIRS
+        [largest, *_] = changed.groupby(["before_top1", "after_top1"]).size().sort_values()[::-1]
+        assert pairs.rows[0][2] == str(largest)
+        for _, _, n, *kinds in pairs.rows:
+            assert sum(map(int, kinds)) == int(n) > 1
+
+    def test_stand_first_on_the_page_and_in_what_is_exported(
+        self, page: str, comparison: Comparison
+    ) -> None:
+        ids = [attributes.get("id") for _, attributes in Elements(page).tags]
+        assert ids.index("flips") < ids.index("flow")
+        assert 'href="#flips"' in page
+        assert sections_of(comparison)[0] == flips_of(comparison)
+
+    def test_no_change_has_no_section(self) -> None:
+        same = make_comparison(noise=0.0)
+        assert flips_of(same) is None
+        assert sections_of(same)[0].name == "flow"
+        assert 'id="flips"' not in comparison_page("t", same.summary, FACTS, [])
+
+    def test_the_lead_says_how_many_there_are(self, comparison: Comparison) -> None:
+        surest = comparison.flips(MOST_QUOTED).records
+        pair = replace(comparison.flips(1, "commonest")[0], count=1)
+        several, one = flips_section(surest[:3], [pair]), flips_section(surest[:1], [pair])
+        assert several is not None
+        assert one is not None
+        assert several.lead.startswith("All 3 changed decisions")
+        assert several.lead.endswith("No token gave way to the same other one twice.")
+        assert len(several.tables) == 1
+        assert one.lead.startswith("The decision that changed: ")
+        assert "twice" not in one.lead
 
 
 class TestDivergences:

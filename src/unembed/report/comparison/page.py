@@ -11,6 +11,7 @@ from unembed.decisions.comparison.seeds import runs_in_words
 from unembed.decisions.comparison.summary import ComparisonSummary
 from unembed.report.comparison.calibration import calibration_section, prediction_section
 from unembed.report.comparison.divergences import divergence_section
+from unembed.report.comparison.flip_quotes import flips_of
 from unembed.report.comparison.flow import flow_section
 from unembed.report.comparison.groups import groups_section, tokens_section
 from unembed.report.comparison.margins import margins_section
@@ -40,12 +41,13 @@ def comparison_page(
     facts: Sequence[tuple[str, str]],
     documents: Sequence[FlipDocument],
     notes: Sequence[str] = (),
+    flips: Section | None = None,
 ) -> str:
     """The page of one comparison: what changed, for whom, and the sample's text with its flips.
 
-    ``notes`` follow those of the summary, which say what differs besides the model. Otherwise as
-    ``audit_page``: one file that loads nothing, whole documents until the token budget is spent,
-    the same bytes for the same arguments.
+    ``notes`` follow those of the summary, which say what differs besides the model; ``flips`` is
+    ``flips_of`` the comparison. Otherwise as ``audit_page``: one file that loads nothing, whole
+    documents until the token budget is spent, the same bytes for the same arguments.
 
     Raises ``ReportUnavailable`` where the extra ``plot`` is not installed.
     """
@@ -55,6 +57,7 @@ def comparison_page(
         verdict=verdict(summary),
         extent=extent(summary),
         cards=cards(summary),
+        flips=flips,
         before=before,
         sections=after,
         text=flip_text_view(documents),
@@ -68,7 +71,8 @@ def comparison_page(
 def sections_of(comparison: Comparison) -> tuple[Section, ...]:
     """Every figure and table of the page but the text."""
     summary = comparison.summary
-    return (*_before_text(summary), *_after_text(summary))
+    flips = flips_of(comparison)
+    return (*((flips,) if flips else ()), *_before_text(summary), *_after_text(summary))
 
 
 def _before_text(summary: ComparisonSummary) -> tuple[Section, ...]:
@@ -144,4 +148,4 @@ def page_of_run(comparison: Comparison, run: FinishedRun | None, _links: Mapping
     names, first = (comparison.documents[name].to_pylist() for name in ("name", "first_token"))
     sample = flip_excerpts(comparison, comparison.vocabulary, names, first)
     facts = facts_of_both(old, new, command_of(run), *more)
-    return comparison_page(title, comparison.summary, facts, sample)
+    return comparison_page(title, comparison.summary, facts, sample, flips=flips_of(comparison))
