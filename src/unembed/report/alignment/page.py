@@ -18,9 +18,7 @@ from unembed.report.alignment.pairs import (
     estimate,
     every_pair,
     hint_data,
-    pair_name,
     possible,
-    why_not,
 )
 from unembed.report.alignment.tables import coupling_tables, pair_tables, task_table
 from unembed.report.parts.drawing import draw
@@ -28,7 +26,8 @@ from unembed.report.parts.facts import command_of, kept_facts, with_command
 from unembed.report.parts.marks import spaced
 from unembed.report.parts.page import template
 from unembed.report.parts.parts import Figure, Key, Section
-from unembed.report.parts.wording import count, counted, determined, full, side_of, three, two
+from unembed.report.parts.wording import count, counted, determined, two
+from unembed.report.verdicts.alignment import verdict
 from unembed.runs.manifest import FinishedRun
 from unembed.signatures.alignment.ordering import Dendrogram, dendrogram
 from unembed.signatures.alignment.records import Alignments
@@ -63,9 +62,8 @@ def alignment_page(
     tree = dendrogram(alignments.joint.value)
     return template("alignment").render(
         title=title,
-        reading=reading(alignments),
+        verdict=verdict(alignments),
         extent=extent(alignments),
-        account=account(alignments),
         notes=notes(alignments),
         terms=terms(alignments),
         maps=map_figures(alignments, tree),
@@ -92,25 +90,6 @@ def _sections(alignments: Alignments, tree: Dendrogram) -> tuple[Section, ...]:
     return tuple(section for section in found if section is not None)
 
 
-def reading(alignments: Alignments) -> str:
-    """The most and the least alike pair, in one sentence."""
-    pairs = by_joint(alignments)
-    if not pairs:
-        reasons = [why_not(alignments, pair) for pair in every_pair(len(alignments.tasks))]
-        return f"No two tasks can be compared: {reasons[0]}."
-    values = [two(estimate(alignments, "joint", pair).value or 0.0) for pair in pairs]
-    first, last = (
-        [alignments.tasks[at].name for at in (pair.first, pair.second)]
-        for pair in (pairs[0], pairs[-1])
-    )
-    if len(pairs) == 1:
-        return f"{first[0]} and {first[1]} have a joint alignment of {values[0]}."
-    return (
-        f"{first[0]} and {first[1]} are the most alike, {values[0]}; "
-        f"{last[0]} and {last[1]} the least, {values[-1]}."
-    )
-
-
 def extent(alignments: Alignments) -> str:
     """How much was compared, and how."""
     samples = sum(task.samples for task in alignments.tasks)
@@ -119,29 +98,6 @@ def extent(alignments: Alignments) -> str:
         f"{counted(len(alignments.tasks), 'task')}, {count(samples)} samples, each one "
         f"{alignments.unit}. Fisher: {alignments.fisher}, {debiased}. Method: {alignments.method}."
     )
-
-
-def account(alignments: Alignments) -> str:
-    """The two ends with their intervals, and in how many pairs coupling is not 1."""
-    pairs = by_joint(alignments)
-    words = []
-    named = ("Most alike", "Least alike") if len(pairs) > 1 else ("Joint",)
-    for name, pair in zip(named, (pairs[:1] + pairs[-1:]), strict=False):
-        joint = full(estimate(alignments, "joint", pair), three)
-        words.append(f"{name}: {pair_name(alignments, pair)}, {joint}.")
-    if alignments.coupling is not None and pairs:
-        sides = [side_of(estimate(alignments, "coupling", pair), 1.0) for pair in pairs]
-        up, down = sides.count(1), sides.count(-1)
-        if len(pairs) == 1:
-            coupling = full(estimate(alignments, "coupling", pairs[0]), three)
-            words.append(f"Coupling: {coupling}.")
-        else:
-            words.append(
-                f"Beyond its interval, coupling raises the joint of {count(up)} of "
-                f"{count(len(pairs))} pairs and lowers that of {count(down)}; for the rest, "
-                "activation × error accounts for it within error."
-            )
-    return " ".join(words)
 
 
 def notes(alignments: Alignments) -> tuple[str, ...]:

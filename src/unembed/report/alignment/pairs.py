@@ -14,7 +14,7 @@ from unembed.report.parts.page import as_script
 from unembed.signatures.alignment.kinds import ALIGNMENT_KINDS, KINDS
 from unembed.signatures.alignment.records import Alignments
 from unembed.stats.estimate import Estimate
-from unembed.stats.forms import ROUNDING
+from unembed.stats.forms import ROUNDING, UNDETERMINED
 
 NAMES = {kind: one.label for kind, one in ALIGNMENT_KINDS.items()}
 """What each quantity is called on the page."""
@@ -71,12 +71,13 @@ def why_not(alignments: Alignments, pair: TaskPair) -> str:
     """Why two tasks have no number."""
     tasks = [alignments.tasks[at] for at in (pair.first, pair.second)]
     reasons = [f"{task.name}: {task.status}" for task in tasks if task.status != OK]
-    return "; ".join(reasons) or "not estimated"
+    known = math.isfinite(float(alignments.joint.value[pair.first, pair.second]))
+    return "; ".join(reasons) or (UNDETERMINED if known else "not estimated")
 
 
 def by_joint(alignments: Alignments) -> list[TaskPair]:
-    """The pairs that have a joint, the most alike first."""
-    joint = alignments.joint.value
+    """The pairs whose joint is determined, the most alike first."""
+    joint = possible(alignments, "joint")
     known = [
         pair
         for pair in every_pair(len(alignments.tasks))

@@ -41,10 +41,16 @@ COUPLING_SIGNS = {0: "", 1: " ▲", -1: " ▼"}
 
 
 def pair_tables(alignments: Alignments) -> tuple[Table, ...]:
-    """Every pair that has a joint, the most alike first; of many, those at either end."""
-    pairs = by_joint(alignments)
+    """Every pair that has a joint, the most alike first; of many, those at either end.
+
+    Those whose joint is not determined come last, and are at neither end of many.
+    """
+    pairs, every = by_joint(alignments), every_pair(len(alignments.tasks))
+    if len(every) <= 3 * PAIRS_AT_END:
+        known = [pair for pair in every if estimate(alignments, "joint", pair).value is not None]
+        pairs += [pair for pair in known if pair not in pairs]
     joined = set(pairs)
-    left = [pair for pair in every_pair(len(alignments.tasks)) if pair not in joined]
+    left = [pair for pair in every if pair not in joined]
     missing = ""
     if left:
         reasons = list(dict.fromkeys(why_not(alignments, pair) for pair in left))

@@ -15,6 +15,7 @@ from unembed.runs.run_record import RunRecord
 from unembed.short_repr import ShortRepr, html_table
 from unembed.signatures.alignment.kinds import KINDS
 from unembed.stats.estimate import Estimate
+from unembed.stats.forms import cosine, full
 
 
 @dataclass(frozen=True)
@@ -133,13 +134,16 @@ class Alignments(RunRecord, Figures):
         yield from figures(self)
 
     def _phrases(self) -> Iterator[str]:
+        from unembed.signatures.alignment.tables import most_alike_first
+
         yield f"{len(self.tasks):,} tasks"
         yield self.method
         yield f"by {self.unit}"
-        apart = np.where(np.eye(len(self.tasks), dtype=bool), np.nan, self.joint.value)
-        if not np.isnan(apart).all():
-            i, j = divmod(int(np.nanargmax(apart)), len(self.tasks))
-            yield f"most alike {self.names[i]} and {self.names[j]}: {self.joint.estimate(i, j)}"
+        first = next(iter(most_alike_first(self)), None)
+        if first is not None:
+            j, i = first
+            words = full(self.joint.estimate(i, j), cosine)
+            yield f"highest joint {self.names[i]} and {self.names[j]}: {words}"
 
     def _repr_html_(self) -> str:
         from unembed.signatures.alignment.tables import alignment_rows

@@ -9,7 +9,7 @@ from unembed.runs.table import NAME_WIDTH
 from unembed.signatures.alignment.kinds import ALIGNMENT_KINDS, KINDS
 from unembed.signatures.alignment.records import Alignments, Pairs
 from unembed.signatures.signature import Signature
-from unembed.stats.forms import cosine, full, plus_minus, two
+from unembed.stats.forms import cosine, determined, full, plus_minus, two
 
 CELL_WIDTH = 14
 MOST_IN_MATRIX = 8
@@ -51,7 +51,7 @@ def alignment_rows(found: Alignments) -> list[list[str]]:
         return _matrix_rows(found)
     pairs = [
         [f"{found.tasks[j].name}, {found.tasks[i].name}", _shown(found, "joint", i, j)]
-        for i, j in _ranked(found)[:MOST_IN_NOTEBOOK]
+        for i, j in most_alike_first(found)[:MOST_IN_NOTEBOOK]
     ]
     return [["most alike", "joint"], *pairs]
 
@@ -74,15 +74,17 @@ def _matrix_rows(found: Alignments) -> list[list[str]]:
     return rows
 
 
-def _ranked(found: Alignments) -> list[tuple[int, int]]:
-    return sorted(
-        (p for p in _pairs(found) if not math.isnan(found.joint.value[p])),
-        key=lambda p: -float(found.joint.value[p]),
-    )
+def most_alike_first(found: Alignments) -> list[tuple[int, int]]:
+    """Pairs by falling joint; those whose joint is not determined last."""
+
+    def place(pair: tuple[int, int]) -> tuple[bool, float]:
+        return not determined(found.joint.estimate(*pair), cosine), -float(found.joint.value[pair])
+
+    return sorted((p for p in _pairs(found) if not math.isnan(found.joint.value[p])), key=place)
 
 
 def _ends(found: Alignments) -> str:
-    ranked = _ranked(found)
+    ranked = most_alike_first(found)
     if not ranked:
         return "no two tasks can be compared"
     if len(ranked) <= 2 * MOST_IN_MATRIX:

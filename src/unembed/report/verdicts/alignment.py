@@ -1,0 +1,186 @@
+"""The verdict on alignments: which tasks are the most alike, where their intervals tell."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from unembed.report.alignment.pairs import (
+    FORMS,
+    OK,
+    TaskPair,
+    by_joint,
+    estimate,
+    every_pair,
+    why_not,
+)
+from unembed.report.parts.wording import count, counted, full, listed, side_of
+from unembed.report.verdicts.samples import few_documents
+from unembed.report.verdicts.verdict import Verdict
+from unembed.signatures.alignment.records import Alignments
+
+MOST_NAMED = 3
+"""Pairs that a sentence names; of more it names one less, and gives the number of the others."""
+
+
+def of_record(record: Alignments) -> Verdict:
+    """The verdict on alignments."""
+    return verdict(record)
+
+
+def verdict(alignments: Alignments) -> Verdict:
+    """The most alike two tasks where the interval of their joint lies above all others."""
+    return Verdict(
+        sentence(alignments),
+        f"Quality: {_quality(alignments)}",
+        f"Found: {_found(alignments)}",
+        f"Trust: {_trust(alignments)}",
+        _next(alignments),
+    )
+
+
+def sentence(alignments: Alignments) -> str:
+    """The most alike pair, or those that cannot be told apart, in one sentence."""
+    pairs = by_joint(alignments)
+    if not pairs:
+        reasons = [why_not(alignments, pair) for pair in every_pair(len(alignments.tasks))]
+        return f"No two tasks can be compared: {reasons[0]}."
+    first = estimate(alignments, "joint", pairs[0])
+    if len(alignments.tasks) == 2:
+        both = _named(alignments, pairs[0])
+        if first.low is None:
+            return f"{both} have a joint alignment of {_joint(alignments, pairs[0])}."
+        if first.low <= 0:
+            return f"Whether {both} have anything in common cannot be told."
+        return f"{both} have {_joint(alignments, pairs[0])} in common (1: the same, 0: nothing)."
+    lost = len(every_pair(len(alignments.tasks))) - len(pairs)
+    of = f"Of the {counted(len(pairs), 'pair')} that can be compared, " if lost else ""
+    if len(pairs) == 1:
+        return f"Only {_named(alignments, pairs[0])} can be compared."
+    if first.low is None:
+        return f"{of}{_named(alignments, pairs[0])} score highest; how sure that is, is not known."
+    alike = most_alike(alignments)
+    if len(alike) == 1:
+        return f"{of}{_named(alignments, alike[0])} are the most alike."
+    if first.low <= 0:
+        return f"{of}{'no' if of else 'No'} two tasks are surely alike."
+    return f"{of}{_some(alignments, alike)} cannot be told apart as the most alike."
+
+
+def most_alike(alignments: Alignments, *, least: bool = False) -> list[TaskPair]:
+    """The pairs that may have the largest joint, or the ``least``: whose intervals reach it."""
+    pairs = by_joint(alignments)[:: -1 if least else 1]
+    spans = {pair: _span(alignments, pair) for pair in pairs}
+    low, high = spans[pairs[0]]
+    return [
+        pair
+        for pair, (its_low, its_high) in spans.items()
+        if (its_low <= high if least else its_high >= low)
+    ]
+
+
+def _span(alignments: Alignments, pair: TaskPair) -> tuple[float, float]:
+    """The interval of a joint, unbounded where it is not known."""
+    joint = estimate(alignments, "joint", pair)
+    if joint.low is None or joint.high is None:
+        return -math.inf, math.inf
+    return joint.low, joint.high
+
+
+def _quality(alignments: Alignments) -> str:
+    """The highest joint, and what it is a number of."""
+    pairs = by_joint(alignments)
+    if not pairs:
+        return "there is no number to judge."
+    scale = "1: the same push on the head, 0: nothing in common"
+    who = _named(alignments, pairs[0])
+    return f"the highest joint alignment is {_joint(alignments, pairs[0])}, of {who} ({scale})."
+
+
+def _found(alignments: Alignments) -> str:
+    """The least alike pair, and how often coupling is not 1."""
+    pairs = by_joint(alignments)
+    every = len(every_pair(len(alignments.tasks)))
+    if not pairs:
+        return f"none of {counted(every, 'pair')} has a joint."
+    words = []
+    if len(pairs) > 1:
+        last = most_alike(alignments, least=True)
+        least = _joint(alignments, last[0])
+        if len(last) == 1:
+            words.append(f"{_named(alignments, last[0])} are the least alike, {least}.")
+        else:
+            others = count(len(last) - 1)
+            words.append(
+                f"the lowest is {least}, of {_named(alignments, last[0])}; {others} more may be as "
+                "little alike."
+            )
+    coupling = _coupling(alignments, pairs)
+    if coupling:
+        words.append(coupling)
+    return " ".join(words) or f"{counted(len(pairs), 'pair')} compared."
+
+
+def _coupling(alignments: Alignments, pairs: Sequence[TaskPair]) -> str:
+    """Where errors and states go together, in words."""
+    if alignments.coupling is None:
+        return ""
+    if len(pairs) == 1:
+        found = estimate(alignments, "coupling", pairs[0])
+        return f"Coupling is {full(found, FORMS['coupling'])}, where 1 is none."
+    sides = [side_of(estimate(alignments, "coupling", pair), 1.0) for pair in pairs]
+    up, down = sides.count(1), sides.count(-1)
+    return (
+        f"Coupling raises the joint of {count(up)} of {count(len(pairs))} pairs and lowers that of "
+        f"{count(down)}, beyond their intervals."
+    )
+
+
+def _trust(alignments: Alignments) -> str:
+    """Whether the samples suffice, and how many it takes."""
+    tasks = alignments.tasks
+    few = few_documents(min(task.documents for task in tasks))
+    doubted = [task for task in tasks if task.status != OK]
+    if doubted:
+        lacking = any("few" in task.status for task in doubted)
+        start = "the samples do not suffice" if lacking else "mind what is said of the tasks"
+        of = f"{count(len(doubted))} of {counted(len(tasks), 'task')}"
+        needed = max((task.participation_ratio or 0.0 for task in doubted), default=0.0)
+        more = ""
+        if lacking and needed > 0:
+            more = f"It takes more than {count(math.ceil(needed))} samples, the largest ratio."
+        return " ".join(
+            filter(None, (f"{start} ({of}: {doubted[0].name}: {doubted[0].status}).", few or more))
+        )
+    if few:
+        return few
+    least = min(tasks, key=lambda task: task.samples)
+    amount = f"{counted(least.samples, 'sample')} or more in each task"
+    pairs = by_joint(alignments)
+    if len(pairs) > 1 and len(most_alike(alignments)) > 1:
+        return f"no task lacks samples ({amount}); four times as many would halve the intervals."
+    return f"the samples suffice ({amount}): no task is mostly noise."
+
+
+def _next(alignments: Alignments) -> str:
+    """More samples where they do not suffice, else a ranking for one of the tasks."""
+    lacking = any("few" in task.status for task in alignments.tasks)
+    if lacking or few_documents(min(task.documents for task in alignments.tasks)):
+        return "unembed sketch MODEL TEXT --max-positions N -o TASK.safetensors"
+    return "unembed rank TARGET SOURCES -o RUN" if len(alignments.tasks) > 2 else ""
+
+
+def _joint(alignments: Alignments, pair: TaskPair) -> str:
+    return full(estimate(alignments, "joint", pair), FORMS["joint"])
+
+
+def _named(alignments: Alignments, pair: TaskPair) -> str:
+    return listed([alignments.tasks[at].name for at in (pair.first, pair.second)])
+
+
+def _some(alignments: Alignments, pairs: Sequence[TaskPair]) -> str:
+    names = [" · ".join(alignments.names[at] for at in (one.first, one.second)) for one in pairs]
+    if len(names) <= MOST_NAMED:
+        return listed(names)
+    shown = names[: MOST_NAMED - 1]
+    return listed([*shown, f"{counted(len(names) - len(shown), 'more pair')}"])
