@@ -30,8 +30,8 @@ from .training.doses.dose import Doses as Doses
 from .training.doses.dose import dose as dose
 from .training.doses.grid import Grid as Grid
 from .training.recipe.recipe import Recipe as Recipe
-from .training.run.train import Refinement as Refinement
-from .training.run.train import refine as refine
+from .training.run.refinement import Refinement as Refinement
+from .training.run.refinement import refine as refine
 
 __all__ = [
     # What everything starts from

@@ -16,7 +16,7 @@ from unembed.errors import UnembedError
 from unembed.head.head import Head
 from unembed.models.checkpoint import load
 from unembed.training.run import engine
-from unembed.training.run.train import Refinement
+from unembed.training.run.refinement import Refinement
 
 LIMIT_BYTES = 8_000_000
 

@@ -22,7 +22,7 @@ from unembed.selection.transfer.judged import JudgedTransfer
 from unembed.training.doses.dose import Doses
 from unembed.training.doses.records import TEMPERATURE
 from unembed.training.doses.table import dose_table
-from unembed.training.run.train import Refinement
+from unembed.training.run.refinement import Refinement
 
 
 @cache

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from unembed.decisions.comparison.summary import ComparisonSummary
     from unembed.runs.run_record import RunRecord
     from unembed.stats.estimate import Estimate
-    from unembed.training.run.train import Refinement
+    from unembed.training.run.refinement import Refinement
 
 LABELS = (
     "median Δ margin",

@@ -261,7 +261,7 @@ def refine_command(
     from unembed.training.recipe.recipe import control_of
     from unembed.training.recipe.weight_files import read_positions, read_values
     from unembed.training.run.engine import check_accelerate, check_report_to
-    from unembed.training.run.train import refine
+    from unembed.training.run.refinement import refine
 
     refuse_untrainable(model, given.get("revision"))
     if benchmark_tasks and is_adapter_alone(model):

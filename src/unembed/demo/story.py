@@ -31,7 +31,7 @@ from unembed.text.corpus import Corpus
 from unembed.training.recipe.objectives import Objective
 from unembed.training.recipe.recipe import Recipe
 from unembed.training.run.engine import accelerate_is_there
-from unembed.training.run.train import Refinement, refine
+from unembed.training.run.refinement import Refinement, refine
 
 NAME = "the bundled model"
 POSITIONS = 100_000

@@ -32,7 +32,7 @@ PageOfRun = Callable[[Any, FinishedRun | None, Mapping[str, str]], str]
 RECORDS = {
     "audit": "unembed.decisions.audit.audit:Audit",
     "comparison": "unembed.decisions.comparison.compare:Comparison",
-    "refinement": "unembed.training.run.train:Refinement",
+    "refinement": "unembed.training.run.refinement:Refinement",
     "dose": "unembed.training.doses.dose:Doses",
     "alignment": "unembed.signatures.alignment.records:Alignments",
     "ranking": "unembed.selection.ranking.records:Ranking",

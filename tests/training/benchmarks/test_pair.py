@@ -23,8 +23,8 @@ from unembed.training.benchmarks import run as benchmarks
 from unembed.training.benchmarks.harness import TaskScores
 from unembed.training.benchmarks.pair import Benchmarks
 from unembed.training.benchmarks.run import TASKS, compare_benchmarks, read_benchmark
-from unembed.training.run import train as training
-from unembed.training.run.train import Refinement, refine
+from unembed.training.run import refinement as refining
+from unembed.training.run.refinement import Refinement, refine
 
 QUICK = (
     *("--steps", "2", "--batch-size", "2", "--context", "32", "--learning-rate", "1e-2"),
@@ -99,7 +99,7 @@ def test_a_model_that_the_harness_cannot_load_is_not_trained(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(training, "train", None)
+    monkeypatch.setattr(refining, "train", None)
     (tmp_path / "empty").mkdir()
     found = load(llama_folder, device="cpu")
     if change is not None:

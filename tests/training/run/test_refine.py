@@ -37,11 +37,15 @@ from unembed.training.recipe.protection import Protection
 from unembed.training.recipe.recipe import Budget, Recipe
 from unembed.training.recipe.weight_files import read_values
 from unembed.training.recipe.weighting import Positions, Weighting
+from unembed.training.run import refinement
 from unembed.training.run import train as module
+from unembed.training.run.examples import split
 from unembed.training.run.head_hook import HeadHook
 from unembed.training.run.heldout_check import HeldoutCheck
+from unembed.training.run.refinement import Refinement, refine
 from unembed.training.run.rounding import Rounding
-from unembed.training.run.train import Refinement, refine, train
+from unembed.training.run.summary import summarise_refinement
+from unembed.training.run.train import train
 
 SENTENCES = [
     f"{first} {then} {last}"
@@ -105,7 +109,7 @@ def same_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -
 
 
 def split_text(checkpoint: Checkpoint, corpus: Corpus, recipe: Recipe) -> tuple[Corpus, Corpus]:
-    part = module.split(corpus, recipe.heldout)
+    part = split(corpus, recipe.heldout)
     return part.training, part.heldout
 
 
@@ -158,7 +162,7 @@ def test_a_finished_refinement_is_only_read(
 ) -> None:
     recipe = replace(QUICK, steps=2)
     first = refine(llama, corpus, recipe, out=tmp_path / "run")
-    monkeypatch.setattr(module, "train", None)
+    monkeypatch.setattr(refinement, "train", None)
     assert refine(llama, corpus, recipe, out=tmp_path / "run").summary == first.summary
     with pytest.raises(UnembedError, match="weight"):
         refine(llama, corpus, replace(recipe, weight=0.1), out=tmp_path / "run")
@@ -168,7 +172,7 @@ def test_a_control_is_the_same_training_without_its_penalty(
     llama: Checkpoint, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = replace(QUICK, steps=4, weight=3.0, seed=5)
-    out, begun, trains = tmp_path / "run", [], module.train
+    out, begun, trains = tmp_path / "run", [], refinement.train
 
     def counted(*given: Any, **how: Any) -> Any:
         begun.append(given[3])
@@ -177,16 +181,16 @@ def test_a_control_is_the_same_training_without_its_penalty(
     def killed(*_given: object, **_how: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "train", counted)
-    compares = module.compare
+    monkeypatch.setattr(refinement, "train", counted)
+    compares = refinement.compare
     monkeypatch.setattr(
-        module, "compare", lambda *a, **k: (killed if "over" in str(k) else compares)(*a, **k)
+        refinement, "compare", lambda *a, **k: (killed if "over" in str(k) else compares)(*a, **k)
     )
     with pytest.raises(KeyboardInterrupt):
         refine(llama, corpus, recipe, out=out, control=True)
     assert [one.objective.name for one in begun] == ["fisher", "none"]
     weights = saved(out / "control")
-    monkeypatch.setattr(module, "compare", compares)
+    monkeypatch.setattr(refinement, "compare", compares)
     # What was killed after the control is not trained again.
     monkeypatch.setattr(module._TrainingJob, "run", killed)
     done = refine(llama, corpus, recipe, out=out, control=True)
@@ -257,7 +261,7 @@ def test_other_positions_are_another_run(
     def stop(*_args: object, **_how: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "train", stop)
+    monkeypatch.setattr(refinement, "train", stop)
     docs = np.arange(len(corpus.names), dtype=np.int64) << 32
     ones = np.ones(len(docs), dtype=np.float32)
     for positions in (Positions(docs, ones), Positions(docs, ones)):
@@ -484,7 +488,7 @@ def test_what_the_saved_dtype_rounds_away_is_told(corpus: Corpus, tmp_path: Path
         assert told.kept == differ
         assert told.dtype == (dtype or "bfloat16")
         side = object.__new__(ComparisonSummary)
-        kept[dtype] = module.summarise_refinement(recipe, done.note, side, side).rounding
+        kept[dtype] = summarise_refinement(recipe, done.note, side, side).rounding
     assert kept[None] is not None
     assert kept["float32"] is not None
     assert kept[None].moved == kept["float32"].moved == kept["float32"].kept
@@ -681,7 +685,7 @@ def test_the_share_of_clipped_steps_is_told(
         note = trained(llama, corpus, recipe, tmp_path / str(share)).note
         norms = [line["grad_norm"] for line in note["log"] if "loss" in line]
         side = object.__new__(ComparisonSummary)
-        told = module.summarise_refinement(recipe, note, side, side)
+        told = summarise_refinement(recipe, note, side, side)
         assert told.clipped == share
         assert told.gradient_ratio is not None
         assert told.gradient_ratio > 0

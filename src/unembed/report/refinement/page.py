@@ -33,8 +33,8 @@ from unembed.runs.manifest import FinishedRun
 from unembed.runs.provenance import Provenance
 from unembed.stats.estimate import Estimate
 from unembed.training.benchmarks.run import BenchmarkComparison
+from unembed.training.run.refinement import Refinement
 from unembed.training.run.summary import RefinementSummary, saved_in_words
-from unembed.training.run.train import Refinement
 
 Number = TypeVar("Number", int, float)
 

@@ -33,7 +33,8 @@ from unembed.training.recipe.objectives import Objective
 from unembed.training.robustness.read_outs import ReadOuts, read_outs
 from unembed.training.run.checkpoints import saved_dtype
 from unembed.training.run.examples import Split, split
-from unembed.training.run.train import MODEL, SIDES, train
+from unembed.training.run.refinement import SIDES
+from unembed.training.run.train import MODEL, train
 
 READ_OUTS = "read_outs.parquet"
 

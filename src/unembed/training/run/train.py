@@ -1,39 +1,27 @@
-"""Move a model's boundaries by a short training run, and measure what that cost."""
+"""Move a model's boundaries by a short training run: train(model, texts, recipe) -> Trained."""
 
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import nn
 
-from unembed.decisions.audit.audit import Audit, audit
-from unembed.decisions.audit.run import AuditOptions
-from unembed.decisions.comparison.compare import Comparison, compare
-from unembed.errors import need
 from unembed.models.checkpoint import Checkpoint, context_of, load, quietly, token_ids
 from unembed.models.length_proof import prove_lengths
 from unembed.models.mode import kept_mode, restores_mode
 from unembed.runs.files import write_whole
-from unembed.runs.manifest import FinishedRun, read_run
-from unembed.runs.progress import Steps, progress_bar
-from unembed.runs.provenance import digest_of
+from unembed.runs.progress import progress_bar
 from unembed.runs.record import record_to_json
-from unembed.runs.run_record import RunRecord
-from unembed.runs.store import RunFolder, holds_finished_run
-from unembed.runs.table import as_text
 from unembed.text.corpus import Corpus
 from unembed.text.vocabulary import Vocabulary
 from unembed.text.windows import Windows, batches
-from unembed.training.benchmarks.pair import Benchmarks
-from unembed.training.recipe.recipe import Recipe, control_of, steps_of
+from unembed.training.recipe.recipe import Recipe, steps_of
 from unembed.training.recipe.scope import apply_scope, plain_model
 from unembed.training.recipe.weighting import Positions, tokens_of_classes
 from unembed.training.run.checkpoints import (
@@ -46,176 +34,19 @@ from unembed.training.run.checkpoints import (
 from unembed.training.run.engine import (
     PrinterCallback,
     TrainingArguments,
-    check_accelerate,
     check_report_to,
 )
-from unembed.training.run.examples import Examples, split
+from unembed.training.run.examples import Examples
 from unembed.training.run.head_hook import HeadHook
 from unembed.training.run.heldout_check import HeldoutCheck, StopCallback
 from unembed.training.run.rounding import Rounding
-from unembed.training.run.summary import RefinementSummary, headline, summarise_refinement
 from unembed.training.run.terms import term_of
 from unembed.training.run.trainer import RefineTrainer
 
 WATCH_BATCH_TOKENS = 2048
 CHECKPOINTS = "checkpoints"
 MODEL = "model"
-BENCHMARKS = "benchmarks"
 NOTE = "trained.json"
-SIDES = {"heldout": "held out", "training": "training text"}
-CONTROL = "control"
-OVER_CONTROL = "over-control"
-
-
-@dataclass(frozen=True)
-class Refinement(RunRecord):
-    """A refined model, and how its decisions differ from the starting model's.
-
-    ``heldout`` and ``training`` compare both on the documents that training never saw, and on those
-    it did; ``over_control``, of a run with a control, the control with the refined model on the
-    former. ``folder/model`` is the refined checkpoint, in the starting model's dtype or in
-    ``Recipe.save_dtype``, which plain transformers loads. Its manifest lists every file below the
-    folder.
-    """
-
-    KIND: ClassVar[str] = "refinement"
-    SCHEMA: ClassVar[int] = 2
-
-    summary: RefinementSummary
-    heldout: Comparison = field(repr=False)
-    training: Comparison = field(repr=False)
-    folder: Path
-    over_control: Comparison | None = field(default=None, repr=False)
-
-    @classmethod
-    def of_run(cls, run: FinishedRun) -> Refinement:
-        """Open a run whose files are whole."""
-        summary = RefinementSummary.from_json(run.summary())
-        names = (*SIDES, *(() if summary.control is None else (OVER_CONTROL,)))
-        heldout, training, *others = (
-            Comparison.of_run(read_run(run.folder / name)) for name in names
-        )
-        return cls(summary, heldout, training, run.folder, *others)
-
-    @property
-    def sub_runs(self) -> Mapping[str, RunRecord]:
-        """The comparisons."""
-        found = {"heldout": self.heldout, "training": self.training}
-        return found if self.over_control is None else {**found, OVER_CONTROL: self.over_control}
-
-    def __str__(self) -> str:
-        return as_text(self._rows())
-
-    def _phrases(self) -> Iterator[str]:
-        yield str(self.folder)
-        yield from self.summary._phrases()
-
-    def _rows(self) -> list[tuple[str, str]]:
-        return headline(self.summary)
-
-
-@restores_mode
-def refine(
-    checkpoint: Checkpoint,
-    corpus: Corpus,
-    recipe: Recipe | None = None,
-    *,
-    out: str | Path,
-    control: bool = False,
-    positions: Positions | None = None,
-    benchmarks: Benchmarks | None = None,
-    command: str = "",
-    progress: bool = False,
-    report_to: tuple[str, ...] = (),
-) -> Refinement:
-    """Train a copy of a model on a text with a penalty of its decisions, and audit both.
-
-    A share of the documents is held out; both models are audited on either part of the text. The
-    refined model is saved in ``out/model``, the comparisons in ``out/heldout`` and
-    ``out/training``. A killed run goes on from its last checkpoint when called again, and ends in
-    the same weights. ``control`` trains ``control_of(recipe)`` too, on the same batches, in
-    ``out/control``, and compares it with the refined model, held out, in ``out/over-control``: what
-    the penalty adds to the training. ``positions`` lists those of the whole corpus that the penalty
-    counts, with their weights. ``benchmarks`` are run on both models at the end, in
-    ``out/benchmarks``: the checkpoint has to be one that ``load`` gives unchanged by its name.
-    ``report_to`` names loggers of the Trainer ("wandb", "tensorboard" ...). Raises UnembedError for
-    what cannot be trained, and where the run fails; the model given is never changed. Source:
-    theory §5.
-    """
-    need(checkpoint, Checkpoint, "give load(name) of unembed.models")
-    need(corpus, Corpus, "give Corpus.read(path, tokenizer)")
-    check_accelerate()
-    check_report_to(report_to)
-    recipe = recipe or Recipe()
-    plain = control_of(recipe) if control else None
-    out = Path(out)
-    part = split(corpus, recipe.heldout)
-    key = {
-        "model": checkpoint.name,
-        "model_digest": digest_of(checkpoint.model),
-        "corpus": corpus.rules,
-        "corpus_digest": corpus.digest,
-        "recipe": recipe.to_json(),
-        "positions": None if positions is None else _digest(positions),
-        "benchmarks": None if benchmarks is None else record_to_json(benchmarks),
-        # None is also what a run of an earlier version has.
-        "control": control or None,
-    }
-    if benchmarks is not None and not holds_finished_run(out):
-        benchmarks.check(checkpoint)
-
-    def measured(_folder: RunFolder) -> dict[str, Any]:
-        placed = None if positions is None else part.placed(positions)
-        trained_context = context_of(checkpoint.model, recipe.context) - 1
-        notes = Windows.of(corpus, trained_context).facts.notes
-        steps = Steps(5 + (benchmarks is not None) + 2 * control)
-        with steps("training"):
-            trained = train(
-                checkpoint,
-                part.training,
-                part.heldout,
-                recipe,
-                out,
-                positions=placed,
-                progress=progress,
-                report_to=report_to,
-            )
-        heldout, training = (
-            _compared(checkpoint, trained.checkpoint, text, recipe, out / name, steps, progress)
-            for name, text in (("heldout", part.heldout), ("training", part.training))
-        )
-        scored = None
-        if benchmarks is not None:
-            with steps("benchmarks"):
-                scored = benchmarks.run_on_both(checkpoint, out / MODEL, out / BENCHMARKS, progress)
-        note = trained.note
-        del trained  # The control takes as much memory.
-        over_control = None
-        if plain is not None:
-            with steps("control, training"):
-                twin = train(
-                    checkpoint,
-                    part.training,
-                    part.heldout,
-                    plain,
-                    out / CONTROL,
-                    positions=placed,
-                    progress=progress,
-                )
-            with steps("control, held out"):
-                named = replace(twin.checkpoint, name=f"{checkpoint.name} without the penalty")
-                one = _audited(named, part.heldout, plain, out / CONTROL / "heldout", progress)
-            refined = Audit.load(out / "heldout" / "after")
-            over_control = compare(one, refined, out=out / OVER_CONTROL).summary
-            if twin.note["stopped"] is not None:
-                notes = (*notes, f"the control stopped {twin.note['stopped']}")
-        summary = summarise_refinement(
-            recipe, note, heldout.summary, training.summary, scored, notes, over_control
-        )
-        values: dict[str, Any] = record_to_json(summary)
-        return values
-
-    return Refinement.keep(out, key, measured, command=command, everything=True)
 
 
 @dataclass(frozen=True)
@@ -329,27 +160,6 @@ class _TrainingJob:
         return HeldoutCheck.of(hook, watched, counted, recipe.budget)
 
 
-def _compared(
-    before: Checkpoint,
-    after: Checkpoint,
-    text: Corpus,
-    recipe: Recipe,
-    out: Path,
-    steps: Steps,
-    progress: bool,
-) -> Comparison:
-    part, sides = SIDES[out.name], []
-    for side, one in (("before", before), ("after", after)):
-        with steps(f"{part}, {side}"):
-            sides.append(_audited(one, text, recipe, out / side, progress))
-    return compare(*sides, out=out)
-
-
-def _audited(one: Checkpoint, text: Corpus, recipe: Recipe, out: Path, progress: bool) -> Audit:
-    options = AuditOptions(context=recipe.context, max_positions=recipe.audit_positions)
-    return audit(one.model, text, options, out=out, name=one.name, progress=progress)
-
-
 def _arguments(
     recipe: Recipe, folder: Path, report_to: tuple[str, ...], start: nn.Module
 ) -> TrainingArguments:
@@ -373,8 +183,3 @@ def _arguments(
     # With more GPUs visible the Trainer would spread its batches over all of them.
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments
-
-
-def _digest(positions: Positions) -> str:
-    listed = positions.keys.tobytes() + positions.weights.tobytes()
-    return hashlib.sha256(listed).hexdigest()
