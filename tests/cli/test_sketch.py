@@ -116,7 +116,9 @@ def test_bad_input(
     assert "99,999 were asked for" in more.line
     assert "no such file" in run("sketch", llama_folder, tmp_path / "x.txt", "-o", out).line
     assert "is a folder" in run("sketch", llama_folder, texts[0], "-o", tmp_path).line
-    assert "power of two" in run("sketch", llama_folder, texts[0], "-o", out, "--size", "1000").line
+    line = run("sketch", llama_folder, texts[0], "-o", out, "--size", "1000").line
+    assert "1000 numbers (--size" in line
+    assert "power of two" in line
     odd = run("sketch", llama_folder, texts[0], "-o", out, "--construction", "fft")
     assert odd.code == 2
     assert "'fft' is not one of" in odd.err

@@ -12,10 +12,11 @@ import pytest
 from browser import Watched, browser_test
 from made_up.comparisons import NASTY, WORDS, make_comparison, make_live_comparison
 from markup import Elements
-from unembed.decisions.comparison.compare import Comparison
+from unembed.decisions.comparison.compare import Comparison, headline
 from unembed.decisions.comparison.divergences import DivergenceColumns
 from unembed.decisions.comparison.excerpt import FlipDocument, flip_excerpts
 from unembed.decisions.comparison.flips import KEPT_WRONG, RIGHT_TO_WRONG, WRONG_TO_RIGHT
+from unembed.decisions.comparison.movement import SHARPENING_VERDICTS
 from unembed.decisions.comparison.summary import (
     comparison_from_json,
     comparison_to_json,
@@ -26,6 +27,7 @@ from unembed.report.comparison.flip_quotes import MOST_PAIRS, MOST_QUOTED, flips
 from unembed.report.comparison.flow import streams
 from unembed.report.comparison.groups import tokens_section
 from unembed.report.comparison.maps import net_map
+from unembed.report.comparison.margins import margins_section
 from unembed.report.comparison.page import comparison_page, sections_of
 from unembed.report.comparison.text import flip_text_view
 from unembed.report.parts import wording
@@ -391,6 +393,21 @@ class TestDivergences:
         assert section.lead.endswith("Here they are the same at every position.")
         assert section.tables[0].rows[0][1:] == ("0 [0, 0]",) * 3
         assert section.tables[1].rows[2][1] == "none: the total is 0"
+
+
+class TestMargins:
+    def test_both_medians_say_which_they_are(self, page: str, comparison: Comparison) -> None:
+        check = comparison.summary.movement.sharpening
+        section = margins_section(comparison.summary)
+        first = section.tables[0]
+        assert first.rows[0][0] == "median margin, after over before"
+        assert check.verdict not in [cell for row in first.rows for cell in row]
+        assert "the median of the changes at every position" in section.lead
+        assert "of each position’s change; wider at" in page
+        shown = dict(headline(comparison.summary))
+        words = SHARPENING_VERDICTS[check.verdict]
+        assert shown["where both tokens stayed"] == words[0].lower() + words[1:]
+        assert {"median Δ margin (logits)", "median Δ scale-free margin"} <= set(shown)
 
 
 class TestSpecialCases:

@@ -246,6 +246,19 @@ def test_another_run_is_named_by_what_differs(tmp_path: Path, finished: bool) ->
     assert files(tmp_path / "run") == before
 
 
+def test_a_run_of_another_kind_is_named_by_its_kind_alone(tmp_path: Path) -> None:
+    for kind, more in (("audit", {"model": "m"}), ("comparison", {"before": {"model": "m"}})):
+        caught: list[str] = []
+        try:
+            fill(tmp_path / "run", key={"kind": kind, **more})
+        except UnembedError as error:
+            caught.append(str(error))
+    assert caught == [
+        f'{tmp_path / "run"} holds another run: its kind is "audit", this one\'s is '
+        '"comparison"; give another folder'
+    ]
+
+
 def test_what_is_no_run_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(UnembedError, match="file is a file: give a folder"):

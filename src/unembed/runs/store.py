@@ -177,6 +177,13 @@ def _resume(folder: Path, key: dict[str, Any]) -> dict[str, Part]:
 
 
 def _same_run(folder: Path, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
+    kinds = theirs.get("kind"), ours.get("kind")
+    if kinds[0] != kinds[1]:
+        # What else differs says nothing where the runs have little in common.
+        raise UnembedError(
+            f"{folder} holds another run: its kind is {_shown(kinds[0])}, this one's is "
+            f"{_shown(kinds[1])}; give another folder"
+        )
     old, new = dict(_leaves(theirs)), dict(_leaves(ours))
     names = [name for name in {**new, **old} if old.get(name) != new.get(name)]
     if names:

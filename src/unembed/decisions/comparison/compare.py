@@ -25,6 +25,7 @@ from unembed.decisions.comparison.flip_list import (
     surest_flips,
 )
 from unembed.decisions.comparison.flips import COMPARISON_RESAMPLES
+from unembed.decisions.comparison.movement import SHARPENING_VERDICTS, Sharpening
 from unembed.decisions.comparison.pairing import PairedPositions
 from unembed.decisions.comparison.positions import PositionFilter
 from unembed.decisions.comparison.rows import ComparedRows, run_columns, stacked
@@ -44,7 +45,7 @@ from unembed.runs.provenance import SCHEMA, Provenance
 from unembed.runs.run_record import RunRecord
 from unembed.runs.store import RunFolder
 from unembed.runs.table import as_text
-from unembed.stats.forms import decimal, full, points, share, signed
+from unembed.stats.forms import decimal, fine_share, full, points, share, signed
 from unembed.text.vocabulary import Vocabulary
 
 PART_ROWS = 1 << 18
@@ -271,12 +272,12 @@ def headline(summary: ComparisonSummary) -> list[tuple[str, str]]:
         ("McNemar p, by document", full(flips.clustered_mcnemar_p, decimal)),
         ("loss difference (nats)", full(calibration.nll_difference_nats, signed)),
         ("wider margin", full(movement.everywhere.margin.wider, share)),
-        ("median change of margin", full(movement.everywhere.margin.median, signed)),
+        ("median Δ margin (logits)", full(movement.everywhere.margin.median, signed)),
         (
-            "median change, scale-free",
+            "median Δ scale-free margin",
             full(movement.everywhere.relative_distance.median, signed),
         ),
-        ("margins", f"{movement.sharpening.verdict}"),
+        ("where both tokens stayed", _sharpening(movement.sharpening)),
         ("runner-up rotation", full(movement.rotation.share, share)),
         ("churn that margins predict", full(summary.prediction.predicted, share)),
     ]
@@ -285,9 +286,9 @@ def headline(summary: ComparisonSummary) -> list[tuple[str, str]]:
         rows += [
             ("KL(before‖after) (nats)", full(divergences.kl_forward.mean, decimal)),
             ("KL(after‖before) (nats)", full(divergences.kl_backward.mean, decimal)),
-            ("total variation", full(divergences.total_variation.mean, decimal)),
-            ("speculative acceptance", full(divergences.acceptance, share)),
-            ("top-k overlap", full(divergences.overlap, share)),
+            ("total variation", full(divergences.total_variation.mean, fine_share)),
+            ("speculative acceptance", full(divergences.acceptance, fine_share)),
+            ("top-k overlap", full(divergences.overlap, fine_share)),
         ]
     if summary.only is not None:
         rows.insert(1, ("only", summary.only))
@@ -298,6 +299,12 @@ def headline(summary: ComparisonSummary) -> list[tuple[str, str]]:
         rows.append(("not finite", f"{summary.n_nonfinite:,} positions left out"))
     rows += [("note", note) for note in summary.notes]
     return rows
+
+
+def _sharpening(check: Sharpening) -> str:
+    """What the check for sharpening found, as the end of a line."""
+    words = SHARPENING_VERDICTS.get(check.verdict, check.verdict)
+    return words[0].lower() + words[1:]
 
 
 def _runs(side: Audit | Sequence[Audit], name: str) -> list[Audit]:

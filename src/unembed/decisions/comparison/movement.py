@@ -121,6 +121,18 @@ class Sharpening(ShortRepr):
     verdict: str
 
 
+SHARPENING_VERDICTS = {
+    "sharpening": "The head got sharper and no more: a temperature would do the same",
+    "softening": "The head got softer and no more: a temperature would do the same",
+    "both": "A temperature explains only part of what happened to the margins",
+    "geometry": "What happened to the margins is geometry: no temperature explains it",
+    "opposed": "The margins and the scale-free margins moved in opposite directions",
+    "undecided": "Whether a temperature explains what happened to the margins is undecided",
+    "none": "No change of the median margin can be told from 0",
+}
+"""``Sharpening.verdict`` in words; theory §1 says why a temperature is free."""
+
+
 @dataclass(frozen=True)
 class Movement(ShortRepr):
     """What happened to the margins; ``unchanged`` holds the positions that kept their top-1."""

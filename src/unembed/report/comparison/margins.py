@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from unembed.decisions.comparison.movement import Expansion, Sharpening
+from unembed.decisions.comparison.movement import (
+    SHARPENING_VERDICTS,
+    Expansion,
+    Sharpening,
+)
 from unembed.decisions.comparison.summary import ComparisonSummary
 from unembed.report.parts.histogram import histogram_figure
 from unembed.report.parts.parts import Section, Table, estimates_table
 from unembed.report.parts.wording import change, count, decimal, full, part, share, signed
-from unembed.report.verdicts.comparison import SHARPENING_VERDICTS
 
 
 def sharpening_words(check: Sharpening) -> str:
@@ -52,7 +55,8 @@ def margins_section(summary: ComparisonSummary) -> Section:
         "What happened to the margins",
         "A temperature stretches every margin and leaves the scale-free one, the distance to the "
         "runner-up’s facet relative to the hidden norm, as it was. Where both moved, it was "
-        f"geometry. {sharpening_words(movement.sharpening)}",
+        f"geometry. {sharpening_words(movement.sharpening)} The median Δ of the cards is another "
+        "figure, the median of the changes at every position, and may differ from it.",
         () if nothing_moved(everywhere) else figures,
         (
             _sharpening(movement.sharpening),
@@ -84,11 +88,10 @@ def _sharpening(check: Sharpening) -> Table:
     return estimates_table(
         f"Sharpening or geometry: positions that kept top-1 and top-2, n = {count(check.n)}",
         {
-            "change of the median margin": (check.raw_change, change),
-            "change of the median scale-free margin": (check.scale_free_change, change),
+            "median margin, after over before": (check.raw_change, change),
+            "median scale-free margin, after over before": (check.scale_free_change, change),
             "temperature that gives the same median": (check.temperature, decimal),
             "share that no temperature explains": (check.share_left, part),
-            "verdict": check.verdict,
         },
     )
 

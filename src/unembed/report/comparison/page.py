@@ -117,7 +117,9 @@ def cards(summary: ComparisonSummary) -> tuple[Card, ...]:
     net = f"net {signed_count(flips.net)}; {accuracy} after"
     observed = f"{point(summary.prediction.observed, share)} observed"
     another = f"{count(flips.changed)} with another top-1"
-    wider, free_wider = (f"wider at {point(one.wider, share)}" for one in (margin, free))
+    wider, free_wider = (
+        f"of each position’s change; wider at {point(one.wider, share)}" for one in (margin, free)
+    )
     return (
         card("Churn", flips.churn, share, "", another),
         card("Wrong → right", flips.wrong_to_right_share, share, "", counted(gained, "decision")),

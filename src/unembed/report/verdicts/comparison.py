@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from unembed.decisions.comparison.compare import Comparison
-from unembed.decisions.comparison.movement import Sharpening
+from unembed.decisions.comparison.movement import SHARPENING_VERDICTS, Sharpening
 from unembed.decisions.comparison.summary import ComparisonSummary
 from unembed.report.parts.wording import (
     count,
@@ -29,17 +29,6 @@ from unembed.stats.forms import FEW_DOCUMENTS, Form
 
 SIGNIFICANT_P = 0.05
 """Below this p the test agrees with an interval of 95 % that leaves out 0."""
-
-SHARPENING_VERDICTS = {
-    "sharpening": "The head got sharper and no more: a temperature would do the same",
-    "softening": "The head got softer and no more: a temperature would do the same",
-    "both": "A temperature explains only part of what happened to the margins",
-    "geometry": "What happened to the margins is geometry: no temperature explains it",
-    "opposed": "The margins and the scale-free margins moved in opposite directions",
-    "undecided": "Whether a temperature explains what happened to the margins is undecided",
-    "none": "No change of the median margin can be told from 0",
-}
-"""The check for sharpening in words; theory §1 says why a temperature is free."""
 
 
 def of_record(record: Comparison) -> Verdict:

@@ -42,7 +42,8 @@ class SketchSpec(ShortRepr):
             )
         if self.m < LEAST_M or self.m & (self.m - 1):
             raise UnembedError(
-                f"m is {self.m}: give a power of two from {LEAST_M} up, such as 4096"
+                f"a sketch of {self.m} numbers (--size, m in Python): give a power of two from "
+                f"{LEAST_M} up, such as 4096"
             )
         if not 0 <= self.seed < 1 << 63:
             raise UnembedError(f"seed {self.seed} must be a whole number from 0 to 2^63 - 1")
