@@ -30,7 +30,6 @@ from unembed.report.transfer.maps import Marks, Shades, decimals, gains_map, sco
 from unembed.report.transfer.verdicts import (
     ORACLE,
     RANDOM,
-    account,
     after_training,
     agreement,
     base,
@@ -38,9 +37,9 @@ from unembed.report.transfer.verdicts import (
     costs,
     deployable,
     forest,
-    reading,
     reasons,
 )
+from unembed.report.verdicts.transfer import verdict
 from unembed.runs.manifest import FinishedRun
 from unembed.selection.scores import SCORES
 from unembed.selection.transfer.judged import JudgedTransfer
@@ -87,9 +86,8 @@ def transfer_page(
     written = Form(decimals=decimals(means.gains))
     return template("transfer").render(
         title=title,
-        reading=reading(transfer, verdicts),
+        verdict=verdict(transfer, verdicts),
         extent=extent(transfer),
-        account=account(transfer, verdicts),
         notes=(*notes(transfer), *reasons(verdicts)),
         gains=gains_map(means.gains, means.names, Marks(best, ())),
         largest=written(shades.high),
@@ -171,8 +169,6 @@ def notes(transfer: Transfer) -> tuple[str, ...]:
             f"{counted(lacking, 'gain')} of {count(len(transfer.gains) * int(apart.sum()))} "
             "could not be measured; they are left out."
         )
-    if len(transfer.gains) == 1:
-        found.append("With one seed, intervals are over targets alone.")
     return tuple(found)
 
 

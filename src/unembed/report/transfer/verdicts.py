@@ -1,10 +1,9 @@
-"""How well methods chose: in one sentence, as a forest plot, and what each of them costs."""
+"""How well methods chose: as a forest plot, and what each of them costs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from unembed.errors import UnembedError
 from unembed.report.parts.forest import Cell, Forest, ForestRow, ReferenceLine, reach
 from unembed.report.parts.parts import Table, table_of
 from unembed.report.parts.scales import scale_of
@@ -15,20 +14,19 @@ from unembed.report.parts.wording import (
     decimal,
     full,
     known,
-    part,
-    share,
     three,
     two,
     whole_percent,
 )
 from unembed.selection.scores import MODEL_BASELINES
 from unembed.selection.transfer.records import Transfer, Verdict
-from unembed.selection.transfer.verdicts import compared
 from unembed.stats.estimate import Estimate
 
 ORACLE, RANDOM = "oracle", "random"
 """Methods that nobody can use, and that nobody should."""
-NOT_DEPLOYABLE = (ORACLE, RANDOM, "chance", "gains")
+AT_RANDOM = (RANDOM, "chance")
+"""What methods that choose at random are called."""
+NOT_DEPLOYABLE = (ORACLE, *AT_RANDOM, "gains")
 """How the names of methods begin that are there to compare with."""
 
 FIGURE_NAMES = {
@@ -38,47 +36,6 @@ FIGURE_NAMES = {
     "regret": "regret",
 }
 """What a verdict's figures are called in a sentence."""
-
-
-def reading(transfer: Transfer, verdicts: Sequence[Verdict]) -> str:
-    """The method that chose best before any training, and whether the next is as good."""
-    ranked = [one for one in by_quality(verdicts) if deployable(one.method) and _known(one)]
-    if not ranked:
-        return f"{transfer.name}: no method was judged that can be used before training."
-    first, *rest = ranked
-    words = f"{first.method} chose best, {_quality(first)}"
-    if not rest:
-        return words + "."
-    second = rest[0]
-    better = _better(transfer, first, second)
-    if better is None:
-        return f"{words}; next is {second.method}, {_quality(second)}."
-    if better:
-        return f"{words}: better than the next, {second.method}, {_quality(second)}."
-    return f"{words}; the next, {second.method}, cannot be told apart from it."
-
-
-def account(transfer: Transfer, verdicts: Sequence[Verdict]) -> str:
-    """What chance would do, and what takes a trained model to do better."""
-    candidates = len(transfer.tasks) - 1
-    words = []
-    if candidates > 1:
-        words.append(
-            f"Of {count(candidates)} candidates, chance picks the best for one target in "
-            f"{count(candidates)} ({share(1 / candidates)})."
-        )
-    chance = next((one for one in verdicts if one.method == RANDOM), None)
-    if chance is not None and chance.share.value is not None:
-        words.append(
-            f"Random numbers brought {full(chance.share, part)} of the best sources’ gain."
-        )
-    trained = [one for one in by_quality(verdicts) if after_training(one.method) and _known(one)]
-    if trained:
-        words.append(
-            f"Of the methods that take a model trained on each source, {trained[0].method} chose "
-            f"best, {_quality(trained[0])}."
-        )
-    return " ".join(words)
 
 
 def forest(verdicts: Sequence[Verdict]) -> Forest:
@@ -105,7 +62,7 @@ def forest(verdicts: Sequence[Verdict]) -> Forest:
     head = ("method", "share of the best gain", "share", "right first choice", "Spearman", "p")
     choices = sorted({one.top1.n for one in verdicts})
     of = " to ".join(dict.fromkeys(map(count, (choices[0], choices[-1]))))
-    chance = next((one.share.value for one in verdicts if one.method == RANDOM), None)
+    chance = next((one.share.value for one in verdicts if one.method in AT_RANDOM), None)
     return Forest(
         caption=f"Methods, the best first, with 95 % intervals over targets and seeds; n = {of}",
         head=(*head, "regret, nats", *(("unscored",) if unknown else ())),
@@ -190,26 +147,6 @@ def reasons(verdicts: Sequence[Verdict]) -> tuple[str, ...]:
 
 def _cell(found: Estimate, form: Wording) -> Cell:
     return Cell("none" if found.value is None else full(found, form))
-
-
-def _better(transfer: Transfer, first: Verdict, second: Verdict) -> bool | None:
-    """Whether the first chose better than the second beyond the interval of their difference."""
-    try:
-        found = compared(transfer, first.method, second.method)
-    except UnembedError:
-        return None
-    difference = found.share if first.share.value is not None else found.top1
-    return None if difference.low is None else difference.low > 0
-
-
-def _known(one: Verdict) -> bool:
-    return one.share.value is not None or one.top1.value is not None
-
-
-def _quality(one: Verdict) -> str:
-    if one.share.value is not None:
-        return f"with {whole_percent(one.share.value)} of the best sources’ gain"
-    return f"right in {whole_percent(one.top1.value or 0.0)} of its first choices"
 
 
 def _p(p: float) -> str:

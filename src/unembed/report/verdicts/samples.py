@@ -20,6 +20,11 @@ def few_documents(documents: int) -> str:
     return f"A text has {counted(documents, 'document')} alone: intervals are rough."
 
 
+def few_words(n: int, noun: str) -> str:
+    """A sentence where an interval rests on fewer than ten of something, else empty."""
+    return "" if n >= FEW_DOCUMENTS else f"So few {noun}s make them rough."
+
+
 def times_to_tell(first: float | None, second: float | None) -> float:
     """How many times the samples tell two apart whose chances to be the best are these.
 

@@ -43,7 +43,7 @@ class JudgedTransfer(RunRecord, Figures):
         return cls(Transfer.from_json(values["transfer"]), verdicts)
 
     def __str__(self) -> str:
-        return transfer_text(self.transfer, self.verdicts)
+        return transfer_text(self.verdicts)
 
 
 def judge_transfer(
