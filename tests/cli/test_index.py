@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -163,9 +164,12 @@ def test_a_map_is_drawn(run: Run, index: Path, tmp_path: Path) -> None:
     page = tmp_path / "map.html"
     done = run("index", "map", index, "-o", page)
     assert done.code == 0, done.err
-    assert "squared distances" in done.out
+    assert re.match(r"Two axes show \d+ % of what tells 4 signatures apart\.\n", done.out)
+    assert "of the squared distances" in done.out
     assert "text3" in page.read_text()
-    plain = json.loads(run("index", "map", index, "-o", page, "--json").out)["map"]
+    values = json.loads(run("index", "map", index, "-o", page, "--json").out)
+    assert values["verdict"]["next"] == "unembed index query INDEX SIGNATURE"
+    plain = values["map"]
     assert plain["names"] == ["text0", "text1", "text2", "text3"]
     assert len(plain["points"]) == 4
     assert "is a folder" in run("index", "map", index, "-o", tmp_path).line

@@ -354,7 +354,8 @@ def test_any_number_of_tags(tags: int) -> None:
 def test_maps_of_nothing_and_of_one_place() -> None:
     assert "The index holds no signature." in map_html(plane(0))
     same = replace(plane(5), points=np.zeros((5, 2)), explained=(float("nan"),) * 2)
-    assert "which nothing tells apart" in map_html(same)
+    assert "Nothing tells the 5 signatures of the map apart." in map_html(same)
+    assert "Nothing tells" in map_html(replace(same, explained=(0.0, 0.0)))
     lost = plane(5).points.copy()
     lost[1] = np.nan
     html = map_html(replace(plane(5), points=lost))

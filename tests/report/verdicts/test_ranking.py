@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import replace
 
 import pytest
-from click.testing import CliRunner
 
 from made_up.selection import FEW, ranking
-from unembed.cli.group import cli
 from unembed.report.verdicts.ranking import contenders, sentence, verdict
 from unembed.report.verdicts.samples import (
     rounded_up,
@@ -138,23 +135,6 @@ def test_few_samples_and_few_documents() -> None:
     assert "mind what is said" in mind.trust
     rough = verdict(replace(record, documents=4))
     assert "A text has 4 documents alone: intervals are rough." in rough.trust
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        verdict(with_chances(0.97, 0.03)).next,
-        verdict(with_chances(0.7, 0.3)).next,
-        verdict(replace(with_chances(0.7, 0.3), by="error")).next,
-        verdict(replace(with_chances(None, None), by="random")).next,
-    ],
-)
-def test_the_next_command_is_one_that_is_there(words: str) -> None:
-    _unembed, verb, *rest = shlex.split(words)
-    options = [word for word in rest if word.startswith("-")]
-    shown = CliRunner().invoke(cli, [verb, "--help-all"]).output
-    for option in options:
-        assert option in shown
 
 
 def test_how_many_times_the_samples() -> None:

@@ -298,12 +298,12 @@ def map_command(index: Path, out: Path, as_json: bool) -> None:
     ]
     page = index_page(found, title=f"A map of {index.name}", facts=facts)
     write_output(out, page.encode("utf-8", "replace"), is_page)
-    first, second = found.explained
-    text = f"the two axes hold {first:.0%} and {second:.0%} of the squared distances"
+    text = f"{found.verdict}\n"
     if shown < len(there):
-        text = f"{shown:,} of {len(there):,} entries, drawn at random\n{text}"
+        text += f"\n{shown:,} of {len(there):,} entries, drawn at random"
     plain = {**vars(found), "points": found.points.tolist()}
-    say(text, {"page": str(out), "map": plain}, as_json, [("map", out)])
+    values = {"page": str(out), "verdict": found.verdict.to_json(), "map": plain}
+    say(text, values, as_json, [("map", out)])
 
 
 def _sources(

@@ -26,6 +26,7 @@ from unembed.report.parts.points import (
 from unembed.report.parts.points import pixels as pixels_of
 from unembed.report.parts.scales import Scale, step_of
 from unembed.report.parts.wording import count, counted, share, short, three, visible
+from unembed.report.verdicts.index import verdict
 from unembed.runs.manifest import FinishedRun
 from unembed.selection.index.plane import Map
 
@@ -80,7 +81,7 @@ def index_page(found: Map, *, title: str, facts: Sequence[tuple[str, str]] = ())
     }
     return template("index").render(
         title=title,
-        reading=reading(found),
+        verdict=verdict(found),
         extent=extent(found),
         notes=notes(found, placed),
         chart=chart,
@@ -105,18 +106,6 @@ def sections_of(found: Map) -> tuple[Section, ...]:
 def page_of_run(found: Map, _run: FinishedRun | None, _links: Mapping[str, str]) -> str:
     """The page of a map."""
     return index_page(found, title="A map of an index")
-
-
-def reading(found: Map) -> str:
-    """How much of what tells the signatures apart the map shows, in one sentence."""
-    entries = len(found.names)
-    if not entries:
-        return "The index holds no signature."
-    held = sum(found.explained)
-    if not math.isfinite(held):
-        return f"The map has {counted(entries, 'signature')}, which nothing tells apart."
-    apart = f"what tells {counted(entries, 'signature')} apart"
-    return f"Two axes show {100 * held:.0f}\u00a0% of {apart}."
 
 
 def extent(found: Map) -> str:
