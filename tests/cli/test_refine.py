@@ -25,6 +25,7 @@ from unembed.training.recipe.objectives import Objective
 from unembed.training.recipe.protection import Protection
 from unembed.training.recipe.recipe import Budget, Recipe
 from unembed.training.recipe.weighting import Weighting
+from unembed.training.run.refinement import Refinement
 
 QUICK = (
     *("--steps", "4", "--batch-size", "2", "--context", "32", "--learning-rate", "1e-3"),
@@ -166,14 +167,16 @@ def test_a_refinement_leaves_a_model_two_comparisons_and_pages(
     again = run("refine", llama_folder, text, "-o", refined, *QUICK)
     assert again.code == 0
     assert again.err == f"{refined} was finished before: verified, nothing computed again\n"
-    assert max(map(len, again.out.splitlines()[:-2])) <= 100
-    assert "held out" in again.out
+    assert max(map(len, again.out.partition("\n\n")[2].splitlines()[:-2])) <= 100
+    found = str(Refinement.load(refined).verdict).replace("\u00a0", " ")
+    assert again.out.startswith(f"{found}\n\nobjective ")
     assert "| training" in again.out
     assert bytes_of(refined) == before
     assert run("refine", llama_folder, text, "-o", refined, *QUICK).out == again.out
     as_json = run("refine", llama_folder, text, "-o", refined, *QUICK, "--json")
     assert json.loads(as_json.out) == {
         "run": str(refined),
+        "verdict": Refinement.load(refined).verdict.to_json(),
         "summary": json.loads(before["summary.json"]),
     }
     assert "holds another run" in run("refine", llama_folder, text, "-o", refined).line
@@ -274,6 +277,8 @@ def test_a_control_and_little_text_are_told(
     page = (tmp_path / "run" / "report.html").read_text()
     assert "What the penalty adds" in page
     assert 'href="over-control/report.html"' in page
+    assert "Trust: only 1 held-out document, and 1 to train on." in ended.out
+    assert "Trust: only 1 held-out document, and 1 to train on." in page
     assert "note:" not in run(*asked).err
 
 

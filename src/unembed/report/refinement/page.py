@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from unembed.decisions.comparison.summary import ComparisonSummary
 from unembed.report.comparison.flow import flow_section
-from unembed.report.comparison.margins import margins_section, sharpening_words
+from unembed.report.comparison.margins import margins_section
 from unembed.report.parts.facts import command_of, facts_of_both, run_of
 from unembed.report.parts.page import template
 from unembed.report.parts.parts import Card, Section, Table, card, estimates_table
@@ -29,6 +29,7 @@ from unembed.report.parts.wording import (
     size,
 )
 from unembed.report.refinement.curves import training_section, watched_section
+from unembed.report.verdicts.refinement import verdict
 from unembed.runs.manifest import FinishedRun
 from unembed.runs.provenance import Provenance
 from unembed.stats.estimate import Estimate
@@ -69,9 +70,8 @@ def refinement_page(
     """
     return template("refinement").render(
         title=title,
-        reading=reading(summary),
+        verdict=verdict(summary),
         extent=extent(summary),
-        account=account(summary),
         notes=notes(summary),
         cards=cards(summary),
         sections=sections_of_summary(summary, recipe.get("clip", 0.0)),
@@ -97,22 +97,10 @@ def sections_of_summary(summary: RefinementSummary, clip: float) -> tuple[Sectio
     return tuple(section for section in found if section is not None)
 
 
-def reading(summary: RefinementSummary) -> str:
-    """Gain and cost, held out, in one sentence."""
-    side = summary.heldout
-    margin, loss = side.movement.everywhere.margin.median, side.calibration.nll_difference_nats
-    if margin.value is None or loss.value is None:
-        return f"Nothing can be said of held-out text: {margin.reason or loss.reason}."
-    return (
-        f"Held out, the median margin changed by {signed(margin.value)} logits and the loss by "
-        f"{signed(loss.value)} nats."
-    )
-
-
 def extent(summary: RefinementSummary) -> str:
     """What was minimised, for how long, and on how much the two models were compared."""
     what = "cross-entropy alone"
-    if not _control(summary):
+    if summary.has_penalty:
         what = f"cross-entropy + {summary.weight:g} · {summary.objective}"
     sides = [size(one.n_positions, one.n_documents) for one in (summary.heldout, summary.training)]
     saved = ""
@@ -125,32 +113,17 @@ def extent(summary: RefinementSummary) -> str:
     )
 
 
-def account(summary: RefinementSummary) -> str:
-    """What the margins say of a temperature, and what to hold the figures against."""
-    control = (
-        "This is a control: what training on this text does without a penalty"
-        if _control(summary)
-        else "Training on this text alone changes decisions too: hold these figures against a run "
-        "of the same recipe with objective none"
-    )
-    return f"{sharpening_words(summary.heldout.movement.sharpening)} {control}."
-
-
-def _control(summary: RefinementSummary) -> bool:
-    return summary.objective == "none" or summary.weight == 0
-
-
 def notes(summary: RefinementSummary) -> tuple[str, ...]:
     """What a reader has to know before the numbers."""
     found = []
     if summary.stopped is not None:
         found.append(f"The run stopped {summary.stopped}.")
-    if summary.clipped and not _control(summary):
+    if summary.clipped and summary.has_penalty:
         found.append(
             f"At {share(summary.clipped)} of steps the gradient was clipped, and the penalty’s "
             "weight is no clean dose."
         )
-    return tuple(found)
+    return (*found, *summary.notes)
 
 
 def cards(summary: RefinementSummary) -> tuple[Card, ...]:

@@ -8,7 +8,6 @@ from unembed.decisions.comparison.summary import ComparisonSummary
 from unembed.report.parts.wording import (
     count,
     counted,
-    full,
     p_value,
     points,
     share,
@@ -25,7 +24,7 @@ from unembed.report.verdicts.judgement import (
 )
 from unembed.report.verdicts.verdict import Verdict
 from unembed.stats.estimate import Estimate
-from unembed.stats.forms import FEW_DOCUMENTS, Form
+from unembed.stats.forms import FEW_DOCUMENTS, Form, bounded
 
 SIGNIFICANT_P = 0.05
 """Below this p the test agrees with an interval of 95 % that leaves out 0."""
@@ -78,7 +77,7 @@ def sentence(summary: ComparisonSummary, accuracy: Judgement, loss: Judgement) -
         if loss == "unknown" or same.value == same.low == same.high == 0:
             return f"{none}."
         return f"{none}; the loss is {_in_words(same, loss, signed, LOSS_LEVEL, 'nats')}."
-    changed = f"{full(flips.churn, share)} of decisions changed"
+    changed = f"{bounded(flips.churn, share)} of decisions changed"
     if accuracy == "unknown" or loss == "unknown":
         return f"{changed}; whether quality did cannot be told without an interval."
     return f"{quality_words(summary, accuracy, loss)}; {changed}."
@@ -101,7 +100,8 @@ def quality_words(summary: ComparisonSummary, accuracy: Judgement, loss: Judgeme
 
     def numbers(names: list[str]) -> str:
         return ", ".join(
-            f"{name} {full(reasons[name][1], reasons[name][2])}{reasons[name][3]}" for name in names
+            f"{name} {bounded(reasons[name][1], reasons[name][2])}{reasons[name][3]}"
+            for name in names
         )
 
     if good and bad:
@@ -124,9 +124,9 @@ def _in_words(difference: Estimate, judged: Judgement, form: Form, level: float,
     if judged == "level":
         return f"level, {within(difference, form)} {unit}"
     if judged == "close":
-        return f"too close to call, {full(difference, form)} {unit}"
+        return f"too close to call, {bounded(difference, form)} {unit}"
     word = "higher" if judged == "above" else "lower"
-    return f"{'slightly ' * small(difference, level)}{word}, {full(difference, form)} {unit}"
+    return f"{'slightly ' * small(difference, level)}{word}, {bounded(difference, form)} {unit}"
 
 
 def _quality(summary: ComparisonSummary, accuracy: Judgement) -> str:
@@ -137,8 +137,8 @@ def _quality(summary: ComparisonSummary, accuracy: Judgement) -> str:
     if gained == lost == 0:
         became = "no decision changed between right and wrong"
     words = (
-        f"Quality: accuracy changed by {full(flips.accuracy_difference, points)} ({became}), "
-        f"loss by {full(loss, signed)} nats."
+        f"Quality: accuracy changed by {bounded(flips.accuracy_difference, points)} ({became}), "
+        f"loss by {bounded(loss, signed)} nats."
     )
     p = flips.clustered_mcnemar_p.value
     if p is None or gained == lost == 0:
@@ -179,7 +179,7 @@ def _trust(summary: ComparisonSummary, accuracy: Judgement, loss: Judgement) -> 
         words += " More documents would narrow what is too close to call."
     predicted = summary.prediction.difference
     if predicted.low is not None and side_of(predicted, 0.0):
-        told = full(summary.prediction.predicted, share)
+        told = bounded(summary.prediction.predicted, share)
         words += (
             f" From the margins before, {told} were to be expected, which is not what happened."
         )

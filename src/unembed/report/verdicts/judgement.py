@@ -35,6 +35,25 @@ def judge(difference: Estimate, form: Form, level: float, *, agrees: bool = True
     return "level" if -level <= low <= 0 <= high <= level else "close"
 
 
+Outcome = Literal["better", "worse", "mixed", "level", "close", "unknown"]
+
+
+def outcome(accuracy: Judgement, loss: Judgement) -> Outcome:
+    """What the judgements of two differences, of accuracy and of loss, say of quality together.
+
+    ``better`` where one is and the other is not worse, and so ``worse``; ``mixed`` where they
+    disagree; ``level`` where both are; ``unknown`` where either is.
+    """
+    if "unknown" in (accuracy, loss):
+        return "unknown"
+    better, worse = accuracy == "above" or loss == "below", accuracy == "below" or loss == "above"
+    if better and worse:
+        return "mixed"
+    if better or worse:
+        return "better" if better else "worse"
+    return "level" if accuracy == loss == "level" else "close"
+
+
 def small(difference: Estimate, level: float) -> bool:
     """Whether the whole interval lies within ``level`` of 0."""
     low, high = difference.low, difference.high

@@ -28,7 +28,12 @@ from unembed.training.recipe.recipe import Recipe, control_of
 from unembed.training.recipe.weighting import Positions
 from unembed.training.run.engine import check_accelerate, check_report_to
 from unembed.training.run.examples import split
-from unembed.training.run.summary import RefinementSummary, headline, summarise_refinement
+from unembed.training.run.summary import (
+    CONTROL_STOPPED,
+    RefinementSummary,
+    headline,
+    summarise_refinement,
+)
 from unembed.training.run.train import MODEL, train
 
 BENCHMARKS = "benchmarks"
@@ -178,7 +183,7 @@ def refine(
             refined = Audit.load(out / "heldout" / "after")
             over_control = compare(one, refined, out=out / OVER_CONTROL).summary
             if twin.note["stopped"] is not None:
-                notes = (*notes, f"the control stopped {twin.note['stopped']}")
+                notes = (*notes, f"{CONTROL_STOPPED} {twin.note['stopped']}")
         summary = summarise_refinement(
             recipe, note, heldout.summary, training.summary, scored, notes, over_control
         )

@@ -24,6 +24,8 @@ WIDTH = 100
 LATER = {"benchmarks": None, "notes": (), "rounding": None, "control": None}
 """What a summary of an earlier version lacks."""
 SIDE_WIDTH = 33
+CONTROL_STOPPED = "the control stopped"
+"""How the note of a control that stopped early begins."""
 LITTLE_KEPT = 0.5
 """Of the entries that training moved: where fewer survive the saving, another dtype is advised."""
 LOGGED = ("step", "loss", "cross_entropy", "penalty", "grad_norm", "gradient_ratio",
@@ -94,6 +96,11 @@ class RefinementSummary(ShortRepr, Figures):
     notes: tuple[str, ...] = ()
     rounding: Rounding | None = None
     control: ComparisonSummary | None = None
+
+    @property
+    def has_penalty(self) -> bool:
+        """Whether there was one; without, the run is a control."""
+        return self.objective != "none" and self.weight > 0
 
     def _phrases(self) -> Iterator[str]:
         yield f"objective {self.objective}"
