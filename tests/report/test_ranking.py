@@ -125,6 +125,18 @@ def test_those_that_may_be_best_stand_out() -> None:
     assert {name for name, look in looks.items() if look == "lead"} == set(may)
 
 
+def test_an_interval_is_drawn_as_far_as_it_is_possible() -> None:
+    record = ranking(2)
+    first, second = record.sources
+    lost = replace(second, value=1.2, low=0.7, high=1.7)
+    rows = ranking_report.forest(
+        replace(record, sources=(replace(first, low=0.9, value=0.98, high=1.06), lost))
+    ).rows
+    assert (rows[0].value, rows[0].low, rows[0].high) == (0.98, 0.9, 1.0)
+    assert (rows[1].value, rows[1].low, rows[1].high) == (None, None, None)
+    assert "not determined" in ranked(replace(record, sources=(lost,)))
+
+
 def test_pages_of_degenerate_rankings() -> None:
     assert 'class="plot"' not in ranked(ranking(3, missing=3))
     four = ranking(4)

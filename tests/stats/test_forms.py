@@ -19,6 +19,7 @@ from unembed.stats.forms import (
     plus_minus,
     point,
     points,
+    possible_part,
     share,
     signed,
 )
@@ -115,3 +116,15 @@ def test_an_interval_ends_where_the_possible_does() -> None:
     assert full(near, cosine) == "0.97 [0.93, 1.00]"
     assert cosine(1 + 1e-7) == "1.000"
     assert full(Estimate(-0.003, -0.02, 0.014), cosine) == "−0.003 [−0.020, 0.014]"
+
+
+def test_the_part_of_an_estimate_that_is_possible() -> None:
+    clipped = possible_part(Estimate(0.98, 0.9, 1.06), cosine)
+    assert (clipped.value, clipped.low, clipped.high) == (0.98, 0.9, 1.0)
+    assert possible_part(Estimate(1.0 + 1e-7), cosine).value == 1.0
+    lost = possible_part(Estimate(1.2, 0.7, 1.7), cosine)
+    assert (lost.value, lost.low, lost.reason) == (None, None, "not determined")
+    free = Estimate(3.0, 2.0, 4.0)
+    assert possible_part(free, decimal) == free
+    none = Estimate(None, reason="no")
+    assert possible_part(none, cosine) == none

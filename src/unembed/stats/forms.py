@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from unembed.stats.estimate import Estimate
 
@@ -90,6 +90,23 @@ def determined(estimate: Estimate, form: Form) -> bool:
     if form.possible is None or estimate.low is None or estimate.high is None:
         return True
     return estimate.low > form.possible[0] or estimate.high < form.possible[1]
+
+
+def possible_part(estimate: Estimate, form: Form) -> Estimate:
+    """What of an estimate can be drawn: its interval within what is possible, if it is determined.
+
+    Rounding may leave the value a little past a bound; it is moved onto that.
+    """
+    if estimate.value is None:
+        return estimate
+    if not determined(estimate, form):
+        return replace(estimate, value=None, low=None, high=None, reason=UNDETERMINED)
+    least, most = form.possible or (-math.inf, math.inf)
+    value, low, high = (
+        None if end is None else min(max(end, least), most)
+        for end in (estimate.value, estimate.low, estimate.high)
+    )
+    return replace(estimate, value=value, low=low, high=high)
 
 
 def point(estimate: Estimate, form: Form) -> str:

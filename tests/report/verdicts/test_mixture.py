@@ -63,8 +63,8 @@ def test_weights_that_may_be_anything_are_not_named() -> None:
     assert words.sentence == (
         "field notes can be mixed from these sources, but how much of each is not known."
     )
-    assert "may be left out: sonnets and python scripts" in words.change
-    assert "sonnets may be 0 to 100\u00a0%. ±10 pp takes some 30 times as many" in words.trust
+    assert "no single one is surely needed" in words.change
+    assert "sonnets may be 0 to 100\u00a0%. ±10 pp takes 30 times as many or more" in words.trust
     assert words.next == "unembed mix TARGET SOURCES --model MODEL --max-positions N -o RUN"
     left = sentence(replace(vague, residual=Estimate(0.5, 0.2, 0.8)))
     assert left == "How much of each source to mix for field notes is not known."
@@ -79,7 +79,7 @@ def test_shares_that_are_known_roughly_ask_for_more_samples() -> None:
     rough = verdict(weighing((0.62, 0.47, 0.77), (0.38, 0.23, 0.53), by="error"))
     assert "best mixed from 62" in rough.sentence
     assert "do not suffice" in rough.trust
-    assert "±10 pp takes some 3 times as many" in rough.trust
+    assert "±10 pp takes 3 times as many or more" in rough.trust
     assert rough.next.endswith("--model MODEL --by error --max-positions N -o RUN")
 
 
@@ -89,6 +89,18 @@ def test_a_residual_that_is_nothing() -> None:
     below = verdict(weighing(*SURE, residual=Estimate(-0.03, -0.1, 0.04)))
     assert "expresses: not determined, at most 4\u00a0% (below 0 by chance)." in below.quality
     assert "surely left" not in verdict(weighing(*SURE)).quality
+
+
+def test_one_may_be_left_out() -> None:
+    words = verdict(weighing((0.9, 0.85, 0.95), (0.1, 0.0, 0.15)))
+    assert "surely part of it: sonnets; may be left out: python scripts." in words.change
+
+
+def test_warnings_are_pointed_to() -> None:
+    noted = verdict(weighing(*SURE, warnings=("One is a copy.",)))
+    assert noted.trust.endswith("known within ±10 pp. Mind the notes below.")
+    beyond = verdict(weighing(*SURE, residual=Estimate(-0.05, -0.06, -0.04)))
+    assert "the samples are not independent" in beyond.trust
 
 
 def test_nothing_can_be_told() -> None:

@@ -129,10 +129,12 @@ def test_a_cosine_past_what_is_possible_is_no_figure() -> None:
 def test_few_samples_and_few_documents() -> None:
     record = with_chances(0.97, 0.03)
     few = verdict(replace(record, status="few samples: n = 90, participation ratio 310"))
-    assert "the samples do not suffice (1 of 3 texts: field notes: few samples" in few.trust
+    assert (
+        "the samples do not suffice: 1 of 3 texts lacks some, such as field notes (few" in few.trust
+    )
     assert few.next.endswith("--max-positions N -o RUN")
     mind = verdict(replace(record, status="ok, but it shares inputs with sonnets"))
-    assert "mind what is said" in mind.trust
+    assert "mind the notes below: 1 of 3 texts has one, such as field notes (ok, but" in mind.trust
     rough = verdict(replace(record, documents=4))
     assert "A text has 4 documents alone: intervals are rough." in rough.trust
 

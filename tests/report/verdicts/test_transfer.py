@@ -54,7 +54,7 @@ def test_methods_within_the_interval_of_their_difference_are_named_together() ->
         )
     )
     assert words.sentence == (
-        f"{first} and {second} cannot be told apart as the best; {first} chose better than chance."
+        f"{first} and {second} cannot be told apart as the best way to choose; {first} beat chance."
     )
     assert f"The next, {second}, brought" in words.change
     assert "cannot be told apart from it" in words.change

@@ -38,6 +38,7 @@ from unembed.signatures.signature import Identity, Signature, merge, scaled, sub
 from unembed.signatures.sketches.constructions import sketch_of
 from unembed.signatures.sketches.sketch import SketchSpec
 from unembed.signatures.state import Features, empty
+from unembed.stats.forms import full, share
 from unembed.text.corpus import Corpus
 
 VOCAB, DIM, EXACT = 5, 4, 256
@@ -280,7 +281,7 @@ def test_a_source_that_is_lacking_is_told_of() -> None:
     assert found.residual.value == pytest.approx(want, abs=0.05)
     assert found.residual.low <= want <= found.residual.high
     [said] = [x for x in found.warnings if x.startswith("No mixture of the sources expresses")]
-    assert f"{found.residual.value:.0%} of 300-300-600" in said
+    assert f"{full(found.residual, share)} of 300-300-600" in said
     assert not mix(drawn(600, 600, 0), sources).warnings
 
 

@@ -71,7 +71,9 @@ def _marks(
     found = []
     kinds = [*reversed(axes), *(kind for kind in more if alignments.pairs(kind) is not None)]
     for pair in pairs:
-        x, y = (estimate(alignments, kind, pair) for kind in axes)
+        x, y = (
+            wording.possible_part(estimate(alignments, kind, pair), FORMS[kind]) for kind in axes
+        )
         if x.value is None or y.value is None:
             continue
         lines = [

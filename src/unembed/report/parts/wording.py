@@ -22,6 +22,7 @@ from unembed.stats.forms import interval as interval
 from unembed.stats.forms import part as part
 from unembed.stats.forms import point as point
 from unembed.stats.forms import points as points
+from unembed.stats.forms import possible_part as possible_part
 from unembed.stats.forms import share as share
 from unembed.stats.forms import signed as signed
 from unembed.stats.forms import three as three

@@ -16,7 +16,7 @@ from unembed.report.parts.forest import (
 from unembed.report.parts.page import template
 from unembed.report.parts.parts import Section, Table, table_of
 from unembed.report.parts.scales import scale_of
-from unembed.report.parts.wording import Wording, count, counted, interval, point
+from unembed.report.parts.wording import Wording, count, counted, interval, point, possible_part
 from unembed.report.verdicts.ranking import OK, contenders, parted, verdict
 from unembed.runs.manifest import FinishedRun
 from unembed.selection.ranking.records import Ranked, Ranking
@@ -110,7 +110,7 @@ def forest(ranking: Ranking) -> Forest:
         _row(source, form, certain=certain, doubts=doubts, lead=source.name in may)
         for source in scored
     )
-    values = reach(rows)
+    values = reach(rows) or [0.0, 1.0]
     zero = ReferenceLine(0.0, "0") if min(values) < 0 < max(values) else None
     head = ["source", named(ranking.by).label, "score", *(["chance to be best"] if certain else [])]
     head += ["95 % interval", "samples", "documents", *(["status"] if doubts else [])]
@@ -150,7 +150,8 @@ def _row(source: Ranked, form: Wording, *, certain: bool, doubts: bool, lead: bo
     if doubts:
         cells.append(Cell(source.status))
     look = "lead" if lead else "faint" if source.status != OK else ""
-    return ForestRow(source.name, source.value, source.low, source.high, tuple(cells), look)
+    drawn = possible_part(source.estimate, form)
+    return ForestRow(source.name, drawn.value, drawn.low, drawn.high, tuple(cells), look)
 
 
 def _debiasable(score: Score) -> bool:

@@ -15,12 +15,9 @@ from unembed.report.alignment.pairs import (
     why_not,
 )
 from unembed.report.parts.wording import count, counted, full, listed, side_of
-from unembed.report.verdicts.samples import few_documents
+from unembed.report.verdicts.samples import doubted_words, few_documents
 from unembed.report.verdicts.verdict import Verdict
 from unembed.signatures.alignment.records import Alignments
-
-MOST_NAMED = 3
-"""Pairs that a sentence names; of more it names one less, and gives the number of the others."""
 
 
 def of_record(record: Alignments) -> Verdict:
@@ -64,7 +61,13 @@ def sentence(alignments: Alignments) -> str:
         return f"{of}{_named(alignments, alike[0])} are the most alike."
     if first.low <= 0:
         return f"{of}{'no' if of else 'No'} two tasks are surely alike."
-    return f"{of}{_some(alignments, alike)} cannot be told apart as the most alike."
+    if len(alike) == 2:
+        both = ", and ".join(_named(alignments, pair) for pair in alike)
+        return f"{of}{both}, cannot be told apart as the most alike."
+    return (
+        f"{count(len(alike))} of {counted(len(pairs), 'pair')} cannot be told apart as the most "
+        f"alike, {_named(alignments, alike[0])} among them."
+    )
 
 
 def most_alike(alignments: Alignments, *, least: bool = False) -> list[TaskPair]:
@@ -142,16 +145,12 @@ def _trust(alignments: Alignments) -> str:
     few = few_documents(min(task.documents for task in tasks))
     doubted = [task for task in tasks if task.status != OK]
     if doubted:
-        lacking = any("few" in task.status for task in doubted)
-        start = "the samples do not suffice" if lacking else "mind what is said of the tasks"
-        of = f"{count(len(doubted))} of {counted(len(tasks), 'task')}"
-        needed = max((task.participation_ratio or 0.0 for task in doubted), default=0.0)
-        more = ""
-        if lacking and needed > 0:
-            more = f"It takes more than {count(math.ceil(needed))} samples, the largest ratio."
-        return " ".join(
-            filter(None, (f"{start} ({of}: {doubted[0].name}: {doubted[0].status}).", few or more))
-        )
+        told = [(task.name, task.status) for task in doubted]
+        words = doubted_words(told, counted(len(tasks), "task"))
+        needed = max(task.participation_ratio or 0.0 for task in doubted)
+        if not few and needed > max(task.samples for task in doubted):
+            few = f"It takes more than {count(math.ceil(needed))} samples, the largest ratio."
+        return f"{words} {few}".strip()
     if few:
         return few
     least = min(tasks, key=lambda task: task.samples)
@@ -176,11 +175,3 @@ def _joint(alignments: Alignments, pair: TaskPair) -> str:
 
 def _named(alignments: Alignments, pair: TaskPair) -> str:
     return listed([alignments.tasks[at].name for at in (pair.first, pair.second)])
-
-
-def _some(alignments: Alignments, pairs: Sequence[TaskPair]) -> str:
-    names = [" · ".join(alignments.names[at] for at in (one.first, one.second)) for one in pairs]
-    if len(names) <= MOST_NAMED:
-        return listed(names)
-    shown = names[: MOST_NAMED - 1]
-    return listed([*shown, f"{counted(len(names) - len(shown), 'more pair')}"])

@@ -33,7 +33,7 @@ def verdict(found: Map) -> Verdict:
         return Verdict(
             f"Nothing tells the {signatures} of the map apart.",
             "Quality: all of them lie in one place.",
-            f"Found: {_amounts(found)}.",
+            f"Found: {counted(sum(found.samples), 'sample')} in all.",
             "Trust: they are copies of each other, or there is one alone.",
             NEXT,
         )
@@ -42,15 +42,8 @@ def verdict(found: Map) -> Verdict:
         f"Two axes show {whole_percent(held)} of what tells {signatures} apart.",
         "Quality: what lies far apart on the map is far apart; what lies near may differ in the "
         f"{whole_percent(max(0.0, 1 - held))} that it does not show.",
-        f"Found: {_amounts(found)}. The first axis holds {first} of the squared distances, the "
-        f"second {second}.",
-        f"Trust: places have errors that the map does not show, of {count(min(found.samples))} "
-        "samples for the smallest: few samples alone move a point. A query tells the errors.",
+        f"Found: the first axis holds {first} of the squared distances, the second {second}.",
+        "Trust: the map shows no errors, and few samples alone can move a point; the smallest "
+        f"signature has {count(min(found.samples))}. A query tells its errors.",
         NEXT,
     )
-
-
-def _amounts(found: Map) -> str:
-    tags = len({tag for tag in found.tags if tag})
-    of_tags = counted(tags, "tag") if tags else "no tags"
-    return f"{counted(sum(found.samples), 'sample')}, {of_tags}"

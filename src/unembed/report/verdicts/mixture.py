@@ -81,9 +81,8 @@ def _found(mixture: Mixture) -> str:
     sure = [one.name for one in used if (one.weight.low or 0.0) > 0]
     unsure = [one.name for one in used if one.name not in sure]
     parts = [f"{count(len(used))} of {counted(len(mixture.shares), 'source')} used"]
-    if sure:
-        parts.append(f"surely part of it: {_some(sure)}")
-    if unsure:
+    parts.append(f"surely part of it: {_some(sure)}" if sure else "no single one is surely needed")
+    if sure and unsure:
         parts.append(f"may be left out: {_some(unsure)}")
     return (
         f"{'; '.join(parts)}. The weights summed to {full(mixture.total, two)} before they were "
@@ -100,6 +99,10 @@ def _trust(mixture: Mixture) -> str:
         f"{counted(mixture.samples, 'sample')} of {mixture.target} in "
         f"{counted(mixture.documents, 'document')}"
     )
+    if mixture.residual.high is not None and mixture.residual.high < 0:
+        return (
+            "the samples are not independent: what is left comes out below 0. Mind the notes below."
+        )
     if mixture.mostly_left:
         return few or f"the samples suffice to say so ({amount})."
     widest = max(mixture.shares, key=_width)
@@ -109,15 +112,11 @@ def _trust(mixture: Mixture) -> str:
     span = f"{100 * low:.0f} to {100 * high:.0f}{PERCENT}"
     half = (high - low) / 2
     if half <= NARROW:
-        return few or (
-            f"the samples suffice ({amount}): each share is known within ±10 pp. Train on the "
-            "mixture, then see what it did."
-        )
+        mind = " Mind the notes below." if mixture.warnings else ""
+        return few or f"the samples suffice ({amount}): each share is known within ±10 pp.{mind}"
     times = count(rounded_up(times_to_narrow(half, NARROW)))
-    return (
-        f"the samples do not suffice ({amount}): {widest.name} may be {span}. "
-        f"{few or f'±10 pp takes some {times} times as many, unless sources replace each other.'}"
-    )
+    more = f"±10 pp takes {times} times as many or more, unless sources replace each other."
+    return f"the samples do not suffice ({amount}): {widest.name} may be {span}. {few or more}"
 
 
 def _next(mixture: Mixture) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from unembed.report.parts.wording import capital, count, counted, full, listed
-from unembed.report.verdicts.samples import few_documents, times_to_tell, times_words
+from unembed.report.verdicts.samples import doubted_words, few_documents, times_to_tell, times_words
 from unembed.report.verdicts.verdict import Verdict
 from unembed.selection.ranking.records import Ranked, Ranking
 from unembed.selection.ranking.text import chance, score_form, score_of
@@ -173,10 +173,8 @@ def _trust(ranking: Ranking, scored: Sequence[Ranked]) -> str:
     doubted = _doubted(ranking, scored)
     few = few_documents(min([ranking.documents, *(source.documents for source in scored)]))
     if doubted:
-        lacking = any("few" in status for status in doubted)
-        start = "the samples do not suffice" if lacking else "mind what is said of the texts"
-        of = f"{count(len(doubted))} of {counted(1 + len(scored), 'text')}"
-        return f"{start} ({of}: {doubted[0]}). {few or 'More text may change the order.'}"
+        words = doubted_words(doubted, counted(1 + len(scored), "text"))
+        return f"{words} {few or 'More text may change the order.'}"
     may = contenders(ranking)
     if few or not may:
         return few or "no chances are known: give texts of more documents."
@@ -206,9 +204,9 @@ def _rank_again(ranking: Ranking) -> str:
     return f"unembed rank TARGET SOURCES --model MODEL{by} --max-positions N -o RUN"
 
 
-def _doubted(ranking: Ranking, scored: Sequence[Ranked]) -> list[str]:
+def _doubted(ranking: Ranking, scored: Sequence[Ranked]) -> list[tuple[str, str]]:
     tasks = [(ranking.target, ranking.status), *((one.name, one.status) for one in scored)]
-    return [f"{name}: {status}" for name, status in tasks if status != OK]
+    return [(name, status) for name, status in tasks if status != OK]
 
 
 def _most(ranking: Ranking) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from statistics import NormalDist
 
 from unembed.report.parts.wording import count, counted
@@ -18,6 +19,17 @@ def few_documents(documents: int) -> str:
     if documents >= FEW_DOCUMENTS:
         return ""
     return f"A text has {counted(documents, 'document')} alone: intervals are rough."
+
+
+def doubted_words(doubted: Sequence[tuple[str, str]], of: str) -> str:
+    """A sentence on the tasks that have a warning, by their names and statuses, ``of`` so many."""
+    name, status = doubted[0]
+    many = len(doubted) > 1
+    if any("few" in words for _name, words in doubted):
+        start, verb = "the samples do not suffice", "lack some" if many else "lacks some"
+    else:
+        start, verb = "mind the notes below", "have one" if many else "has one"
+    return f"{start}: {count(len(doubted))} of {of} {verb}, such as {name} ({status})."
 
 
 def few_words(n: int, noun: str) -> str:

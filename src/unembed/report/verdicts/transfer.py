@@ -71,8 +71,8 @@ def _sentence(
     if len(names) > MOST_NAMED:
         shown = names[: MOST_NAMED - 1]
         names = [*shown, f"{count(len(names) - len(shown))} others"]
-    also = f"; {first.method} chose better than chance" if than_chance else ""
-    return f"{listed(names)} cannot be told apart as the best{also}."
+    also = f"; {first.method} beat chance" if than_chance else ""
+    return f"{listed(names)} cannot be told apart as the best way to choose{also}."
 
 
 def _quality(one: Judged) -> str:

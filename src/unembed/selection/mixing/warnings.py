@@ -14,6 +14,7 @@ from unembed.selection.mixing.record import Mixture
 from unembed.signatures.alignment.overlap import shared_inputs, shared_part
 from unembed.signatures.alignment.task_facts import NOISE
 from unembed.signatures.signature import Signature
+from unembed.stats.forms import full, share, two
 
 MOST_UNEXPRESSED = 0.05
 """The share of a target's squared norm from which on it matters that no mixture expresses it."""
@@ -67,14 +68,13 @@ def _unexpressed(mixed: Mixture) -> Iterator[str]:
     assert total.high is not None
     if residual.low > MOST_UNEXPRESSED:
         yield (
-            f"No mixture of the sources expresses {residual.value:.0%} of {mixed.target} "
-            f"({residual.low:.0%} at least): look for a source of what is left."
+            f"No mixture of the sources expresses {full(residual, share)} of {mixed.target}: look "
+            "for a source of what is left."
         )
     if total.low > 1 + MOST_OFF or total.high < 1 - MOST_OFF:
         yield (
-            f"The weights sum to {total.value:.2f} ({total.low:.2f} to {total.high:.2f}) before "
-            f"they are made 1, where a blend's sum to 1: {mixed.target} is no plain blend of the "
-            "sources."
+            f"The weights sum to {full(total, two)} before they are made 1, where a blend's sum "
+            f"to 1: {mixed.target} is no plain blend of the sources."
         )
 
 
@@ -106,9 +106,9 @@ def _left_out(mixed: Mixture) -> Iterator[str]:
     if not expressed:
         yield f"There are no weights, for {mixed.shares[0].weight.reason}."
         return
-    for share in mixed.shares:
-        if share.weight.value is None:
-            yield f"{share.name} is left out: {share.weight.reason}."
+    for one in mixed.shares:
+        if one.weight.value is None:
+            yield f"{one.name} is left out: {one.weight.reason}."
 
 
 def _replaceable(sources: Sequence[Signature], found: Fit, kind: str) -> Iterator[str]:
