@@ -23,7 +23,7 @@ from unembed.selection.mixing.inner_products import InnerProducts, Shares
 from unembed.selection.mixing.mixture import mix
 from unembed.selection.mixing.nonnegative import nonnegative, nonnegative_each
 from unembed.selection.mixing.record import Mixture
-from unembed.selection.mixing.text import interleave_line, mixture_text
+from unembed.selection.mixing.text import interleave_line, mixture_text, residual_words
 from unembed.selection.mixing.warnings import _alike, _below_zero
 from unembed.selection.ranking.rank import rank
 from unembed.selection.scores import FEATURES
@@ -38,7 +38,6 @@ from unembed.signatures.signature import Identity, Signature, merge, scaled, sub
 from unembed.signatures.sketches.constructions import sketch_of
 from unembed.signatures.sketches.sketch import SketchSpec
 from unembed.signatures.state import Features, empty
-from unembed.stats.forms import full, share
 from unembed.text.corpus import Corpus
 
 VOCAB, DIM, EXACT = 5, 4, 256
@@ -281,7 +280,7 @@ def test_a_source_that_is_lacking_is_told_of() -> None:
     assert found.residual.value == pytest.approx(want, abs=0.05)
     assert found.residual.low <= want <= found.residual.high
     [said] = [x for x in found.warnings if x.startswith("No mixture of the sources expresses")]
-    assert f"{full(found.residual, share)} of 300-300-600" in said
+    assert f"{residual_words(found.residual)} of 300-300-600" in said
     assert not mix(drawn(600, 600, 0), sources).warnings
 
 
