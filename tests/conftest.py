@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pydoc_data.topics
 from collections.abc import Callable
@@ -26,6 +27,19 @@ __all__ = ["chromium", "opened", "run"]
 
 VOCAB = 480
 CONTEXT = 64
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Leave what is loaded now, millions of objects, out of every later search for garbage.
+
+    The Trainer asks for a whole one after each training, and half a second of each was torch's own.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")
