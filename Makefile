@@ -1,5 +1,5 @@
 # `make demo` shows the main job, `make test` checks all but the slow statistical tests, which
-# `make test-slow` runs. Continuous integration runs both.
+# `make test-slow` runs; `make test-all` does both in one go, as continuous integration does.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -7,24 +7,30 @@ EXTRAS ?= data,faiss,plot,quant,train,dev
 MARKS ?= not slow
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-fast test-slow wheel docs check format clean
+.PHONY: demo test test-all test-fast test-slow wheel docs check format clean
 
 demo: $(STAMP)
 	$(BIN)/unembed demo -o runs/demo
 
+# A process a core, with one thread each. Each begins with its part of the files, whose tests share what
+# they set up, and who is done first takes over from the end of another's.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal
+
 test: check test-fast
 
-# A process a core, with one thread each; the tests of a file share what they set up.
-test-fast: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile -m "$(MARKS)"
+test-all: check
+	$(PYTEST)
 
-# Coverage of intervals, unbiasedness and the like, over hundreds of simulations: any test to any core.
+test-fast: $(STAMP)
+	$(PYTEST) -m "$(MARKS)"
+
+# Coverage of intervals, unbiasedness and the like, over hundreds of simulations.
 test-slow: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto -m slow
+	$(PYTEST) -m slow
 
 # Built, installed in an empty environment, and tried outside of the repository.
-wheel: $(STAMP)
-	PYTHON=$(abspath $(BIN)/python) .ci/wheel
+wheel:
+	PYTHON=$(PYTHON) .ci/wheel
 
 # The site, in build/site: it opens from the disk, without a server or a network. Warnings are errors.
 docs: $(STAMP)

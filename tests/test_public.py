@@ -142,12 +142,13 @@ def test_an_import_loads_neither_torch_nor_transformers() -> None:
 @pytest.mark.slow
 def test_a_type_checker_sees_types(tmp_path: Path) -> None:
     assert (PACKAGE / "py.typed").exists()
-    (tmp_path / "program.py").write_text(PROGRAM)
-    call = [sys.executable, "-m", "mypy", "--strict", "--follow-imports", "silent", "program.py"]
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    # As `make check` calls it, whose memory of every module it finds: a second, and not half a minute.
     done = subprocess.run(
-        call,
-        cwd=tmp_path,
-        env=os.environ | {"MYPYPATH": str(PACKAGE.parent)},
+        [sys.executable, "-m", "mypy", program],
+        cwd=ROOT,
+        env=os.environ | {"MYPYPATH": "src"},
         capture_output=True,
         text=True,
     )

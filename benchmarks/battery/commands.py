@@ -6,8 +6,10 @@ does (a crash, a limit, a closed stream) dies with it.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import fcntl
+import gc
 import os
 import re
 import resource
@@ -63,6 +65,9 @@ def warm() -> None:
     from unembed import audit, cli, refine, sketch  # noqa: F401
 
     torch.set_num_threads(1)
+    gc.collect()
+    gc.freeze()  # a search for garbage in a fork would copy all that was imported
+    atexit.register(gc.unfreeze)
 
 
 def call(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, Template
@@ -19,6 +20,12 @@ def template(page: str) -> Template:
     macros that pages share, ``inline`` reads a stylesheet or a script, and the filter ``explain``
     marks terms of the glossary, each once for a set that ``new_terms`` makes.
     """
+    return _environment().get_template(f"{page}/page.html.jinja")
+
+
+@cache
+def _environment() -> Environment:
+    """Compiled once a process, however many pages it draws."""
     found = Environment(
         loader=PackageLoader("unembed.report", ""),
         autoescape=True,
@@ -30,7 +37,7 @@ def template(page: str) -> Template:
     found.globals["new_terms"] = set
     found.filters["explain"] = explain
     found.globals["parts"] = found.get_template("parts/macros.html.jinja").module
-    return found.get_template(f"{page}/page.html.jinja")
+    return found
 
 
 def as_script(data: dict[str, Any]) -> str:
