@@ -144,7 +144,7 @@ def test_a_type_checker_sees_types(tmp_path: Path) -> None:
     assert (PACKAGE / "py.typed").exists()
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
-    # As `make check` calls it, whose memory of every module it finds: a second, and not half a minute.
+    # As `make check` calls it, whose memory of every module it finds: a second, not half a minute.
     done = subprocess.run(
         [sys.executable, "-m", "mypy", program],
         cwd=ROOT,
