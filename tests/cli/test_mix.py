@@ -35,7 +35,7 @@ def test_sources_are_mixed(run: Run, signatures: list[Path], tmp_path: Path) -> 
     lines = table.splitlines()
     assert lines[0].startswith("target by activation: ")
     assert lines[0].endswith("of 2 sources used")
-    assert any(line.startswith("expressed by no mixture") for line in lines)
+    assert any(line.startswith("residual (expressed by none)") for line in lines)
     assert any(line.startswith("interleave_datasets([") for line in lines)
     assert str(out) in done.out
     as_json = run("mix", *signatures, "-o", out, "--by", "activation", "--json")

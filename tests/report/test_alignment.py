@@ -223,7 +223,7 @@ def test_what_was_not_kept_is_left_out(twelve: Alignments) -> None:
     assert {"maps", "pairs", "tasks", "provenance"} <= ids
     assert not {"coupling", "direction", "figure-activation"} & ids
     assert [term.name for term in alignment.terms(bare)] == ["joint"]
-    assert "coupling raises" not in page
+    assert "inputs and their errors alone" not in page
     unsigned = replace(twelve, first_moment=None)
     assert 'id="coupling"' in page_of(unsigned)
     assert 'id="direction"' not in page_of(unsigned)

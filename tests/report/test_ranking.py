@@ -229,6 +229,10 @@ def test_a_page_offers_no_mixture_that_makes_little_of_the_target() -> None:
     assert line in mixed(mixture(3))
     left = replace(mixture(3), residual=Estimate(0.928, 0.9, 0.956))
     assert line not in mixed(left)
+    roughly = "others within their intervals may do as well"
+    assert roughly not in mixed(mixture(3))
+    wide = [replace(one, weight=Estimate(0.5, 0.0, 1.0)) for one in mixture(3).shares]
+    assert roughly in mixed(replace(mixture(3), shares=tuple(wide)))
     lost = Estimate(None, reason="too few samples")
     shares = tuple(replace(one, weight=lost, probability=0.0) for one in mixture(3).shares)
     assert line not in mixed(replace(mixture(3), shares=shares, total=lost, residual=lost))

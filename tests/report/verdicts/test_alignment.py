@@ -84,7 +84,8 @@ def test_two_tasks() -> None:
     assert sentence(two) == (
         f"{two.names[0]} and {two.names[1]} have {joint} in common (1: the same, 0: nothing)."
     )
-    assert "Coupling is " in verdict(two).change
+    coupling = wording.full(two.coupling.estimate(0, 1), wording.three)
+    assert f"the two are {coupling} times as alike as what" in verdict(two).change
     assert verdict(two).next == ""
     low, value = two.joint.low.copy(), two.joint.value
     low[0, 1] = low[1, 0] = -0.1
@@ -111,9 +112,10 @@ def test_coupling_is_counted() -> None:
     up = sum(low[p.first, p.second] > 1 for p in pairs)
     down = sum(high[p.first, p.second] < 1 for p in pairs)
     assert min(up, down) > 0
-    said = f"raises the joint of {up} of 66 pairs and lowers that of {down}, beyond"
-    assert said in verdict(twelve).change
-    assert "oupling" not in verdict(replace(twelve, coupling=None)).change
+    said = verdict(twelve).change
+    assert f"Of 66 pairs, {up} are surely more alike than what their inputs" in said
+    assert said.endswith(f"alone say, and {down} less.")
+    assert "inputs" not in verdict(replace(twelve, coupling=None)).change
 
 
 @pytest.mark.parametrize(

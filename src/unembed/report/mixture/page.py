@@ -10,7 +10,7 @@ from unembed.report.parts.page import template
 from unembed.report.parts.parts import Section
 from unembed.report.parts.scales import scale_of
 from unembed.report.parts.wording import count, counted, interval, point, share
-from unembed.report.verdicts.mixture import verdict
+from unembed.report.verdicts.mixture import vague, verdict
 from unembed.runs.manifest import FinishedRun
 from unembed.selection.mixing.record import Mixture, Share
 from unembed.selection.mixing.text import by_weight, interleave_line
@@ -37,6 +37,7 @@ def mixture_page(
         forest=forest(mixture),
         matched=named(mixture.by).matched,
         line=None if mixture.mostly_left else interleave_line(mixture),
+        vague=vague(mixture),
         facts=with_command(facts, command),
     )
 

@@ -125,17 +125,18 @@ def _found(alignments: Alignments) -> str:
 
 
 def _coupling(alignments: Alignments, pairs: Sequence[TaskPair]) -> str:
-    """Where errors and states go together, in words."""
+    """How often coupling is not 1, in words."""
     if alignments.coupling is None:
         return ""
+    told = "what their inputs and their errors alone say"
     if len(pairs) == 1:
         found = estimate(alignments, "coupling", pairs[0])
-        return f"Coupling is {full(found, FORMS['coupling'])}, where 1 is none."
+        return f"the two are {full(found, FORMS['coupling'])} times as alike as {told}."
     sides = [side_of(estimate(alignments, "coupling", pair), 1.0) for pair in pairs]
     up, down = sides.count(1), sides.count(-1)
     return (
-        f"Coupling raises the joint of {count(up)} of {count(len(pairs))} pairs and lowers that of "
-        f"{count(down)}, beyond their intervals."
+        f"Of {count(len(pairs))} pairs, {count(up)} are surely more alike than {told}, and "
+        f"{count(down)} less."
     )
 
 

@@ -50,15 +50,20 @@ def sentence(mixture: Mixture) -> str:
             "expressed by none."
         )
     makes = residual.high is not None and residual.high <= MOSTLY
-    if max(map(_width, used)) > VAGUE:
+    if vague(mixture):
         if makes:
             return f"{target} can be mixed from these sources, but how much of each is not known."
         return f"How much of each source to mix for {target} is not known."
-    parts = [f"{_percent(one)} {one.name}" for one in used[:MOST_NAMED]]
+    parts = [f"{full(one.weight, share)} {one.name}" for one in used[:MOST_NAMED]]
     if len(used) > MOST_NAMED:
         parts.append(counted(len(used) - MOST_NAMED, "more source"))
     though = "" if makes else ", which may leave most of it unexpressed"
     return f"{target} is best mixed from {listed(parts)}{though}."
+
+
+def vague(mixture: Mixture) -> bool:
+    """Whether a weight is known too roughly to be named."""
+    return any(_width(one) > VAGUE for one in _used(mixture))
 
 
 def _quality(mixture: Mixture) -> str:
@@ -138,10 +143,6 @@ def _width(one: Share) -> float:
     if one.weight.low is None or one.weight.high is None:
         return 1.0
     return one.weight.high - one.weight.low
-
-
-def _percent(one: Share) -> str:
-    return full(one.weight, share)
 
 
 def _some(names: list[str]) -> str:

@@ -37,7 +37,7 @@ def mixture_rows(mixture: Mixture) -> list[tuple[str, str]]:
     return [
         *((one.name, full(one.weight, share)) for one in listed),
         ("weights before they sum to 1", full(mixture.total, two)),
-        ("expressed by no mixture", residual_words(mixture.residual)),
+        ("residual (expressed by none)", residual_words(mixture.residual)),
     ]
 
 
