@@ -44,7 +44,7 @@ def _comparison() -> str:
 
 
 def _refinement() -> str:
-    links = ("heldout/report.html", "training/report.html")
+    links = {one: f"{one}/report.html" for one in ("heldout", "training")}
     return refinement_page("base, refined", make_refinement(), Recipe().to_json(), FACTS, links)
 
 

@@ -25,12 +25,14 @@ from unembed.report.comparison.charts import differences
 from unembed.report.comparison.divergences import divergence_section
 from unembed.report.comparison.flip_quotes import MOST_PAIRS, MOST_QUOTED, flips_of, flips_section
 from unembed.report.comparison.flow import streams
-from unembed.report.comparison.groups import tokens_section
+from unembed.report.comparison.groups import groups_section, tokens_section
 from unembed.report.comparison.maps import net_map
 from unembed.report.comparison.margins import margins_section
 from unembed.report.comparison.page import comparison_page, sections_of
 from unembed.report.comparison.text import flip_text_view
+from unembed.report.exports import as_markdown
 from unembed.report.parts import wording
+from unembed.report.parts.parts import card, estimates_table
 from unembed.stats.estimate import Estimate
 
 NAMES = [f"doc </option><b>{i}\u202e" for i in range(12)]
@@ -408,6 +410,38 @@ class TestMargins:
         words = SHARPENING_VERDICTS[check.verdict]
         assert shown["where both tokens stayed"] == words[0].lower() + words[1:]
         assert {"median Δ margin (logits)", "median Δ scale-free margin"} <= set(shown)
+
+
+class TestFewDocuments:
+    def test_cards_say_how_many_and_cells_are_marked_where_the_table_explains_it(
+        self, comparison: Comparison
+    ) -> None:
+        summary = comparison.summary
+        two = replace(summary.flips.churn, documents=2)
+        bare = card("Churn", two, wording.share)
+        assert bare.n == f"{wording.count(two.n)}, of 2 documents"
+        group = replace(summary.by_class[0], flips=replace(summary.by_class[0].flips, churn=two))
+        [table] = groups_section(replace(summary, by_word_start=(group,))).tables
+        assert table.rows[0][-1].endswith("]\u00a0†") or "†" in table.rows[0][8]
+        assert (
+            table.heading
+            == f"{table.caption}. †\u00a0of fewer than 10 documents: the interval is rough"
+        )
+        assert "† of fewer than 10 documents" in as_markdown(table).replace("\u00a0", " ")
+        many = estimates_table("Churn", {"churn": (replace(two, documents=10), wording.share)})
+        assert many.heading == "Churn"
+        few = estimates_table("Churn", {"churn": (two, wording.share)})
+        assert few.rows[0][2] == f"{wording.interval(two, wording.share)}\u00a0†"
+        assert few.heading.startswith("Churn. †")
+
+    def test_a_mark_stands_only_behind_a_figure(self) -> None:
+        unknown = Estimate(None, reason="no position", documents=2)
+        wide = Estimate(0.5, 0.0, 1.0, 9, documents=2)
+        assert wording.cell(unknown, wording.share) == "none: no position"
+        assert wording.cell(wide, wording.share) == "not determined"
+        lone = Estimate(0.5, n=9, documents=1)
+        assert wording.cell(lone, wording.share) == "50.0\u00a0% (no interval)\u00a0†"
+        assert wording.interval_cell(lone, wording.share) == "†"
 
 
 class TestSpecialCases:

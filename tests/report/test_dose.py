@@ -130,19 +130,19 @@ def test_numbers_are_those_of_the_records(
                 (figures.mean_change, wording.signed),
                 (figures.nll_change, wording.signed),
             ):
-                assert wording.full(estimate, form) in page
+                assert wording.cell(estimate, form) in page
             for group in (*row.by_frequency, *row.by_band):
                 if group.accuracy.value is not None:
-                    assert wording.full(group.accuracy, wording.fine_share) in page
+                    assert wording.cell(group.accuracy, wording.fine_share) in page
             if row.over_control is not None:
-                assert wording.full(row.over_control.right_to_wrong, wording.points) in page
+                assert wording.cell(row.over_control.right_to_wrong, wording.points) in page
     for one in heldout.matched:
         if one.difference.value is not None:
-            assert wording.full(one.difference, wording.points) in page
-            assert wording.full(one.difference, wording.points) in page
+            assert wording.cell(one.difference, wording.points) in page
+            assert wording.cell(one.difference, wording.points) in page
     read_outs = heldout.rows[1].read_outs
     assert read_outs is not None
-    assert wording.full(read_outs.changes[0].ratio, wording.decimal) in page
+    assert wording.cell(read_outs.changes[0].ratio, wording.decimal) in page
 
 
 def test_counts_are_shares_of_the_positions(heldout: DoseTable) -> None:

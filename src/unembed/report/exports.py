@@ -113,7 +113,7 @@ def as_markdown(table: Table) -> str:
     rows = [table.head, *table.rows]
     first, *rest = ("| " + " | ".join(map(_for_markdown, row)) + " |" for row in rows)
     rule = "|:---" + "|---:" * (len(table.head) - 1) + "|"
-    caption = _for_markdown(table.caption)
+    caption = _for_markdown(table.heading)
     return "\n".join((f"<!-- {MADE} -->", f"**{caption}**", "", first, rule, *rest, ""))
 
 
@@ -127,7 +127,7 @@ def as_latex(table: Table) -> str:
         (
             f"% {MADE}; needs \\usepackage{{booktabs}}",
             r"\begin{table}",
-            rf"\caption{{{for_latex(table.caption)}}}",
+            rf"\caption{{{for_latex(table.heading)}}}",
             rf"\begin{{tabular}}{{{columns}}}",
             r"\toprule",
             lines[0],
@@ -165,7 +165,13 @@ _LATEX = {
     **{"\u00a0": "~", "–": "--", "’": "'", "…": r"\ldots{}", "·": r"\textperiodcentered{}"},
     **{"−": "$-$", "×": r"$\times$", "→": r"$\to$", "≥": r"$\ge$", "≤": r"$\le$", "∞": r"$\infty$"},
     **{"‖": r"$\|$", "±": r"$\pm$", "²": "$^2$", "⁺": "$^+$", "▲": r"$\blacktriangle$"},
-    **{"▼": r"$\blacktriangledown$", "✓": r"$\checkmark$", "⏎": r"$\hookleftarrow$", "◌": "o"},
+    **{
+        "▼": r"$\blacktriangledown$",
+        "✓": r"$\checkmark$",
+        "†": r"\dag{}",
+        "⏎": r"$\hookleftarrow$",
+        "◌": "o",
+    },
     **{"α": r"$\alpha$", "β": r"$\beta$", "δ": r"$\delta$", "ε": r"$\varepsilon$", "η": r"$\eta$"},
     **{"λ": r"$\lambda$", "ρ": r"$\rho$", "Δ": r"$\Delta$"},
 }

@@ -18,11 +18,11 @@ from unembed.report.alignment.pairs import (
 )
 from unembed.report.parts.parts import Table, table_of
 from unembed.report.parts.wording import (
+    cell,
     count,
     counted,
     decimal,
-    full,
-    interval,
+    interval_cell,
     known,
     point,
     side_of,
@@ -81,7 +81,7 @@ def coupling_tables(alignments: Alignments) -> tuple[Table, ...]:
             columns: dict[str, Callable[[TaskPair], str]] = {
                 "pair": lambda pair: pair_name(alignments, pair),
                 "coupling": lambda pair: point(found[pair], three),
-                "95 % interval": lambda pair: interval(found[pair], three),
+                "95 % interval": lambda pair: interval_cell(found[pair], three),
             }
             tables.append(table_of(caption + more, ours[:MOST_COUPLINGS], columns))
     return tuple(tables)
@@ -120,6 +120,6 @@ def _cell(alignments: Alignments, kind: str, pair: TaskPair) -> str:
     found = estimate(alignments, kind, pair)
     if found.value is None or kind not in ("joint", "coupling"):
         return known(found.value, FORMS[kind])
-    return full(found, FORMS[kind]) + (
+    return cell(found, FORMS[kind]) + (
         COUPLING_SIGNS[side_of(found, 1.0)] if kind == "coupling" else ""
     )

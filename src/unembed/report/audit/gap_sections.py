@@ -7,7 +7,7 @@ from unembed.decisions.audit.summary import AuditSummary, NativeHead
 from unembed.report.audit import gap_charts
 from unembed.report.parts.drawing import draw
 from unembed.report.parts.parts import Figure, Key, Section, Table, estimates_table, table_of
-from unembed.report.parts.wording import Wording, count, decimal, full, share
+from unembed.report.parts.wording import Wording, cell, count, decimal, share
 from unembed.stats.estimate import Estimate
 
 
@@ -118,13 +118,13 @@ def _curve(gap: GapFit) -> Table:
 def _fits(gap: GapFit) -> Table:
     def row(name: str, fit: LineFit) -> tuple[str, ...]:
         window = f"{decimal(fit.epsilon_min)} to {decimal(fit.epsilon_max)}, {fit.points} points"
-        found = (full(one, decimal) for one in (fit.beta, fit.intercept, fit.alpha))
+        found = (cell(one, decimal) for one in (fit.beta, fit.intercept, fit.alpha))
         return (name, window, *found, f"{fit.r_squared:.5f}")
 
     rows = [row("published protocol", gap.published)]
     if gap.fixed is not None:
         rows.append(row("fixed window", gap.fixed))
-    at_zero = full(gap.density_at_zero, decimal)
+    at_zero = cell(gap.density_at_zero, decimal)
     rows.append(("density at 0⁺", "limit of small ε", "", "", at_zero, ""))
     return Table(
         f"Fits over {count(gap.n)} positions, with 95 % intervals",

@@ -25,15 +25,7 @@ from unembed.report.parts.parts import (
     table_of,
 )
 from unembed.report.parts.text import MOST_CANDIDATES, text_view
-from unembed.report.parts.wording import (
-    between,
-    count,
-    decimal,
-    full,
-    point,
-    share,
-    size,
-)
+from unembed.report.parts.wording import between, cell, count, decimal, full, point, share, size
 from unembed.runs.manifest import FinishedRun
 from unembed.stats.estimate import Estimate
 
@@ -188,9 +180,9 @@ def _trust(summary: AuditSummary) -> Section:
         {
             "margin": lambda one: between(one.low, one.high),
             "positions": lambda one: count(one.n),
-            "share": lambda one: full(one.share, share),
-            "accuracy": lambda one: full(one.accuracy, share),
-            "confidence": lambda one: full(one.confidence, share),
+            "share": lambda one: cell(one.share, share),
+            "accuracy": lambda one: cell(one.accuracy, share),
+            "confidence": lambda one: cell(one.confidence, share),
         },
     )
     grid = summary.entropy_margin

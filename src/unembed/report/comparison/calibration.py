@@ -9,7 +9,7 @@ from unembed.decisions.comparison.prediction import ChanceBin, FlipPrediction
 from unembed.report.comparison import charts
 from unembed.report.parts.drawing import draw
 from unembed.report.parts.parts import Figure, Key, Section, Table, estimates_table, table_of
-from unembed.report.parts.wording import count, decimal, full, points, share, signed
+from unembed.report.parts.wording import cell, count, decimal, points, share, signed
 from unembed.stats.estimate import Estimate
 
 
@@ -18,8 +18,8 @@ def calibration_section(calibration: CalibrationComparison) -> Section:
     before, after = calibration.before, calibration.after
 
     def row(name: str, of: str, difference: Estimate | None) -> tuple[str, ...]:
-        sides = [full(getattr(side, of), decimal) for side in (before, after)]
-        return name, *sides, "" if difference is None else full(difference, signed)
+        sides = [cell(getattr(side, of), decimal) for side in (before, after)]
+        return name, *sides, "" if difference is None else cell(difference, signed)
 
     def chance(side: Calibration) -> str:
         known = side.ece_by_chance
@@ -81,8 +81,8 @@ def _reliability(when: str, side: Calibration) -> Figure:
         {
             "confidence": lambda one: f"{share(one.low)} to {share(one.high)}",
             "n": lambda one: count(one.n),
-            "mean confidence": lambda one: full(one.confidence, share),
-            "accuracy": lambda one: full(one.accuracy, share),
+            "mean confidence": lambda one: cell(one.confidence, share),
+            "accuracy": lambda one: cell(one.accuracy, share),
         },
     )
     return Figure(
@@ -103,8 +103,8 @@ def _chances(bins: Sequence[ChanceBin]) -> Figure:
         {
             "chance": lambda one: f"{one.low:g} to {one.high:g}",
             "n": lambda one: count(one.n),
-            "predicted": lambda one: full(one.predicted, share),
-            "observed": lambda one: full(one.observed, share),
+            "predicted": lambda one: cell(one.predicted, share),
+            "observed": lambda one: cell(one.observed, share),
         },
     )
     return Figure(

@@ -24,7 +24,7 @@ from unembed.report.parts.marks import (
     quantity,
 )
 from unembed.report.parts.parts import Figure, Key, Section, Table, estimates_table, table_of
-from unembed.report.parts.wording import Wording, count, decimal, fine_share, full, share
+from unembed.report.parts.wording import Wording, cell, count, decimal, fine_share, full, share
 from unembed.stats.estimate import Estimate
 
 FORWARD, BACKWARD = "KL(before‖after)", "KL(after‖before)"
@@ -80,9 +80,9 @@ def _tables(apart: DivergenceSummary) -> tuple[Table, Table]:
             measures,
             {
                 "measure": lambda one: one[0],
-                "mean": lambda one: full(one[1].mean, one[2]),
-                "median": lambda one: full(one[1].median, one[2]),
-                "99\u00a0% quantile": lambda one: full(one[1].high, one[2]),
+                "mean": lambda one: cell(one[1].mean, one[2]),
+                "median": lambda one: cell(one[1].median, one[2]),
+                "99\u00a0% quantile": lambda one: cell(one[1].high, one[2]),
             },
         ),
         estimates_table(
@@ -169,7 +169,7 @@ def _curve_table(first: str, curves: Sequence[NamedMeasure]) -> Table:
         "Share of positions above, with 95 % intervals",
         (first, *(name for name, _measure in curves)),
         tuple(
-            (decimal(points[0].threshold), *(full(point.share, share) for point in points))
+            (decimal(points[0].threshold), *(cell(point.share, share) for point in points))
             for points in zip(*(measure.above for _name, measure in curves), strict=True)
         ),
     )
@@ -188,9 +188,9 @@ def _groups(apart: DivergenceSummary) -> Iterator[Figure]:
                 {
                     noun: lambda one: one.name,
                     "n": lambda one: count(one.n),
-                    f"{FORWARD}, nats": lambda one: full(one.kl_forward, decimal),
-                    "total variation": lambda one: full(one.total_variation, fine_share),
-                    "acceptance": lambda one: full(one.acceptance, fine_share),
+                    f"{FORWARD}, nats": lambda one: cell(one.kl_forward, decimal),
+                    "total variation": lambda one: cell(one.total_variation, fine_share),
+                    "acceptance": lambda one: cell(one.acceptance, fine_share),
                 },
             ),
         )

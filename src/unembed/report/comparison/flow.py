@@ -15,7 +15,7 @@ from unembed.report.parts.wording import (
     count,
     counted,
     decimal,
-    interval,
+    interval_cell,
     p_value,
     p_value_of,
     points,
@@ -112,7 +112,7 @@ def flow_section(summary: ComparisonSummary) -> Section:
             "n": lambda one: count(one.count),
             "share": lambda one: share(one.count / max(1, flips.n)),
             "95 % interval": lambda one: (
-                interval(shares[one.label], share) if one.label in shares else ""
+                interval_cell(shares[one.label], share) if one.label in shares else ""
             ),
         },
     )

@@ -13,8 +13,8 @@ from unembed.report.parts.drawing import draw
 from unembed.report.parts.parts import Figure, Key, Section, Table, table_of
 from unembed.report.parts.wording import (
     between,
+    cell,
     count,
-    full,
     p_value,
     part,
     point,
@@ -139,17 +139,17 @@ def _group_table(caption: str, first: str, groups: Sequence[FlipGroup]) -> Table
     columns: dict[str, Callable[[FlipGroup], str]] = {
         first: lambda one: one.name,
         "n": lambda one: count(one.flips.n),
-        "accuracy before": lambda one: full(one.flips.accuracy_before, share),
-        "accuracy after": lambda one: full(one.flips.accuracy_after, share),
-        "difference": lambda one: full(one.flips.accuracy_difference, points),
+        "accuracy before": lambda one: cell(one.flips.accuracy_before, share),
+        "accuracy after": lambda one: cell(one.flips.accuracy_after, share),
+        "difference": lambda one: cell(one.flips.accuracy_difference, points),
         "gained": lambda one: count(one.flips.wrong_to_right),
         "lost": lambda one: count(one.flips.right_to_wrong),
         "net": lambda one: signed_count(one.flips.net),
-        "churn": lambda one: full(one.flips.churn, share),
+        "churn": lambda one: cell(one.flips.churn, share),
     }
     if any(group.share_of_net.value is not None for group in groups):
         why = ""
-        columns["share of net"] = lambda one: full(one.share_of_net, part)
+        columns["share of net"] = lambda one: cell(one.share_of_net, part)
     else:
         why = f"; shares of the net: {point(groups[0].share_of_net, part)}"
     caption = f"{caption}, with 95 % intervals{why}"
@@ -163,9 +163,9 @@ def _bands(bands: Sequence[BandMovement]) -> Table:
         {
             "margin, logits": lambda one: between(one.low, one.high),
             "n before": lambda one: count(one.n_before),
-            "accuracy before": lambda one: full(one.accuracy_before, share),
+            "accuracy before": lambda one: cell(one.accuracy_before, share),
             "n after": lambda one: count(one.n_after),
-            "accuracy after": lambda one: full(one.accuracy_after, share),
+            "accuracy after": lambda one: cell(one.accuracy_after, share),
         },
     )
 

@@ -10,7 +10,7 @@ from unembed.decisions.comparison.movement import (
 from unembed.decisions.comparison.summary import ComparisonSummary
 from unembed.report.parts.histogram import histogram_figure
 from unembed.report.parts.parts import Section, Table, estimates_table
-from unembed.report.parts.wording import change, count, decimal, full, part, share, signed
+from unembed.report.parts.wording import cell, change, count, decimal, full, part, share, signed
 
 
 def sharpening_words(check: Sharpening) -> str:
@@ -104,5 +104,5 @@ def _expansion(caption: str, group: Expansion) -> Table:
     return Table(
         f"{caption}, n = {count(group.n)}: after − before, with 95 % intervals",
         ("figure", "Δ margin, logits", "Δ scale-free margin"),
-        tuple((name, full(one, form), full(two, form)) for name, (one, two, form) in rows.items()),
+        tuple((name, cell(one, form), cell(two, form)) for name, (one, two, form) in rows.items()),
     )

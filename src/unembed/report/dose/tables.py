@@ -11,13 +11,13 @@ from unembed.report.dose.charts import Measure, figure_of, row_name
 from unembed.report.parts.parts import Table, table_of
 from unembed.report.parts.wording import (
     Wording,
+    cell,
     change,
     count,
     decimal,
     fine_part,
     fine_share,
-    full,
-    interval,
+    interval_cell,
     point,
     points,
     signed,
@@ -92,7 +92,7 @@ def published_tables(table: DoseTable) -> tuple[Table, ...]:
             everything,
             _accuracies("by_frequency", FREQUENCY_NAMES)
             | {
-                "share of net, 100+": lambda row: full(row.by_frequency[-1].share_of_net, fine_part)
+                "share of net, 100+": lambda row: cell(row.by_frequency[-1].share_of_net, fine_part)
             },
         ),
         _table(
@@ -126,11 +126,11 @@ def read_out_table(rows: Sequence[DoseRow]) -> Table | None:
     head, lines = ["dose"], [["start"], *([row_name(row)] for row in known)]
     for name, flips in start.items():
         head += [name, "over start", "over no penalty"]
-        lines[0] += [full(flips.before, fine_share), "", ""]
+        lines[0] += [cell(flips.before, fine_share), "", ""]
         for line, row in zip(lines[1:], known, strict=True):
             own, control = flips_of(row.read_outs)[name], flips_of(row.read_outs_over_control)
-            over = full(control[name].ratio, decimal) if control else ""
-            line += [full(own.after, fine_share), full(own.ratio, decimal), over]
+            over = cell(control[name].ratio, decimal) if control else ""
+            line += [cell(own.after, fine_share), cell(own.ratio, decimal), over]
     caption = (
         "Flips under a disturbance, over the starting model’s, and over those without a penalty"
     )
@@ -165,7 +165,7 @@ def matched_table(words: str, matched: Sequence[Matched], gain: str) -> Table:
     for one in ours:
         pairs.setdefault(f"{one.first} − {one.second}", {})[one.damage] = one.difference
     rows = tuple(
-        (pair, *(full(cells[damage], points) for damage in DAMAGES))
+        (pair, *(cell(cells[damage], points) for damage in DAMAGES))
         for pair, cells in pairs.items()
     )
     at = next((f", {percent(one.at)}" for one in ours if one.at is not None), "")
@@ -181,9 +181,9 @@ def dose_cells(measure: Measure, rows: Sequence[DoseRow]) -> Table:
         rows,
         {
             "value": lambda row: point(figure_of(row, measure), form),
-            "95 % interval": lambda row: interval(figure_of(row, measure), form),
+            "95 % interval": lambda row: interval_cell(figure_of(row, measure), form),
             "minus no penalty": lambda row: (
-                full(getattr(row.over_control, field), form) if row.over_control else ""
+                cell(getattr(row.over_control, field), form) if row.over_control else ""
             ),
         },
     )
@@ -207,28 +207,28 @@ def _with_reasons(table: Table) -> Table:
 
 
 def _figure(name: str, form: Wording) -> CellOf:
-    return lambda row: full(getattr(row.figures, name), form)
+    return lambda row: cell(getattr(row.figures, name), form)
 
 
 def _over_control(name: str) -> CellOf:
-    return lambda row: full(getattr(row.over_control, name), points)
+    return lambda row: cell(getattr(row.over_control, name), points)
 
 
 def _counted(name: str) -> CellOf:
     """A share of the positions with the number that it is."""
 
-    def cell(row: DoseRow) -> str:
+    def words(row: DoseRow) -> str:
         estimate: Estimate = getattr(row.figures, name)
-        return f"{_number(estimate)}, {full(estimate, fine_share)}"
+        return f"{_number(estimate)}, {cell(estimate, fine_share)}"
 
-    return cell
+    return words
 
 
 def _accuracies(groups: str, names: Sequence[str]) -> dict[str, CellOf]:
     """The accuracy of each group, in the order of their names."""
 
     def column(index: int) -> CellOf:
-        return lambda row: full(getattr(row, groups)[index].accuracy, fine_share)
+        return lambda row: cell(getattr(row, groups)[index].accuracy, fine_share)
 
     return {name: column(index) for index, name in enumerate(names)}
 

@@ -40,6 +40,12 @@ class Table:
     faint: frozenset[int] = frozenset()
     estimates: tuple[Estimate | None, ...] = ()
 
+    @property
+    def heading(self) -> str:
+        """The caption, and what the mark of few documents says where a cell has it."""
+        marked = any(cell.endswith(wording.FEW_MARK) for row in self.rows for cell in row[1:])
+        return f"{self.caption}. {wording.FEW_LEGEND}" if marked else self.caption
+
 
 @dataclass(frozen=True)
 class Key:
@@ -84,7 +90,7 @@ def card(label: str, estimate: Estimate, form: Wording, unit: str = "", remark: 
         value=None if estimate.value is None else wording.point(estimate, form),
         unit=unit,
         interval=wording.interval(estimate, form),
-        n=wording.count(estimate.n),
+        n=", ".join(filter(None, (wording.count(estimate.n), wording.few_documents(estimate)))),
         reason=estimate.reason or "",
         remark=remark,
     )
@@ -113,7 +119,7 @@ def estimates_table(
         tuple(
             (name, one, "")
             if isinstance(one, str)
-            else (name, wording.point(*one), wording.interval(*one))
+            else (name, wording.point(*one), wording.interval_cell(*one))
             for name, one in rows.items()
         ),
         estimates=tuple(None if isinstance(one, str) else one[0] for one in rows.values()),

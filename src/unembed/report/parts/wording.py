@@ -7,9 +7,10 @@ from unicodedata import category
 
 from unembed.runs.visible import visible as visible
 from unembed.stats.estimate import Estimate
+from unembed.stats.forms import FEW_DOCUMENTS, Form
 from unembed.stats.forms import PERCENT as PERCENT
 from unembed.stats.forms import POINTS as POINTS
-from unembed.stats.forms import Form
+from unembed.stats.forms import bounded as bounded
 from unembed.stats.forms import change as change
 from unembed.stats.forms import cosine as cosine
 from unembed.stats.forms import decimal as decimal
@@ -32,6 +33,27 @@ from unembed.stats.forms import whole_percent as whole_percent
 Wording = Form
 
 _BLANKS = {"\n": "⏎", "\t": "→", "\u00a0": "·", " ": "·"}
+
+
+FEW_MARK = "†"
+"""Stands behind what rests on few documents where a cell has no room to say so."""
+
+FEW_LEGEND = f"{FEW_MARK}\u00a0of fewer than {FEW_DOCUMENTS} documents: the interval is rough"
+
+
+def cell(estimate: Estimate, form: Form) -> str:
+    """``full`` in a table, which explains the ``FEW_MARK`` of what rests on few documents."""
+    return f"{bounded(estimate, form)}{_mark(estimate, form)}"
+
+
+def interval_cell(estimate: Estimate, form: Form) -> str:
+    """``interval`` in a table, marked as ``cell`` is."""
+    return f"{interval(estimate, form)}{_mark(estimate, form)}".strip()
+
+
+def _mark(estimate: Estimate, form: Form) -> str:
+    few = determined(estimate, form) and few_documents(estimate)
+    return f"\u00a0{FEW_MARK}" if few else ""
 
 
 def count(n: int) -> str:

@@ -17,11 +17,11 @@ from unembed.report.parts.parts import Card, Section, Table, card, estimates_tab
 from unembed.report.parts.wording import (
     Wording,
     capital,
+    cell,
     count,
     counted,
     decimal,
-    full,
-    interval,
+    interval_cell,
     point,
     points,
     share,
@@ -144,7 +144,7 @@ def cost_section(summary: RefinementSummary) -> Section:
     changes = []
     for name, form, unit, path in GAIN_AND_COST:
         found = [attrgetter(path)(side) for side in sides]
-        cells = (word(one, form) for one in found for word in (point, interval))
+        cells = (word(one, form) for one in found for word in (point, interval_cell))
         changes.append((f"{name}, {unit}" if unit else name, *cells))
     levels = []
     for name, form, before, after in (
@@ -152,7 +152,7 @@ def cost_section(summary: RefinementSummary) -> Section:
         ("accuracy", share, "flips.accuracy_before", "flips.accuracy_after"),
     ):
         found = [one for side in sides for one in attrgetter(before, after)(side)]
-        levels.append((name, *(full(one, form) for one in found)))
+        levels.append((name, *(cell(one, form) for one in found)))
     return Section(
         "cost",
         "Gain and cost",
@@ -233,7 +233,7 @@ def _scored(
         point(before, decimal),
         point(after, decimal),
         point(difference, signed),
-        interval(difference, signed),
+        interval_cell(difference, signed),
         _or_blank(standard_error, decimal),
     )
 
