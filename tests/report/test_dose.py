@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from html import unescape
 
 import pytest
 
@@ -15,6 +16,7 @@ from unembed.report.dose import page as dose
 from unembed.report.dose import tables as dose_tables
 from unembed.report.dose.page import dose_page
 from unembed.report.parts import wording
+from unembed.report.verdicts.dose import verdict
 from unembed.stats.estimate import Estimate
 from unembed.training.doses.records import TEMPERATURE, DoseTable
 from unembed.training.doses.table import DosePoint, dose_table
@@ -169,31 +171,23 @@ def test_what_does_not_exist_is_explained_once(heldout: DoseTable) -> None:
     assert "none" not in matched[0].caption
 
 
-def test_the_reading_names_the_largest_certain_difference(
-    heldout: DoseTable,
-) -> None:
-    ours = [
-        one
-        for one in heldout.matched
-        if (one.gain, one.damage) == ("median_margin_gain", "right_to_wrong")
-        and TEMPERATURE not in (one.first, one.second)
-    ]
-    largest = max(ours, key=lambda one: abs(one.difference.value or 0))
-    words = dose.reading(with_differences(heldout, 0.01, 0.2))
-    assert words == largest.verdict[0].upper() + largest.verdict[1:] + "."
-    assert "no two objectives are told apart" in dose.reading(with_differences(heldout, -0.1, 0.2))
+def test_the_page_begins_with_the_verdict(page: str, heldout: DoseTable) -> None:
+    found = verdict(heldout)
+    head = unescape(page[: page.index("<main>")])
+    assert f'<p class="reading">{found.sentence}</p>' in head
+    for bullet in (found.quality, found.change, found.trust, f"<code>{found.next}</code>"):
+        assert bullet in head
+    assert TEMPERATURE not in str(found)
+
+
+def test_the_lead_of_the_comparisons_says_how_many_there_are(heldout: DoseTable) -> None:
     alone = replace(heldout, matched=tuple(m for m in heldout.matched if m.second == TEMPERATURE))
-    last = heldout.rows[-3].figures.right_to_wrong
-    words = dose.reading(alone)
-    assert words.startswith("Entropy 0.6: the median margin changes by +")
-    assert wording.full(last, wording.fine_share) in words
     assert len(dose.verdicts(alone)[0].sentences) == 3
     nothing = Estimate(None, reason="margin reaches only +8 %")
     short = tuple(
         replace(one, at=None, difference=nothing, verdict="a and b cannot be compared: far")
         for one in heldout.matched
     )
-    assert dose.reading(replace(heldout, matched=short)) == "A and b cannot be compared: far."
     made = sum(one.difference.low is not None for one in heldout.matched)
     assert 0 < made < len(heldout.matched)
     assert f"{made} comparisons were made" in dose.verdicts_lead(heldout)

@@ -64,7 +64,7 @@ def test_every_dose_is_there_once_with_its_controls(run: Path) -> None:
     done = Doses.load(run)
     assert done.failed == {}
     names = [row.name for row in done.heldout.rows]
-    assert names[:3] == ["none 0", "margin 3", "fisher-expand 1"]
+    assert names[:3] == ["no penalty", "margin 3", "fisher-expand 1"]
     matched = {row.matched_to for row in done.heldout.rows[3:]}
     assert matched == {"none 0", "margin 3", "fisher-expand 1"}
     assert all(row.seeds == (0, 1) for row in done.heldout.rows[:3])
@@ -136,7 +136,7 @@ def test_a_point_that_fails_is_noted(
     grid = replace(GRID, objectives=(Objective("margin"),), weights=(1.0,), seeds=(0,))
     done = dose(*bundled, grid, out=tmp_path / "run")
     assert done.failed == {"margin-1-seed0": "the run diverged"}
-    assert [row.name for row in done.heldout.rows][:1] == ["none 0"]
+    assert [row.name for row in done.heldout.rows][:1] == ["no penalty"]
     assert "the run diverged" in str(done)
     assert Doses.load(tmp_path / "run") == done
     shutil.rmtree(tmp_path / "run" / "points" / "none-0-seed0")

@@ -28,7 +28,13 @@ from unembed.training.doses.frontier import (
     common_gain,
     compared,
 )
-from unembed.training.doses.records import DoseFigures, DoseRow, DoseTable, headline
+from unembed.training.doses.records import (
+    TEMPERATURE,
+    DoseFigures,
+    DoseRow,
+    DoseTable,
+    headline,
+)
 from unembed.training.doses.seed_draws import difference_over_seeds, over_seeds
 from unembed.training.doses.table import DosePoint, dose_table
 
@@ -384,7 +390,7 @@ def test_verdicts_in_words() -> None:
     same = verdicts({0: cheap, 1: cheap}, {None: cheap}).verdict.replace("\u00a0", " ")
     assert same == (
         "at +30.0 % median margin, fisher and margin are not told apart in right-to-wrong: "
-        "difference +0.00 pp [+0.00, +0.00]"
+        "difference 0 pp [0, 0]"
     )
     short = verdicts({0: cheap}, {0: curve([0.01, 0.08], [0, 1])}, at=0.2)
     assert short.verdict.replace("\u00a0", " ").endswith("margin reaches only +8.0 % median margin")
@@ -547,12 +553,15 @@ def test_the_same_points_give_the_same_table(
     assert dose_table(grid.start, points, resamples=RESAMPLES, seed=SEED) == table
 
 
-def test_the_headline_names_every_dose_and_verdict(table: DoseTable) -> None:
+def test_the_headline_is_a_line_for_each_dose_that_was_trained(table: DoseTable) -> None:
     lines = headline(table)
-    assert [name for name, _ in lines[1:10]] == [row.name for row in table.rows]
-    told = [one for one in table.matched if "median margin" in one.verdict and one.at is not None]
-    assert [words for _, words in lines[10:]] == [one.verdict for one in told]
-    assert 0 < len(told) < len(table.matched)
+    trained = [row.name for row in table.rows if row.objective != TEMPERATURE]
+    assert [name for name, _ in lines[1:]] == trained
+    assert trained[0] == "no penalty"
+    assert len(trained) == len(table.rows) - 2
+    assert table.rows[-1].name == "logits × 2.000, as fisher 0.6"
+    unmoved = replace(table.rows[-1], matched_to="none 0, fisher 0.6")
+    assert unmoved.name == "logits × 2.000, as no penalty, fisher 0.6"
 
 
 def test_what_is_refused(grid: Grid, points: list[DosePoint]) -> None:

@@ -58,7 +58,7 @@ def frontier(rows: Sequence[DoseRow], gain: Measure, damage: Measure, at: float 
             for measure, one in ((gain, x), (damage, y))
         )
         place = interval_fields(x, "x") | interval_fields(y, "y")
-        found.append(_look(row) | place | {"tip": f"{row_name(row)}\n{tip}"})
+        found.append(_look(row) | place | {"tip": f"{row.name}\n{tip}"})
     seeds = [
         _look(row) | {"x": getattr(one, gain.field), "y": getattr(one, damage.field)}
         for row in rows
@@ -88,7 +88,7 @@ def doses(found: Sequence[tuple[DoseRow, Estimate]], measure: Measure) -> Spec:
         if one.value is None:
             continue
         place = names.index(row.objective) - (len(names) - 1) / 2 if row.objective in names else 0
-        tip = f"{row_name(row)}\n{measure.title} {wording.full(one, measure.form)}"
+        tip = f"{row.name}\n{measure.title} {wording.full(one, measure.form)}"
         shifted = row.weight + place * WEIGHT_SHIFT * largest
         marks.append(_look(row) | {"x": shifted, "tip": tip} | interval_fields(one, "y"))
     weights = sorted({row.weight for row, _ in trained})
@@ -100,16 +100,6 @@ def doses(found: Sequence[tuple[DoseRow, Estimate]], measure: Measure) -> Spec:
         points(marks, channels),
     ]
     return {"title": heading(measure.title), "layer": layers}
-
-
-def row_name(row: DoseRow) -> str:
-    """A dose as a reader sees it."""
-    if row.objective == CONTROL:
-        return "no penalty"
-    if row.objective == TEMPERATURE:
-        like = "" if row.matched_to is None else f", as {row.matched_to}"
-        return f"logits × {row.weight:.3f}{like}"
-    return row.name
 
 
 def figure_of(row: DoseRow, measure: Measure) -> Estimate:

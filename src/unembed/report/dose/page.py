@@ -25,13 +25,13 @@ from unembed.report.parts.wording import (
     counted,
     decimal,
     fine_share,
-    full,
     points,
     side_of,
     signed,
     size,
 )
 from unembed.report.refinement.page import recipe_facts
+from unembed.report.verdicts.dose import verdict
 from unembed.runs.manifest import FinishedRun, read_run
 from unembed.runs.provenance import Provenance
 from unembed.training.doses.dose import Doses
@@ -87,7 +87,7 @@ def dose_page(
     """
     return template("dose").render(
         title=title,
-        reading=reading(heldout),
+        verdict=verdict(heldout),
         extent=extent(heldout, training),
         verdicts=verdicts(heldout),
         verdicts_lead=verdicts_lead(heldout),
@@ -115,21 +115,6 @@ def sections_of(doses: Doses) -> tuple[Section, ...]:
 def _sections(heldout: DoseTable) -> tuple[Section, ...]:
     found = (frontier_section(heldout), doses_section(heldout), read_outs_section(heldout))
     return tuple(section for section in found if section is not None)
-
-
-def reading(table: DoseTable) -> str:
-    """The result in one sentence: flips from right to wrong at the same median margin."""
-    found = _pairs(table, "median_margin_gain", "right_to_wrong")
-    if not found or TEMPERATURE in (found[0].first, found[0].second):
-        return _of_the_last(table)
-    certain = [one for one in found if side_of(one.difference, 0.0)]
-    if certain:
-        largest = max(certain, key=lambda one: abs(one.difference.value or 0.0))
-        return capital(largest.verdict) + "."
-    at = [one.at for one in found if one.difference.value is not None]
-    if not at or at[0] is None:
-        return capital(found[0].verdict) + "."
-    return f"At {percent(at[0])} median margin, no two objectives are told apart in right-to-wrong."
 
 
 def extent(heldout: DoseTable, training: DoseTable) -> str:
@@ -287,19 +272,6 @@ def _common_gain(table: DoseTable, gain: str) -> float | None:
     """Where the objectives are compared; None where no two reach the same gain."""
     found = (one.at for one in table.matched if one.gain == gain and one.at is not None)
     return next(found, None)
-
-
-def _of_the_last(table: DoseTable) -> str:
-    """What the largest weight of the only objective did."""
-    rows = [row for row in table.rows if row.objective not in (CONTROL, TEMPERATURE)]
-    if not rows:
-        return "Training without a penalty alone: there is no dose to read."
-    row = rows[-1]
-    return (
-        f"{capital(row.name)}: the median margin changes by "
-        f"{full(row.figures.median_margin_gain, change)}, and "
-        f"{full(row.figures.right_to_wrong, fine_share)} of decisions turn from right to wrong."
-    )
 
 
 def _bare(one: Matched) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 
 from unembed.decisions.comparison.summary import BAND_NAMES
 from unembed.decisions.tokens import CLASSES, FREQUENCY_NAMES
-from unembed.report.dose.charts import Measure, figure_of, row_name
+from unembed.report.dose.charts import Measure, figure_of
 from unembed.report.parts.parts import Table, table_of
 from unembed.report.parts.wording import (
     Wording,
@@ -123,7 +124,7 @@ def read_out_table(rows: Sequence[DoseRow]) -> Table | None:
     if not known:
         return None
     start = flips_of(known[0].read_outs)
-    head, lines = ["dose"], [["start"], *([row_name(row)] for row in known)]
+    head, lines = ["dose"], [["start"], *([row.name] for row in known)]
     for name, flips in start.items():
         head += [name, "over start", "over no penalty"]
         lines[0] += [cell(flips.before, fine_share), "", ""]
@@ -190,7 +191,7 @@ def dose_cells(measure: Measure, rows: Sequence[DoseRow]) -> Table:
 
 
 def _table(caption: str, rows: Sequence[DoseRow], columns: dict[str, CellOf]) -> Table:
-    return _with_reasons(table_of(caption, rows, {"dose": row_name} | columns))
+    return _with_reasons(table_of(caption, rows, {"dose": attrgetter("name")} | columns))
 
 
 def _with_reasons(table: Table) -> Table:

@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from unembed.short_repr import ShortRepr
 from unembed.stats.estimate import Estimate
+from unembed.stats.forms import bounded, change, point, points
 from unembed.training.doses.seed_draws import difference_over_seeds, over_seeds
 
 GAINS = {"median_margin_gain": "median margin", "scale_free_gain": "median scale-free margin"}
@@ -129,31 +130,24 @@ def verdict_of(found: Matched) -> str:
     what = DAMAGES[found.damage]
     if found.at is None or apart.value is None:
         return f"{more} and {less} cannot be compared in {what}: {apart.reason}"
-    unit = "%" if found.damage == "nll_rise" else "pp"
+    form = change if found.damage == "nll_rise" else points
     where = f"at {percent(found.at)} {GAINS[found.gain]}"
     if apart.low is None or apart.high is None:
-        size = _sized(apart, unit, "+")
+        size = point(apart, form)
         return f"{where}, {more} less {less} is {size} in {what}, without an interval"
     if apart.low <= 0 <= apart.high:
-        size = _sized(apart, unit, "+")
+        size = bounded(apart, form)
         return f"{where}, {more} and {less} are not told apart in {what}: difference {size}"
     if apart.value < 0:
         more, less = less, more
         apart = replace(apart, value=-apart.value, low=-apart.high, high=-apart.low)
-    return f"{where}, {more} costs {_sized(apart, unit)} more {what} than {less}"
+    size = bounded(apart, replace(form, signed=False))
+    return f"{where}, {more} costs {size} more {what} than {less}"
 
 
 def percent(share: float) -> str:
     """A signed percentage, ``0.203`` as ``+20.3 %``."""
     return f"{100 * share:+.1f}\u00a0%".replace("-", "−")
-
-
-def _sized(apart: Estimate, unit: str, sign: str = "") -> str:
-    """A difference in percent or percentage points, its interval in brackets."""
-    ends = (apart.value, apart.low, apart.high)
-    value, low, high = (None if end is None else f"{100 * end:{sign}.2f}" for end in ends)
-    words = f"{value}\u00a0{unit}" + ("" if low is None else f" [{low}, {high}]")
-    return words.replace("-", "−")
 
 
 def _estimates(

@@ -11,7 +11,7 @@ from unembed.runs.frames import Figures
 from unembed.runs.record import record_from_json, record_to_json
 from unembed.short_repr import ShortRepr
 from unembed.stats.estimate import Estimate
-from unembed.stats.forms import change, full, share
+from unembed.stats.forms import bounded, change, full, share
 from unembed.training.doses.frontier import Matched
 from unembed.training.robustness.comparison import RobustnessComparison
 from unembed.training.robustness.read_outs import ReadOuts
@@ -126,8 +126,13 @@ class DoseRow(ShortRepr):
 
     @property
     def name(self) -> str:
-        """Objective and weight."""
-        return self.objective if self.objective == START else f"{self.objective} {self.weight:g}"
+        """The dose as a reader knows it: ``fisher 0.6``, ``no penalty``, ``logits × 1.21``."""
+        if self.objective in (START, CONTROL):
+            return "no penalty" if self.objective == CONTROL else START
+        if self.objective == TEMPERATURE:
+            like = (self.matched_to or "").replace(f"{CONTROL} 0", "no penalty")
+            return f"logits × {self.weight:.3f}" + (f", as {like}" if like else "")
+        return f"{self.objective} {self.weight:g}"
 
 
 @dataclass(frozen=True)
@@ -167,25 +172,23 @@ class DoseTable(ShortRepr, Figures):
 
 
 def headline(table: DoseTable) -> list[tuple[str, str]]:
-    """The short table that a grid prints: a line for each dose, and for each verdict at the same
-    median margin.
+    """The short table that a grid prints: a line for each dose that was trained.
+
+    Its page compares every two of them, and has the temperatures, which cannot lose a decision.
     """
     rows = [("positions", f"{table.n_positions:,} in {table.n_documents:,} documents")]
     for row in table.rows:
+        if row.objective == TEMPERATURE:
+            continue
         figures = row.figures
         rows.append(
             (
                 row.name,
-                f"margin {full(figures.median_margin_gain, change)}, loss "
-                f"{full(figures.nll_rise, change)}, right to wrong "
-                f"{full(figures.right_to_wrong, share)}",
+                f"margin {bounded(figures.median_margin_gain, change)}, loss "
+                f"{bounded(figures.nll_rise, change)}, right to wrong "
+                f"{bounded(figures.right_to_wrong, share)}",
             )
         )
-    rows += [
-        (f"{one.first}, {one.second}", one.verdict)
-        for one in table.matched
-        if one.gain == "median_margin_gain" and one.at is not None
-    ]
     if table.n_nonfinite:
         rows.append(("not finite", f"{table.n_nonfinite:,} positions left out"))
     return rows + [("note", note) for note in table.notes]
