@@ -44,7 +44,7 @@ def test_pairs_whose_intervals_meet_are_not_told_apart() -> None:
         "python scripts and sonnets, and python scripts and algebra proofs, cannot be told apart "
         "as the most alike."
     )
-    assert "four times as many would halve the intervals" in verdict(close).trust
+    assert "four times the text would about halve the intervals" in verdict(close).trust
     # The widest interval need not be that of the next largest value.
     wide = joining((0.8, 0.75, 0.85), (0.5, 0.45, 0.55), (0.2, -0.5, 0.9))
     assert len(most_alike(wide)) == 2

@@ -60,10 +60,10 @@ def test_there_are_more_samples_to_ask_for() -> None:
     words = verdict(with_chances(0.7, 0.3))
     times = rounded_up(times_to_tell(0.7, 0.3))
     assert times == 10
-    assert f"About {times} times as many might, if the difference stays so." in words.trust
+    assert f"as large as it looks, about {times} times as much text would" in words.trust
     assert words.next == ("unembed rank TARGET SOURCES --model MODEL --max-positions N -o RUN")
     alike = verdict(with_chances(0.5001, 0.4999))
-    assert "Even 100 times as many might not: take either." in alike.trust
+    assert "Even 100 times as much text might not: take either." in alike.trust
 
 
 def test_no_source_and_no_score() -> None:
@@ -147,4 +147,4 @@ def test_how_many_times_the_samples() -> None:
     assert times_to_narrow(0.5, 0.1) == pytest.approx(25)
     assert times_to_narrow(0.05, 0.1) == 1.0
     assert [rounded_up(x) for x in (1, 9.4, 10, 12, 3100)] == [1, 10, 10, 20, 4000]
-    assert times_words(3.2).startswith("About 4 times")
+    assert "about 4 times as much text would; if it is smaller, more." in times_words(3.2)

@@ -158,7 +158,8 @@ def _trust(alignments: Alignments) -> str:
     amount = f"{counted(least.samples, 'sample')} or more in each task"
     pairs = by_joint(alignments)
     if len(pairs) > 1 and len(most_alike(alignments)) > 1:
-        return f"no task lacks samples ({amount}); four times as many would halve the intervals."
+        more = "four times the text would about halve the intervals"
+        return f"no task lacks samples ({amount}); {more}."
     return f"the samples suffice ({amount}): no task is mostly noise."
 
 

@@ -57,10 +57,14 @@ def times_to_narrow(half: float, wanted: float) -> float:
 
 
 def times_words(times: float) -> str:
-    """How much more text it takes, for errors that shrink as one over the root of the samples."""
+    """How much more text it takes, for errors that shrink as one over the root of the samples.
+
+    The difference of two that are not told apart is itself uncertain, and so is the figure.
+    """
     if times > MOST_TIMES:
-        return f"Even {count(MOST_TIMES)} times as many might not: take either."
-    return f"About {count(rounded_up(times))} times as many might, if the difference stays so."
+        return f"Even {count(MOST_TIMES)} times as much text might not: take either."
+    much = f"about {count(rounded_up(times))} times as much text"
+    return f"If the difference is as large as it looks, {much} would; if it is smaller, more."
 
 
 def rounded_up(number: float | int) -> int:
