@@ -14,6 +14,7 @@ import torch
 from made_up.tasks import Task, exact_features, hashes, language_like, signed, spec_of
 from reference.ranking import chances, joint_shares
 from unembed.errors import UnembedError
+from unembed.report.verdicts.ranking import sentence
 from unembed.selection.ranking.chances import covariance, probabilities, together
 from unembed.selection.ranking.rank import rank
 from unembed.selection.ranking.records import Ranking
@@ -314,7 +315,7 @@ def test_sources_without_a_score_go_last() -> None:
     found = rank(target, [*bad, good])
     assert [source.name for source in found.sources] == ["a", "lone", "noise"]
     assert [source.best for source in found.sources] == [1, None, None]
-    assert "chances are among the 1 of 3 sources with a score" in str(found)
+    assert "is the only source with a score for t" in sentence(found)
     assert " 0 %" not in str(found)
     for source in found.sources[1:]:
         assert source.status.endswith("; sketch more documents of it, or rank with --no-debias")

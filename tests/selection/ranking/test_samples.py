@@ -12,6 +12,7 @@ import torch
 from reference.ranking import chances, jackknife
 from unembed.errors import UnembedError
 from unembed.head.head import Head
+from unembed.report.verdicts.ranking import sentence
 from unembed.runs.manifest import read_run
 from unembed.selection.baselines import BASELINES
 from unembed.selection.ranking.samples import rank_samples, rank_scored
@@ -143,7 +144,7 @@ def test_chances_sum_to_1_over_the_sources_that_have_one() -> None:
     found = rank_scored(task("t", 0, first=100), sources, some, by="x")
     assert sum(one.best for one in found.sources if one.best is not None) == pytest.approx(1)
     assert [one.name for one in found.sources if one.best is None] == ["bad"]
-    assert "chances are among the 3 of 4 sources with a score" in str(found)
+    assert sentence(found).startswith("Of the 3 sources that can be compared, ")
 
 
 def test_rounding_is_no_error_and_chance_no_certainty() -> None:
