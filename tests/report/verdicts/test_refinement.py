@@ -142,11 +142,28 @@ def test_little_text_is_told(
     documents: int, words: str, found: RefinementSummary, compared: ComparisonSummary
 ) -> None:
     heldout = side_of(compared, documents=documents)
-    training = replace(compared, n_documents=3)
-    beside = replace(found, heldout=heldout, training=training, control=compared)
+    beside = replace(found, heldout=heldout, documents=(3, documents), control=compared)
     said = verdict(beside)
     assert said.trust.startswith(words)
     assert said.next.startswith("unembed refine MODEL MORE_TEXT") == (documents < 10)
+    earlier = verdict(replace(beside, documents=None))
+    assert earlier.trust == said.trust.replace(", and 3 to train on", "")
+    assert earlier.next == said.next
+
+
+def test_documents_that_were_not_measured_are_no_lack_of_text(
+    found: RefinementSummary, compared: ComparisonSummary
+) -> None:
+    few = replace(found, heldout=side_of(compared, documents=5), documents=(64, 16))
+    said = verdict(few)
+    assert said.trust == (
+        "Trust: only 5 of 16 held-out documents. Intervals of fewer than 10 are rough: give a "
+        "larger --audit-positions."
+    )
+    assert said.next == (
+        "unembed refine MODEL CORPUS --objective fisher --weight 0.6 --audit-positions N "
+        "--control -o RUN"
+    )
 
 
 @pytest.mark.parametrize(

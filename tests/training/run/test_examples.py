@@ -58,7 +58,8 @@ def test_little_text_is_told_in_a_line(documents: int, share: float, words: str 
     else:
         assert found is not None
         assert found.startswith(words)
-        assert "--heldout" in found
+        assert "give more text" in found
+        assert ("--heldout" in found) == (documents >= 20)
         assert "\n" not in found
 
 

@@ -85,14 +85,35 @@ def _change(summary: RefinementSummary) -> str:
 
 
 def _trust(summary: RefinementSummary) -> str:
-    heldout, trained = summary.heldout.n_documents, summary.training.n_documents
-    only = f"Trust: only {counted(heldout, 'held-out document')}, and {count(trained)} to train on."
-    if heldout < 2:
-        return f"{only} Without intervals, which take 2, nothing can be told from chance."
+    heldout = summary.heldout.n_documents
     if heldout < FEW_DOCUMENTS:
-        return f"{only} Intervals of fewer than {FEW_DOCUMENTS} are rough: give more text."
+        rough = (
+            "Without intervals, which take 2, nothing can be told from chance"
+            if heldout < 2
+            else f"Intervals of fewer than {FEW_DOCUMENTS} are rough"
+        )
+        return f"Trust: only {_few(summary)}. {rough}: give {_lacking(summary)}."
     spread = f"Trust: intervals hold the spread between {counted(heldout, 'held-out document')}"
     return f"{spread}, but not that between seeds. {_to_mind(summary)}".rstrip()
+
+
+def _few(summary: RefinementSummary) -> str:
+    """How few held-out documents were measured, of how many."""
+    words = counted(summary.heldout.n_documents, "held-out document")
+    if summary.documents is None:
+        return words
+    trained, heldout = summary.documents
+    if heldout > summary.heldout.n_documents:
+        return f"{count(summary.heldout.n_documents)} of {count(heldout)} held-out documents"
+    return f"{words}, and {count(trained)} to train on"
+
+
+def _lacking(summary: RefinementSummary) -> str:
+    """What would let more documents be measured."""
+    unmeasured = summary.documents is not None and (
+        summary.documents[1] > summary.heldout.n_documents
+    )
+    return "a larger --audit-positions" if unmeasured else "more text"
 
 
 def _to_mind(summary: RefinementSummary) -> str:
@@ -122,7 +143,9 @@ def _next(summary: RefinementSummary) -> str:
         return "unembed refine MODEL CORPUS --control -o RUN"
     few = summary.heldout.n_documents < FEW_DOCUMENTS
     if few or summary.control is None:
-        text = "MORE_TEXT" if few else "CORPUS"
+        more = few and _lacking(summary) == "more text"
+        text = "MORE_TEXT" if more else "CORPUS"
         same = f" --objective {summary.objective} --weight {summary.weight:g}"
-        return f"unembed refine MODEL {text}{same} --control -o RUN"
+        longer = " --audit-positions N" if few and not more else ""
+        return f"unembed refine MODEL {text}{same}{longer} --control -o RUN"
     return f"unembed dose MODEL CORPUS --objectives {summary.objective} -o RUN"

@@ -176,7 +176,8 @@ def headline(table: DoseTable) -> list[tuple[str, str]]:
 
     Its page compares every two of them, and has the temperatures, which cannot lose a decision.
     """
-    rows = [("positions", f"{table.n_positions:,} in {table.n_documents:,} documents")]
+    of = f"{table.n_documents:,} document" + "s" * (table.n_documents != 1)
+    rows = [("positions", f"{table.n_positions:,} in {of}")]
     for row in table.rows:
         if row.objective == TEMPERATURE:
             continue

@@ -85,7 +85,8 @@ def little_text(documents: int, share: float) -> str | None:
         found += "no figure will have an interval, which takes 2 held-out documents"
     else:
         found += f"every interval will be rough, which fewer than {FEW_DOCUMENTS} documents make it"
-    return f"{found}; give more text, or a larger --heldout"
+    share_helps = documents >= 2 * FEW_DOCUMENTS
+    return f"{found}; give more text" + (", or a larger --heldout" if share_helps else "")
 
 
 @dataclass(frozen=True)

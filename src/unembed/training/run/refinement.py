@@ -184,9 +184,9 @@ def refine(
             over_control = compare(one, refined, out=out / OVER_CONTROL).summary
             if twin.note["stopped"] is not None:
                 notes = (*notes, f"{CONTROL_STOPPED} {twin.note['stopped']}")
-        summary = summarise_refinement(
-            recipe, note, heldout.summary, training.summary, scored, notes, over_control
-        )
+        sides = heldout.summary, training.summary
+        documents = len(part.training.names), len(part.heldout.names)
+        summary = summarise_refinement(recipe, note, *sides, scored, notes, over_control, documents)
         values: dict[str, Any] = record_to_json(summary)
         return values
 

@@ -21,7 +21,8 @@ from unembed.training.recipe.recipe import Recipe
 from unembed.training.run.rounding import Rounding
 
 WIDTH = 100
-LATER = {"benchmarks": None, "notes": (), "rounding": None, "control": None}
+LATER = {"benchmarks": None, "notes": (), "rounding": None, "control": None,
+         "documents": None}  # fmt: skip
 """What a summary of an earlier version lacks."""
 SIDE_WIDTH = 33
 CONTROL_STOPPED = "the control stopped"
@@ -74,6 +75,7 @@ class RefinementSummary(ShortRepr, Figures):
     ``rounding`` says what of the update is left in the dtype of the saved model.
     ``notes`` say what is to mind of the text, and which rows were cut. ``control`` compares the
     same training without the penalty, before, with the refined model, after, held out.
+    ``documents`` counts those of the text that are trained on, and those held out.
     """
 
     objective: str
@@ -96,6 +98,7 @@ class RefinementSummary(ShortRepr, Figures):
     notes: tuple[str, ...] = ()
     rounding: Rounding | None = None
     control: ComparisonSummary | None = None
+    documents: tuple[int, int] | None = None
 
     @property
     def has_penalty(self) -> bool:
@@ -126,6 +129,7 @@ def summarise_refinement(
     benchmarks: BenchmarkComparison | None = None,
     notes: tuple[str, ...] = (),
     control: ComparisonSummary | None = None,
+    documents: tuple[int, int] | None = None,
 ) -> RefinementSummary:
     """The summary of a run from its training's ``note`` and its comparisons."""
     lines = [line for line in note["log"] if "loss" in line]
@@ -154,6 +158,7 @@ def summarise_refinement(
         notes=notes,
         rounding=None if rounding is None else Rounding(**rounding),
         control=control,
+        documents=documents,
     )
 
 
@@ -223,8 +228,9 @@ def _wrapped(name: str, words: str) -> list[tuple[str, str]]:
 
 def _side(side: ComparisonSummary) -> list[tuple[str, str]]:
     moved = side.movement.everywhere
+    several = "s" * (side.n_documents != 1)
     return [
-        ("positions", f"{side.n_positions:,} in {side.n_documents:,} documents"),
+        ("positions", f"{side.n_positions:,} in {side.n_documents:,} document{several}"),
         ("median Δ margin (logits)", bounded(moved.margin.median, signed)),
         ("median Δ scale-free margin", bounded(moved.relative_distance.median, signed)),
         ("loss difference (nats)", bounded(side.calibration.nll_difference_nats, signed)),
