@@ -103,18 +103,26 @@ def audits(positions: int, documents: int, top_k: int) -> tuple[Any, Any]:
     doc = np.searchsorted(np.cumsum(lengths) / lengths.sum(), np.arange(positions) / positions)
     doc = np.minimum(doc, documents - 1).astype(np.int32)
     starts = np.searchsorted(doc, np.arange(documents))
-    text = {
-        "doc": doc,
-        "pos": (np.arange(positions) - starts[doc]).astype(np.int32),
-        "target": words(generator, positions),
-        "word_start": generator.random(positions) < 0.6,
-    }
+    pos = (np.arange(positions) - starts[doc]).astype(np.int32)
+    return tuple(
+        audit_of(table, np.bincount(doc), held)
+        for table, held in zip(tables_of(generator, doc, pos, top_k), (top_k, 0), strict=True)
+    )
+
+
+def tables_of(generator: Any, doc: Any, pos: Any, top_k: int) -> tuple[Any, Any]:
+    """Positions of both heads, with ``top_k`` candidates before and none after."""
+    import numpy as np
+
+    positions = len(doc)
+    target, word_start = words(generator, positions), generator.random(positions) < 0.6
+    text = {"doc": doc, "pos": pos, "target": target, "word_start": word_start}
     ids = np.stack([words(generator, positions) for _ in range(CANDIDATES)], axis=1)
-    ids[:, 0] = text["target"]
+    ids[:, 0] = target
     logits = 2.5 * generator.standard_normal((positions, CANDIDATES), dtype=np.float32)
     logits[:, 0] += 2
     moved = logits + NOISE * generator.standard_normal(logits.shape, dtype=np.float32)
-    return audit_of(text, ids, logits, top_k), audit_of(text, ids, moved, 0)
+    return table_of(text, ids, logits, top_k), table_of(text, ids, moved, 0)
 
 
 def words(generator: Any, positions: int) -> Any:
@@ -124,18 +132,16 @@ def words(generator: Any, positions: int) -> Any:
     return (VOCAB ** generator.random(positions)).astype(np.int32) - 1
 
 
-def audit_of(text: dict[str, Any], ids: Any, logits: Any, top_k: int) -> Any:
+def table_of(text: dict[str, Any], ids: Any, logits: Any, top_k: int) -> Any:
     """The columns that a comparison reads, of a head that gives these candidates these logits."""
     import numpy as np
     import pyarrow as pa
 
-    from unembed.decisions.audit.audit import Audit
-    from unembed.text.vocabulary import Vocabulary
-
     order = np.argsort(-logits, axis=1, kind="stable")
     ids, logits = (np.take_along_axis(values, order, axis=1) for values in (ids, logits))
     p = np.exp(logits - logits[:, :1])
-    p /= p.sum(axis=1, keepdims=True)
+    whole = p.sum(axis=1, keepdims=True)
+    p /= whole
     own = np.where(ids == text["target"][:, None], p, 0).max(axis=1)
     margin = logits[:, 0] - logits[:, 1]
     columns = {
@@ -148,13 +154,35 @@ def audit_of(text: dict[str, Any], ids: Any, logits: Any, top_k: int) -> Any:
         "nll": -np.log(own),
         "entropy": -(p * np.log(p)).sum(axis=1),
         "sum_p2": (p**2).sum(axis=1),
+        "rank": (logits > (logits[:, 0] - np.log(p[:, 0] / own))[:, None]).sum(axis=1) + 1,
+        "logsumexp": logits[:, 0] + np.log(whole[:, 0]),
     }
     arrays = {name: pa.array(np.ascontiguousarray(column)) for name, column in columns.items()}
     if top_k:
-        flat = pa.array(logits[:, :top_k].ravel())
-        arrays["topk_logits"] = pa.FixedSizeListArray.from_arrays(flat, top_k)
-    counts = np.bincount(text["doc"])
-    documents = pa.table(
+        for name, kept in (("topk_ids", ids), ("topk_logits", logits)):
+            flat = pa.array(kept[:, :top_k].ravel())
+            arrays[name] = pa.FixedSizeListArray.from_arrays(flat, top_k)
+    return pa.table(arrays)
+
+
+def audit_of(table: Any, counts: Any, top_k: int) -> Any:
+    """An audit in memory, of documents with so many positions."""
+    from unembed.decisions.audit.audit import Audit
+
+    provenance = provenance_of(len(counts), table.num_rows, top_k)
+    return Audit(provenance, vocabulary(), documents_of(counts), in_memory=table)
+
+
+def vocabulary() -> Any:
+    from unembed.text.vocabulary import Vocabulary
+
+    return Vocabulary({token: f" {spelling(token)}" for token in range(VOCAB)})
+
+
+def documents_of(counts: Any) -> Any:
+    import pyarrow as pa
+
+    return pa.table(
         {
             "doc": pa.array(range(len(counts)), pa.int32()),
             "name": [f"document {i}" for i in range(len(counts))],
@@ -162,9 +190,6 @@ def audit_of(text: dict[str, Any], ids: Any, logits: Any, top_k: int) -> Any:
             "positions": pa.array(counts),
         }
     )
-    spelled = {token: f" {spelling(token)}" for token in range(VOCAB)}
-    provenance = provenance_of(len(counts), len(margin), top_k)
-    return Audit(provenance, Vocabulary(spelled), documents, in_memory=pa.table(arrays))
 
 
 def spelling(token: int) -> str:
