@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 
 from unembed.stats.estimate import Estimate
 from unembed.stats.student import student_t
@@ -97,6 +97,15 @@ def sums_by_document(
     """Sum of ``values`` in each document, accumulated in float64 in the order of the positions."""
     # Of nothing, bincount gives integers.
     return np.bincount(inverse, weights=values, minlength=documents).astype(np.float64, copy=False)
+
+
+def add_by_document(
+    sums: Float[np.ndarray, " documents"],
+    values: Shaped[np.ndarray, " positions"],
+    inverse: Int[np.ndarray, " positions"],
+) -> None:
+    """Add further positions to ``sums_by_document``, to the bits of all of them at once."""
+    np.add.at(sums, inverse, values.astype(np.float64, copy=False))
 
 
 def bootstrap_sums(

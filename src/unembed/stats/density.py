@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float, Int
 
-from unembed.stats.bootstrap import RESAMPLES, ratio_estimates, sums_by_document
+from unembed.stats.bootstrap import RESAMPLES, add_by_document, ratio_estimates
 from unembed.stats.estimate import Estimate
+from unembed.stats.resampled import RowsReader, plain_quantiles
 
 ATOM = 1e-3
 """Share of margins of exactly 0 above which the margin has no density there."""
@@ -16,8 +16,7 @@ PILOT_BINS = 32
 
 
 def density_at_zero(
-    margins: Float[np.ndarray, " positions"],
-    inverse: Int[np.ndarray, " positions"],
+    read: RowsReader,
     documents: int,
     *,
     resamples: int = RESAMPLES,
@@ -29,21 +28,24 @@ def density_at_zero(
     estimate at the edge with a triangular kernel. It has no bias from the edge, nor from the
     density's slope there; bias ``-h**2 f'' / 20``, variance ``4.8 f / (n h)``. ``h`` from
     ``bandwidth``, held over the resamples, so the interval covers the sampling error and not the
-    bias. ``margins`` finite and not negative; ``inverse`` numbers the documents from 0 as
+    bias. ``read`` gives margins, finite and not negative, with their documents, numbered from 0 as
     ``bootstrap.cluster`` does. The value is None where more than 0.1 % of the margins are exactly
     0, as under a rounded head, where the lower quarter is 0, and where the estimate is negative.
     """
-    n = margins.size
+    n = zeros = 0
+    for margins, _ in read():
+        n, zeros = n + margins.size, zeros + int((margins == 0).sum())
     if n == 0:
         return Estimate(None, reason="no position to estimate a density from")
-    zeros = int((margins == 0).sum())
     if zeros > ATOM * n:
         return Estimate(None, n=n, reason=f"{zeros} of {n} margins are exactly 0: no density there")
-    width = bandwidth(margins)
-    u = margins.astype(np.float64) / width
-    kernel = np.where(u < 1, 6 * (1 - 2 * u) * (1 - u), 0.0) / width
-    sums = sums_by_document(kernel, inverse, documents)
-    sizes = np.bincount(inverse, minlength=documents).astype(np.float64)
+    width = bandwidth(read)
+    sums, sizes = np.zeros(documents), np.zeros(documents)
+    for margins, inverse in read():
+        u = margins.astype(np.float64) / width
+        kernel = np.where(u < 1, 6 * (1 - 2 * u) * (1 - u), 0.0) / width
+        add_by_document(sums, kernel, inverse)
+        add_by_document(sizes, np.ones(u.size), inverse)
     estimate = ratio_estimates(sums[None, :], sizes[None, :], resamples=resamples, seed=seed)[0]
     if estimate.value is None or estimate.value < 0:
         return Estimate(
@@ -52,7 +54,7 @@ def density_at_zero(
     return estimate
 
 
-def bandwidth(margins: Float[np.ndarray, " positions"]) -> float:
+def bandwidth(read: RowsReader) -> float:
     """Choose the bandwidth of ``density_at_zero``, in logits.
 
     ``h = (480 f / (n f''**2)) ** (1/5)`` minimises the mean squared error; ``f''`` is that of a
@@ -61,9 +63,11 @@ def bandwidth(margins: Float[np.ndarray, " positions"]) -> float:
     parabola (an exponential of the same quartile) takes h several times too wide on margins that
     crowd at 0, as those of language models do. The 25 % quantile must be positive.
     """
-    quarter, median = np.quantile(margins.astype(np.float64), [0.25, 0.5])
-    counts, _ = np.histogram(margins, bins=PILOT_BINS, range=(0.0, quarter))
-    n = margins.size
+    quarter, median = plain_quantiles(read, 0.25, 0.5)
+    counts, n = np.zeros(PILOT_BINS), 0
+    for margins, _ in read():
+        n += margins.size
+        counts += np.histogram(margins, bins=PILOT_BINS, range=(0.0, quarter))[0]
     density = counts * PILOT_BINS / (n * quarter)
     x = (np.arange(PILOT_BINS) + 0.5) / PILOT_BINS - 0.5
     parabola = x**2 - (x**2).mean()

@@ -21,12 +21,13 @@ class SortedSample:
 
     ``blocks[k, i]`` is the document of sorted position ``k * width + i``; the last block is padded
     with the number ``documents``, which every resample weighs 0. ``counts[d, k]`` is how many
-    positions of document d lie in block k.
+    positions of document d lie in block k; a last column counts those above all values, if some
+    were left out.
     """
 
     values: Float[np.ndarray, " positions"]
     blocks: Int[np.ndarray, "blocks width"]
-    counts: Float[np.ndarray, "documents blocks"]
+    counts: Float[np.ndarray, "documents counted"]
 
     @property
     def documents(self) -> int:
@@ -44,7 +45,7 @@ class Resample:
     """
 
     weights: Float[np.ndarray, " documents_1"]
-    cumulative: Float[np.ndarray, " blocks_1"]
+    cumulative: Float[np.ndarray, " counted_1"]
 
 
 def sort_sample(
@@ -53,12 +54,13 @@ def sort_sample(
     documents: int,
     *,
     blocks: int | None = None,
+    above: Float[np.ndarray, " documents"] | None = None,
 ) -> SortedSample:
     """Sort finite values once, so that each resample costs a fraction of a pass over them.
 
     ``inverse`` numbers the documents from 0 as ``bootstrap.cluster`` does. More ``blocks`` make a
     look-up shorter and the table of counts wider; the default balances the two. They never change
-    a result.
+    a result. ``above`` counts by document what lies above the values and is not looked for.
     """
     n = values.size
     order = np.argsort(values, kind="stable")
@@ -68,9 +70,11 @@ def sort_sample(
         blocks = int(max(1, min(balanced, COUNTS_ELEMENTS / documents, n)))
     width = -(-n // blocks)
     blocks = -(-n // width)
-    owners = np.full(blocks * width, documents, dtype=np.intp)
+    owners = np.full(blocks * width, documents, dtype=np.int32)
     owners[:n] = inverse[order]
-    counts = np.zeros((documents, blocks))
+    counts = np.zeros((documents, blocks + (above is not None)))
+    if above is not None:
+        counts[:, -1] = above
     for k in range(blocks):
         inside = owners[k * width : min((k + 1) * width, n)]
         counts[:, k] = np.bincount(inside, minlength=documents)

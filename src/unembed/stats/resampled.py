@@ -28,6 +28,9 @@ THINNED = 1 << 18
 Rows = tuple[Float[np.ndarray, " n"], Int[np.ndarray, " n"]]
 """Values, with the number of each one's document."""
 
+RowsReader = Callable[[], Iterable[Rows]]
+"""Reads all positions from the first on, a part at a time."""
+
 Reader = Callable[[], Iterable[Sequence[Rows]]]
 """Reads all positions from the first on: a part at a time, and of each the rows of every sample."""
 
@@ -135,6 +138,17 @@ def read_quantiles(
         for one, store in zip(places, stores, strict=True):
             one.look_up(rows, padded, store)
     return [Quantiles(one.found, one.ladder.n, documents) for one in places]
+
+
+def plain_quantiles(read: RowsReader, *levels: float) -> Float[np.ndarray, " k"]:
+    """``np.quantile(values, levels)`` of values that are read a part at a time; NaN of none."""
+
+    def as_one_document() -> Iterable[Sequence[Rows]]:
+        for values, _ in read():
+            yield [(values, np.zeros(len(values), dtype=np.intp))]
+
+    found: Float[np.ndarray, " k"] = read_quantiles(as_one_document, [levels], 1)[0].rows[0]
+    return found
 
 
 def _weights(

@@ -145,17 +145,21 @@ def test_a_power_law_has_its_slope_everywhere():
     assert max(fit.slope_epsilon) > 2 * fit.epsilon[-1]
 
 
+def one_part(values):
+    return lambda: [(values, np.zeros(len(values), dtype=np.intp))]
+
+
 def test_local_slopes_equal_a_fit_of_seven_points():
     values = np.sort(np.random.default_rng(7).exponential(size=2_000))
-    epsilon, slopes = local_slopes(values)
+    epsilon, slopes = local_slopes(one_part(values))
     for e, slope in zip(epsilon, slopes, strict=True):
         around = 10 ** (math.log10(e) + np.arange(-3, 4) / 20)
         eta = [(values < a).mean() for a in around]
         assert slope == pytest.approx(line_oracle(around, eta)[0], abs=1e-9)
         assert sum(values < around[0]) >= 100
     assert np.abs(np.log10(epsilon) * 20 - np.round(np.log10(epsilon) * 20)).max() < 1e-9
-    assert len(local_slopes(values[:50])[0]) == 0
-    assert len(local_slopes(np.zeros(500))[0]) == 0
+    assert len(local_slopes(one_part(values[:50]))[0]) == 0
+    assert len(local_slopes(one_part(np.zeros(500)))[0]) == 0
 
 
 @pytest.mark.parametrize(
@@ -171,7 +175,7 @@ def test_local_slopes_equal_a_fit_of_seven_points():
 def test_density_at_zero_finds_the_true_coefficient(draw, truth):
     margins = draw(np.random.default_rng(8), 200_000)
     doc = np.arange(200_000) % 100
-    estimate = density_at_zero(margins, doc, 100, resamples=200)
+    estimate = density_at_zero(lambda: [(margins, doc)], 100, resamples=200)
     assert estimate.value == pytest.approx(truth, rel=0.08)
     assert estimate.low < estimate.value < estimate.high
     assert estimate.high - estimate.low < 0.2 * truth
@@ -179,23 +183,23 @@ def test_density_at_zero_finds_the_true_coefficient(draw, truth):
 
 def test_density_is_the_kernel_sum_and_scales_inversely():
     margins, doc = clustered(12, seed=9)
-    h = bandwidth(margins)
+    h = bandwidth(lambda: [(margins, doc)])
     inside = [float(m) / h for m in margins if m < h]
     naive = sum(6 * (1 - 2 * u) * (1 - u) for u in inside) / (len(margins) * h)
-    value = density_at_zero(margins, doc, 12, resamples=10).value
+    value = density_at_zero(lambda: [(margins, doc)], 12, resamples=10).value
     assert value == pytest.approx(naive, rel=1e-10)
-    doubled = density_at_zero(margins * 2, doc, 12, resamples=10).value
+    doubled = density_at_zero(lambda: [(margins * 2, doc)], 12, resamples=10).value
     assert doubled == pytest.approx(value / 2, rel=1e-6)
 
 
 def test_an_atom_at_zero_or_an_empty_edge_has_no_density():
     margins, doc = clustered(12, seed=10)
     margins[:5] = 0
-    estimate = density_at_zero(margins, doc, 12)
+    estimate = density_at_zero(lambda: [(margins, doc)], 12)
     assert estimate.value is None
     assert estimate.reason == f"5 of {len(margins)} margins are exactly 0: no density there"
     far = np.random.default_rng(0).gamma(4, size=20_000)
-    assert density_at_zero(far, np.arange(20_000) % 9, 9, resamples=10).value in (
+    assert density_at_zero(lambda: [(far, np.arange(20_000) % 9)], 9, resamples=10).value in (
         None,
         pytest.approx(0, abs=0.01),
     )

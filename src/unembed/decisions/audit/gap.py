@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from unembed.short_repr import ShortRepr
-from unembed.stats.bootstrap import RESAMPLES, cluster, interval, interval_levels, resample_weights
+from unembed.stats.bootstrap import (
+    RESAMPLES,
+    add_by_document,
+    cluster,
+    interval,
+    interval_levels,
+    resample_weights,
+)
 from unembed.stats.density import density_at_zero
 from unembed.stats.estimate import Estimate
-from unembed.stats.quantiles import (
-    SortedSample,
-    resample,
-    resampled_quantiles,
-    sort_sample,
-    weight_before,
-)
+from unembed.stats.quantiles import SortedSample, resample, sort_sample, weight_before
+from unembed.stats.resampled import Rows, RowsReader, read_quantiles
 
 POINTS = 32
 """Points of a fit, and the fewest distinct margins that one is made from."""
@@ -175,45 +178,59 @@ def fit_gap(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> GapFit:
+    """Fit the expressibility gap of margins in memory, see ``read_gap``.
+
+    ``documents`` holds each position's document id.
+    """
+    inverse, clusters = cluster(documents)
+    return read_gap(lambda: [(margins, inverse)], clusters, resamples=resamples, seed=seed)
+
+
+def read_gap(
+    read: RowsReader, documents: int, *, resamples: int = RESAMPLES, seed: int = 0
+) -> GapFit:
     """Fit the expressibility gap ``eta(epsilon) = mean(margins < epsilon)`` (theory §2).
 
     The published protocol: 32 log-spaced epsilon from ``max(quantile(margins[margins > 0], .01),
     1e-6)`` to ``quantile(margins, .25)``, then ``fit_line``. The two ends are the quantiles to the
     last bit: where margins are tied, rounding there would move eta. Every interval comes from
-    resampling whole documents, and a resample draws its own window, as a new run would. ``margins``
-    are in logits, finite and not negative; ``documents`` holds each position's document id.
+    resampling whole documents, and a resample draws its own window, as a new run would. ``read``
+    gives the margins, in logits, finite and not negative, with their documents, numbered from 0 as
+    ``bootstrap.cluster`` does. What is kept of them is their lowest quarter, which every resample
+    looks at.
     Raises ``GapUndefined`` for fewer than 100 margins or 32 distinct ones, and where the window is
     empty; ``ValueError`` for a negative or non-finite margin.
     """
-    if margins.size and not (np.isfinite(margins).all() and margins.min() >= 0):
-        bad = margins[~(np.isfinite(margins) & (margins >= 0))][0]
-        raise ValueError(f"margins must be finite and not negative, got {bad}; leave such rows out")
-    if margins.size < 100:
-        raise GapUndefined(f"{margins.size} margins are too few for a fit: it takes 100")
-    inverse, clusters = cluster(documents)
-    sample = sort_sample(margins, inverse, clusters)
-    low, high = _window(sample.values)
+    facts = _facts(read)
+    if facts.n < 100:
+        raise GapUndefined(f"{facts.n} margins are too few for a fit: it takes 100")
+    ends = _window_ends(read, documents, resamples=resamples, seed=seed)
+    low, high = _window(facts, *ends[0].tolist())
     epsilon = np.geomspace(low, high, POINTS)
     fixed_epsilon = np.geomspace(*FIXED_WINDOW, POINTS)
+    both = np.concatenate([epsilon, fixed_epsilon])
+    below, sizes = _counts_below(read, both, documents)
+    shares = below.sum(axis=0) / facts.n
     moving, still = np.full((0, 4), np.nan), np.full((0, 4), np.nan)
     eta_low = eta_high = None
-    if clusters >= 2:
-        moving = _refit(sample, resamples=resamples, seed=seed)
-        both = np.concatenate([epsilon, fixed_epsilon])
-        draws = _resample_shares(sample, both, resamples=resamples, seed=seed)
+    if documents >= 2:
+        how = {"resamples": resamples, "seed": seed}
+        moving = _refit(_lowest(read, sizes, ends[1:, 1].max(initial=0.0)), ends[1:], **how)
+        draws = _resample_shares(below, sizes, **how)
         still = fit_rows(np.log10(fixed_epsilon)[None, :], draws[:, POINTS:])
-        bounds = np.quantile(draws[:, :POINTS], interval_levels(clusters), axis=0)
+        bounds = np.quantile(draws[:, :POINTS], interval_levels(documents), axis=0)
         eta_low, eta_high = (tuple(bound.tolist()) for bound in bounds)
-    eta = _shares_below(sample.values, epsilon)
-    published = _line_fit((low, high), epsilon, eta, moving, sample)
+    eta = shares[:POINTS]
+    about = facts.n, documents
+    published = _line_fit((low, high), epsilon, eta, moving, *about)
     try:
-        fixed_eta = _shares_below(sample.values, fixed_epsilon)
-        fixed = _line_fit(FIXED_WINDOW, fixed_epsilon, fixed_eta, still, sample)
+        fixed = _line_fit(FIXED_WINDOW, fixed_epsilon, shares[POINTS:], still, *about)
     except GapUndefined:
         fixed = None
-    slope_epsilon, slopes = local_slopes(sample.values)
+    tie_ends = _totals_below(read, epsilon[0] + np.array([-TIE_REACH, TIE_REACH]))
+    slope_epsilon, slopes = local_slopes(read)
     return GapFit(
-        n=margins.size,
+        n=facts.n,
         epsilon=tuple(epsilon.tolist()),
         eta=tuple(eta.tolist()),
         eta_low=eta_low,
@@ -222,33 +239,121 @@ def fit_gap(
         fixed=fixed,
         slope_epsilon=tuple(slope_epsilon.tolist()),
         local_slope=tuple(slopes.tolist()),
-        density_at_zero=density_at_zero(margins, inverse, clusters, resamples=resamples, seed=seed),
-        tied=_tied_end(sample.values, epsilon, eta),
+        density_at_zero=density_at_zero(read, documents, resamples=resamples, seed=seed),
+        tied=_tied_end(tie_ends, facts.n, epsilon, eta),
     )
 
 
+@dataclass
+class _Facts:
+    """What decides whether there is a fit, and where its local slopes stand.
+
+    ``lowest`` are the ``SLOPE_COUNT`` lowest margins, ``distinct`` those of the first that were
+    read, until there are ``POINTS`` of them.
+    """
+
+    n: int
+    positive: int
+    highest: float
+    lowest: Float[np.ndarray, " lowest"]
+    distinct: Float[np.ndarray, " distinct"]
+
+
+def _facts(read: RowsReader) -> _Facts:
+    """Raises ValueError for a margin that is negative or not finite."""
+    found = _Facts(0, 0, 0.0, np.zeros(0), np.zeros(0))
+    for margins, _ in read():
+        if margins.size == 0:
+            continue
+        if not (np.isfinite(margins).all() and margins.min() >= 0):
+            bad = margins[~(np.isfinite(margins) & (margins >= 0))][0]
+            raise ValueError(
+                f"margins must be finite and not negative, got {bad}; leave such rows out"
+            )
+        found.n += margins.size
+        found.positive += int(np.count_nonzero(margins))
+        found.highest = max(found.highest, float(margins.max()))
+        few = min(SLOPE_COUNT, margins.size)
+        lowest = np.concatenate([found.lowest, np.partition(margins, few - 1)[:few]])
+        found.lowest = np.sort(lowest)[:SLOPE_COUNT]
+        if len(found.distinct) < POINTS:
+            found.distinct = np.union1d(found.distinct, margins)
+    return found
+
+
+def _window_ends(
+    read: RowsReader, documents: int, *, resamples: int, seed: int
+) -> Float[np.ndarray, "rows 2"]:
+    """The quantiles that end the window: 1 % of the positive margins, 25 % of all."""
+
+    def both() -> Iterator[list[Rows]]:
+        for margins, inverse in read():
+            positive = margins > 0
+            yield [(margins[positive], inverse[positive]), (margins, inverse)]
+
+    found = read_quantiles(both, [(0.01,), (0.25,)], documents, resamples=resamples, seed=seed)
+    return np.concatenate([one.rows for one in found], axis=1)
+
+
+def _counts_below(
+    read: RowsReader, epsilon: Float[np.ndarray, " points"], documents: int
+) -> tuple[Float[np.ndarray, "documents points"], Float[np.ndarray, " documents"]]:
+    """How many margins of each document lie below each epsilon, and how many it has."""
+    order = np.argsort(epsilon)
+    width = len(epsilon) + 1
+    counts = np.zeros(documents * width)
+    for margins, inverse in read():
+        passed = np.searchsorted(epsilon[order], margins, side="right")
+        add_by_document(counts, np.ones(margins.size), inverse * width + passed)
+    upto = np.cumsum(counts.reshape(documents, width), axis=1)
+    below = np.empty((documents, len(epsilon)))
+    below[:, order] = upto[:, :-1]
+    return below, upto[:, -1]
+
+
+def _totals_below(
+    read: RowsReader, epsilon: Float[np.ndarray, " points"]
+) -> Int[np.ndarray, " points"]:
+    """How many margins lie below each epsilon."""
+    one_document = ((margins, np.zeros(margins.size, dtype=np.intp)) for margins, _ in read())
+    below, _ = _counts_below(lambda: one_document, epsilon, 1)
+    totals: Int[np.ndarray, " points"] = below[0].astype(np.intp)
+    return totals
+
+
+def _lowest(read: RowsReader, sizes: Float[np.ndarray, " documents"], end: float) -> SortedSample:
+    """The margins up to ``end``, sorted; the others by document alone."""
+    kept: list[Rows] = []
+    for margins, inverse in read():
+        low = margins <= end
+        kept.append((margins[low], inverse[low].astype(np.int32)))
+    margins, inverse = (np.concatenate(columns) for columns in zip(*kept, strict=True))
+    above = sizes - np.bincount(inverse, minlength=len(sizes))
+    return sort_sample(margins, inverse, len(sizes), above=above)
+
+
 def local_slopes(
-    values: Float[np.ndarray, " positions"],
+    read: RowsReader,
 ) -> tuple[Float[np.ndarray, " points"], Float[np.ndarray, " points"]]:
     """Estimate ``d log eta / d log epsilon`` on a lattice of epsilon (theory §2, beyond the paper).
 
     The least-squares slope of ``log10 eta`` over seven neighbouring points of
     ``epsilon = 10 ** (k / 20)``, from where 100 margins lie below the first of them up to where
-    margins still lie above the last. ``values`` ascending, in logits; the slope has no unit, and is
-    1 where eta is proportional to epsilon. Returns the epsilon and the slopes, of length 0 where
-    there are too few margins.
+    margins still lie above the last. ``read`` gives the margins, in logits; the slope has no unit,
+    and is 1 where eta is proportional to epsilon. Returns the epsilon and the slopes, of length 0
+    where there are too few margins.
     """
     none = np.zeros(0)
-    n = values.size
-    if n < SLOPE_COUNT or values[-1] <= 0:
+    facts = _facts(read)
+    if facts.n < SLOPE_COUNT or facts.highest <= 0:
         return none, none
-    start = max(float(values[SLOPE_COUNT - 1]), 1e-12)
+    start = max(float(facts.lowest[SLOPE_COUNT - 1]), 1e-12)
     first = int(np.floor(STEPS_PER_DECADE * np.log10(start)))
-    last = int(np.ceil(STEPS_PER_DECADE * np.log10(values[-1])))
+    last = int(np.ceil(STEPS_PER_DECADE * np.log10(facts.highest)))
     lattice = 10.0 ** (np.arange(first, last + 1) / STEPS_PER_DECADE)
-    counts = np.searchsorted(values, lattice, side="left")
-    enough = (counts >= SLOPE_COUNT) & (counts < n)
-    lattice, logs = lattice[enough], np.log10(counts[enough] / n)
+    counts = _totals_below(read, lattice)
+    enough = (counts >= SLOPE_COUNT) & (counts < facts.n)
+    lattice, logs = lattice[enough], np.log10(counts[enough] / facts.n)
     if len(logs) < 2 * SLOPE_REACH + 1:
         return none, none
     offset = np.arange(-SLOPE_REACH, SLOPE_REACH + 1)
@@ -257,16 +362,14 @@ def local_slopes(
     return lattice[SLOPE_REACH:-SLOPE_REACH], slopes
 
 
-def _window(values: Float[np.ndarray, " positions"]) -> tuple[float, float]:
-    """The published window of ascending margins; raises where there is none."""
-    distinct = 1 + int((np.diff(values) > 0).sum())
-    positive = values[np.searchsorted(values, 0.0, side="right") :]
-    if positive.size == 0:
-        raise GapUndefined(f"all {values.size} margins are 0")
+def _window(facts: _Facts, percent: float, quarter: float) -> tuple[float, float]:
+    """The published window of margins with these quantiles; raises where there is none."""
+    if facts.positive == 0:
+        raise GapUndefined(f"all {facts.n} margins are 0")
+    distinct = len(facts.distinct)
     if distinct < POINTS:
         raise GapUndefined(f"{distinct} distinct margins are too few for a fit: it takes {POINTS}")
-    low = max(float(np.quantile(positive, 0.01)), 1e-6)
-    high = float(np.quantile(values, 0.25))
+    low, high = max(percent, 1e-6), quarter
     if not low < high:
         raise GapUndefined(
             f"the window is empty: the 25 % quantile of the margins, {high:.4g}, is not above "
@@ -276,32 +379,26 @@ def _window(values: Float[np.ndarray, " positions"]) -> tuple[float, float]:
 
 
 def _tied_end(
-    values: Float[np.ndarray, " positions"],
+    counts: Int[np.ndarray, " two"],
+    n: int,
     epsilon: Float[np.ndarray, " points"],
     eta: Float[np.ndarray, " points"],
 ) -> TiedEnd | None:
-    """The equal margins at the window's lower end, where the slope depends on them."""
-    ends = epsilon[0] + np.array([-TIE_REACH, TIE_REACH])
-    below, upto = np.searchsorted(values, ends, side="left")
+    """The equal margins at the window's lower end, where the slope depends on them.
+
+    ``counts`` of n margins lie below the two ends of its reach.
+    """
+    below, upto = counts.tolist()
     if upto - below < 2:
         return None
     shares = np.stack([eta, eta])
-    shares[:, 0] = below / values.size, upto / values.size
+    shares[:, 0] = below / n, upto / n
     # Points further on that are as near to the end hold at least as much.
     shares = np.maximum.accumulate(shares, axis=1)
     above, under = fit_rows(np.log10(epsilon)[None, :], shares)[:, 0]
     if not abs(above - under) > TIE_EFFECT:
         return None
-    return TiedEnd(int(upto - below), float(epsilon[0]), float(above), float(under))
-
-
-def _shares_below(
-    values: Float[np.ndarray, " positions"], epsilon: Float[np.ndarray, " points"]
-) -> Float[np.ndarray, " points"]:
-    shares: Float[np.ndarray, " points"] = (
-        np.searchsorted(values, epsilon, side="left") / values.size
-    )
-    return shares
+    return TiedEnd(upto - below, float(epsilon[0]), float(above), float(under))
 
 
 def _line_fit(
@@ -309,34 +406,37 @@ def _line_fit(
     epsilon: Float[np.ndarray, " points"],
     eta: Float[np.ndarray, " points"],
     draws: Float[np.ndarray, "resamples 4"],
-    sample: SortedSample,
+    n: int,
+    documents: int,
 ) -> LineFit:
     """The fit of one curve, with the intervals that the refitted resamples give it."""
     line = fit_line(epsilon, eta)
-    slope, intercept, _, alpha = (interval(column, sample.documents) for column in draws.T)
-    n = sample.values.size
+    slope, intercept, _, alpha = (interval(column, documents) for column in draws.T)
     return LineFit(
         epsilon_min=window[0],
         epsilon_max=window[1],
         points=int(((eta > 0) & (eta < 1)).sum()),
-        beta=Estimate(line.slope, *slope, n=n, documents=sample.documents),
-        intercept=Estimate(line.intercept, *intercept, n=n, documents=sample.documents),
+        beta=Estimate(line.slope, *slope, n=n, documents=documents),
+        intercept=Estimate(line.intercept, *intercept, n=n, documents=documents),
         r_squared=line.r_squared,
-        alpha=Estimate(line.alpha, *alpha, n=n, documents=sample.documents),
+        alpha=Estimate(line.alpha, *alpha, n=n, documents=documents),
     )
 
 
-def _refit(sample: SortedSample, *, resamples: int, seed: int) -> Float[np.ndarray, "resamples 4"]:
-    """The published protocol on every resample, its window drawn anew; NaN where it has none."""
-    zeros = np.searchsorted(sample.values, [0.0], side="right")
-    levels = np.array([0.01, 0.25])
+def _refit(
+    sample: SortedSample,
+    ends: Float[np.ndarray, "resamples 2"],
+    *,
+    resamples: int,
+    seed: int,
+) -> Float[np.ndarray, "resamples 4"]:
+    """The published protocol on every resample, in its own window; NaN where it has none."""
     steps = np.linspace(0.0, 1.0, POINTS)
     log_epsilon = np.zeros((resamples, POINTS))
     eta = np.zeros((resamples, POINTS))
+    lows, highs = np.maximum(ends[:, 0], 1e-6).tolist(), ends[:, 1].tolist()
     for row, drawn in enumerate(resample(sample, resamples=resamples, seed=seed)):
-        skip = np.array([weight_before(sample, drawn, zeros)[0], 0.0])
-        low, high = resampled_quantiles(sample, drawn, levels, skip)
-        low = max(low, 1e-6)
+        low, high = lows[row], highs[row]
         if not low < high:
             continue
         start, stop = np.log10(low), np.log10(high)
@@ -349,15 +449,15 @@ def _refit(sample: SortedSample, *, resamples: int, seed: int) -> Float[np.ndarr
 
 
 def _resample_shares(
-    sample: SortedSample, epsilon: Float[np.ndarray, " points"], *, resamples: int, seed: int
+    below: Float[np.ndarray, "documents points"],
+    sizes: Float[np.ndarray, " documents"],
+    *,
+    resamples: int,
+    seed: int,
 ) -> Float[np.ndarray, "resamples points"]:
-    """Shares below a few fixed epsilon in every resample."""
-    owners = sample.blocks.ravel()
-    index = np.searchsorted(sample.values, epsilon, side="left")
-    below = np.stack([np.bincount(owners[:i], minlength=sample.documents) for i in index], axis=1)
-    size = sample.counts.sum(axis=1)
-    counts = np.concatenate([below, size[:, None]], axis=1).astype(np.float64)
-    chunks = resample_weights(sample.documents, resamples=resamples, seed=seed)
+    """Shares below a few fixed epsilon in every resample, from the counts of each document."""
+    counts = np.concatenate([below, sizes[:, None]], axis=1)
+    chunks = resample_weights(len(sizes), resamples=resamples, seed=seed)
     # Whole numbers: exact in any order of summation.
     totals = np.concatenate([weights @ counts for weights in chunks])
     shares: Float[np.ndarray, "resamples points"] = totals[:, :-1] / totals[:, -1:]
