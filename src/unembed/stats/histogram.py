@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -35,6 +37,19 @@ class Density(ShortRepr):
     counts: tuple[tuple[int, ...], ...]
 
 
+def added(parts: Iterable[Histogram]) -> Histogram:
+    """The counts of several parts with the same edges, one at least."""
+
+    def plus(one: Histogram, other: Histogram) -> Histogram:
+        right, wrong = (
+            tuple(np.add(mine, theirs).tolist())
+            for mine, theirs in ((one.right, other.right), (one.wrong, other.wrong))
+        )
+        return Histogram(one.edges, right, wrong, one.below + other.below, one.above + other.above)
+
+    return reduce(plus, parts)
+
+
 def histogram(
     values: Float[np.ndarray, " positions"],
     right: Bool[np.ndarray, " positions"],
@@ -57,16 +72,20 @@ def histogram(
 
 
 def density(
-    x: Float[np.ndarray, " positions"],
-    y: Float[np.ndarray, " positions"],
+    pairs: Iterable[tuple[Float[np.ndarray, " _"], Float[np.ndarray, " _"]]],
     x_edges: tuple[float, ...],
     y_edges: tuple[float, ...],
 ) -> Density:
-    """Count the pairs in the cells of a grid, lower edges included; pairs outside are left out."""
+    """Count pairs in the cells of a grid, lower edges included; pairs outside are left out.
+
+    ``pairs`` are x and y of some positions at a time.
+    """
     rows, columns = len(x_edges) - 1, len(y_edges) - 1
-    i, j = _bin(x, x_edges), _bin(y, y_edges)
-    inside = (i >= 0) & (i < rows) & (j >= 0) & (j < columns)
-    cells = np.bincount(i[inside] * columns + j[inside], minlength=rows * columns)
+    cells = np.zeros(rows * columns, dtype=np.int64)
+    for x, y in pairs:
+        i, j = _bin(x, x_edges), _bin(y, y_edges)
+        inside = (i >= 0) & (i < rows) & (j >= 0) & (j < columns)
+        cells += np.bincount(i[inside] * columns + j[inside], minlength=rows * columns)
     counts = cells.reshape(rows, columns).tolist()
     return Density(x_edges, y_edges, tuple(tuple(row) for row in counts))
 

@@ -14,13 +14,14 @@ from unembed.decisions.audit.summary import (
     MARGIN_BANDS,
     AuditColumns,
     NativeColumns,
+    read_summary,
     summarise,
     summary_from_json,
     summary_to_json,
 )
 from unembed.stats.bootstrap import interval_levels, resample_weights
 from unembed.stats.histogram import density, histogram, round_edges
-from unembed.stats.rank_correlation import average_ranks, influence, spearman_estimate
+from unembed.stats.rank_correlation import average_ranks, influence, spearman_estimates
 
 
 def average_ranks_oracle(values):
@@ -150,6 +151,28 @@ def test_counts_and_shares_add_up(n, documents, seed, bad):
     assert (summary.gap is None) == (summary.gap_reason is not None)
     text = json.dumps(summary_to_json(summary), allow_nan=False)
     assert summary_from_json(json.loads(text)) == summary
+
+
+@pytest.mark.parametrize("sizes", [[700], [1, 0, 299, 400], [350, 350]])
+def test_parts_change_no_figure(sizes, monkeypatch):
+    monkeypatch.setattr("unembed.stats.resampled.THINNED", 64)
+    columns = audit_columns(n=700, documents=9)
+    columns = dataclasses.replace(columns, doc=np.sort(columns.doc))
+    columns.nll[[3, 320]] = np.nan
+    native = native_columns(columns)
+    native.margin[650] = np.inf
+    whole = columns.reader(native)
+
+    def read(names):
+        [held] = whole(names)
+        pieces = {name: np.split(held[name], np.cumsum(sizes)[:-1]) for name in names}
+        for i in range(len(sizes)):
+            yield {name: pieces[name][i] for name in names}
+
+    how = {"resamples": 30, "seed": 5}
+    expected = summarise(columns, native=native, **how)
+    assert read_summary(read, native_dtype="bfloat16", **how) == expected
+    assert expected.native.changed_top1.n == 697
 
 
 @pytest.mark.parametrize("flagged", [True, False])
@@ -282,14 +305,14 @@ def test_spearman_is_the_correlation_of_average_ranks(n, levels, seed):
     generator = np.random.default_rng(seed)
     x, y = generator.integers(0, levels, (2, n)).astype(np.float32)
     doc = np.arange(n) % 2
-    rho = spearman_estimate(x, y, doc, 2, resamples=10)
+    [rho] = spearman_estimates([x], y, doc, 2, resamples=10)
     if len(set(x)) == 1 or len(set(y)) == 1:
         assert rho.value is None
         assert rho.reason == "one of the two is the same at every position"
         return
     expected = pearson_oracle(average_ranks_oracle(x.tolist()), average_ranks_oracle(y.tolist()))
     assert rho.value == pytest.approx(expected, abs=1e-9)
-    opposite = spearman_estimate(-x, np.exp(y / 10), doc, 2, resamples=10)
+    [opposite] = spearman_estimates([-x], np.exp(y / 10), doc, 2, resamples=10)
     assert opposite.value == pytest.approx(-expected, abs=1e-9)
 
 
@@ -320,7 +343,7 @@ def test_influence_is_the_derivative_in_a_position_s_weight(tied):
     y = x + generator.normal(size=30)
     if tied:
         x, y = np.round(x), np.round(y * 2)
-    rho, moves = influence(x, y)
+    rho, moves = influence(x, y, np.arange(30), 30)
     assert rho == pytest.approx(weighted_spearman_oracle(x, y, [1.0] * 30), abs=1e-12)
     for i in range(30):
         sides = []
@@ -337,7 +360,7 @@ def test_spearman_interval_is_close_to_ranking_every_resample_anew():
     shift = generator.normal(size=40)[doc]
     x = generator.normal(size=400) + shift
     y = x + generator.normal(size=400)
-    rho = spearman_estimate(x, y, doc, 40, resamples=200, seed=6)
+    [rho] = spearman_estimates([x], y, doc, 40, resamples=200, seed=6)
     drawn = []
     for draws in np.concatenate(list(resample_weights(40, resamples=200, seed=6))):
         times = draws[doc].astype(int)
@@ -345,7 +368,7 @@ def test_spearman_interval_is_close_to_ranking_every_resample_anew():
         drawn.append(np.corrcoef(*ranks)[0, 1])
     low, high = np.quantile(drawn, interval_levels(40))
     assert (rho.low, rho.high) == pytest.approx((low, high), abs=0.15 * (high - low))
-    perfect = spearman_estimate(x, x * 2, doc, 40, resamples=5)
+    [perfect] = spearman_estimates([x], x * 2, doc, 40, resamples=5)
     assert (perfect.low, perfect.high) == (perfect.value, perfect.value)
     assert perfect.value == pytest.approx(1, abs=1e-12)
 
@@ -361,7 +384,7 @@ def test_histogram_bins_hold_their_lower_edge():
 
 def test_density_counts_cells_and_leaves_out_the_rest():
     x, y = np.array([0.0, 0.5, 1.0, 1.5, 2.0, -1.0]), np.array([0.0, 0.9, 1.0, 5.0, 0.0, 0.0])
-    grid = density(x, y, (0.0, 1.0, 2.0), (0.0, 1.0, 2.0, 3.0))
+    grid = density([(x, y)], (0.0, 1.0, 2.0), (0.0, 1.0, 2.0, 3.0))
     assert grid.counts == ((2, 0, 0), (0, 1, 0))
 
 

@@ -19,10 +19,8 @@ from unembed.decisions.audit.closest import CLOSEST_COLUMNS, ClosestCall, closes
 from unembed.decisions.audit.run import MENTIONED, AuditOptions, AuditRun, token_file
 from unembed.decisions.audit.sense import check_audit
 from unembed.decisions.audit.summary import (
-    AuditColumns,
     AuditSummary,
-    NativeColumns,
-    summarise,
+    read_summary,
     summary_to_json,
 )
 from unembed.decisions.quoting import CONTEXT_TOKENS, Quoting
@@ -41,6 +39,9 @@ from unembed.runs.table import as_text
 from unembed.stats.forms import decimal, full, share
 from unembed.text.corpus import Corpus
 from unembed.text.vocabulary import Vocabulary
+
+HELD_POSITIONS = 1 << 18
+"""Positions whose columns are held once they were read, and that are read at a time."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class Audit(RunRecord):
     in_memory: pa.Table | None = field(default=None, repr=False)
     files: tuple[str, ...] = field(default=(), repr=False)
     """The tables of positions inside the folder, which the manifest lists."""
+    _held: dict[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of_run(cls, run: FinishedRun) -> Audit:
@@ -87,11 +89,24 @@ class Audit(RunRecord):
 
     def column(self, name: str) -> Shaped[np.ndarray, "positions ..."]:
         """One column; nulls become NaN in float columns and -1 in the others."""
-        column = self.read([name])[name]
-        if not pa.types.is_floating(column.type):
-            column = column.fill_null(False if pa.types.is_boolean(column.type) else -1)
-        values: np.ndarray = column.to_numpy()
-        return values
+        return _filled(self.read([name])[name])
+
+    def column_parts(self, names: Sequence[str]) -> Iterator[dict[str, np.ndarray]]:
+        """Some columns of all positions, a part at a time, each as ``column`` gives it.
+
+        Those of a short run are read once.
+        """
+        if len(self) > HELD_POSITIONS:
+            for part in self._parts(list(dict.fromkeys(names))):
+                for start in range(0, max(1, part.num_rows), HELD_POSITIONS):
+                    piece = part.slice(start, HELD_POSITIONS)
+                    yield {name: _filled(piece[name]) for name in names}
+            return
+        missing = [name for name in dict.fromkeys(names) if name not in self._held]
+        if missing:
+            table = self.read(missing)
+            self._held.update({name: _filled(table[name]) for name in missing})
+        yield {name: self._held[name] for name in names}
 
     def of_documents(self, documents: Sequence[int]) -> pa.Table:
         """The positions of some documents, sorted; reads one part of the run at a time."""
@@ -259,17 +274,16 @@ def finish_audit(folder: RunFolder, run: AuditRun, command: str) -> Audit:
 
 
 def _summarise(audit: Audit) -> AuditSummary:
-    names = ("doc", "target", "top1", "margin", "relative_distance", "nll", "entropy", "confidence")
-    values = {name: audit.column(name) for name in names}
-    columns = AuditColumns(finite=np.isfinite(values["margin"]), **values)
-    native = None
-    if audit.provenance.options["native_head"]:
-        native = NativeColumns(
-            audit.provenance.model_dtype,
-            audit.column("native_top1"),
-            audit.column("native_top2"),
-            audit.column("native_margin"),
-            audit.column("native_step"),
-            audit.column("top2"),
-        )
-    return summarise(columns, native=native, row_norm_cv=audit.provenance.row_norm_cv)
+    native = audit.provenance.options["native_head"]
+    return read_summary(
+        audit.column_parts,
+        native_dtype=audit.provenance.model_dtype if native else None,
+        row_norm_cv=audit.provenance.row_norm_cv,
+    )
+
+
+def _filled(column: pa.ChunkedArray) -> Shaped[np.ndarray, "positions ..."]:
+    if not pa.types.is_floating(column.type):
+        column = column.fill_null(False if pa.types.is_boolean(column.type) else -1)
+    filled: Shaped[np.ndarray, "positions ..."] = column.to_numpy()
+    return filled

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
-from unembed.decisions.audit.gap import GapFit, GapUndefined, fit_gap
+from unembed.decisions.audit.finite_rows import FiniteRows
+from unembed.decisions.audit.gap import GapFit, GapUndefined, read_gap
 from unembed.short_repr import ShortRepr
-from unembed.stats.bootstrap import RESAMPLES, cluster, ratio_estimates, sums_by_document
+from unembed.stats.bootstrap import RESAMPLES, add_by_document, ratio_estimates
 from unembed.stats.estimate import Estimate
+
+NATIVE_FINITE = ("native_margin", "native_step")
+"""Columns that are not finite where a native logit overflowed."""
+HELD_VALUES = 1 << 20
+"""Values that are looked through at a time, or twice the different ones if those are more."""
 
 
 @dataclass(frozen=True)
@@ -28,17 +35,6 @@ class NativeColumns:
     margin: Float[np.ndarray, " positions"]
     rounding_step: Float[np.ndarray, " positions"]
     top2_float32: Int[np.ndarray, " positions"]
-
-    def rows(self, kept: Bool[np.ndarray, " positions"]) -> NativeColumns:
-        """The columns at some of the rows."""
-        return NativeColumns(
-            self.dtype,
-            self.top1[kept],
-            self.top2[kept],
-            self.margin[kept],
-            self.rounding_step[kept],
-            self.top2_float32[kept],
-        )
 
 
 @dataclass(frozen=True)
@@ -58,10 +54,8 @@ class NativeHead(ShortRepr):
 
 
 def native_head(
-    native: NativeColumns,
-    documents: Int[np.ndarray, " positions"],
-    top1: Int[np.ndarray, " positions"],
-    margin: Float[np.ndarray, " positions"],
+    rows: FiniteRows,
+    dtype: str,
     gap: GapFit | None,
     *,
     resamples: int = RESAMPLES,
@@ -73,56 +67,61 @@ def native_head(
     among positions with a native margin above 0, ``changed_order`` the share whose ordered pair
     (top-1, top-2) differs, ``tied_top2`` the share with a native margin of exactly 0,
     ``below_rounding_step`` the share whose float32 margin is below the native rounding step.
-    ``documents``, ``top1`` and ``margin`` are the float32 head's, row for row, and ``gap`` their
-    fit, which is made again where native rows are left out. A gap that is undefined is None.
+    ``gap`` is the fit of the float32 margins of ``rows``, which is made again where native rows are
+    left out. A gap that is undefined is None.
     """
-    kept = np.isfinite(native.margin) & np.isfinite(native.rounding_step)
-    if not kept.all():
-        native, documents = native.rows(kept), documents[kept]
-        top1, margin = top1[kept], margin[kept]
-    inverse, clusters = cluster(documents)
-    changed = native.top1 != top1
-    untied = native.margin > 0
-    everything = np.ones(len(documents), dtype=np.bool_)
-    shares = (
-        (changed, everything),
-        (changed & untied, untied),
-        (changed | (native.top2 != native.top2_float32), everything),
-        (~untied, everything),
-        (margin < native.rounding_step, everything),
-    )
-    numerators, denominators = (
-        np.stack(
-            [sums_by_document(pair[i].astype(np.float64), inverse, clusters) for pair in shares]
+    every, rows = rows, rows.also(NATIVE_FINITE)
+    how = {"resamples": resamples, "seed": seed}
+    numerators, denominators = np.zeros((5, rows.documents)), np.zeros((5, rows.documents))
+    names = ("top1", "top2", "margin", "native_top1", "native_top2", "native_margin", "native_step")
+    for inverse, top1, top2, margin, native_top1, native_top2, native_margin, step in rows.parts(
+        *names
+    ):
+        changed, untied = native_top1 != top1, native_margin > 0
+        everything = np.ones(len(inverse), dtype=np.bool_)
+        shares = (
+            (changed, everything),
+            (changed & untied, untied),
+            (changed | (native_top2 != top2), everything),
+            (~untied, everything),
+            (margin < step, everything),
         )
-        for i in (0, 1)
+        for i, pair in enumerate(shares):
+            for sums, values in zip((numerators, denominators), pair, strict=True):
+                add_by_document(sums[i], values, inverse)
+    changed_top1, changed_untied, changed_order, tied, below = ratio_estimates(
+        numerators, denominators, **how
     )
-    estimates = ratio_estimates(numerators, denominators, resamples=resamples, seed=seed)
-    if not kept.all():
-        gap = _fit_or_none(margin, documents, resamples=resamples, seed=seed)
-    changed_top1, changed_untied, changed_order, tied, below = estimates
+    if rows.n != every.n:
+        gap = _fit_or_none(rows, "margin", **how)
     return NativeHead(
-        dtype=native.dtype,
-        distinct_margins=len(np.unique(native.margin)),
-        distinct_margins_float32=len(np.unique(margin)),
+        dtype=dtype,
+        distinct_margins=_distinct(values for _, values in rows.parts("native_margin")),
+        distinct_margins_float32=_distinct(values for _, values in rows.parts("margin")),
         changed_top1=changed_top1,
         changed_top1_untied=changed_untied,
         changed_order=changed_order,
         tied_top2=tied,
         below_rounding_step=below,
-        gap=_fit_or_none(native.margin, documents, resamples=resamples, seed=seed),
+        gap=_fit_or_none(rows, "native_margin", **how),
         gap_float32=gap,
     )
 
 
-def _fit_or_none(
-    margin: Float[np.ndarray, " positions"],
-    documents: Int[np.ndarray, " positions"],
-    *,
-    resamples: int,
-    seed: int,
-) -> GapFit | None:
+def _distinct(parts: Iterable[Float[np.ndarray, " _"]]) -> int:
+    """How many different values there are, ``len(np.unique(values))``."""
+    found: list[np.ndarray] = []
+    limit = HELD_VALUES
+    for values in parts:
+        found.append(values)
+        if sum(map(len, found)) > limit:
+            found = [np.unique(np.concatenate(found))]
+            limit = max(limit, 2 * len(found[0]))
+    return len(np.unique(np.concatenate(found))) if found else 0
+
+
+def _fit_or_none(rows: FiniteRows, name: str, *, resamples: int, seed: int) -> GapFit | None:
     try:
-        return fit_gap(margin, documents, resamples=resamples, seed=seed)
+        return read_gap(rows.column(name), rows.documents, resamples=resamples, seed=seed)
     except GapUndefined:
         return None

@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,18 +14,19 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from unembed.decisions.audit.gap import GapFit, GapUndefined, fit_gap
+from unembed.decisions.audit.finite_rows import ColumnReader, FiniteRows
+from unembed.decisions.audit.gap import GapFit, GapUndefined, read_gap
 from unembed.decisions.audit.rounding import NativeColumns, NativeHead, native_head
 from unembed.decisions.names import MARGIN_BANDS
 from unembed.runs.frames import Figures
 from unembed.runs.record import check_columns, record_from_json, record_to_json
 from unembed.short_repr import ShortRepr
-from unembed.stats.bootstrap import RESAMPLES, cluster, ratio_estimates, sums_by_document
+from unembed.stats.bootstrap import RESAMPLES, add_by_document, ratio_estimates
 from unembed.stats.estimate import Estimate
 from unembed.stats.forms import full, share
-from unembed.stats.histogram import Density, Histogram, density, histogram, round_edges
-from unembed.stats.rank_correlation import spearman_estimate
-from unembed.stats.resampled import quantile_estimates
+from unembed.stats.histogram import Density, Histogram, added, density, histogram, round_edges
+from unembed.stats.rank_correlation import spearman_estimates
+from unembed.stats.resampled import Rows, plain_quantiles, read_quantiles
 
 __all__ = [
     "MARGIN_BANDS",
@@ -53,6 +54,9 @@ GRID_ENTROPY_EDGES = tuple(i / 5 for i in range(41))
 GRID_MARGIN_EDGES = tuple(i / 4 for i in range(41))
 """Margin bins of the grid: 0 to 10 logits by 0.25."""
 
+FINITE = ("margin", "relative_distance", "nll", "entropy", "confidence")
+"""Columns that are numbers at every position that enters the figures."""
+
 
 @dataclass(frozen=True)
 class AuditColumns:
@@ -74,6 +78,20 @@ class AuditColumns:
 
     def __post_init__(self) -> None:
         check_columns(self)
+
+    def reader(self, native: NativeColumns | None = None) -> ColumnReader:
+        """Reads these columns by the names that they have in an audit's table, as one part."""
+        columns = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        columns["margin"] = np.where(self.finite, self.margin, np.float32(np.nan))
+        if native is not None:
+            columns |= {
+                "native_top1": native.top1,
+                "native_top2": native.top2,
+                "native_margin": native.margin,
+                "native_step": native.rounding_step,
+                "top2": native.top2_float32,
+            }
+        return lambda names: [{name: columns[name] for name in names}]
 
 
 @dataclass(frozen=True)
@@ -135,95 +153,91 @@ def summarise(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> AuditSummary:
-    """The figures of an audit, each with its interval clustered by document (theory §1, §2).
+    """The figures of columns in memory, see ``read_summary``.
 
-    Rows that ``finite`` does not mark, or that hold a non-finite number, are counted and left out.
-    A statistic that does not exist has value None and a reason. The same columns, ``resamples`` and
-    ``seed`` give the same figures to the last bit. ``native`` is row for row with ``columns``;
-    ``row_norm_cv``, the coefficient of variation of the head's row norms, is passed through.
-    Raises ``ValueError`` where columns differ in length or a margin is negative.
+    ``native`` is row for row with ``columns``. Raises ``ValueError`` where columns differ in
+    length.
     """
     if native is not None and native.margin.shape != columns.doc.shape:
         raise ValueError(f"native has {native.margin.size} rows, the audit {columns.doc.size}")
-    n_positions, n_documents = columns.doc.size, cluster(columns.doc)[1]
-    kept = _finite_rows(columns)
-    if not kept.all():
-        native = None if native is None else native.rows(kept)
-        columns = AuditColumns(
-            **{
-                field.name: getattr(columns, field.name)[kept]
-                for field in dataclasses.fields(columns)
-            }
-        )
-    inverse, documents = cluster(columns.doc)
-    right = columns.target == columns.top1
-    accuracy, nll, entropy, confidence, below_half, *in_bands = _means(
-        columns, right, inverse, documents, resamples=resamples, seed=seed
+    return read_summary(
+        columns.reader(native),
+        native_dtype=None if native is None else native.dtype,
+        row_norm_cv=row_norm_cv,
+        resamples=resamples,
+        seed=seed,
     )
-    both = (columns.margin, columns.relative_distance)
-    shares = [q / 100 for q in QUANTILES]
+
+
+def read_summary(
+    read: ColumnReader,
+    *,
+    native_dtype: str | None = None,
+    row_norm_cv: float | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> AuditSummary:
+    """The figures of an audit, each with its interval clustered by document (theory §1, §2).
+
+    Rows that hold a non-finite number are counted and left out. A statistic that does not exist has
+    value None and a reason. The same columns, ``resamples`` and ``seed`` give the same figures to
+    the last bit, whatever the parts. ``native_dtype`` is that of the native head's columns, where
+    they are there; ``row_norm_cv``, the coefficient of variation of the head's row norms, is passed
+    through. The columns are read a part at a time, many times over: what is held grows with the
+    documents, and by some 40 bytes a position, most of them while positions are ranked.
+    Raises ``ValueError`` where a margin is negative.
+    """
+    rows = FiniteRows.of(read, FINITE)
+    documents = rows.documents
+    how = {"resamples": resamples, "seed": seed}
+    both = ("margin", "relative_distance")
+    shares = tuple(q / 100 for q in QUANTILES)
+
+    def samples() -> Iterator[list[Rows]]:
+        for inverse, *columns in rows.parts(*both):
+            yield [(values, inverse) for values in columns]
+
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         # Array operations run side by side; each figure is computed as it would be alone.
-        fitted = pool.submit(fit_gap, columns.margin, columns.doc, resamples=resamples, seed=seed)
-        quantiles = [
-            pool.submit(
-                quantile_estimates,
-                *(values, inverse, documents, shares),
-                resamples=resamples,
-                seed=seed,
-            )
-            for values in both
-        ]
-        correlations = [
-            pool.submit(
-                spearman_estimate,
-                *(values, columns.entropy, inverse, documents),
-                resamples=resamples,
-                seed=seed,
-            )
-            for values in both
-        ]
-    margin_quantiles, distance_quantiles = (future.result() for future in quantiles)
-    spearman_margin, spearman_distance = (future.result() for future in correlations)
+        fitted = pool.submit(read_gap, rows.column("margin"), documents, **how)
+        quantiles = pool.submit(read_quantiles, samples, [shares, shares], documents, **how)
+        correlations = pool.submit(_correlations, rows, both, **how)
+        accuracy, nll, entropy, confidence, below_half, *in_bands = _means(rows, **how)
+        shapes = _shapes(rows)
+    margin_quantiles, distance_quantiles = (
+        {str(q): e for q, e in zip(QUANTILES, found.estimates(), strict=True)}
+        for found in quantiles.result()
+    )
+    spearman_margin, spearman_distance = correlations.result()
     gap, gap_reason = None, None
     try:
         gap = fitted.result()
     except GapUndefined as reason:
         gap_reason = str(reason)
-    distances = columns.relative_distance
-    limit = float(np.quantile(distances, 0.995)) if distances.size else 0.0
     return AuditSummary(
-        n_positions=n_positions,
-        n_documents=n_documents,
-        n_nonfinite=n_positions - columns.doc.size,
+        n_positions=rows.n_positions,
+        n_documents=rows.n_documents,
+        n_nonfinite=rows.n_positions - rows.n,
         accuracy=accuracy,
         nll_nats=nll,
         perplexity=_exponential(nll),
         entropy_nats=entropy,
         confidence=confidence,
-        median_margin=margin_quantiles[QUANTILES.index(50)],
-        median_relative_distance=distance_quantiles[QUANTILES.index(50)],
+        median_margin=margin_quantiles["50"],
+        median_relative_distance=distance_quantiles["50"],
         share_margin_below_half=below_half,
         spearman_margin_entropy=spearman_margin,
         spearman_relative_distance_entropy=spearman_distance,
-        margin_quantiles={str(q): e for q, e in zip(QUANTILES, margin_quantiles, strict=True)},
-        relative_distance_quantiles={
-            str(q): e for q, e in zip(QUANTILES, distance_quantiles, strict=True)
-        },
+        margin_quantiles=margin_quantiles,
+        relative_distance_quantiles=distance_quantiles,
         bands=_bands(in_bands),
-        margin_histogram=histogram(columns.margin, right, MARGIN_EDGES),
-        relative_distance_histogram=histogram(distances, right, round_edges(max(limit, 0.0))),
-        entropy_margin=density(
-            columns.entropy, columns.margin, GRID_ENTROPY_EDGES, GRID_MARGIN_EDGES
-        ),
+        margin_histogram=shapes[0],
+        relative_distance_histogram=shapes[1],
+        entropy_margin=shapes[2],
         gap=gap,
         gap_reason=gap_reason,
         row_norm_cv=row_norm_cv,
-        native=None
-        if native is None
-        else native_head(
-            native, columns.doc, columns.top1, columns.margin, gap, resamples=resamples, seed=seed
-        ),
+        native=None if native_dtype is None else native_head(rows, native_dtype, gap, **how),
     )
 
 
@@ -241,47 +255,56 @@ def summary_from_json(data: dict[str, Any]) -> AuditSummary:
     return record_from_json(AuditSummary, data)
 
 
-def _finite_rows(columns: AuditColumns) -> Bool[np.ndarray, " positions"]:
-    kept = columns.finite.copy()
-    for values in (
-        columns.margin,
-        columns.relative_distance,
-        columns.nll,
-        columns.entropy,
-        columns.confidence,
-    ):
-        kept &= np.isfinite(values)
-    return kept
-
-
-def _means(
-    columns: AuditColumns,
-    right: Bool[np.ndarray, " positions"],
-    inverse: Int[np.ndarray, " positions"],
-    documents: int,
-    *,
-    resamples: int,
-    seed: int,
+def _correlations(
+    rows: FiniteRows, names: Sequence[str], *, resamples: int, seed: int
 ) -> tuple[Estimate, ...]:
+    """Spearman's correlation of each of these columns with the entropy."""
+    parts = rows.parts("entropy", *names)
+    columns = [[inverse.astype(np.int32), *others] for inverse, *others in parts]
+    inverse, entropy, *values = (np.concatenate(one) for one in zip(*columns, strict=True))
+    del columns
+    return spearman_estimates(
+        values, entropy, inverse, rows.documents, resamples=resamples, seed=seed
+    )
+
+
+def _shapes(rows: FiniteRows) -> tuple[Histogram, Histogram, Density]:
+    """Histograms of margins and relative distances, and entropies against margins."""
+    limit = plain_quantiles(rows.column("relative_distance"), 0.995)[0] if rows.n else 0.0
+    edges = (MARGIN_EDGES, round_edges(max(float(limit), 0.0)))
+    both = [
+        [histogram(values, target == top1, at) for values, at in zip(columns, edges, strict=True)]
+        for _, target, top1, *columns in rows.parts("target", "top1", "margin", "relative_distance")
+    ]
+    margins, distances = (added(parts) for parts in zip(*both, strict=True))
+    pairs = ((entropy, margin) for _, entropy, margin in rows.parts("entropy", "margin"))
+    return margins, distances, density(pairs, GRID_ENTROPY_EDGES, GRID_MARGIN_EDGES)
+
+
+def _means(rows: FiniteRows, *, resamples: int, seed: int) -> tuple[Estimate, ...]:
     """Accuracy, nll, entropy, confidence, share below 0.5; then three figures of each band.
 
     A band's figures are its share, its accuracy and its confidence.
     """
-
-    def total(values: Float[np.ndarray, " positions"]) -> Float[np.ndarray, " documents"]:
-        return sums_by_document(values, inverse, documents)
-
-    hit = right.astype(np.float64)
-    everything = total(np.ones(hit.size))
-    numerators = [total(hit)]
-    numerators += [total(v) for v in (columns.nll, columns.entropy, columns.confidence)]
-    numerators.append(total((columns.margin < 0.5).astype(np.float64)))
-    denominators = [everything] * len(numerators)
-    for low, high in itertools.pairwise(MARGIN_BANDS):
-        inside = ((columns.margin >= low) & (columns.margin < high)).astype(np.float64)
-        size = total(inside)
-        numerators += [size, total(inside * hit), total(inside * columns.confidence)]
-        denominators += [everything, size, size]
+    bands = list(itertools.pairwise(MARGIN_BANDS))
+    sums = np.zeros((6 + 3 * len(bands), rows.documents))
+    everything, fixed, in_bands = sums[0], sums[1:6], sums[6:].reshape(len(bands), 3, -1)
+    names = ("target", "top1", "nll", "entropy", "confidence", "margin")
+    for inverse, target, top1, nll, entropy, confidence, margin in rows.parts(*names):
+        hit = (target == top1).astype(np.float64)
+        add_by_document(everything, np.ones(len(hit)), inverse)
+        values = (hit, nll, entropy, confidence, margin < 0.5)
+        for total, one in zip(fixed, values, strict=True):
+            add_by_document(total, one, inverse)
+        for (low, high), totals in zip(bands, in_bands, strict=True):
+            inside = (margin >= low) & (margin < high)
+            some = inverse[inside]
+            for total, one in zip(totals, (np.ones(len(hit)), hit, confidence), strict=True):
+                add_by_document(total, one[inside], some)
+    numerators, denominators = list(fixed), [everything] * len(fixed)
+    for totals in in_bands:
+        numerators += list(totals)
+        denominators += [everything, totals[0], totals[0]]
     return ratio_estimates(
         np.stack(numerators), np.stack(denominators), resamples=resamples, seed=seed
     )

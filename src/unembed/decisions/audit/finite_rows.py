@@ -1,0 +1,74 @@
+"""The positions of an audit that enter its figures, read a part at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Int, Shaped
+
+from unembed.stats.resampled import Rows, RowsReader
+
+ColumnReader = Callable[[Sequence[str]], Iterable[Mapping[str, np.ndarray]]]
+"""Reads some columns of all positions from the first on: the same parts each time."""
+
+
+@dataclass(frozen=True)
+class FiniteRows:
+    """The ``n`` of ``n_positions`` rows in which the columns ``finite`` are that.
+
+    ``ids`` are their documents, ascending, which ``parts`` numbers from 0; ``n_documents`` counts
+    those of all rows. ``kept`` marks the rows of each part, None where all of them are kept.
+    """
+
+    read: ColumnReader
+    finite: tuple[str, ...]
+    kept: tuple[Bool[np.ndarray, " _"] | None, ...]
+    ids: Int[np.ndarray, " documents"]
+    n: int
+    n_positions: int
+    n_documents: int
+
+    @staticmethod
+    def of(read: ColumnReader, finite: Sequence[str]) -> FiniteRows:
+        """Read once to find the rows in which all of these columns are finite."""
+        kept: list[Bool[np.ndarray, " _"] | None] = []
+        every = ids = np.zeros(0, dtype=np.int64)
+        n = positions = 0
+        for part in read(("doc", *finite)):
+            doc = part["doc"]
+            mask = np.ones(len(doc), dtype=np.bool_)
+            for name in finite:
+                mask &= np.isfinite(part[name])
+            whole = bool(mask.all())
+            kept.append(None if whole else mask)
+            n, positions = n + int(mask.sum()), positions + len(doc)
+            every = np.union1d(every, doc)
+            ids = np.union1d(ids, doc if whole else doc[mask])
+        return FiniteRows(read, tuple(finite), tuple(kept), ids, n, positions, len(every))
+
+    def also(self, finite: Sequence[str]) -> FiniteRows:
+        """The rows among these in which further columns are finite."""
+        return FiniteRows.of(self.read, (*self.finite, *finite))
+
+    @property
+    def documents(self) -> int:
+        """How many documents have such a row."""
+        return len(self.ids)
+
+    def parts(self, *names: str) -> Iterator[list[Shaped[np.ndarray, " _"]]]:
+        """Of each part the number of every row's document, and these columns."""
+        for part, kept in zip(self.read(("doc", *names)), self.kept, strict=True):
+            columns = [part[name] if kept is None else part[name][kept] for name in ("doc", *names)]
+            columns[0] = np.searchsorted(self.ids, columns[0])
+            yield columns
+
+    def column(self, name: str) -> RowsReader:
+        """A reader of one column with its documents."""
+
+        def read() -> Iterator[Rows]:
+            for inverse, values in self.parts(name):
+                yield values, inverse
+
+        return read
