@@ -2,14 +2,17 @@
 
     python benchmarks/sweep.py                          # GPT-2 and Qwen3-0.6B shapes
     python benchmarks/sweep.py --shapes llama3 gemma3 --rows 256
+    python benchmarks/sweep.py --shapes qwen3 --dtype bfloat16 --peers sweep float32 rounded
     python benchmarks/sweep.py --shapes qwen3 --rows 2048 --peers door cross_entropy
     python benchmarks/sweep.py --device cuda --dtype bfloat16 --shapes llama3 --rows 16384
 
 Each measurement is a fresh process; the peers alternate. ``product`` is the roofline: the best
-float32 product of the same matrices, nothing else. ``eager`` is the sweep by torch operations, as
-it runs without a C++ compiler. ``plain`` holds full float32 logits, as people write it; ``chunked``
-does the same statistics over blocks of rows. ``loss`` is torch's fused linear cross-entropy, which
-gives the loss alone. ``door`` and ``cross_entropy`` are forward and backward: ``head_loss`` against
+float32 product of the same matrices, nothing else. ``float32`` is the sweep whose products are of
+float32 operands, beside ``sweep`` on bfloat16 ones. ``eager`` is the sweep by torch operations, as
+it runs without a C++ compiler. ``rounded`` is the product in the operands' own dtype, which rounds
+every logit. ``plain`` holds full float32 logits, as people write it; ``chunked`` does the same
+statistics over blocks of rows. ``loss`` is torch's fused linear cross-entropy, which gives the loss
+alone. ``door`` and ``cross_entropy`` are forward and backward: ``head_loss`` against
 ``cross_entropy(linear)``, gradients to hidden states and weight. ``liger`` and ``cut`` are the
 fused losses of liger-kernel and cut-cross-entropy, on a GPU where they are installed. There
 ``product`` is the product in the operands' own dtype, and memory is the allocator's peak.
@@ -40,7 +43,9 @@ SHAPES = {
 PEERS = (
     "sweep",
     "eager",
+    "float32",
     "product",
+    "rounded",
     "plain",
     "chunked",
     "loss",
@@ -141,13 +146,29 @@ def eager(hidden: Any, weight: Any, targets: Any) -> Callable[[], Any]:
     return lambda: sweep(hidden, head, targets, k=5, precision=precision)
 
 
+def float32(hidden: Any, weight: Any, targets: Any) -> Callable[[], Any]:
+    from dataclasses import replace
+
+    from unembed.head.head import Head
+    from unembed.head.precision import Precision
+    from unembed.head.sweep import sweep
+
+    head, found = Head.from_parts(weight), Precision.probe(weight)
+    precision = replace(found, route=found.float32_route)
+    return lambda: sweep(hidden, head, targets, k=5, precision=precision)
+
+
+def rounded(hidden: Any, weight: Any, targets: Any) -> Callable[[], Any]:
+    whole = torch.empty(len(hidden), len(weight), dtype=weight.dtype, device=weight.device)
+    return lambda: torch.mm(hidden, weight.T, out=whole)
+
+
 def product(hidden: Any, weight: Any, targets: Any) -> Callable[[], Any]:
     """The faster of the wheel's two float32 products, over blocks and whole; on a GPU its own."""
     from unembed.head.product import float32_products
 
     if hidden.is_cuda:
-        whole = torch.empty(len(hidden), len(weight), dtype=weight.dtype, device=weight.device)
-        return lambda: torch.mm(hidden, weight.T, out=whole)
+        return rounded(hidden, weight, targets)
     hidden, weight = hidden.float(), weight.float()
     buffer = torch.empty(len(hidden), len(weight))
 
@@ -241,7 +262,9 @@ TRAINING = ("door", "cross_entropy", "liger", "cut")
 JOBS = {
     "sweep": swept,
     "eager": eager,
+    "float32": float32,
     "product": product,
+    "rounded": rounded,
     "plain": plain,
     "chunked": chunked,
     "loss": fused_loss,

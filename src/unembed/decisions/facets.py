@@ -100,7 +100,7 @@ def _nearest_candidates(
     for start in range(0, head.vocab, FACET_BLOCK):
         stop = min(start + FACET_BLOCK, head.vocab)
         rows = pad_rows(head.weight[start:stop])
-        with float32_products(precision.route):
+        with float32_products(precision.float32_route):
             logits = (h @ rows.T)[:n, : stop - start]
             cross = (own @ rows.T)[:n, : stop - start]
         squares = own_square[:, None] + rows[: stop - start].square().sum(1) - 2 * cross

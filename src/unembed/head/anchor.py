@@ -192,7 +192,7 @@ def _gradients(
         at = [column[span, None] for column in normalisers]
         _logit_gradient(logits, others, at, incoming[span, None], head.softcap)
         apart = logits[:, : len(weight)]
-        with float32_products(model.precision.route):
+        with float32_products(model.precision.float32_route):
             if to_hidden is not None:
                 to_hidden[span].addmm_(apart, weight)
             if at_weight is not None:

@@ -19,7 +19,6 @@ from unembed.head.product import (
     TILE,
     WIDE_BLOCK,
     WIDE_ROWS,
-    float32_products,
     left_operand,
     multiply,
     right_operand,
@@ -87,9 +86,9 @@ def logit_blocks(
     by the next. ``block`` is its width, by ``BlockShape`` where it is None.
     """
     rows = inputs.shape[0]
-    converted = head.weight.dtype != torch.float32
-    shape = BlockShape.of(inputs.device, rows, block, head.dim if converted else 0)
     left = left_operand(inputs, head.weight.dtype, precision.route)
+    converted = head.weight.dtype != left.dtype
+    shape = BlockShape.of(inputs.device, rows, block, head.dim if converted else 0)
     buffer = torch.empty(
         min(rows, shape.rows) * shape.columns, dtype=torch.float32, device=inputs.device
     )
@@ -145,8 +144,9 @@ def target_logits(
         rows, chosen = inputs[span], targets[span]
         bias = None if head.bias is None else head.bias[chosen].float()
         if precision.invariant:
-            with float32_products(precision.route):
-                square = rows.to(torch.float32) @ head.weight[chosen].to(torch.float32).T
+            left = left_operand(rows, head.weight.dtype, precision.route)
+            square = torch.empty(len(left), len(rows), dtype=torch.float32, device=inputs.device)
+            multiply(left, right_operand(head.weight[chosen], left), precision.route, square)
             apply_recipe(square, head, bias)
             found[span] = square.diagonal()
         else:

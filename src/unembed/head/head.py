@@ -184,24 +184,24 @@ def final_hidden(
 
 @torch.no_grad()
 def faster_body_route(model: nn.Module, precision: Precision) -> Route:
-    """The head's product route for the model's body too, where it is as exact there.
+    """The route of float32 products for the model's body too, where it is as exact there.
 
-    The hidden states of a probe batch by the head's route must be those of the plain one: up to
+    The hidden states of a probe batch by that route must be those of the plain one: up to
     float32 rounding (1e-5 of the largest) in float32, to the bit in a narrower dtype, whose own
     products the route leaves alone. Else the body keeps the plain route.
     """
-    if precision.route == "ieee":
+    if precision.float32_route == "ieee":
         return "ieee"
     ids = _probe_ids(model, output_embedding(model).weight.device)
     with float32_products("ieee"):
         plain = final_hidden(model, ids)
-    with float32_products(precision.route):
+    with float32_products(precision.float32_route):
         faster = final_hidden(model, ids)
     if plain.dtype == torch.float32:
         same = bool((faster - plain).abs().max() <= 1e-5 * plain.abs().max())
     else:
         same = torch.equal(faster, plain)
-    return precision.route if same else "ieee"
+    return precision.float32_route if same else "ieee"
 
 
 def bytes_of(tensor: Tensor) -> memoryview:

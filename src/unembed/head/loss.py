@@ -112,7 +112,7 @@ class _HeadLoss(torch.autograd.Function):
         ctx.save_for_backward(
             hidden, weight, bias, targets, found.topk_ids, found.entropy, found.logsumexp
         )
-        ctx.head, ctx.route, ctx.block = head, precision.route, block
+        ctx.head, ctx.route, ctx.block = head, precision.float32_route, block
         return (
             found.nll,
             found.topk_values,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -14,7 +14,7 @@ from unembed.head.product import (
     WIDE_BLOCK,
     WIDE_ROWS,
     Route,
-    candidate,
+    candidates,
     left_operand,
     multiply,
     right_operand,
@@ -26,18 +26,21 @@ from unembed.short_repr import ShortRepr
 class Precision(ShortRepr):
     """How float32 products are taken, and what the probe saw.
 
-    ``route`` is "onednn" (the CPU wheel's second float32 product, often twice as fast), "ieee" (the
-    default one: MKL on CPU, plain float32 on CUDA), or on CUDA "wide" (16-bit operands, float32
-    sums) or "split" (float32 hidden states in three bfloat16 parts). ``error`` is the probe's
-    largest ``|product - float64|`` over ``|w| |h|``; ``invariant`` says that the probe got the same
-    bits from small and large blocks. ``epilogue`` names the kernel that takes the statistics from
-    each block.
+    ``route`` is that of the head's product: "onednn" (the CPU wheel's second float32 product, often
+    twice as fast), "ieee" (the default one: MKL on CPU, plain float32 on CUDA), "wide" (16-bit
+    operands, float32 sums: on CUDA, and of bfloat16 on a CPU with AVX512-BF16), or on CUDA "split"
+    (float32 hidden states in three bfloat16 parts). ``error`` is the probe's largest
+    ``|product - float64|`` over ``|w| |h|``; ``invariant`` says that the probe got the same bits
+    from small and large blocks. ``epilogue`` names the kernel that takes the statistics from each
+    block. ``float32_route``, "onednn" or "ieee", is that of the products around the head's whose
+    operands are float32 numbers: gradients, facets, a float32 body.
     """
 
     route: Route
     error: float
     invariant: bool
     epilogue: Epilogue = "eager"
+    float32_route: Route = "ieee"
 
     @staticmethod
     @torch.no_grad()
@@ -49,24 +52,26 @@ class Precision(ShortRepr):
         The flag behind "onednn" permits real bfloat16 arithmetic on machines with matrix units for
         it, and matrix units may add less exactly than float32 does, so every route is taken only
         where its error against float64 is within four times that of the plain float32 product.
+        "onednn" is probed by float32 hidden states whatever they will be, for it takes other
+        products too; the 16-bit routes by hidden states of their own dtype.
         ``hidden_dtype`` is that of the hidden states, the weight's where it is None.
         Source: theory §1.
         """
         hidden_dtype = hidden_dtype or weight.dtype
-        route = candidate(weight.device, hidden_dtype, weight.dtype)
         epilogue = fastest(weight.device)
         hidden, rows = _sample(weight)
-        if route in ("wide", "split"):
-            hidden = hidden.to(hidden_dtype)
-        ieee = _measure("ieee", hidden, rows, epilogue)
-        if route == "ieee":
-            return ieee
-        try:
-            faster = _measure(route, hidden, rows, epilogue)
-        except RuntimeError:  # a GPU, or a build of torch, without this product
-            return ieee
-        faithful = faster.error <= 4 * ieee.error and faster.invariant >= ieee.invariant
-        return faster if faithful else ieee
+        best = ieee = _measure("ieee", hidden, rows, epilogue)
+        for route in candidates(weight.device, hidden_dtype, weight.dtype):
+            narrow = route in ("wide", "split")
+            try:
+                found = _measure(
+                    route, hidden.to(hidden_dtype) if narrow else hidden, rows, epilogue
+                )
+            except RuntimeError:  # a GPU, or a build of torch, without this product
+                continue
+            if found.error <= 4 * ieee.error and found.invariant >= ieee.invariant:
+                best = replace(found, float32_route=best.float32_route if narrow else route)
+        return best
 
 
 def _sample(

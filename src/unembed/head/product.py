@@ -10,6 +10,8 @@ import torch
 from jaxtyping import BFloat16, Float
 from torch import Tensor
 
+from unembed.head.kernels import compiled
+
 TILE = 16
 """Rows and columns of every product are padded to multiples of this, which keeps BLAS libraries off
 their vector and edge paths: a logit is then bitwise the same in whatever block it is computed."""
@@ -56,12 +58,25 @@ def narrow_route(hidden: torch.dtype, weight: torch.dtype) -> Route:
     return "split" if (hidden, weight) == (torch.float32, torch.bfloat16) else "ieee"
 
 
-def candidate(device: torch.device, hidden: torch.dtype, weight: torch.dtype) -> Route:
-    """The route that may be faster than "ieee" here; ``Precision.probe`` decides on it."""
+def candidates(device: torch.device, hidden: torch.dtype, weight: torch.dtype) -> tuple[Route, ...]:
+    """The routes that may be faster than "ieee" here, the fastest last.
+
+    ``Precision.probe`` decides on them.
+    """
+    narrow = narrow_route(hidden, weight)
     if device.type == "cuda":
-        return narrow_route(hidden, weight)
-    faster = device.type == "cpu" and torch.backends.mkldnn.is_available()
-    return "onednn" if faster else "ieee"
+        return () if narrow == "ieee" else (narrow,)
+    found: list[Route] = []
+    if device.type == "cpu" and torch.backends.mkldnn.is_available():
+        found.append("onednn")
+    if device.type == "cpu" and narrow == "wide" and _compiled(weight):
+        found.append("wide")
+    return tuple(found)
+
+
+def _compiled(dtype: torch.dtype) -> bool:
+    """Whether the compiled kernel multiplies two matrices of this dtype on this processor."""
+    return dtype == torch.bfloat16 and compiled.has_bfloat16()
 
 
 def bfloat16_parts(hidden: Float[Tensor, "rows dim"]) -> BFloat16[Tensor, "rows 3*dim"]:
@@ -114,11 +129,15 @@ def multiply(
 ) -> None:
     """``out[:] = left @ right.T``, accumulated and stored in float32.
 
-    On CPU, where torch has no 16-bit product with a float32 result, 16-bit operands are up-cast:
-    the same products, added in another order.
+    On CPU, where torch has no 16-bit product with a float32 result, the compiled kernel takes
+    bfloat16 operands, where it can. Others are up-cast: the same products, added in another order.
     """
+    cpu = left.device.type == "cpu"
+    if cpu and route == "wide" and left.dtype == right.dtype and _compiled(left.dtype):
+        compiled.multiply_bfloat16(left, right, out)
+        return
     with float32_products(route):
-        if left.dtype == torch.float32 or left.device.type == "cpu":
+        if cpu or left.dtype == torch.float32:
             torch.mm(left.to(torch.float32), right.to(torch.float32).T, out=out)
         else:
             torch.mm(left, right.T, out_dtype=torch.float32, out=out)

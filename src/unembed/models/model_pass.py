@@ -108,7 +108,7 @@ class ModelPass(ShortRepr):
         body_route = faster_body_route(model, precision)
         threads = torch.get_num_threads()
         # The route is a setting of the whole process, so that only one can be in use at a time.
-        parallel = on_cpu and body_route == precision.route
+        parallel = on_cpu and body_route == precision.float32_route
         batch_tokens = reading.batch_tokens or (2048 if on_cpu else 16384)
         plan = (reading.part_positions, batch_tokens)
         safe = prove_lengths(model, windows, plan, body_route, mix=reading.mix_lengths)
@@ -139,7 +139,9 @@ class ModelPass(ShortRepr):
         It is given this pass's model and one of each of ``others``, which read the same batches.
         """
         passes = (self, *others)
-        routes = {route for one in passes for route in (one.precision.route, one.body_route)}
+        routes = {
+            route for one in passes for route in (one.precision.float32_route, one.body_route)
+        }
         teams = list(zip(*(one.models for one in passes), strict=False))
         teams = teams if len(routes) == 1 else teams[:1]
         share = phases.among(len(teams))

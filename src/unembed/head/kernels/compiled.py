@@ -1,6 +1,6 @@
-"""The block's statistics in one pass of C++, compiled for this machine when it is first needed.
+"""A bfloat16 product and a block's statistics in C++, compiled for this machine when first needed.
 
-A small file without dependencies takes about half a second to compile, against ten or more for a
+Two small files without dependencies take about a second to compile, against ten or more for a
 general compiler of tensor programs, so even a short run can afford it. The library is kept in the
 user's cache folder under a name that holds the source, the compiler and the processor, and its own
 SHA-256, by which it is checked before it is loaded: a damaged one would end the process.
@@ -22,14 +22,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Float64, Int, Int32
+from jaxtyping import BFloat16, Float, Float64, Int, Int32
 from torch import Tensor
 
 from unembed.head.kernels.running import SEGMENT, Running
 
+SOURCES = ("block.cpp", "bfloat16.cpp")
 FLAGS = ("-O3", "-fPIC", "-std=c++17")
 ATTEMPTS = (("-march=native", "-fopenmp"), ("-march=native",), ())
 """Tried in turn; without OpenMP the pass takes one thread."""
+LANES = 16
+"""Numbers of a vector in the C++ files, on every machine."""
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -111,7 +114,7 @@ def scatter(
     groups, maps, buckets, lanes = sums.shape
     rows, width = logits.shape
     fits = groups * lanes == rows and width % SEGMENT == 0 and start + width <= tables.shape[1]
-    if not fits or maps not in (2, 3) or lanes != 16 or logits.stride(1) != 1:
+    if not fits or maps not in (2, 3) or lanes != LANES or logits.stride(1) != 1:
         raise ValueError("logits, tables and sums do not fit each other")
     library.unembed_scatter(
         logits.data_ptr(),
@@ -131,13 +134,54 @@ def scatter(
     )
 
 
+def has_bfloat16() -> bool:
+    """Whether the kernel multiplies bfloat16 matrices: compiler and processor have AVX512-BF16."""
+    library = _library()
+    return library is not None and bool(library.unembed_has_bfloat16())
+
+
+def multiply_bfloat16(
+    left: BFloat16[Tensor, "rows depth"],
+    right: BFloat16[Tensor, "columns depth"],
+    out: Float[Tensor, "rows columns"],
+) -> None:
+    """``out[:] = left.float() @ right.float().T`` for multiples of 16 rows and 16 columns.
+
+    The products are exact, the sums float32 in an order that depends on the depth alone, with
+    subnormal numbers taken as 0. Raises RuntimeError where ``has_bfloat16`` is False, ValueError
+    for shapes that do not fit.
+    """
+    if not has_bfloat16():
+        raise RuntimeError("bfloat16 products are not available: ask has_bfloat16() first")
+    if left.shape[1] % 2:
+        left, right = (torch.nn.functional.pad(matrix, (0, 1)) for matrix in (left, right))
+    left, right = left.contiguous(), right.contiguous()
+    rows, columns, depth = len(left), len(right), left.shape[1]
+    fits = right.shape[1] == depth and out.shape == (rows, columns) and out.stride(1) == 1
+    if not fits or rows % LANES or columns % LANES:
+        raise ValueError("left, right and out must fit each other, by 16 rows and 16 columns")
+    _library().unembed_bfloat16(
+        left.data_ptr(),
+        rows,
+        left.stride(0),
+        right.data_ptr(),
+        columns,
+        right.stride(0),
+        depth,
+        out.data_ptr(),
+        out.stride(0),
+        torch.get_num_threads(),
+    )
+
+
 @cache
 def _library() -> Any:
     """The loaded library, or None where there is no compiler or nothing it makes can be loaded."""
     compiler = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
     if compiler is None or platform.system() == "Windows":
         return None
-    source = resources.files(__package__).joinpath("block.cpp").read_bytes()
+    files = resources.files(__package__)
+    source = b"\n".join(files.joinpath(name).read_bytes() for name in SOURCES)
     name = f"block-{_key(source, compiler)}"
     try:
         return _kept_in(_cache_folder(), name, compiler, source)
@@ -196,6 +240,13 @@ def _loaded(path: Path) -> Any:
         *(pointer, pointer, size, size, pointer, size),
         *(ctypes.c_float, pointer, pointer, pointer, pointer, size),
     ]
+    library.unembed_has_bfloat16.restype = size
+    library.unembed_has_bfloat16.argtypes = []
+    if library.unembed_has_bfloat16():
+        library.unembed_bfloat16.restype = None
+        library.unembed_bfloat16.argtypes = [
+            *(pointer, size, size, pointer, size, size, size, pointer, size, size),
+        ]
     return library
 
 
