@@ -45,7 +45,7 @@ OURS = ("--report-to", "--positions", "--weight-values", "--seed")
         help="Of the penalty, or 'fisher=0.5,2;margin=0.1'.",
     ),
     option("--seeds", type=int, default=3, help="Runs of each dose."),
-    option("--keep-models", is_flag=True, help="Keep every refined model."),
+    option("--keep-models", is_flag=True, rare=True, help="Keep every refined model."),
 )
 @MOVING
 @TRAINING

@@ -16,7 +16,7 @@ from unembed.training.doses.table import dose_table
 
 Ends = tuple[float, float] | None
 CLOSE, LEVEL = (-0.1, 0.2), (-0.001, 0.002)
-AT = "At the same gain, +20.0\u00a0% median margin, "
+AT = "At the same median margin (+20.0\u00a0%), "
 
 
 @pytest.fixture(scope="module")
@@ -139,13 +139,13 @@ def test_every_damage_is_told_in_the_second_point(made: DoseTable) -> None:
     said = verdict(with_pairs(made, {"right_to_wrong": (-0.03, -0.01)})).change
     assert "Found: the largest gain measured is +" in said
     assert said.endswith(
-        "At the same gain: in right to wrong, margin costs more than fisher; in loss and churn, "
+        "At the same median margin: in right to wrong, margin costs more than fisher; in loss and churn, "
         "nothing is told apart."
     )
     three = verdict(with_pairs(made, dict.fromkeys(("nll_rise", "right_to_wrong"), (0.1, 0.2))))
     assert "in loss, fisher costs more than margin; in right to wrong, fisher" in three.change
     none = with_pairs(made, dict.fromkeys(("nll_rise", "right_to_wrong", "churn")))
-    assert "At the same gain" not in verdict(none).change
+    assert "At the same median margin" not in verdict(none).change
 
 
 @pytest.mark.parametrize(

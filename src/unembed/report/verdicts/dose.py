@@ -131,7 +131,7 @@ def quality_of(row: DoseRow) -> Outcome:
 
 
 def _at(one: Matched) -> str:
-    return f"At the same gain, {percent(one.at or 0.0)} median margin"
+    return f"At the same median margin ({percent(one.at or 0.0)})"
 
 
 def _of_the_largest(row: DoseRow) -> str:
@@ -187,7 +187,7 @@ def _found(table: DoseTable) -> str:
             same.append(DAMAGE_NAMES[damage])
     if same:
         told.append(f"in {listed(same)}, nothing is told apart")
-    return f"{words} At the same gain: {'; '.join(told)}."
+    return f"{words} At the same median margin: {'; '.join(told)}."
 
 
 def _dearer(certain: Sequence[Matched]) -> str:
