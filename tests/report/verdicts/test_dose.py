@@ -139,8 +139,8 @@ def test_every_damage_is_told_in_the_second_point(made: DoseTable) -> None:
     said = verdict(with_pairs(made, {"right_to_wrong": (-0.03, -0.01)})).change
     assert "Found: the largest gain measured is +" in said
     assert said.endswith(
-        "At the same median margin: in right to wrong, margin costs more than fisher; in loss and churn, "
-        "nothing is told apart."
+        "At the same median margin: in right to wrong, margin costs more than fisher; in loss and "
+        "churn, nothing is told apart."
     )
     three = verdict(with_pairs(made, dict.fromkeys(("nll_rise", "right_to_wrong"), (0.1, 0.2))))
     assert "in loss, fisher costs more than margin; in right to wrong, fisher" in three.change
