@@ -13,10 +13,10 @@ from unembed.report.parts.marks import (
     interval_fields,
     intervals,
     label_axis,
-    plain_axis,
     points,
-    quantity,
+    scaled,
 )
+from unembed.report.parts.scales import PORTIONS, scale_between
 
 SEQUENTIAL_STEPS = 9
 """Steps of the sequential scale ``--seq-1`` … ``--seq-9`` of the stylesheet."""
@@ -52,7 +52,7 @@ def bands(parts: Sequence[Band]) -> Spec:
     channels = {
         "x": label_axis(order) | {"axis": axis},
         "xOffset": shift,
-        "y": quantity(plain_axis(None, grid=True, form=".0%"), domain=[0, 1]),
+        "y": scaled(PORTIONS, None, grid=True),
     }
     layers = [intervals(rows, channels, "y"), points(rows, channels, size=110, outline=2.4)]
     return {"title": heading("share right, and probability given to the choice"), "layer": layers}
@@ -78,8 +78,7 @@ def density(grid: Density, x_title: str, y_title: str) -> Spec:
     ]
 
     def axis(edges: Sequence[float], title: str | None) -> Spec:
-        axis = {"title": title, "tickCount": 6, "grid": False, "format": ".3~g"}
-        return quantity(axis, domain=[edges[0], edges[-1]], nice=False, zero=False)
+        return scaled(scale_between(edges[0], edges[-1], 6), title, grid=False)
 
     return {
         "title": heading(y_title),

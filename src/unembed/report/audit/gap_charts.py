@@ -13,11 +13,12 @@ from unembed.report.parts.marks import (
     band,
     dots,
     line,
-    plain_axis,
     points,
     quantity,
     reference,
+    scaled,
 )
+from unembed.report.parts.scales import scale_of
 
 SHARE_HEADING = heading("share of positions with a margin below ε")
 WIDTH_TITLE = "width ε in logits"
@@ -58,8 +59,7 @@ def local_slope(gap: GapFit) -> Spec:
         {"x": x, "y": y, "tip": f"slope {wording.decimal(y)}\nat ε = {wording.decimal(x)}"}
         for x, y in zip(gap.slope_epsilon, gap.local_slope, strict=True)
     ]
-    ends = [min(0.0, *gap.local_slope, 0.0), max(1.2, *gap.local_slope, 1.2)]
-    y = quantity(plain_axis(None, grid=True, form=".3~g"), domain=ends)
+    y = scaled(scale_of([0.0, 1.2, *gap.local_slope], ticks=6), None, grid=True)
     channels = {"x": _log_axis(gap.slope_epsilon, WIDTH_TITLE), "y": y}
     return {
         "title": heading("local slope of the gap curve"),

@@ -17,12 +17,13 @@ from unembed.report.parts.marks import (
     intervals,
     label_axis,
     plain_axis,
-    plain_zero,
     points,
     quantity,
     reference,
+    scaled,
     share_fields,
 )
+from unembed.report.parts.scales import PORTIONS, scale_of
 from unembed.report.parts.wording import side_of
 from unembed.stats.estimate import Estimate
 
@@ -48,10 +49,11 @@ def differences(groups: Sequence[FlipGroup], noun: str) -> Spec:
         fill = colour if told else "var(--paper)"
         place = {name: 100 * value for name, value in interval_fields(change, "x").items()}
         rows.append(_row(group.name, group.flips.n, fill, colour, tip) | place)
-    axis = plain_zero(plain_axis(None, grid=True, form="+.2~f"))
-    zero = reference("x", 0.0, {"type": "quantitative"}, {"strokeDash": [], "strokeWidth": 1.2})
+    ends = (row[name] for row in rows for name in ("x_low", "x_high"))
+    x = scaled(scale_of([0.0, *ends]), None, grid=True, signed=True)
+    zero = reference("x", 0.0, x, {"strokeDash": [], "strokeWidth": 1.2})
     title = "accuracy after − before, percentage points"
-    return _by_group(title, rows, _sizes(groups), quantity(axis), size=100, before=[zero])
+    return _by_group(title, rows, _sizes(groups), x, size=100, before=[zero])
 
 
 def before_and_after(groups: Sequence[FlipGroup], noun: str) -> Spec:
@@ -71,12 +73,12 @@ def before_and_after(groups: Sequence[FlipGroup], noun: str) -> Spec:
                 row = _row(group.name, flips.n, fill, "var(--accent)", tip) | {"when": when}
                 rows.append(row | share_fields(accuracy, "x"))
     shift = {"field": "when", "sort": ["before", "after"], "scale": {"paddingOuter": 1}}
-    x = quantity(plain_axis(None, grid=True, form=".0%"), domain=[0, 1])
+    x = scaled(PORTIONS, None, grid=True)
     return _by_group("accuracy", rows, _sizes(groups), x, size=80, more={"yOffset": shift})
 
 
 def means(
-    values: Sequence[tuple[str, int, Estimate, str]], title: str, *, form: str, zero: bool
+    values: Sequence[tuple[str, int, Estimate, str]], title: str, *, percent: bool, zero: bool
 ) -> Spec:
     """A mean with its interval for each group, one row a group; the axis may start at 0.
 
@@ -88,10 +90,10 @@ def means(
         for name, n, value, tip in values
         if value.value is not None
     ]
-    axis = plain_axis(None, grid=True, form=form)
-    axis |= {"labelOverlap": "greedy", "labelSeparation": 16, "tickCount": 4}
+    ends = [row[name] for row in rows for name in ("x_low", "x_high")]
+    scale = scale_of([*([0.0] if zero else []), *ends], ticks=3, percent=percent)
     sizes = [(name, n) for name, n, *_ in values]
-    return _by_group(title, rows, sizes, quantity(axis, zero=zero), size=90, outline=0.0)
+    return _by_group(title, rows, sizes, scaled(scale, None, grid=True), size=90, outline=0.0)
 
 
 def reliability(bins: Sequence[ReliabilityBin]) -> Spec:

@@ -22,8 +22,10 @@ from unembed.report.parts.marks import (
     line,
     plain_axis,
     quantity,
+    scaled,
 )
 from unembed.report.parts.parts import Figure, Key, Section, Table, estimates_table, table_of
+from unembed.report.parts.scales import PORTIONS
 from unembed.report.parts.wording import Wording, cell, count, decimal, fine_share, full, share
 from unembed.stats.estimate import Estimate
 
@@ -134,7 +136,7 @@ def _survival(curves: Sequence[NamedMeasure], unit: str) -> Spec:
     x_axis = plain_axis(unit, grid=False, form="~g") | {"values": decades}
     channels = {
         "x": quantity(x_axis, type="log", domain=[low, high], nice=False),
-        "y": quantity(plain_axis(None, grid=True, form=".0%"), domain=[0, 1]),
+        "y": scaled(PORTIONS, None, grid=True),
     }
     bands, lines, marks = [], [], []
     for (name, measure), look, size in zip(curves, CURVES, DOT_SIZES, strict=False):
@@ -196,19 +198,19 @@ def _groups(apart: DivergenceSummary) -> Iterator[Figure]:
         )
         name = key.replace("_", "-")
         title, meaning = f"Mean KL {words}", f"Mean {FORWARD} of the positions of a group."
-        chart = _means(groups, "kl_forward", f"{FORWARD}, nats", decimal, "~g", title)
+        chart = _means(groups, "kl_forward", f"{FORWARD}, nats", decimal, title)
         bars = "Bars are 95 % intervals over documents."
         yield Figure(f"kl-{name}", title, f"{meaning} {bars}", chart, (), tables)
         title = f"Acceptance {words}"
         meaning = (
             "Chance that speculative decoding accepts a token that one model drafts for the other."
         )
-        chart = _means(groups, "acceptance", "acceptance", fine_share, ".3~%", title)
+        chart = _means(groups, "acceptance", "acceptance", fine_share, title)
         yield Figure(f"acceptance-{name}", title, f"{meaning} {bars}", chart, (), tables)
 
 
 def _means(
-    groups: Sequence[DivergenceGroup], field: str, unit: str, form: Wording, ticks: str, title: str
+    groups: Sequence[DivergenceGroup], field: str, unit: str, form: Wording, title: str
 ) -> Chart:
     """The mean of one measure in each group; the axis of KL starts at 0."""
     values = []
@@ -216,4 +218,4 @@ def _means(
         value: Estimate = getattr(group, field)
         tip = f"{unit} {full(value, form)}\n{group.name}, n = {count(group.n)}"
         values.append((group.name, group.n, value, tip))
-    return draw(means(values, unit, form=ticks, zero=field == "kl_forward"), title)
+    return draw(means(values, unit, percent=form is fine_share, zero=field == "kl_forward"), title)

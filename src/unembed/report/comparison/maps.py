@@ -9,7 +9,7 @@ from unembed.decisions.comparison.flips import MINIMUM_FLIPS, FlipGroup, Flips
 from unembed.report.comparison.charts import few, flip_words
 from unembed.report.parts import wording
 from unembed.report.parts.drawing import Spec, heading
-from unembed.report.parts.marks import NO_SCALE
+from unembed.report.parts.marks import NO_SCALE, room_for
 from unembed.report.parts.wording import side_of
 
 NET_STEPS = 4
@@ -83,7 +83,10 @@ def _map(
         cell = {"row": row, "column": column, "fill": fill, "label": label, "n": n, "tip": tip}
         cells.append(cell)
     title = {"title": "occurrences of the target in the text", "labelAngle": 0}
-    place = {"x": _names("column", columns, title), "y": _names("row", rows, {"title": None})}
+    place = {
+        "x": _names("column", columns, title),
+        "y": _names("row", rows, {"title": None, "minExtent": room_for(rows)}),
+    }
     colours = {"color": {"field": "fill"} | NO_SCALE, "description": {"field": "tip"}}
     text = {"type": "text", "color": "var(--ink)", "aria": False}
     above, beneath = {"dy": -6, "fontSize": 13, "fontWeight": 600}, {"dy": 9, "fontSize": 12}

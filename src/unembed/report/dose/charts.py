@@ -12,12 +12,13 @@ from unembed.report.parts.marks import (
     interval_fields,
     intervals,
     plain_axis,
-    plain_zero,
     points,
     quantity,
     reference,
+    scaled,
 )
-from unembed.report.parts.wording import Wording
+from unembed.report.parts.scales import scale_of
+from unembed.report.parts.wording import PERCENT, POINTS, Wording
 from unembed.stats.estimate import Estimate
 from unembed.training.doses.records import CONTROL, TEMPERATURE, DoseRow
 
@@ -38,12 +39,11 @@ WEIGHT_SHIFT = 0.025
 
 @dataclass(frozen=True)
 class Measure:
-    """A figure of ``DoseFigures``: its field, its name on an axis, its words and tick format."""
+    """A figure of ``DoseFigures``: its field, its name on an axis and its words."""
 
     field: str
     title: str
     form: Wording
-    ticks: str
 
 
 def frontier(rows: Sequence[DoseRow], gain: Measure, damage: Measure, at: float | None) -> Spec:
@@ -66,7 +66,9 @@ def frontier(rows: Sequence[DoseRow], gain: Measure, damage: Measure, at: float 
         for one in row.singles
         if getattr(one, gain.field) is not None and getattr(one, damage.field) is not None
     ]
-    channels = {"x": _axis(gain, gain.title), "y": _axis(damage, None)}
+    # A temperature's path begins where nothing is gained and nothing lost.
+    marks = [*found, *seeds, {"x": 0.0, "y": 0.0}, *([] if at is None else [{"x": at}])]
+    channels = {"x": _axis(gain, gain.title, marks, "x"), "y": _axis(damage, None, marks, "y")}
     layers = [
         *([] if at is None else [reference("x", at, channels["x"], {})]),
         _paths(found, channels),
@@ -93,7 +95,7 @@ def doses(found: Sequence[tuple[DoseRow, Estimate]], measure: Measure) -> Spec:
         marks.append(_look(row) | {"x": shifted, "tip": tip} | interval_fields(one, "y"))
     weights = sorted({row.weight for row, _ in trained})
     axis = plain_axis("weight", grid=False, form=".4~g") | {"values": weights}
-    channels = {"x": quantity(axis), "y": _axis(measure, None)}
+    channels = {"x": quantity(axis), "y": _axis(measure, None, marks, "y")}
     layers = [
         _paths(marks, channels),
         intervals(marks, channels, "y", width=1.6, opacity=0.8),
@@ -144,7 +146,11 @@ def _paths(marks: Sequence[Spec], channels: dict[str, Spec]) -> Spec:
     }
 
 
-def _axis(measure: Measure, title: str | None) -> Spec:
-    """The axis of a measure; one without a title is the vertical one, and has a grid."""
-    axis = plain_zero(plain_axis(title, grid=title is None, form=measure.ticks))
-    return quantity(axis, zero=False)
+def _axis(measure: Measure, title: str | None, marks: Sequence[Spec], along: str) -> Spec:
+    """The axis that holds a measure of the marks; one without a title is vertical, with a grid."""
+    values = [
+        mark[f] for mark in marks for f in (along, f"{along}_low", f"{along}_high") if f in mark
+    ]
+    percent = measure.form.unit in (PERCENT, POINTS)
+    scale = scale_of(values, ticks=5, percent=percent)
+    return scaled(scale, title, grid=title is None, signed=measure.form.signed)

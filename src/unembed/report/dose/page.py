@@ -38,25 +38,25 @@ from unembed.training.doses.dose import Doses
 from unembed.training.doses.frontier import DAMAGES, GAINS, Matched, percent
 from unembed.training.doses.records import CONTROL, TEMPERATURE, DoseRow, DoseTable
 
-MARGIN = Measure("median_margin_gain", "change of the median margin", change, "+.0%")
-SCALE_FREE = Measure("scale_free_gain", "change of the median scale-free margin", change, "+.1~%")
+MARGIN = Measure("median_margin_gain", "change of the median margin", change)
+SCALE_FREE = Measure("scale_free_gain", "change of the median scale-free margin", change)
 GAINED = (MARGIN, SCALE_FREE)
 DAMAGED = (
-    Measure("nll_rise", "rise of the loss", change, "+.1~%"),
-    Measure("right_to_wrong", "right to wrong, share of positions", fine_share, ".1~%"),
-    Measure("churn", "churn, share of positions", fine_share, ".1~%"),
+    Measure("nll_rise", "rise of the loss", change),
+    Measure("right_to_wrong", "right to wrong, share of positions", fine_share),
+    Measure("churn", "churn, share of positions", fine_share),
 )
 DOSED = (
     MARGIN,
     SCALE_FREE,
-    Measure("below_half", "margins below 0.5 logits", fine_share, ".0%"),
-    Measure("nll_change", "change of the loss, nats", signed, "+.2~g"),
-    Measure("accuracy_change", "change of accuracy", points, "+.2~%"),
-    Measure("churn", "churn, share of positions", fine_share, ".1~%"),
-    Measure("right_to_wrong", "right to wrong, share of positions", fine_share, ".1~%"),
-    Measure("wrong_to_right", "wrong to right, share of positions", fine_share, ".1~%"),
-    Measure("flip_ratio", "wrong to right over right to wrong", decimal, ".2~f"),
-    Measure("rotation", "runner-up rotation, share of positions", fine_share, ".1~%"),
+    Measure("below_half", "margins below 0.5 logits", fine_share),
+    Measure("nll_change", "change of the loss, nats", signed),
+    Measure("accuracy_change", "change of accuracy", points),
+    Measure("churn", "churn, share of positions", fine_share),
+    Measure("right_to_wrong", "right to wrong, share of positions", fine_share),
+    Measure("wrong_to_right", "wrong to right, share of positions", fine_share),
+    Measure("flip_ratio", "wrong to right over right to wrong", decimal),
+    Measure("rotation", "runner-up rotation, share of positions", fine_share),
 )
 
 
@@ -234,7 +234,7 @@ def read_outs_section(table: DoseTable) -> Section | None:
         return None
     known = [row for row in table.rows if row.read_outs is not None]
 
-    over_start = Measure("ratio", "flips over the starting model’s", decimal, ".2~f")
+    over_start = Measure("ratio", "flips over the starting model’s", decimal)
     figures = []
     for number, name in enumerate(flips_of(known[0].read_outs)):
         found = [(row, flips_of(row.read_outs)[name].ratio) for row in known]

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from unembed.decisions.audit.summary import Histogram
 from unembed.report.parts import wording
 from unembed.report.parts.drawing import Spec, draw, heading
-from unembed.report.parts.marks import NO_SCALE, plain_axis, quantity, reference
+from unembed.report.parts.marks import NO_SCALE, reference, scaled
 from unembed.report.parts.parts import Figure, Key, Table, table_of
+from unembed.report.parts.scales import scale_between, scale_of
 
 
 def histogram_figure(
@@ -62,8 +63,8 @@ def histogram(counts: Histogram, unit: str, median: float | None, ticks: int) ->
             rows.append(span | {"from": right / n, "to": total / n, "fill": "var(--wrong)"})
     # Empty bins at the far end, which a fixed set of edges leaves, are not drawn.
     end = max((row["high"] for row in rows), default=counts.edges[-1])
-    x_axis = {"title": unit, "grid": False, "tickCount": ticks, "format": ".3~g"}
-    x = quantity(x_axis, domain=[counts.edges[0], end], nice=False)
+    x = scaled(scale_between(counts.edges[0], end, ticks), unit, grid=False)
+    heights = scale_of([0.0, *(row["to"] for row in rows)], percent=True)
     layers = [
         {
             "data": {"values": rows},
@@ -71,7 +72,7 @@ def histogram(counts: Histogram, unit: str, median: float | None, ticks: int) ->
             "encoding": {
                 "x": x | {"field": "low"},
                 "x2": {"field": "high"},
-                "y": quantity(plain_axis(None, grid=True, form=".1~%")) | {"field": "from"},
+                "y": scaled(heights, None, grid=True) | {"field": "from"},
                 "y2": {"field": "to"},
                 "color": {"field": "fill"} | NO_SCALE,
                 "description": {"field": "tip"},

@@ -56,9 +56,13 @@ def quantity(axis: Spec | None, **scale: object) -> Spec:
     return {"type": "quantitative", "axis": axis} | ({"scale": scale} if scale else {})
 
 
-def scaled(scale: Scale, title: str | None, *, grid: bool) -> Spec:
-    """A channel of numbers on a scale, whose ticks are written as the scale writes them."""
-    words = json.dumps([scale.label(tick) for tick in scale.ticks], ensure_ascii=False)
+def scaled(scale: Scale, title: str | None, *, grid: bool, signed: bool = False) -> Spec:
+    """A channel of numbers on a scale, whose ticks are written as the scale writes them.
+
+    ``signed`` ones have a plus above 0.
+    """
+    labels = ["+" * (signed and tick > 0) + scale.label(tick) for tick in scale.ticks]
+    words = json.dumps(labels, ensure_ascii=False)
     axis = {
         "title": title,
         "grid": grid,
@@ -71,6 +75,15 @@ def scaled(scale: Scale, title: str | None, *, grid: bool) -> Spec:
 def plain_zero(axis: Spec) -> Spec:
     """The same axis with 0 written without sign, unit or decimals."""
     return axis | {"labelFlush": False, "labelExpr": "datum.value === 0 ? '0' : datum.label"}
+
+
+LETTER_WIDTH = 7.0
+"""Pixels of an axis's letter in the widest of the page's fonts, which the renderer may not have."""
+
+
+def room_for(names: Sequence[str]) -> float:
+    """Pixels that a vertical axis keeps for its names, so that none leaves the drawing."""
+    return LETTER_WIDTH * max((len(line) for one in names for line in one.split("|")), default=0)
 
 
 def label_axis(order: Sequence[str]) -> Spec:
@@ -86,6 +99,7 @@ def label_axis(order: Sequence[str]) -> Spec:
             "labelLineHeight": 14,
             "labelOverlap": False,
             "labelOffset": -6,
+            "minExtent": room_for(order),
             "domain": False,
         },
     }

@@ -45,10 +45,19 @@ class Scale:
         return f"{words}\u00a0%" if self.percent else words
 
 
+PORTIONS = Scale(0.0, 1.0, 0.2, percent=True)
+"""From none to all."""
+
+
 def step_of(span: float, ticks: int) -> float:
     """The least round step that spans ``span`` in at most so many steps."""
     power = 10.0 ** math.floor(math.log10(span / ticks))
     return power * next(step for step in ROUND_STEPS if step * power * ticks >= span * (1 - 1e-9))
+
+
+def scale_between(low: float, high: float, ticks: int) -> Scale:
+    """The axis between two given ends, with round ticks between them."""
+    return Scale(low, high, step_of(high - low, ticks))
 
 
 def scale_of(
