@@ -64,7 +64,8 @@ def make_comparison(
     doc = np.sort(rng.integers(12, size=n)).astype(np.int32)
     starts = np.flatnonzero(np.diff(doc, prepend=-1))
     pos = (np.arange(n) - np.repeat(starts, np.diff([*starts, n]))).astype(np.int32)
-    target = rng.integers(vocab, size=n)
+    often = 1.0 / (1 + np.arange(vocab)[::-1]) ** 1.2
+    target = rng.choice(vocab, size=n, p=often / often.sum())
     target[: len(NASTY)] = np.arange(len(NASTY))
     logits = rng.normal(0, 1.5, (n, vocab))
     logits[np.arange(n), target] += 2.5

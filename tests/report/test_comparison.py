@@ -412,6 +412,22 @@ class TestMargins:
         assert {"median Δ margin (logits)", "median Δ scale-free margin"} <= set(shown)
 
 
+class TestOneGroup:
+    def test_is_a_table_and_no_chart_of_one_dot(self, comparison: Comparison) -> None:
+        summary = comparison.summary
+        whole = groups_section(summary)
+        nothing = replace(summary.flips, n=0)
+        empty = [replace(one, flips=nothing) for one in summary.by_frequency[1:]]
+        lone = replace(summary, by_frequency=(summary.by_frequency[0], *empty))
+        section = groups_section(lone)
+        names = [figure.name for figure in whole.figures]
+        assert [figure.name for figure in section.figures] == [
+            name for name in names if name != "frequency"
+        ]
+        assert section.tables[0].caption.startswith("Change by frequency")
+        assert section.tables[1:] == whole.tables
+
+
 class TestFewDocuments:
     def test_cards_say_how_many_and_cells_are_marked_where_the_table_explains_it(
         self, comparison: Comparison
@@ -422,7 +438,7 @@ class TestFewDocuments:
         assert bare.n == f"{wording.count(two.n)}, of 2 documents"
         group = replace(summary.by_class[0], flips=replace(summary.by_class[0].flips, churn=two))
         [table] = groups_section(replace(summary, by_word_start=(group,))).tables
-        assert table.rows[0][-1].endswith("]\u00a0†") or "†" in table.rows[0][8]
+        assert table.rows[0][table.head.index("churn")].endswith("]\u00a0†")
         assert (
             table.heading
             == f"{table.caption}. †\u00a0of fewer than 10 documents: the interval is rough"

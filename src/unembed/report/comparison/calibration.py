@@ -8,7 +8,15 @@ from unembed.decisions.comparison.calibration import Calibration, CalibrationCom
 from unembed.decisions.comparison.prediction import ChanceBin, FlipPrediction
 from unembed.report.comparison import charts
 from unembed.report.parts.drawing import draw
-from unembed.report.parts.parts import Figure, Key, Section, Table, estimates_table, table_of
+from unembed.report.parts.parts import (
+    Figure,
+    Key,
+    Section,
+    Table,
+    charts_or_tables,
+    estimates_table,
+    table_of,
+)
 from unembed.report.parts.wording import cell, count, decimal, points, share, signed
 from unembed.stats.estimate import Estimate
 
@@ -25,13 +33,18 @@ def calibration_section(calibration: CalibrationComparison) -> Section:
         known = side.ece_by_chance
         return "none: fewer than two documents" if known is None else decimal(known)
 
+    sides = (("before", before), ("after", after))
+    figures, tables = charts_or_tables(
+        (_reliability(when, side), sum(one.n > 0 for one in side.bins)) for when, side in sides
+    )
     return Section(
         "calibration",
         "Does the stated probability hold?",
         "A calibrated head is right as often as it says. Points above the diagonal are too "
         "modest, points below too sure.",
-        (_reliability("before", before), _reliability("after", after)),
+        figures,
         (
+            *tables,
             Table(
                 f"Calibration, n = {count(before.brier.n)}, with 95 % intervals",
                 ("figure", "before", "after", "after − before"),
@@ -70,13 +83,14 @@ def prediction_section(prediction: FlipPrediction) -> Section:
     )
     if not prediction.bins:
         lead += f" No curve: {prediction.bins_reason or 'no chances were put in bins'}."
-    figures = (_chances(prediction.bins),) if prediction.bins else ()
-    return Section("prediction", "Margins predict flips", lead, figures, (numbers,))
+    drawn = [(_chances(prediction.bins), sum(one.n > 0 for one in prediction.bins))]
+    figures, tables = charts_or_tables(drawn if prediction.bins else ())
+    return Section("prediction", "Margins predict flips", lead, figures, (numbers, *tables))
 
 
 def _reliability(when: str, side: Calibration) -> Figure:
     table = table_of(
-        "Reliability, with 95 % intervals",
+        f"Reliability {when}, with 95 % intervals",
         side.bins,
         {
             "confidence": lambda one: f"{share(one.low)} to {share(one.high)}",

@@ -24,7 +24,15 @@ from unembed.report.parts.marks import (
     quantity,
     scaled,
 )
-from unembed.report.parts.parts import Figure, Key, Section, Table, estimates_table, table_of
+from unembed.report.parts.parts import (
+    Figure,
+    Key,
+    Section,
+    Table,
+    charts_or_tables,
+    estimates_table,
+    table_of,
+)
 from unembed.report.parts.scales import PORTIONS
 from unembed.report.parts.wording import Wording, cell, count, decimal, fine_share, full, share
 from unembed.stats.estimate import Estimate
@@ -63,10 +71,10 @@ def divergence_section(summary: ComparisonSummary) -> Section | None:
             f" The {TOP_PERCENT} of positions that are furthest apart carry "
             f"{full(apart.top_share, share)} of all {FORWARD}."
         )
-    figures = (*_curves(apart), *_groups(apart)) if parted else ()
-    return Section(
-        "divergence", "How far apart the distributions are", lead, figures, _tables(apart)
-    )
+    groups, alone = charts_or_tables(_groups(apart) if parted else ())
+    figures = (*_curves(apart), *groups) if parted else ()
+    tables = (*_tables(apart), *alone)
+    return Section("divergence", "How far apart the distributions are", lead, figures, tables)
 
 
 def _tables(apart: DivergenceSummary) -> tuple[Table, Table]:
@@ -180,7 +188,8 @@ def _curve_table(first: str, curves: Sequence[NamedMeasure]) -> Table:
 # Where they are ----------------------------------------------------------------------------------
 
 
-def _groups(apart: DivergenceSummary) -> Iterator[Figure]:
+def _groups(apart: DivergenceSummary) -> Iterator[tuple[Figure, int]]:
+    """The charts by group, each with how many groups it shows."""
     for key, groups in apart.groups.items():
         words, noun = GROUPINGS[key]
         tables = (
@@ -200,13 +209,14 @@ def _groups(apart: DivergenceSummary) -> Iterator[Figure]:
         title, meaning = f"Mean KL {words}", f"Mean {FORWARD} of the positions of a group."
         chart = _means(groups, "kl_forward", f"{FORWARD}, nats", decimal, title)
         bars = "Bars are 95 % intervals over documents."
-        yield Figure(f"kl-{name}", title, f"{meaning} {bars}", chart, (), tables)
+        shown = sum(group.n > 0 for group in groups)
+        yield Figure(f"kl-{name}", title, f"{meaning} {bars}", chart, (), tables), shown
         title = f"Acceptance {words}"
         meaning = (
             "Chance that speculative decoding accepts a token that one model drafts for the other."
         )
         chart = _means(groups, "acceptance", "acceptance", fine_share, title)
-        yield Figure(f"acceptance-{name}", title, f"{meaning} {bars}", chart, (), tables)
+        yield Figure(f"acceptance-{name}", title, f"{meaning} {bars}", chart, (), tables), shown
 
 
 def _means(

@@ -10,7 +10,14 @@ from unembed.decisions.comparison.summary import ComparisonSummary
 from unembed.decisions.tokens import CLASSES, FREQUENCY_NAMES
 from unembed.report.comparison import charts, maps
 from unembed.report.parts.drawing import draw
-from unembed.report.parts.parts import Figure, Key, Section, Table, table_of
+from unembed.report.parts.parts import (
+    Figure,
+    Key,
+    Section,
+    Table,
+    charts_or_tables,
+    table_of,
+)
 from unembed.report.parts.wording import (
     between,
     cell,
@@ -39,11 +46,7 @@ def groups_section(summary: ComparisonSummary) -> Section:
     both = (summary.by_class_and_frequency, CLASSES, FREQUENCY_NAMES)
     cross = (_group_table("Class and frequency", "class, occurrences", both[0]),)
     few = f"fewer than {MINIMUM_FLIPS}"
-    return Section(
-        "groups",
-        "Who gained and who lost",
-        "A flip is a decision gained, from wrong to right, or lost, from right to wrong. Groups "
-        f"with {few} flips, or whose interval holds 0, are grey: they tell no gain from loss.",
+    drawn = (
         (
             Figure(
                 "band-accuracy",
@@ -61,9 +64,12 @@ def groups_section(summary: ComparisonSummary) -> Section:
                     _bands(summary.movement.bands),
                 ),
             ),
-            _differences("band", "Change by margin before", "margin", summary.by_band_before),
-            _differences("frequency", "Change by frequency", "occurrences", summary.by_frequency),
-            _differences("class", "Change by class", "class", summary.by_class),
+            summary.by_band_before,
+        ),
+        _differences("band", "Change by margin before", "margin", summary.by_band_before),
+        _differences("frequency", "Change by frequency", "occurrences", summary.by_frequency),
+        _differences("class", "Change by class", "class", summary.by_class),
+        (
             Figure(
                 "net-map",
                 "Net flips by class and frequency",
@@ -77,6 +83,9 @@ def groups_section(summary: ComparisonSummary) -> Section:
                 ),
                 cross,
             ),
+            both[0],
+        ),
+        (
             Figure(
                 "churn-map",
                 "Churn by class and frequency",
@@ -86,8 +95,19 @@ def groups_section(summary: ComparisonSummary) -> Section:
                 (Key("ramp-churn", "less to more churn"), Key("few", f"{few} changed")),
                 cross,
             ),
+            both[0],
         ),
-        (_group_table("By place in the word", "token", summary.by_word_start),),
+    )
+    figures, tables = charts_or_tables(
+        (figure, sum(group.flips.n > 0 for group in groups)) for figure, groups in drawn
+    )
+    return Section(
+        "groups",
+        "Who gained and who lost",
+        "A flip is a decision gained, from wrong to right, or lost, from right to wrong. Groups "
+        f"with {few} flips, or whose interval holds 0, are grey: they tell no gain from loss.",
+        figures,
+        (*tables, _group_table("By place in the word", "token", summary.by_word_start)),
     )
 
 
@@ -124,8 +144,10 @@ def _told_apart(row: TokenFlips) -> bool:
     return not few and row.sign_p is not None and row.sign_p < TOLD_APART_P
 
 
-def _differences(name: str, title: str, noun: str, groups: Sequence[FlipGroup]) -> Figure:
-    return Figure(
+def _differences(
+    name: str, title: str, noun: str, groups: Sequence[FlipGroup]
+) -> tuple[Figure, Sequence[FlipGroup]]:
+    figure = Figure(
         name,
         title,
         "Accuracy after minus before. Bars are 95 % intervals over documents.",
@@ -133,6 +155,7 @@ def _differences(name: str, title: str, noun: str, groups: Sequence[FlipGroup]) 
         _NET,
         (_group_table(title, noun, groups),),
     )
+    return figure, groups
 
 
 def _group_table(caption: str, first: str, groups: Sequence[FlipGroup]) -> Table:

@@ -83,6 +83,23 @@ class Section:
     more: str = ""
 
 
+def charts_or_tables(
+    figures: Iterable[tuple[Figure, int]],
+) -> tuple[tuple[Figure, ...], tuple[Table, ...]]:
+    """The figures that show two groups or more, each given with how many it shows.
+
+    Of the others, charts of one dot, the tables, each once.
+    """
+    shown: list[Figure] = []
+    tables: list[Table] = []
+    for figure, groups in figures:
+        if groups > 1:
+            shown.append(figure)
+        else:
+            tables += [table for table in figure.tables if table not in tables]
+    return tuple(shown), tuple(tables)
+
+
 def card(label: str, estimate: Estimate, form: Wording, unit: str = "", remark: str = "") -> Card:
     """A card from an estimate."""
     return Card(
