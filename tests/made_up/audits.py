@@ -12,6 +12,7 @@ from unembed.decisions.audit.summary import (
     MARGIN_BANDS,
     AuditSummary,
     Band,
+    Bfloat16Rounding,
     Density,
     Histogram,
     NativeHead,
@@ -176,6 +177,12 @@ def make_summary(n: int = 98_304, native: bool = True, gap: bool = True) -> Audi
         )
         if native
         else None,
+        overconfidence=estimate(float(confidence.mean() - right.mean()), 0.003, n),
+        bfloat16=Bfloat16Rounding(
+            within_step=estimate(0.0571, 0.003, n),
+            tied=estimate(0.0386, 0.002, n),
+            changed=estimate(0.0207, 0.002, n),
+        ),
     )
 
 

@@ -36,6 +36,7 @@ def audit_of(
         "nll": -np.log(p[rows, target]),
         "entropy": -(p * np.log(p)).sum(axis=1),
         "confidence": p.max(axis=1),
+        "logsumexp": np.log(np.exp(logits).sum(axis=1)),
         "sum_p2": (p**2).sum(axis=1),
     }
     table = pa.table(

@@ -17,13 +17,15 @@ from unembed.decisions.audit.excerpt import DocumentView
 from unembed.decisions.audit.gap import TiedEnd
 from unembed.decisions.audit.summary import (
     Band,
+    Bfloat16Rounding,
     Density,
     Histogram,
 )
-from unembed.report.audit.page import audit_page
+from unembed.report.audit.page import audit_page, sections_of_summary
 from unembed.report.parts import wording
 from unembed.report.parts.drawing import ReportUnavailable
 from unembed.report.parts.text import text_view
+from unembed.report.verdicts.audit import verdict
 from unembed.stats.estimate import Estimate
 
 FACTS = [
@@ -130,21 +132,49 @@ def test_data_holds_what_was_given(page: str) -> None:
 
 def test_numbers_and_their_reasons_are_shown(page: str) -> None:
     summary = make_summary()
-    assert "Half of the 98,304 decisions were won by less than" in page
+    assert f'<p class="reading">{verdict(summary).sentence}</p>' in page
     assert wording.share(summary.accuracy.value or 0.0) in page
     for name in ("margin", "relative", "bands", "entropy", "curve", "slope", "native"):
         assert f'id="figure-{name}"' in page
     undefined = Estimate(None, reason="no position was finite", n=0)
     without = replace(
-        make_summary(native=False, gap=False), median_margin=undefined, accuracy=undefined
+        make_summary(native=False, gap=False),
+        median_margin=undefined,
+        accuracy=undefined,
+        bfloat16=None,
     )
     bare = without_terms(audit_page("t", without, [], []))
     assert "No decision could be measured: no position was finite." in bare
     assert "Not fitted here: fewer than 100 positive margins." in bare
     assert "none: no position was finite" in bare
+    assert 'id="rounding"' not in bare
     assert "No sample documents were kept." in bare
     for name in ("curve", "slope", "native"):
         assert f'id="figure-{name}"' not in bare
+
+
+def test_what_rounding_changes_stands_beside_what_the_head_decides(page: str) -> None:
+    bare = without_terms(page)
+    assert 'id="rounding"' in bare
+    assert "unembed compare MODEL CORPUS --quantize int8 -o RUN" in bare
+    rows = sections_of_summary(make_summary())[2].tables[0].rows
+    assert dict(row[:2] for row in rows) == {
+        "margin below one bfloat16 step": "5.7\u00a0%",
+        "first two tied once rounded": "3.9\u00a0%",
+        "another token wins the tie": "2.07\u00a0%",
+        "another token, by the bfloat16 head itself": "2.1\u00a0%",
+    }
+    assert len(sections_of_summary(make_summary(native=False))[2].tables[0].rows) == 3
+
+
+def test_the_median_margin_is_said_in_odds(page: str) -> None:
+    summary = make_summary()
+    margin, odds = (
+        wording.point(one, wording.decimal) for one in (summary.median_margin, summary.median_odds)
+    )
+    assert float(odds) == pytest.approx(np.exp(summary.median_margin.value), rel=0.02)
+    assert f"e^{margin} = {odds} times as likely as the runner-up" in without_terms(page)
+    assert dict(headline(summary))["times as likely"].startswith(f"{odds} [")
 
 
 def test_an_audit_of_nothing_is_drawn() -> None:
@@ -158,6 +188,7 @@ def test_an_audit_of_nothing_is_drawn() -> None:
     nobody = replace(
         filled,
         **empty,
+        bfloat16=Bfloat16Rounding(nothing, nothing, nothing),
         bands=tuple(
             Band(band.low, band.high, 0, nothing, nothing, nothing) for band in filled.bands
         ),

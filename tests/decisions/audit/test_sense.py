@@ -75,6 +75,7 @@ def first(name: str, value: float) -> Callable[[pa.Table], pa.Table]:
         (first("nll", -3.0), "a nll of"),
         (first("confidence", 1.5), "a confidence of"),
         (lambda table: table.drop_columns(["margin"]), "has no column margin"),
+        (lambda table: table.drop_columns(["logsumexp"]), "has no column logsumexp"),
         (
             lambda table: table.set_column(
                 table.schema.get_field_index("margin"), "margin", pa.array(["x"] * len(table))

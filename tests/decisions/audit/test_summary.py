@@ -44,11 +44,13 @@ def audit_columns(n=400, documents=8, seed=0, vocab=5):
         doc=generator.integers(0, documents, n).astype(np.int32),
         target=generator.integers(0, vocab, n).astype(np.int32),
         top1=generator.integers(0, vocab, n).astype(np.int32),
+        top2=generator.integers(0, vocab, n).astype(np.int32),
         margin=margin,
         relative_distance=(margin * 0.01 * generator.random(n)).astype(np.float32),
         nll=generator.exponential(3, n).astype(np.float32),
         entropy=(4 / (1 + margin) + generator.random(n)).astype(np.float32),
         confidence=generator.random(n).astype(np.float32),
+        logsumexp=generator.normal(12, 6, n).astype(np.float32),
         finite=np.ones(n, dtype=np.bool_),
     )
 
@@ -81,6 +83,7 @@ def test_every_mean_and_share_is_the_naive_one():
         (summary.entropy_nats, columns.entropy),
         (summary.confidence, columns.confidence),
         (summary.share_margin_below_half, margin < 0.5),
+        (summary.overconfidence, columns.confidence - right.astype(np.float64)),
     ):
         assert estimate.value == pytest.approx(values.astype(np.float64).mean(), rel=1e-12)
         assert estimate.n == 400

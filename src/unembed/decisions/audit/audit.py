@@ -232,6 +232,10 @@ def headline(summary: AuditSummary) -> list[tuple[str, str]]:
         ("loss (nats)", full(summary.nll_nats, decimal)),
         ("perplexity", full(summary.perplexity, decimal)),
         ("median margin (logits)", full(summary.median_margin, decimal)),
+        (
+            "times as likely",
+            full(summary.median_odds, decimal) + " as the runner-up, at that margin",
+        ),
         ("margin below 0.5", full(summary.share_margin_below_half, share)),
         ("median scale-free margin", full(summary.median_relative_distance, decimal)),
         ("Spearman margin, entropy", full(summary.spearman_margin_entropy, decimal)),
@@ -243,6 +247,10 @@ def headline(summary: AuditSummary) -> list[tuple[str, str]]:
         if summary.gap.tied is not None:
             rows.append(("gap slope, to mind", summary.gap.tied.in_words))
         rows.append(("gap density at zero", full(summary.gap.density_at_zero, decimal)))
+    if summary.bfloat16 is not None:
+        rows.append(("margin within a bfloat16 step", full(summary.bfloat16.within_step, share)))
+        changed = full(summary.bfloat16.changed, share)
+        rows.append(("logits rounded to bfloat16", f"{changed} decide otherwise"))
     if summary.native is not None:
         native = summary.native
         rows.append(

@@ -36,7 +36,7 @@ def check_audit(run: FinishedRun, provenance: Provenance) -> None:
     names = pq.read_metadata(run.folder / "documents.parquet").num_rows
     if names != text.documents:
         raise ValueError(f"it names {names:,} documents of {text.documents:,}")
-    _check_parts(run, provenance.head_shape[0], text.documents, ("",))
+    _check_parts(run, provenance.head_shape[0], text.documents, ("",), ("logsumexp",))
 
 
 def check_comparison(run: FinishedRun, positions: int, vocab: int) -> None:
@@ -50,9 +50,11 @@ def check_comparison(run: FinishedRun, positions: int, vocab: int) -> None:
     _check_parts(run, vocab, documents, ("before_", "after_"))
 
 
-def _check_parts(run: FinishedRun, vocab: int, documents: int, sides: Sequence[str]) -> None:
+def _check_parts(
+    run: FinishedRun, vocab: int, documents: int, sides: Sequence[str], logits: Sequence[str] = ()
+) -> None:
     """Rows and columns of every table; columns of a model's decisions begin with its side."""
-    ids, real = (0.0, vocab - 1.0), dict[str, tuple[float, float]]()
+    ids, real = (0.0, vocab - 1.0), dict.fromkeys(logits, (-math.inf, math.inf))
     whole = {"doc": (0.0, documents - 1.0), "pos": (0.0, math.inf), "target": ids}
     for side in sides:
         whole |= {f"{side}{name}": ids for name in TOPS}

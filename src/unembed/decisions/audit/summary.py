@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from unembed.decisions.audit.bfloat16 import Bfloat16Rounding, bfloat16_rounding
 from unembed.decisions.audit.finite_rows import ColumnReader, FiniteRows
 from unembed.decisions.audit.gap import GapFit, GapUndefined, read_gap
 from unembed.decisions.audit.rounding import NativeColumns, NativeHead, native_head
@@ -33,6 +34,7 @@ __all__ = [
     "AuditColumns",
     "AuditSummary",
     "Band",
+    "Bfloat16Rounding",
     "Density",
     "Histogram",
     "NativeColumns",
@@ -54,26 +56,32 @@ GRID_ENTROPY_EDGES = tuple(i / 5 for i in range(41))
 GRID_MARGIN_EDGES = tuple(i / 4 for i in range(41))
 """Margin bins of the grid: 0 to 10 logits by 0.25."""
 
-FINITE = ("margin", "relative_distance", "nll", "entropy", "confidence")
+FINITE = ("margin", "relative_distance", "nll", "entropy", "confidence", "logsumexp")
 """Columns that are numbers at every position that enters the figures."""
+
+
+NOT_MEASURED = Estimate(None, reason="an earlier version did not measure it")
 
 
 @dataclass(frozen=True)
 class AuditColumns:
     """The columns of an audit's table that its summary reads, one row a position.
 
-    ``margin`` in logits, ``relative_distance`` without unit, ``nll`` and ``entropy`` in nats,
-    ``confidence`` the probability of top-1. ``finite`` marks the rows whose statistics exist.
+    ``margin`` and ``logsumexp`` in logits, ``relative_distance`` without unit, ``nll`` and
+    ``entropy`` in nats, ``confidence`` the probability of top-1. ``finite`` marks the rows whose
+    statistics exist.
     """
 
     doc: Int[np.ndarray, " positions"]
     target: Int[np.ndarray, " positions"]
     top1: Int[np.ndarray, " positions"]
+    top2: Int[np.ndarray, " positions"]
     margin: Float[np.ndarray, " positions"]
     relative_distance: Float[np.ndarray, " positions"]
     nll: Float[np.ndarray, " positions"]
     entropy: Float[np.ndarray, " positions"]
     confidence: Float[np.ndarray, " positions"]
+    logsumexp: Float[np.ndarray, " positions"]
     finite: Bool[np.ndarray, " positions"]
 
     def __post_init__(self) -> None:
@@ -111,7 +119,7 @@ class AuditSummary(ShortRepr, Figures):
     """The figures of one audit. Margins are in logits, entropies and losses in nats.
 
     ``n_positions`` and ``n_documents`` count every row of the table; the ``n_nonfinite`` rows among
-    them enter no other figure.
+    them enter no other figure. ``overconfidence`` is the mean confidence less the accuracy.
     """
 
     n_positions: int
@@ -137,6 +145,13 @@ class AuditSummary(ShortRepr, Figures):
     gap_reason: str | None
     row_norm_cv: float | None
     native: NativeHead | None
+    overconfidence: Estimate = NOT_MEASURED
+    bfloat16: Bfloat16Rounding | None = None
+
+    @property
+    def median_odds(self) -> Estimate:
+        """How many times as likely as the runner-up: ``exp(median_margin)``, and its interval's."""
+        return _exponential(self.median_margin)
 
     def _phrases(self) -> Iterator[str]:
         yield f"{self.n_positions:,} positions in {self.n_documents:,} documents"
@@ -202,7 +217,7 @@ def read_summary(
         fitted = pool.submit(read_gap, rows.column("margin"), documents, **how)
         quantiles = pool.submit(read_quantiles, samples, [shares, shares], documents, **how)
         correlations = pool.submit(_correlations, rows, both, **how)
-        accuracy, nll, entropy, confidence, below_half, *in_bands = _means(rows, **how)
+        accuracy, nll, entropy, confidence, below_half, surer, *in_bands = _means(rows, **how)
         shapes = _shapes(rows)
     margin_quantiles, distance_quantiles = (
         {str(q): e for q, e in zip(QUANTILES, found.estimates(), strict=True)}
@@ -238,6 +253,8 @@ def read_summary(
         gap_reason=gap_reason,
         row_norm_cv=row_norm_cv,
         native=None if native_dtype is None else native_head(rows, native_dtype, gap, **how),
+        overconfidence=surer,
+        bfloat16=bfloat16_rounding(rows, **how),
     )
 
 
@@ -282,18 +299,18 @@ def _shapes(rows: FiniteRows) -> tuple[Histogram, Histogram, Density]:
 
 
 def _means(rows: FiniteRows, *, resamples: int, seed: int) -> tuple[Estimate, ...]:
-    """Accuracy, nll, entropy, confidence, share below 0.5; then three figures of each band.
+    """Accuracy, nll, entropy, confidence, share below 0.5, confidence less accuracy; then bands'.
 
-    A band's figures are its share, its accuracy and its confidence.
+    The three figures of a band are its share, its accuracy and its confidence.
     """
     bands = list(itertools.pairwise(MARGIN_BANDS))
-    sums = np.zeros((6 + 3 * len(bands), rows.documents))
-    everything, fixed, in_bands = sums[0], sums[1:6], sums[6:].reshape(len(bands), 3, -1)
+    sums = np.zeros((7 + 3 * len(bands), rows.documents))
+    everything, fixed, in_bands = sums[0], sums[1:7], sums[7:].reshape(len(bands), 3, -1)
     names = ("target", "top1", "nll", "entropy", "confidence", "margin")
     for inverse, target, top1, nll, entropy, confidence, margin in rows.parts(*names):
         hit = (target == top1).astype(np.float64)
         add_by_document(everything, np.ones(len(hit)), inverse)
-        values = (hit, nll, entropy, confidence, margin < 0.5)
+        values = (hit, nll, entropy, confidence, margin < 0.5, confidence - hit)
         for total, one in zip(fixed, values, strict=True):
             add_by_document(total, one, inverse)
         for (low, high), totals in zip(bands, in_bands, strict=True):
@@ -320,7 +337,7 @@ def _bands(estimates: list[Estimate]) -> tuple[Band, ...]:
 
 
 def _exponential(estimate: Estimate) -> Estimate:
-    """Exp of a mean in nats, with exp of its interval; None where that overflows a float."""
+    """Exp of nats or of logits, with exp of its interval; None where that overflows a float."""
     if estimate.value is None:
         return estimate
     if max(estimate.value, estimate.high or 0.0) > 700:

@@ -10,6 +10,7 @@ from unembed.decisions.audit.excerpt import DocumentView, excerpts
 from unembed.decisions.audit.summary import AuditSummary, Histogram
 from unembed.report.audit import charts
 from unembed.report.audit.gap_sections import gap_section, native_section
+from unembed.report.audit.rounding_section import rounding_section
 from unembed.report.parts.drawing import draw
 from unembed.report.parts.facts import command_of, facts_of
 from unembed.report.parts.histogram import histogram_figure
@@ -26,6 +27,7 @@ from unembed.report.parts.parts import (
 )
 from unembed.report.parts.text import MOST_CANDIDATES, text_view
 from unembed.report.parts.wording import between, cell, count, decimal, full, point, share, size
+from unembed.report.verdicts.audit import verdict
 from unembed.runs.manifest import FinishedRun
 from unembed.stats.estimate import Estimate
 
@@ -37,7 +39,7 @@ def audit_page(
     documents: Sequence[DocumentView],
     notes: Sequence[str] = (),
 ) -> str:
-    """The page of one audit: reading, cards, charts, the sample's text, provenance.
+    """The page of one audit: verdict, cards, charts, the sample's text, provenance.
 
     ``facts`` are label and value of everything that produced the numbers. Of ``documents``, whole
     ones are shown in order until the page's token budget is spent, and the page says how many.
@@ -48,7 +50,7 @@ def audit_page(
     first, *sections = sections_of_summary(summary)
     return template("audit").render(
         title=title,
-        reading=reading(summary),
+        verdict=verdict(summary),
         extent=extent(summary),
         cards=cards(summary),
         before=(first,),
@@ -67,23 +69,10 @@ def sections_of(audit: Audit) -> tuple[Section, ...]:
 
 
 def sections_of_summary(summary: AuditSummary) -> tuple[Section, ...]:
-    """How narrow decisions are, what a margin is worth, the gap, the checkpoint's own precision."""
+    """How narrow decisions are, what margins are worth, what rounding changes, the gap."""
+    rounding = () if summary.bfloat16 is None else (rounding_section(summary, summary.bfloat16),)
     native = () if summary.native is None else (native_section(summary.native),)
-    return (_margins(summary), _trust(summary), gap_section(summary), *native)
-
-
-def reading(summary: AuditSummary) -> str:
-    """The result in one sentence."""
-    median, narrow = summary.median_margin, summary.share_margin_below_half
-    if median.value is None:
-        return f"No decision could be measured: {median.reason}."
-    decisions = count(median.n or summary.n_positions)
-    sentence = (
-        f"Half of the {decisions} decisions were won by less than {decimal(median.value)} logits"
-    )
-    return sentence + (
-        "." if narrow.value is None else f"; {share(narrow.value)} by less than 0.5."
-    )
+    return (_margins(summary), _trust(summary), *rounding, gap_section(summary), *native)
 
 
 def extent(summary: AuditSummary) -> str:
@@ -105,19 +94,26 @@ def cards(summary: AuditSummary) -> tuple[Card, ...]:
         else Estimate(None, reason=summary.gap_reason or "the gap was not fitted")
     )
     facet = "distance to the runner-up’s facet, relative to the hidden norm"
-    rank = f"Spearman’s ρ; scale-free {point(summary.spearman_relative_distance_entropy, decimal)}"
     fit = "" if gap is None else f"published fit, R² {gap.published.r_squared:.4f}"
     if gap is not None and gap.tied is not None:
         fit += f"; to mind: {gap.tied.in_words}"
     perplexity = f"perplexity {point(summary.perplexity, decimal)}"
     entropy = f"probability of top-1; mean entropy {point(summary.entropy_nats, decimal)} nats"
+    close: tuple[Card, ...] = ()
+    if summary.bfloat16 is not None:
+        changed = (
+            f"{point(summary.bfloat16.changed, share)} decide otherwise when logits are rounded"
+        )
+        close = (card("Within a bfloat16 step", summary.bfloat16.within_step, share, "", changed),)
+    median, odds = (point(one, decimal) for one in (summary.median_margin, summary.median_odds))
+    likely = f"e^{median} = {odds} times as likely as the runner-up"
     return (
         card("Accuracy", summary.accuracy, share, "", "top-1 was the target"),
         card("Loss", summary.nll_nats, decimal, "nats", perplexity),
-        card("Median margin", summary.median_margin, decimal, "logits", "top-1 over top-2"),
+        card("Median margin", summary.median_margin, decimal, "logits", likely),
         card("Margin below 0.5", summary.share_margin_below_half, share, "", "of positions"),
+        *close,
         card("Median scale-free margin", summary.median_relative_distance, decimal, "", facet),
-        card("Margin against entropy", summary.spearman_margin_entropy, decimal, "", rank),
         card("Gap slope β", beta, decimal, "", fit),
         card("Mean confidence", summary.confidence, share, "", entropy),
     )
@@ -213,7 +209,9 @@ def _trust(summary: AuditSummary) -> Section:
                 "entropy",
                 "Entropy against margin",
                 "The stronger the colour, the more positions in a cell, in steps of equal ratio. "
-                f"Spearman’s ρ is {full(summary.spearman_margin_entropy, decimal)}.",
+                f"Spearman’s ρ is {full(summary.spearman_margin_entropy, decimal)}, that of the "
+                "scale-free margin "
+                f"{full(summary.spearman_relative_distance_entropy, decimal)}.",
                 draw(
                     charts.density(grid, "entropy in nats", "margin in logits"),
                     "Density of positions over entropy and margin",
