@@ -134,16 +134,16 @@ class Comparison(RunRecord):
         """
         quoting = Quoting(self.vocabulary, self.documents, context)
         if kind == "surest":
-            return surest_flips(self._first_pair(), quoting, n)
+            return surest_flips(self.first_pair(FLIP_COLUMNS), quoting, n)
         if kind == "commonest":
-            return commonest_flips(self._first_pair(), quoting, n)
+            return commonest_flips(self.first_pair(FLIP_COLUMNS), quoting, n)
         raise UnembedError(f"{kind!r} is no kind of flips: give one of {', '.join(FLIP_KINDS)}")
 
-    def _first_pair(self) -> Iterator[pa.Table]:
-        """What a list of flips reads, of the first run before and the first after."""
+    def first_pair(self, columns: list[str] | None) -> Iterator[pa.Table]:
+        """These columns, or all, of the first run before and the first after, part by part."""
         seeds = self.summary.seeds
         runs = [f"{side}_run" for side, n in zip(("before", "after"), seeds, strict=True) if n > 1]
-        for part in self._parts([*FLIP_COLUMNS, *runs]):
+        for part in self._parts(None if columns is None else [*columns, *runs]):
             kept = part
             for name in runs:
                 kept = kept.filter(pc.equal(kept[name], 0))

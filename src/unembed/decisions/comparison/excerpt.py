@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from jaxtyping import Float, Int
 
 from unembed.decisions.audit.excerpt import EXCERPT_TOKENS, SPREAD
@@ -74,11 +75,16 @@ def flip_excerpts(
     and ``vocabulary`` spells the tokens of both audits. With several seeds they are of the first
     run of each side.
     """
-    table = _first_pair(comparison.table)
+    sizes, changed = np.zeros(len(names), dtype=np.intp), np.zeros(len(names))
+    for part in comparison.first_pair(["doc", "before_top1", "after_top1"]):
+        doc, before, after = (column.to_numpy() for column in part.columns[:3])
+        sizes += np.bincount(doc, minlength=len(names))
+        changed += np.bincount(doc, weights=before != after, minlength=len(names))
+    chosen = sorted(_chosen(sizes, changed, tokens))
+    wanted = pa.array(chosen, pa.int32())
+    parts = comparison.first_pair(None)
+    table = pa.concat_tables(part.filter(pc.is_in(part["doc"], wanted)) for part in parts)
     doc = table["doc"].to_numpy()
-    before, after = (table[f"{side}_top1"].to_numpy() for side in ("before", "after"))
-    sizes = np.bincount(doc, minlength=len(names))
-    changed = np.bincount(doc, weights=before != after, minlength=len(names))
     return [
         _document(
             table.slice(int(np.searchsorted(doc, number)), min(int(sizes[number]), tokens)),
@@ -86,16 +92,8 @@ def flip_excerpts(
             names[number],
             first_tokens[number],
         )
-        for number in sorted(_chosen(sizes, changed, tokens))
+        for number in chosen
     ]
-
-
-def _first_pair(table: pa.Table) -> pa.Table:
-    """The rows of the first run before and the first after, which come first in the table."""
-    if "before_run" not in table.column_names:
-        return table
-    numbers = [table[name].to_numpy() for name in ("before_run", "after_run")]
-    return table.slice(0, int(((numbers[0] == 0) & (numbers[1] == 0)).sum()))
 
 
 def _chosen(
