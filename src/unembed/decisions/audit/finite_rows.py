@@ -48,6 +48,14 @@ class FiniteRows:
             ids = np.union1d(ids, doc if whole else doc[mask])
         return FiniteRows(read, tuple(finite), tuple(kept), ids, n, positions, len(every))
 
+    @staticmethod
+    def held(
+        doc: Int[np.ndarray, " positions"], **columns: Shaped[np.ndarray, "..."]
+    ) -> FiniteRows:
+        """All rows of columns in memory, as one part."""
+        table = {"doc": doc, **columns}
+        return FiniteRows.of(lambda names: [{name: table[name] for name in names}], ())
+
     def also(self, finite: Sequence[str]) -> FiniteRows:
         """The rows among these in which further columns are finite."""
         return FiniteRows.of(self.read, (*self.finite, *finite))

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
+from unembed.decisions.audit.finite_rows import FiniteRows
 from unembed.runs.record import check_columns
 from unembed.short_repr import ShortRepr
 from unembed.stats.bootstrap import (
     RESAMPLES,
-    cluster,
+    add_by_document,
     interval,
     interval_levels,
     ratio_of_totals,
-    sums_by_document,
     totals_and_resamples,
 )
 from unembed.stats.estimate import Estimate
@@ -50,6 +51,10 @@ class CalibrationColumns:
         outside = np.abs(self.confidence - 0.5) > 0.5 + ROUNDING
         if outside.any():
             raise ValueError(f"a confidence lies in [0, 1], got {self.confidence[outside][0]}")
+
+    def named(self, side: str) -> dict[str, Shaped[np.ndarray, " positions"]]:
+        """The columns by the names that they have in a comparison's table."""
+        return {f"{side}_{name}": column for name, column in vars(self).items()}
 
 
 @dataclass(frozen=True)
@@ -138,8 +143,9 @@ def calibrate(
     hypothesis of perfect calibration stands.
     Raises ``ValueError`` where ``doc`` has another length than the columns.
     """
-    (totals,) = _resampled((columns,), doc, resamples=resamples, seed=seed)
-    return _calibration(totals, cluster(doc)[1])
+    rows = _held(doc, before=columns)
+    (totals,) = _resampled(rows, ("before",), resamples=resamples, seed=seed)
+    return _calibration(totals, rows.documents)
 
 
 def compare_calibration(
@@ -150,6 +156,17 @@ def compare_calibration(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> CalibrationComparison:
+    """Compare the calibration of columns in memory, see ``read_calibration``.
+
+    Raises ``ValueError`` where lengths differ.
+    """
+    rows = _held(doc, before=before, after=after)
+    return read_calibration(rows, resamples=resamples, seed=seed)
+
+
+def read_calibration(
+    rows: FiniteRows, *, resamples: int = RESAMPLES, seed: int = 0
+) -> CalibrationComparison:
     """Compare the calibration of two audits of the same positions, row for row (theory §4).
 
     Each as ``calibrate``; the differences are paired, for both are resampled together. The upward
@@ -157,10 +174,10 @@ def compare_calibration(
     the basic one, ``2 value - percentile``, which undoes part of the rest. It covers the truth 9
     times in 10 where the two are alike or positions are many; where only one of them is calibrated
     and positions are few, half the time (the percentile interval once in ten). The difference of
-    the Brier scores has no such bias. Raises ``ValueError`` where lengths differ.
+    the Brier scores has no such bias. Columns are named as ``CalibrationColumns.named`` does.
     """
-    one, two = _resampled((before, after), doc, resamples=resamples, seed=seed)
-    documents = cluster(doc)[1]
+    one, two = _resampled(rows, ("before", "after"), resamples=resamples, seed=seed)
+    documents = rows.documents
     ece = two.ece - one.ece
     low, high = interval(ece[1:], documents)
     difference = ratio_of_totals(ece, (one.size > 0).astype(np.float64), documents)
@@ -176,27 +193,42 @@ def compare_calibration(
     )
 
 
-def _resampled(
-    audits: tuple[CalibrationColumns, ...],
-    doc: Int[np.ndarray, " positions"],
-    *,
-    resamples: int,
-    seed: int,
-) -> tuple[_Totals, ...]:
-    inverse, documents = cluster(doc)
-    rows = []
-    for columns in audits:
+def _held(doc: Int[np.ndarray, " positions"], **audits: CalibrationColumns) -> FiniteRows:
+    for columns in audits.values():
         if columns.confidence.shape != doc.shape:
             raise ValueError(f"doc has {doc.size} rows, an audit {columns.confidence.size}")
-        confidence = columns.confidence.astype(np.float64)
-        within = np.searchsorted(EDGES, confidence, side="right") - 1
-        cell = inverse * BINS + np.clip(within, 0, BINS - 1)
-        for values in (np.ones(doc.size), columns.right.astype(np.float64), confidence):
-            rows.append(sums_by_document(values, cell, documents * BINS).reshape(-1, BINS).T)
-        nll = columns.nll.astype(np.float64)
-        brier = columns.sum_p2.astype(np.float64) - 2 * np.exp(-nll) + 1
-        rows += [sums_by_document(values, inverse, documents)[None] for values in (brier, nll)]
-    totals = totals_and_resamples(np.concatenate(rows), resamples=resamples, seed=seed)
+    named: dict[str, np.ndarray] = {}
+    for side, columns in audits.items():
+        named |= columns.named(side)
+    return FiniteRows.held(doc, **named)
+
+
+def _resampled(
+    rows: FiniteRows, sides: Sequence[str], *, resamples: int, seed: int
+) -> tuple[_Totals, ...]:
+    documents = rows.documents
+    binned = np.zeros((len(sides), 3, documents * BINS))
+    whole = np.zeros((len(sides), 2, documents))
+    names = [field.name for field in dataclasses.fields(CalibrationColumns)]
+    for inverse, *both in rows.parts(*(f"{side}_{name}" for side in sides for name in names)):
+        for i, start in enumerate(range(0, len(both), len(names))):
+            columns = CalibrationColumns(*both[start : start + len(names)])
+            confidence = columns.confidence.astype(np.float64)
+            within = np.searchsorted(EDGES, confidence, side="right") - 1
+            cell = inverse * BINS + np.clip(within, 0, BINS - 1)
+            for sums, values in zip(
+                binned[i], (np.ones(len(cell)), columns.right, confidence), strict=True
+            ):
+                add_by_document(sums, values, cell)
+            nll = columns.nll.astype(np.float64)
+            brier = columns.sum_p2.astype(np.float64) - 2 * np.exp(-nll) + 1
+            for sums, values in zip(whole[i], (brier, nll), strict=True):
+                add_by_document(sums, values, inverse)
+    columns_of_sums: list[np.ndarray] = []
+    for in_bins, in_all in zip(binned, whole, strict=True):
+        columns_of_sums += [sums.reshape(-1, BINS).T for sums in in_bins]
+        columns_of_sums.append(in_all)
+    totals = totals_and_resamples(np.concatenate(columns_of_sums), resamples=resamples, seed=seed)
     return tuple(
         _Totals(
             n=part[:, :BINS],
@@ -205,7 +237,7 @@ def _resampled(
             brier=part[:, -2],
             nll=part[:, -1],
         )
-        for part in np.split(totals, len(audits), axis=1)
+        for part in np.split(totals, len(sides), axis=1)
     )
 
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
+from unembed.decisions.audit.finite_rows import FiniteRows
 from unembed.runs.record import check_columns
 from unembed.short_repr import ShortRepr
-from unembed.stats.bootstrap import cluster, interval, resample_weights
+from unembed.stats.bootstrap import interval, resample_weights
 from unembed.stats.estimate import Estimate
 
 COMPARISON_RESAMPLES = 10_000
@@ -23,6 +24,9 @@ MINIMUM_FLIPS = 10
 With ten flips one way, however many the other way, and independent positions, the 95 % interval of
 the ratio spans a factor of ``exp(1.96 / sqrt(10)) = 1.9`` each way; with fewer it says little.
 """
+
+FLIP_COLUMNS = ("target", "before_top1", "after_top1")
+"""Columns that say what happened at a position."""
 
 KEPT_RIGHT, KEPT_WRONG, WRONG_TO_RIGHT, RIGHT_TO_WRONG, WRONG_TO_WRONG = KINDS = range(5)
 """What happened at a position: the same top-1, right or wrong, or one of three kinds of change."""
@@ -42,6 +46,10 @@ class FlipColumns:
 
     def __post_init__(self) -> None:
         check_columns(self)
+
+    def rows(self, **more: Int[np.ndarray, " positions"]) -> FiniteRows:
+        """These columns and others, as ``read_flips`` reads them."""
+        return FiniteRows.held(**vars(self), **more)
 
 
 @dataclass(frozen=True)
@@ -112,15 +120,20 @@ class TokenExtremes(ShortRepr):
 
 
 def flips(columns: FlipColumns, *, resamples: int = COMPARISON_RESAMPLES, seed: int = 0) -> Flips:
+    """Count the flips of columns in memory, see ``read_flips``."""
+    return read_flips(columns.rows(), resamples=resamples, seed=seed)
+
+
+def read_flips(rows: FiniteRows, *, resamples: int = COMPARISON_RESAMPLES, seed: int = 0) -> Flips:
     """Count the flips between two audits, with intervals clustered by document (theory §4).
 
     A position is right where top-1 is the target and changed where the two top-1 differ. Churn is
     the share changed; the flip ratio is wrong-to-right over right-to-wrong, undefined with fewer
     than ``MINIMUM_FLIPS`` of either. A share's interval holds no flip that the audits do not: that
-    of a count of zero is [0, 0]. Two equal audits give zeros and an undefined ratio.
+    of a count of zero is [0, 0]. Two equal audits give zeros and an undefined ratio. The columns
+    ``target``, ``before_top1`` and ``after_top1`` are read.
     """
-    group = np.zeros(columns.doc.size, dtype=np.intp)
-    sums = _sums(columns, group, 1)
+    sums = _sums(rows, None, ())
     return _flips(_tallies(sums, resamples=resamples, seed=seed)[:, :, 0], sums[:, 0])
 
 
@@ -132,20 +145,28 @@ def flip_table(
     resamples: int = COMPARISON_RESAMPLES,
     seed: int = 0,
 ) -> tuple[FlipGroup, ...]:
+    """Count the flips of each group of columns in memory, see ``read_flip_table``."""
+    rows = columns.rows(group=group)
+    return read_flip_table(rows, "group", names, resamples=resamples, seed=seed)
+
+
+def read_flip_table(
+    rows: FiniteRows,
+    group: str,
+    names: Sequence[str],
+    *,
+    resamples: int = COMPARISON_RESAMPLES,
+    seed: int = 0,
+) -> tuple[FlipGroup, ...]:
     """Count the flips of each group of positions, in the order of ``names`` (theory §4).
 
-    ``group[i]`` is the index in ``names`` of position i's group, or -1 for a position of none,
-    which still counts among all positions and in the total net. Every group sees the same
+    The column ``group`` is the index in ``names`` of a position's group, or -1 for a position of
+    none, which still counts among all positions and in the total net. Every group sees the same
     resamples. ``share_of_net`` is undefined where the total net is under ``MINIMUM_FLIPS`` or its
     interval holds zero, for a ratio to what may be zero has no bounds (Fieller). Raises
     ``ValueError`` where a group has no name.
     """
-    if group.size and not -1 <= int(group.min()) <= int(group.max()) < len(names):
-        raise ValueError(
-            f"groups run from {group.min()} to {group.max()}, names from 0 to {len(names) - 1};"
-            " mark a position of no group with -1"
-        )
-    sums = _sums(columns, np.where(group < 0, len(names), group), len(names) + 1)
+    sums = _sums(rows, group, names)
     tallies = _tallies(sums, resamples=resamples, seed=seed)
     overall = tallies.sum(axis=2)
     total = _flips(overall, sums.sum(axis=1))
@@ -166,15 +187,27 @@ def flip_table(
 
 
 def gaining_and_losing_tokens(columns: FlipColumns, *, top: int = 20) -> TokenExtremes:
+    """The extremes of columns in memory, see ``read_gaining_and_losing_tokens``."""
+    return read_gaining_and_losing_tokens(columns.rows(), top=top)
+
+
+def read_gaining_and_losing_tokens(rows: FiniteRows, *, top: int = 20) -> TokenExtremes:
     """The targets with the largest positive and the most negative net, ``top`` each (theory §4).
 
     Ties go to the lowest id; a token of net zero is in neither list. ``sign_p`` is
     ``mcnemar_p(wrong_to_right, right_to_wrong)`` of one token: the lists hold the extremes of
     ``tokens`` candidates, so that only a p well below ``0.05 / tokens`` is news.
     """
-    ids, inverse = np.unique(columns.target, return_inverse=True)
-    cells = np.bincount(inverse * len(KINDS) + _kinds(columns), minlength=len(ids) * len(KINDS))
-    counts = cells.reshape(len(ids), len(KINDS))
+    cells = np.zeros(0, dtype=np.int64)
+    for _, target, before, after in rows.parts(*FLIP_COLUMNS):
+        found = np.bincount(target.astype(np.int64) * len(KINDS) + _kinds(target, before, after))
+        longer, shorter = sorted((cells, found), key=len, reverse=True)
+        longer[: len(shorter)] += shorter
+        cells = longer
+    cells = np.append(cells, np.zeros(-len(cells) % len(KINDS), dtype=np.int64))
+    counts = cells.reshape(-1, len(KINDS))
+    ids = np.flatnonzero(counts.any(axis=1))
+    counts = counts[ids]
     gained, lost = counts[:, WRONG_TO_RIGHT], counts[:, RIGHT_TO_WRONG]
 
     def first(net: Int[np.ndarray, " tokens"]) -> tuple[TokenFlips, ...]:
@@ -234,10 +267,13 @@ def clustered_mcnemar_p(net_by_document: Float[np.ndarray, " documents"]) -> Est
     return Estimate(p, n=documents, documents=documents)
 
 
-def _kinds(columns: FlipColumns) -> Int[np.ndarray, " positions"]:
-    before = columns.before_top1 == columns.target
-    after = columns.after_top1 == columns.target
-    wrong_after = np.where(columns.before_top1 == columns.after_top1, KEPT_WRONG, WRONG_TO_WRONG)
+def _kinds(
+    target: Int[np.ndarray, " positions"],
+    before_top1: Int[np.ndarray, " positions"],
+    after_top1: Int[np.ndarray, " positions"],
+) -> Int[np.ndarray, " positions"]:
+    before, after = before_top1 == target, after_top1 == target
+    wrong_after = np.where(before_top1 == after_top1, KEPT_WRONG, WRONG_TO_WRONG)
     return np.where(
         before,
         np.where(after, KEPT_RIGHT, RIGHT_TO_WRONG),
@@ -246,12 +282,26 @@ def _kinds(columns: FlipColumns) -> Int[np.ndarray, " positions"]:
 
 
 def _sums(
-    columns: FlipColumns, group: Int[np.ndarray, " positions"], groups: int
+    rows: FiniteRows, group: str | None, names: Sequence[str]
 ) -> Float[np.ndarray, "kinds groups documents"]:
-    """How many positions of each kind each group has in each document."""
-    inverse, documents = cluster(columns.doc)
-    cell = (_kinds(columns) * groups + group) * documents + inverse
-    counts = np.bincount(cell, minlength=len(KINDS) * groups * documents)
+    """How many positions of each kind each group has in each document.
+
+    Positions of no group are in one behind the named ones.
+    """
+    groups, documents = len(names) + 1, rows.documents
+    counts = np.zeros(len(KINDS) * groups * documents, dtype=np.int64)
+    for inverse, target, before, after, *held in rows.parts(
+        *FLIP_COLUMNS, *(() if group is None else (group,))
+    ):
+        cell = _kinds(target, before, after) * groups
+        for index in held:
+            if index.size and not -1 <= int(index.min()) <= int(index.max()) < len(names):
+                raise ValueError(
+                    f"groups run from {index.min()} to {index.max()}, names from 0 to "
+                    f"{len(names) - 1}; mark a position of no group with -1"
+                )
+            cell += np.where(index < 0, len(names), index)
+        np.add.at(counts, cell * documents + inverse, 1)
     return counts.reshape(len(KINDS), groups, documents).astype(np.float64)
 
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
+from unembed.decisions.audit.finite_rows import FiniteRows
 from unembed.decisions.audit.summary import MARGIN_BANDS, QUANTILES
 from unembed.runs.record import check_columns
 from unembed.short_repr import ShortRepr
-from unembed.stats.bootstrap import RESAMPLES, cluster, interval, ratio_estimates, sums_by_document
+from unembed.stats.bootstrap import RESAMPLES, add_by_document, interval, ratio_estimates
 from unembed.stats.estimate import Estimate
-from unembed.stats.histogram import Histogram, histogram, round_edges
-from unembed.stats.resampled import Sample, quantile_draws
+from unembed.stats.histogram import Histogram, added, histogram, round_edges
+from unembed.stats.resampled import Reader, Rows, read_quantiles
 
 NEGLIGIBLE = 0.1
 """Share of the change of the median margin below which what remains is called sharpening alone."""
@@ -39,6 +41,10 @@ class MarginColumns:
 
     def __post_init__(self) -> None:
         check_columns(self, finite=True)
+
+    def named(self, side: str) -> dict[str, Shaped[np.ndarray, " positions"]]:
+        """The columns by the names that they have in a comparison's table."""
+        return {f"{side}_{name}": column for name, column in vars(self).items()}
 
 
 @dataclass(frozen=True)
@@ -152,6 +158,27 @@ def compare_margins(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Movement:
+    """Compare the margins of columns in memory, see ``read_movement``.
+
+    Raises ``ValueError`` where lengths differ.
+    """
+    return read_movement(held_margins(before, after, doc), resamples=resamples, seed=seed)
+
+
+def held_margins(
+    before: MarginColumns,
+    after: MarginColumns,
+    doc: Int[np.ndarray, " positions"],
+    **more: Shaped[np.ndarray, "..."],
+) -> FiniteRows:
+    """Columns in memory, and others, as ``read_movement`` reads them."""
+    for columns in (before, after):
+        if columns.top1.shape != doc.shape:
+            raise ValueError(f"doc has {doc.size} rows, an audit {columns.top1.size}")
+    return FiniteRows.held(doc, **before.named("before"), **after.named("after"), **more)
+
+
+def read_movement(rows: FiniteRows, *, resamples: int = RESAMPLES, seed: int = 0) -> Movement:
     """Compare the margins of two audits of the same positions, row for row (theory §1, §4).
 
     Every difference is after - before at one position, given for the margin and for the relative
@@ -164,112 +191,157 @@ def compare_margins(
     would be led by the margins near 0, whose ratios are mostly noise. A margin cannot tell a
     temperature from rows that moved apart, the relative distance can:
     ``share_left = log(1 + scale_free_change) / log(1 + raw_change)``. It has no value where the
-    interval of ``raw_change`` holds 0. Raises ``ValueError`` where lengths differ.
+    interval of ``raw_change`` holds 0. Columns are named as ``MarginColumns.named`` does.
     """
-    for columns in (before, after):
-        if columns.top1.shape != doc.shape:
-            raise ValueError(f"doc has {doc.size} rows, an audit {columns.top1.size}")
-    inverse, documents = cluster(doc)
-    same = before.top1 == after.top1
-    kept = same & (before.top2 == after.top2)
-    both = [
-        tuple(values.astype(np.float64) for values in pair)
-        for pair in (
-            (before.margin, after.margin),
-            (before.relative_distance, after.relative_distance),
-        )
-    ]
-    deltas = [two - one for one, two in both]
-    groups = [np.ones(doc.size, dtype=np.bool_), same]
+    how = {"resamples": resamples, "seed": seed}
     shares = tuple(q / 100 for q in QUANTILES)
-    samples = [Sample(d[g], inverse[g], shares) for g in groups for d in deltas]
-    samples += [Sample(v[kept], inverse[kept], (0.5,)) for pair in both for v in pair]
-    quantiles = [np.quantile(s.values, s.levels) if s.values.size else None for s in samples]
-    draws = [np.full((0, len(s.levels)), np.nan) for s in samples]
-    if documents >= 2:
-        draws = quantile_draws(samples, documents, resamples=resamples, seed=seed)
-    share, changes, bands = _means(
-        before, after, deltas, [same & ~kept, *groups], inverse, documents, resamples, seed
-    )
+
+    def deltas() -> Iterator[list[Rows]]:
+        for pair in margin_pairs(rows):
+            yield [
+                (delta[group], pair.inverse[group])
+                for group in (slice(None), pair.same)
+                for delta in pair.deltas
+            ]
+
+    def samples() -> Iterator[list[Rows]]:
+        for pair, changes in zip(margin_pairs(rows), deltas(), strict=True):
+            inverse = pair.inverse[pair.kept]
+            sides = [values[pair.kept] for both in pair.measures for values in both]
+            yield [*changes, *((values, inverse) for values in sides)]
+
+    levels = [shares] * 4 + [(0.5,)] * 4
+    found = read_quantiles(samples, levels, rows.documents, **how)
+    histograms = _histograms(rows, deltas)
+    share, changes, bands = _means(rows, **how)
 
     def spread(group: int, measure: int) -> Spread:
         index = 2 * group + measure
-        values, found = samples[index].values, quantiles[index]
-        empty = Estimate(None, reason="no position to take a quantile of")
-        at = {
-            str(q): empty
-            if found is None
-            else Estimate(
-                float(found[i]),
-                *interval(draws[index][:, i], documents),
-                n=values.size,
-                documents=documents,
-            )
-            for i, q in enumerate(QUANTILES)
-        }
+        estimates = found[index].estimates()
+        at = {str(q): one for q, one in zip(QUANTILES, estimates, strict=True)}
         change = changes[group + 1][measure]
-        right = before.right[groups[group]]
-        drawn = histogram(values, right, _symmetric_edges(values))
-        return Spread(change.wider, change.mean, at["50"], at, drawn)
+        return Spread(change.wider, change.mean, at["50"], at, histograms[index])
 
-    everywhere, unchanged = (
-        Expansion(int(groups[g].sum()), spread(g, 0), spread(g, 1)) for g in (0, 1)
-    )
-    medians = [
-        np.concatenate([[math.nan if found is None else float(found[0])], drawn[:, 0]])
-        for found, drawn in zip(quantiles[4:], draws[4:], strict=True)
-    ]
+    everywhere, unchanged = (Expansion(found[2 * g].n, spread(g, 0), spread(g, 1)) for g in (0, 1))
+    kept = found[4].n
     return Movement(
-        rotation=Rotation(int((same & ~kept).sum()), share, *changes[0]),
+        rotation=Rotation(unchanged.n - kept, share, *changes[0]),
         everywhere=everywhere,
         unchanged=unchanged,
         bands=bands,
-        sharpening=_sharpening(medians, int(kept.sum()), documents),
+        sharpening=_sharpening([one.rows[:, 0] for one in found[4:]], kept, rows.documents),
     )
 
 
-def _means(
-    before: MarginColumns,
-    after: MarginColumns,
-    deltas: list[Float[np.ndarray, " positions"]],
-    groups: list[Bool[np.ndarray, " positions"]],
-    inverse: Int[np.ndarray, " positions"],
-    documents: int,
-    resamples: int,
-    seed: int,
-) -> tuple[Estimate, list[tuple[MarginChange, MarginChange]], tuple[BandMovement, ...]]:
-    """Share of the first group; the changes of each group; the bands."""
+@dataclass(frozen=True)
+class MarginPair:
+    """Both audits' columns at the positions of one part, and the number of each one's document."""
 
-    def total(values: np.ndarray) -> Float[np.ndarray, " documents"]:
-        return sums_by_document(values.astype(np.float64), inverse, documents)
+    before: MarginColumns
+    after: MarginColumns
+    inverse: Int[np.ndarray, " positions"]
 
-    sizes = [total(group) for group in groups]
-    pairs = [(sizes[0], total(np.ones(inverse.size)))]
-    for group, size in zip(groups, sizes, strict=True):
-        for delta in deltas:
-            pairs += [(total(group & (delta > 0)), size), (total(group * delta), size)]
-    gained = after.right.astype(np.float64) - before.right
-    for low, high in itertools.pairwise(MARGIN_BANDS):
-        then, now = (
-            (columns.margin >= low) & (columns.margin < high) for columns in (before, after)
+    @property
+    def same(self) -> Bool[np.ndarray, " positions"]:
+        """Where both have one top-1."""
+        same: Bool[np.ndarray, " positions"] = self.before.top1 == self.after.top1
+        return same
+
+    @property
+    def kept(self) -> Bool[np.ndarray, " positions"]:
+        """Where they have one runner-up too."""
+        kept: Bool[np.ndarray, " positions"] = self.same & (self.before.top2 == self.after.top2)
+        return kept
+
+    @property
+    def measures(self) -> list[tuple[Float[np.ndarray, " _"], Float[np.ndarray, " _"]]]:
+        """Before and after: the margins, then the relative distances."""
+        names = ("margin", "relative_distance")
+        sides = (self.before, self.after)
+        return [tuple(getattr(side, name).astype(np.float64) for side in sides) for name in names]
+
+    @property
+    def deltas(self) -> list[Float[np.ndarray, " _"]]:
+        """After - before: of the margins, then of the relative distances."""
+        return [after - before for before, after in self.measures]
+
+
+def margin_pairs(rows: FiniteRows) -> Iterator[MarginPair]:
+    """The positions, a part at a time."""
+    names = [field.name for field in dataclasses.fields(MarginColumns)]
+    wanted = [f"{side}_{name}" for side in ("before", "after") for name in names]
+    for inverse, *columns in rows.parts(*wanted):
+        before, after = (
+            MarginColumns(*side) for side in (columns[: len(names)], columns[len(names) :])
         )
-        size = total(then)
-        for values in (before.right, after.right, gained):
-            pairs.append((total(then * values), size))
-        pairs.append((total(now & after.right), total(now)))
+        yield MarginPair(before, after, inverse)
+
+
+def _histograms(rows: FiniteRows, deltas: Reader) -> list[Histogram]:
+    """Histograms of the changes: everywhere and where top-1 is the same, of both measures."""
+
+    def sizes() -> Iterator[list[Rows]]:
+        for part in deltas():
+            yield [(np.abs(values), np.zeros(len(values), dtype=np.intp)) for values, _ in part]
+
+    limits = [one.rows[0, 0] for one in read_quantiles(sizes, [(0.995,)] * 4, 1)]
+    edges = [_symmetric_edges(0.0 if math.isnan(limit) else float(limit)) for limit in limits]
+    counted = []
+    for pair, part in zip(margin_pairs(rows), deltas(), strict=True):
+        right = pair.before.right
+        groups = [right, right, right[pair.same], right[pair.same]]
+        counted.append(
+            [
+                histogram(values, hit, at)
+                for (values, _), hit, at in zip(part, groups, edges, strict=True)
+            ]
+        )
+    return [added(parts) for parts in zip(*counted, strict=True)]
+
+
+def _means(
+    rows: FiniteRows, *, resamples: int, seed: int
+) -> tuple[Estimate, list[tuple[MarginChange, MarginChange]], tuple[BandMovement, ...]]:
+    """Share of another runner-up; its changes, those of all and of one top-1; the bands."""
+    limits = list(itertools.pairwise(MARGIN_BANDS))
+    sums = np.zeros((1 + 3 * 5 + 6 * len(limits), rows.documents))
+    everything, groups, bands = sums[0], sums[1:16].reshape(3, 5, -1), sums[16:]
+    for pair in margin_pairs(rows):
+        before, after, inverse = pair.before, pair.after, pair.inverse
+        ones = np.ones(inverse.size)
+        add_by_document(everything, ones, inverse)
+        deltas, same = pair.deltas, pair.same
+        for totals, group in zip(groups, (same & ~pair.kept, ones > 0, same), strict=True):
+            columns = [ones, *(values for d in deltas for values in (d > 0, d))]
+            for total, values in zip(totals, columns, strict=True):
+                add_by_document(total, values[group], inverse[group])
+        for (low, high), totals in zip(limits, bands.reshape(len(limits), 6, -1), strict=True):
+            then, now = ((side.margin >= low) & (side.margin < high) for side in (before, after))
+            gained = after.right.astype(np.float64) - before.right
+            for total, values in zip(
+                totals[:4], (ones, before.right, after.right, gained), strict=True
+            ):
+                add_by_document(total, values[then], inverse[then])
+            for total, values in zip(totals[4:], (ones, after.right), strict=True):
+                add_by_document(total, values[now], inverse[now])
+    pairs = [(groups[0, 0], everything)]
+    pairs += [(total, totals[0]) for totals in groups for total in totals[1:]]
+    for totals in bands.reshape(len(limits), 6, -1):
+        pairs += [(total, totals[0]) for total in totals[1:4]]
+        pairs.append((totals[5], totals[4]))
     numerators, denominators = (np.stack(side) for side in zip(*pairs, strict=True))
     share, *rest = ratio_estimates(numerators, denominators, resamples=resamples, seed=seed)
     changes = []
     for _ in groups:
         changes.append((MarginChange(*rest[0:2]), MarginChange(*rest[2:4])))
         rest = rest[4:]
-    bands = []
-    for low, high in itertools.pairwise(MARGIN_BANDS):
-        was, same, gain, now_accuracy = rest[:4]
+    found = []
+    for low, high in limits:
+        was, later, gain, now_accuracy = rest[:4]
         rest = rest[4:]
         top = high if math.isfinite(high) else None
-        bands.append(BandMovement(low, top, was.n, was, same, gain, now_accuracy.n, now_accuracy))
-    return share, changes, tuple(bands)
+        found.append(BandMovement(low, top, was.n, was, later, gain, now_accuracy.n, now_accuracy))
+    return share, changes, tuple(found)
 
 
 def _sharpening(medians: list[Float[np.ndarray, " rows"]], n: int, documents: int) -> Sharpening:
@@ -327,8 +399,7 @@ def _ends(estimate: Estimate) -> tuple[float, float]:
     return low, value if estimate.high is None else estimate.high
 
 
-def _symmetric_edges(values: Float[np.ndarray, " n"]) -> tuple[float, ...]:
-    """Round edges on both sides of 0 that hold 99.5 % of the values."""
-    limit = float(np.quantile(np.abs(values), 0.995)) if values.size else 0.0
+def _symmetric_edges(limit: float) -> tuple[float, ...]:
+    """Round edges on both sides of 0 that hold changes up to a limit."""
     above = round_edges(limit, bins=25)
     return tuple(-edge for edge in above[:0:-1]) + above

@@ -4,24 +4,35 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from unembed.decisions.comparison.movement import MarginColumns
+from unembed.decisions.audit.finite_rows import FiniteRows
+from unembed.decisions.comparison.movement import (
+    MarginColumns,
+    MarginPair,
+    held_margins,
+    margin_pairs,
+)
 from unembed.short_repr import ShortRepr
 from unembed.stats.bootstrap import (
     RESAMPLES,
-    cluster,
+    add_by_document,
     interval,
     ratio_of_totals,
-    sums_by_document,
     totals_and_resamples,
 )
 from unembed.stats.estimate import Estimate
-from unembed.stats.resampled import Sample, quantile_draws
+from unembed.stats.resampled import Rows, read_quantiles
+
+GapReader = Callable[[], Iterable[tuple[MarginPair, np.ndarray]]]
+"""Reads positions with how far each candidate lies behind top-1 before, in logits."""
+WideReader = Callable[[], Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]]
+"""Reads margins before and after, and the number of each one's document."""
 
 CHANCE_EDGES = (0.0, 1e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 1.0)
 """Bins of the predicted chance of a flip, ``low <= chance < high``; the last holds 1 too.
@@ -110,12 +121,32 @@ def predict_flips(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> FlipPrediction:
+    """Predict the flips of columns in memory, see ``read_prediction``.
+
+    ``topk_logits`` are the k largest logits of the audit before. Raises ``ValueError`` where
+    lengths differ, k < 2 or logits ascend.
+    """
+    more = {}
+    if topk_logits is not None:
+        more["topk_logits"] = topk_logits
+        if topk_logits.ndim != 2 or len(topk_logits) != doc.size or topk_logits.shape[1] < 2:
+            raise ValueError(
+                f"topk_logits must be [{doc.size}, k] with k of 2 or more, got {topk_logits.shape}"
+            )
+    rows = held_margins(before, after, doc, **more)
+    k = 0 if topk_logits is None else topk_logits.shape[1]
+    return read_prediction(rows, k, resamples=resamples, seed=seed)
+
+
+def read_prediction(
+    rows: FiniteRows, k: int, *, resamples: int = RESAMPLES, seed: int = 0
+) -> FlipPrediction:
     """Predict from the margins before and one number how many top-1 flip, and count (theory §4).
 
     The number is s, the size of the logit noise between the two audits. The prediction for a
     position is ``flip_chance`` of its margin: a lower bound, for others than the runner-up may
-    overtake too. With ``topk_logits``, the k largest logits of the audit before in descending
-    order, each of the k - 1 candidates may, and the bound is closer.
+    overtake too. With k of 2 or more, and the k largest logits of the audit before in the column
+    ``topk_logits``, in descending order, each of the k - 1 candidates may, and the bound is closer.
 
     s is estimated where margins are wide: flips are where noise was large, so that what is left of
     the narrow margins has little of it. Of the positions whose margin before is the median or more
@@ -128,53 +159,48 @@ def predict_flips(
 
     The interval of the prediction resamples documents and, with them, s; ``scale`` is held, and
     between the least, the measured and the largest s the prediction is interpolated. ``difference``
-    is observed - predicted. Raises ``ValueError`` where lengths differ, k < 2 or logits ascend.
+    is observed - predicted.
+    Raises ``ValueError`` where logits ascend.
     """
-    for columns in (before, after):
-        if columns.top1.shape != doc.shape:
-            raise ValueError(f"doc has {doc.size} rows, an audit {columns.top1.size}")
-    margin, moved = (columns.margin.astype(np.float64) for columns in (before, after))
-    gaps = margin[:, None] if topk_logits is None else _gaps(topk_logits, doc.size)
-    inverse, documents = cluster(doc)
-    flipped = (before.top1 != after.top1).astype(np.float64)
-    kept = (before.top1 == after.top1) & (before.top2 == after.top2)
-    wide = kept
-    if doc.size:
-        wide = wide & (margin >= np.median(margin))
-    if doc.size and gaps.shape[1] >= 2:
-        lead = gaps[:, 1] - gaps[:, 0]
-        wide = wide & (lead >= np.median(lead))
-    scale, noise, draws = _noise(
-        margin[wide], moved[wide], inverse[wide], documents, resamples=resamples, seed=seed
-    )
-    ones = np.ones(doc.size)
-    observed_sums = [sums_by_document(values, inverse, documents) for values in (flipped, ones)]
+    how = {"resamples": resamples, "seed": seed}
+    documents, candidates = rows.documents, max(1, k - 1)
+
+    def gaps() -> Iterator[tuple[MarginPair, Float[np.ndarray, "_ candidates"]]]:
+        if k < 2:
+            for pair in margin_pairs(rows):
+                yield pair, pair.before.margin.astype(np.float64)[:, None]
+            return
+        for pair, (_, logits) in zip(margin_pairs(rows), rows.parts("topk_logits"), strict=True):
+            yield pair, _gaps(logits[:, :k])
+
+    scale, noise, draws = _noise(_wide(gaps, candidates), documents, **how)
     if noise.value is None:
-        totals = totals_and_resamples(np.stack(observed_sums), resamples=resamples, seed=seed)
+        sums = np.zeros((2, documents))
+        for pair in margin_pairs(rows):
+            add_by_document(sums[0], ~pair.same, pair.inverse)
+            add_by_document(sums[1], np.ones(pair.inverse.size), pair.inverse)
+        totals = totals_and_resamples(sums, **how)
         observed = ratio_of_totals(totals[:, 0], totals[:, 1], documents)
         nothing = Estimate(None, n=observed.n, reason=noise.reason)
         return FlipPrediction(
-            scale, noise, gaps.shape[1], nothing, observed, nothing, (), noise.reason
+            scale, noise, candidates, nothing, observed, nothing, (), noise.reason
         )
     known = draws[np.isfinite(draws)]
     grid = np.unique([noise.value, known.min(initial=noise.value), known.max(initial=noise.value)])
-    chance = flip_chance(gaps, noise.value)
-    predicted_sums = [
-        sums_by_document(chance if s == noise.value else flip_chance(gaps, s), inverse, documents)
-        for s in grid.tolist()
-    ]
     count = len(CHANCE_EDGES) - 1
-    within = np.clip(np.searchsorted(CHANCE_EDGES, chance, side="right") - 1, 0, count - 1)
-    cell = inverse * count + within
-    binned = [
-        sums_by_document(values, cell, documents * count).reshape(documents, count).T
-        for values in (ones, chance, flipped)
-    ]
-    totals = totals_and_resamples(
-        np.concatenate([np.stack([*observed_sums, *predicted_sums]), *binned]),
-        resamples=resamples,
-        seed=seed,
-    )
+    sums = np.zeros((2 + len(grid), documents))
+    binned = np.zeros((3, documents * count))
+    for pair, behind in gaps():
+        chance = flip_chance(behind, noise.value)
+        flipped, ones = (~pair.same).astype(np.float64), np.ones(len(chance))
+        predicted = [chance if s == noise.value else flip_chance(behind, s) for s in grid.tolist()]
+        for total, values in zip(sums, (flipped, ones, *predicted), strict=True):
+            add_by_document(total, values, pair.inverse)
+        within = np.clip(np.searchsorted(CHANCE_EDGES, chance, side="right") - 1, 0, count - 1)
+        for total, values in zip(binned, (ones, chance, flipped), strict=True):
+            add_by_document(total, values, pair.inverse * count + within)
+    in_columns = [total.reshape(documents, count).T for total in binned]
+    totals = totals_and_resamples(np.concatenate([sums, *in_columns]), **how)
     flips, size = totals[:, 0], totals[:, 1]
     at_grid, in_bins = totals[:, 2 : 2 + len(grid)], totals[:, 2 + len(grid) :]
     own = at_grid[:1, np.searchsorted(grid, noise.value)]
@@ -184,7 +210,7 @@ def predict_flips(
     return FlipPrediction(
         scale=scale,
         noise=noise,
-        candidates=gaps.shape[1],
+        candidates=candidates,
         predicted=ratio_of_totals(expected, size, documents),
         observed=ratio_of_totals(flips, size, documents),
         difference=ratio_of_totals(flips - expected, size, documents),
@@ -207,57 +233,74 @@ def _bins(totals: Float[np.ndarray, "rows columns"], documents: int) -> tuple[Ch
     )
 
 
-def _gaps(
-    topk_logits: Float[np.ndarray, "positions k"], positions: int
-) -> Float[np.ndarray, "positions candidates"]:
-    if topk_logits.ndim != 2 or len(topk_logits) != positions or topk_logits.shape[1] < 2:
-        raise ValueError(
-            f"topk_logits must be [{positions}, k] with k of 2 or more, got {topk_logits.shape}"
-        )
-    logits = topk_logits.astype(np.float64)
-    if not (np.diff(logits, axis=1) <= 0).all():
+def _gaps(logits: Float[np.ndarray, "_ k"]) -> Float[np.ndarray, "_ candidates"]:
+    exact = logits.astype(np.float64)
+    if not (np.diff(exact, axis=1) <= 0).all():
         raise ValueError("topk_logits must be numbers in descending order in every row")
-    gaps: Float[np.ndarray, "positions candidates"] = logits[:, :1] - logits[:, 1:]
-    return gaps
+    return exact[:, :1] - exact[:, 1:]
+
+
+def _wide(gaps: GapReader, candidates: int) -> WideReader:
+    """Reads the margins, before and after, and the documents of the positions that s is from."""
+
+    def leads() -> Iterator[list[Rows]]:
+        for pair, behind in gaps():
+            nowhere = np.zeros(len(behind), dtype=np.intp)
+            columns = [pair.before.margin.astype(np.float64)]
+            if candidates >= 2:
+                columns.append(behind[:, 1] - behind[:, 0])
+            yield [(values, nowhere) for values in columns]
+
+    found = read_quantiles(leads, [(0.5,)] * min(2, candidates), 1)
+    middle = [one.rows[0, 0] for one in found]
+
+    def read() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        for pair, behind in gaps():
+            margin, moved = pair.measures[0]
+            wide = pair.kept & (margin >= middle[0])
+            if candidates >= 2:
+                wide &= behind[:, 1] - behind[:, 0] >= middle[1]
+            yield margin[wide], moved[wide], pair.inverse[wide]
+
+    return read
 
 
 def _noise(
-    margin: Float[np.ndarray, " kept"],
-    moved: Float[np.ndarray, " kept"],
-    inverse: Int[np.ndarray, " kept"],
-    documents: int,
-    *,
-    resamples: int,
-    seed: int,
+    read: WideReader, documents: int, *, resamples: int, seed: int
 ) -> tuple[Estimate, Estimate, Float[np.ndarray, " resamples"]]:
     """Scale, s, and s in every resample, from positions with wide margins."""
-    n = margin.size
+
+    def both() -> Iterator[list[Rows]]:
+        for margin, moved, inverse in read():
+            nowhere = np.zeros(len(inverse), dtype=np.intp)
+            yield [(margin, nowhere), (moved, nowhere)]
+
+    medians = read_quantiles(both, [(0.5,)] * 2, 1)
+    n, (before, after) = medians[0].n, (float(one.rows[0, 0]) for one in medians)
     if n < FEWEST:
         reason = f"the noise is unknown: {n} wide margins kept top-1 and top-2, it takes {FEWEST}"
         nothing = Estimate(None, n=n, reason=reason)
         return nothing, nothing, np.zeros(0)
-    if not (np.median(margin) > 0 and np.median(moved) > 0):
+    if not (before > 0 and after > 0):
         nothing = Estimate(None, n=n, reason="the noise is unknown: half of the margins are 0")
         return nothing, nothing, np.zeros(0)
-    factor = float(np.median(moved)) / float(np.median(margin))
-    change = np.abs(moved / factor - margin)
-    s = MAD_TO_DEVIATION * float(np.median(change))
-    if documents < 2:
-        return (
-            Estimate(factor, n=n, documents=documents),
-            Estimate(s, n=n, documents=documents),
-            np.zeros(0),
-        )
-    columns = [Sample(values, inverse, (0.5,)) for values in (change, moved, margin)]
+    factor = after / before
+
+    def columns() -> Iterator[list[Rows]]:
+        for margin, moved, inverse in read():
+            change = np.abs(moved / factor - margin)
+            yield [(change, inverse), (moved, inverse), (margin, inverse)]
+
+    how = {"resamples": resamples, "seed": seed}
     spread, above, below = (
-        drawn[:, 0] for drawn in quantile_draws(columns, documents, resamples=resamples, seed=seed)
+        one.rows[:, 0] for one in read_quantiles(columns, [(0.5,)] * 3, documents, **how)
     )
     draws = MAD_TO_DEVIATION * spread
-    factors = above / np.where(below > 0, below, np.nan)
+    factors = above[1:] / np.where(below[1:] > 0, below[1:], np.nan)
     return (
         Estimate(factor, *interval(factors, documents), n=n, documents=documents),
-        Estimate(s, *interval(draws, documents), n=n, documents=documents),
-        draws,
+        Estimate(float(draws[0]), *interval(draws[1:], documents), n=n, documents=documents),
+        draws[1:],
     )
 
 
