@@ -11,6 +11,7 @@ from unembed.report.parts import wording
 from unembed.report.parts.drawing import Spec, heading
 from unembed.report.parts.marks import NO_SCALE, room_for
 from unembed.report.parts.wording import side_of
+from unembed.stats.forms import Form
 
 NET_STEPS = 4
 """Steps on either side of zero of the scale ``--loss-4`` … ``--gain-4``."""
@@ -54,10 +55,12 @@ def churn_map(groups: Sequence[FlipGroup], rows: Sequence[str], columns: Sequenc
 
     def look(flips: Flips) -> tuple[str, str]:
         churn = flips.churn.value or 0.0
+        # A cell of a narrow screen has room for two digits.
+        label = Form(wording.PERCENT, 100.0, decimals=int(churn < 0.1))(churn)
         if flips.changed < MINIMUM_FLIPS:
-            return "var(--few)", wording.share(churn)
+            return "var(--few)", label
         step = 1 + round((CHURN_STEPS - 1) * churn / largest)
-        return f"var(--seq-{step})", wording.share(churn)
+        return f"var(--seq-{step})", label
 
     return _map(groups, rows, columns, look)
 

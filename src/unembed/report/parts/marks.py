@@ -67,6 +67,9 @@ def scaled(scale: Scale, title: str | None, *, grid: bool, signed: bool = False)
         "title": title,
         "grid": grid,
         "values": list(scale.ticks),
+        # The page's font may be wider than the renderer's.
+        "labelOverlap": "greedy",
+        "labelSeparation": 12,
         "labelExpr": f"{words}[round((datum.value - {scale.ticks[0]!r}) / {scale.step!r})]",
     }
     return quantity(axis, domain=[scale.low, scale.high], nice=False, zero=False)

@@ -45,7 +45,7 @@ class Scale:
         return f"{words}\u00a0%" if self.percent else words
 
 
-PORTIONS = Scale(0.0, 1.0, 0.2, percent=True)
+PORTIONS = Scale(0.0, 1.0, 0.25, percent=True)
 """From none to all."""
 
 
