@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,13 +13,35 @@ import torch
 from unembed.decisions.comparison.compare import Comparison
 from unembed.demo import story
 from unembed.demo import transfer as measured
+from unembed.demo.findings import findings
+from unembed.demo.topics import Topic, listings, topics
 from unembed.errors import UnembedError
 from unembed.head.head import Head
-from unembed.models.checkpoint import load
+from unembed.models.checkpoint import Checkpoint, load
+from unembed.report.pages import GALLERY, write_gallery
+from unembed.runs.progress import Steps
+from unembed.text.corpus import Corpus
 from unembed.training.run import engine
 from unembed.training.run.refinement import Refinement
 
 LIMIT_BYTES = 8_000_000
+SIX = (
+    "bytecode of asyncio",
+    "bytecode of email",
+    "bytecode of unittest",
+    "steps",
+    "powers",
+    "sums",
+)
+
+
+def some_of(every: dict[str, Topic], names: tuple[str, ...]) -> dict[str, Topic]:
+    return {name: every[name] for name in names}
+
+
+def haiku(checkpoint: Checkpoint) -> dict[str, Topic]:
+    text = Corpus.from_texts(["a b"] * 2, checkpoint.tokenizer)
+    return {"haiku": Topic(text, text)}
 
 
 def test_the_bundled_model_is_small_and_whole() -> None:
@@ -36,8 +59,12 @@ def test_the_demo_audits_heldout_text(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(story, "POSITIONS", 4000)
     short = replace(story.RECIPE, steps=2, context=32, audit_positions=300, watch_positions=60)
     monkeypatch.setattr(story, "RECIPE", short)
-    monkeypatch.setattr(story, "OBJECTIVES", (("none", 0.0), ("margin", 0.15)))
-    monkeypatch.setattr(story, "TOPIC_POSITIONS", 300)
+    monkeypatch.setattr(story, "OBJECTIVES", (("margin", 0.15), ("entropy", 0.1)))
+    monkeypatch.setattr(story, "TOPIC_POSITIONS", 1600)
+    monkeypatch.setattr(story, "LISTING_POSITIONS", 600)
+    few = "language reference", "tkinter"
+    monkeypatch.setattr(story, "topics", lambda one: some_of(topics(one), few) | haiku(one))
+    monkeypatch.setattr(story, "listings", lambda one: some_of(listings(one), SIX))
     monkeypatch.setattr(measured, "TRAINING", replace(measured.TRAINING, steps=4))
     told = story.run_demo(tmp_path / "run")
     done = told.audit
@@ -47,7 +74,9 @@ def test_the_demo_audits_heldout_text(tmp_path: Path, monkeypatch: pytest.Monkey
         assert Comparison.load(tmp_path / "run" / name).summary == rounded.summary
         flips = rounded.summary.flips
         assert 0 < flips.changed < 400  # rounding to 8 bits changes about one decision in a hundred
-    assert list(told.refined) == ["none", "margin"]
+    assert list(told.refined) == ["margin", "entropy"]
+    controlled = [name for name, one in told.refined.items() if one.over_control is not None]
+    assert controlled == ["margin"]
     for name, refined in told.refined.items():
         again = Refinement.load(tmp_path / "run" / "refined" / name)
         assert again.summary == refined.summary
@@ -55,13 +84,14 @@ def test_the_demo_audits_heldout_text(tmp_path: Path, monkeypatch: pytest.Monkey
         assert len(again.heldout) == len(again.training) == 300
     losses = [refined.summary.log[0].loss for refined in told.refined.values()]
     assert len(set(losses)) == 2
-    alike = told.topics
-    assert len(alike.tasks) >= 10
-    assert all(task.samples == 300 for task in alike.tasks)
-    assert np.nanmedian(alike.joint.value) > 0.1
+    assert [(task.name, task.status) for task in told.topics.tasks] == [
+        ("language reference", "ok")
+    ]
+    assert told.dropped["haiku"] == "4 of 1,600 positions"
+    assert told.dropped["tkinter"].startswith("few samples: n = 1,600, participation ratio ")
     transfer = told.transfer.transfer
-    assert len(transfer.tasks) == 12
-    kinds = np.arange(12) // 3
+    assert transfer.tasks == SIX
+    kinds = np.arange(len(SIX)) // 3
     [gains] = transfer.gains
     own, others = kinds[:, None] == kinds, kinds[:, None] != kinds
     assert gains[own].mean() > 5 * abs(gains[others].mean())  # bytecode helps bytecode
@@ -69,6 +99,13 @@ def test_the_demo_audits_heldout_text(tmp_path: Path, monkeypatch: pytest.Monkey
     loss = done.summary.nll_nats.value
     assert loss is not None
     assert loss < 5.5  # text in one language guessed by token frequency alone costs 7.1
+    index = write_gallery(told.places, tmp_path / "run" / GALLERY)
+    links = set(re.findall('href="([^"#]*)"', index.read_text(encoding="utf-8")))
+    assert {str(one.page) for one in findings(told)} <= links
+    index.write_text("my own start page")
+    with pytest.raises(UnembedError, match=r"index\.html holds what unembed did not make"):
+        story.run_demo(tmp_path / "run")
+    index.unlink()
     with monkeypatch.context() as other:
         other.setattr(story, "NAME", "another model")
         with pytest.raises(UnembedError, match="holds an audit of the bundled model"):
@@ -81,6 +118,22 @@ def test_the_demo_audits_heldout_text(tmp_path: Path, monkeypatch: pytest.Monkey
     assert [one.summary for one in again.rounded.values()] == [
         one.summary for one in told.rounded.values()
     ]
+
+
+@pytest.mark.slow
+def test_no_topic_of_the_demo_has_few_samples(tmp_path: Path) -> None:
+    checkpoint = load(story.bundled_model())
+    alike, judged, dropped = story._topics(checkpoint, tmp_path, Steps(2), False, "")
+    assert dropped == {}
+    assert len(alike.tasks) >= 10
+    assert all((task.samples, task.status) == (5000, "ok") for task in alike.tasks)
+    assert np.nanmedian(alike.joint.value) > 0.1
+    transfer = judged.transfer
+    assert len(transfer.tasks) == 12
+    kinds = np.arange(12) // 3
+    [gains] = transfer.gains
+    own, others = kinds[:, None] == kinds, kinds[:, None] != kinds
+    assert gains[own].mean() > 5 * abs(gains[others].mean())
 
 
 def test_the_demo_never_clears_a_folder_of_yours(tmp_path: Path) -> None:

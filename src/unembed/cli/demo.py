@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,23 +10,10 @@ import click
 
 from unembed.cli.help import Verb, option, under
 from unembed.cli.options import PRINTING
-from unembed.cli.printing import Output, draw, echo, say, typed
+from unembed.cli.printing import echo, say, typed
 
 if TYPE_CHECKING:
-    from unembed.decisions.comparison.summary import ComparisonSummary
-    from unembed.runs.run_record import RunRecord
-    from unembed.stats.estimate import Estimate
-    from unembed.training.run.refinement import Refinement
-
-LABELS = (
-    "median Δ margin",
-    "scale-free, 1/1000",
-    "loss difference (nats)",
-    "right to wrong",
-    "churn",
-)
-NAME, CELL = 24, 26
-"""Widths of the table's columns."""
+    from unembed.demo.story import DemoRuns
 
 
 @click.command("demo", cls=Verb)
@@ -50,6 +37,9 @@ def demo_command(out: Path, as_json: bool, quiet: bool) -> None:
     sketched: which of them would move its head alike? And which of a dozen listings that it has not
     read helps which: predicted by scores, and measured.
 
+    Five findings are printed, each with the page that shows it, and OUT/index.html leads to every
+    page.
+
     The model is a small Llama trained on other modules of the standard library; the text is held
     out from its training. Nothing is downloaded. Takes two or three minutes.
 
@@ -57,60 +47,41 @@ def demo_command(out: Path, as_json: bool, quiet: bool) -> None:
     Example:
       unembed demo -o unembed-demo
     """
+    from unembed.demo.findings import findings, findings_text, left_out
     from unembed.demo.story import run_demo
+    from unembed.runs.manifest import SUMMARY
 
-    story = run_demo(out, progress=not quiet, command=typed())
-    Output(out, as_json, quiet).end(story.audit)
-    if as_json:
+    told = run_demo(out, progress=not quiet, command=typed())
+    index = _draw(told)
+    if not as_json:
+        echo(findings_text(told, pages=index is not None))
+        say("", None, False, [("every page", index), ("runs", out)])
         return
-    for name, comparison in story.rounded.items():
-        echo(f"\nThe same model rounded to {name}:\n")
-        Output(out / name, as_json, quiet).end(comparison)
-    if "int8" not in story.rounded:
-        echo("int8 was left out: pip install 'unembed[quant]'", err=True)
-    _show_refined(story.refined, out / "refined")
-    echo("\nHow alike training on a dozen topics of the library would move the head:\n")
-    _show(story.topics, out / "topics")
-    echo("\nWhich listing helps which: scores against the gains of a head trained on each:\n")
-    _show(story.transfer, out / "helped")
-
-
-def _show(record: RunRecord, folder: Path) -> None:
-    """What a run found, and where its report lies."""
-    say(str(record), None, False, [(f"report, {folder.name}", draw(folder, record))])
-
-
-def _show_refined(refined: dict[str, Refinement], out: Path) -> None:
-    """A row for each objective, then where the reports lie."""
-    if not refined:
-        echo("refining was left out: pip install 'unembed[train]'", err=True)
-        return
-    echo("\nThe same model trained a little further, held out (objective none: control):\n")
-    sides = ([name, *_cells(done.summary.heldout)] for name, done in refined.items())
-    columns = (["objective", *LABELS], *sides)
-    lines = [
-        f"{label:<{NAME}}{''.join(f'{cell:<{CELL}}' for cell in cells)}".rstrip()
-        for label, *cells in zip(*columns, strict=True)
+    found = [
+        {
+            "number": number,
+            "sentence": finding.sentence,
+            "page": None if index is None else str(out / finding.page),
+        }
+        for number, finding in enumerate(findings(told), 1)
     ]
-    places = [(f"report, {name}", draw(out / name, done)) for name, done in refined.items()]
-    say("\n".join(lines), None, False, places)
+    values = {
+        "run": str(out),
+        "summary": json.loads((out / SUMMARY).read_text()),
+        "findings": found,
+        "left_out": left_out(told),
+        "index": None if index is None else str(index),
+    }
+    say("", values, True)
 
 
-def _cells(side: ComparisonSummary) -> list[str]:
-    """The figures of LABELS."""
-    from unembed.stats.forms import full, share, signed
+def _draw(told: DemoRuns) -> Path | None:
+    """The pages of all runs, and the one that leads to them; where none can be drawn, say so."""
+    from unembed.report.pages import GALLERY, write_gallery
+    from unembed.report.parts.drawing import ReportUnavailable
 
-    moved, flips = side.movement.everywhere, side.flips
-    return [
-        full(moved.margin.median, signed),
-        full(_thousandths(moved.relative_distance.median), signed),
-        full(side.calibration.nll_difference_nats, signed),
-        full(flips.right_to_wrong_share, share),
-        full(flips.churn, share),
-    ]
-
-
-def _thousandths(estimate: Estimate) -> Estimate:
-    ends = (estimate.value, estimate.low, estimate.high)
-    value, low, high = (None if end is None else 1000 * end for end in ends)
-    return replace(estimate, value=value, low=low, high=high)
+    try:
+        return write_gallery(told.places, told.folder / GALLERY, title="What a head decides")
+    except ReportUnavailable as error:
+        echo(f"no report: {error}", err=True)
+        return None

@@ -18,6 +18,8 @@ from unembed.demo.transfer import measure_transfer
 from unembed.errors import UnembedError
 from unembed.models.checkpoint import Checkpoint, load
 from unembed.models.quantization import quantized, torchao_is_there
+from unembed.report.pages import GALLERY, is_page
+from unembed.runs.files import check_output
 from unembed.runs.manifest import read_run
 from unembed.runs.progress import Steps, progress_bar
 from unembed.runs.store import check_folder, holds_finished_run
@@ -38,8 +40,8 @@ POSITIONS = 100_000
 CHARACTERS = 6_000
 """Of each document, so that the sample holds many of them: intervals cluster by document."""
 
-OBJECTIVES = (("none", 0.0), ("fisher", 0.6), ("margin", 0.15))
-"""What the demo refines by, with weights at which fisher and margin gain about the same."""
+OBJECTIVES = (("fisher", 0.6), ("margin", 0.15))
+"""What the demo refines by, the first beside its control, with weights that gain about the same."""
 RECIPE = Recipe(
     steps=60,
     batch_size=4,
@@ -52,7 +54,8 @@ RECIPE = Recipe(
     audit_positions=20_000,
 )
 REFINED_CHARACTERS = 3_000
-TOPIC_POSITIONS = 2_000
+TOPIC_POSITIONS, LISTING_POSITIONS = 5_000, 2_000
+"""Of each: so many that no task has few samples beside the directions of its gradients."""
 
 
 def bundled_model() -> Path:
@@ -77,13 +80,26 @@ class DemoRuns:
     """What the demo measured: the model, what each rounding of it changes, by its name, what
     refining it by each objective does, how alike a dozen topics would move its head, and which of a
     dozen listings helps which.
+
+    ``dropped`` says of each topic and listing that has too few samples why it is not in it.
     """
 
+    folder: Path
     audit: Audit
     rounded: dict[str, Comparison]
     refined: dict[str, Refinement]
     topics: Alignments
     transfer: JudgedTransfer
+    dropped: dict[str, str]
+
+    @property
+    def places(self) -> tuple[Path, ...]:
+        """The folders of the runs, or those that hold them, in the order of the story."""
+        refined = ["refined"] if self.refined else []
+        return (
+            self.folder,
+            *(self.folder / x for x in (*self.rounded, *refined, "topics", "helped")),
+        )
 
 
 def run_demo(out: Path, *, progress: bool = False, command: str = "") -> DemoRuns:
@@ -94,10 +110,11 @@ def run_demo(out: Path, *, progress: bool = False, command: str = "") -> DemoRun
     in ``out``, the comparison with each version in ``out/bfloat16`` and ``out/int8``, the
     refinements in ``out/refined``, the signatures in ``out/signatures``, the topics' alignments in
     ``out/topics`` and what each listing gains the others in ``out/helped``. int8 is left out
-    without the extra ``quant``, the refinements without ``train``. Raises UnembedError where
-    ``out`` holds anything but an earlier demo.
+    without the extra ``quant``, the refinements without ``train``, and a topic or listing with too
+    few samples always. Raises UnembedError where ``out`` holds anything but an earlier demo.
     """
     check_folder(out)
+    check_output(out / GALLERY, is_page)
     if holds_finished_run(out):
         audited = read_run(out).key["model"]
         if audited != NAME:
@@ -134,8 +151,8 @@ def run_demo(out: Path, *, progress: bool = False, command: str = "") -> DemoRun
     refined = {}
     if refines:
         refined = _refined(whole, out / "refined", steps, progress, command)
-    alignment, transfer = _topics(whole, out, steps, progress, command)
-    return DemoRuns(before, rounded, refined, alignment, transfer)
+    alignment, transfer, dropped = _topics(whole, out, steps, progress, command)
+    return DemoRuns(out, before, rounded, refined, alignment, transfer, dropped)
 
 
 def _refined(
@@ -150,6 +167,7 @@ def _refined(
                 text,
                 replace(RECIPE, objective=Objective(name), weight=weight),
                 out=out / name,
+                control=name == OBJECTIVES[0][0],
                 command=command,
                 progress=progress,
             )
@@ -158,41 +176,46 @@ def _refined(
 
 def _topics(
     checkpoint: Checkpoint, out: Path, steps: Steps, progress: bool, command: str
-) -> tuple[Alignments, JudgedTransfer]:
+) -> tuple[Alignments, JudgedTransfer, dict[str, str]]:
     folder = out / "signatures"
     with steps("topics"):
-        library = _signatures(checkpoint, topics(checkpoint), folder, progress)
-    alike = align(list(library.values()), out=out / "topics", command=command)
+        library, few = _signatures(
+            checkpoint, topics(checkpoint), TOPIC_POSITIONS, folder, progress
+        )
+    alike = align(library, out=out / "topics", command=command)
     others = listings(checkpoint)
     with steps("listings"):
-        made = _signatures(checkpoint, others, folder, progress)
-        names = {one.name for one in made.values()}
+        made, also_few = _signatures(checkpoint, others, LISTING_POSITIONS, folder, progress)
         gained = measure_transfer(
             checkpoint,
-            {name: topic for name, topic in others.items() if name in names},
-            list(made.values()),
-            TOPIC_POSITIONS,
+            {one.name: others[one.name] for one in made},
+            made,
+            LISTING_POSITIONS,
             out=out / "helped",
             command=command,
             progress=progress,
         )
-    return alike, gained
+    return alike, gained, few | also_few
 
 
 def _signatures(
-    checkpoint: Checkpoint, topics: Mapping[str, Topic], folder: Path, progress: bool
-) -> dict[Path, Signature]:
-    """The signatures of the topics that have enough text, by their files."""
-    enough = {
-        name: topic
-        for name, topic in topics.items()
-        if topic.text.tokens - topic.text.rows >= TOPIC_POSITIONS
-    }
-    options = SketchOptions(max_positions=TOPIC_POSITIONS, first_moment=True)
-    made = {}
-    with progress_bar("topics", "topic", len(enough), progress) as bar:
-        for name, topic in enough.items():
-            file = folder / f"{name.replace(' ', '-')}.safetensors"
-            made[file] = sketch(checkpoint, topic.text, options, out=file, task=name)
+    checkpoint: Checkpoint,
+    topics: Mapping[str, Topic],
+    positions: int,
+    folder: Path,
+    progress: bool,
+) -> tuple[list[Signature], dict[str, str]]:
+    """The signatures of the topics with enough samples, and why the others are left out."""
+    options = SketchOptions(max_positions=positions, first_moment=True)
+    made, few = [], {}
+    with progress_bar("topics", "topic", len(topics), progress) as bar:
+        for name, topic in topics.items():
+            there = topic.text.tokens - topic.text.rows
+            if there < positions:
+                few[name] = f"{there:,} of {positions:,} positions"
+            else:
+                file = folder / f"{name.replace(' ', '-')}.safetensors"
+                made.append(sketch(checkpoint, topic.text, options, out=file, task=name))
             bar.update()
-    return made
+    few |= {one.name: one.status for one in align(made).tasks if not one.status.startswith("ok")}
+    return [one for one in made if one.name not in few], few

@@ -27,8 +27,10 @@ TOPICS = {
 }
 """How the names of a topic's documents begin. Some Pythons lack packages, and so topics."""
 
-DOCUMENTS, CHARACTERS = 20, 600
-"""Of each topic, and of each document: many short ones, since only documents are independent."""
+DOCUMENTS = 20
+"""Of each topic: many, since only documents are independent."""
+TOPIC_CHARACTERS, LISTING_CHARACTERS = 1500, 600
+"""Of each document. A library's module is about many things, of which a short passage tells few."""
 HELD_OUT = 3
 """Of a document that long in passages, the end is held out: it lies apart from the middle."""
 PACKAGES = ("asyncio", "email", "unittest")
@@ -56,6 +58,7 @@ def topics(checkpoint: Checkpoint) -> dict[str, Topic]:
             topic: [one for one in every if one.name.startswith(beginning)]
             for topic, beginning in TOPICS.items()
         },
+        TOPIC_CHARACTERS,
         checkpoint,
     )
 
@@ -78,6 +81,7 @@ def listings(checkpoint: Checkpoint) -> dict[str, Topic]:
             "powers": list(powers()),
             "sums": list(sums()),
         },
+        LISTING_CHARACTERS,
         checkpoint,
     )
 
@@ -90,24 +94,26 @@ def _library() -> list[Document]:
     )
 
 
-def _found(every: dict[str, list[Document]], checkpoint: Checkpoint) -> dict[str, Topic]:
+def _found(
+    every: dict[str, list[Document]], characters: int, checkpoint: Checkpoint
+) -> dict[str, Topic]:
     """The text is taken out of the middle, for modules begin alike, of documents that are at least
-    that long; the held-out text from the end of those that are three times as long.
+    ``characters`` long; the held-out text from the end of those that are three times as long.
     """
     found = {}
     for topic, own in every.items():
-        some = [one for one in own if len(one.text) >= CHARACTERS][:DOCUMENTS]
-        long = [one for one in own if len(one.text) >= HELD_OUT * CHARACTERS][:DOCUMENTS]
+        some = [one for one in own if len(one.text) >= characters][:DOCUMENTS]
+        long = [one for one in own if len(one.text) >= HELD_OUT * characters][:DOCUMENTS]
         if len(some) <= DOCUMENTS // 2 or not long:
             continue
-        middles = [_passage(one, (len(one.text) - CHARACTERS) // 2) for one in some]
-        ends = [_passage(one, len(one.text) - CHARACTERS) for one in long]
+        middles = [_passage(one, (len(one.text) - characters) // 2, characters) for one in some]
+        ends = [_passage(one, len(one.text) - characters, characters) for one in long]
         found[topic] = Topic(_corpus(middles, checkpoint), _corpus(ends, checkpoint))
     return found
 
 
-def _passage(document: Document, start: int) -> Document:
-    return replace(document, text=document.text[start : start + CHARACTERS])
+def _passage(document: Document, start: int, characters: int) -> Document:
+    return replace(document, text=document.text[start : start + characters])
 
 
 def _corpus(passages: list[Document], checkpoint: Checkpoint) -> Corpus:
