@@ -141,8 +141,13 @@ def frequency_buckets(targets: Int[np.ndarray, " positions"]) -> Int[np.ndarray,
     text, not of the text that the model was trained on. Source: theory §4.
     """
     _, inverse, counts = np.unique(targets, return_inverse=True, return_counts=True)
-    bucket = np.searchsorted(FREQUENCY_EDGES, counts, side="right") - 1
-    return bucket.astype(np.int8)[inverse]
+    return buckets_of_counts(counts)[inverse]
+
+
+def buckets_of_counts(counts: Int[np.ndarray, " tokens"]) -> Int[np.ndarray, " tokens"]:
+    """The bucket of tokens that occur so often, see ``frequency_buckets``; -1 for a count of 0."""
+    bucket: Int[np.ndarray, " tokens"] = np.searchsorted(FREQUENCY_EDGES, counts, side="right") - 1
+    return bucket.astype(np.int8)
 
 
 def encodings_of(terms: Sequence[str], tokenizer: Any) -> tuple[tuple[int, ...], ...]:

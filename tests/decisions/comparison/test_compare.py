@@ -630,7 +630,7 @@ def test_a_second_call_does_nothing_and_another_is_refused(
     def unwanted(*_args: Any, **_named: Any) -> Any:
         raise AssertionError("computed although the folder decides")
 
-    monkeypatch.setattr(compare_module, "summarise_pair", unwanted)
+    monkeypatch.setattr(compare_module, "read_comparison", unwanted)
     again = compare(before, after, resamples=5, out=run)
     assert (again.summary, again.provenance) == (first.summary, first.provenance)
     others: list[tuple[Audit, Audit, dict[str, Any], str]] = [

@@ -62,7 +62,9 @@ class Audit(RunRecord):
     in_memory: pa.Table | None = field(default=None, repr=False)
     files: tuple[str, ...] = field(default=(), repr=False)
     """The tables of positions inside the folder, which the manifest lists."""
-    _held: dict[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
+    _held: dict[str, np.ndarray] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @classmethod
     def of_run(cls, run: FinishedRun) -> Audit:
@@ -94,6 +96,8 @@ class Audit(RunRecord):
     def column_parts(self, names: Sequence[str]) -> Iterator[dict[str, np.ndarray]]:
         """Some columns of all positions, a part at a time, each as ``column`` gives it.
 
+        A column of lists has two axes, and rows of 0 where it is null.
+
         Those of a short run are read once.
         """
         if len(self) > HELD_POSITIONS:
@@ -107,6 +111,21 @@ class Audit(RunRecord):
             table = self.read(missing)
             self._held.update({name: _filled(table[name]) for name in missing})
         yield {name: self._held[name] for name in names}
+
+    def check_columns(self, names: Sequence[str]) -> None:
+        """Raise UnembedError where one of these columns is not among the positions'."""
+        if self.in_memory is not None:
+            held = [self.in_memory.column_names]
+        else:
+            assert self.folder is not None
+            held = [pq.read_schema(self.folder / file).names for file in self.files]
+        for name in names:
+            if not all(name in columns for columns in held):
+                where = self.folder or f"the audit of {self.provenance.model}"
+                raise UnembedError(
+                    f"{where} has no column {name!r}: an older version wrote it; repeat the audit "
+                    "in a new folder"
+                )
 
     def of_documents(self, documents: Sequence[int]) -> pa.Table:
         """The positions of some documents, sorted; reads one part of the run at a time."""
@@ -291,6 +310,13 @@ def _summarise(audit: Audit) -> AuditSummary:
 
 
 def _filled(column: pa.ChunkedArray) -> Shaped[np.ndarray, "positions ..."]:
+    if pa.types.is_fixed_size_list(column.type):
+        size = column.type.list_size
+        flat = column.fill_null([0.0] * size) if column.null_count else column
+        listed: Shaped[np.ndarray, "positions ..."] = (
+            flat.combine_chunks().flatten().to_numpy().reshape(-1, size)
+        )
+        return listed
     if not pa.types.is_floating(column.type):
         column = column.fill_null(False if pa.types.is_boolean(column.type) else -1)
     filled: Shaped[np.ndarray, "positions ..."] = column.to_numpy()

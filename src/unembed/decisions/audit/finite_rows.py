@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
@@ -56,6 +57,33 @@ class FiniteRows:
         table = {"doc": doc, **columns}
         return FiniteRows.of(lambda names: [{name: table[name] for name in names}], ())
 
+    @staticmethod
+    def stacked(some: Sequence[FiniteRows]) -> FiniteRows:
+        """The rows of several below each other; equal documents are one."""
+        if len(some) == 1:
+            return some[0]
+        return FiniteRows(
+            read=lambda names: chain.from_iterable(one.read(names) for one in some),
+            finite=some[0].finite,
+            kept=tuple(kept for one in some for kept in one.kept),
+            ids=np.unique(np.concatenate([one.ids for one in some])),
+            n=sum(one.n for one in some),
+            n_positions=sum(one.n_positions for one in some),
+            n_documents=len(np.unique(np.concatenate([one.ids for one in some]))),
+        )
+
+    def where(self, chosen: Iterable[Bool[np.ndarray, " _"]]) -> FiniteRows:
+        """The rows among these that are marked, part by part; ``n_positions`` stays."""
+        kept, n, ids = [], 0, np.zeros(0, dtype=np.int64)
+        for (inverse,), old, mask in zip(self.parts(), self.kept, chosen, strict=True):
+            whole = mask if old is None else old.copy()
+            if old is not None:
+                whole[old] = mask
+            kept.append(whole)
+            n += int(mask.sum())
+            ids = np.union1d(ids, self.ids[inverse[mask]])
+        return replace(self, kept=tuple(kept), n=n, ids=ids)
+
     def also(self, finite: Sequence[str]) -> FiniteRows:
         """The rows among these in which further columns are finite."""
         return FiniteRows.of(self.read, (*self.finite, *finite))
@@ -71,6 +99,15 @@ class FiniteRows:
             columns = [part[name] if kept is None else part[name][kept] for name in ("doc", *names)]
             columns[0] = np.searchsorted(self.ids, columns[0])
             yield columns
+
+    def row_numbers(self) -> Int[np.ndarray, " n"]:
+        """Where each row lies among all."""
+        sizes = [len(part["doc"]) for part in self.read(("doc",))]
+        masks = (
+            np.ones(size, dtype=np.bool_) if kept is None else kept
+            for size, kept in zip(sizes, self.kept, strict=True)
+        )
+        return np.flatnonzero(np.concatenate([np.zeros(0, dtype=np.bool_), *masks]))
 
     def column(self, name: str) -> RowsReader:
         """A reader of one column with its documents."""

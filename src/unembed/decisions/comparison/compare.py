@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
 from typing import Any, ClassVar, Literal, overload
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from unembed.decisions.audit.audit import Audit
+from unembed.decisions.audit.finite_rows import FiniteRows
 from unembed.decisions.audit.sense import check_comparison
-from unembed.decisions.comparison.divergences import DivergenceColumns
 from unembed.decisions.comparison.flip_list import (
     FLIP_COLUMNS,
     FLIP_KINDS,
@@ -26,15 +27,16 @@ from unembed.decisions.comparison.flip_list import (
 )
 from unembed.decisions.comparison.flips import COMPARISON_RESAMPLES
 from unembed.decisions.comparison.movement import SHARPENING_VERDICTS, Sharpening
-from unembed.decisions.comparison.pairing import PairedPositions
+from unembed.decisions.comparison.pairing import pooled_vocabulary
 from unembed.decisions.comparison.positions import PositionFilter
-from unembed.decisions.comparison.rows import ComparedRows, run_columns, stacked
+from unembed.decisions.comparison.rows import ComparedRows, in_pieces
 from unembed.decisions.comparison.seeds import over_seeds, runs_in_words
 from unembed.decisions.comparison.summary import (
     ComparisonSummary,
+    PairFacts,
     comparison_from_json,
     comparison_to_json,
-    summarise_pair,
+    read_comparison,
 )
 from unembed.decisions.quoting import CONTEXT_TOKENS, Quoting
 from unembed.errors import UnembedError, need
@@ -203,9 +205,8 @@ def compare(
             "compare several seeds by their audits alone"
         )
     k = min(one.provenance.options["top_k"] for one in olds)
-    parts = [ComparedRows.of(old, new, only, k) for old in olds for new in news]
-    rows = stacked(parts)
-    divergences = None if divergence is None else _divergence(divergence, rows.paired)
+    parts = [ComparedRows.of(old, new, only, divergence) for old in olds for new in news]
+    vocabulary = pooled_vocabulary([part.paired for part in parts])
     (first, *more_before), (second, *more_after) = (
         [one.provenance.to_json() for one in side] for side in (olds, news)
     )
@@ -222,36 +223,39 @@ def compare(
         "seed": seed,
     }
 
-    def summarised(some: ComparedRows) -> ComparisonSummary:
-        return summarise_pair(
-            some.paired,
-            some.groups,
+    def summarised(some: Sequence[ComparedRows]) -> ComparisonSummary:
+        about = PairFacts(
+            vocabulary=vocabulary,
+            nonfinite=sum(part.nonfinite for part in some),
+            notes=tuple(dict.fromkeys(note for part in some for note in part.paired.notes)),
             only=only.words,
-            topk_logits=some.topk_logits,
-            divergence=divergences,
-            resamples=resamples,
-            seed=seed,
+            candidates=k if k >= 2 else 0,
+            divergence=divergence is not None,
         )
+        rows = FiniteRows.stacked([part.rows for part in some])
+        return read_comparison(rows, about, resamples=resamples, seed=seed)
 
-    def computed() -> tuple[ComparisonSummary, pa.Table]:
+    def summary_of_all() -> ComparisonSummary:
         if len(parts) == 1:
-            return summarised(rows), rows.table(divergences)
-        singles = [summarised(part) for part in parts]
-        runs = run_columns([len(part.paired.doc) for part in parts], seeds)
-        return over_seeds(summarised(rows), singles, seeds), rows.table(None, runs)
+            return summarised(parts)
+        return over_seeds(summarised(parts), [summarised([part]) for part in parts], seeds)
 
-    named = (rows.paired.vocabulary, olds[0].documents)
+    def tables() -> Iterator[pa.Table]:
+        for part, (old, new) in zip(parts, np.ndindex(seeds), strict=True):
+            yield from part.tables({} if len(parts) == 1 else {"before_run": old, "after_run": new})
+
+    named = (vocabulary, olds[0].documents)
     if out is None:
-        summary, table = computed()
-        return Comparison(summary, provenance, *named, in_memory=table)
+        whole = pa.concat_tables(tables()).combine_chunks()
+        return Comparison(summary_of_all(), provenance, *named, in_memory=whole)
 
     def written(folder: RunFolder) -> dict[str, Any]:
-        summary, table = computed()
-        for number, start in enumerate(range(0, table.num_rows, PART_ROWS)):
+        summary = summary_of_all()
+        for number, table in enumerate(in_pieces(tables(), PART_ROWS)):
             path = f"tokens/part-{number:05d}.parquet"
             if path not in folder.done:
-                folder.write_table(path, table.slice(start, PART_ROWS))
-        folder.write_table("vocabulary.parquet", rows.paired.vocabulary.to_table())
+                folder.write_table(path, table)
+        folder.write_table("vocabulary.parquet", vocabulary.to_table())
         folder.write_table("documents.parquet", olds[0].documents)
         return comparison_to_json(summary)
 
@@ -324,9 +328,3 @@ def _runs(side: Audit | Sequence[Audit], name: str) -> list[Audit]:
                 f"digest {one.model_digest[:12]} in {one.model_dtype}; give each seed once"
             )
     return runs
-
-
-def _divergence(table: pa.Table, paired: PairedPositions) -> DivergenceColumns:
-    """The divergences at the paired positions, which are finite there."""
-    names = [field.name for field in fields(DivergenceColumns)]
-    return DivergenceColumns(**{name: table[name].to_numpy()[paired.row] for name in names})

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int
 
 from unembed.decisions.audit.audit import Audit
+from unembed.decisions.audit.finite_rows import FiniteRows
 from unembed.errors import UnembedError
 from unembed.runs.provenance import Provenance
 from unembed.text.vocabulary import Vocabulary
@@ -29,6 +29,13 @@ MATTERS = {
     "transformers": "the version of transformers",
 }
 """What two audits may differ in besides their models, for float rounding follows it."""
+
+
+KEYS = ("doc", "pos", "target", "word_start")
+"""Columns that are equal in two audits of one text."""
+
+BOTH_FINITE = ("before_margin", "after_margin")
+"""Columns that are numbers where both audits measured a position."""
 
 
 @dataclass(frozen=True)
@@ -85,64 +92,117 @@ class PairedPositions:
         )
 
 
+@dataclass(frozen=True)
+class PairedAudits:
+    """Two audits of one text, row for row, whose columns are read a part at a time.
+
+    ``notes`` say what differs besides the model, one sentence each.
+    """
+
+    before: Audit
+    after: Audit
+    vocabulary: Vocabulary
+    notes: tuple[str, ...]
+
+    @staticmethod
+    def of(before: Audit, after: Audit) -> PairedAudits:
+        """Pair two audits on (document, position).
+
+        Raises UnembedError where text, tokenizer or windows differ, quoting both, with the first
+        document that differs where the text does. Source: theory §4.
+        """
+        _refuse_other_texts(before, after)
+        sides = list(Side.__dataclass_fields__)
+        for names in (KEYS, sides):
+            for one in (before, after):
+                one.check_columns(names)
+        texts = {**before.vocabulary.texts, **after.vocabulary.texts}
+        notes = _notes(before.provenance, after.provenance)
+        paired = PairedAudits(before, after, Vocabulary(texts), notes)
+        paired._refuse_other_keys()
+        return paired
+
+    def read(self, names: Sequence[str]) -> Iterator[dict[str, np.ndarray]]:
+        """Columns of both, ``before_margin`` and ``after_margin``; others are those before."""
+        old = {name: name.removeprefix("before_") for name in names if name[:6] != "after_"}
+        new = {name: name.removeprefix("after_") for name in names if name[:6] == "after_"}
+        for one, two in self._aligned([*old.values()], [*new.values()]):
+            part = {name: one[column] for name, column in old.items()}
+            part |= {name: two[column] for name, column in new.items()}
+            yield part
+
+    def _aligned(
+        self, old: Sequence[str], new: Sequence[str]
+    ) -> Iterator[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
+        """The same rows of both, as many as lie in one part of each; ``doc`` is always there."""
+        sides = [
+            audit.column_parts(tuple(dict.fromkeys(["doc", *names])))
+            for audit, names in ((self.before, old), (self.after, new))
+        ]
+        held: list[dict[str, np.ndarray]] = [{"doc": np.zeros(0)}, {"doc": np.zeros(0)}]
+        while True:
+            for i, side in enumerate(sides):
+                while not len(held[i]["doc"]):
+                    part = next(side, None)
+                    if part is None:
+                        return
+                    held[i] = part
+            n = min(len(part["doc"]) for part in held)
+            one, two = ({name: c[:n] for name, c in part.items()} for part in held)
+            held = [{name: c[n:] for name, c in part.items()} for part in held]
+            yield one, two
+
+    def _refuse_other_keys(self) -> None:
+        counts = [
+            sum(len(part["doc"]) for part in audit.column_parts(("doc",)))
+            for audit in (self.before, self.after)
+        ]
+        if counts[0] != counts[1]:
+            raise _other_keys("doc", f"{counts[0]} rows before, {counts[1]} after")
+        found: dict[str, str] = {}
+        row = 0
+        for one, two in self._aligned(KEYS, KEYS):
+            for name in KEYS:
+                differs = np.flatnonzero(one[name] != two[name])
+                if differs.size and name not in found:
+                    first = differs[0]
+                    where = f"row {row + first} is {one[name][first]} before"
+                    found[name] = f"{where} and {two[name][first]} after"
+            row += len(one["doc"])
+        for name in KEYS:
+            if name in found:
+                raise _other_keys(name, found[name])
+
+
 def pair(before: Audit, after: Audit) -> PairedPositions:
-    """PairedPositions two audits on (document, position).
+    """The positions of two audits in memory, those that are finite in both, see ``PairedAudits``.
 
-    Raises UnembedError where text, tokenizer or windows differ, quoting both, with the first
-    document that differs where the text does. Source: theory §4.
+    Raises UnembedError as ``PairedAudits.of`` does.
     """
-    _refuse_other_texts(before, after)
-    keys = {name: _column(before, name) for name in ("doc", "pos", "target", "word_start")}
-    for name, column in keys.items():
-        _refuse_other_keys(name, column, _column(after, name))
-    sides = [
-        Side(**{name: _column(audit, name) for name in Side.__dataclass_fields__})
-        for audit in (before, after)
-    ]
-    finite = np.isfinite(sides[0].margin) & np.isfinite(sides[1].margin)
-    texts = {**before.vocabulary.texts, **after.vocabulary.texts}
-    whole = PairedPositions(
-        row=np.arange(len(finite)),
-        **keys,
-        before=sides[0],
-        after=sides[1],
-        vocabulary=Vocabulary(texts),
-        nonfinite=int(len(finite) - finite.sum()),
-        notes=_notes(before.provenance, after.provenance),
+    paired = PairedAudits.of(before, after)
+    rows = FiniteRows.of(paired.read, BOTH_FINITE)
+    names = [f"{side}_{name}" for side in ("before", "after") for name in Side.__dataclass_fields__]
+    parts = list(rows.parts(*KEYS, *names))
+    columns = [np.concatenate(column) for column in zip(*(part[1:] for part in parts), strict=True)]
+    one, two = columns[len(KEYS) : len(KEYS) + len(names) // 2], columns[-len(names) // 2 :]
+    return PairedPositions(
+        row=rows.row_numbers(),
+        **dict(zip(KEYS, columns, strict=False)),
+        before=Side(*one),
+        after=Side(*two),
+        vocabulary=paired.vocabulary,
+        nonfinite=rows.n_positions - rows.n,
+        notes=paired.notes,
     )
-    return whole if whole.nonfinite == 0 else whole.rows(finite)
 
 
-def pooled(pairs: Sequence[PairedPositions]) -> PairedPositions:
-    """The rows of several pairs one below the other, in the order of the pairs.
-
-    Documents keep their numbers, so that the rows of one document are one cluster in all pairs;
-    ``nonfinite`` is the sum. Rows of different pairs may be one position: nothing that reads
-    consecutive rows as text may read past the first pair. One pair is returned as it is. Raises
-    UnembedError where the pairs spell a token differently.
-    """
-    if len(pairs) == 1:
-        return pairs[0]
+def pooled_vocabulary(pairs: Sequence[PairedAudits]) -> Vocabulary:
+    """The texts of all pairs. Raises UnembedError where two spell a token differently."""
     texts: dict[int, str] = {}
     for one in pairs:
         refuse_other_tokens(texts, one.vocabulary.texts, "in one pair of runs", "in another")
         texts |= one.vocabulary.texts
-
-    def stacked(name: str) -> Shaped[np.ndarray, " positions"]:
-        return np.concatenate([getattr(one, name) for one in pairs])
-
-    def side(name: str) -> Side:
-        sides = [vars(getattr(one, name)) for one in pairs]
-        return Side(**{key: np.concatenate([one[key] for one in sides]) for key in sides[0]})
-
-    return PairedPositions(
-        **{name: stacked(name) for name in ("row", "doc", "pos", "target", "word_start")},
-        before=side("before"),
-        after=side("after"),
-        vocabulary=Vocabulary(texts),
-        nonfinite=sum(one.nonfinite for one in pairs),
-        notes=tuple(dict.fromkeys(note for one in pairs for note in one.notes)),
-    )
+    return Vocabulary(texts)
 
 
 def vocabulary_size(label: str) -> str:
@@ -184,31 +244,11 @@ def _refuse_other_texts(before: Audit, after: Audit) -> None:
     refuse_other_tokens(before.vocabulary.texts, after.vocabulary.texts, "before", "after")
 
 
-def _refuse_other_keys(
-    name: str, before: Shaped[np.ndarray, " positions"], after: Shaped[np.ndarray, " others"]
-) -> None:
-    if np.array_equal(before, after):
-        return
-    if len(before) != len(after):
-        how = f"{len(before)} rows before, {len(after)} after"
-    else:
-        row = int(np.flatnonzero(before != after)[0])
-        how = f"row {row} is {before[row]} before and {after[row]} after"
-    raise UnembedError(
+def _other_keys(name: str, how: str) -> UnembedError:
+    return UnembedError(
         f"the two audits have one text but differ in column {name!r} ({how}): repeat the older one "
         "with this version"
     )
-
-
-def _column(audit: Audit, name: str) -> Shaped[np.ndarray, " positions"]:
-    try:
-        return audit.column(name)
-    except (KeyError, pa.ArrowInvalid):
-        where = audit.folder or f"the audit of {audit.provenance.model}"
-        raise UnembedError(
-            f"{where} has no column {name!r}: an older version wrote it; repeat the audit in a "
-            "new folder"
-        ) from None
 
 
 def _first_difference(before: Audit, after: Audit) -> str:
@@ -220,7 +260,7 @@ def _first_difference(before: Audit, after: Audit) -> str:
             number = i
             break
     (doc, target), (_, other) = (
-        [_column(audit, name) for name in ("doc", "target")] for audit in (before, after)
+        [audit.column(name) for name in ("doc", "target")] for audit in (before, after)
     )
     # Up to that document, as many positions in each: rows of one number are the same position.
     same = sum(one["positions"] for one in a[:number])

@@ -10,12 +10,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from unembed.decisions.comparison.pairing import (
-    PairedPositions,
-    refuse_other_tokens,
-    vocabulary_size,
-)
-from unembed.decisions.comparison.summary import Groups
+from unembed.decisions.audit.finite_rows import FiniteRows
+from unembed.decisions.comparison.pairing import refuse_other_tokens, vocabulary_size
 from unembed.decisions.names import BAND_NAMES, CLASSES, FREQUENCY_NAMES, bands_of_range
 from unembed.decisions.tokens import encodings_of, marks_of_terms
 from unembed.errors import UnembedError
@@ -69,33 +65,46 @@ class PositionFilter(ShortRepr):
             said.append(f"documents matching {self.documents!r}")
         return "; ".join(said) or None
 
-    def chosen(
-        self, paired: PairedPositions, groups: Groups, names: Sequence[str]
-    ) -> Bool[np.ndarray, " positions"]:
-        """The positions kept. Raises UnembedError where there is none."""
-        kept = np.ones(len(paired.doc), dtype=bool)
-        for wanted, choices, group in (
-            (self.classes, CLASSES, groups.token_class),
-            (self.frequencies, FREQUENCY_NAMES, groups.frequency),
-            (self.bands, BAND_NAMES, groups.band_before),
-        ):
-            if wanted:
-                kept &= np.isin(group, [choices.index(name) for name in wanted])
+    def chosen(self, rows: FiniteRows, names: Sequence[str]) -> list[Bool[np.ndarray, " _"]]:
+        """The positions kept, part by part; ``names`` are those of the documents.
+
+        Raises UnembedError where there is none.
+        """
+        documents = np.ones(len(names), dtype=np.bool_)
         if self.documents is not None:
-            matching = [re.search(self.documents, name) is not None for name in names]
-            kept &= np.array(matching)[paired.doc]
+            documents = np.array([re.search(self.documents, name) is not None for name in names])
+        lists = (
+            (self.classes, CLASSES, "token_class"),
+            (self.frequencies, FREQUENCY_NAMES, "frequency"),
+            (self.bands, BAND_NAMES, "band_before"),
+        )
+        asked = [one for one in lists if one[0]]
+        found = []
+        for _, doc, *groups in rows.parts("doc", *(column for _, _, column in asked)):
+            kept = documents[doc]
+            for (wanted, choices, _), group in zip(asked, groups, strict=True):
+                kept &= np.isin(group, [choices.index(name) for name in wanted])
+            found.append(kept)
         if self.terms:
             spelled = encodings_of(self.terms, self.tokenizer)
-            kept &= marks_of_terms(paired.doc, paired.pos, paired.target, spelled)
-        if not kept.any():
+            # A term may go on in the next part.
+            columns = zip(*rows.parts("doc", "pos", "target"), strict=True)
+            _, doc, pos, target = (np.concatenate(one) for one in columns)
+            marks = marks_of_terms(doc, pos, target, spelled)
+            ends = np.cumsum([len(kept) for kept in found])[:-1]
+            for kept, marked in zip(found, np.split(marks, ends), strict=True):
+                kept &= marked
+        if not any(kept.any() for kept in found):
             raise UnembedError(f"no position is left with {self.words}: keep more")
-        return kept
+        return found
 
-    def refuse_other_tokenizer(self, paired: PairedPositions, label: str) -> None:
+    def refuse_other_tokenizer(
+        self, targets: list[int], vocabulary: Vocabulary, label: str
+    ) -> None:
         """Raise UnembedError where the terms are spelled by another tokenizer than the audits'.
 
-        ``label`` is that of the audits' tokenizer. Compared are the sizes, and what the targets
-        decode to.
+        ``vocabulary`` and ``label`` are those of the audits. Compared are the sizes, and what the
+        targets decode to.
         """
         if not self.terms:
             return
@@ -105,8 +114,7 @@ class PositionFilter(ShortRepr):
                 f"{type(self.tokenizer).__name__} ({size} for the terms: give the tokenizer of "
                 "the audited checkpoints"
             )
-        targets = np.unique(paired.target).tolist()
-        known = {token: paired.vocabulary[token] for token in targets}
+        known = {token: vocabulary[token] for token in targets}
         spelled = Vocabulary.of(self.tokenizer, targets).texts
         refuse_other_tokens(known, spelled, "in the audits", "for the terms")
 

@@ -2,96 +2,122 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from unembed.decisions.audit.audit import Audit
+from unembed.decisions.audit.finite_rows import FiniteRows
 from unembed.decisions.comparison.divergences import DivergenceColumns
-from unembed.decisions.comparison.pairing import PairedPositions, pair, pooled
+from unembed.decisions.comparison.pairing import (
+    BOTH_FINITE,
+    PairedAudits,
+    PairedPositions,
+    Side,
+)
 from unembed.decisions.comparison.positions import PositionFilter
 from unembed.decisions.comparison.summary import Groups, bands_of
-from unembed.decisions.tokens import CLASSES, FREQUENCY_NAMES, classes_of, frequency_buckets
+from unembed.decisions.tokens import (
+    CLASSES,
+    FREQUENCY_NAMES,
+    buckets_of_counts,
+    classes_of,
+    frequency_buckets,
+)
+
+DIVERGENCES = tuple(field.name for field in fields(DivergenceColumns))
 
 
 @dataclass(frozen=True)
 class ComparedRows:
-    """Paired positions with their groups and the candidates' logits before, where they were kept.
+    """The positions of one pair of runs that are compared, read a part at a time.
 
-    Frequencies count the targets of one audited text, with several pairs too.
+    Besides the columns of both audits there are those of the groups, ``band_before``,
+    ``band_after``, ``frequency``, ``token_class``; ``before_right`` and ``after_right``; the
+    candidates before, ``topk_logits``; and the divergences, where they are there. Frequencies count
+    the targets of this text.
     """
 
-    paired: PairedPositions
-    groups: Groups
-    topk_logits: Float[np.ndarray, "positions k"] | None
+    paired: PairedAudits
+    rows: FiniteRows
+    nonfinite: int
+    divergence: bool
 
     @staticmethod
-    def of(before: Audit, after: Audit, only: PositionFilter, k: int) -> ComparedRows:
-        """The positions of one pair of runs that ``only`` keeps, with the first k candidates.
+    def of(
+        before: Audit, after: Audit, only: PositionFilter, divergence: pa.Table | None = None
+    ) -> ComparedRows:
+        """The positions of one pair of runs that ``only`` keeps.
 
-        Raises UnembedError as ``pair`` and ``PositionFilter`` do.
+        ``divergence`` has a row for each of the audits'. Raises UnembedError as ``PairedAudits.of``
+        and ``PositionFilter`` do.
         """
-        paired = pair(before, after)
-        groups = _groups(paired)
+        paired = PairedAudits.of(before, after)
+        finite = FiniteRows.of(paired.read, BOTH_FINITE)
+        times = np.zeros(1, dtype=np.int64)
+        for _, target in finite.parts("target"):
+            found = np.bincount(target)
+            longer, shorter = sorted((times, found), key=len, reverse=True)
+            longer[: len(shorter)] += shorter
+            times = longer
+        tokens = np.flatnonzero(times)
+        classes = np.full(len(times), -1, dtype=np.int8)
+        classes[tokens] = classes_of([paired.vocabulary[token] for token in tokens.tolist()])
+        read = _Reader(paired, buckets_of_counts(times), classes, divergence)
+        rows = FiniteRows(read, *(getattr(finite, field.name) for field in fields(finite)[1:]))
         if only.words is not None:
-            only.refuse_other_tokenizer(paired, before.provenance.text.tokenizer)
-            kept = only.chosen(paired, groups, before.documents["name"].to_pylist())
-            paired, groups = paired.rows(kept), groups.rows(kept)
-        return ComparedRows(paired, groups, _topk_logits(before, paired, k))
+            label = before.provenance.text.tokenizer
+            only.refuse_other_tokenizer(tokens.tolist(), paired.vocabulary, label)
+            rows = rows.where(only.chosen(rows, before.documents["name"].to_pylist()))
+        nonfinite = finite.n_positions - finite.n
+        return ComparedRows(paired, rows, nonfinite, divergence is not None)
 
-    def table(
-        self,
-        divergences: DivergenceColumns | None,
-        runs: dict[str, Int[np.ndarray, " positions"]] | None = None,
-    ) -> pa.Table:
-        """A row per position; ``divergences`` and ``runs`` are further columns."""
-        paired = self.paired
-        columns: dict[str, Any] = {"doc": paired.doc, "pos": paired.pos, "target": paired.target}
-        columns |= runs or {}
-        for name, side in (("before", paired.before), ("after", paired.after)):
-            columns |= {f"{name}_{key}": column for key, column in vars(side).items()}
-            columns[f"{name}_right"] = side.top1 == paired.target
-        columns |= {} if divergences is None else vars(divergences)
-        columns["word_start"] = paired.word_start
-        for name, labels, group in (
-            ("class", CLASSES, self.groups.token_class),
-            ("frequency", FREQUENCY_NAMES, self.groups.frequency),
-        ):
-            # Plain text: every part of a folder would bring a dictionary of its own.
-            columns[name] = pa.array(labels, pa.string()).take(pa.array(group))
-        return pa.table(columns)
-
-
-def stacked(parts: Sequence[ComparedRows]) -> ComparedRows:
-    """The rows of several pairs one below the other, see ``pairing.pooled``; of one, as it is."""
-    if len(parts) == 1:
-        return parts[0]
-    groups = [vars(one.groups) for one in parts]
-    logits = [one.topk_logits for one in parts if one.topk_logits is not None]
-    return ComparedRows(
-        pooled([one.paired for one in parts]),
-        Groups(**{name: np.concatenate([one[name] for one in groups]) for name in groups[0]}),
-        np.concatenate(logits) if logits else None,
-    )
+    def tables(self, runs: Mapping[str, int]) -> Iterator[pa.Table]:
+        """A row per position, a part at a time; ``runs`` are further columns of one number each."""
+        sides = [f"{side}_{field.name}" for side in ("before", "after") for field in fields(Side)]
+        names = [
+            *("doc", "pos", "target"),
+            *sides[: len(sides) // 2],
+            "before_right",
+            *sides[len(sides) // 2 :],
+            "after_right",
+            *(DIVERGENCES if self.divergence else ()),
+            *("word_start", "token_class", "frequency"),
+        ]
+        for _, *columns in self.rows.parts(*names):
+            held: dict[str, Any] = dict(zip(names, columns, strict=True))
+            head = {name: held.pop(name) for name in ("doc", "pos", "target")}
+            n = len(head["doc"])
+            head |= {name: np.full(n, number, dtype=np.int16) for name, number in runs.items()}
+            for name, labels, group in (
+                ("class", CLASSES, held.pop("token_class")),
+                ("frequency", FREQUENCY_NAMES, held.pop("frequency")),
+            ):
+                # Plain text: every part of a folder would bring a dictionary of its own.
+                held[name] = pa.array(labels, pa.string()).take(pa.array(group))
+            yield pa.table({**head, **held})
 
 
-def run_columns(
-    sizes: Sequence[int], seeds: tuple[int, int]
-) -> dict[str, Int[np.ndarray, " positions"]]:
-    """``before_run`` and ``after_run`` of each row, from 0, for pairs with these numbers of rows.
+def in_pieces(tables: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """The same rows in tables of so many, the last of those that are left."""
+    held: list[pa.Table] = []
+    for table in tables:
+        held.append(table)
+        while sum(one.num_rows for one in held) >= rows:
+            whole = pa.concat_tables(held)
+            yield whole.slice(0, rows).combine_chunks()
+            held = [whole.slice(rows)]
+    if sum(one.num_rows for one in held):
+        yield pa.concat_tables(held).combine_chunks()
 
-    The pairs of the first run before come first.
-    """
-    pairs = np.indices(seeds).reshape(2, -1).astype(np.int16)
-    before, after = (np.repeat(numbers, sizes) for numbers in pairs)
-    return {"before_run": before, "after_run": after}
 
-
-def _groups(paired: PairedPositions) -> Groups:
+def groups_of(paired: PairedPositions) -> Groups:
+    """The groups of positions in memory."""
     tokens, where = np.unique(paired.target, return_inverse=True)
     classes = classes_of([paired.vocabulary[token] for token in tokens.tolist()])
     return Groups(
@@ -103,14 +129,40 @@ def _groups(paired: PairedPositions) -> Groups:
     )
 
 
-def _topk_logits(
-    before: Audit, paired: PairedPositions, k: int
-) -> Float[np.ndarray, "positions k"] | None:
-    """The candidates' logits before, at the paired positions; None for fewer than two."""
-    if k < 2:
-        return None
-    held = before.provenance.options["top_k"]
-    column = before.read(["topk_logits"])["topk_logits"].combine_chunks()
-    logits = column.fill_null([0.0] * held) if column.null_count else column
-    found: Float[np.ndarray, "positions k"] = logits.flatten().to_numpy().reshape(-1, held)
-    return found[paired.row, :k]
+@dataclass(frozen=True)
+class _Reader:
+    """Reads the columns of ``ComparedRows``; ``frequency`` and ``classes`` are those of tokens."""
+
+    paired: PairedAudits
+    frequency: Int[np.ndarray, " tokens"]
+    classes: Int[np.ndarray, " tokens"]
+    divergence: pa.Table | None
+
+    def __call__(self, names: Sequence[str]) -> Iterator[dict[str, np.ndarray]]:
+        made: dict[str, tuple[tuple[str, ...], Callable[..., np.ndarray]]] = {
+            "band_before": (("before_margin",), bands_of),
+            "band_after": (("after_margin",), bands_of),
+            # Targets of rows that are left out may lie beyond.
+            "frequency": (("target",), partial(np.take, self.frequency, mode="clip")),
+            "token_class": (("target",), partial(np.take, self.classes, mode="clip")),
+            "before_right": (("before_top1", "target"), np.equal),
+            "after_right": (("after_top1", "target"), np.equal),
+            "topk_logits": (("before_topk_logits",), lambda logits: logits),
+        }
+        stored = [name for name in names if name not in made and name not in DIVERGENCES]
+        stored += [name for one in names if one in made for name in made[one][0]]
+        row = 0
+        for part in self.paired.read(tuple(dict.fromkeys(["doc", *stored]))):
+            n = len(part["doc"])
+            found = {}
+            for name in names:
+                if name in made:
+                    needed, make = made[name]
+                    found[name] = make(*(part[one] for one in needed))
+                elif name in DIVERGENCES:
+                    assert self.divergence is not None
+                    found[name] = self.divergence[name].slice(row, n).to_numpy()
+                else:
+                    found[name] = part[name]
+            row += n
+            yield found

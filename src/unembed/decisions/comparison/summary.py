@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from unembed.decisions.audit.finite_rows import FiniteRows
 from unembed.decisions.audit.summary import MARGIN_BANDS
-from unembed.decisions.comparison.calibration import (
-    CalibrationColumns,
-    CalibrationComparison,
-    compare_calibration,
-)
+from unembed.decisions.comparison.calibration import CalibrationComparison, read_calibration
 from unembed.decisions.comparison.divergences import (
     DivergenceColumns,
     DivergenceSummary,
@@ -24,23 +21,23 @@ from unembed.decisions.comparison.divergences import (
 )
 from unembed.decisions.comparison.flips import (
     COMPARISON_RESAMPLES,
-    FlipColumns,
     FlipGroup,
     Flips,
     TokenExtremes,
-    flip_table,
-    flips,
-    gaining_and_losing_tokens,
+    read_flip_table,
+    read_flips,
+    read_gaining_and_losing_tokens,
 )
-from unembed.decisions.comparison.movement import MarginColumns, Movement, compare_margins
-from unembed.decisions.comparison.pairing import PairedPositions, Side
-from unembed.decisions.comparison.prediction import FlipPrediction, predict_flips
+from unembed.decisions.comparison.movement import Movement, read_movement
+from unembed.decisions.comparison.pairing import PairedPositions
+from unembed.decisions.comparison.prediction import FlipPrediction, read_prediction
 from unembed.decisions.names import BAND_NAMES as BAND_NAMES
 from unembed.decisions.tokens import CLASSES, FREQUENCY_NAMES
 from unembed.runs.frames import Figures
 from unembed.runs.record import record_from_json, record_to_json
 from unembed.short_repr import ShortRepr
 from unembed.stats.forms import full, points, share
+from unembed.text.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -109,45 +106,75 @@ def summarise_pair(
     groups: Groups,
     *,
     only: str | None = None,
-    topk_logits: Float[np.ndarray, "positions k"] | None = None,
     divergence: DivergenceColumns | None = None,
     resamples: int = COMPARISON_RESAMPLES,
     seed: int = 0,
 ) -> ComparisonSummary:
-    """Compute the figures of theory §4 for paired positions.
+    """The figures of positions in memory, see ``read_comparison``."""
+    columns = {name: getattr(pair, name) for name in ("pos", "target")}
+    for name, side in (("before", pair.before), ("after", pair.after)):
+        columns |= {f"{name}_{key}": column for key, column in vars(side).items()}
+        columns[f"{name}_right"] = side.top1 == pair.target
+    columns |= vars(groups) | ({} if divergence is None else vars(divergence))
+    about = PairFacts(pair.vocabulary, pair.nonfinite, pair.notes, only, 0, divergence is not None)
+    return read_comparison(
+        FiniteRows.held(pair.doc, **columns), about, resamples=resamples, seed=seed
+    )
 
-    ``topk_logits`` of the audit before make the prediction of flips count every candidate instead
-    of the runner-up alone. The same input gives the same figures to the last bit.
+
+@dataclass(frozen=True)
+class PairFacts:
+    """What a comparison says besides its figures, and which columns it has.
+
+    ``candidates`` are the logits before of each position, ``divergence`` whether there are any.
     """
-    columns = FlipColumns(pair.doc, pair.target, pair.before.top1, pair.after.top1)
-    cross = groups.token_class * len(FREQUENCY_NAMES) + groups.frequency
-    cross_names = [f"{kind}, {count}" for kind in CLASSES for count in FREQUENCY_NAMES]
+
+    vocabulary: Vocabulary
+    nonfinite: int
+    notes: tuple[str, ...]
+    only: str | None
+    candidates: int
+    divergence: bool
+
+
+def read_comparison(
+    rows: FiniteRows,
+    about: PairFacts,
+    *,
+    resamples: int = COMPARISON_RESAMPLES,
+    seed: int = 0,
+) -> ComparisonSummary:
+    """Compute the figures of theory §4 for paired positions, which are read a part at a time.
+
+    Candidates' logits make the prediction of flips count every one instead of the runner-up alone.
+    The same input gives the same figures to the last bit, but for chances of a flip, whose last
+    bits go with the parts.
+    """
+    cross = [f"{kind}, {count}" for kind in CLASSES for count in FREQUENCY_NAMES]
     how: dict[str, Any] = {"resamples": resamples, "seed": seed}
 
-    def table(group: Int[np.ndarray, " positions"], names: Sequence[str]) -> tuple[FlipGroup, ...]:
-        return flip_table(columns, group, names, **how)
+    def table(group: str, names: Sequence[str]) -> tuple[FlipGroup, ...]:
+        return read_flip_table(rows, group, names, **how)
 
-    old, new = (_margins(side, pair.target) for side in (pair.before, pair.after))
-    was, now = (_calibration(side, pair.target) for side in (pair.before, pair.after))
     with ThreadPoolExecutor(2) as pool:
-        moved = pool.submit(compare_margins, old, new, pair.doc, **how)
-        calibrated = pool.submit(compare_calibration, was, now, pair.doc, **how)
-        predicted = pool.submit(predict_flips, old, new, pair.doc, topk_logits=topk_logits, **how)
-        band_before = table(groups.band_before, BAND_NAMES)
-        band_after = table(groups.band_after, BAND_NAMES)
-        frequency = table(groups.frequency, FREQUENCY_NAMES)
-        token_class = table(groups.token_class, CLASSES)
-        class_and_frequency = table(cross, cross_names)
-        word_start = table(groups.word_start, ("inside a word", "word start"))
-    tokens = gaining_and_losing_tokens(columns)
+        moved = pool.submit(read_movement, rows, **how)
+        calibrated = pool.submit(read_calibration, rows, **how)
+        predicted = pool.submit(read_prediction, rows, about.candidates, **how)
+        band_before = table("band_before", BAND_NAMES)
+        band_after = table("band_after", BAND_NAMES)
+        frequency = table("frequency", FREQUENCY_NAMES)
+        token_class = table("token_class", CLASSES)
+        class_and_frequency = read_flip_table(_crossed(rows), "cross", cross, **how)
+        word_start = table("word_start", ("inside a word", "word start"))
+    tokens = read_gaining_and_losing_tokens(rows)
     named = {flip.token for flip in (*tokens.gaining, *tokens.losing)}
     return ComparisonSummary(
-        n_positions=len(pair.doc),
-        n_documents=len(np.unique(pair.doc)),
-        n_nonfinite=pair.nonfinite,
-        only=only,
-        notes=pair.notes,
-        flips=flips(columns, **how),
+        n_positions=rows.n,
+        n_documents=rows.documents,
+        n_nonfinite=about.nonfinite,
+        only=about.only,
+        notes=about.notes,
+        flips=read_flips(rows, **how),
         by_band_before=band_before,
         by_band_after=band_after,
         by_frequency=frequency,
@@ -155,13 +182,38 @@ def summarise_pair(
         by_class_and_frequency=class_and_frequency,
         by_word_start=word_start,
         tokens=tokens,
-        token_texts={str(token): pair.vocabulary[token] for token in sorted(named)},
+        token_texts={str(token): about.vocabulary[token] for token in sorted(named)},
         movement=moved.result(),
         calibration=calibrated.result(),
         prediction=predicted.result(),
-        divergence=None
-        if divergence is None
-        else summarise_divergences(divergence, pair.doc, _groupings(groups), **how),
+        divergence=_divergences(rows, **how) if about.divergence else None,
+    )
+
+
+def _crossed(rows: FiniteRows) -> FiniteRows:
+    """Rows with class and frequency as one group, ``cross``."""
+
+    def read(names: Sequence[str]) -> Iterator[dict[str, np.ndarray]]:
+        stored = [name for name in names if name != "cross"]
+        for part in rows.read((*stored, "token_class", "frequency")):
+            kind = part["token_class"].astype(np.intp)
+            yield {**part, "cross": kind * len(FREQUENCY_NAMES) + part["frequency"]}
+
+    return replace(rows, read=read)
+
+
+def _divergences(rows: FiniteRows, *, resamples: int, seed: int) -> DivergenceSummary:
+    names = [field.name for field in fields(DivergenceColumns)]
+    parts = list(rows.parts("doc", "band_before", "frequency", "token_class", *names))
+    _, doc, *columns = (np.concatenate(one) for one in zip(*parts, strict=True))
+    band, frequency, kind, *values = columns
+    groupings = {
+        "band_before": Grouping(band, BAND_NAMES),
+        "frequency": Grouping(frequency, FREQUENCY_NAMES),
+        "token_class": Grouping(kind, CLASSES),
+    }
+    return summarise_divergences(
+        DivergenceColumns(*values), doc, groupings, resamples=resamples, seed=seed
     )
 
 
@@ -174,20 +226,3 @@ def comparison_to_json(summary: ComparisonSummary) -> dict[str, Any]:
 def comparison_from_json(data: dict[str, Any]) -> ComparisonSummary:
     """Rebuild a summary from ``comparison_to_json``'s value; ValueError where it does not fit."""
     return record_from_json(ComparisonSummary, data)
-
-
-def _groupings(groups: Groups) -> dict[str, Grouping]:
-    return {
-        "band_before": Grouping(groups.band_before, BAND_NAMES),
-        "frequency": Grouping(groups.frequency, FREQUENCY_NAMES),
-        "token_class": Grouping(groups.token_class, CLASSES),
-    }
-
-
-def _margins(side: Side, target: Int[np.ndarray, " positions"]) -> MarginColumns:
-    right = side.top1 == target
-    return MarginColumns(side.top1, side.top2, right, side.margin, side.relative_distance)
-
-
-def _calibration(side: Side, target: Int[np.ndarray, " positions"]) -> CalibrationColumns:
-    return CalibrationColumns(side.confidence, side.top1 == target, side.nll, side.sum_p2)

@@ -11,8 +11,7 @@ from jaxtyping import Bool, Float, Int
 from unembed.decisions.audit.audit import Audit
 from unembed.decisions.comparison.flips import MINIMUM_FLIPS
 from unembed.decisions.comparison.pairing import Side, pair
-from unembed.decisions.comparison.positions import PositionFilter
-from unembed.decisions.comparison.rows import ComparedRows
+from unembed.decisions.comparison.rows import groups_of
 from unembed.decisions.comparison.summary import BAND_NAMES, Groups, bands_of
 from unembed.decisions.tokens import CLASSES, FREQUENCY_NAMES
 from unembed.errors import UnembedError
@@ -77,9 +76,9 @@ class DoseText:
 
         Raises UnembedError as ``pair`` does, and where no position is finite in all of them.
         """
-        whole = ComparedRows.of(start, start, PositionFilter(), 0)
+        whole = pair(start, start)
         kept: Bool[np.ndarray, " rows"] = np.zeros(len(start), dtype=np.bool_)
-        kept[whole.paired.row] = True
+        kept[whole.row] = True
         notes: dict[str, None] = {}
         for one in audits:
             paired = pair(start, one)
@@ -90,8 +89,8 @@ class DoseText:
                 f"none of the {len(kept)} positions is finite in every audit: leave out the models "
                 "whose logits are not finite"
             )
-        chosen = kept[whole.paired.row]
-        common = whole.paired.rows(chosen)
+        chosen = kept[whole.row]
+        common = whole.rows(chosen)
         resampling = Resampling.of(common.doc, resamples, seed)
         start_columns = [common.before.margin, common.before.relative_distance]
         margin, distance = resampling.medians(start_columns)
@@ -100,7 +99,7 @@ class DoseText:
             resampling=resampling,
             target=common.target,
             start=common.before,
-            groups=whole.groups.rows(chosen),
+            groups=groups_of(whole).rows(chosen),
             margin=margin,
             relative_distance=distance,
             nonfinite=int((~kept).sum()),
