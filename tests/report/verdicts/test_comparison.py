@@ -78,11 +78,11 @@ def test_without_an_interval_quality_cannot_be_told(
 
 def test_a_test_that_disagrees_is_named(found: ComparisonSummary) -> None:
     doubtful = verdict(summary_of(found, (0.001, 0.02), (-0.003, 0.004), LARGE_P))
-    assert "interval leaves out 0, its test does not (McNemar’s test by document: p = 0.4" in (
+    assert "interval leaves out 0, its test does not (McNemar’s test by document: p\u00a0= 0.4" in (
         doubtful.quality
     )
     sure = verdict(summary_of(found, (0.001, 0.02), (-0.003, 0.004), SMALL_P))
-    assert sure.quality.endswith("McNemar’s test by document: p < 0.0001.")
+    assert sure.quality.endswith("McNemar’s test by document: p\u00a0< 0.0001.")
     seeds = verdict(summary_of(found, (0.001, 0.02), (-0.003, 0.004), None))
     assert "McNemar" not in seeds.quality
 

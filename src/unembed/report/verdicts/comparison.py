@@ -143,7 +143,7 @@ def _quality(summary: ComparisonSummary, accuracy: Judgement) -> str:
     p = flips.clustered_mcnemar_p.value
     if p is None or gained == lost == 0:
         return words
-    tested = f"McNemar’s test by document: p {'' if p < 1e-4 else '= '}{p_value(p)}"
+    tested = f"McNemar’s test by document: p\u00a0{'' if p < 1e-4 else '= '}{p_value(p)}"
     if side_of(flips.accuracy_difference, 0.0) and accuracy == "close":
         return f"{words} The accuracy’s interval leaves out 0, its test does not ({tested})."
     return f"{words} {tested}."
