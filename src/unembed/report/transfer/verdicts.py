@@ -9,14 +9,16 @@ from unembed.report.parts.parts import Table, table_of
 from unembed.report.parts.scales import scale_of
 from unembed.report.parts.wording import (
     Wording,
+    cosine,
     count,
     counted,
     decimal,
     full,
     known,
+    part,
+    share,
     three,
     two,
-    whole_percent,
 )
 from unembed.selection.scores import MODEL_BASELINES
 from unembed.selection.transfer.records import Transfer, Verdict
@@ -48,9 +50,9 @@ def forest(verdicts: Sequence[Verdict]) -> Forest:
             one.share.low,
             one.share.high,
             (
-                _cell(one.share, whole_percent),
-                _cell(one.top1, whole_percent),
-                _cell(one.spearman, two),
+                _cell(one.share, part),
+                _cell(one.top1, share),
+                _cell(one.spearman, cosine),
                 Cell(_p(one.p)),
                 _cell(one.regret, three),
                 *([Cell(count(one.unknown))] if unknown else []),
