@@ -173,7 +173,8 @@ def test_the_median_margin_is_said_in_odds(page: str) -> None:
         wording.point(one, wording.decimal) for one in (summary.median_margin, summary.median_odds)
     )
     assert float(odds) == pytest.approx(np.exp(summary.median_margin.value), rel=0.02)
-    assert f"e^{margin} = {odds} times as likely as the runner-up" in without_terms(page)
+    whole = wording.bounded(summary.median_odds, wording.decimal)
+    assert f"e^{margin} = {whole} times as likely as the runner-up" in without_terms(page)
     assert dict(headline(summary))["times as likely"].startswith(f"{odds} [")
 
 

@@ -94,25 +94,14 @@ class Output:
             echo(f"{self.folder} was finished before: verified, nothing computed again", err=True)
         if self.as_json:
             summary = json.loads((self.folder / SUMMARY).read_text())
-            found = {"run": str(self.folder), **_verdict(record)}
+            found = {"run": str(self.folder), "verdict": record.verdict.to_json()}
             say("", {**found, "summary": {**summary, **values}}, True)
-        elif _verdict(record):
-            say(f"{record.verdict}\n\n{record}", None, False)
         else:
-            say(str(record), None, False)
+            say(f"{record.verdict}\n\n{record}", None, False)
         sys.stdout.flush()
         page = draw(self.folder, record)
         if not self.as_json:
             say("", None, False, (("run", self.folder), ("report", page), *places))
-
-
-def _verdict(record: RunRecord) -> dict[str, Any]:
-    """Until every kind of run has its rules."""
-    from importlib.util import find_spec
-
-    if find_spec(f"unembed.report.verdicts.{record.KIND}") is None:
-        return {}
-    return {"verdict": record.verdict.to_json()}
 
 
 OUT = under(

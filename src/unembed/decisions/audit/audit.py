@@ -36,7 +36,7 @@ from unembed.runs.provenance import Provenance
 from unembed.runs.run_record import RunRecord
 from unembed.runs.store import TABLES, RunFolder
 from unembed.runs.table import as_text
-from unembed.stats.forms import decimal, full, share
+from unembed.stats.forms import bounded, decimal, share
 from unembed.text.corpus import Corpus
 from unembed.text.vocabulary import Vocabulary
 
@@ -247,33 +247,33 @@ def headline(summary: AuditSummary) -> list[tuple[str, str]]:
     """The short table that an audit prints: name and value with its interval."""
     rows = [
         ("positions", f"{summary.n_positions:,} in {summary.n_documents:,} documents"),
-        ("accuracy", full(summary.accuracy, share)),
-        ("loss (nats)", full(summary.nll_nats, decimal)),
-        ("perplexity", full(summary.perplexity, decimal)),
-        ("median margin (logits)", full(summary.median_margin, decimal)),
+        ("accuracy", bounded(summary.accuracy, share)),
+        ("loss (nats)", bounded(summary.nll_nats, decimal)),
+        ("perplexity", bounded(summary.perplexity, decimal)),
+        ("median margin (logits)", bounded(summary.median_margin, decimal)),
         (
-            "times as likely",
-            full(summary.median_odds, decimal) + " as the runner-up, at that margin",
+            "as likely as runner-up",
+            f"{bounded(summary.median_odds, decimal)} times, at that margin",
         ),
-        ("margin below 0.5", full(summary.share_margin_below_half, share)),
-        ("median scale-free margin", full(summary.median_relative_distance, decimal)),
-        ("Spearman margin, entropy", full(summary.spearman_margin_entropy, decimal)),
+        ("margin below 0.5", bounded(summary.share_margin_below_half, share)),
+        ("median scale-free margin", bounded(summary.median_relative_distance, decimal)),
+        ("Spearman margin, entropy", bounded(summary.spearman_margin_entropy, decimal)),
     ]
     if summary.gap is None:
         rows.append(("gap", f"undefined: {summary.gap_reason}"))
     else:
-        rows.append(("gap slope (published fit)", full(summary.gap.published.beta, decimal)))
+        rows.append(("gap slope (published fit)", bounded(summary.gap.published.beta, decimal)))
         if summary.gap.tied is not None:
             rows.append(("gap slope, to mind", summary.gap.tied.in_words))
-        rows.append(("gap density at zero", full(summary.gap.density_at_zero, decimal)))
+        rows.append(("gap density at zero", bounded(summary.gap.density_at_zero, decimal)))
     if summary.bfloat16 is not None:
-        rows.append(("margin within a bfloat16 step", full(summary.bfloat16.within_step, share)))
-        changed = full(summary.bfloat16.changed, share)
+        rows.append(("margin within a bfloat16 step", bounded(summary.bfloat16.within_step, share)))
+        changed = bounded(summary.bfloat16.changed, share)
         rows.append(("logits rounded to bfloat16", f"{changed} decide otherwise"))
     if summary.native is not None:
         native = summary.native
         rows.append(
-            (f"greedy token in {native.dtype}", full(native.changed_top1, share) + " differ")
+            (f"greedy token in {native.dtype}", bounded(native.changed_top1, share) + " differ")
         )
         distinct = f"{native.distinct_margins:,} (float32: {native.distinct_margins_float32:,})"
         rows.append((f"margins in {native.dtype}", f"{distinct} distinct"))

@@ -30,6 +30,7 @@ from unembed.report.parts.wording import between, cell, count, decimal, full, po
 from unembed.report.verdicts.audit import verdict
 from unembed.runs.manifest import FinishedRun
 from unembed.stats.estimate import Estimate
+from unembed.stats.forms import bounded
 
 
 def audit_page(
@@ -97,7 +98,7 @@ def cards(summary: AuditSummary) -> tuple[Card, ...]:
     fit = "" if gap is None else f"published fit, R² {gap.published.r_squared:.4f}"
     if gap is not None and gap.tied is not None:
         fit += f"; to mind: {gap.tied.in_words}"
-    perplexity = f"perplexity {point(summary.perplexity, decimal)}"
+    perplexity = f"perplexity {bounded(summary.perplexity, decimal)}"
     entropy = f"probability of top-1; mean entropy {point(summary.entropy_nats, decimal)} nats"
     close: tuple[Card, ...] = ()
     if summary.bfloat16 is not None:
@@ -105,7 +106,7 @@ def cards(summary: AuditSummary) -> tuple[Card, ...]:
             f"{point(summary.bfloat16.changed, share)} decide otherwise when logits are rounded"
         )
         close = (card("Within a bfloat16 step", summary.bfloat16.within_step, share, "", changed),)
-    median, odds = (point(one, decimal) for one in (summary.median_margin, summary.median_odds))
+    median, odds = point(summary.median_margin, decimal), bounded(summary.median_odds, decimal)
     likely = f"e^{median} = {odds} times as likely as the runner-up"
     return (
         card("Accuracy", summary.accuracy, share, "", "top-1 was the target"),

@@ -10,7 +10,6 @@ from unembed.report.parts.wording import (
     count,
     counted,
     decimal,
-    full,
     point,
     points,
     share,
@@ -81,7 +80,7 @@ def odds_words(summary: AuditSummary) -> str:
 
 def _quality(summary: AuditSummary) -> str:
     right = (
-        f"{full(summary.accuracy, share)} of the decisions are right, with a loss of "
+        f"{bounded(summary.accuracy, share)} of the decisions are right, with a loss of "
         f"{bounded(summary.nll_nats, decimal)} nats a token."
     )
     return f"{right} {_calibration(summary.overconfidence)}".rstrip()
@@ -112,8 +111,8 @@ def _negated(estimate: Estimate) -> Estimate:
 def _found(summary: AuditSummary) -> str:
     rounding, native = summary.bfloat16, summary.native
     narrow = (
-        f"{full(summary.share_margin_below_half, share)} lead by less than half a logit (1.6 times "
-        "as likely)"
+        f"{bounded(summary.share_margin_below_half, share)} lead by less than half a logit "
+        "(1.6 times as likely)"
     )
     if native is not None and native.changed_top1.value is not None:
         narrow += (
