@@ -252,8 +252,8 @@ def headline(summary: AuditSummary) -> list[tuple[str, str]]:
         ("perplexity", bounded(summary.perplexity, decimal)),
         ("median margin (logits)", bounded(summary.median_margin, decimal)),
         (
-            "as likely as runner-up",
-            f"{bounded(summary.median_odds, decimal)} times, at that margin",
+            "times as likely",
+            f"{bounded(summary.median_odds, decimal)} as the runner-up, at that margin",
         ),
         ("margin below 0.5", bounded(summary.share_margin_below_half, share)),
         ("median scale-free margin", bounded(summary.median_relative_distance, decimal)),
