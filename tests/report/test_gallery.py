@@ -58,6 +58,14 @@ def test_a_card_says_what_the_page_says_and_both_lead_to_each_other(runs: Path) 
     assert write_gallery([runs], runs / "index.html").read_text() == before
 
 
+def test_points_stand_first_with_the_pages_that_show_them(runs: Path) -> None:
+    shown = runs / "deeper/mixture/report.html"
+    page = write_gallery([runs], runs / "index.html", points=[("Two & two.", shown)])
+    html = page.read_text()
+    assert '<li>Two &amp; two. <a href="deeper/mixture/report.html">' in html
+    assert html.index("Two &amp; two.") < html.index('<ul class="gallery">')
+
+
 def test_a_page_drawn_again_keeps_its_link_to_the_gallery(runs: Path) -> None:
     page = write_gallery([runs], runs / "index.html")
     again = write_page(runs / "a ranking #1")

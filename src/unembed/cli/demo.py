@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 )
 @PRINTING
 def demo_command(out: Path, as_json: bool, quiet: bool) -> None:
-    """Tell the whole story on a small bundled model, in three minutes.
+    """Tell the whole story on a small bundled model, in a few minutes.
 
     The model is audited on your own Python's library text. bfloat16 and int8 versions of it are
     compared with it (int8 takes the extra quant). Then it is trained a little further, with and
@@ -41,7 +41,7 @@ def demo_command(out: Path, as_json: bool, quiet: bool) -> None:
     page.
 
     The model is a small Llama trained on other modules of the standard library; the text is held
-    out from its training. Nothing is downloaded. Takes two or three minutes.
+    out from its training. Nothing is downloaded.
 
     \b
     Example:
@@ -77,11 +77,14 @@ def demo_command(out: Path, as_json: bool, quiet: bool) -> None:
 
 def _draw(told: DemoRuns) -> Path | None:
     """The pages of all runs, and the one that leads to them; where none can be drawn, say so."""
+    from unembed.demo.findings import findings
     from unembed.report.pages import GALLERY, write_gallery
     from unembed.report.parts.drawing import ReportUnavailable
 
     try:
-        return write_gallery(told.places, told.folder / GALLERY, title="What a head decides")
+        points = [(one.sentence, told.folder / one.page) for one in findings(told)]
+        index = told.folder / GALLERY
+        return write_gallery(told.places, index, title="What a head decides", points=points)
     except ReportUnavailable as error:
         echo(f"no report: {error}", err=True)
         return None

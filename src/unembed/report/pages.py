@@ -64,12 +64,19 @@ def write_page(
     return _write(Path(folder), None if page is None else Path(page), record, _above(folder))[0]
 
 
-def write_gallery(places: Sequence[str | Path], page: str | Path, *, title: str = "Runs") -> Path:
+def write_gallery(
+    places: Sequence[str | Path],
+    page: str | Path,
+    *,
+    title: str = "Runs",
+    points: Sequence[tuple[str, Path]] = (),
+) -> Path:
     """Draw the page of every finished run, and one that leads to them with what each says first.
 
     ``places`` are folders of runs, and folders that hold some, directly or in folders of theirs;
     the order is theirs, below a folder that of names. Each run's page is ``report.html`` in its
-    folder and links back. Raises UnembedError before anything is drawn where a place holds no
+    folder and links back. ``points`` stand first: what to know, and the page that shows it. Raises
+    UnembedError before anything is drawn where a place holds no
     finished run, or where ``page`` is a file that is no page; else as ``write_page``.
     """
     page = Path(page)
@@ -84,7 +91,9 @@ def write_gallery(places: Sequence[str | Path], page: str | Path, *, title: str 
         heading = heading_of(drawn.read_text(encoding="utf-8"))
         parts = tuple(Kin(name, href(inner, page.parent)) for name, inner in inside.items())
         entries.append(Entry(_kind(read_run(folder)), *heading, href(drawn, page.parent), parts))
-    write_output(page, gallery_page(title, entries).encode("utf-8", "replace"), is_page)
+    first = [Kin(words, href(shown, page.parent)) for words, shown in points]
+    html = gallery_page(title, entries, first).encode("utf-8", "replace")
+    write_output(page, html, is_page)
     return page
 
 

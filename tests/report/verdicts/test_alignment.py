@@ -149,3 +149,9 @@ def test_few_documents_are_told() -> None:
     few = verdict(replace(plain, tasks=(replace(first, documents=2), *rest)))
     assert few.trust == "Trust: A text has 2 documents alone: intervals are rough."
     assert few.next == "unembed sketch MODEL TEXT --max-positions N -o TASK.safetensors"
+
+
+def test_a_task_alone_has_none_to_compare() -> None:
+    alone = verdict(example(1))
+    assert alone.sentence == "python scripts has none to compare."
+    assert alone.change == "Found: none of 0 pairs has a joint."

@@ -31,10 +31,13 @@ class Entry:
     parts: tuple[Kin, ...] = ()
 
 
-def gallery_page(title: str, entries: Sequence[Entry]) -> str:
-    """The page of several runs, in their order; it loads nothing, and links to theirs."""
+def gallery_page(title: str, entries: Sequence[Entry], points: Sequence[Kin] = ()) -> str:
+    """The page of several runs, in their order; it loads nothing, and links to theirs.
+
+    ``points`` are what to know first, each with the page that shows it.
+    """
     return template("gallery").render(
-        title=title, reading=reading(entries), entries=entries, in_words=in_words
+        title=title, reading=reading(entries), entries=entries, points=points, in_words=in_words
     )
 
 

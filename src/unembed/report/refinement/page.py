@@ -256,7 +256,9 @@ def page_of_run(refined: Refinement, run: FinishedRun | None, links: Mapping[str
     """The page of a refinement, with links to those of its comparisons."""
     sides = (refined.heldout.provenance[side] for side in ("before", "after"))
     old, new = (Provenance.from_json(side) for side in sides)
-    title = f"{Path(old.model).name}, refined"
+    by = refined.summary.objective
+    how = "without a penalty" if by == "none" else f"by {by}"
+    title = f"{Path(old.model).name}, refined {how}"
     facts = facts_of_both(old, new, command_of(run))
     return refinement_page(title, refined.summary, _recipe(run), facts, links)
 

@@ -39,6 +39,8 @@ def verdict(alignments: Alignments) -> Verdict:
 def sentence(alignments: Alignments) -> str:
     """The most alike pair, or those that cannot be told apart, in one sentence."""
     pairs = by_joint(alignments)
+    if len(alignments.tasks) < 2:
+        return f"{alignments.tasks[0].name if alignments.tasks else 'No task'} has none to compare."
     if not pairs:
         reasons = [why_not(alignments, pair) for pair in every_pair(len(alignments.tasks))]
         return f"No two tasks can be compared: {reasons[0]}."
