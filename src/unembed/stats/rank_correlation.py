@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -35,7 +35,7 @@ def standard_ranks(values: Float[np.ndarray, " values"]) -> Float[np.ndarray, " 
 
 
 def spearman_estimates(
-    columns: Sequence[Float[np.ndarray, " positions"]],
+    columns: Iterable[Float[np.ndarray, " positions"]],
     y: Float[np.ndarray, " positions"],
     inverse: Int[np.ndarray, " positions"],
     documents: int,
@@ -50,18 +50,18 @@ def spearman_estimates(
     anew. Holding the ranks instead, and resampling their correlation, ignores that the ranks move
     too: measured on clustered data at rho = -.66 it is 14 % too narrow and covers 89 %, not 93 %.
     All finite; ``inverse`` numbers the documents from 0 as ``bootstrap.cluster`` does. The value is
-    None where a column or y is constant. It holds 12 bytes a position beside what it is given, and
-    16 more while it sorts.
+    None where a column or y is constant. The columns are taken one after another; of y, and of one
+    of them, 8 bytes a position are held, and 20 more while a column is sorted.
     """
     n = y.size
     if n < 2:
-        return (Estimate(None, n=n, reason=f"a correlation needs 2 positions, got {n}"),) * len(
-            columns
-        )
-    ranked = _Ranked(y)
+        reason = f"a correlation needs 2 positions, got {n}"
+        return tuple(Estimate(None, n=n, reason=reason) for _ in columns)
+    constant, ranked = _constant(y), _Ranked(y)
+    del y
     found = []
     for x in columns:
-        if (x == x[0]).all() or (y == y[0]).all():
+        if constant or _constant(x):
             reason = "one of the two is the same at every position"
             found.append(Estimate(None, n=n, reason=reason))
             continue
@@ -94,6 +94,10 @@ def influence(
     above it. Neither x nor y may be constant.
     """
     return _influence(_Ranked(x), _Ranked(y), inverse, documents)
+
+
+def _constant(values: Float[np.ndarray, " positions"]) -> bool:
+    return bool((values == values[0]).all())
 
 
 class _Ranked:

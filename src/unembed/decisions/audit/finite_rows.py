@@ -100,6 +100,25 @@ class FiniteRows:
             columns[0] = np.searchsorted(self.ids, columns[0])
             yield columns
 
+    def whole(self, name: str) -> Shaped[np.ndarray, " n"]:
+        """One column of all rows."""
+        return self._filled(values for _, values in self.parts(name))
+
+    def whole_documents(self) -> Int[np.ndarray, " n"]:
+        """The number of every row's document, in 4 bytes."""
+        return self._filled(inverse.astype(np.int32) for (inverse,) in self.parts())
+
+    def _filled(self, parts: Iterable[Shaped[np.ndarray, " _"]]) -> Shaped[np.ndarray, " n"]:
+        """The parts one after another, which are not held beside their whole."""
+        whole: Shaped[np.ndarray, " n"] = np.zeros(0)
+        start = 0
+        for part in parts:
+            if start == 0:
+                whole = np.empty(self.n, dtype=part.dtype)
+            whole[start : start + len(part)] = part
+            start += len(part)
+        return whole
+
     def row_numbers(self) -> Int[np.ndarray, " n"]:
         """Where each row lies among all."""
         sizes = [len(part["doc"]) for part in self.read(("doc",))]

@@ -276,12 +276,13 @@ def _correlations(
     rows: FiniteRows, names: Sequence[str], *, resamples: int, seed: int
 ) -> tuple[Estimate, ...]:
     """Spearman's correlation of each of these columns with the entropy."""
-    parts = rows.parts("entropy", *names)
-    columns = [[inverse.astype(np.int32), *others] for inverse, *others in parts]
-    inverse, entropy, *values = (np.concatenate(one) for one in zip(*columns, strict=True))
-    del columns
     return spearman_estimates(
-        values, entropy, inverse, rows.documents, resamples=resamples, seed=seed
+        (rows.whole(name) for name in names),
+        rows.whole("entropy"),
+        rows.whole_documents(),
+        rows.documents,
+        resamples=resamples,
+        seed=seed,
     )
 
 
