@@ -49,12 +49,12 @@ def main() -> None:
     if given.json:
         print(json.dumps(rows, indent=1))
         return
-    print(f"{'positions':>12}  {'stage':<10}{'seconds':>9}{'added MiB':>11}{'peak MiB':>10}")
+    titles = ("seconds", "of CPU", "added MiB", "peak MiB")
+    print(f"{'positions':>12}  {'stage':<8}" + "".join(f"{title:>11}" for title in titles))
     for row in rows:
-        print(
-            f"{row['positions']:>12,}  {row['stage']:<10}{row['seconds']:>9.1f}"
-            f"{row['added_mib']:>11,.0f}{row['peak_mib']:>10,.0f}"
-        )
+        sizes = f"{row['added_mib']:>11,.0f}{row['peak_mib']:>11,.0f}"
+        times = f"{row['seconds']:>11.1f}{row['cpu_seconds']:>11.1f}"
+        print(f"{row['positions']:>12,}  {row['stage']:<8}{times}{sizes}")
 
 
 def at_size(positions: int, given: argparse.Namespace) -> list[dict[str, Any]]:
@@ -84,7 +84,7 @@ def measure(stage: str, folder: Path, given: argparse.Namespace) -> dict[str, fl
 
     [positions] = given.positions
     sizes = lengths_of(positions, given.length)
-    held, start = resident_mib(), time.perf_counter()
+    held, start, worked = resident_mib(), time.perf_counter(), time.process_time()
     with PeakMemory() as peak:
         if stage == "make":
             write_parts(folder, sizes, given.top_k)
@@ -100,6 +100,7 @@ def measure(stage: str, folder: Path, given: argparse.Namespace) -> dict[str, fl
                 write_page(folder / name)
     return {
         "seconds": time.perf_counter() - start,
+        "cpu_seconds": time.process_time() - worked,
         "added_mib": peak.mib - held,
         "peak_mib": peak.mib,
     }

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from statistics import variance
 
 NORMAL_975 = 1.959963984540054
 """The 97.5 % quantile of the standard normal distribution."""
 
 
+@cache
 def student_t(freedom: int) -> float:
     """The 97.5 % quantile of Student's t for a whole number of degrees of freedom.
 

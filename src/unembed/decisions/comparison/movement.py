@@ -18,7 +18,7 @@ from unembed.short_repr import ShortRepr
 from unembed.stats.bootstrap import RESAMPLES, add_by_document, interval, ratio_estimates
 from unembed.stats.estimate import Estimate
 from unembed.stats.histogram import Histogram, added, histogram, round_edges
-from unembed.stats.resampled import Reader, Rows, read_quantiles
+from unembed.stats.resampled import Rows, read_quantiles
 
 NEGLIGIBLE = 0.1
 """Share of the change of the median margin below which what remains is called sharpening alone."""
@@ -196,23 +196,15 @@ def read_movement(rows: FiniteRows, *, resamples: int = RESAMPLES, seed: int = 0
     how = {"resamples": resamples, "seed": seed}
     shares = tuple(q / 100 for q in QUANTILES)
 
-    def deltas() -> Iterator[list[Rows]]:
-        for pair in margin_pairs(rows):
-            yield [
-                (delta[group], pair.inverse[group])
-                for group in (slice(None), pair.same)
-                for delta in pair.deltas
-            ]
-
     def samples() -> Iterator[list[Rows]]:
-        for pair, changes in zip(margin_pairs(rows), deltas(), strict=True):
+        for pair in margin_pairs(rows):
             inverse = pair.inverse[pair.kept]
             sides = [values[pair.kept] for both in pair.measures for values in both]
-            yield [*changes, *((values, inverse) for values in sides)]
+            yield [*pair.changes, *((values, inverse) for values in sides)]
 
     levels = [shares] * 4 + [(0.5,)] * 4
     found = read_quantiles(samples, levels, rows.documents, **how)
-    histograms = _histograms(rows, deltas)
+    histograms = _histograms(rows)
     share, changes, bands = _means(rows, **how)
 
     def spread(group: int, measure: int) -> Spread:
@@ -265,6 +257,15 @@ class MarginPair:
         """After - before: of the margins, then of the relative distances."""
         return [after - before for before, after in self.measures]
 
+    @property
+    def changes(self) -> list[Rows]:
+        """The deltas everywhere, then those where both have one top-1."""
+        deltas, same = self.deltas, self.same
+        return [
+            *((delta, self.inverse) for delta in deltas),
+            *((delta[same], self.inverse[same]) for delta in deltas),
+        ]
+
 
 def margin_pairs(rows: FiniteRows) -> Iterator[MarginPair]:
     """The positions, a part at a time."""
@@ -277,23 +278,23 @@ def margin_pairs(rows: FiniteRows) -> Iterator[MarginPair]:
         yield MarginPair(before, after, inverse)
 
 
-def _histograms(rows: FiniteRows, deltas: Reader) -> list[Histogram]:
-    """Histograms of the changes: everywhere and where top-1 is the same, of both measures."""
+def _histograms(rows: FiniteRows) -> list[Histogram]:
+    """Histograms of ``MarginPair.changes``."""
 
     def sizes() -> Iterator[list[Rows]]:
-        for part in deltas():
-            yield [(np.abs(values), np.zeros(len(values), dtype=np.intp)) for values, _ in part]
+        for pair in margin_pairs(rows):
+            yield [(np.abs(delta), np.zeros_like(inverse)) for delta, inverse in pair.changes]
 
     limits = [one.rows[0, 0] for one in read_quantiles(sizes, [(0.995,)] * 4, 1)]
     edges = [_symmetric_edges(0.0 if math.isnan(limit) else float(limit)) for limit in limits]
     counted = []
-    for pair, part in zip(margin_pairs(rows), deltas(), strict=True):
+    for pair in margin_pairs(rows):
         right = pair.before.right
         groups = [right, right, right[pair.same], right[pair.same]]
         counted.append(
             [
                 histogram(values, hit, at)
-                for (values, _), hit, at in zip(part, groups, edges, strict=True)
+                for (values, _), hit, at in zip(pair.changes, groups, edges, strict=True)
             ]
         )
     return [added(parts) for parts in zip(*counted, strict=True)]
