@@ -33,7 +33,7 @@ from unembed.signatures.state import Features, empty
 from unembed.stats.estimate import Estimate
 from unembed.stats.forms import full, share
 from unembed.text import PromptCompletion, Vocabulary
-from unembed.text.windows import batches, parts
+from unembed.text.batches import BatchPlan, batches, parts
 from unembed.training import (
     Benchmarks,
     Budget,
@@ -85,7 +85,9 @@ def things(
         Precision.probe(head.weight),
         ReadingOptions(),
         reading,
-        next(batches(windows, next(iter(parts(windows, 64))), 256)),
+        batch := next(batches(windows, next(iter(parts(windows, 64))), BatchPlan(256))),
+        batch.blocks[0],
+        BatchPlan(256),
         Vocabulary.of(tokenizer, range(400)),
         PromptCompletion("a prompt " * 99, "a completion"),
         next(documents("heldout")),

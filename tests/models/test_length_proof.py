@@ -17,16 +17,20 @@ from unembed.decisions.comparison.live import audit_both
 from unembed.errors import HeadError
 from unembed.models import length_proof
 from unembed.models.checkpoint import Checkpoint
-from unembed.text.windows import Windows, batches, mixed_lengths
+from unembed.text.batches import BatchPlan, batches, mixed_lengths
+from unembed.text.windows import Windows
 
 OPTIONS = AuditOptions(top_k=2, batch_tokens=256)
 
 
 @pytest.fixture(scope="module")
 def corpus(tokenizer: Any) -> Corpus:
-    """Short rows and long ones, which a batch of 256 tokens mixes."""
+    """Rows of 16 and 17 predictions, which a block mixes, beside short rows and long ones."""
     words = " ".join(TEXTS).split()
-    return Corpus.from_texts([*TEXTS[:6], " ".join(words[:40]), " ".join(words[20:60])], tokenizer)
+    ids = tokenizer(" ".join(words))["input_ids"]
+    close = [tokenizer.decode(ids[a : a + n]) for a, n in ((0, 18), (30, 18), (60, 17), (90, 17))]
+    long = [" ".join(words[:40]), " ".join(words[20:60])]
+    return Corpus.from_texts([*TEXTS[:6], *close, *long], tokenizer)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +52,7 @@ def margins(model: Any, corpus: Corpus, context: int = 64) -> list[float]:
 
 def test_rows_of_two_rotary_regimes_share_no_batch(longrope: Any, corpus: Corpus) -> None:
     lengths = Windows.of(corpus, 64).length
-    assert lengths.min() < 16 < lengths.max()
+    assert {16, 17} <= {*lengths.tolist()}
     found = audit(longrope, corpus, OPTIONS)
     want = margins(longrope, corpus)
     assert found.column("margin").tolist() == pytest.approx(want, abs=1e-4)
@@ -56,7 +60,7 @@ def test_rows_of_two_rotary_regimes_share_no_batch(longrope: Any, corpus: Corpus
 
 
 def test_a_sound_body_keeps_its_plan(llama: Any, corpus: Corpus) -> None:
-    assert mixed_lengths(Windows.of(corpus, 64), 1 << 15, 256) is not None
+    assert mixed_lengths(Windows.of(corpus, 64), BatchPlan(256)) is not None
     assert "mixed_lengths" not in audit(llama, corpus, OPTIONS).provenance.options
 
 
@@ -85,10 +89,12 @@ def test_two_models_share_the_safer_plan(longrope: Any, llama: Any, corpus: Corp
 def test_batches_of_one_length_hold_the_same_windows(corpus: Corpus) -> None:
     windows = Windows.of(corpus, 24)
     whole = range(len(windows.length))
-    mixed, apart = (list(batches(windows, whole, 256, mix=mix)) for mix in (True, False))
-    assert len(apart) > len(mixed)
-    for batch in apart:
-        assert batch.real.all()
+    plan = BatchPlan(256)
+    mixed, apart = (list(batches(windows, whole, plan, mix=mix)) for mix in (True, False))
+    ours, theirs = ([block for one in some for block in one.blocks] for some in (apart, mixed))
+    assert len(ours) > len(theirs)
+    for block in ours:
+        assert block.real.all()
 
     def keys(some: Any) -> list[tuple[int, int]]:
         return sorted(

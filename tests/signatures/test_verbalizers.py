@@ -17,9 +17,10 @@ from unembed.errors import UnembedError
 from unembed.head.head import Head
 from unembed.head.sweep import sweep
 from unembed.signatures.verbalizers import Verbalizers
+from unembed.text.batches import BatchPlan, batches
 from unembed.text.corpus import Corpus
 from unembed.text.rows import PromptCompletion, Row
-from unembed.text.windows import Windows, batches
+from unembed.text.windows import Windows
 
 LABELS = {"positive": " good", "negative": " bad"}
 
@@ -218,7 +219,7 @@ def test_targets_are_the_words(
     ]
     corpus = words.answers(read(tmp_path, records, bundled, words))
     windows = Windows.of(corpus, 32)
-    found = [*batches(windows, range(len(windows.counts)), 64)]
+    found = [*batches(windows, range(len(windows.counts)), BatchPlan(64))]
     targets = torch.cat([batch.targets for batch in found])
     assert sorted(targets.tolist()) == sorted(words.token_ids(bundled).tolist() * 3)
     hashes = corpus.document_hashes()

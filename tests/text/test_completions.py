@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,10 @@ from unembed.decisions.audit.audit import audit
 from unembed.decisions.audit.run import AuditOptions
 from unembed.errors import UnembedError
 from unembed.text import tokenised as module
+from unembed.text.batches import BatchPlan, batches, parts
 from unembed.text.corpus import Corpus
 from unembed.text.rows import PromptCompletion
-from unembed.text.windows import Windows, batches, parts
+from unembed.text.windows import Windows
 
 KINDS = ["gpt2", "bundled", "trained", "bos", "slow"]
 
@@ -43,8 +44,8 @@ def counted_targets(corpus: Corpus, context: int, batch_tokens: int) -> list[tup
     windows = Windows.of(corpus, context)
     found = []
     for part in parts(windows, 50):
-        for batch in batches(windows, part, batch_tokens):
-            assert int(batch.real.sum()) == len(batch.targets)
+        for batch in batches(windows, part, BatchPlan(batch_tokens)):
+            assert sum(int(block.real.sum()) for block in batch.blocks) == len(batch.targets)
             found += zip(
                 batch.doc.tolist(), batch.pos.tolist(), batch.targets.tolist(), strict=True
             )
@@ -242,9 +243,10 @@ def test_a_completion_keeps_what_is_before_it(
     plain = corpus_of_rows([[*asked, *said]], [0], bos)
     corpus = plain.counting(np.array([False] * len(asked) + [True] * answer), "the answer")
     windows = Windows.of(corpus, context, overflow)
-    (batch,) = batches(windows, range(len(windows.length)), 10**6)
-    (row,) = batch.input_ids.tolist()
-    seen = [tuple(row[: i + 1]) for i in np.flatnonzero(batch.real[0])]
+    (batch,) = batches(windows, range(len(windows.length)), BatchPlan())
+    (block,) = batch.blocks
+    (row,) = block.input_ids.tolist()
+    seen = [tuple(row[: i + 1]) for i in np.flatnonzero(block.real[0])]
     expected = left_cut(asked, said, context, overflow, bos)
     assert list(zip(batch.targets.tolist(), seen, strict=True)) == expected
     assert batch.pos.tolist() == [*range(len(asked) - 1, len(asked) + answer - 1)]
@@ -258,7 +260,7 @@ def test_a_completion_longer_than_the_context_begins_within_a_window() -> None:
     counted = np.isin(plain.ids, [*range(25, 40), 59])
     windows = Windows.of(plain.counting(counted, "the answers"), 8)
     found = []
-    for batch in batches(windows, range(len(windows.length)), 8):
+    for batch in batches(windows, range(len(windows.length)), BatchPlan(8)):
         found += batch.targets.tolist()
     assert sorted(found) == [*range(25, 40), 59]
     assert windows.start[0] == 11  # four tokens of the prompt, of eight
@@ -382,7 +384,7 @@ def test_a_limit_counts_what_counts(
     found = []
     for part in parts(windows, 4):
         assert windows.counts[part.start : part.stop].sum() > 0
-        for batch in batches(windows, part, 7):
+        for batch in batches(windows, part, BatchPlan(7)):
             found += zip(
                 batch.doc.tolist(), batch.pos.tolist(), batch.targets.tolist(), strict=True
             )
@@ -398,9 +400,16 @@ def test_marking_everything_changes_no_batch(rows: list[int], context: int) -> N
     marked = plain.counting(np.ones(plain.tokens, dtype=bool), "all")
     for limit in (None, 7):
         both = [Windows.of(corpus, context, "windows", limit) for corpus in (plain, marked)]
-        plans = [[batch for part in parts(w, 11) for batch in batches(w, part, 13)] for w in both]
-        for ours, theirs in zip(*plans, strict=True):
-            for name in ("input_ids", "real", "targets", "doc", "pos"):
+        plans = [
+            [batch for part in parts(w, 11) for batch in batches(w, part, BatchPlan(13, 9))]
+            for w in both
+        ]
+        pairs = list(zip(*plans, strict=True))
+        for ours, theirs in [
+            *pairs,
+            *(two for a, b in pairs for two in zip(a.blocks, b.blocks, strict=True)),
+        ]:
+            for name in (field.name for field in fields(ours) if field.name != "blocks"):
                 assert np.array_equal(getattr(ours, name), getattr(theirs, name)), name
                 assert getattr(ours, name).dtype == getattr(theirs, name).dtype, name
 

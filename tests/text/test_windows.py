@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from made_up.corpora import corpus_of_rows
 from unembed.errors import UnembedError
+from unembed.text.batches import Batch, BatchPlan, batches, parts
 from unembed.text.corpus import Corpus
-from unembed.text.windows import Windows, batches, parts
+from unembed.text.windows import Windows
 
 BOS = 1
 Prediction = tuple[int, int, int, tuple[int, ...]]
@@ -35,17 +36,27 @@ def expected(corpus: Corpus, context: int, overflow: str) -> list[Prediction]:
     return found
 
 
-def seen(windows: Windows, part_positions: int, batch_tokens: int) -> list[list[Prediction]]:
+def rows_of(batch: Batch) -> list[tuple[list[int], list[bool]]]:
+    """The padded tokens of every window, and which of its predictions count."""
+    return [
+        row
+        for block in batch.blocks
+        for row in zip(block.input_ids.tolist(), block.real.tolist(), strict=True)
+    ]
+
+
+def seen(windows: Windows, plan: BatchPlan) -> list[list[Prediction]]:
     """The predictions of every part, as the batches ask for them."""
     found = []
-    for part in parts(windows, part_positions):
+    for part in parts(windows, plan.part_positions):
         here: list[Prediction] = []
-        for batch in batches(windows, part, batch_tokens):
+        for batch in batches(windows, part, plan):
             at = 0
-            for row, real in zip(batch.input_ids.tolist(), batch.real.tolist(), strict=True):
+            for number, (row, real) in enumerate(rows_of(batch)):
                 for column in np.flatnonzero(real):
                     where = (int(batch.doc[at]), int(batch.pos[at]), int(batch.targets[at]))
                     here.append((*where, tuple(row[: column + 1])))
+                    assert batch.window[at] == number
                     at += 1
             assert at == len(batch.doc) == len(batch.pos) == len(batch.targets)
         found.append(here)
@@ -70,6 +81,8 @@ def corpora(draw: Any) -> tuple[list[list[int]], list[int], int | None]:
     limit=st.none() | st.integers(1, 60),
     part_positions=st.integers(1, 40),
     batch_tokens=st.integers(1, 40),
+    block_tokens=st.integers(1, 40),
+    shares=st.integers(1, 3),
 )
 @settings(max_examples=300, deadline=None)
 def test_every_token_but_the_first_is_predicted_once_from_the_right_context(
@@ -79,11 +92,13 @@ def test_every_token_but_the_first_is_predicted_once_from_the_right_context(
     limit: int | None,
     part_positions: int,
     batch_tokens: int,
+    block_tokens: int,
+    shares: int,
 ) -> None:
     corpus = corpus_of_rows(*corpus)
     windows = Windows.of(corpus, context, overflow, limit)
     naive = expected(corpus, context, overflow)[:limit]
-    found = seen(windows, part_positions, batch_tokens)
+    found = seen(windows, BatchPlan(batch_tokens, block_tokens, part_positions, shares))
     assert sorted(chain(*found)) == sorted(naive)
     assert windows.positions == len(naive)
     if overflow == "windows" and limit is None:
@@ -94,29 +109,20 @@ def test_every_token_but_the_first_is_predicted_once_from_the_right_context(
         assert here
 
 
-@given(corpus=corpora(), context=st.integers(2, 9), batch_tokens=st.integers(1, 40))
-@settings(max_examples=100, deadline=None)
-def test_a_batch_keeps_to_its_budget(corpus: Any, context: int, batch_tokens: int) -> None:
-    windows = Windows.of(corpus_of_rows(*corpus), context)
-    widths = []
-    for batch in batches(windows, range(len(windows.length)), batch_tokens):
-        rows, width = batch.input_ids.shape
-        assert width <= context
-        assert rows == 1 or rows * width <= batch_tokens
-        widths.append(width)
-    assert widths == sorted(widths, reverse=True)
-
-
 def test_truncation_keeps_the_first_context_tokens_of_a_row() -> None:
     corpus = corpus_of_rows([[5, 6, 7, 8, 9], [5, 6]], [0, 1], None)
     windows = Windows.of(corpus, 3, "truncate")
-    assert [*chain(*seen(windows, 99, 99))] == [(0, 0, 6, (5,)), (0, 1, 7, (5, 6)), (1, 0, 6, (5,))]
+    assert [*chain(*seen(windows, BatchPlan()))] == [
+        (0, 0, 6, (5,)),
+        (0, 1, 7, (5, 6)),
+        (1, 0, 6, (5,)),
+    ]
     assert windows.facts.overflow == "truncate"
 
 
 def test_later_windows_begin_with_bos_and_do_not_count_it() -> None:
     corpus = corpus_of_rows([[BOS, 5, 6, 7, 8]], [0], BOS)
-    found = [*chain(*seen(Windows.of(corpus, 2), 99, 99))]
+    found = [*chain(*seen(Windows.of(corpus, 2), BatchPlan()))]
     assert sorted(found) == [
         (0, 0, 5, (BOS,)),
         (0, 1, 6, (BOS, 5)),
@@ -146,7 +152,7 @@ def drawn(sizes: list[int], limit: int, context: int = 64, **how: bool) -> Windo
 
 def places(windows: Windows) -> set[tuple[int, int]]:
     found = set()
-    for batch in batches(windows, range(len(windows.length)), 500):
+    for batch in batches(windows, range(len(windows.length)), BatchPlan(500)):
         new = set(zip(batch.doc.tolist(), batch.pos.tolist(), strict=True))
         assert not new & found
         found |= new

@@ -55,7 +55,7 @@ BATCHES = under(
         "--batch-tokens",
         type=int,
         rare=True,
-        help="Padded tokens a batch.",
+        help="Tokens a batch at most; a longer window is read alone.",
         default_is="2048 on CPU, 16384 on GPU",
     ),
     option(

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from unembed.errors import HeadError
 from unembed.head.head import final_hidden
 from unembed.head.product import Route, float32_products
-from unembed.text.windows import Windows, mixed_lengths
+from unembed.text.batches import BatchPlan, mixed_lengths
+from unembed.text.windows import Windows
 
 ROUNDING = 1e-4
 """Share of the hidden states' norm that sums in another order may move in float32."""
@@ -26,17 +27,17 @@ SETTINGS_OF_A_CHOICE = ("index_topk", "index_topk_blocks", "indexer_budget")
 
 @torch.no_grad()
 def prove_lengths(
-    model: nn.Module, windows: Windows, plan: tuple[int, int], route: Route, *, mix: bool = True
+    model: nn.Module, windows: Windows, plan: BatchPlan, route: Route, *, mix: bool = True
 ) -> bool:
     """Whether short rows may be padded to the length of long ones, as the plan would.
 
-    ``plan`` is ``(part_positions, batch_tokens)``. Read are the plan's longest window, the same
-    with other tokens in its second half, and the shortest prefix that the plan mixes with a longer
-    row, alone. Bodies whose rotary factors switch with the length give that prefix other hidden
-    states beside a long row than alone; then the plan must not mix. Nor may it for a body whose
-    attention chooses positions by score: which of two equal ones it takes depends on the row's
-    length, at some positions only, which no probe has to meet. Raises HeadError for a body
-    that answers differently when asked twice, and for one that is not causal at that length.
+    Read are the plan's longest window, the same with other tokens in its second half, and the
+    shortest prefix that the plan mixes with a longer row, alone. Bodies whose rotary factors switch
+    with the length give that prefix other hidden states beside a long row than alone; then the plan
+    must not mix. Nor may it for a body whose attention chooses positions by score: which of two
+    equal ones it takes depends on the row's length, at some positions only, which no probe has to
+    meet. Raises HeadError for a body that answers differently when asked twice, and for one that is
+    not causal at that length.
     """
     widths = windows.length + windows.prefixed
     longest = int(widths.argmax())
@@ -72,7 +73,7 @@ def prove_lengths(
         refuse_random(ids, whole)
     if not mix:
         return False
-    mixed = mixed_lengths(windows, *plan)
+    mixed = mixed_lengths(windows, plan)
     if mixed is None:
         return True
     if _chooses_positions(model):

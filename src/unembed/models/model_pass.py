@@ -29,9 +29,10 @@ from unembed.models.replicas import MOST_REPLICAS, replicas_of, side_by_side
 from unembed.runs.phases import Phases
 from unembed.runs.store import RunFolder
 from unembed.short_repr import ShortRepr
+from unembed.text.batches import Batch, BatchPlan, batches, parts
 from unembed.text.corpus import Corpus
 from unembed.text.row_cuts import Overflow
-from unembed.text.windows import Batch, Windows, batches, parts
+from unembed.text.windows import Windows
 
 PART_POSITIONS = 1 << 15
 
@@ -44,7 +45,8 @@ class ReadingOptions(ShortRepr):
 
     ``context`` None takes the model's, at most 2,048 tokens. ``max_positions`` are those of the
     text's beginning or, with ``spread``, of documents from all over it. ``batch_tokens`` None takes
-    2,048 on CPU and 16,384 on a GPU. A killed run loses at most the part it was writing, of
+    2,048 on CPU, where the body reads at most 512 of them at once, and 16,384 on a GPU; a window
+    longer than that is read alone. A killed run loses at most the part it was writing, of
     ``part_positions``. Rows of different length share a batch where ``mix_lengths`` allows it and
     padding is proved to be harmless at those lengths.
     """
@@ -85,8 +87,7 @@ class ModelPass(ShortRepr):
     windows: Windows
     precision: Precision
     body_route: Route
-    batch_tokens: int
-    part_positions: int
+    plan: BatchPlan
     threads: int
     mixed: bool = True
 
@@ -109,8 +110,7 @@ class ModelPass(ShortRepr):
         threads = torch.get_num_threads()
         # The route is a setting of the whole process, so that only one can be in use at a time.
         parallel = on_cpu and body_route == precision.float32_route
-        batch_tokens = reading.batch_tokens or (2048 if on_cpu else 16384)
-        plan = (reading.part_positions, batch_tokens)
+        plan = BatchPlan.of(head.weight.device, reading.batch_tokens, reading.part_positions)
         safe = prove_lengths(model, windows, plan, body_route, mix=reading.mix_lengths)
         models = replicas_of(model, min(threads, MOST_REPLICAS) if parallel else 1)
         return ModelPass(
@@ -119,8 +119,7 @@ class ModelPass(ShortRepr):
             windows=windows,
             precision=precision,
             body_route=body_route,
-            batch_tokens=batch_tokens,
-            part_positions=reading.part_positions,
+            plan=plan,
             threads=max(1, threads // len(models)),
             mixed=safe,
         )
@@ -159,7 +158,7 @@ class ModelPass(ShortRepr):
     def _planned(self, done: frozenset[str], bar: Any, mixed: bool) -> Iterator[tuple[str, Batch]]:
         """The batches of every part that is not done yet, with the part's name."""
         todo: list[tuple[str, range]] = []
-        for number, part in enumerate(parts(self.windows, self.part_positions)):
+        for number, part in enumerate(parts(self.windows, self.plan.part_positions)):
             path = f"part-{number:05d}"
             if path in done:
                 bar.update(int(self.windows.counts[part.start : part.stop].sum()))
@@ -169,7 +168,7 @@ class ModelPass(ShortRepr):
         return (
             (path, batch)
             for path, part in todo
-            for batch in batches(self.windows, part, self.batch_tokens, mix=mixed)
+            for batch in batches(self.windows, part, self.plan, mix=mixed)
         )
 
     @torch.no_grad()
@@ -179,8 +178,12 @@ class ModelPass(ShortRepr):
         """The final hidden states of a batch's predictions, by one of the models."""
         device = self.head.weight.device
         with phases("body"), float32_products(self.body_route):
-            hidden = final_hidden(model, batch.input_ids.to(device))
-            return hidden[batch.real.to(device)]
+            return torch.cat(
+                [
+                    final_hidden(model, block.input_ids.to(device))[block.real.to(device)]
+                    for block in batch.blocks
+                ]
+            )
 
 
 @runtime_checkable

@@ -1,6 +1,6 @@
+from .batches import Batch as Batch
 from .rows import PromptCompletion as PromptCompletion
 from .vocabulary import Vocabulary as Vocabulary
-from .windows import Batch as Batch
 
 __all__ = [
     # What a corpus is made of

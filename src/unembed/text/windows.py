@@ -1,8 +1,7 @@
-"""Token windows of a corpus, and the plan that batches them by length."""
+"""Token windows of a corpus: what of a text a model reads at once."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -177,102 +176,6 @@ class Windows(ShortRepr):
             cut_prompts=int(np.count_nonzero(cut.begin[read])),
             split_completions=int(np.count_nonzero(cut.split[read])),
         )
-
-
-@dataclass(frozen=True)
-class Batch(ShortRepr):
-    """Windows padded to one length.
-
-    ``input_ids`` is padded on the right with a token of the batch; ``real`` picks the inputs whose
-    prediction counts; ``targets``, ``doc`` and ``pos`` belong to those, in the same order.
-    """
-
-    input_ids: Int[Tensor, "batch seq"]
-    real: Tensor
-    targets: Int[Tensor, " positions"]
-    doc: Int[np.ndarray, " positions"]
-    pos: Int[np.ndarray, " positions"]
-
-
-def parts(windows: Windows, part_positions: int) -> Iterator[range]:
-    """Consecutive windows with about ``part_positions`` predictions that count in each."""
-    first, filled = 0, 0
-    for i, count in enumerate(windows.counts.tolist()):
-        if filled and filled + count > part_positions:
-            yield range(first, i)
-            first, filled = i, 0
-        filled += count
-    yield range(first, len(windows.counts))
-
-
-def batches(
-    windows: Windows, part: range, batch_tokens: int, *, mix: bool = True
-) -> Iterator[Batch]:
-    """The windows of a part, longest first, as many at a time as fit ``batch_tokens`` when padded.
-
-    Without ``mix`` those of a batch have one length, so that nothing is padded. The plan depends on
-    the corpus, the context, ``batch_tokens`` and ``mix`` alone, so a resumed run forms the same
-    batches.
-    """
-    for chosen, widths in _plan(windows, part, batch_tokens, mix):
-        yield _batch(windows, chosen, int(widths[0]))
-
-
-def mixed_lengths(
-    windows: Windows, part_positions: int, batch_tokens: int
-) -> tuple[int, int] | None:
-    """The shortest and the longest window that a plan pads to one length with others; None where
-    every batch has one length."""
-    ends = [
-        (int(widths[-1]), int(widths[0]))
-        for part in parts(windows, part_positions)
-        for _chosen, widths in _plan(windows, part, batch_tokens, True)
-        if widths[-1] < widths[0]
-    ]
-    return (min(a for a, _ in ends), max(b for _, b in ends)) if ends else None
-
-
-def _plan(
-    windows: Windows, part: range, batch_tokens: int, mix: bool
-) -> Iterator[tuple[Int[np.ndarray, " batch"], Int[np.ndarray, " batch"]]]:
-    """The windows of each batch with their lengths, longest first."""
-    widths = (windows.length + windows.prefixed)[part.start : part.stop]
-    order = np.argsort(-widths, kind="stable")
-    widths = widths[order]
-    at = 0
-    while at < len(order):
-        stop = at + max(1, batch_tokens // int(widths[at]))
-        if not mix:
-            stop = min(stop, int(np.searchsorted(-widths, -widths[at], side="right")))
-        yield part.start + order[at:stop], widths[at:stop]
-        at = stop
-
-
-def _batch(windows: Windows, chosen: Int[np.ndarray, " batch"], width: int) -> Batch:
-    corpus = windows.corpus
-    inputs = np.empty((len(chosen), width), dtype=np.int64)
-    real = np.zeros((len(chosen), width), dtype=bool)
-    targets, doc, pos = [], [], []
-    for row, i in enumerate(chosen.tolist()):
-        start, length = int(windows.start[i]), int(windows.length[i])
-        lead = int(windows.prefixed[i])
-        tokens = corpus.ids[start : start + length + 1]
-        if corpus.bos is not None:
-            inputs[row, :lead] = corpus.bos
-        inputs[row, lead : lead + length] = tokens[:-1]
-        inputs[row, lead + length :] = tokens[-2]
-        counted = windows.counted(i)
-        real[row, lead : lead + length] = counted
-        targets.append(tokens[1:][counted])
-        doc.append(np.full(windows.counts[i], windows.doc[i], dtype=np.int32))
-        pos.append((windows.pos[i] + np.flatnonzero(counted)).astype(np.int32))
-    return Batch(
-        torch.from_numpy(inputs),
-        torch.from_numpy(real),
-        torch.from_numpy(np.concatenate(targets).astype(np.int64)),
-        np.concatenate(doc),
-        np.concatenate(pos),
-    )
 
 
 def _counted(corpus: Corpus, start: int, length: int) -> Bool[np.ndarray, " predictions"]:

@@ -27,10 +27,11 @@ from unembed.decisions.audit.run import AuditOptions
 from unembed.decisions.comparison.summary import ComparisonSummary
 from unembed.errors import UnembedError
 from unembed.models.checkpoint import Checkpoint, load, token_ids
+from unembed.text.batches import BatchPlan, batches
 from unembed.text.corpus import Corpus
 from unembed.text.rows import PromptCompletion
 from unembed.text.vocabulary import Vocabulary
-from unembed.text.windows import Windows, batches
+from unembed.text.windows import Windows
 from unembed.training.recipe.lora import Lora
 from unembed.training.recipe.objectives import Objective
 from unembed.training.recipe.protection import Protection
@@ -604,7 +605,7 @@ def test_a_refinement_says_that_it_stopped(
 
 def test_what_is_watched_is_what_an_audit_would_say(llama: Checkpoint, corpus: Corpus) -> None:
     windows = Windows.of(corpus, 15, max_positions=90)
-    watched = list(batches(windows, range(len(windows.length)), 64))
+    watched = list(batches(windows, range(len(windows.length)), BatchPlan(64)))
     counted = torch.zeros(300, dtype=torch.bool)
     counted[::2] = True
     model = copy.deepcopy(llama.model)

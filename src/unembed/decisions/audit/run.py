@@ -26,9 +26,9 @@ from unembed.runs.manifest import Part
 from unembed.runs.phases import Phases
 from unembed.runs.provenance import Provenance, provenance_of
 from unembed.runs.store import RunFolder
+from unembed.text.batches import Batch
 from unembed.text.corpus import Corpus
 from unembed.text.vocabulary import Vocabulary, word_starts
-from unembed.text.windows import Batch
 
 MENTIONED = ("target", "top1", "top2", "facet", "topk_ids")
 """Columns whose ids the run's vocabulary spells out."""
@@ -110,7 +110,11 @@ class AuditRun:
                 "add --dtype bfloat16 to see what that precision does"
             )
         wanted = ColumnChoice(options.top_k, options.facets, options.native_head)
-        given = {**vars(wanted), "body_product": reading.body_route}
+        given = {
+            **vars(wanted),
+            "body_product": reading.body_route,
+            "block_tokens": reading.plan.block_tokens,
+        }
         if options.spread:
             given["spread"] = True
         if not reading.mixed:
@@ -123,8 +127,8 @@ class AuditRun:
             head,
             reading.precision,
             reading.windows.facts,
-            reading.batch_tokens,
-            reading.part_positions,
+            reading.plan.batch_tokens,
+            reading.plan.part_positions,
             given if reader is None else given | {"sketch": reader.key},
             threads=reading.threads,
         )

@@ -23,8 +23,8 @@ from unembed.runs.phases import Phases
 from unembed.runs.progress import progress_bar
 from unembed.runs.provenance import SCHEMA
 from unembed.runs.store import TABLES, RunFolder
+from unembed.text.batches import Batch
 from unembed.text.corpus import Corpus
-from unembed.text.windows import Batch
 
 DIVERGENCES = ("kl_forward", "kl_backward", "total_variation", "overlap")
 """Columns of the divergence table besides ``doc`` and ``pos``; see ``divergence.Divergence``."""

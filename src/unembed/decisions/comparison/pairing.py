@@ -23,6 +23,7 @@ MATTERS = {
     "body_product": "the body's product",
     "epilogue": "the kernel",
     "batch_tokens": "the batch size",
+    "block_tokens": "the size of the body's blocks",
     "part_positions": "the part size",
     "threads": "the number of threads of a batch",
     "torch": "the version of torch",

@@ -49,7 +49,8 @@ def facts_of(provenance: Provenance, command: str) -> tuple[tuple[str, str], ...
         ),
         (
             "Batches",
-            f"{provenance.batch_tokens:,} tokens, padded; {provenance.part_positions:,} a part",
+            f"{provenance.batch_tokens:,} tokens at most, a longer window alone; "
+            f"{provenance.part_positions:,} positions a part",
         ),
         ("Options", options),
         ("Versions", ", ".join(f"{name} {v}" for name, v in provenance.versions.items())),

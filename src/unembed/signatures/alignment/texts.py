@@ -21,8 +21,8 @@ from unembed.signatures.alignment.records import Alignments
 from unembed.signatures.reading.run import sketch
 from unembed.signatures.reading.sketcher import SketchOptions
 from unembed.signatures.samples import Samples
+from unembed.text.batches import Batch
 from unembed.text.corpus import Corpus
-from unembed.text.windows import Batch
 
 EXACT_SAMPLES = 1_000
 """Positions of all texts together up to which Gram matrices are as quick as sketches."""
@@ -92,8 +92,7 @@ def samples_of(reading: ModelPass, name: str, *, progress: bool = False) -> Samp
 
     def work(team: tuple[nn.Module, ...], batch: Batch, phases: Phases) -> Samples:
         hidden = reading.hidden(team[0], batch, phases).float().cpu()
-        window = batch.real.nonzero()[:, 0].numpy()
-        return Samples(name, hidden, batch.targets, hashes[batch.doc], window)
+        return Samples(name, hidden, batch.targets, hashes[batch.doc], batch.window)
 
     with progress_bar("read", "tok", reading.windows.positions, progress) as bar:
         found = [one for _part, some in reading.results(work, bar, Phases()) for one in some]

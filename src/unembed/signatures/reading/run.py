@@ -25,8 +25,8 @@ from unembed.signatures.file import check_signature_output, load, save
 from unembed.signatures.reading.sketcher import Sketcher, SketchOptions
 from unembed.signatures.signature import Signature, check_name, mismatch
 from unembed.signatures.verbalizers import Verbalizers
+from unembed.text.batches import Batch
 from unembed.text.corpus import Corpus
-from unembed.text.windows import Batch
 
 KIND = "signature"
 UNFINISHED = ".unfinished"
@@ -130,8 +130,9 @@ def _key(reading: ModelPass, sketcher: Sketcher) -> dict[str, Any]:
         "text": sketcher.facts["text_digest"],
         "context": sketcher.facts["context"],
         "positions": reading.windows.positions,
-        "batch_tokens": reading.batch_tokens,
-        "part_positions": reading.part_positions,
+        "batch_tokens": reading.plan.batch_tokens,
+        "block_tokens": reading.plan.block_tokens,
+        "part_positions": reading.plan.part_positions,
         **({} if reading.mixed else {"mixed_lengths": False}),
     }
 

@@ -31,7 +31,7 @@ from unembed.signatures.sketches.constructions import sketch_of
 from unembed.signatures.sketches.names import DEFAULT
 from unembed.signatures.sketches.sketch import Sketch, SketchSpec
 from unembed.signatures.state import DOCUMENT_BLOCKS, Features, State, empty
-from unembed.text.windows import Batch
+from unembed.text.batches import Batch
 
 FILE = "signature.safetensors"
 """The finished signature in the folder of an audit."""
@@ -161,13 +161,12 @@ class Sketcher(ShortRepr):
         precision: Precision,
     ) -> tuple[Sweep, BatchSums]:
         """The sweep of a batch, and its samples; rows not finite are left out."""
-        window = batch.real.nonzero()[:, 0]
         hashes = self.hashes[batch.doc]
         _, same, here = np.unique(hashes, return_inverse=True, return_counts=True)
         whole = here[same] == self.sizes[batch.doc]
         sequence = None
         if self.identity.unit == "sequence":
-            sequence = window.unique(return_inverse=True)[1].to(hidden.device)
+            sequence = torch.from_numpy(batch.window).to(hidden.device)
         found, made = features(
             hidden,
             head,

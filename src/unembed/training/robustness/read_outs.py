@@ -29,8 +29,8 @@ from unembed.runs.phases import Phases
 from unembed.runs.progress import progress_bar
 from unembed.runs.provenance import Provenance
 from unembed.short_repr import ShortRepr
+from unembed.text.batches import Batch
 from unembed.text.corpus import Corpus
-from unembed.text.windows import Batch
 from unembed.training.robustness.logit_noise import noise_flips
 
 BODIES = (*SCHEMES, "bfloat16")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from unembed.decisions.measure import ColumnChoice, measure
 from unembed.errors import UnembedError
 from unembed.head.head import Head
-from unembed.text.windows import Batch
+from unembed.text.batches import Batch
 from unembed.training.recipe.recipe import Budget
 from unembed.training.run.checkpoint_seal import seal
 from unembed.training.run.engine import (
@@ -71,7 +72,9 @@ class HeldoutCheck:
         was = model.training
         model.eval()
         try:
-            found = [self._measured(model, batch, when) for batch in self.batches]
+            found = [
+                columns for batch in self.batches for columns in self._measured(model, batch, when)
+            ]
         finally:
             model.train(was)
         return {name: np.concatenate([one[name] for one in found]) for name in found[0]}
@@ -114,18 +117,31 @@ class HeldoutCheck:
             )
         return None
 
-    def _measured(self, model: nn.Module, batch: Batch, when: str) -> dict[str, np.ndarray]:
-        def read(hidden: Float[Tensor, "batch seq dim"], head: Head) -> dict[str, np.ndarray]:
-            rows = hidden[batch.real.to(hidden.device)]
-            refuse_nonfinite(HELDOUT_LOSS, rows, when)
-            targets: Int[Tensor, " positions"] = batch.targets.to(hidden.device)
-            precision = self.precisions.of(head.weight, rows)
-            columns = measure(rows, head, targets, ColumnChoice(CHECKED_CANDIDATES), precision)
-            refuse_nonfinite(HELDOUT_LOSS, torch.from_numpy(columns["nll"]), when)
-            return columns
+    def _measured(self, model: nn.Module, batch: Batch, when: str) -> list[dict[str, np.ndarray]]:
+        """The columns of each block of a batch, measured where the model would call its head."""
+        device, found = next(self.hook.model.parameters()).device, []
+        sizes = [int(block.real.sum()) for block in batch.blocks]
+        for block, targets in zip(batch.blocks, batch.targets.split(sizes), strict=True):
+            inputs = {"input_ids": block.input_ids.to(device)}
+            read = partial(self._columns, block.real, targets, when)
+            found.append(self.hook.at_head(model, inputs, read))
+        return found
 
-        ids = batch.input_ids.to(next(self.hook.model.parameters()).device)
-        return self.hook.at_head(model, {"input_ids": ids}, read)
+    def _columns(
+        self,
+        real: Bool[Tensor, "batch seq"],
+        targets: Int[Tensor, " positions"],
+        when: str,
+        hidden: Float[Tensor, "batch seq dim"],
+        head: Head,
+    ) -> dict[str, np.ndarray]:
+        rows = hidden[real.to(hidden.device)]
+        refuse_nonfinite(HELDOUT_LOSS, rows, when)
+        precision = self.precisions.of(head.weight, rows)
+        wanted = ColumnChoice(CHECKED_CANDIDATES)
+        columns = measure(rows, head, targets.to(rows.device), wanted, precision)
+        refuse_nonfinite(HELDOUT_LOSS, torch.from_numpy(columns["nll"]), when)
+        return columns
 
 
 class StopCallback(TrainerCallback):

@@ -18,9 +18,10 @@ from unembed.models.mode import kept_mode, restores_mode
 from unembed.runs.files import write_whole
 from unembed.runs.progress import progress_bar
 from unembed.runs.record import record_to_json
+from unembed.text.batches import BatchPlan, batches
 from unembed.text.corpus import Corpus
 from unembed.text.vocabulary import Vocabulary
-from unembed.text.windows import Windows, batches
+from unembed.text.windows import Windows
 from unembed.training.recipe.recipe import Recipe, steps_of
 from unembed.training.recipe.scope import apply_scope, plain_model
 from unembed.training.recipe.weighting import Positions, tokens_of_classes
@@ -43,7 +44,6 @@ from unembed.training.run.rounding import Rounding
 from unembed.training.run.terms import term_of
 from unembed.training.run.trainer import RefineTrainer
 
-WATCH_BATCH_TOKENS = 2048
 CHECKPOINTS = "checkpoints"
 MODEL = "model"
 NOTE = "trained.json"
@@ -152,10 +152,11 @@ class _TrainingJob:
     def _check(self, hook: HeadHook, context: int, vocabulary: Vocabulary) -> HeldoutCheck:
         recipe = self.recipe
         windows = Windows.of(self.heldout, context, max_positions=recipe.watch_positions)
-        everything, plan = range(len(windows.length)), (windows.positions, WATCH_BATCH_TOKENS)
+        device = next(hook.model.parameters()).device
+        everything, plan = range(len(windows.length)), BatchPlan.of(device, None, windows.positions)
         with kept_mode(hook.model):
             mix = prove_lengths(hook.model.eval(), windows, plan, "ieee")
-        watched = list(batches(windows, everything, WATCH_BATCH_TOKENS, mix=mix))
+        watched = list(batches(windows, everything, plan, mix=mix))
         counted = tokens_of_classes(recipe.budget.classes, vocabulary, hook.head.vocab)
         return HeldoutCheck.of(hook, watched, counted, recipe.budget)
 
