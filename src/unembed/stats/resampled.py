@@ -125,7 +125,10 @@ def read_quantiles(
     What is held grows with the documents, and with the values only as their standard error does.
     """
     resamples = resamples if documents >= 2 else 0
-    ladders = _counted(read, [_edges(*one) for one in _thinned(read, levels, documents)], documents)
+    # Many samples share what two may take.
+    room = 2 * COUNTS_ELEMENTS // max(2, len(levels))
+    edges = [_edges(*one, room) for one in _thinned(read, levels, documents)]
+    ladders = _counted(read, edges, documents)
     places = [
         _Places(ladder, at, 1 + resamples) for ladder, at in zip(ladders, levels, strict=True)
     ]
@@ -198,8 +201,13 @@ def _thinned(
     return [(sample, at, documents) for sample, at in zip(samples, levels, strict=True)]
 
 
-def _edges(sample: _Thinned, levels: tuple[float, ...], documents: int) -> Float[np.ndarray, " _"]:
-    """Ascending values that part the blocks; a block begins with the value that is its edge."""
+def _edges(
+    sample: _Thinned, levels: tuple[float, ...], documents: int, room: int
+) -> Float[np.ndarray, " _"]:
+    """Ascending values that part the blocks; a block begins with the value that is its edge.
+
+    There are at most about ``room`` counts of a block and a document.
+    """
     values, inverse = sample.columns()
     m = len(values)
     if m == 0:
@@ -208,7 +216,7 @@ def _edges(sample: _Thinned, levels: tuple[float, ...], documents: int) -> Float
     owners = inverse[order]
     size = np.bincount(owners, minlength=documents)
     most = LADDER_STEPS * max(1, sample.n // STEP_POSITIONS)
-    steps = int(np.clip(COUNTS_ELEMENTS // max(1, documents) // (len(levels) + 1), 1, most))
+    steps = int(np.clip(room // max(1, documents) // (len(levels) + 1), 1, most))
     cuts = [np.linspace(0, m, min(steps, LADDER_STEPS) // 4 + 2)]
     for level in levels:
         middle = level * m
