@@ -6,6 +6,7 @@ windows in the same batches, and several can share one pass.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -35,6 +36,9 @@ from unembed.text.row_cuts import Overflow
 from unembed.text.windows import Windows
 
 PART_POSITIONS = 1 << 15
+
+CPU_MEMORY = "DefaultCPUAllocator"
+"""In what torch says where a CPU has no memory left."""
 
 Found = TypeVar("Found")
 
@@ -137,6 +141,12 @@ class ModelPass(ShortRepr):
 
         It is given this pass's model and one of each of ``others``, which read the same batches.
         """
+        if self.windows.longest > self.plan.batch_tokens and not bar.disable:
+            bar.write(
+                f"windows of up to {self.windows.longest:,} tokens are longer than a batch "
+                f"(--batch-tokens {self.plan.batch_tokens}): each of those is read alone",
+                file=sys.stderr,
+            )
         passes = (self, *others)
         routes = {
             route for one in passes for route in (one.precision.float32_route, one.body_route)
@@ -149,11 +159,29 @@ class ModelPass(ShortRepr):
             part, batch = item
             return part, len(batch.doc), work(team, batch, share)
 
-        with _kept_route(routes):
+        with _kept_route(routes), self._memory_named():
             mixed = all(each.mixed for each in passes)
             found = side_by_side(teams, one, self._planned(done, bar, mixed))
             for part, pieces in groupby(_counted(found, bar), key=itemgetter(0)):
                 yield part, [piece for _part, _count, piece in pieces]
+
+    @contextmanager
+    def _memory_named(self) -> Iterator[None]:
+        """Say what to change where a batch does not fit in memory."""
+        try:
+            yield
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not (isinstance(error, torch.OutOfMemoryError) or CPU_MEMORY in str(error)):
+                raise
+            tokens, longest = self.plan.batch_tokens, self.windows.longest
+            if tokens > longest:
+                remedy = f"give --batch-tokens {max(longest, tokens // 2)}"
+            else:
+                remedy = f"give --context {max(2, self.windows.context // 2)}"
+            raise UnembedError(
+                f"memory ran out at {tokens:,} tokens a batch, with windows of up to {longest:,}: "
+                f"{remedy}, or free some of it"
+            ) from error
 
     def _planned(self, done: frozenset[str], bar: Any, mixed: bool) -> Iterator[tuple[str, Batch]]:
         """The batches of every part that is not done yet, with the part's name."""

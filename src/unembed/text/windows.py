@@ -51,6 +51,11 @@ class Windows(ShortRepr):
         """Number of predictions that count, in all windows."""
         return int(self.counts.sum())
 
+    @property
+    def longest(self) -> int:
+        """How many tokens the longest window reads."""
+        return int((self.length + self.prefixed).max())
+
     def counted(self, i: int) -> Bool[np.ndarray, " predictions"]:
         """Which of the predictions of window i count."""
         found = _counted(self.corpus, int(self.start[i]), int(self.length[i]))
