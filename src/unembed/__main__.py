@@ -1,5 +1,5 @@
 """``python -m unembed``."""
 
-from unembed.cli import main
+from unembed.cli import run_process
 
-main()
+run_process()

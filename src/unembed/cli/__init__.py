@@ -1,5 +1,5 @@
 """The command line, a file for each verb."""
 
-from unembed.cli.group import cli, main
+from unembed.cli.group import cli, main, run_process
 
-__all__ = ["cli", "main"]
+__all__ = ["cli", "main", "run_process"]

@@ -8,7 +8,7 @@ import click
 
 from unembed.cli.help import Verb, option, under
 from unembed.cli.options import BATCHES, LOADING, PRINTING, TEXT, WINDOWS, Source
-from unembed.cli.printing import OUT, Output, echo, typed, with_output
+from unembed.cli.printing import OUT, Output, typed, with_output
 
 
 @click.command("audit", cls=Verb)
@@ -16,7 +16,6 @@ from unembed.cli.printing import OUT, Output, echo, typed, with_output
 @click.argument("corpus")
 @OUT
 @PRINTING
-@under("Output", option("--profile", is_flag=True, rare=True, help="Print where the time went."))
 @under(
     "Measure",
     option("--top-k", type=int, default=5, help="Candidates to keep; 0: none."),
@@ -36,7 +35,6 @@ def audit_command(
     corpus: str,
     output: Output,
     sketch: bool,
-    profile: bool,
     **given: Any,
 ) -> None:
     """Measure every token decision of MODEL on CORPUS.
@@ -53,18 +51,11 @@ def audit_command(
     """
     from unembed.decisions.audit.audit import audit
     from unembed.decisions.audit.run import AuditOptions
-    from unembed.models.checkpoint import synchronizer
-    from unembed.runs.phases import Phases
     from unembed.signatures.reading.sketcher import FILE, Sketcher, SketchOptions
 
-    phases = Phases()
     source = Source.taken(given)
     options = AuditOptions(**given)
-    checkpoint, text = source.open(
-        model, corpus, quiet=output.quiet, phases=phases, options=options, notes=False
-    )
-    if profile:
-        phases = Phases(phases.seconds, synchronizer(checkpoint.model))
+    checkpoint, text = source.open(model, corpus, quiet=output.quiet, options=options, notes=False)
     done = audit(
         checkpoint.model,
         text,
@@ -73,14 +64,10 @@ def audit_command(
         name=checkpoint.name,
         command=typed(),
         progress=output.progress,
-        phases=phases,
         second_reader=(
             (lambda reading: Sketcher.of(reading, SketchOptions(), checkpoint, output.folder.name))
             if sketch
             else None
         ),
     )
-    with phases("report"):
-        output.end(done, [("signature", output.folder / FILE)] if sketch else [])
-    if profile:
-        echo(str(phases), err=True)
+    output.end(done, [("signature", output.folder / FILE)] if sketch else [])

@@ -13,6 +13,7 @@ from unembed.cli.printing import OUT, Output, typed, with_output
 from unembed.decisions.names import CLASSES, FREQUENCY_NAMES
 from unembed.errors import UnembedError
 from unembed.models.names import DTYPES, SCHEMES
+from unembed.runs.phases import current_phases
 
 CLASS_HELP = "Targets of this token class; repeatable."
 
@@ -185,14 +186,15 @@ def compare_command(
         olds, news = [old], [new]
     if terms_file is not None:
         kept["tokenizer"] = load_tokenizer(tokenizer or olds[0].provenance.model)
-    done = compare(
-        olds,
-        news,
-        divergence=apart,
-        only=PositionFilter(**kept),
-        out=output.folder,
-        command=command,
-    )
+    with current_phases()("compare"):
+        done = compare(
+            olds,
+            news,
+            divergence=apart,
+            only=PositionFilter(**kept),
+            out=output.folder,
+            command=command,
+        )
     output.end(done)
 
 
@@ -247,10 +249,12 @@ def _audited_both(
         )
     for name in adapters:
         base_of(name, base)
-    old, new = (
-        opened(name, dtype=kind, device=device, base=base if name in adapters else None)
-        for name, kind in ((before, dtype), (after, dtype_after or dtype))
-    )
+    phases = current_phases()
+    with phases("load"):
+        old, new = (
+            opened(name, dtype=kind, device=device, base=base if name in adapters else None)
+            for name, kind in ((before, dtype), (after, dtype_after or dtype))
+        )
     if quantize is not None:
         shares = rounded_shares(new.model, head=bool(quantize_head))
         click.echo(f"{quantize} rounds {'; '.join(map(str, shares))}", err=True)
@@ -263,19 +267,19 @@ def _audited_both(
         shorter = min(context_of(one.model, options.context) for one in (old, new))
         truncate = options.overflow == "truncate"
         limit = ReadingLimit.of(options.max_positions, context=shorter, truncate=truncate)
-    text, *again = (
-        Corpus.read(
-            corpus,
-            tokenizer,
-            text_column=text_column,
-            document=document,
-            limit=limit,
-            progress=output.progress,
+    alike = surely_alike(old, new)
+    with phases("read"):
+        text, *again = (
+            Corpus.read(
+                corpus,
+                tokenizer,
+                text_column=text_column,
+                document=document,
+                limit=limit,
+                progress=output.progress,
+            )
+            for tokenizer in ((old.tokenizer,) if alike else (old.tokenizer, new.tokenizer))
         )
-        for tokenizer in (
-            (old.tokenizer,) if surely_alike(old, new) else (old.tokenizer, new.tokenizer)
-        )
-    )
     for other in again:
         refuse_other_texts(old, new, text, other)
     for note in text.notes:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import io
 import os
 import sys
 import warnings
+from contextvars import copy_context
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import click
@@ -26,6 +29,7 @@ from unembed.cli.printing import echo
 from unembed.cli.refine import refine_command
 from unembed.cli.report import report_command
 from unembed.errors import UnembedError
+from unembed.runs.phases import as_table, process_profile
 
 JOBS = {
     "Start here": (demo_command,),
@@ -49,7 +53,7 @@ class Verbs(Listing):
             warnings.simplefilter("ignore")
         try:
             _check_unicode(sys.argv)
-            done = super().invoke(ctx)
+            done = copy_context().run(self._profiled, ctx)
             sys.stdout.flush()
             return done
         except UnembedError as error:
@@ -71,6 +75,14 @@ class Verbs(Listing):
             click.echo("unembed: stopped; the same command goes on from here", err=True)
             sys.exit(130)
 
+    def _profiled(self, ctx: click.Context) -> Any:
+        """Run the verb, and say where its time went if that was asked for and nothing has."""
+        done = super().invoke(ctx)
+        seconds = process_profile()
+        if seconds is not None:
+            echo(as_table(seconds), err=True)
+        return done
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """As click does; what is wrong is shown as everything else is."""
         try:
@@ -83,6 +95,39 @@ def main() -> None:
     """Run the command line."""
     _open_streams()
     cli(prog_name="unembed")
+
+
+def run_process() -> None:
+    """Run the command line as all that this process does.
+
+    It ends once what others registered for its end has run. To take every module, the model and the
+    renderer of charts apart takes Python half a second, for nothing.
+    """
+    leave = _Leave()
+    atexit.register(leave)  # The first that is registered runs last.
+    try:
+        main()
+    except SystemExit as ended:
+        if ended.code is None or isinstance(ended.code, int):
+            leave.code = ended.code or 0
+        raise
+
+
+@dataclass
+class _Leave:
+    """Ends the process where its exit status is known; else Python does."""
+
+    code: int | None = None
+
+    def __call__(self) -> None:
+        if self.code is None:
+            return
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        except OSError:
+            return  # Python tells of a pipe that nobody reads.
+        os._exit(self.code)
 
 
 @click.group(

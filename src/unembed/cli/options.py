@@ -12,17 +12,23 @@ from click.core import ParameterSource
 
 from unembed.cli.help import option, under
 from unembed.models.names import DTYPES
+from unembed.runs.phases import current_phases, profile_process
 
 if TYPE_CHECKING:
     from unembed.models.checkpoint import Checkpoint
     from unembed.models.model_pass import ReadingOptions
-    from unembed.runs.phases import Phases
     from unembed.signatures.verbalizers import Verbalizers
     from unembed.text.corpus import Corpus
 
 CONTEXT_IS = "the model's, to 2048"
 DEVICE_HELP = "Such as cpu, cuda:1, mps."
 DEVICE_IS = "a GPU if any"
+
+
+def _profile_process(_context: click.Context, _option: click.Parameter, asked: bool) -> None:
+    if asked:
+        profile_process()
+
 
 WINDOWS = under(
     "Text",
@@ -88,6 +94,14 @@ PRINTING = under(
     "Output",
     option("--json", "as_json", is_flag=True, help="Print the summary as JSON."),
     option("--quiet", is_flag=True, help="No progress."),
+    option(
+        "--profile",
+        is_flag=True,
+        rare=True,
+        expose_value=False,
+        callback=_profile_process,
+        help="Print where the time went, from the process's start to its end.",
+    ),
 )
 
 
@@ -130,15 +144,12 @@ class Source:
         corpus: str,
         *,
         quiet: bool,
-        phases: Phases | None = None,
         verbalizers: Verbalizers | None = None,
         options: ReadingOptions | None = None,
         notes: bool = True,
     ) -> tuple[Checkpoint, Corpus]:
         """MODEL and CORPUS; a bad name of a text fails before a long load."""
-        from unembed.runs.phases import Phases
-
-        phases = phases or Phases()
+        phases = current_phases()
         self.check(corpus)
         with phases("load"):
             checkpoint = opened(model, **self.loading)
@@ -172,7 +183,8 @@ class Source:
         twice = {name for name in corpora if corpora.count(name) > 1}
         if twice:
             raise UnembedError(f"{min(twice)} is given twice: give each text once")
-        checkpoint = opened(model, **self.loading)
+        with current_phases()("load"):
+            checkpoint = opened(model, **self.loading)
         if options is not None:
             options.check_model(checkpoint)
         texts, steps = {}, Steps(len(corpora))

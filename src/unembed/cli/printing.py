@@ -39,10 +39,13 @@ def echo(text: str, *, err: bool = False) -> None:
 
 def say(text: str, values: Any, as_json: bool, places: Places = ()) -> None:
     """Print text and then where files lie, or the values as JSON."""
+    from unembed.runs.phases import process_profile
     from unembed.runs.table import as_text
 
     if as_json:
-        echo(json.dumps(values, indent=1))
+        profile = process_profile()
+        said = {} if profile is None else {"profile_seconds": profile}
+        echo(json.dumps({**values, **said}, indent=1))
         return
     if text:
         echo(text)
@@ -55,9 +58,11 @@ def draw(folder: Path, record: RunRecord) -> Path | None:
     """Write the page of a run; where it cannot be drawn, say so once."""
     from unembed.report.pages import write_page
     from unembed.report.parts.drawing import ReportUnavailable
+    from unembed.runs.phases import current_phases
 
     try:
-        return write_page(folder, record=record)
+        with current_phases()("page"):
+            return write_page(folder, record=record)
     except ReportUnavailable as error:
         shared = click.get_current_context().meta
         if not shared.setdefault("unembed.no_report", False):
@@ -86,16 +91,23 @@ class Output:
     def end(self, record: RunRecord, places: Places = (), **values: Any) -> None:
         """Print the verdict and the short table, draw the page, and print where everything lies.
 
-        As JSON, the verdict, and the summary with ``values``. Figures come first: drawing may fail.
+        As JSON, the verdict, and the summary with ``values``. Figures come first, for drawing may
+        fail, except where the page's time is to be among them.
         """
         from unembed.runs.manifest import SUMMARY
+        from unembed.runs.phases import process_profile
 
         if self.finished:
             echo(f"{self.folder} was finished before: verified, nothing computed again", err=True)
         if self.as_json:
+            drawn = process_profile() is not None
+            if drawn:
+                draw(self.folder, record)
             summary = json.loads((self.folder / SUMMARY).read_text())
             found = {"run": str(self.folder), "verdict": record.verdict.to_json()}
             say("", {**found, "summary": {**summary, **values}}, True)
+            if drawn:
+                return
         else:
             say(f"{record.verdict}\n\n{record}", None, False)
         sys.stdout.flush()

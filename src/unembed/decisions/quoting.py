@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from unembed.decisions.audit.run import MENTIONED
 from unembed.errors import UnembedError
+from unembed.runs.arrays import number_array, numbers_of, text_array
 from unembed.text.vocabulary import Vocabulary
 
 CONTEXT_TOKENS = 12
@@ -57,17 +58,18 @@ class Quoting:
             values[:read] = np.nan
             order = np.argsort(-values, kind="stable")[:n]
             order = order[~np.isnan(values[order])]
-            named = self.named(rows, order).append_column("score", pa.array(values[order]))
+            named = self.named(rows, order).append_column("score", number_array(values[order]))
             both = named if best is None else pa.concat_tables([best, named])
-            best = both.take(np.argsort(-both["score"].to_numpy(), kind="stable")[:n])
+            ranked = np.argsort(-numbers_of(both["score"]), kind="stable")
+            best = both.take(number_array(ranked[:n]))
         assert best is not None
         return best
 
     def named(self, rows: pa.Table, chosen: Sequence[int] | np.ndarray) -> pa.Table:
         """The chosen rows, with the name of their ``document`` and their ``context``."""
-        found = rows.take(pa.array(chosen, pa.int64()))
+        found = rows.take(number_array(np.asarray(chosen, dtype=np.int64)))
         names = self.documents["name"].take(found["doc"])
-        context = pa.array(self.contexts(rows, chosen), pa.string())
+        context = text_array(self.contexts(rows, chosen))
         return found.append_column("document", names).append_column("context", context)
 
     def spelled(self, rows: pa.Table) -> pa.Table:
@@ -87,7 +89,7 @@ class Quoting:
         ``rows`` are in order of the text. It reaches back to the last position that is not among
         them, at most ``tokens`` tokens.
         """
-        doc, pos, target = (rows[name].to_numpy() for name in KEYS)
+        doc, pos, target = (numbers_of(rows[name]) for name in KEYS)
         begins = np.flatnonzero((np.diff(doc, prepend=-1) != 0) | (np.diff(pos, prepend=-2) != 1))
         first = begins[np.searchsorted(begins, chosen, side="right") - 1]
         spelled = {token: self.word(token) for token in np.unique(target).tolist()}
@@ -111,5 +113,5 @@ class Quoting:
             flat = self._texts(pa.chunked_array([column.fill_null([0] * size).flatten()]))
             return pa.FixedSizeListArray.from_arrays(flat, size, mask=holes)
         encoded = pc.dictionary_encode(column)
-        texts = pa.array(list(map(self.word, encoded.dictionary.to_pylist())), pa.string())
+        texts = text_array(list(map(self.word, encoded.dictionary.to_pylist())))
         return texts.take(encoded.indices)

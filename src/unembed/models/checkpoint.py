@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from unembed.models.names import DTYPES
 from unembed.models.size import refuse_larger
 from unembed.models.unused_weights import refuse_unused, set_left_out, towers_unused_on_text
 from unembed.models.weight_files import stored_tensors
+from unembed.runs.phases import START, current_phases
 from unembed.short_repr import ShortRepr
 
 CONTEXT_LIMIT = 2048
@@ -84,14 +85,16 @@ def load(
     place = _device(device)
     with _one_line(name, "cannot be read", "give the folder of a checkpoint that you may read"):
         _check_file_names(name)
-    import transformers
+    with current_phases()(START):
+        import transformers
 
     source = _source(name, revision, trust_remote_code)
     with quietly():
         with _one_line(name, "is no causal language model that can be loaded"):
             config = transformers.AutoConfig.from_pretrained(**source)
             _refuse_masked(name, config)
-            _refuse_encoder_decoder(name, config)
+            with current_phases()(START):  # the first to import the model's own class
+                _refuse_encoder_decoder(name, config)
         with _one_line(name, "has no tokenizer that can be loaded", TOKENIZER_REMEDY):
             tokenizer = transformers.AutoTokenizer.from_pretrained(**source)
             _refuse_empty(name, tokenizer)
@@ -161,14 +164,6 @@ def most_context(model: nn.Module) -> int | None:
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     limits = (getattr(text, name, None) for name in CONTEXT_NAMES)
     return next((n for n in limits if isinstance(n, int) and n > 1), None)
-
-
-def synchronizer(model: nn.Module) -> Callable[[], None]:
-    """A function that waits until the model's device has finished its queued work."""
-    device = next(model.parameters()).device
-    accelerator = getattr(torch, device.type)
-    synchronize: Callable[[], None] = getattr(accelerator, "synchronize", lambda: None)
-    return synchronize
 
 
 def token_ids(tokenizer: Any) -> list[int]:

@@ -17,6 +17,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from unembed.runs.phases import current_phases
+
 LINE_SECONDS = 30.0
 """Where stderr is a file or a pipe, a line this often, and none for what is over sooner."""
 DELAY_SECONDS = 1.0
@@ -55,7 +57,8 @@ class Steps:
         within = _Within((*(() if outer is None else outer.names), said), lines)
         token, start = _WITHIN.set(within), time.monotonic()
         try:
-            yield
+            with current_phases()(name):
+                yield
         finally:
             _WITHIN.reset(token)
             if (spent := time.monotonic() - start) > DELAY_SECONDS:

@@ -19,6 +19,9 @@ from unembed.text.rows import Row
 
 TOKENISE_ROWS = 1000
 TOKENISE_CHARACTERS = 1 << 22
+CHARACTERS_A_TOKEN = 8
+"""More than nearly any text has, so that one batch or two are tokenised for a few positions."""
+LEAST_CHARACTERS = 1 << 14
 IN_MEMORY_TOKENS = 1 << 24
 DRAWN_FROM = 64
 LEAST_DRAWN_FROM = 1 << 20
@@ -150,7 +153,7 @@ def tokenise(
             spool = files.enter_context(tempfile.TemporaryFile())
             marks = files.enter_context(tempfile.TemporaryFile()) if completion_only else None
             kept = _Gathered.into(spool, marks)
-            for row, ids, marked in _encoded(rows, tokenizer, completion_only):
+            for row, ids, marked in _encoded(rows, tokenizer, completion_only, _enough(limit)):
                 if limit is not None and reached >= limit.positions:
                     stopped = True
                     break
@@ -187,14 +190,22 @@ def tokenise(
 
 
 def _encoded(
-    rows: Iterator[Row], tokenizer: Any, completion_only: bool
+    rows: Iterator[Row], tokenizer: Any, completion_only: bool, characters: int
 ) -> Iterator[tuple[Row, list[int] | None, list[bool] | None]]:
     """Each row with its token ids, None where it is blank, and which count; None counts all."""
-    for batch in _batched(rows):
+    for batch in _batched(rows, characters):
         filled = [row for row in batch if _filled(row, completion_only)]
         encoded = iter(_encode(filled, tokenizer, completion_only))
         for row in batch:
             yield (row, *next(encoded)) if _filled(row, completion_only) else (row, None, None)
+
+
+def _enough(limit: ReadingLimit | None) -> int:
+    """The characters that are tokenised at a time: few where few positions are wanted."""
+    if limit is None:
+        return TOKENISE_CHARACTERS
+    few = max(LEAST_CHARACTERS, CHARACTERS_A_TOKEN * limit.positions)
+    return min(TOKENISE_CHARACTERS, few)
 
 
 def _check_name(name: str) -> None:
@@ -272,14 +283,14 @@ def _nothing(where: str, blank: int, short: int, completion_only: bool) -> str:
     return f"{where} holds no text ({blank} blank rows): give a corpus with some"
 
 
-def _batched(rows: Iterator[Row]) -> Iterator[list[Row]]:
+def _batched(rows: Iterator[Row], characters: int) -> Iterator[list[Row]]:
     batch: list[Row] = []
-    characters = 0
+    held = 0
     for row in rows:
         batch.append(row)
-        characters += len(row.text)
-        if len(batch) == TOKENISE_ROWS or characters >= TOKENISE_CHARACTERS:
+        held += len(row.text)
+        if len(batch) == TOKENISE_ROWS or held >= characters:
             yield batch
-            batch, characters = [], 0
+            batch, held = [], 0
     if batch:
         yield batch

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool
 
+from unembed.runs.arrays import number_array, text_array
 from unembed.short_repr import ShortRepr
 
 SPACE_MARKS = ("Ġ", "▁", " ")
@@ -48,9 +49,9 @@ class Vocabulary(ShortRepr):
 
     def to_table(self) -> pa.Table:
         """Columns ``id`` and ``text``."""
-        ids = pa.array(list(self.texts), pa.int32())
+        ids = number_array(np.array(list(self.texts), dtype=np.int32))
         texts = [t.encode("utf-8", "replace").decode() for t in self.texts.values()]
-        return pa.table({"id": ids, "text": pa.array(texts, pa.string())})
+        return pa.table({"id": ids, "text": text_array(texts)})
 
     @staticmethod
     def from_table(table: pa.Table) -> Vocabulary:

@@ -27,10 +27,11 @@ from unembed.decisions.quoting import CONTEXT_TOKENS, Quoting
 from unembed.errors import UnembedError, need
 from unembed.models.mode import restores_mode
 from unembed.models.model_pass import HeadReader, ModelPass
+from unembed.runs.arrays import number_array, numbers_of, read_table
 from unembed.runs.frames import frame_of
 from unembed.runs.listing import Listing
 from unembed.runs.manifest import FinishedRun
-from unembed.runs.phases import Phases
+from unembed.runs.phases import Phases, current_phases
 from unembed.runs.progress import progress_bar
 from unembed.runs.provenance import Provenance
 from unembed.runs.run_record import RunRecord
@@ -75,8 +76,8 @@ class Audit(RunRecord):
 
     @classmethod
     def _opened(cls, folder: Path, provenance: Provenance, files: Sequence[str]) -> Audit:
-        vocabulary = Vocabulary.from_table(pq.read_table(folder / "vocabulary.parquet"))
-        documents = pq.read_table(folder / "documents.parquet")
+        vocabulary = Vocabulary.from_table(read_table(folder / "vocabulary.parquet"))
+        documents = read_table(folder / "documents.parquet")
         return cls(provenance, vocabulary, documents, folder=folder, files=tuple(sorted(files)))
 
     @cached_property
@@ -129,7 +130,7 @@ class Audit(RunRecord):
 
     def of_documents(self, documents: Sequence[int]) -> pa.Table:
         """The positions of some documents, sorted; reads one part of the run at a time."""
-        wanted = pa.array(documents, pa.int32())
+        wanted = number_array(np.array(documents, dtype=np.int32))
         found = [part.filter(pc.is_in(part["doc"], wanted)) for part in self._parts(None)]
         return pa.concat_tables(found).sort_by([("doc", "ascending"), ("pos", "ascending")])
 
@@ -163,7 +164,7 @@ class Audit(RunRecord):
 
     def _phrases(self) -> Iterator[str]:
         yield self.provenance.model
-        documents = np.count_nonzero(self.documents["positions"].to_numpy())
+        documents = np.count_nonzero(numbers_of(self.documents["positions"]))
         yield f"{len(self):,} positions in {documents:,} documents"
         if "summary" in vars(self):
             yield f"median margin {self.summary.median_margin}"
@@ -182,7 +183,7 @@ class Audit(RunRecord):
             yield self.in_memory if columns is None else self.in_memory.select(columns)
         else:
             for file in self.files:
-                yield pq.read_table(self.folder / file, columns=columns)
+                yield read_table(self.folder / file, columns=columns)
 
 
 @restores_mode
@@ -218,7 +219,7 @@ def audit(
     need(model, nn.Module, "give the model itself, such as load(name).model")
     need(corpus, Corpus, "give Corpus.read(path, tokenizer)")
     options = options or AuditOptions()
-    phases = phases or Phases()
+    phases = phases or current_phases()
     model.eval()
     with phases("prepare"):
         run = AuditRun.of(model, corpus, options, name or type(model).__name__, second_reader)
@@ -288,7 +289,7 @@ def finish_audit(folder: RunFolder, run: AuditRun, command: str) -> Audit:
     if folder.finished:
         return Audit._opened(folder.folder, run.provenance, files)
     tables = (
-        pq.read_table(path, columns=[n for n in pq.read_schema(path).names if n in MENTIONED])
+        read_table(path, columns=[n for n in pq.read_schema(path).names if n in MENTIONED])
         for path in (folder.folder / file for file in files)
     )
     folder.write_table("vocabulary.parquet", run.vocabulary(tables).to_table())
@@ -313,11 +314,11 @@ def _filled(column: pa.ChunkedArray) -> Shaped[np.ndarray, "positions ..."]:
     if pa.types.is_fixed_size_list(column.type):
         size = column.type.list_size
         flat = column.fill_null([0.0] * size) if column.null_count else column
-        listed: Shaped[np.ndarray, "positions ..."] = (
-            flat.combine_chunks().flatten().to_numpy().reshape(-1, size)
-        )
+        listed: Shaped[np.ndarray, "positions ..."] = numbers_of(
+            flat.combine_chunks().flatten()
+        ).reshape(-1, size)
         return listed
-    if not pa.types.is_floating(column.type):
+    if column.null_count and not pa.types.is_floating(column.type):
         column = column.fill_null(False if pa.types.is_boolean(column.type) else -1)
-    filled: Shaped[np.ndarray, "positions ..."] = column.to_numpy()
+    filled: Shaped[np.ndarray, "positions ..."] = numbers_of(column)
     return filled

@@ -11,6 +11,7 @@ import pyarrow as pa
 from jaxtyping import Float
 
 from unembed.decisions.quoting import Quoting
+from unembed.runs.arrays import numbers_of
 from unembed.runs.listing import Listing
 from unembed.short_repr import ShortRepr
 
@@ -42,7 +43,7 @@ def closest_calls(parts: Iterable[pa.Table], quoting: Quoting, n: int) -> Listin
 
 
 def _nearness(rows: pa.Table) -> Float[np.ndarray, " positions"]:
-    margin: Float[np.ndarray, " positions"] = -rows["margin"].to_numpy()
+    margin: Float[np.ndarray, " positions"] = -numbers_of(rows["margin"])
     return margin
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from unembed.decisions.audit.audit import Audit
+from unembed.runs.arrays import number_array, numbers_of
 from unembed.text.vocabulary import Vocabulary
 
 EXCERPT_TOKENS = 20_000
@@ -55,7 +55,7 @@ def excerpts(audit: Audit, tokens: int = EXCERPT_TOKENS) -> list[DocumentView]:
     At most SPREAD documents; the first is always among them, cut to ``tokens`` if it is longer.
     An audit without ``top_k`` shows its two best tokens as candidates.
     """
-    sizes = audit.documents["positions"].to_numpy()
+    sizes = numbers_of(audit.documents["positions"])
     filled = np.flatnonzero(sizes)
     step = max(1, -(-len(filled) // SPREAD))
     spread = [
@@ -77,7 +77,11 @@ def excerpts(audit: Audit, tokens: int = EXCERPT_TOKENS) -> list[DocumentView]:
 
 def _view(audit: Audit, positions: pa.Table, doc: int, tokens: int) -> DocumentView:
     about = audit.documents.slice(doc, 1).to_pylist()[0]
-    rows = positions.filter(pc.equal(positions["doc"], doc)).slice(0, tokens).to_pylist()
+    rows = (
+        positions.filter(number_array(numbers_of(positions["doc"]) == doc))
+        .slice(0, tokens)
+        .to_pylist()
+    )
     words = audit.vocabulary
     return DocumentView(
         about["name"], words[about["first_token"]], tuple(_token(row, words) for row in rows)

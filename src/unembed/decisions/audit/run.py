@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
@@ -21,6 +20,7 @@ from unembed.head.head import output_embedding
 from unembed.head.sweep import Sweep, sweep
 from unembed.models.checkpoint import Checkpoint, token_ids
 from unembed.models.model_pass import HeadReader, ModelPass, ReadingOptions
+from unembed.runs.arrays import number_array, read_table, text_array
 from unembed.runs.files import check_room
 from unembed.runs.manifest import Part
 from unembed.runs.phases import Phases
@@ -220,7 +220,7 @@ class AuditRun:
     def count_finished(self, folder: RunFolder, done: frozenset[str]) -> None:
         """Count the non-finite positions of the parts that are done."""
         for part in sorted(done):
-            table = pq.read_table(folder.folder / token_file(part), columns=["doc", "pos", "top1"])
+            table = read_table(folder.folder / token_file(part), columns=["doc", "pos", "top1"])
             bad = table.filter(pc.is_null(table["top1"]))
             self._count_nonfinite(bad["doc"].to_numpy(), bad["pos"].to_numpy())
 
@@ -246,10 +246,10 @@ class AuditRun:
         )
         return pa.table(
             {
-                "doc": pa.array(range(len(corpus.names)), pa.int32()),
-                "name": pa.array(corpus.names, pa.string()),
-                "first_token": pa.array(self._first_tokens(), pa.int32()),
-                "positions": pa.array(count.astype(np.int64), pa.int64()),
+                "doc": number_array(np.arange(len(corpus.names), dtype=np.int32)),
+                "name": text_array(corpus.names),
+                "first_token": number_array(self._first_tokens().astype(np.int32)),
+                "positions": number_array(count.astype(np.int64)),
             }
         )
 
@@ -278,9 +278,9 @@ def _to_table(columns: dict[str, Shaped[np.ndarray, "positions ..."]]) -> pa.Tab
     for name in order:
         column, mask = columns[name], None if name in ALWAYS else missing
         if column.ndim == 2:
-            flat = pa.array(np.ascontiguousarray(column).ravel())
-            holes = None if mask is None or not mask.any() else pa.array(mask)
+            flat = number_array(np.ascontiguousarray(column).ravel())
+            holes = None if mask is None or not mask.any() else number_array(mask)
             arrays[name] = pa.FixedSizeListArray.from_arrays(flat, column.shape[1], mask=holes)
         else:
-            arrays[name] = pa.array(column, mask=mask)
+            arrays[name] = number_array(column, mask)
     return pa.table(arrays)

@@ -12,7 +12,6 @@ from typing import Any, ClassVar, Literal, overload
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from unembed.decisions.audit.audit import Audit
 from unembed.decisions.audit.finite_rows import FiniteRows
@@ -40,6 +39,7 @@ from unembed.decisions.comparison.summary import (
 )
 from unembed.decisions.quoting import CONTEXT_TOKENS, Quoting
 from unembed.errors import UnembedError, need
+from unembed.runs.arrays import read_table
 from unembed.runs.frames import frame_of
 from unembed.runs.listing import Listing
 from unembed.runs.manifest import FinishedRun
@@ -84,8 +84,8 @@ class Comparison(RunRecord):
         return cls(
             summary,
             run.key,
-            Vocabulary.from_table(pq.read_table(run.folder / "vocabulary.parquet")),
-            pq.read_table(run.folder / "documents.parquet"),
+            Vocabulary.from_table(read_table(run.folder / "vocabulary.parquet")),
+            read_table(run.folder / "documents.parquet"),
             run.folder,
             files=tuple(part.path for part in run.parts),
         )
@@ -101,7 +101,7 @@ class Comparison(RunRecord):
             return
         assert self.folder is not None
         for file in self.files:
-            yield pq.read_table(self.folder / file, columns=columns)
+            yield read_table(self.folder / file, columns=columns)
 
     def to_pandas(self, *, text: bool = False, context: int = CONTEXT_TOKENS) -> Any:
         """The table as a pandas DataFrame, a row a position.

@@ -20,6 +20,7 @@ from unembed.decisions.comparison.flips import (
     WRONG_TO_RIGHT,
     WRONG_TO_WRONG,
 )
+from unembed.runs.arrays import number_array, numbers_of
 from unembed.text.vocabulary import Vocabulary
 
 SHORT = 50
@@ -77,14 +78,14 @@ def flip_excerpts(
     """
     sizes, changed = np.zeros(len(names), dtype=np.intp), np.zeros(len(names))
     for part in comparison.first_pair(["doc", "before_top1", "after_top1"]):
-        doc, before, after = (column.to_numpy() for column in part.columns[:3])
+        doc, before, after = (numbers_of(column) for column in part.columns[:3])
         sizes += np.bincount(doc, minlength=len(names))
         changed += np.bincount(doc, weights=before != after, minlength=len(names))
     chosen = sorted(_chosen(sizes, changed, tokens))
-    wanted = pa.array(chosen, pa.int32())
+    wanted = number_array(np.asarray(chosen, dtype=np.int32))
     parts = comparison.first_pair(None)
     table = pa.concat_tables(part.filter(pc.is_in(part["doc"], wanted)) for part in parts)
-    doc = table["doc"].to_numpy()
+    doc = numbers_of(table["doc"])
     return [
         _document(
             table.slice(int(np.searchsorted(doc, number)), min(int(sizes[number]), tokens)),

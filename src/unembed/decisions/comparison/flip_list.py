@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 
 from unembed.decisions.quoting import Quoting
 from unembed.errors import UnembedError
+from unembed.runs.arrays import numbers_of
 from unembed.runs.listing import Listing
 from unembed.short_repr import ShortRepr
 
@@ -103,12 +104,12 @@ def _pair(
 def _top1(rows: pa.Table) -> list[Int[np.ndarray, " positions"]]:
     """Top-1 before and after, and the target."""
     names = ("before_top1", "after_top1", "target")
-    return [rows[name].to_numpy().astype(np.int64) for name in names]
+    return [numbers_of(rows[name]).astype(np.int64) for name in names]
 
 
 def _sureness(rows: pa.Table) -> Float[np.ndarray, " positions"]:
     before, after, _ = _top1(rows)
-    return np.where(before != after, rows["before_margin"].to_numpy(), np.nan)
+    return np.where(before != after, numbers_of(rows["before_margin"]), np.nan)
 
 
 def _flip(row: dict[str, Any], quoting: Quoting) -> Flip:

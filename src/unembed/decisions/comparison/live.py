@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import nn
 
@@ -19,7 +19,8 @@ from unembed.decisions.comparison.tokenizers import refuse_other_heads, refuse_o
 from unembed.head.divergence import SweptModel, divergence
 from unembed.models.checkpoint import Checkpoint, context_of
 from unembed.models.mode import restores_mode
-from unembed.runs.phases import Phases
+from unembed.runs.arrays import number_array, read_table
+from unembed.runs.phases import Phases, current_phases
 from unembed.runs.progress import progress_bar
 from unembed.runs.provenance import SCHEMA
 from unembed.runs.store import TABLES, RunFolder
@@ -65,7 +66,7 @@ def audit_both(
     """
     refuse_other_tokenizers(before, after, corpus)
     refuse_other_heads(before, after, corpus)
-    options, phases = options or AuditOptions(), phases or Phases()
+    options, phases = options or AuditOptions(), phases or current_phases()
     shorter = min(context_of(one.model, options.context) for one in (before, after))
     options = replace(options, context=shorter)
     with phases("prepare"):
@@ -108,7 +109,7 @@ def audit_both(
         if not folders[2].finished:
             folders[2].finish(command)
         files = sorted(path for path in folders[2].done if path.startswith(TABLES))
-        divergences = pa.concat_tables([pq.read_table(folders[2].folder / f) for f in files])
+        divergences = pa.concat_tables([read_table(folders[2].folder / f) for f in files])
         return LiveAudits(audits[0], audits[1], divergences)
 
 
@@ -165,7 +166,7 @@ class _Both:
 
 def _divergence_table(columns: Columns) -> pa.Table:
     """The divergence table; null where either model has a logit that is not finite."""
-    arrays = {name: pa.array(columns[name]) for name in ("doc", "pos")}
+    arrays = {name: number_array(columns[name]) for name in ("doc", "pos")}
     for name in DIVERGENCES:
-        arrays[name] = pa.array(columns[name], from_pandas=True)
+        arrays[name] = number_array(columns[name], np.isnan(columns[name]))
     return pa.table(arrays)

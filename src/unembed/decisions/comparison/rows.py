@@ -29,6 +29,7 @@ from unembed.decisions.tokens import (
     classes_of,
     frequency_buckets,
 )
+from unembed.runs.arrays import numbers_of
 
 DIVERGENCES = tuple(field.name for field in fields(DivergenceColumns))
 
@@ -161,7 +162,7 @@ class _Reader:
                     found[name] = make(*(part[one] for one in needed))
                 elif name in DIVERGENCES:
                     assert self.divergence is not None
-                    found[name] = self.divergence[name].slice(row, n).to_numpy()
+                    found[name] = numbers_of(self.divergence[name].slice(row, n))
                 else:
                     found[name] = part[name]
             row += n

@@ -12,7 +12,7 @@ from torch import nn
 from unembed.models.checkpoint import Checkpoint
 from unembed.models.mode import restores_mode
 from unembed.models.model_pass import ModelPass
-from unembed.runs.phases import Phases
+from unembed.runs.phases import Phases, current_phases
 from unembed.runs.progress import Steps, progress_bar
 from unembed.runs.provenance import digest_of
 from unembed.signatures.alignment.align import align
@@ -95,7 +95,9 @@ def samples_of(reading: ModelPass, name: str, *, progress: bool = False) -> Samp
         return Samples(name, hidden, batch.targets, hashes[batch.doc], batch.window)
 
     with progress_bar("read", "tok", reading.windows.positions, progress) as bar:
-        found = [one for _part, some in reading.results(work, bar, Phases()) for one in some]
+        found = [
+            one for _part, some in reading.results(work, bar, current_phases()) for one in some
+        ]
     before = np.cumsum([0, *(1 + int(one.sequence.max()) for one in found)])
     return Samples(
         name,

@@ -16,7 +16,7 @@ from unembed.errors import NonFiniteError, UnembedError, need
 from unembed.models.checkpoint import Checkpoint
 from unembed.models.mode import restores_mode
 from unembed.models.model_pass import ModelPass
-from unembed.runs.phases import Phases
+from unembed.runs.phases import Phases, current_phases
 from unembed.runs.progress import progress_bar
 from unembed.runs.provenance import SCHEMA
 from unembed.runs.store import RunFolder
@@ -69,7 +69,8 @@ def sketch(
     task = task or (Path(out).name.removesuffix(".safetensors") if out else "text")
     if verbalizers is not None:
         corpus = verbalizers.answers(corpus)
-    reading = ModelPass.of(checkpoint.model, corpus, options, checkpoint.name)
+    with current_phases()("prepare"):
+        reading = ModelPass.of(checkpoint.model, corpus, options, checkpoint.name)
     asked, positions = options.max_positions, reading.windows.positions
     if asked is not None and positions < asked and not at_most:
         raise UnembedError(
@@ -107,7 +108,9 @@ def _pieces(
     def work(team: tuple[nn.Module, ...], batch: Batch, phases: Phases) -> BatchSums:
         hidden = reading.hidden(team[0], batch, phases)
         targets = batch.targets.to(hidden.device)
-        swept, found = sketcher.swept(hidden, reading.head, targets, batch, 2, reading.precision)
+        with phases("head"):
+            given = (hidden, reading.head, targets, batch, 2, reading.precision)
+            swept, found = sketcher.swept(*given)
         if not bool(swept.finite.all()):
             row = int((~swept.finite).nonzero()[0, 0])
             raise NonFiniteError(
@@ -118,7 +121,7 @@ def _pieces(
         return found
 
     with progress_bar("sketch", "tok", reading.windows.positions, progress) as bar:
-        yield from reading.results(work, bar, Phases(), done=done)
+        yield from reading.results(work, bar, current_phases(), done=done)
 
 
 def _key(reading: ModelPass, sketcher: Sketcher) -> dict[str, Any]:

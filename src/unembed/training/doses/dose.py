@@ -17,6 +17,7 @@ from unembed.decisions.audit.audit import Audit, audit
 from unembed.decisions.audit.run import AuditOptions
 from unembed.errors import UnembedError, WriteError
 from unembed.models.checkpoint import Checkpoint
+from unembed.runs.arrays import read_table
 from unembed.runs.files import check_room, write_whole
 from unembed.runs.frames import Figures
 from unembed.runs.manifest import FinishedRun
@@ -278,7 +279,7 @@ class _Points:
 
 
 def _read(folder: Path) -> ReadOuts:
-    return ReadOuts.from_table(pq.read_table(folder / READ_OUTS))
+    return ReadOuts.from_table(read_table(folder / READ_OUTS))
 
 
 def _median(one: Audit) -> float:

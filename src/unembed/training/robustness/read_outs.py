@@ -25,7 +25,7 @@ from unembed.models.checkpoint import Checkpoint
 from unembed.models.model_pass import ModelPass
 from unembed.models.names import SCHEMES
 from unembed.models.quantization import quantized, torchao_is_there
-from unembed.runs.phases import Phases
+from unembed.runs.phases import Phases, current_phases
 from unembed.runs.progress import progress_bar
 from unembed.runs.provenance import Provenance
 from unembed.short_repr import ShortRepr
@@ -202,7 +202,7 @@ class _Disturbances:
     def columns(self, bar: Any) -> Columns:
         """Every column of the whole text, in its order."""
         others = list(self.bodies.values())
-        found = self.run.reading.results(self._batch, bar, Phases(), others=others)
+        found = self.run.reading.results(self._batch, bar, current_phases(), others=others)
         return joined([columns for _part, pieces in found for columns in pieces])
 
     @torch.no_grad()
