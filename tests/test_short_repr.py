@@ -226,7 +226,7 @@ def test_results_say_first_what_a_reader_asks_first(things: list[Any]) -> None:
     assert line["Alignments"].startswith("Alignments(40 tasks, complex_tensorsketch")
     assert line["Ranking"].startswith("Ranking(for field notes by joint, 12 sources, sonnets ")
     assert "1 failed" in line["Doses"]
-    assert "held out: median change of margin +0.03 [" in line["Refinement"]
+    assert "held out: median Δ margin +0.03 [" in line["Refinement"]
 
 
 def test_options_show_what_is_not_the_default(things: list[Any]) -> None:

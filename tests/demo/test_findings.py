@@ -105,7 +105,7 @@ def with_loss(summary: ComparisonSummary, loss: Ends) -> ComparisonSummary:
         ((0.02, 0.04), "loss higher, +0.030 [+0.020, +0.040] nats."),
         ((-0.04, -0.02), "loss lower, −0.030 [−0.040, −0.020] nats."),
         ((-0.02, 0.01), "loss too close to call, −0.005 [−0.020, +0.010] nats."),
-        (None, "loss too close to call, +0.100 (no interval) nats."),
+        (None, "loss too close to call, +0.100 nats (no interval)."),
     ],
 )
 def test_the_loss_of_a_rounding_says_no_more_than_its_interval(

@@ -218,8 +218,8 @@ def _loss(summary: ComparisonSummary) -> str:
     if judged in SIDES:
         if small(loss, LOSS_LEVEL):
             return f"loss slightly {SIDES[judged]}, {within(loss, signed)} nats"
-        return f"loss {SIDES[judged]}, {full(loss, signed)} nats"
-    return f"loss too close to call, {full(loss, signed)} nats"
+        return f"loss {SIDES[judged]}, {full(loss, signed, 'nats')}"
+    return f"loss too close to call, {full(loss, signed, 'nats')}"
 
 
 def _better(judged: JudgedTransfer) -> str:

@@ -91,7 +91,8 @@ def named_tables(sections: Sequence[Section]) -> Iterator[tuple[str, Table]]:
     """Every table with the name of its file; several in one place are numbered."""
     for section in sections:
         places = [(_joined(section.name, one.name), one.tables) for one in section.figures]
-        for name, tables in (*places, (f"{section.name}-tables", section.tables)):
+        places.append((f"{section.name}-tables", (*section.tables, *section.folded)))
+        for name, tables in places:
             for number, table in enumerate(tables, 1):
                 yield (name if len(tables) == 1 else f"{name}-{number}"), table
 

@@ -10,7 +10,7 @@ from typing import Any
 from unembed.errors import UnembedError
 from unembed.report.gallery.page import Entry, gallery_page, heading_of, in_words
 from unembed.report.parts.facts import run_of
-from unembed.report.parts.kin import Kin, href, with_kin
+from unembed.report.parts.kin import IN_WORDS, Kin, href, with_kin
 from unembed.report.parts.plots import Plots
 from unembed.runs.files import check_output, write_output, write_whole
 from unembed.runs.manifest import JOURNAL, MANIFEST, PAGE, FinishedRun, read_run
@@ -89,7 +89,10 @@ def write_gallery(
     for folder in folders:
         drawn, inside = _write(folder, None, None, ("all runs", page))
         heading = heading_of(drawn.read_text(encoding="utf-8"))
-        parts = tuple(Kin(name, href(inner, page.parent)) for name, inner in inside.items())
+        parts = tuple(
+            Kin(IN_WORDS.get(name, name), href(inner, page.parent))
+            for name, inner in inside.items()
+        )
         entries.append(Entry(_kind(read_run(folder)), *heading, href(drawn, page.parent), parts))
     first = [Kin(words, href(shown, page.parent)) for words, shown in points]
     html = gallery_page(title, entries, first).encode("utf-8", "replace")
@@ -139,7 +142,7 @@ def _write(
     links = {name: href(inner, page.parent) for name, inner in inside.items()}
     drawn: PageOfRun = resolve_name(f"unembed.report.{_kind(run)}.page:page_of_run")
     above = None if up is None else Kin(up[0], href(up[1], page.parent))
-    down = [Kin(name, where) for name, where in links.items()]
+    down = [Kin(IN_WORDS.get(name, name), where) for name, where in links.items()]
     html = with_kin(drawn(record, run, links), above, down).encode("utf-8", "replace")
     if own:
         write_whole(page, html)

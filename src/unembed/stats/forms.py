@@ -126,18 +126,23 @@ def interval(estimate: Estimate, form: Form) -> str:
     return _parts(estimate, estimate.value, form)[1]
 
 
-def full(estimate: Estimate, form: Form) -> str:
-    """Value and interval, ``24.1 % [23.2, 25.0]``; what rests on few documents says so."""
+def full(estimate: Estimate, form: Form, unit: str = "") -> str:
+    """Value and interval, ``24.1 % [23.2, 25.0]``; what rests on few documents says so.
+
+    A ``unit`` in words ends it, ``1.32 [1.28, 1.36] nats``; without interval, ``1.32 nats (no
+    interval)``.
+    """
     few = few_documents(estimate) if determined(estimate, form) else ""
-    return bounded(estimate, form) + (f", {few}" if few else "")
+    return bounded(estimate, form, unit) + (f", {few}" if few else "")
 
 
-def bounded(estimate: Estimate, form: Form) -> str:
+def bounded(estimate: Estimate, form: Form, unit: str = "") -> str:
     """``full`` where a line beside it says how many documents there are."""
     if estimate.value is None or not determined(estimate, form):
         return point(estimate, form)
-    value, bounds, unit = _parts(estimate, estimate.value, form)
-    return f"{value}{unit} {bounds or '(no interval)'}"
+    value, bounds, sign = _parts(estimate, estimate.value, form)
+    words = (bounds, unit) if bounds else (unit, "(no interval)")
+    return " ".join(filter(None, (value + sign, *words)))
 
 
 def plus_minus(estimate: Estimate, form: Form) -> str:
@@ -217,6 +222,8 @@ points = Form(POINTS, 100.0, signed=True)
 """A difference of two shares in percentage points: ``0.0041`` as ``+0.410 pp``."""
 change = Form(PERCENT, 100.0, signed=True)
 """A relative change in percent: ``0.283`` as ``+28.3 %``."""
+whole = Form(decimals=0)
+"""``−4``."""
 two = Form(decimals=2)
 three = Form(decimals=3)
 cosine = Form(decimals=3, possible=(-1.0, 1.0))

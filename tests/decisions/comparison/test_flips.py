@@ -182,7 +182,7 @@ def test_groups_are_those_of_a_recount_row_by_row(n, documents, seed, gain):
             difference.low is not None and difference.low <= 0 <= difference.high
         ):
             assert found.share_of_net.value is None
-            assert f"total net is {total.net}" in found.share_of_net.reason
+            assert f"total net is {total.net}".replace("-", "−") in found.share_of_net.reason
             continue
         shares = []
         for one, whole in zip(drawn, resampled, strict=True):

@@ -14,6 +14,7 @@ from unembed.runs.record import check_columns
 from unembed.short_repr import ShortRepr
 from unembed.stats.bootstrap import interval, resample_weights
 from unembed.stats.estimate import Estimate
+from unembed.stats.forms import whole
 
 COMPARISON_RESAMPLES = 10_000
 """Default number of resamples of a comparison: interval ends known to 0.03 standard errors."""
@@ -376,9 +377,10 @@ def _flips(
 
 def _net_unshared(total: Flips) -> str | None:
     """Why shares of the total net mean nothing, or None where they do."""
+    net = whole(float(total.net))
     if abs(total.net) < MINIMUM_FLIPS:
-        return f"the total net is {total.net}; sharing it out needs {MINIMUM_FLIPS} either way"
+        return f"the total net is {net}; sharing it out needs {MINIMUM_FLIPS} either way"
     low, high = total.accuracy_difference.low, total.accuracy_difference.high
     if low is not None and high is not None and low <= 0 <= high:
-        return f"the total net is {total.net}, and its interval holds zero"
+        return f"the total net is {net}, and its interval holds zero"
     return None

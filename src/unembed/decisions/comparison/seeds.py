@@ -12,6 +12,7 @@ from unembed.decisions.comparison.movement import Sharpening, verdict_of
 from unembed.decisions.comparison.summary import ComparisonSummary
 from unembed.stats import student
 from unembed.stats.estimate import Estimate
+from unembed.stats.forms import whole
 from unembed.stats.student import sampled_part
 
 NO_P = "several seeds: read the interval"
@@ -122,9 +123,10 @@ def _wider(pooled: Estimate, singles: list[Any], seeds: tuple[int, int]) -> Esti
 
 def _net_unshared(total: Flips) -> str | None:
     """Why shares of the total net mean nothing over seeds, or None where they do."""
+    net = whole(float(total.net))
     low, high = total.accuracy_difference.low, total.accuracy_difference.high
     if low is not None and high is not None and low <= 0 <= high:
-        return f"the total net is {total.net}, and its interval over seeds holds zero"
+        return f"the total net is {net}, and its interval over seeds holds zero"
     return None
 
 

@@ -12,12 +12,11 @@ from unembed.report.parts.marks import (
     diagonal,
     interval_fields,
     intervals,
-    plain_axis,
-    plain_zero,
     points,
-    quantity,
     reference,
+    scaled,
 )
+from unembed.report.parts.scales import scale_between
 from unembed.report.parts.wording import side_of
 from unembed.signatures.alignment.records import Alignments
 
@@ -99,8 +98,9 @@ def _domain(marks: Sequence[Spec], names: Sequence[str]) -> tuple[float, float]:
 
 
 def _axis(title: str | None, domain: tuple[float, float]) -> Spec:
-    axis = plain_zero(plain_axis(title, grid=True, form=".1~f"))
-    return quantity(axis, domain=list(domain), nice=False, zero=False, clamp=True)
+    found = scaled(scale_between(*domain, 5), title, grid=True)
+    found["scale"]["clamp"] = True
+    return found
 
 
 def _layers(marks: Sequence[Spec], channels: dict[str, Spec]) -> list[Spec]:

@@ -17,6 +17,7 @@ from unembed.report.parts.marks import (
     quantity,
     reference,
     scaled,
+    ticks_in,
 )
 from unembed.report.parts.scales import scale_of
 
@@ -117,5 +118,5 @@ def _log_axis(values: Sequence[float], title: str | None, percent: bool = False)
     steps = (1, 2, 5) if math.log10(domain[1] / domain[0]) < 2.2 else (1,)
     ticks = [step * 10.0**decade for decade in decades for step in steps]
     values = [tick for tick in ticks if domain[0] <= tick <= domain[1]]
-    axis = {"title": title, "values": values, "format": "~%" if percent else ".3~g"}
+    axis = {"title": title, "values": values} | ticks_in("~%" if percent else ".3~g")
     return quantity(axis, type="log", domain=domain, nice=False)

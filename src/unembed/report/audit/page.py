@@ -106,8 +106,7 @@ def cards(summary: AuditSummary) -> tuple[Card, ...]:
             f"{point(summary.bfloat16.changed, share)} decide otherwise when logits are rounded"
         )
         close = (card("Within a bfloat16 step", summary.bfloat16.within_step, share, "", changed),)
-    median, odds = point(summary.median_margin, decimal), bounded(summary.median_odds, decimal)
-    likely = f"e^{median} = {odds} times as likely as the runner-up"
+    likely = f"{bounded(summary.median_odds, decimal)} times as likely as the runner-up"
     return (
         card("Accuracy", summary.accuracy, share, "", "top-1 was the target"),
         card("Loss", summary.nll_nats, decimal, "nats", perplexity),
@@ -145,7 +144,7 @@ def _margins(summary: AuditSummary) -> Section:
     ) -> Figure:
         rows = {f"{name}\u00a0%": (one, decimal) for name, one in quantiles.items()}
         tables = (estimates_table("Quantiles", rows, "quantile"),)
-        return histogram_figure(figure, bins, unit, median.value, caption, tables=tables)
+        return histogram_figure(figure, bins, unit, (median, decimal), caption, tables=tables)
 
     return Section(
         "margins",

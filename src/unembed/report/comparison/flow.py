@@ -18,6 +18,7 @@ from unembed.report.parts.wording import (
     interval_cell,
     p_value,
     p_value_of,
+    point,
     points,
     share,
 )
@@ -110,7 +111,11 @@ def flow_section(summary: ComparisonSummary) -> Section:
         {
             "before to after": lambda one: one.label,
             "n": lambda one: count(one.count),
-            "share": lambda one: share(one.count / max(1, flips.n)),
+            "share": lambda one: (
+                point(shares[one.label], share)
+                if one.label in shares
+                else share(one.count / max(1, flips.n))
+            ),
             "95 % interval": lambda one: (
                 interval_cell(shares[one.label], share) if one.label in shares else ""
             ),

@@ -36,7 +36,7 @@ def margins_section(summary: ComparisonSummary) -> Section:
             figure,
             spread.histogram,
             unit,
-            spread.median.value,
+            (spread.median, signed),
             "After − before at each position; the upper part of a bar was wrong before.",
             when="before",
             ticks=4,

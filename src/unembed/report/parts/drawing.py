@@ -149,6 +149,8 @@ CONFIG: Spec = {
         "titleFontWeight": "normal",
         "titlePadding": 8,
     },
+    # The points at the left end keep off the labels.
+    "axisY": {"labelPadding": 10},
     "axisX": {"domain": True, "domainColor": "var(--muted)", "titleAnchor": "end"},
     "title": {"aria": False},
 }

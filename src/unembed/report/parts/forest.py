@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from unembed.report.parts.drawing import Chart, Spec
 from unembed.report.parts.heatmap import name_axis
-from unembed.report.parts.marks import NO_SCALE, plain_zero, quantity, reference
+from unembed.report.parts.marks import NO_SCALE, reference, scaled
 from unembed.report.parts.parts import Figure, Table
 from unembed.report.parts.scales import Scale
 
@@ -108,14 +108,7 @@ def forest_spec(forest: Forest) -> Spec:
         fill = colour if row.look == "lead" else "var(--paper)"
         words = row.cells[0].text if row.cells else ""
         rows.append(place | {"tip": tip, "stroke": colour, "fill": fill, "words": words})
-    form = ".6~%" if forest.scale.percent else ".6~g"
-    axis = {"title": forest.head[1], "values": list(forest.scale.ticks), "format": form}
-    x = quantity(
-        plain_zero(axis | {"grid": True}),
-        domain=[forest.scale.low, forest.scale.high],
-        nice=False,
-        zero=False,
-    )
+    x = scaled(forest.scale, forest.head[1], grid=True)
     y = name_axis("y", [row.name for row in forest.rows])
     y["axis"] |= {"labelOverlap": False, "labelLimit": 320}
     ends = {"x": x | {"field": "x_low"}, "x2": {"field": "x_high"}}

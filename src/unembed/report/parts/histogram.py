@@ -10,13 +10,15 @@ from unembed.report.parts.drawing import Spec, draw, heading
 from unembed.report.parts.marks import NO_SCALE, reference, scaled
 from unembed.report.parts.parts import Figure, Key, Table, table_of
 from unembed.report.parts.scales import scale_between, scale_of
+from unembed.report.parts.wording import Wording
+from unembed.stats.estimate import Estimate
 
 
 def histogram_figure(
     figure: tuple[str, str],
     bins: Histogram,
     unit: str,
-    median: float | None,
+    median: tuple[Estimate, Wording],
     caption: str,
     *,
     when: str = "",
@@ -25,7 +27,8 @@ def histogram_figure(
 ) -> Figure:
     """Positions per bin as bars and in numbers; ``figure`` is its name and its title.
 
-    ``when`` says when a decision was right, such as ``before``; ``tables`` come first.
+    The ``median`` is marked in its wording; ``when`` says when a decision was right, such as
+    ``before``; ``tables`` come first.
     """
     name, title = figure
     sides = [f"{side} {when}".rstrip() for side in ("right", "wrong")]
@@ -46,7 +49,7 @@ def histogram_figure(
     return Figure(name, title, caption, chart, keys, (*tables, table))
 
 
-def histogram(counts: Histogram, unit: str, median: float | None, ticks: int) -> Spec:
+def histogram(counts: Histogram, unit: str, median: tuple[Estimate, Wording], ticks: int) -> Spec:
     """Share of positions per bin, right decisions below, wrong ones stacked on them."""
     n = sum(counts.right) + sum(counts.wrong) + counts.below + counts.above
     rows: list[Spec] = []
@@ -79,10 +82,10 @@ def histogram(counts: Histogram, unit: str, median: float | None, ticks: int) ->
             },
         }
     ]
-    if median is not None and counts.edges[0] <= median <= end:
-        left = median < (counts.edges[0] + end) / 2
-        label = f"median {wording.decimal(median)}"
-        layers.append(_upright(median, label, left))
+    at = median[0].value
+    if at is not None and counts.edges[0] <= at <= end:
+        left = at < (counts.edges[0] + end) / 2
+        layers.append(_upright(at, f"median {wording.point(*median)}", left))
     return {"title": heading("share of positions"), "layer": layers}
 
 

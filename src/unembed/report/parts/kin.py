@@ -16,6 +16,14 @@ PLACE = "<!-- kin -->"
 """Stands in every page where its links to others belong."""
 
 
+IN_WORDS = {
+    "heldout": "held out",
+    "training": "training text",
+    "over-control": "against the control",
+}
+"""What a link to a run inside another says, by the name of its folder."""
+
+
 @dataclass(frozen=True)
 class Kin:
     """Another page: what a link to it says, and where it lies."""

@@ -24,6 +24,9 @@ CURVES: tuple[Spec, ...] = (
 )
 """A chart's first and second curve; the keys ``line`` and ``dashed`` show them."""
 
+KEPT_APART: Spec = {"labelOverlap": "greedy", "labelSeparation": 12}
+"""Leaves out labels that would touch: the page's font may be wider than the renderer's."""
+
 Channels = Mapping[str, Spec]
 Row = TypeVar("Row")
 
@@ -48,7 +51,15 @@ def share_fields(estimate: Estimate, name: str) -> Spec:
 
 def plain_axis(title: str | None, *, grid: bool, form: str) -> Spec:
     """An axis with few ticks, its title at the end."""
-    return {"title": title, "grid": grid, "tickCount": 5, "format": form}
+    return {"title": title, "grid": grid, "tickCount": 5} | ticks_in(form)
+
+
+def ticks_in(form: str) -> Spec:
+    """The ticks of an axis in a format of Vega's, percent as everywhere: ``10 %``."""
+    if not form.endswith("%"):
+        return {"format": form}
+    words = "replace(datum.label, '%', '\u00a0%')"
+    return {"format": form, "labelExpr": words} | KEPT_APART
 
 
 def quantity(axis: Spec | None, **scale: object) -> Spec:
@@ -67,17 +78,9 @@ def scaled(scale: Scale, title: str | None, *, grid: bool, signed: bool = False)
         "title": title,
         "grid": grid,
         "values": list(scale.ticks),
-        # The page's font may be wider than the renderer's.
-        "labelOverlap": "greedy",
-        "labelSeparation": 12,
         "labelExpr": f"{words}[round((datum.value - {scale.ticks[0]!r}) / {scale.step!r})]",
-    }
+    } | KEPT_APART
     return quantity(axis, domain=[scale.low, scale.high], nice=False, zero=False)
-
-
-def plain_zero(axis: Spec) -> Spec:
-    """The same axis with 0 written without sign, unit or decimals."""
-    return axis | {"labelFlush": False, "labelExpr": "datum.value === 0 ? '0' : datum.label"}
 
 
 LETTER_WIDTH = 7.0

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from unembed.report.parts.drawing import Spec, heading
-from unembed.report.parts.marks import NO_SCALE, quantity, reference
+from unembed.report.parts.marks import NO_SCALE, reference, scaled
 from unembed.report.parts.parts import Key
 from unembed.report.parts.scales import Scale
 
@@ -155,18 +155,8 @@ def cloud_spec(
         row = {"x": x, "y": y, "fill": hollow, "stroke": f"var(--{hue})", "tip": tips[at]}
         row["shape"] = "square" if shape in ("block", "frame") else "circle"
         rows.append(row | ({"name": names[at]} if names else {}))
-    x, y = (
-        quantity(
-            {"title": title, "values": list(scale.ticks), "grid": True, "format": form},
-            domain=[scale.low, scale.high],
-            nice=False,
-            zero=False,
-        )
-        for scale, title, form in (
-            (cloud.x, cloud.x_title, _tick_form(cloud.x)),
-            (cloud.y, None, _tick_form(cloud.y)),
-        )
-    )
+    x = scaled(cloud.x, cloud.x_title, grid=True)
+    y = scaled(cloud.y, None, grid=True)
     place = {"x": x | {"field": "x"}, "y": y | {"field": "y"}}
     size = dot_width(len(rows), Frame(PHONE_WIDTH, PHONE_WIDTH)) ** 2
     colours = {name: {"field": name} | NO_SCALE for name in ("fill", "stroke", "shape")}
@@ -193,10 +183,6 @@ def cloud_spec(
         return found
     width = min(760.0, 760.0 / aspect)
     return found | {"width": width, "height": width * aspect}
-
-
-def _tick_form(scale: Scale) -> str:
-    return ".2~%" if scale.percent else ".6~g"
 
 
 def cloud_data(cloud: Cloud) -> dict[str, Any]:

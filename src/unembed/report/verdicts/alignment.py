@@ -137,8 +137,8 @@ def _coupling(alignments: Alignments, pairs: Sequence[TaskPair]) -> str:
     sides = [side_of(estimate(alignments, "coupling", pair), 1.0) for pair in pairs]
     up, down = sides.count(1), sides.count(-1)
     return (
-        f"Of {count(len(pairs))} pairs, {count(up)} are surely more alike than {told}, and "
-        f"{count(down)} less."
+        f"Of {count(len(pairs))} pairs, {count(up)} {'is' if up == 1 else 'are'} surely more alike "
+        f"than {told}, and {count(down)} less."
     )
 
 

@@ -100,7 +100,7 @@ def quality_words(summary: ComparisonSummary, accuracy: Judgement, loss: Judgeme
 
     def numbers(names: list[str]) -> str:
         return ", ".join(
-            f"{name} {bounded(reasons[name][1], reasons[name][2])}{reasons[name][3]}"
+            f"{name} {bounded(reasons[name][1], reasons[name][2], reasons[name][3].strip())}"
             for name in names
         )
 
@@ -124,9 +124,9 @@ def _in_words(difference: Estimate, judged: Judgement, form: Form, level: float,
     if judged == "level":
         return f"level, {within(difference, form)} {unit}"
     if judged == "close":
-        return f"too close to call, {bounded(difference, form)} {unit}"
+        return f"too close to call, {bounded(difference, form, unit)}"
     word = "higher" if judged == "above" else "lower"
-    return f"{'slightly ' * small(difference, level)}{word}, {bounded(difference, form)} {unit}"
+    return f"{'slightly ' * small(difference, level)}{word}, {bounded(difference, form, unit)}"
 
 
 def _quality(summary: ComparisonSummary, accuracy: Judgement) -> str:
@@ -138,7 +138,7 @@ def _quality(summary: ComparisonSummary, accuracy: Judgement) -> str:
         became = "no decision changed between right and wrong"
     words = (
         f"Quality: accuracy changed by {bounded(flips.accuracy_difference, points)} ({became}), "
-        f"loss by {bounded(loss, signed)} nats."
+        f"loss by {bounded(loss, signed, 'nats')}."
     )
     p = flips.clustered_mcnemar_p.value
     if p is None or gained == lost == 0:

@@ -75,7 +75,7 @@ def _change(summary: RefinementSummary) -> str:
             f"What the penalty adds to training alone: {moved}, the median change "
             f"{bounded(margin, signed)} logits. Accuracy differs by "
             f"{bounded(control.flips.accuracy_difference, points)}, loss by "
-            f"{bounded(control.calibration.nll_difference_nats, signed)} nats."
+            f"{bounded(control.calibration.nll_difference_nats, signed, 'nats')}."
         )
     margin = summary.heldout.movement.everywhere.margin.median
     words = f"What changed: margins, the median change {bounded(margin, signed)} logits."

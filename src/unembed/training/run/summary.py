@@ -112,7 +112,7 @@ class RefinementSummary(ShortRepr, Figures):
         yield f"scope {self.scope}"
         yield f"{self.steps:,} steps"
         moved, calibration = self.heldout.movement.everywhere, self.heldout.calibration
-        yield f"held out: median change of margin {full(moved.margin.median, signed)}"
+        yield f"held out: median Δ margin {full(moved.margin.median, signed)}"
         yield f"loss difference {full(calibration.nll_difference_nats, signed)} nats"
 
     @staticmethod
