@@ -78,10 +78,9 @@ def prove_lengths(
         return True
     if _chooses_positions(model):
         return False
-    short, long = mixed
-    beside = whole if long == length else read(ids[:, :long])
+    short, _long = mixed
     alone = read(ids[:, :short])
-    if _apart(beside[:short], alone) <= _tolerance(model, STEPS_MIXED):
+    if _apart(whole[:short], alone) <= _tolerance(model, STEPS_MIXED):
         return True
     refuse_random(ids[:, :short], alone)
     return False
