@@ -95,12 +95,14 @@ def finished(calm: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(calm, tmp_path / "finished"))
 
 
-def test_a_run_prints_a_short_table_and_says_nothing_else(
+def test_a_run_prints_its_verdict_and_a_short_table_and_says_nothing_else(
     undisturbed: tuple[Path, Ended], llama_folder: Path, story: Path
 ) -> None:
     out, ended = undisturbed
     assert (ended.code, ended.err) == (0, "")
-    names = [line[:26].strip() for line in ended.out.splitlines()]
+    verdict, _, table = ended.out.partition("\n\n")
+    assert [line[:4] for line in verdict.splitlines()[1:]] == ["  • "] * 3
+    names = [line[:26].strip() for line in table.splitlines()]
     assert names[:3] == ["positions", "accuracy", "loss (nats)"]
     assert names[-2:] == ["run", "report"]
     audit = Audit.load(out)
@@ -117,6 +119,7 @@ def test_json_is_json_alone(
     assert ended.code == 0
     printed = json.loads(ended.out)
     assert printed["run"] == str(calm)
+    assert printed["verdict"] == Audit.load(calm).verdict.to_json()
     assert printed["summary"] == json.loads((calm / "summary.json").read_text())
     assert ended.err == f"{calm} was finished before: verified, nothing computed again\n"
     assert everything(calm) == before
