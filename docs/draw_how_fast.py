@@ -42,9 +42,9 @@ def panel(
     """A curve for each way, both axes from their zero or by factors of ten where sizes are."""
     rows = [point for point in points if point["curve"] == curve]
     scale = alt.Scale(type="log", nice=False)
-    axis = alt.Axis(format=",", values=sorted({row["size"] for row in rows}), labelOverlap=True)
+    axis = alt.Axis(format=",", values=sorted({row["size"] for row in rows}), labelFlush=False)
     return (
-        alt.Chart(alt.Data(values=rows), width=250, height=170)
+        alt.Chart(alt.Data(values=rows), width=280, height=170)
         .mark_line(point=True)
         .encode(
             x=alt.X("size:Q", scale=scale, axis=axis, title=across),
