@@ -204,7 +204,7 @@ def test_a_repr_computes_nothing(things: list[Any], monkeypatch: pytest.MonkeyPa
         raise AssertionError("the table is read")
 
     with monkeypatch.context() as patch:
-        patch.setattr("unembed.decisions.audit.audit.pq.read_table", refused)
+        patch.setattr("unembed.runs.arrays.pq.ParquetFile", refused)
         line = repr(fresh)
     documents = int((fresh.documents["positions"].to_numpy() > 0).sum())
     assert line == f"Audit(a small model, {len(fresh):,} positions in {documents} documents)"

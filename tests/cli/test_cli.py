@@ -563,7 +563,7 @@ def test_a_defect_keeps_its_traceback(
     def fail(*_: Any) -> None:
         raise OSError(errno.EIO, "as nobody foresaw")
 
-    monkeypatch.setattr(pq, "read_table", fail)
+    monkeypatch.setattr(pq, "ParquetFile", fail)
     monkeypatch.setattr(sys, "argv", ["unembed", "report", str(finished)])
     with pytest.raises(OSError, match="as nobody foresaw"):
         cli.main()
