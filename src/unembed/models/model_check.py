@@ -17,6 +17,7 @@ from unembed.models.unused_weights import left_out_of
 from unembed.runs.provenance import describe_device
 from unembed.runs.table import as_text
 from unembed.short_repr import ShortRepr
+from unembed.text.batches import MOST_PADDING
 from unembed.text.corpus import Corpus
 
 CHECKED_CONTEXT = 512
@@ -235,11 +236,23 @@ def _to_mind(
 
 
 def _corpus(tokenizer: Any, context: int) -> Corpus:
-    """A row longer than a context, and one of two words."""
+    """A row longer than a context, one of two words, and two short ones that share a block."""
     once = " ".join(SENTENCES)
     tokens = max(1, len(tokenizer(once)["input_ids"]))
     long = " ".join([once] * (context // tokens + 2))
-    return Corpus.from_texts([long, long[: long.index(" ", 4)]], tokenizer)
+    rows = [long, long[: long.index(" ", 4)], *_almost_alike(once, tokenizer)]
+    return Corpus.from_texts(rows, tokenizer)
+
+
+def _almost_alike(text: str, tokenizer: Any) -> list[str]:
+    """Two beginnings of a text, as short as rows of unlike length that are read together can be."""
+    shorter, fewer = "", 0
+    for end in range(1, len(text)):
+        read = len(tokenizer(text[:end])["input_ids"]) - 1
+        if read > fewer > 0 and 2 * read <= MOST_PADDING * (read + fewer):
+            return [shorter, text[:end]]
+        shorter, fewer = text[:end], read
+    return []
 
 
 def _gives_back(tokenizer: Any) -> bool:
