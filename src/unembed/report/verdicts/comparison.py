@@ -19,12 +19,13 @@ from unembed.report.verdicts.judgement import (
     LOSS_LEVEL,
     Judgement,
     judge,
+    outcome,
     small,
     within,
 )
 from unembed.report.verdicts.verdict import Verdict
 from unembed.stats.estimate import Estimate
-from unembed.stats.forms import FEW_DOCUMENTS, Form, bounded
+from unembed.stats.forms import FEW_DOCUMENTS, bounded
 
 SIGNIFICANT_P = 0.05
 """Below this p the test agrees with an interval of 95 % that leaves out 0."""
@@ -76,7 +77,7 @@ def sentence(summary: ComparisonSummary, accuracy: Judgement, loss: Judgement) -
         same = summary.calibration.nll_difference_nats
         if loss == "unknown" or same.value == same.low == same.high == 0:
             return f"{none}."
-        return f"{none}; the loss is {_in_words(same, loss, signed, LOSS_LEVEL, 'nats')}."
+        return f"{none}; the loss is {_loss_words(same, loss)}."
     changed = f"{bounded(flips.churn, share)} of decisions changed"
     if accuracy == "unknown" or loss == "unknown":
         return f"{changed}; whether quality did cannot be told without an interval."
@@ -86,47 +87,37 @@ def sentence(summary: ComparisonSummary, accuracy: Judgement, loss: Judgement) -
 def quality_words(summary: ComparisonSummary, accuracy: Judgement, loss: Judgement) -> str:
     """``Quality is level``, ``better``, ``worse``, ``mixed`` or ``too close to call``, and why."""
     right, cost = summary.flips.accuracy_difference, summary.calibration.nll_difference_nats
-    reasons = {
-        "accuracy": (accuracy, right, points, "", ACCURACY_LEVEL),
-        "loss": (loss, cost, signed, " nats", LOSS_LEVEL),
-    }
-    good, bad = (
-        [name for name in reasons if reasons[name][0] == sides[name]]
-        for sides in (
-            {"accuracy": "above", "loss": "below"},
-            {"accuracy": "below", "loss": "above"},
-        )
-    )
-
-    def numbers(names: list[str]) -> str:
-        return ", ".join(
-            f"{name} {bounded(reasons[name][1], reasons[name][2], reasons[name][3].strip())}"
-            for name in names
-        )
-
-    if good and bad:
-        return f"Quality is mixed: better in {numbers(good)}, worse in {numbers(bad)}"
-    told = good or bad
-    if told:
-        slightly = all(small(reasons[name][1], reasons[name][4]) for name in told)
-        word = ("slightly " if slightly else "") + ("better" if good else "worse")
-        rest = [name for name in reasons if name not in told]
-        close = [f"{name} too close to call" for name in rest if reasons[name][0] == "close"]
-        return f"Quality is {word}: {'; '.join([numbers(told), *close])}"
-    if accuracy == loss == "level":
+    found = outcome(accuracy, loss)
+    if found == "level":
         return (
             f"Quality is level: accuracy {within(right, points)}, loss {within(cost, signed)} nats"
         )
-    return f"Quality is too close to call: {numbers(['accuracy', 'loss'])}"
+    judged = {"accuracy": accuracy, "loss": loss}
+    numbers = {
+        "accuracy": f"accuracy {bounded(right, points)}",
+        "loss": f"loss {bounded(cost, signed, 'nats')}",
+    }
+    if found == "mixed":
+        good, bad = ("accuracy", "loss") if accuracy == "above" else ("loss", "accuracy")
+        return f"Quality is mixed: better in {numbers[good]}, worse in {numbers[bad]}"
+    told = [name for name in judged if judged[name] in ("above", "below")]
+    if not told:
+        return f"Quality is too close to call: {', '.join(numbers.values())}"
+    slight = {"accuracy": small(right, ACCURACY_LEVEL), "loss": small(cost, LOSS_LEVEL)}
+    slightly = "slightly " if all(slight[name] for name in told) else ""
+    close = [f"{name} too close to call" for name in judged if judged[name] == "close"]
+    because = "; ".join([", ".join(numbers[name] for name in told), *close])
+    return f"Quality is {slightly}{found}: {because}"
 
 
-def _in_words(difference: Estimate, judged: Judgement, form: Form, level: float, unit: str) -> str:
+def _loss_words(loss: Estimate, judged: Judgement) -> str:
     if judged == "level":
-        return f"level, {within(difference, form)} {unit}"
+        return f"level, {within(loss, signed)} nats"
+    size = bounded(loss, signed, "nats")
     if judged == "close":
-        return f"too close to call, {bounded(difference, form, unit)}"
-    word = "higher" if judged == "above" else "lower"
-    return f"{'slightly ' * small(difference, level)}{word}, {bounded(difference, form, unit)}"
+        return f"too close to call, {size}"
+    slightly = "slightly " if small(loss, LOSS_LEVEL) else ""
+    return f"{slightly}{'higher' if judged == 'above' else 'lower'}, {size}"
 
 
 def _quality(summary: ComparisonSummary, accuracy: Judgement) -> str:
