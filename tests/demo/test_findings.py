@@ -265,14 +265,14 @@ def test_the_terminal_shows_five_findings_in_forty_lines() -> None:
     found = findings(whole())
     assert len(found) == 5
     assert all(isinstance(one, Finding) and len(repr(one)) < 400 for one in found)
-    text = findings_text(whole())
+    text = findings_text(whole(), found)
     lines = text.splitlines()
     assert len(lines) <= 38  # Two more say where everything lies.
     assert max(map(len, lines)) <= WIDTH + 3
     for number, one in enumerate(found, 1):
         assert f"\n{number}. {one.first}\n   {one.second}\n   out/{one.page}\n" in text
     assert "Left out" not in text
-    assert ".html" not in findings_text(whole(), pages=False)
+    assert ".html" not in findings_text(whole(), found, pages=False)
 
 
 def test_what_is_left_out_is_said_in_a_line_and_the_numbers_go_on() -> None:
@@ -286,7 +286,7 @@ def test_what_is_left_out_is_said_in_a_line_and_the_numbers_go_on() -> None:
         "Left out: int8 (pip install 'unembed[quant]'), refining (pip install 'unembed[train]'), "
         "tkinter (few samples: n = 300, participation ratio 1,387)."
     )
-    text = findings_text(without)
+    text = findings_text(without, findings(without))
     assert text.endswith(left_out(without))
     numbers = [line[0] for line in text.splitlines() if line[1:3] == ". "]
     assert numbers == ["1", "2", "3", "4"]

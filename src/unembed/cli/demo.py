@@ -13,6 +13,9 @@ from unembed.cli.options import PRINTING
 from unembed.cli.printing import echo, say, typed
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from unembed.demo.findings import Finding
     from unembed.demo.story import DemoRuns
 
 
@@ -52,37 +55,37 @@ def demo_command(out: Path, as_json: bool, quiet: bool) -> None:
     from unembed.runs.manifest import SUMMARY
 
     told = run_demo(out, progress=not quiet, command=typed())
-    index = _draw(told)
+    found = findings(told)
+    index = _draw(told, found)
     if not as_json:
-        echo(findings_text(told, pages=index is not None))
+        echo(findings_text(told, found, pages=index is not None))
         say("", None, False, [("every page", index), ("runs", out)])
         return
-    found = [
+    told_as = [
         {
             "number": number,
             "sentence": finding.sentence,
             "page": None if index is None else str(out / finding.page),
         }
-        for number, finding in enumerate(findings(told), 1)
+        for number, finding in enumerate(found, 1)
     ]
     values = {
         "run": str(out),
         "summary": json.loads((out / SUMMARY).read_text()),
-        "findings": found,
+        "findings": told_as,
         "left_out": left_out(told),
         "index": None if index is None else str(index),
     }
     say("", values, True)
 
 
-def _draw(told: DemoRuns) -> Path | None:
+def _draw(told: DemoRuns, found: Sequence[Finding]) -> Path | None:
     """The pages of all runs, and the one that leads to them; where none can be drawn, say so."""
-    from unembed.demo.findings import findings
     from unembed.report.pages import GALLERY, write_gallery
     from unembed.report.parts.drawing import ReportUnavailable
 
     try:
-        points = [(one.sentence, told.folder / one.page) for one in findings(told)]
+        points = [(one.sentence, told.folder / one.page) for one in found]
         index = told.folder / GALLERY
         return write_gallery(told.places, index, title="What a head decides", points=points)
     except ReportUnavailable as error:

@@ -182,12 +182,12 @@ def left_out(told: DemoRuns) -> str:
     return f"Left out: {', '.join(parts)}." if parts else ""
 
 
-def findings_text(told: DemoRuns, *, pages: bool = True) -> str:
+def findings_text(told: DemoRuns, found: Sequence[Finding], *, pages: bool = True) -> str:
     """What a terminal shows: the findings by number, each with its page where pages were drawn."""
     summary = told.audit.summary
     where = size(summary.n_positions, summary.n_documents)
     parts = [f"What the bundled model decides at {where} that it was not trained on:"]
-    for number, finding in enumerate(findings(told), 1):
+    for number, finding in enumerate(found, 1):
         page = f"\n   {told.folder / finding.page}" if pages else ""
         parts.append(f"{number}. {finding.first}\n   {finding.second}{page}")
     missing = left_out(told)
