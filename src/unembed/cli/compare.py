@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +14,9 @@ from unembed.decisions.names import CLASSES, FREQUENCY_NAMES
 from unembed.errors import UnembedError
 from unembed.models.names import DTYPES, SCHEMES
 from unembed.runs.phases import current_phases
+
+if TYPE_CHECKING:
+    from unembed.decisions.comparison.live import LiveAudits
 
 CLASS_HELP = "Targets of this token class; repeatable."
 
@@ -163,7 +166,7 @@ def compare_command(
         lines = (row.text.strip() for row in read_rows(terms_file, RowRules()))
         kept["terms"] = tuple(line for line in lines if line)
     PositionFilter(**kept, tokenizer=...)  # a bad filter fails before a long load
-    command, apart = typed(), None
+    command, live = typed(), None
     if given["quantize"] is not None:
         before, after, corpus = _to_quantize(before, after, corpus)
     if corpus is not None and (more_before or more_after):
@@ -182,15 +185,16 @@ def compare_command(
             for runs in ((before, *more_before), (after, *more_after))
         )
     else:
-        old, new, apart = _audited_both(before, after, corpus, output, command, **given)
-        olds, news = [old], [new]
+        live = _audited_both(before, after, corpus, output, command, **given)
+        olds, news = [live.before], [live.after]
     if terms_file is not None:
         kept["tokenizer"] = load_tokenizer(tokenizer or olds[0].provenance.model)
     with current_phases()("compare"):
         done = compare(
             olds,
             news,
-            divergence=apart,
+            divergence=live and live.divergence,
+            readings=live.readings if live else (),
             only=PositionFilter(**kept),
             out=output.folder,
             command=command,
@@ -224,7 +228,7 @@ def _audited_both(
     device: str | None,
     base: str | None,
     **given: Any,
-) -> tuple[Any, Any, Any]:
+) -> LiveAudits:
     from unembed.decisions.audit.run import AuditOptions
     from unembed.decisions.comparison.live import audit_both
     from unembed.decisions.comparison.tokenizers import refuse_other_texts, surely_alike
@@ -284,7 +288,6 @@ def _audited_both(
         refuse_other_texts(old, new, text, other)
     for note in text.notes:
         click.echo(f"{corpus}: {note}", err=True)
-    found = audit_both(
+    return audit_both(
         old, new, text, options, out=output.folder, command=command, progress=output.progress
     )
-    return found.before, found.after, found.divergence

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections import namedtuple
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import torch
 
@@ -17,9 +20,11 @@ from unembed.decisions import AuditOptions
 from unembed.decisions.comparison import live, tokenizers
 from unembed.decisions.comparison.live import DIVERGENCES, LiveAudits, audit_both
 from unembed.errors import UnembedError
+from unembed.head.divergence import SweptModel
 from unembed.models.checkpoint import Checkpoint
 from unembed.runs import files
 from unembed.runs.store import RunFolder
+from unembed.text.batches import Batch
 
 OPTIONS = AuditOptions(top_k=3, context=24, batch_tokens=64, part_positions=40)
 
@@ -150,6 +155,52 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
         assert done.divergence.equals(found.divergence)
     compare(done.before, done.after, divergence=done.divergence, out=tmp_path)
     assert Comparison.load(tmp_path).summary.divergence is not None
+
+
+@dataclass(frozen=True)
+class TopLogits:
+    """A further reader: the largest logit of both models."""
+
+    more: int = 0
+    name: str = "top_logits"
+    bytes_a_position: int = 8
+
+    @property
+    def key(self) -> dict[str, Any]:
+        return {"more": self.more}
+
+    def columns(self, first: SweptModel, second: SweptModel, batch: Batch) -> dict[str, Any]:
+        assert len(batch.pos) == len(first.hidden)
+        tops = (one.swept.topk_values[:, 0].numpy() for one in (first, second))
+        return {f"top_{side}": top + self.more for side, top in enumerate(tops)}
+
+    def table(self, columns: dict[str, Any]) -> pa.Table:
+        return pa.table(columns)
+
+    def summary(self, table: pa.Table, *, resamples: int, seed: int) -> Any:
+        raise AssertionError
+
+
+def test_a_further_reader_reads_the_same_pass_part_by_part(
+    models: tuple[Checkpoint, Checkpoint], corpus: Corpus, found: LiveAudits, tmp_path: Path
+) -> None:
+    held = audit_both(*models, corpus, OPTIONS, readers=[TopLogits(), TopLogits(1)])
+    assert held.before.table.equals(found.before.table)
+    assert held.divergence.equals(found.divergence)
+    for reading in held.readings:
+        for side, one in enumerate((found.before, found.after)):
+            tops = pc.list_element(one.table["topk_logits"], 0).to_numpy()
+            assert np.array_equal(
+                reading.table[f"top_{side}"].to_numpy(), tops + reading.reader.key["more"]
+            )
+        for name in ("doc", "pos"):
+            assert reading.table[name].equals(found.before.table[name])
+    for _ in range(2):
+        kept = audit_both(*models, corpus, OPTIONS, readers=[TopLogits()], out=tmp_path)
+        assert kept.readings[0].table.equals(held.readings[0].table)
+    assert len(list((tmp_path / "top_logits/tokens").iterdir())) > 1
+    with pytest.raises(UnembedError, match="its more is 0, this one's is 2"):
+        audit_both(*models, corpus, OPTIONS, readers=[TopLogits(2)], out=tmp_path)
 
 
 def test_other_tokenizers_are_refused(

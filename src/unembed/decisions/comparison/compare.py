@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
@@ -26,6 +26,7 @@ from unembed.decisions.comparison.flip_list import (
 )
 from unembed.decisions.comparison.flips import COMPARISON_RESAMPLES
 from unembed.decisions.comparison.movement import SHARPENING_VERDICTS, Sharpening
+from unembed.decisions.comparison.pair_reader import PairReading
 from unembed.decisions.comparison.pairing import pooled_vocabulary
 from unembed.decisions.comparison.positions import PositionFilter
 from unembed.decisions.comparison.rows import ComparedRows, in_pieces
@@ -174,6 +175,7 @@ def compare(
     after: Audit | Sequence[Audit],
     *,
     divergence: pa.Table | None = None,
+    readings: Sequence[PairReading] = (),
     only: PositionFilter | None = None,
     out: str | Path | None = None,
     command: str = "",
@@ -185,7 +187,8 @@ def compare(
     Rows pair on (document, position). Churn, flips and their tests, runner-up rotation, margin
     bands, frequency, token class, calibration, and the flips that the margins before predict; each
     margin figure raw and scale-free, each figure with an interval over documents.
-    ``compare(a, a)`` is zero throughout. ``divergence`` is ``live.audit_both``'s table. With
+    ``compare(a, a)`` is zero throughout. ``divergence`` and ``readings`` are those of
+    ``live.audit_both``; a reading's summary is of the whole text, whatever ``only`` keeps. With
     ``out`` the run is written there.
 
     Either side may be several audits, of checkpoints trained with different seeds. Each run before
@@ -199,7 +202,7 @@ def compare(
     only = only or PositionFilter()
     olds, news = _runs(before, "before"), _runs(after, "after")
     seeds = len(olds), len(news)
-    if divergence is not None and seeds != (1, 1):
+    if (divergence is not None or readings) and seeds != (1, 1):
         raise UnembedError(
             f"divergences take one model on each side, got {seeds[0]} before and {seeds[1]} after: "
             "compare several seeds by their audits alone"
@@ -222,6 +225,8 @@ def compare(
         "resamples": resamples,
         "seed": seed,
     }
+    if readings:
+        provenance["readings"] = {one.reader.name: one.reader.key for one in readings}
 
     def summarised(some: Sequence[ComparedRows]) -> ComparisonSummary:
         about = PairFacts(
@@ -237,7 +242,11 @@ def compare(
 
     def summary_of_all() -> ComparisonSummary:
         if len(parts) == 1:
-            return summarised(parts)
+            found = {
+                one.reader.name: one.reader.summary(one.table, resamples=resamples, seed=seed)
+                for one in readings
+            }
+            return replace(summarised(parts), **found)  # type: ignore[arg-type]
         return over_seeds(summarised(parts), [summarised([part]) for part in parts], seeds)
 
     def tables() -> Iterator[pa.Table]:

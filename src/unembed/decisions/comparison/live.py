@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +15,7 @@ from torch import nn
 
 from unembed.decisions.audit.audit import Audit, finish_audit
 from unembed.decisions.audit.run import AuditOptions, AuditRun, Columns, joined, token_file
+from unembed.decisions.comparison.pair_reader import PairReader, PairReading
 from unembed.decisions.comparison.tokenizers import refuse_other_heads, refuse_other_tokenizers
 from unembed.head.divergence import SweptModel, divergence
 from unembed.models.checkpoint import Checkpoint, context_of
@@ -36,11 +37,15 @@ DIVERGENCE_BYTES = 24
 
 @dataclass(frozen=True)
 class LiveAudits:
-    """Two audits of one text, row for row, and the divergences of the same positions."""
+    """Two audits of one text, row for row, and the divergences of the same positions.
+
+    ``readings`` are those of further readers, in the order in which they were given.
+    """
 
     before: Audit
     after: Audit
     divergence: pa.Table
+    readings: tuple[PairReading, ...] = ()
 
 
 @restores_mode
@@ -50,6 +55,7 @@ def audit_both(
     corpus: Corpus,
     options: AuditOptions | None = None,
     *,
+    readers: Sequence[PairReader] = (),
     out: str | Path | None = None,
     command: str = "",
     progress: bool = False,
@@ -58,8 +64,9 @@ def audit_both(
     """Audit two models together, with exact divergences of their distributions at each position.
 
     No logits are stored: both heads pass over the same blocks of the vocabulary, twice. With
-    ``out`` the audits are written to ``out/before`` and ``out/after`` and the divergences to
-    ``out/divergence``; a killed run goes on where it stopped. The context is the shorter of the two
+    ``out`` the audits are written to ``out/before`` and ``out/after``, the divergences to
+    ``out/divergence``, and what further ``readers`` take from the same pass to a folder of each
+    one's name; a killed run goes on where it stopped. The context is the shorter of the two
     models'. Raises UnembedError where the tokenizers do not do the same, where one head lacks
     tokens of the other, and as ``audit`` does.
     Source: theory §4.
@@ -71,7 +78,7 @@ def audit_both(
     options = replace(options, context=shorter)
     with phases("prepare"):
         runs = _runs(before, after, corpus, options)
-    both = _Both(*runs)
+    both = _Both(runs[0], runs[1], tuple(readers))
     positions = runs[0].reading.windows.positions
     if out is None:
         with progress_bar("compare", "tok", positions, progress) as bar:
@@ -81,10 +88,12 @@ def audit_both(
             Audit(run.provenance, run.vocabulary([table]), run.documents(), in_memory=table)
             for run, table in zip(runs, whole, strict=False)
         ]
-        return LiveAudits(audits[0], audits[1], whole[2])
+        return both.live(audits, whole[2:])
     keys = [run.provenance.to_json() for run in runs]
-    keys.append({"kind": "divergence", "schema": SCHEMA, "before": keys[0], "after": keys[1]})
-    names = ("before", "after", "divergence")
+    names = ("before", "after", "divergence", *(reader.name for reader in readers))
+    pair = dict(zip(("before", "after"), keys, strict=True))
+    for name, own in zip(names[2:], ({}, *(reader.key for reader in readers)), strict=True):
+        keys.append({"kind": name, "schema": SCHEMA, **pair, **own})
     with ExitStack() as stack:
         folders = [
             stack.enter_context(RunFolder.open(Path(out) / name, key))
@@ -95,6 +104,7 @@ def audit_both(
             run.count_finished(folder, done)
         written = [folders[0].done[token_file(part)] for part in done]
         beside = runs[1].wanted.bytes_a_position + DIVERGENCE_BYTES
+        beside += sum(reader.bytes_a_position for reader in readers)
         runs[0].check_room(Path(out), written, beside)
         with progress_bar("compare", "tok", positions, progress) as bar:
             for part, tables in both.tables(done, bar, phases):
@@ -106,11 +116,15 @@ def audit_both(
                 finish_audit(folder, run, command)
                 for folder, run in zip(folders, runs, strict=False)
             ]
-        if not folders[2].finished:
-            folders[2].finish(command)
-        files = sorted(path for path in folders[2].done if path.startswith(TABLES))
-        divergences = pa.concat_tables([read_table(folders[2].folder / f) for f in files])
-        return LiveAudits(audits[0], audits[1], divergences)
+        return both.live(audits, [_whole_table(folder, command) for folder in folders[2:]])
+
+
+def _whole_table(folder: RunFolder, command: str) -> pa.Table:
+    """The parts of a folder below each other, which are then all that it holds."""
+    if not folder.finished:
+        folder.finish(command)
+    files = sorted(path for path in folder.done if path.startswith(TABLES))
+    return pa.concat_tables([read_table(folder.folder / file) for file in files])
 
 
 def _runs(
@@ -130,27 +144,34 @@ def _runs(
 
 @dataclass(frozen=True)
 class _Both:
-    """Two runs over the same batches."""
+    """Two runs over the same batches, and who else reads them."""
 
     before: AuditRun
     after: AuditRun
+    readers: tuple[PairReader, ...]
+
+    def live(self, audits: Sequence[Audit], tables: Sequence[pa.Table]) -> LiveAudits:
+        """What was found, from the tables of the divergences and of each reader."""
+        readings = map(PairReading, self.readers, tables[1:])
+        return LiveAudits(audits[0], audits[1], tables[0], tuple(readings))
 
     def tables(
         self, done: frozenset[str], bar: Any, phases: Phases
-    ) -> Iterator[tuple[str, tuple[pa.Table, pa.Table, pa.Table]]]:
-        """The parts that are not done yet: both audits' tables and the divergences'."""
+    ) -> Iterator[tuple[str, tuple[pa.Table, ...]]]:
+        """The parts that are not done yet: tables of both audits, divergences and readers."""
         found = self.before.reading.results(
             self._columns, bar, phases, others=[self.after.reading], done=done
         )
         for part, pieces in found:
-            before, after, divergences = zip(*pieces, strict=True)
-            tables = self.before.table(list(before)), self.after.table(list(after))
-            yield part, (*tables, _divergence_table(joined(list(divergences))))
+            before, after, *others = (list(columns) for columns in zip(*pieces, strict=True))
+            make = (_divergence_table, *(reader.table for reader in self.readers))
+            tables = (form(joined(found)) for form, found in zip(make, others, strict=True))
+            yield part, (self.before.table(before), self.after.table(after), *tables)
 
     @torch.no_grad()
     def _columns(
         self, models: tuple[nn.Module, ...], batch: Batch, phases: Phases
-    ) -> tuple[Columns, Columns, Columns]:
+    ) -> tuple[Columns, ...]:
         voices, found = [], []
         for run, model in zip((self.before, self.after), models, strict=True):
             hidden = run.reading.hidden(model, batch, phases)
@@ -160,8 +181,12 @@ class _Both:
             voices.append(SweptModel(hidden, run.reading.head, swept, run.reading.precision))
         with phases("divergence"):
             divergences = divergence(*voices)
-        columns = {name: getattr(divergences, name).cpu().numpy() for name in DIVERGENCES}
-        return found[0], found[1], columns | {"doc": batch.doc, "pos": batch.pos}
+        others = [{name: getattr(divergences, name).cpu().numpy() for name in DIVERGENCES}]
+        for reader in self.readers:
+            with phases(reader.name):
+                others.append(reader.columns(voices[0], voices[1], batch))
+        where = {"doc": batch.doc, "pos": batch.pos}
+        return *found, *(columns | where for columns in others)
 
 
 def _divergence_table(columns: Columns) -> pa.Table:
