@@ -193,7 +193,7 @@ def compare_command(
         done = compare(
             olds,
             news,
-            divergence=live and live.divergence,
+            divergence=live and live.divergence_parts,
             readings=live.readings if live else (),
             only=PositionFilter(**kept),
             out=output.folder,

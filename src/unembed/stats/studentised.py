@@ -7,14 +7,20 @@ resample's distance by its own standard error undoes that.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from unembed.stats.bootstrap import MINIMUM_DEFINED, RESAMPLES, bootstrap_sums
+from unembed.stats.bootstrap import (
+    MINIMUM_DEFINED,
+    RESAMPLES,
+    add_by_document,
+    bootstrap_sums,
+)
 from unembed.stats.estimate import Estimate
+from unembed.stats.resampled import Quantiles, Reader, Rows, read_quantiles
 from unembed.stats.student import student_t
 
 ROUNDING = 1e-9
@@ -145,26 +151,75 @@ def tail_quantile_estimates(
     interval where the upper level passes 1 and n positions are likelier than 2.5 % to hold none
     above the true quantile, ``p ** n > 0.025``; the reason says so.
     """
-    n = values.size
+    rows = [(values, inverse)]
+    how = {"resamples": resamples, "seed": seed}
+    [found] = read_tail_quantiles(lambda: [rows], [tuple(levels)], documents, **how)
+    return found
+
+
+def read_tail_quantiles(
+    read: Reader,
+    levels: Sequence[tuple[float, ...]],
+    documents: int,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> list[tuple[Estimate, ...]]:
+    """``tail_quantile_estimates`` of several samples, which are read a part at a time."""
+    plain = _plain_quantiles(read, levels)
+    below = [np.zeros((len(at), documents)) for at in levels]
+    sizes = np.zeros((len(levels), documents))
+    for part in read():
+        for (values, inverse), one, counts, size in zip(part, plain, below, sizes, strict=True):
+            add_by_document(size, np.ones(len(values)), inverse)
+            for q, count in zip(one.rows[0], counts, strict=True):
+                add_by_document(count, values <= q, inverse)
+    bounds = []
+    for at, one, counts, size in zip(levels, plain, below, sizes, strict=True):
+        middle = np.asarray(at, dtype=np.float64)
+        ends = np.full((2, len(at)), np.nan)
+        if one.n:
+            over = np.broadcast_to(size, counts.shape)
+            share = studentised(counts, over, resamples=resamples, seed=seed)
+            ends = middle + share.error * np.stack([share.low_t, share.high_t])
+        bounds.append(ends)
+    inside = [np.clip(np.nan_to_num(ends), 0, 1).ravel() for ends in bounds]
+    at_bounds = _plain_quantiles(read, [tuple(ends.tolist()) for ends in inside])
+    return [
+        _tail_estimates(at, one, ends, found.rows[0].reshape(2, -1), documents)
+        for at, one, ends, found in zip(levels, plain, bounds, at_bounds, strict=True)
+    ]
+
+
+def _plain_quantiles(read: Reader, levels: Sequence[tuple[float, ...]]) -> list[Quantiles]:
+    """Quantiles of all positions, whatever their documents."""
+
+    def as_one_document() -> Iterator[list[Rows]]:
+        for part in read():
+            yield [(values, np.zeros(len(values), dtype=np.intp)) for values, _ in part]
+
+    return read_quantiles(as_one_document, levels, 1)
+
+
+def _tail_estimates(
+    levels: tuple[float, ...],
+    plain: Quantiles,
+    bounds: Float[np.ndarray, "two k"],
+    ends: Float[np.ndarray, "two k"],
+    documents: int,
+) -> tuple[Estimate, ...]:
+    """The quantiles with their intervals; ``bounds`` are the levels of ``ends``."""
+    n, found = plain.n, []
     if n == 0:
         return tuple(Estimate(None, reason="no position to take a quantile of") for _ in levels)
-    at = np.asarray(levels, dtype=np.float64)
-    quantiles = np.quantile(values.astype(np.float64), at)
-    below = np.stack(
-        [np.bincount(inverse, weights=values <= q, minlength=documents) for q in quantiles]
-    )
-    sizes = np.broadcast_to(np.bincount(inverse, minlength=documents).astype(float), below.shape)
-    share = studentised(below, sizes, resamples=resamples, seed=seed)
-    found = []
-    for i, level in enumerate(at):
-        value = float(quantiles[i])
-        bounds = level + share.error[i] * np.array([share.low_t[i], share.high_t[i]])
-        if np.isnan(bounds).any():
+    for i, level in enumerate(levels):
+        value = float(plain.rows[0, i])
+        if np.isnan(bounds[:, i]).any():
             found.append(Estimate(value, n=n, documents=documents))
-        elif bounds[1] > 1 and level**n > 0.025:
+        elif bounds[1, i] > 1 and level**n > 0.025:
             reason = f"no interval: {n} positions do not bound a {level:.0%} quantile from above"
             found.append(Estimate(value, n=n, reason=reason, documents=documents))
         else:
-            low, high = np.quantile(values.astype(np.float64), np.clip(bounds, 0, 1))
-            found.append(Estimate(value, float(low), float(high), n=n, documents=documents))
+            low, high = ends[:, i].tolist()
+            found.append(Estimate(value, low, high, n=n, documents=documents))
     return tuple(found)

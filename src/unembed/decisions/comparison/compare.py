@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
@@ -174,7 +174,7 @@ def compare(
     before: Audit | Sequence[Audit],
     after: Audit | Sequence[Audit],
     *,
-    divergence: pa.Table | None = None,
+    divergence: pa.Table | Iterable[pa.Table] | None = None,
     readings: Sequence[PairReading] = (),
     only: PositionFilter | None = None,
     out: str | Path | None = None,
@@ -187,9 +187,9 @@ def compare(
     Rows pair on (document, position). Churn, flips and their tests, runner-up rotation, margin
     bands, frequency, token class, calibration, and the flips that the margins before predict; each
     margin figure raw and scale-free, each figure with an interval over documents.
-    ``compare(a, a)`` is zero throughout. ``divergence`` and ``readings`` are those of
-    ``live.audit_both``; a reading's summary is of the whole text, whatever ``only`` keeps. With
-    ``out`` the run is written there.
+    ``compare(a, a)`` is zero throughout. ``divergence``, a table or its parts, and
+    ``readings`` are those of ``live.audit_both``; a reading's summary is of the whole text,
+    whatever ``only`` keeps. With ``out`` the run is written there.
 
     Either side may be several audits, of checkpoints trained with different seeds. Each run before
     is paired with each after and the rows of all pairs are pooled: a figure is the one over all
@@ -208,7 +208,8 @@ def compare(
             "compare several seeds by their audits alone"
         )
     k = min(one.provenance.options["top_k"] for one in olds)
-    parts = [ComparedRows.of(old, new, only, divergence) for old in olds for new in news]
+    apart = [divergence] if isinstance(divergence, pa.Table) else divergence
+    parts = [ComparedRows.of(old, new, only, apart) for old in olds for new in news]
     vocabulary = pooled_vocabulary([part.paired for part in parts])
     (first, *more_before), (second, *more_after) = (
         [one.provenance.to_json() for one in side] for side in (olds, news)

@@ -27,6 +27,9 @@ FLIP_COLUMNS = [
 ]
 FLIP_KINDS = ("surest", "commonest")
 
+GAINED, LOST, MOVED = np.arange(3, dtype=np.uint64)
+"""What a flip did: wrong to right, right to wrong, wrong to wrong."""
+
 
 @dataclass(frozen=True)
 class Flip(ShortRepr):
@@ -74,31 +77,30 @@ def surest_flips(parts: Iterable[pa.Table], quoting: Quoting, n: int) -> Listing
 def commonest_flips(parts: Iterable[pa.Table], quoting: Quoting, n: int) -> Listing[FlipPair]:
     """The n commonest pairs of tokens before and after; equal counts by the lower ids.
 
-    It holds a part at a time, and the pairs.
+    It holds a part at a time, and 8 bytes a flip.
     """
     if n < 1:
         raise UnembedError(f"{n} pairs are none: ask for 1 or more")
-    pairs = np.zeros((0, 2), dtype=np.int64)
-    counts = np.zeros((0, 3), dtype=np.int64)
+    keys = [np.zeros(0, dtype=np.uint64)]
     for part in parts:
-        before, after, target = _top1(part)
-        changed = before != after
-        kinds = np.stack([after == target, before == target], axis=1)[changed]
-        kinds = np.column_stack([kinds, ~kinds.any(axis=1)]).astype(np.int64)
-        every = np.concatenate([pairs, np.stack([before, after], axis=1)[changed]])
-        pairs, where = np.unique(every, axis=0, return_inverse=True)
-        held, counts = np.concatenate([counts, kinds]), np.zeros((len(pairs), 3), dtype=np.int64)
-        np.add.at(counts, where.reshape(-1), held)
-    order = np.argsort(-counts.sum(axis=1), kind="stable")[:n]
-    return Listing(FlipPair, tuple(_pair(pairs[i], counts[i], quoting) for i in order))
-
-
-def _pair(
-    tokens: Int[np.ndarray, " two"], kinds: Int[np.ndarray, " three"], quoting: Quoting
-) -> FlipPair:
-    before, after = map(quoting.word, tokens.tolist())
-    gained, lost, moved = kinds.tolist()
-    return FlipPair(before, after, gained + lost + moved, gained, lost, moved)
+        before, after, target = (tokens.astype(np.uint64) for tokens in _top1(part))
+        kind = np.where(after == target, GAINED, np.where(before == target, LOST, MOVED))
+        # Ids are below 2^31, so that a flip is one number, in order of its two tokens.
+        keys.append((before << 33 | after << 2 | kind)[before != after])
+    cells, counts = np.unique(np.concatenate(keys), return_counts=True)
+    pairs, first = np.unique(cells >> 2, return_index=True)
+    total = np.add.reduceat(counts, first) if first.size else counts
+    order = np.argsort(-total, kind="stable")[:n]
+    found = []
+    for token_pair in pairs[order].tolist():
+        at = np.searchsorted(cells, np.array([token_pair << 2, token_pair + 1 << 2], np.uint64))
+        held = slice(*at.tolist())
+        kinds = np.zeros(3, dtype=np.int64)
+        kinds[(cells[held] & 3).astype(np.intp)] = counts[held]
+        gained, lost, moved = kinds.tolist()
+        words = quoting.word(token_pair >> 31), quoting.word(token_pair & (1 << 31) - 1)
+        found.append(FlipPair(*words, gained + lost + moved, gained, lost, moved))
+    return Listing(FlipPair, tuple(found))
 
 
 def _top1(rows: pa.Table) -> list[Int[np.ndarray, " positions"]]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +40,30 @@ DIVERGENCE_BYTES = 24
 class LiveAudits:
     """Two audits of one text, row for row, and the divergences of the same positions.
 
-    ``readings`` are those of further readers, in the order in which they were given.
+    ``divergence_parts`` gives the divergences' table a part at a time, read from the run where
+    there is one, and as often as it is asked. ``readings`` are those of further readers, in the
+    order in which they were given.
     """
 
     before: Audit
     after: Audit
-    divergence: pa.Table
+    divergence_parts: Iterable[pa.Table]
     readings: tuple[PairReading, ...] = ()
+
+    @cached_property
+    def divergence(self) -> pa.Table:
+        """Columns ``doc pos`` and DIVERGENCES, a row for each of the audits'."""
+        return pa.concat_tables(self.divergence_parts)
+
+
+@dataclass(frozen=True)
+class TableFiles:
+    """The tables of some files, each read when its turn comes."""
+
+    files: tuple[Path, ...]
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        return map(read_table, self.files)
 
 
 @restores_mode
@@ -88,7 +106,7 @@ def audit_both(
             Audit(run.provenance, run.vocabulary([table]), run.documents(), in_memory=table)
             for run, table in zip(runs, whole, strict=False)
         ]
-        return both.live(audits, whole[2:])
+        return both.live(audits, [(table,) for table in whole[2:]])
     keys = [run.provenance.to_json() for run in runs]
     names = ("before", "after", "divergence", *(reader.name for reader in readers))
     pair = dict(zip(("before", "after"), keys, strict=True))
@@ -116,15 +134,15 @@ def audit_both(
                 finish_audit(folder, run, command)
                 for folder, run in zip(folders, runs, strict=False)
             ]
-        return both.live(audits, [_whole_table(folder, command) for folder in folders[2:]])
+        return both.live(audits, [_finished(folder, command) for folder in folders[2:]])
 
 
-def _whole_table(folder: RunFolder, command: str) -> pa.Table:
-    """The parts of a folder below each other, which are then all that it holds."""
+def _finished(folder: RunFolder, command: str) -> TableFiles:
+    """The parts of a folder, which are then all that it holds."""
     if not folder.finished:
         folder.finish(command)
     files = sorted(path for path in folder.done if path.startswith(TABLES))
-    return pa.concat_tables([read_table(folder.folder / file) for file in files])
+    return TableFiles(tuple(folder.folder / file for file in files))
 
 
 def _runs(
@@ -150,9 +168,9 @@ class _Both:
     after: AuditRun
     readers: tuple[PairReader, ...]
 
-    def live(self, audits: Sequence[Audit], tables: Sequence[pa.Table]) -> LiveAudits:
-        """What was found, from the tables of the divergences and of each reader."""
-        readings = map(PairReading, self.readers, tables[1:])
+    def live(self, audits: Sequence[Audit], tables: Sequence[Iterable[pa.Table]]) -> LiveAudits:
+        """What was found, from the parts of the divergences' table and of each reader's."""
+        readings = map(PairReading, self.readers, map(pa.concat_tables, tables[1:]))
         return LiveAudits(audits[0], audits[1], tables[0], tuple(readings))
 
     def tables(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
@@ -29,6 +29,7 @@ from unembed.decisions.tokens import (
     classes_of,
     frequency_buckets,
 )
+from unembed.errors import UnembedError
 from unembed.runs.arrays import numbers_of
 
 DIVERGENCES = tuple(field.name for field in fields(DivergenceColumns))
@@ -51,12 +52,15 @@ class ComparedRows:
 
     @staticmethod
     def of(
-        before: Audit, after: Audit, only: PositionFilter, divergence: pa.Table | None = None
+        before: Audit,
+        after: Audit,
+        only: PositionFilter,
+        divergence: Iterable[pa.Table] | None = None,
     ) -> ComparedRows:
         """The positions of one pair of runs that ``only`` keeps.
 
-        ``divergence`` has a row for each of the audits'. Raises UnembedError as ``PairedAudits.of``
-        and ``PositionFilter`` do.
+        ``divergence`` has a row for each of the audits', and is read many times. Raises
+        UnembedError as ``PairedAudits.of`` and ``PositionFilter`` do.
         """
         paired = PairedAudits.of(before, after)
         finite = FiniteRows.of(paired.read, BOTH_FINITE)
@@ -137,7 +141,7 @@ class _Reader:
     paired: PairedAudits
     frequency: Int[np.ndarray, " tokens"]
     classes: Int[np.ndarray, " tokens"]
-    divergence: pa.Table | None
+    divergence: Iterable[pa.Table] | None
 
     def __call__(self, names: Sequence[str]) -> Iterator[dict[str, np.ndarray]]:
         made: dict[str, tuple[tuple[str, ...], Callable[..., np.ndarray]]] = {
@@ -152,18 +156,39 @@ class _Reader:
         }
         stored = [name for name in names if name not in made and name not in DIVERGENCES]
         stored += [name for one in names if one in made for name in made[one][0]]
-        row = 0
+        apart = [name for name in names if name in DIVERGENCES]
+        divergences = _NextRows(self.divergence or ())
         for part in self.paired.read(tuple(dict.fromkeys(["doc", *stored]))):
-            n = len(part["doc"])
             found = {}
+            if apart:
+                piece = divergences.take(len(part["doc"]))
+                found = {name: numbers_of(piece[name]) for name in apart}
             for name in names:
                 if name in made:
                     needed, make = made[name]
                     found[name] = make(*(part[one] for one in needed))
-                elif name in DIVERGENCES:
-                    assert self.divergence is not None
-                    found[name] = numbers_of(self.divergence[name].slice(row, n))
-                else:
+                elif name not in apart:
                     found[name] = part[name]
-            row += n
             yield found
+
+
+class _NextRows:
+    """The rows of tables that are read one after another, so many at a time."""
+
+    def __init__(self, tables: Iterable[pa.Table]) -> None:
+        self.tables = iter(tables)
+        self.held: list[pa.Table] = []
+
+    def take(self, rows: int) -> pa.Table:
+        """The next rows; raises UnembedError where there are fewer."""
+        while not self.held or sum(table.num_rows for table in self.held) < rows:
+            table = next(self.tables, None)
+            if table is None:
+                raise UnembedError(
+                    "the divergences have fewer rows than the audits: give those of the same "
+                    "live.audit_both"
+                )
+            self.held.append(table)
+        whole = pa.concat_tables(self.held)
+        self.held = [whole.slice(rows)]
+        return whole.slice(0, rows)

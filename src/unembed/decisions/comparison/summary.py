@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,7 @@ from unembed.decisions.comparison.calibration import CalibrationComparison, read
 from unembed.decisions.comparison.divergences import (
     DivergenceColumns,
     DivergenceSummary,
-    Grouping,
-    summarise_divergences,
+    read_divergences,
 )
 from unembed.decisions.comparison.flips import (
     COMPARISON_RESAMPLES,
@@ -203,18 +202,8 @@ def _crossed(rows: FiniteRows) -> FiniteRows:
 
 
 def _divergences(rows: FiniteRows, *, resamples: int, seed: int) -> DivergenceSummary:
-    names = [field.name for field in fields(DivergenceColumns)]
-    parts = list(rows.parts("doc", "band_before", "frequency", "token_class", *names))
-    _, doc, *columns = (np.concatenate(one) for one in zip(*parts, strict=True))
-    band, frequency, kind, *values = columns
-    groupings = {
-        "band_before": Grouping(band, BAND_NAMES),
-        "frequency": Grouping(frequency, FREQUENCY_NAMES),
-        "token_class": Grouping(kind, CLASSES),
-    }
-    return summarise_divergences(
-        DivergenceColumns(*values), doc, groupings, resamples=resamples, seed=seed
-    )
+    groupings = {"band_before": BAND_NAMES, "frequency": FREQUENCY_NAMES, "token_class": CLASSES}
+    return read_divergences(rows, groupings, resamples=resamples, seed=seed)
 
 
 def comparison_to_json(summary: ComparisonSummary) -> dict[str, Any]:
