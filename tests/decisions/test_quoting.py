@@ -16,6 +16,7 @@ import torch
 import unembed
 from made_up.doses import Grid
 from unembed.decisions import AuditOptions, ClosestCall, Flip
+from unembed.decisions.comparison.flip_list import FlipPair, commonest_flips
 from unembed.decisions.quoting import Quoting
 from unembed.demo import bundled_model, documents
 from unembed.runs.listing import Listing
@@ -165,6 +166,21 @@ def test_commonest_flips_count_pairs_of_tokens(comparison: unembed.Comparison) -
     assert sum(one.wrong_to_right for one in every) == flips.wrong_to_right
     assert sum(one.right_to_wrong for one in every) == flips.right_to_wrong
     assert sum(one.wrong_to_wrong for one in every) == flips.wrong_to_wrong
+
+
+def test_the_largest_ids_are_counted_too() -> None:
+    most = 2**31 - 1
+    rows = [(most, 0, 0), (most, 0, most), (most, 0, 3), (0, most, 1), (0, 1, 1), (most, 0, 0)]
+    columns = [np.array(one, np.int32) for one in zip(*rows, strict=True)]
+    table = pa.table(dict(zip(("before_top1", "after_top1", "target"), columns, strict=True)))
+    words = Vocabulary({0: "low", 1: "one", most: "high"})
+    quoting = Quoting(words, pa.table({"name": ["a"], "first_token": [0]}))
+    parts = [table.slice(start, 2) for start in (0, 2, 4)]
+    assert commonest_flips(parts, quoting, 3).records == (
+        FlipPair("high", "low", 4, 2, 1, 1),
+        FlipPair("low", "one", 1, 1, 0, 0),
+        FlipPair("low", "high", 1, 0, 0, 1),
+    )
 
 
 def test_equal_models_have_no_flips(audit: unembed.Audit) -> None:

@@ -339,8 +339,11 @@ def weighted_spearman_oracle(x, y, weights):
     return products[0] / math.sqrt(products[1] * products[2])
 
 
+@pytest.mark.parametrize("chunk", [None, 7])
 @pytest.mark.parametrize("tied", [False, True])
-def test_influence_is_the_derivative_in_a_position_s_weight(tied):
+def test_influence_is_the_derivative_in_a_position_s_weight(tied, chunk, monkeypatch):
+    if chunk is not None:
+        monkeypatch.setattr("unembed.stats.rank_correlation.CHUNK", chunk)
     generator = np.random.default_rng(4)
     x = generator.normal(size=30)
     y = x + generator.normal(size=30)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from statistics import NormalDist
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from reference import studentised
+from unembed.decisions.audit.finite_rows import FiniteRows
 from unembed.decisions.comparison.divergences import (
     KL_THRESHOLDS_NATS,
     TOP_PART,
@@ -17,6 +19,7 @@ from unembed.decisions.comparison.divergences import (
     DivergenceColumns,
     DivergenceSummary,
     Grouping,
+    read_divergences,
     summarise_divergences,
     survival,
 )
@@ -236,6 +239,19 @@ def test_the_same_input_gives_the_same_bits(summary: DivergenceSummary) -> None:
     columns, doc, grouping = example()
     again = summarise_divergences(columns, doc, {"kind": grouping}, resamples=RESAMPLES, seed=0)
     assert again == summary
+
+
+@pytest.mark.parametrize("size", [1, 13, 64])
+def test_positions_read_in_parts_give_the_same_bits(summary: DivergenceSummary, size: int) -> None:
+    columns, doc, grouping = example()
+    table = {"doc": doc, "kind": grouping.index, **vars(columns)}
+
+    def read(names: Sequence[str]) -> Iterator[dict[str, np.ndarray]]:
+        for start in range(0, doc.size, size):
+            yield {name: table[name][start : start + size] for name in names}
+
+    rows = FiniteRows.of(read, ())
+    assert read_divergences(rows, {"kind": NAMES}, resamples=RESAMPLES, seed=0) == summary
 
 
 @pytest.mark.slow

@@ -203,6 +203,21 @@ def test_a_further_reader_reads_the_same_pass_part_by_part(
         audit_both(*models, corpus, OPTIONS, readers=[TopLogits(2)], out=tmp_path)
 
 
+def test_a_run_s_divergences_are_read_in_parts(
+    models: tuple[Checkpoint, Checkpoint], corpus: Corpus, found: LiveAudits, tmp_path: Path
+) -> None:
+    kept = audit_both(*models, corpus, OPTIONS, out=tmp_path / "run")
+    parts = list(kept.divergence_parts)
+    assert len(parts) > 1
+    done = compare(kept.before, kept.after, divergence=kept.divergence_parts, resamples=20)
+    assert "divergence" not in vars(kept)
+    want = compare(found.before, found.after, divergence=found.divergence, resamples=20)
+    assert done.summary == want.summary
+    assert done.table.equals(want.table)
+    with pytest.raises(UnembedError, match="fewer rows than the audits"):
+        compare(found.before, found.after, divergence=parts[:-1])
+
+
 def test_other_tokenizers_are_refused(
     models: tuple[Checkpoint, Checkpoint], corpus: Corpus, small_tokenizer: Any
 ) -> None:
