@@ -244,7 +244,7 @@ def compare(
     def summary_of_all() -> ComparisonSummary:
         if len(parts) == 1:
             found = {
-                one.reader.name: one.reader.summary(one.table, resamples=resamples, seed=seed)
+                one.reader.name: one.reader.summary(one.parts, resamples=resamples, seed=seed)
                 for one in readings
             }
             return replace(summarised(parts), **found)  # type: ignore[arg-type]

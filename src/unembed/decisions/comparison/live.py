@@ -170,7 +170,7 @@ class _Both:
 
     def live(self, audits: Sequence[Audit], tables: Sequence[Iterable[pa.Table]]) -> LiveAudits:
         """What was found, from the parts of the divergences' table and of each reader's."""
-        readings = map(PairReading, self.readers, map(pa.concat_tables, tables[1:]))
+        readings = map(PairReading, self.readers, tables[1:])
         return LiveAudits(audits[0], audits[1], tables[0], tuple(readings))
 
     def tables(

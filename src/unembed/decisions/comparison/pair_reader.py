@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -44,14 +45,17 @@ class PairReader(Protocol):
         """A part's table, from columns in order of the text."""
         ...
 
-    def summary(self, table: pa.Table, *, resamples: int, seed: int) -> ShortRepr:
-        """What the whole table says, with intervals over documents."""
+    def summary(self, parts: Iterable[pa.Table], *, resamples: int, seed: int) -> ShortRepr:
+        """What its table says, a part at a time, with intervals over documents.
+
+        Parts come in order of the text, and no window of it is in two.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class PairReading:
-    """A reader of a pair's pass, and its table of the whole text."""
+    """A reader of a pair's pass, and the parts of its table, as often as they are asked for."""
 
     reader: PairReader
-    table: pa.Table
+    parts: Iterable[pa.Table]
