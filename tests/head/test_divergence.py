@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from unembed.head.head import Head
 from unembed.head.kernels import compiled
 from unembed.head.kernels.running import SEGMENT
 from unembed.head.precision import Precision
+from unembed.head.product import multiply
 from unembed.head.sweep import sweep
 
 
@@ -136,6 +138,26 @@ def test_blocks_and_neighbours_change_no_bit() -> None:
         voice(second.head, second.hidden[7:8], targets[:1]),
     )
     assert all(torch.equal(a[7:8], b) for a, b in zip(fields(whole), fields(alone), strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_heads_multiply_what_they_multiplied_in_their_sweeps(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bfloat16 head that is given float32 rows multiplies three parts of each."""
+    seen: set[tuple[torch.dtype, int]] = set()
+
+    def multiplied(left: torch.Tensor, *others: Any) -> None:
+        seen.add((left.dtype, left.shape[1]))
+        multiply(left, *others)
+
+    monkeypatch.setattr("unembed.head.blocks.multiply", multiplied)
+    first, second = pair(300, dtype=dtype)
+    swept = seen.copy()
+    seen.clear()
+    divergence(first, second)
+    assert len(swept) == 1
+    assert seen == swept
 
 
 def fields(found: Divergence) -> list[torch.Tensor]:
