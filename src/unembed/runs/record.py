@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
+from functools import cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -61,7 +62,7 @@ def _read(kind: Any, data: Any, name: str) -> Any:
 
 
 def _record(kind: Any, data: dict[str, Any], name: str) -> Any:
-    hints, known = typing.get_type_hints(kind), dataclasses.fields(kind)
+    hints, known = _hints(kind), dataclasses.fields(kind)
     optional = {
         field.name
         for field in known
@@ -71,6 +72,12 @@ def _record(kind: Any, data: dict[str, Any], name: str) -> Any:
     if found:
         raise ValueError(f"{name} has missing or unknown fields {', '.join(map(repr, found))}")
     return kind(**{key: _read(hints[key], item, f"{name}.{key}") for key, item in data.items()})
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    """The types of a record's fields, which Python evaluates anew whenever it is asked."""
+    return typing.get_type_hints(kind)
 
 
 def _of(kind: Any, data: Any, name: str) -> Any:
