@@ -26,6 +26,7 @@ from unembed.decisions.audit.audit import Audit, audit
 from unembed.decisions.audit.run import AuditOptions
 from unembed.decisions.comparison.summary import ComparisonSummary
 from unembed.errors import UnembedError
+from unembed.head.product import Route, float32_products
 from unembed.models.checkpoint import Checkpoint, load, token_ids
 from unembed.text.batches import BatchPlan, batches
 from unembed.text.corpus import Corpus
@@ -587,6 +588,66 @@ def test_a_run_past_its_budget_ends_with_the_last_good_weights(
         patch.setattr(module, "StopCallback", Keeper)
         trained(llama, corpus, recipe, tmp_path / "free")
     assert same_weights(saved(tmp_path / "run"), good)
+
+
+@pytest.mark.parametrize("budget", [Budget(), Budget(nll=99.0), Budget(right_to_wrong=1.0)])
+def test_weights_to_go_back_to_are_kept_where_a_budget_may_need_them(
+    budget: Budget, llama: Checkpoint, corpus: Corpus, tmp_path: Path
+) -> None:
+    kept: list[dict[str, torch.Tensor]] = []
+
+    class Keeper(module.StopCallback):
+        def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            kept.append(self.good)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "StopCallback", Keeper)
+        trained(llama, corpus, replace(QUICK, budget=budget), tmp_path / "run")
+    [good] = kept
+    if budget.bounded:
+        assert same_weights(saved(tmp_path / "run"), good)
+    else:
+        assert good == {}
+
+
+@pytest.mark.parametrize("route", ["ieee", "onednn"])
+def test_a_training_multiplies_by_the_route_that_was_proved(
+    route: str, llama: Checkpoint, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    products: Any = torch.backends.mkldnn.matmul
+    seen, before = [], products.fp32_precision
+
+    class Watcher(module.StopCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            seen.append(products.fp32_precision)
+
+    monkeypatch.setattr(module, "faster_body_route", lambda *_given: route)
+    monkeypatch.setattr(module, "StopCallback", Watcher)
+    trained(llama, corpus, replace(QUICK, steps=2), tmp_path / "run")
+    assert seen == ["bf16" if route == "onednn" else before] * 2
+    assert products.fp32_precision == before
+
+
+def test_gradients_by_the_proved_route_are_as_exact_as_by_the_plain_one() -> None:
+    config = tf.LlamaConfig(
+        vocab_size=300, hidden_size=256, intermediate_size=512, num_hidden_layers=2,
+        num_attention_heads=4,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model: Any = tf.LlamaForCausalLM(config)
+    ids = torch.randint(0, 300, (4, 32))
+
+    def gradients(model: Any, route: Route) -> torch.Tensor:
+        model.zero_grad()
+        with float32_products(route):
+            model(input_ids=ids, labels=ids).loss.backward()
+        return torch.cat([p.grad.flatten().double() for p in model.parameters()])
+
+    plain = gradients(model, "ieee")
+    faster = gradients(model, module._route(HeadHook.of(model)))
+    exact = gradients(copy.deepcopy(model).double(), "ieee")
+    assert (faster - exact).norm() <= 4 * (plain - exact).norm()
+    assert (plain - exact).norm() <= 1e-5 * exact.norm()
 
 
 def test_a_refinement_says_that_it_stopped(

@@ -45,6 +45,11 @@ class Budget(ShortRepr):
                 f"a budget for classes {', '.join(self.classes)} needs a bound on right_to_wrong"
             )
 
+    @property
+    def bounded(self) -> bool:
+        """Whether anything is bounded, so that a run may have to go back."""
+        return self.nll is not None or self.right_to_wrong is not None
+
 
 @dataclass(frozen=True)
 class Recipe(ShortRepr):

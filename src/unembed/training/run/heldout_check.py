@@ -222,12 +222,18 @@ class StopCallback(TrainerCallback):
             )
         self.acquitted = state.global_step + SUSPECTED_STEPS
 
+    @torch.no_grad()
     def _keep(self, model: nn.Module) -> None:
-        self.good = {
-            name: parameter.detach().clone()
-            for name, parameter in model.named_parameters()
-            if parameter.requires_grad
-        }
+        """Copy what moves, into the copy before; without a budget nothing is ever gone back to."""
+        if not self.check.budget.bounded:
+            return
+        for name, parameter in model.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            if name in self.good:
+                self.good[name].copy_(parameter)
+            else:
+                self.good[name] = parameter.detach().clone()
 
 
 def _loss(logs: dict[str, float]) -> float:

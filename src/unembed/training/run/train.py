@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from unembed.head.head import faster_body_route
+from unembed.head.precision import Precision
+from unembed.head.product import Route, float32_products
 from unembed.models.checkpoint import Checkpoint, context_of, load, quietly, token_ids
 from unembed.models.length_proof import prove_lengths
 from unembed.models.mode import kept_mode, restores_mode
@@ -119,9 +123,14 @@ class _TrainingJob:
         context = context_of(start, recipe.context) - 1
         examples = Examples.of(self.training, context, positions)
         hook = HeadHook.of(scoped.model, ids)
+        route = _route(hook)
         vocabulary = Vocabulary.of(self.checkpoint.tokenizer, range(hook.head.vocab))
-        with progress_bar("refine", "step", recipe.steps, self.progress) as bar:
-            callback = StopCallback(self._check(hook, context, vocabulary), recipe.watch_every, bar)
+        with (
+            progress_bar("refine", "step", recipe.steps, self.progress) as bar,
+            nullcontext() if route == "ieee" else float32_products(route),
+        ):
+            check = self._check(hook, context, vocabulary, route)
+            callback = StopCallback(check, recipe.watch_every, bar)
             with quietly():
                 trainer = RefineTrainer(
                     model=scoped.model,
@@ -149,16 +158,27 @@ class _TrainingJob:
             "log": trainer.state.log_history,
         }
 
-    def _check(self, hook: HeadHook, context: int, vocabulary: Vocabulary) -> HeldoutCheck:
+    def _check(
+        self, hook: HeadHook, context: int, vocabulary: Vocabulary, route: Route = "ieee"
+    ) -> HeldoutCheck:
         recipe = self.recipe
         windows = Windows.of(self.heldout, context, max_positions=recipe.watch_positions)
         device = next(hook.model.parameters()).device
         everything, plan = range(len(windows.length)), BatchPlan.of(device, None, windows.positions)
         with kept_mode(hook.model):
-            mix = prove_lengths(hook.model.eval(), windows, plan, "ieee")
+            mix = prove_lengths(hook.model.eval(), windows, plan, route)
         watched = list(batches(windows, everything, plan, mix=mix))
         counted = tokens_of_classes(recipe.budget.classes, vocabulary, hook.head.vocab)
         return HeldoutCheck.of(hook, watched, counted, recipe.budget)
+
+
+def _route(hook: HeadHook) -> Route:
+    """The route of the training's float32 products: the faster one of a CPU where it is as exact.
+
+    A GPU's stay as its owner set them.
+    """
+    with kept_mode(hook.model):
+        return faster_body_route(hook.model.eval(), Precision.probe(hook.head.weight))
 
 
 def _arguments(
