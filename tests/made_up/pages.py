@@ -9,11 +9,13 @@ from made_up.alignments import example
 from made_up.audits import make_documents, make_summary
 from made_up.comparisons import WORDS, make_live_comparison
 from made_up.doses import Grid
+from made_up.logs import compared
 from made_up.refinements import make_summary as make_refinement
 from made_up.selection import METHODS, mixture, plane, ranking, transfer, verdicts
 from unembed.decisions.comparison.excerpt import flip_excerpts
 from unembed.report.alignment.page import alignment_page
 from unembed.report.audit.page import audit_page
+from unembed.report.benchmarks.page import benchmarks_page
 from unembed.report.comparison.flip_quotes import flips_of
 from unembed.report.comparison.page import comparison_page
 from unembed.report.dose.page import dose_page
@@ -68,6 +70,7 @@ def _gallery() -> str:
 PAGES: dict[str, Callable[[], str]] = {
     "audit": _audit,
     "comparison": _comparison,
+    "benchmarks": lambda: benchmarks_page(compared(), title="Benchmarks", facts=FACTS),
     "refinement": _refinement,
     "dose": _dose,
     "alignment": lambda: alignment_page(

@@ -13,6 +13,7 @@ import pyarrow as pa
 from made_up.alignments import example
 from made_up.comparisons import make_live_comparison
 from made_up.doses import Grid, disturbed
+from made_up.logs import compared
 from made_up.refinements import make_summary
 from made_up.selection import mixture, plane, ranking, transfer, verdicts
 from unembed.decisions.audit.audit import Audit
@@ -77,6 +78,7 @@ RECORDS: dict[str, Callable[[], Drawn]] = {
     "audit": cache(audit),
     "comparison": cache(comparison),
     "live comparison": cache(make_live_comparison),
+    "benchmarks": cache(compared),
     "refinement": cache(refinement),
     "dose": cache(doses),
     "alignment": cache(lambda: example(6, missing=(4,))),

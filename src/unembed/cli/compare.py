@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from unembed.cli.compare_logs import compare_logs_command, given_logs
 from unembed.cli.help import Verb, option, under
 from unembed.cli.options import CONTEXT_IS, DEVICE_HELP, DEVICE_IS, PRINTING, opened
 from unembed.cli.printing import OUT, Output, typed, with_output
@@ -71,7 +72,7 @@ CLASS_HELP = "Targets of this token class; repeatable."
     option(
         "--document",
         rare=True,
-        help="What a document is: its first line's pattern, or a column.",
+        help="What a document is: its first line's pattern, or a column; of logs a field.",
         default_is="a row",
     ),
     option("--dtype", type=click.Choice(DTYPES), help="Precision of both", default_is="auto"),
@@ -129,7 +130,8 @@ def compare_command(
 ) -> None:
     """Say which decisions a model changed, and whether they were right.
 
-    BEFORE and AFTER are audits of one text or, with CORPUS, two models, which adds divergences.
+    BEFORE and AFTER are audits of one text or, with CORPUS, two models, which adds divergences; or
+    two folders that lm_eval --log_samples wrote.
 
     \b
     Example:
@@ -146,6 +148,11 @@ def compare_command(
     Further runs of a side, by --seed-before and --seed-after, are of checkpoints trained with other
     seeds: every pair is compared, and intervals hold the spread between seeds too.
 
+    Logs of lm-evaluation-harness are paired sample by sample: the difference of each task and of
+    their mean, McNemar's test, and Holm's correction for the number of tasks. --document names a
+    field of the samples whose equal values belong together. The folder holds samples_*.jsonl and
+    results_*.json; of several runs in one, give the results_*.json.
+
     Several --class, --frequency or --band keep positions of any of them; different options keep
     those that pass all.
 
@@ -154,6 +161,8 @@ def compare_command(
       unembed compare runs/base runs/int8 -o runs/names --class entity-like
       unembed compare runs/base runs/int8 -o runs/narrow --band 0-0.5
       unembed compare runs/base runs/s0 --seed-after runs/s1 --seed-after runs/s2 -o runs/seeds
+      unembed compare logs/base logs/int8 -o runs/benchmarks
+      unembed compare logs/base logs/int8 --document passage -o runs/benchmarks
     """
     from unembed.decisions.audit.audit import Audit
     from unembed.decisions.comparison.compare import compare
@@ -161,6 +170,9 @@ def compare_command(
     from unembed.models.checkpoint import load_tokenizer
     from unembed.text.rows import RowRules, read_rows
 
+    if given_logs(before, after):
+        compare_logs_command(before, after, corpus, output)
+        return
     kept = {name: given.pop(name) for name in ("classes", "frequencies", "bands", "documents")}
     if terms_file is not None:
         lines = (row.text.strip() for row in read_rows(terms_file, RowRules()))

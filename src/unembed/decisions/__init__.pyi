@@ -3,6 +3,8 @@ from .audit.gap import GapFit as GapFit
 from .audit.gap import fit_gap as fit_gap
 from .audit.run import AuditOptions as AuditOptions
 from .audit.summary import AuditSummary as AuditSummary
+from .benchmarks.compare import compare_logs as compare_logs
+from .benchmarks.record import ComparedBenchmarks as ComparedBenchmarks
 from .comparison.flip_list import Flip as Flip
 from .comparison.flip_list import FlipPair as FlipPair
 from .comparison.positions import PositionFilter as PositionFilter
@@ -18,6 +20,9 @@ __all__ = [
     "ClosestCall",
     "Flip",
     "FlipPair",
+    # Benchmark logs of lm-evaluation-harness
+    "ComparedBenchmarks",
+    "compare_logs",
     # The expressibility gap of any margins
     "GapFit",
     "fit_gap",

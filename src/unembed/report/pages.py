@@ -32,6 +32,7 @@ PageOfRun = Callable[[Any, FinishedRun | None, Mapping[str, str]], str]
 RECORDS = {
     "audit": "unembed.decisions.audit.audit:Audit",
     "comparison": "unembed.decisions.comparison.compare:Comparison",
+    "benchmarks": "unembed.decisions.benchmarks.record:ComparedBenchmarks",
     "refinement": "unembed.training.run.refinement:Refinement",
     "dose": "unembed.training.doses.dose:Doses",
     "alignment": "unembed.signatures.alignment.records:Alignments",

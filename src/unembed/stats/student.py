@@ -27,6 +27,13 @@ def student_t(freedom: int) -> float:
     return math.sqrt(freedom) * math.tan(low)
 
 
+def two_sided_p(t: float, freedom: int) -> float:
+    """``Pr(|T| >= |t|)`` of Student's t; exact to about 1e-15. Raises ``ValueError`` as above."""
+    if freedom < 1:
+        raise ValueError(f"Student's t needs a degree of freedom, got {freedom}")
+    return max(0.0, 1.0 - _within(math.atan(abs(t) / math.sqrt(freedom)), freedom))
+
+
 def sampled_part(values: Sequence[float]) -> float:
     """``t^2 var / n``: the squared half-width of a 95 % interval of the mean of n values.
 

@@ -15,7 +15,7 @@ from unembed.report.parts.wording import capital, counted, listed
 BLANKS = re.compile("[ \n]+")
 """Not those that hold a number and its unit together."""
 
-KINDS_IN_WORDS = {"dose": "grid of doses"}
+KINDS_IN_WORDS = {"dose": "grid of doses", "benchmarks": "comparison of benchmarks"}
 """The kinds of runs that are called otherwise than their pages."""
 
 

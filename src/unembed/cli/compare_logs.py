@@ -1,0 +1,55 @@
+"""``unembed compare`` of two folders of benchmark logs."""
+
+from __future__ import annotations
+
+import click
+
+from unembed.cli.printing import Output, typed
+from unembed.errors import UnembedError
+from unembed.runs.phases import current_phases
+
+WITH_LOGS = ("document", "out", "as_json", "quiet", "profile")
+"""Options that go with logs."""
+
+
+def given_logs(before: str, after: str) -> bool:
+    """Whether both are logs of lm-evaluation-harness. Raises UnembedError where one is."""
+    from unembed.decisions.benchmarks.logs import holds_logs
+
+    found = [name for name in (before, after) if holds_logs(name)]
+    if len(found) == 1:
+        other = after if found == [before] else before
+        raise UnembedError(
+            f"{found[0]} holds logs of lm-evaluation-harness and {other} none: give two folders "
+            "that lm_eval --log_samples wrote"
+        )
+    return len(found) == 2
+
+
+def compare_logs_command(before: str, after: str, corpus: str | None, output: Output) -> None:
+    """Compare the logs; of the verb's options only --document goes with them."""
+    from unembed.decisions.benchmarks.compare import compare_logs
+
+    if corpus is not None:
+        raise UnembedError(f"logs of lm-evaluation-harness take no CORPUS: leave {corpus} out")
+    context = click.get_current_context()
+    others = [
+        option.opts[0]
+        for option in context.command.params
+        if isinstance(option, click.Option)
+        and option.name not in WITH_LOGS
+        and context.params.get(option.name or "") not in (None, (), False)
+    ]
+    if others:
+        raise UnembedError(
+            f"{', '.join(others)} says nothing of logs of lm-evaluation-harness: leave it out"
+        )
+    with current_phases()("compare"):
+        done = compare_logs(
+            before,
+            after,
+            document=context.params["document"],
+            out=output.folder,
+            command=typed(),
+        )
+    output.end(done)
