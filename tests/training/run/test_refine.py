@@ -628,6 +628,16 @@ def test_a_training_multiplies_by_the_route_that_was_proved(
     assert products.fp32_precision == before
 
 
+def test_a_training_in_bfloat16_is_watched_in_bfloat16_from_its_start(
+    llama: Checkpoint, corpus: Corpus, tmp_path: Path
+) -> None:
+    recipe = replace(QUICK, steps=2, learning_rate=1e-30, weight_decay=0.0, bf16=True)
+    log = trained(llama, corpus, recipe, tmp_path / "run").note["log"]
+    start, end = (line["watched"] for line in log if "watched" in line)
+    assert (start["step"], end["step"]) == (0, 2)
+    assert {**end, "step": 0} == start
+
+
 def test_gradients_by_the_proved_route_are_as_exact_as_by_the_plain_one() -> None:
     config = tf.LlamaConfig(
         vocab_size=300, hidden_size=256, intermediate_size=512, num_hidden_layers=2,

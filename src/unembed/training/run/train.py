@@ -169,7 +169,9 @@ class _TrainingJob:
             mix = prove_lengths(hook.model.eval(), windows, plan, route)
         watched = list(batches(windows, everything, plan, mix=mix))
         counted = tokens_of_classes(recipe.budget.classes, vocabulary, hook.head.vocab)
-        return HeldoutCheck.of(hook, watched, counted, recipe.budget)
+        # From the first step on accelerate computes the model's call in bfloat16, if asked to.
+        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bf16):
+            return HeldoutCheck.of(hook, watched, counted, recipe.budget)
 
 
 def _route(hook: HeadHook) -> Route:
