@@ -44,6 +44,14 @@ def test_recipe_is_recovered_and_hidden_states_reach_the_head(
     assert float((logits - theirs).abs().max()) <= tolerance * float(theirs.abs().max())
 
 
+def test_a_head_is_recovered_and_proved_in_one_pass() -> None:
+    model, passes = small_model("gemma2"), []
+    model.model.layers[0].register_forward_hook(lambda *_given: passes.append(1))
+    Head.of(model)
+    assert len(passes) == 1
+    assert not model.lm_head._forward_hooks
+
+
 def test_a_final_hidden_state_costs_no_logits(monkeypatch: pytest.MonkeyPatch) -> None:
     model = small_model("llama")
 
@@ -176,7 +184,7 @@ def test_a_head_on_more_rows_than_logits_is_refused() -> None:
             add_cross_attention=False,
         )
     ).eval()
-    with pytest.raises(HeadError, match=r"calls its head on 4 rows for 2 logits at 2 tokens"):
+    with pytest.raises(HeadError, match=r"calls its head on 32 rows for 16 logits at 16 tokens"):
         Head.of(model)
 
 

@@ -15,9 +15,10 @@ from unembed import Corpus, audit
 from unembed.decisions import AuditOptions
 from unembed.decisions.comparison.live import audit_both
 from unembed.errors import HeadError
-from unembed.models import length_proof
+from unembed.models import length_proof, model_pass
 from unembed.models.checkpoint import Checkpoint
-from unembed.text.batches import BatchPlan, batches, mixed_lengths
+from unembed.models.length_proof import LengthProof, prove_lengths
+from unembed.text.batches import BatchPlan, batches, shortest_mixed
 from unembed.text.windows import Windows
 
 OPTIONS = AuditOptions(top_k=2, batch_tokens=256)
@@ -60,8 +61,50 @@ def test_rows_of_two_rotary_regimes_share_no_batch(longrope: Any, corpus: Corpus
 
 
 def test_a_sound_body_keeps_its_plan(llama: Any, corpus: Corpus) -> None:
-    assert mixed_lengths(Windows.of(corpus, 64), BatchPlan(256)) is not None
+    assert shortest_mixed(Windows.of(corpus, 64), BatchPlan(256)) == 16
     assert "mixed_lengths" not in audit(llama, corpus, OPTIONS).provenance.options
+
+
+def test_a_sound_body_is_read_one_and_a_half_times(
+    llama: Any, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    real = length_proof.final_hidden
+
+    def watched(model: Any, ids: torch.Tensor) -> torch.Tensor:
+        read.append(ids.shape[1])
+        return real(model, ids)
+
+    monkeypatch.setattr(length_proof, "final_hidden", watched)
+    prove_lengths([llama], Windows.of(corpus, 64), BatchPlan(256), "ieee")
+    assert read == [64, 32, 16]
+
+
+def test_a_pass_does_not_read_again_what_was_read_to_prove_it(
+    llama: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The longest window lies alone in a block, as its neighbours are shorter."""
+    ids = tokenizer(" ".join(TEXTS))["input_ids"]
+    texts = [tokenizer.decode(ids[at : at + n]) for at, n in ((0, 60), (80, 40), (150, 20))]
+    corpus = Corpus.from_texts(texts, tokenizer)
+    lengths = Windows.of(corpus, 64).length
+    longest = max(lengths)
+    assert 1.1 * sorted(lengths)[-2] < longest < 64
+    read: list[int] = []
+    real = model_pass.final_hidden
+
+    def watched(model: Any, ids: torch.Tensor) -> torch.Tensor:
+        read.append(ids.shape[1])
+        return real(model, ids)
+
+    monkeypatch.setattr(model_pass, "final_hidden", watched)
+    kept = audit(llama, corpus, OPTIONS)
+    assert longest not in read
+    monkeypatch.setattr(LengthProof, "answer_to", lambda *_given: None)
+    again = audit(llama, corpus, OPTIONS)
+    assert longest in read
+    assert kept.table.equals(again.table)
+    assert kept.provenance == again.provenance
 
 
 def test_attention_that_chooses_positions_shares_no_batch(small_tokenizer: Any) -> None:

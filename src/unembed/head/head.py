@@ -18,6 +18,8 @@ from unembed.head.product import Route, float32_products
 from unembed.short_repr import ShortRepr
 
 PROBE_TOKENS = 8
+PUT_ROWS = 2
+"""Rows of the probe whose head outputs are replaced by known values."""
 PROOF_BLOCK = 4096
 
 
@@ -73,9 +75,10 @@ class Head(ShortRepr):
         """Recover the head of a causal language model and prove it on a probe batch.
 
         The weight and bias are those of the model's output embedding. Scale and soft-cap are read
-        off the model itself: the output of that module is replaced by known values, and what the
-        model makes of them is fitted. Then ``softcap(scale (W h + b))`` must reproduce the model's
-        own logits, and a change of a later token must leave earlier hidden states alone.
+        off the model itself: some rows of that module's output are replaced by known values, and
+        what the model makes of them is fitted. Then ``softcap(scale (W h + b))`` must reproduce the
+        model's own logits of the other rows, and a change of a later token must leave earlier
+        hidden states alone. All that is read off one forward pass.
 
         ``token_ids`` are the ids that are tokens (the tokenizer's); None takes every row. Rows that
         the model slices off the end of its logits, as padding, are no tokens.
@@ -84,11 +87,11 @@ class Head(ShortRepr):
         """
         module = output_embedding(model)
         weight, bias = module.weight.detach(), getattr(module, "bias", None)
-        with torch.no_grad():
-            ids = _probe_ids(model, weight.device)
-            scale, softcap, kept = _recover_transform(model, module, ids)
-            _prove_recipe(model, module, ids, scale, softcap)
-            _prove_causal(model, ids)
+        with torch.no_grad(), float32_products("ieee"):
+            probe = _Probe.of(model, module)
+            scale, softcap, kept = _recover_transform(model, module, probe)
+            _prove_recipe(model, module, probe, scale, softcap)
+            _prove_causal(model, probe)
         if token_ids is None and kept < weight.shape[0]:
             token_ids = range(kept)
         valid = None if token_ids is None else _valid_rows(token_ids, weight, kept)
@@ -221,42 +224,69 @@ def _probe_ids(model: nn.Module, device: torch.device) -> Int[Tensor, "batch seq
     return spread[None].to(embedding.weight.device if embedding is not None else device)
 
 
-def _logits(model: nn.Module, ids: Int[Tensor, "batch seq"]) -> Float[Tensor, "positions vocab"]:
-    output = model(input_ids=ids, use_cache=False)
-    logits = getattr(output, "logits", None)
-    if not isinstance(logits, Tensor):
-        raise HeadError(f"{type(model).__name__} returns no logits: give a causal language model")
-    return logits.flatten(0, -2)
+@dataclass(frozen=True)
+class _Probe:
+    """One forward pass of the probe's tokens, and below them the same with others in the second
+    half: the head's input, and the logits that the model made of the head's output, whose first
+    ``PUT_ROWS`` rows were replaced by ``_known_outputs``.
+    """
+
+    hidden: Float[Tensor, "positions dim"]
+    logits: Float[Tensor, "positions vocab"]
+
+    @staticmethod
+    def of(model: nn.Module, module: Any) -> _Probe:
+        """Read the model once; HeadError where it gives not one row of logits for each token."""
+        ids = _probe_ids(model, module.weight.device)
+        half = PROBE_TOKENS // 2
+        changed = torch.cat([ids[:, :half], ids[:, half:].roll(1, 1)], dim=1)
+        hidden: list[Tensor] = []
+        rows: list[int] = []
+
+        def replace(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            hidden.append(args[0].flatten(0, -2))
+            replaced = output.clone(memory_format=torch.contiguous_format)
+            flat = replaced.view(-1, output.shape[-1])
+            rows.append(len(flat))
+            flat[:PUT_ROWS] = _known_outputs(flat.shape[1])[: len(flat)].to(flat)
+            return replaced
+
+        handle = module.register_forward_hook(replace)
+        try:
+            output = model(input_ids=torch.cat([ids, changed]), use_cache=False)
+        finally:
+            handle.remove()
+        logits = getattr(output, "logits", None)
+        if not isinstance(logits, Tensor):
+            raise HeadError(
+                f"{type(model).__name__} returns no logits: give a causal language model"
+            )
+        logits, tokens = logits.flatten(0, -2), 2 * PROBE_TOKENS
+        if rows[:1] != [len(logits)] or len(logits) != tokens:
+            raise HeadError(
+                f"{type(model).__name__} calls its head on {sum(rows)} rows for {len(logits)} "
+                f"logits at {tokens} tokens (as one that predicts several tokens ahead does), so "
+                "that nothing says which row is a token's decision: give a model that predicts the "
+                "next token alone"
+            )
+        return _Probe(hidden[0], logits)
 
 
-def _recover_transform(
-    model: nn.Module, module: Any, ids: Int[Tensor, "batch seq"]
-) -> tuple[float, float | None, int]:
-    """Scale, soft-cap and number of logits, from what the model makes of known head outputs.
+def _known_outputs(height: int) -> Float[Tensor, "rows vocab"]:
+    """Signed powers of two from 2^-6 to 2^13 in turn, exact in every floating dtype.
 
-    The outputs are signed powers of two from 2^-6 to 2^13, exact in every floating dtype: small
-    ones give the slope, the largest one shows whether there is a ceiling.
+    Small ones give the slope, the largest one shows whether there is a ceiling.
     """
     powers = 2.0 ** torch.arange(-6, 14)
     grid = torch.cat([powers, -powers])
+    return grid[torch.arange(PUT_ROWS * height) % len(grid)].view(PUT_ROWS, height)
 
-    def replace(_module: nn.Module, _args: object, output: Tensor) -> Tensor:
-        rows.append(output.numel() // output.shape[-1])
-        index = torch.arange(output.numel(), device=output.device) % len(grid)
-        return grid.to(output)[index].view_as(output)
 
-    rows: list[int] = []
-    handle = module.register_forward_hook(replace)
-    try:
-        got = _logits(model, ids[:, :2])
-    finally:
-        handle.remove()
-    if rows[:1] != [len(got)] or len(got) != 2:
-        raise HeadError(
-            f"{type(model).__name__} calls its head on {sum(rows)} rows for {len(got)} logits at 2 "
-            "tokens (as one that predicts several tokens ahead does), so that nothing says which "
-            "row is a token's decision: give a model that predicts the next token alone"
-        )
+def _recover_transform(
+    model: nn.Module, module: Any, probe: _Probe
+) -> tuple[float, float | None, int]:
+    """Scale, soft-cap and number of logits, from what the model makes of known head outputs."""
+    got = probe.logits[:PUT_ROWS]
     height, kept = int(module.weight.shape[0]), int(got.shape[-1])
     if kept > height:
         raise HeadError(
@@ -264,8 +294,7 @@ def _recover_transform(
             f"{height} rows; only heads with one logit per row can be measured"
         )
     tolerance = 4 * torch.finfo(got.dtype).eps
-    index = torch.arange(len(got) * height).view(-1, height)[:, :kept].flatten()
-    put = grid[index % len(grid)].double()
+    put = _known_outputs(height)[:, :kept].flatten().double()
     seen = got.flatten().double().cpu()
     low, high = 2.0**-2, 2.0**13
     at_low, at_high = (float(seen[put == power].median()) for power in (low, high))
@@ -304,44 +333,33 @@ def _snap(measured: float, constants: list[float], tolerance: float) -> float:
 
 
 def _prove_recipe(
-    model: nn.Module,
-    module: Any,
-    ids: Int[Tensor, "batch seq"],
-    scale: float,
-    softcap: float | None,
+    model: nn.Module, module: Any, probe: _Probe, scale: float, softcap: float | None
 ) -> None:
-    captured: list[Tensor] = []
-    handle = module.register_forward_pre_hook(lambda _module, args: captured.append(args[0]))
-    try:
-        theirs = _logits(model, ids)
-    finally:
-        handle.remove()
-    hidden = captured[0].flatten(0, -2)
-    bias = getattr(module, "bias", None)
-    eps = torch.finfo(hidden.dtype).eps
+    hidden, theirs = probe.hidden[PUT_ROWS:], probe.logits[PUT_ROWS:]
+    dtype = torch.promote_types(hidden.dtype, torch.float32)
+    hidden, bias = hidden.to(dtype), getattr(module, "bias", None)
     size = worst = 0.0
     for start in range(0, theirs.shape[-1], PROOF_BLOCK):
         span = slice(start, min(start + PROOF_BLOCK, theirs.shape[-1]))
-        ours = hidden.double() @ module.weight[span].double().T
-        ours = (ours if bias is None else ours + bias[span].double()) * scale
+        ours = hidden @ module.weight[span].to(dtype).T
+        ours = (ours if bias is None else ours + bias[span].to(dtype)) * scale
         if softcap is not None:
             ours = softcap * torch.tanh(ours / softcap)
-        own = theirs[:, span].double()
+        own = theirs[:, span].to(dtype)
         finite = torch.isfinite(own) & torch.isfinite(ours)
         if bool(finite.any()):
             size = max(size, float(own[finite].abs().max()))
             worst = max(worst, float((ours - own)[finite].abs().max()))
-    if worst > max(8 * eps, 1e-4) * size:
+    if worst > max(8 * torch.finfo(probe.hidden.dtype).eps, 1e-4) * size:
         raise HeadError(
             f"the recovered head disagrees with {type(model).__name__}'s own logits by {worst:.3g} "
             f"at |logit| up to {size:.3g}; its decisions cannot be measured exactly"
         )
 
 
-def _prove_causal(model: nn.Module, ids: Int[Tensor, "batch seq"]) -> None:
+def _prove_causal(model: nn.Module, probe: _Probe) -> None:
     half = PROBE_TOKENS // 2
-    changed = torch.cat([ids[:, :half], ids[:, half:].roll(1, 1)], dim=1)
-    before, after = (final_hidden(model, x)[:, :half] for x in (ids, changed))
+    before, after = (row[:half] for row in probe.hidden.split(PROBE_TOKENS))
     size = float(before.float().abs().max())
     moved = float((before.float() - after.float()).abs().max())
     if moved > max(8 * torch.finfo(before.dtype).eps, 1e-5) * size:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,7 +13,9 @@ from torch import Tensor, nn
 from unembed.errors import HeadError
 from unembed.head.head import final_hidden
 from unembed.head.product import Route, float32_products
-from unembed.text.batches import BatchPlan, mixed_lengths
+from unembed.models.replicas import side_by_side
+from unembed.short_repr import ShortRepr
+from unembed.text.batches import BatchPlan, shortest_mixed
 from unembed.text.windows import Windows
 
 ROUNDING = 1e-4
@@ -25,32 +29,59 @@ SETTINGS_OF_A_CHOICE = ("index_topk", "index_topk_blocks", "indexer_budget")
 """Settings of attention that reads the positions of highest score alone."""
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class LengthProof(ShortRepr):
+    """Whether rows of different length may share a batch, and what was read to prove it.
+
+    ``hidden`` are the final hidden states of ``input_ids``, the plan's longest window alone, as a
+    pass reads it: a block that holds nothing else need not be read again.
+    """
+
+    mixed: bool
+    input_ids: Int[Tensor, "1 seq"]
+    hidden: Float[Tensor, "1 seq dim"]
+
+    def answer_to(self, input_ids: Int[Tensor, "batch seq"]) -> Float[Tensor, "1 seq dim"] | None:
+        """The hidden states, where these are the inputs that they belong to."""
+        return self.hidden if torch.equal(input_ids, self.input_ids) else None
+
+
 def prove_lengths(
-    model: nn.Module, windows: Windows, plan: BatchPlan, route: Route, *, mix: bool = True
-) -> bool:
+    models: Sequence[nn.Module],
+    windows: Windows,
+    plan: BatchPlan,
+    route: Route,
+    *,
+    mix: bool = True,
+) -> LengthProof:
     """Whether short rows may be padded to the length of long ones, as the plan would.
 
-    Read are the plan's longest window, the same with other tokens in its second half, and the
-    shortest prefix that the plan mixes with a longer row, alone. Bodies whose rotary factors switch
-    with the length give that prefix other hidden states beside a long row than alone; then the plan
-    must not mix. Nor may it for a body whose attention chooses positions by score: which of two
-    equal ones it takes depends on the row's length, at some positions only, which no probe has to
-    meet. Raises HeadError for a body that answers differently when asked twice, and for one that is
-    not causal at that length.
+    Read are the plan's longest window, its first half alone, and alone the shortest prefix that the
+    plan mixes with a longer row, by the ``models``, which are one with its copies, side by side.
+    The half must be as it is within the whole, or as it is before other tokens in a second read of
+    the whole. Bodies whose rotary factors switch with the length give the prefix other hidden
+    states beside a long row than alone; then the plan must not mix. Nor may it for a body whose
+    attention chooses positions by score: which of two equal ones it takes depends on the row's
+    length, at some positions only, which no probe has to meet. Raises HeadError for a body that
+    answers differently when asked twice, and for one that is not causal at that length.
     """
-    widths = windows.length + windows.prefixed
-    longest = int(widths.argmax())
-    device = next(model.parameters()).device
-    ids = windows.inputs(longest).to(device)[None]
-    name, length = type(model).__name__, ids.shape[1]
+    model = models[0]
+    name, longest = type(model).__name__, int((windows.length + windows.prefixed).argmax())
+    inputs = windows.inputs(longest)[None]
+    ids = inputs.to(next(model.parameters()).device)
+    length = ids.shape[1]
+    half = length // 2
+    short = shortest_mixed(windows, plan) if mix else None
+    probe_short = short is not None and not _chooses_positions(model)
 
-    def read(tokens: Int[Tensor, "batch seq"]) -> Float[Tensor, "seq dim"]:
+    def read(*rows: Int[Tensor, "1 _"]) -> list[Float[Tensor, "1 _ dim"]]:
         with float32_products(route):
-            return final_hidden(model, tokens)[0].float()
+            if len(models) == 1:
+                return [_hidden(model, row) for row in rows]
+            return list(side_by_side(models, _hidden, rows))
 
-    def refuse_random(tokens: Int[Tensor, "batch seq"], before: Float[Tensor, "seq dim"]) -> None:
-        moved = _apart(read(tokens), before)
+    def refuse_random(tokens: Int[Tensor, "1 some"], before: Float[Tensor, "1 some dim"]) -> None:
+        moved = _apart(read(tokens)[0], before)
         if moved > _tolerance(model, STEPS_REFUSED):
             raise HeadError(
                 f"{name} answers differently when asked twice ({tokens.shape[1]} tokens, hidden "
@@ -58,10 +89,12 @@ def prove_lengths(
                 "without random parts (LSH attention draws its hashes anew)"
             )
 
-    whole, half = read(ids), length // 2
-    changed = torch.cat([ids[:, :half], ids[:, half:].roll(1, 1)], 1)
-    if half and not torch.equal(changed, ids):
-        moved = _apart(read(changed)[:half], whole[:half])
+    def refuse_looking_ahead() -> None:
+        changed = torch.cat([ids[:, :half], ids[:, half:].roll(1, 1)], 1)
+        if not half or torch.equal(changed, ids):
+            refuse_random(ids, whole)
+            return
+        moved = _apart(read(changed)[0][:, :half], whole[:, :half])
         if moved > _tolerance(model, STEPS_REFUSED):
             refuse_random(ids, whole)
             raise HeadError(
@@ -69,21 +102,22 @@ def prove_lengths(
                 f"hidden states by {moved:.1%}; give a causal language model, or a --context at "
                 "which it is one"
             )
-    else:
-        refuse_random(ids, whole)
-    if not mix:
-        return False
-    mixed = mixed_lengths(windows, plan)
-    if mixed is None:
-        return True
-    if _chooses_positions(model):
-        return False
-    short, _long = mixed
-    alone = read(ids[:, :short])
-    if _apart(whole[:short], alone) <= _tolerance(model, STEPS_MIXED):
-        return True
-    refuse_random(ids[:, :short], alone)
-    return False
+
+    begin = ids[:, : half or length]
+    whole, alone, *prefix = read(ids, begin, *([ids[:, :short]] if probe_short else []))
+    if _apart(alone, whole[:, : half or length]) > _tolerance(model, STEPS_REFUSED):
+        refuse_looking_ahead()
+    mixed = mix and (short is None or probe_short)
+    for row in prefix:
+        if _apart(whole[:, :short], row) > _tolerance(model, STEPS_MIXED):
+            refuse_random(ids[:, :short], row)
+            mixed = False
+    return LengthProof(mixed, inputs, whole)
+
+
+@torch.no_grad()
+def _hidden(model: nn.Module, ids: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch seq dim"]:
+    return final_hidden(model, ids)
 
 
 def _chooses_positions(model: Any) -> bool:
@@ -92,8 +126,9 @@ def _chooses_positions(model: Any) -> bool:
     return any(getattr(text, name, None) is not None for name in SETTINGS_OF_A_CHOICE)
 
 
-def _apart(one: Float[Tensor, "seq dim"], other: Float[Tensor, "seq dim"]) -> float:
+def _apart(one: Float[Tensor, "1 seq dim"], other: Float[Tensor, "1 seq dim"]) -> float:
     """Size of the difference in units of the second's; 0 where either is not finite."""
+    one, other = one.float(), other.float()
     apart = float((one - other).norm() / other.norm())
     return apart if apart < float("inf") else 0.0
 

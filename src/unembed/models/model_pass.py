@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import groupby
@@ -25,9 +26,10 @@ from unembed.head.precision import Precision
 from unembed.head.product import Route, float32_products
 from unembed.head.sweep import Sweep
 from unembed.models.checkpoint import Checkpoint, context_of, token_ids
-from unembed.models.length_proof import prove_lengths
+from unembed.models.length_proof import LengthProof, prove_lengths
 from unembed.models.replicas import MOST_REPLICAS, replicas_of, side_by_side
 from unembed.runs.phases import Phases
+from unembed.runs.provenance import digest_meanwhile, digest_of
 from unembed.runs.store import RunFolder
 from unembed.short_repr import ShortRepr
 from unembed.text.batches import Batch, BatchPlan, batches, parts
@@ -83,7 +85,7 @@ class ReadingOptions(ShortRepr):
 class ModelPass(ShortRepr):
     """A model, its head and the windows it reads; ``models`` work on batches side by side.
 
-    ``mixed`` says whether rows of different length may share a batch.
+    ``hashing`` is the model's digest, if that was asked for when the pass was made.
     """
 
     models: list[nn.Module]
@@ -93,11 +95,31 @@ class ModelPass(ShortRepr):
     body_route: Route
     plan: BatchPlan
     threads: int
-    mixed: bool = True
+    proof: LengthProof
+    hashing: Future[str] | None = None
+
+    @property
+    def mixed(self) -> bool:
+        """Whether rows of different length may share a batch."""
+        return self.proof.mixed
+
+    def model_digest(self) -> str:
+        """``digest_of`` the model."""
+        return digest_of(self.models[0]) if self.hashing is None else self.hashing.result()
 
     @staticmethod
-    def of(model: nn.Module, corpus: Corpus, reading: ReadingOptions, name: str) -> ModelPass:
-        """Recover the head, cut the windows, and probe the products and the lengths."""
+    def of(
+        model: nn.Module,
+        corpus: Corpus,
+        reading: ReadingOptions,
+        name: str,
+        *,
+        hash_model: bool = False,
+    ) -> ModelPass:
+        """Recover the head, cut the windows, and probe the products and the lengths.
+
+        With ``hash_model`` the digest of the model is made beside the last of that.
+        """
         head = Head.of(model, token_ids(corpus.tokenizer))
         _refuse_other_ids(corpus, head, name)
         windows = Windows.of(
@@ -115,8 +137,11 @@ class ModelPass(ShortRepr):
         # The route is a setting of the whole process, so that only one can be in use at a time.
         parallel = on_cpu and body_route == precision.float32_route
         plan = BatchPlan.of(head.weight.device, reading.batch_tokens, reading.part_positions)
-        safe = prove_lengths(model, windows, plan, body_route, mix=reading.mix_lengths)
         models = replicas_of(model, min(threads, MOST_REPLICAS) if parallel else 1)
+        # Not earlier: until here torch's threads wait for each other after every operation, and one
+        # that shares its core would hold all of them up.
+        hashing = digest_meanwhile(model) if hash_model else None
+        proof = prove_lengths(models, windows, plan, body_route, mix=reading.mix_lengths)
         return ModelPass(
             models=models,
             head=head,
@@ -125,7 +150,8 @@ class ModelPass(ShortRepr):
             body_route=body_route,
             plan=plan,
             threads=max(1, threads // len(models)),
-            mixed=safe,
+            proof=proof,
+            hashing=hashing,
         )
 
     def results(
@@ -205,13 +231,14 @@ class ModelPass(ShortRepr):
     ) -> Float[Tensor, "positions dim"]:
         """The final hidden states of a batch's predictions, by one of the models."""
         device = self.head.weight.device
+        found = []
         with phases("body"), float32_products(self.body_route):
-            return torch.cat(
-                [
-                    final_hidden(model, block.input_ids.to(device))[block.real.to(device)]
-                    for block in batch.blocks
-                ]
-            )
+            for block in batch.blocks:
+                states = self.proof.answer_to(block.input_ids)
+                if states is None:
+                    states = final_hidden(model, block.input_ids.to(device))
+                found.append(states[block.real.to(device)])
+            return torch.cat(found)
 
 
 @runtime_checkable

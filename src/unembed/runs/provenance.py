@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import platform
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from importlib import metadata
+from threading import Thread
 from typing import Any
 
 import torch
@@ -109,14 +111,15 @@ def provenance_of(
     part_positions: int,
     options: dict[str, Any],
     threads: int,
+    model_digest: str,
 ) -> Provenance:
-    """Collect the provenance of a run that is about to start."""
+    """Collect the provenance of a run that is about to start; ``model_digest`` is ``digest_of``."""
     return Provenance(
         kind=kind,
         schema=SCHEMA,
         model=name,
         architecture=type(model).__name__,
-        model_digest=digest_of(model),
+        model_digest=model_digest,
         model_dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
         device=describe_device(head.weight.device),
         head_recipe=head.recipe,
@@ -146,6 +149,23 @@ def digest_of(model: nn.Module) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(bytes_of(tensor))
     return digest.hexdigest()
+
+
+def digest_meanwhile(model: nn.Module) -> Future[str]:
+    """``digest_of(model)``, by a thread that nothing waits for unless it asks for the result.
+
+    Hashing takes one core, about a second for two gigabytes, and does not hold Python's lock.
+    """
+    found: Future[str] = Future()
+
+    def work() -> None:
+        try:
+            found.set_result(digest_of(model))
+        except BaseException as error:
+            found.set_exception(error)
+
+    Thread(target=work, name="digest", daemon=True).start()
+    return found
 
 
 def row_norm_cv(head: Head) -> float | None:

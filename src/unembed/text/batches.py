@@ -104,17 +104,17 @@ def batches(windows: Windows, part: range, plan: BatchPlan, *, mix: bool = True)
         yield _batch(windows, [chosen for chosen, _widths in blocks])
 
 
-def mixed_lengths(windows: Windows, plan: BatchPlan) -> tuple[int, int] | None:
-    """The shortest and the longest window that a plan pads to one length with others; None where
-    every block has one length."""
-    ends = [
-        (int(widths[-1]), int(widths[0]))
+def shortest_mixed(windows: Windows, plan: BatchPlan) -> int | None:
+    """Length of the shortest window that a plan pads to that of a longer one; None where every
+    block has one length."""
+    ends = (
+        int(widths[-1])
         for part in parts(windows, plan.part_positions)
         for blocks in _planned(windows, part, plan, True)
         for _chosen, widths in blocks
         if widths[-1] < widths[0]
-    ]
-    return (min(a for a, _ in ends), max(b for _, b in ends)) if ends else None
+    )
+    return min(ends, default=None)
 
 
 _Run = tuple[Int[np.ndarray, " windows"], Int[np.ndarray, " windows"]]

@@ -20,7 +20,7 @@ from unembed.head.head import output_embedding
 from unembed.head.sweep import Sweep, sweep
 from unembed.models.checkpoint import Checkpoint, token_ids
 from unembed.models.model_pass import HeadReader, ModelPass, ReadingOptions
-from unembed.runs.arrays import number_array, read_table, text_array
+from unembed.runs.arrays import number_array, numbers_of, read_table, text_array
 from unembed.runs.files import check_room
 from unembed.runs.manifest import Part
 from unembed.runs.phases import Phases
@@ -99,7 +99,7 @@ class AuditRun:
         second_reader: Callable[[ModelPass], HeadReader] | None = None,
     ) -> AuditRun:
         """Prepare the pass and collect the provenance; ``second_reader`` is made for the pass."""
-        reading = ModelPass.of(model, corpus, options, name)
+        reading = ModelPass.of(model, corpus, options, name, hash_model=True)
         options.check_candidates(reading.head.tokens, name)
         if options.logit_scale != 1.0:
             reading = replace(reading, head=reading.head.sharpened(options.logit_scale))
@@ -131,6 +131,7 @@ class AuditRun:
             reading.plan.part_positions,
             given if reader is None else given | {"sketch": reader.key},
             threads=reading.threads,
+            model_digest=reading.model_digest(),
         )
         return AuditRun(
             reading=reading,
@@ -222,7 +223,7 @@ class AuditRun:
         for part in sorted(done):
             table = read_table(folder.folder / token_file(part), columns=["doc", "pos", "top1"])
             bad = table.filter(pc.is_null(table["top1"]))
-            self._count_nonfinite(bad["doc"].to_numpy(), bad["pos"].to_numpy())
+            self._count_nonfinite(numbers_of(bad["doc"]), numbers_of(bad["pos"]))
 
     def vocabulary(self, tables: list[pa.Table] | Iterator[pa.Table]) -> Vocabulary:
         """The text of every token id in these tables, and of the first token of each document."""

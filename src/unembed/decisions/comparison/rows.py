@@ -30,7 +30,7 @@ from unembed.decisions.tokens import (
     frequency_buckets,
 )
 from unembed.errors import UnembedError
-from unembed.runs.arrays import numbers_of
+from unembed.runs.arrays import number_array, numbers_of, text_array
 
 DIVERGENCES = tuple(field.name for field in fields(DivergenceColumns))
 
@@ -104,7 +104,7 @@ class ComparedRows:
                 ("frequency", FREQUENCY_NAMES, held.pop("frequency")),
             ):
                 # Plain text: every part of a folder would bring a dictionary of its own.
-                held[name] = pa.array(labels, pa.string()).take(pa.array(group))
+                held[name] = text_array(labels).take(number_array(group))
             yield pa.table({**head, **held})
 
 

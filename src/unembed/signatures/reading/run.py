@@ -70,7 +70,7 @@ def sketch(
     if verbalizers is not None:
         corpus = verbalizers.answers(corpus)
     with current_phases()("prepare"):
-        reading = ModelPass.of(checkpoint.model, corpus, options, checkpoint.name)
+        reading = ModelPass.of(checkpoint.model, corpus, options, checkpoint.name, hash_model=True)
     asked, positions = options.max_positions, reading.windows.positions
     if asked is not None and positions < asked and not at_most:
         raise UnembedError(

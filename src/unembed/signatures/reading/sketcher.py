@@ -20,7 +20,7 @@ from unembed.head.precision import Precision
 from unembed.head.sweep import Sweep
 from unembed.models.checkpoint import Checkpoint, token_ids
 from unembed.models.model_pass import ModelPass, ReadingOptions
-from unembed.runs.provenance import digest_of, versions_of_packages
+from unembed.runs.provenance import versions_of_packages
 from unembed.runs.store import RunFolder
 from unembed.short_repr import ShortRepr
 from unembed.signatures.batch_sums import BatchSums, batch_sums, whole_state
@@ -116,7 +116,7 @@ class Sketcher(ShortRepr):
             options.unit,
             options.fisher,
             _head_digest(head),
-            digest_of(checkpoint.model),
+            reading.model_digest(),
             _tokenizer_digest(corpus.tokenizer),
             _support(head, len(token_ids(corpus.tokenizer))),
         )

@@ -166,8 +166,8 @@ class _TrainingJob:
         device = next(hook.model.parameters()).device
         everything, plan = range(len(windows.length)), BatchPlan.of(device, None, windows.positions)
         with kept_mode(hook.model):
-            mix = prove_lengths(hook.model.eval(), windows, plan, route)
-        watched = list(batches(windows, everything, plan, mix=mix))
+            proof = prove_lengths([hook.model.eval()], windows, plan, route)
+        watched = list(batches(windows, everything, plan, mix=proof.mixed))
         counted = tokens_of_classes(recipe.budget.classes, vocabulary, hook.head.vocab)
         # From the first step on accelerate computes the model's call in bfloat16, if asked to.
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bf16):
