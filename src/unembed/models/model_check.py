@@ -137,8 +137,8 @@ def check(checkpoint: Checkpoint, *, context: int | None = None) -> ModelCheck:
 
     What an audit does before its first batch (``ModelPass.of``), on sentences of our own: the head
     is recovered and proved on the model's logits, products are probed, and the body is read at
-    ``context`` tokens (None: the model's, at most 512), with later tokens changed and beside a
-    longer row. Raises UnembedError for a model that an audit would refuse. Source: theory §0, §1.
+    ``context`` tokens (None: the model's, at most 512), without the later ones and beside a longer
+    row. Raises UnembedError for a model that an audit would refuse. Source: theory §0, §1.
     """
     model, tokenizer = checkpoint.model.eval(), checkpoint.tokenizer
     length = min(context_of(model), CHECKED_CONTEXT) if context is None else context
