@@ -22,15 +22,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 import unembed.demo
 from unembed.decisions.audit.audit import Audit, audit
 from unembed.decisions.audit.run import AuditOptions
-from unembed.decisions.comparison.prediction import flip_chance
 from unembed.demo.text import documents
 from unembed.models.checkpoint import load
 from unembed.models.quantization import quantized
 from unembed.text.corpus import Corpus
+from unembed.training.robustness.logit_noise import noise_flips
 
 BUNDLED = Path(unembed.demo.__file__).parent / "model"
 SHARED = Path(__file__).parents[2] / "shared"
@@ -148,7 +149,14 @@ def ratio(one: Measured, found: list[Measured], scheme: str, name: str) -> float
         return float("nan")
     logs = [np.log(noise_of(each, each.churn[scheme]) / each.scales[name]) for each in others]
     noise = float(np.exp(np.mean(logs))) * one.scales[name]
-    return float(flip_chance(one.gaps, noise).mean()) / one.churn[scheme]
+    return flip_share(one, noise) / one.churn[scheme]
+
+
+def flip_share(one: Measured, noise: float) -> float:
+    """The share of flips under normal noise of this deviation in the difference of two logits."""
+    logits = -torch.from_numpy(np.pad(one.gaps, ((0, 0), (1, 0))))
+    chance, _ = noise_flips(logits, torch.zeros(len(logits)), noise / np.sqrt(2))
+    return float(chance.mean())
 
 
 def noise_of(one: Measured, churn: float) -> float:
@@ -156,7 +164,7 @@ def noise_of(one: Measured, churn: float) -> float:
     low, high = 1e-4, 10.0
     for _ in range(30):
         middle = float(np.sqrt(low * high))
-        fewer = float(flip_chance(one.gaps, middle).mean()) < churn
+        fewer = flip_share(one, middle) < churn
         low, high = (middle, high) if fewer else (low, middle)
     return low
 

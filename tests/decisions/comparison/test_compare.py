@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from tests.reference.flip_prediction import Position, predict
 
 from unembed import Audit, Corpus, UnembedError, audit
 from unembed.decisions import AuditOptions
@@ -23,7 +24,6 @@ from unembed.decisions.comparison import compare as compare_module
 from unembed.decisions.comparison.compare import Comparison, compare, headline
 from unembed.decisions.comparison.flips import mcnemar_p
 from unembed.decisions.comparison.positions import PositionFilter
-from unembed.decisions.comparison.prediction import CHANCE_EDGES
 from unembed.decisions.comparison.summary import (
     BAND_NAMES,
     bands_of,
@@ -266,53 +266,31 @@ def same_calibration(found: Any, rows: list[Row]) -> None:
         same(getattr(found, named), now - then, len(rows))
 
 
-def phi(x: float) -> float:
-    return math.erfc(-x / math.sqrt(2)) / 2
-
-
-def chance_of(gaps: list[float], noise: float) -> float:
-    if len(gaps) == 1:
-        return phi(-gaps[0] / noise)
-    total, step = 0.0, 0.2
-    for i in range(-40, 41):
-        stays = math.prod(phi(i * step + gap / noise * math.sqrt(2)) for gap in gaps)
-        total += step * math.exp(-((i * step) ** 2) / 2) / math.sqrt(2 * math.pi) * (1 - stays)
-    return total
-
-
 def same_prediction(found: Any, rows: list[Row]) -> None:
+    stored = all("topk_ids" in rows[0][side] for side in "ba")
+
+    def listed(side: Row) -> tuple[tuple[int, float], ...]:
+        if stored:
+            return tuple(zip(side["topk_ids"], side["topk_logits"], strict=True))
+        return (side["top1"], side["margin"]), (side["top2"], 0.0)
+
+    loop = predict(
+        [
+            Position(row["doc"], row["b"]["entropy"], listed(row["b"]), listed(row["a"]))
+            for row in rows
+        ]
+    )
     moved = [row["b"]["top1"] != row["a"]["top1"] for row in rows]
-    gaps = [
-        [row["b"]["topk_logits"][0] - logit for logit in row["b"]["topk_logits"][1:]]
-        if "topk_logits" in row["b"]
-        else [row["b"]["margin"]]
-        for row in rows
-    ]
-    leads = [gap[1] - gap[0] if len(gap) > 1 else 0.0 for gap in gaps]
-    middle, lead_middle = np.median([row["b"]["margin"] for row in rows]), np.median(leads)
-    wide = [
-        row
-        for row, lead in zip(rows, leads, strict=True)
-        if row["b"]["top1"] == row["a"]["top1"]
-        and row["b"]["top2"] == row["a"]["top2"]
-        and row["b"]["margin"] >= middle
-        and lead >= lead_middle
-    ]
-    then, now = ([row[side]["margin"] for row in wide] for side in "ba")
-    scale = float(np.median(now)) / float(np.median(then))
-    off = [abs(two / scale - one) for one, two in zip(then, now, strict=True)]
-    noise = 1.482602218505602 * float(np.median(off))
-    same(found.scale, scale, len(wide))
-    same(found.noise, noise, len(wide))
-    assert found.candidates == len(gaps[0])
-    chances = [chance_of(gap, noise) for gap in gaps]
-    assert found.predicted.value == pytest.approx(mean(chances), abs=1e-5)
+    same(found.scale, loop.scale, len(rows))
+    same(found.noise, loop.noise, len(rows), rel=1e-6)
+    assert found.candidates == len(listed(rows[0]["b"])) - 1
+    same(found.predicted, mean(loop.chances), len(rows))
     same(found.observed, mean(moved), len(rows))
-    assert found.difference.value == pytest.approx(mean(moved) - mean(chances), abs=1e-5)
+    assert found.difference.value == pytest.approx(mean(moved) - mean(loop.chances), abs=1e-10)
     assert sum(one.n for one in found.bins) == len(rows)
-    if len(gaps[0]) == 1:
-        for one, low, high in zip(found.bins, CHANCE_EDGES, CHANCE_EDGES[1:], strict=False):
-            inside = [m for m, c in zip(moved, chances, strict=True) if low <= c < high]
+    for one in found.bins:
+        inside = [m for m, c in zip(moved, loop.chances, strict=True) if one.low <= c < one.high]
+        if one.high < 1:
             same(one.observed, mean(inside), len(inside))
 
 
@@ -377,12 +355,12 @@ def walk(value: Any, path: str = "summary") -> None:
         assert value is None or type(value) in (str, int, bool), (path, value)
 
 
-@pytest.mark.parametrize("top_k", [0, 5])
+@pytest.mark.parametrize("top_k", [(0, 0), (5, 0), (5, 5)])
 def test_every_figure_is_the_naive_recount(
-    audited: Callable[..., Audit], tokenizer: Any, top_k: int
+    audited: Callable[..., Audit], tokenizer: Any, top_k: tuple[int, int]
 ) -> None:
-    # The candidates after are not needed: audits with other columns compare too.
-    before, after = audited("before", top_k), audited("after")
+    # Candidates are not needed: audits with other columns compare too.
+    before, after = audited("before", top_k[0]), audited("after", top_k[1])
     found = compare(before, after, resamples=RESAMPLES, seed=3)
     rows = paired(before, after, tokenizer)
     summary = found.summary

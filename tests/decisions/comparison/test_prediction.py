@@ -3,259 +3,300 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import math
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.reference.flip_prediction import Position, predict
 
-from unembed.decisions.comparison.movement import MarginColumns
+from unembed.decisions.audit.finite_rows import FiniteRows
+from unembed.decisions.comparison import flip_chances
+from unembed.decisions.comparison.flip_chances import LikeChanges, changed_gaps, lead_parts
 from unembed.decisions.comparison.prediction import (
     CHANCE_EDGES,
+    FEWEST_FLIPS,
     FlipPrediction,
-    flip_chance,
-    predict_flips,
+    read_prediction,
 )
 from unembed.runs.record import record_from_json, record_to_json
 from unembed.stats.bootstrap import interval_levels, resample_weights
+from unembed.stats.estimate import Estimate
 
 
-def phi(x):
-    return math.erfc(-x / math.sqrt(2)) / 2
-
-
-def union_oracle(gaps, s):
-    """The chance by a fine Riemann sum over the noise of the top logit."""
-    s1, step = s / math.sqrt(2), 0.01
-    total = 0.0
-    for i in range(-1000, 1001):
-        z = i * step
-        stays = math.prod(phi(z + gap / s1) for gap in gaps)
-        total += math.exp(-z * z / 2) / math.sqrt(2 * math.pi) * step * (1 - stays)
-    return total
-
-
-def audit(logits):
-    """The columns of an audit of these logits, and the logits in descending order."""
+def side(logits, k, name):
+    """The columns of an audit of these logits that keeps k candidates."""
     order = np.argsort(-logits, axis=1, kind="stable")
     top = np.take_along_axis(logits, order, axis=1)
-    margin = top[:, 0] - top[:, 1]
-    zeros = np.zeros(len(logits), dtype=np.bool_)
-    return MarginColumns(order[:, 0], order[:, 1], zeros, margin, margin / 99), top
+    p = np.exp(logits - logits.max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
+    columns = {
+        "top1": order[:, 0],
+        "top2": order[:, 1],
+        "margin": top[:, 0] - top[:, 1],
+        "entropy": -(p * np.log(p)).sum(axis=1),
+        "topk_ids": order[:, :k],
+        "topk_logits": top[:, :k],
+    }
+    return {f"{name}_{key}": column for key, column in columns.items()}
 
 
-def noisy(n=2000, documents=40, vocab=4, noise=0.2, seed=0, scale=1.0):
+def noisy(n=2000, documents=40, vocab=8, noise=0.3, seed=0, scale=1.0, k=5):
     """Two audits, the second with normal noise on every logit, and then all logits scaled."""
     generator = np.random.default_rng(seed)
-    logits = generator.normal(size=(n, vocab)) * 3
+    logits = generator.normal(size=(n, vocab)) * 2
     moved = scale * (logits + noise * generator.normal(size=logits.shape))
     doc = np.sort(generator.integers(0, documents, n))
-    before, top = audit(logits)
-    return before, audit(moved)[0], top, doc
+    return doc, side(logits, k, "before") | side(moved, k, "after")
 
 
-@pytest.mark.parametrize("gaps", [[0.5, 0.7], [0.0, 0.0, 0.0], [1.0, 1.5, 4.0], [3.0, 3.1], [0.1]])
-@pytest.mark.parametrize("s", [0.3, 1.0, 4.0])
-def test_the_chance_of_a_flip_is_the_integral(gaps, s):
-    found = flip_chance(np.array([gaps, [9e9] * len(gaps)]), s)
-    assert found[0] == pytest.approx(union_oracle(gaps, s), abs=1e-5)
-    assert found[1] == 0
+def read(doc, columns, k=5, **how):
+    return read_prediction(FiniteRows.held(doc, **columns), k, **{"resamples": 20} | how)
+
+
+def positions(doc, columns, k):
+    """The same rows for the loop; with k of 0 what top-1, top-2 and margin alone say."""
+    found = []
+    for i in range(len(doc)):
+        sides = []
+        for name in ("before", "after"):
+            if k:
+                pair = (columns[f"{name}_topk_ids"][i, :k], columns[f"{name}_topk_logits"][i, :k])
+            else:
+                pair = (
+                    [columns[f"{name}_top1"][i], columns[f"{name}_top2"][i]],
+                    [columns[f"{name}_margin"][i], 0.0],
+                )
+            sides.append(tuple((int(t), float(x)) for t, x in zip(*pair, strict=True)))
+        found.append(Position(int(doc[i]), float(columns["before_entropy"][i]), *sides))
+    return found
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    n=st.integers(2, 150),
+    documents=st.integers(2, 9),
+    vocab=st.integers(2, 9),
+    seed=st.integers(0, 2**32 - 1),
+    scale=st.sampled_from([0.7, 1.0, 1.3]),
+    stored=st.booleans(),
+)
+def test_every_figure_is_the_naive_recount(n, documents, vocab, seed, scale, stored):
+    k = min(5, vocab) if stored else 0
+    doc, columns = noisy(n, documents, vocab, noise=0.7, seed=seed, scale=scale, k=k or 2)
+    found = read(doc, columns, k)
+    if len(set(doc.tolist())) < 2:
+        assert found.predicted.value is None
+        return
+    loop = positions(doc, columns, k)
+    same_as_the_loop(found, loop)
+    assert found.candidates == max(1, k - 1)
+
+
+def same_as_the_loop(found, loop):
+    expected, n = predict(loop), len(loop)
+    flips = [one.flipped for one in loop]
+    assert found.observed.value == pytest.approx(sum(flips) / n, abs=1e-12)
+    assert found.scale.value == pytest.approx(expected.scale, rel=1e-10)
+    assert found.noise.value == pytest.approx(expected.noise, rel=1e-6, abs=1e-9)
+    assert found.predicted.value == pytest.approx(sum(expected.chances) / n, abs=1e-12)
+    assert found.difference.value == pytest.approx(
+        (sum(flips) - sum(expected.chances)) / n, abs=1e-12
+    )
+    assert sum(row.n for row in found.bins) == (n if any(expected.chances) else 0)
+    for row in found.bins:
+        inside = [
+            i
+            for i, chance in enumerate(expected.chances)
+            if row.low <= chance < row.high or chance == row.high == 1
+        ]
+        assert row.n == len(inside)
+        if inside:
+            told = sum(expected.chances[i] for i in inside) / len(inside)
+            assert row.predicted.value == pytest.approx(told, abs=1e-12)
+            assert row.observed.value == pytest.approx(sum(flips[i] for i in inside) / row.n)
+
+
+def test_positions_of_like_entropy_are_told_apart_where_there_are_enough():
+    doc, columns = noisy(6000, 30, noise=0.4, seed=2)
+    found = read(doc, columns)
+    assert found.difference.low < 0 < found.difference.high
+    part = next(lead_parts(FiniteRows.held(doc, **columns), 5, True))
+    others = part.rows(np.flatnonzero(doc % 5 != 0))
+    lead, moved = others.gaps[:, 0], others.moved[:, 0]
+    model = LikeChanges.of(others, float((lead * moved).sum() / (lead**2).sum()))
+    assert model.entropies.shape[1] == 3
+    # A few of a group are enough for the loop.
+    few = np.flatnonzero(doc % 5 == 0)[::100]
+    kept = np.flatnonzero((doc % 5 != 0) | np.isin(np.arange(6000), few))
+    loop = positions(doc[kept], {name: column[kept] for name, column in columns.items()}, 5)
+    chances = np.array(predict(loop, only=0).chances, dtype=float)[np.isin(kept, few)]
+    assert chances.max() > 0.1
+    np.testing.assert_allclose(model.chances(part.rows(few)), chances, atol=1e-12)
+
+
+def test_what_the_gaps_are():
+    ids = np.array([[3, 7, 1]])
+    before = np.array([[5.0, 4.0, 2.0]])
+    after_ids, after = np.array([[7, 9, 3]]), np.array([[6.0, 5.5, 5.0]])
+    gaps, moved = changed_gaps(ids, before, after_ids, after)
+    np.testing.assert_array_equal(gaps, [[1, 3, 3]])
+    # Token 1 is not listed after: it has at most the last logit, 5. Token 9 is the best of others.
+    np.testing.assert_array_equal(moved, [[-1, 0, -0.5]])
+    with pytest.raises(ValueError, match="descending order"):
+        changed_gaps(ids, before[:, ::-1], after_ids, after)
 
 
 @settings(max_examples=50, deadline=None)
-@given(
-    gaps=st.lists(st.floats(0, 20), min_size=1, max_size=5),
-    s=st.floats(0.01, 5),
-    add=st.floats(0, 9),
-)
-def test_a_chance_grows_with_candidates_and_noise(gaps, s, add):
-    one = flip_chance(np.array([gaps]), s)[0]
-    assert 0 <= one <= len(gaps) / (len(gaps) + 1) + 1e-4
-    assert flip_chance(np.array([[*gaps, add]]), s)[0] >= one - 1e-4
-    assert flip_chance(np.array([gaps]), 2 * s)[0] >= one - 1e-4
-    single = flip_chance(np.array([gaps[:1]]), s)[0]
-    assert single == pytest.approx(phi(-gaps[0] / s), abs=1e-12)
-    # Two candidates, of which one has no chance: the integral is the runner-up's closed form.
-    assert flip_chance(np.array([[gaps[0], 1e9]]), s)[0] == pytest.approx(single, abs=1e-5)
-    assert flip_chance(np.array([gaps]), 0.0)[0] == 0
-
-
-def test_chunks_change_memory_and_not_the_chances(monkeypatch):
-    gaps = np.random.default_rng(0).exponential(size=(100, 3))
-    whole = flip_chance(gaps, 0.5)
-    monkeypatch.setattr("unembed.decisions.comparison.prediction.CHUNK_ROWS", 7)
-    np.testing.assert_allclose(flip_chance(gaps, 0.5), whole, rtol=1e-14)
-
-
-def recount(before, after, top):
-    """Scale, s, the rate predicted and observed, and the bins, one position at a time."""
-    n = len(before.margin)
-    gaps = [[float(before.margin[i])] for i in range(n)]
-    if top is not None:
-        gaps = [[float(top[i, 0] - x) for x in top[i, 1:]] for i in range(n)]
-    middle = np.median(before.margin)
-    leads = [g[1] - g[0] for g in gaps] if len(gaps[0]) > 1 else [0.0] * n
-    used = [
-        i
-        for i in range(n)
-        if before.top1[i] == after.top1[i]
-        and before.top2[i] == after.top2[i]
-        and before.margin[i] >= middle
-        and leads[i] >= np.median(leads)
-    ]
-    if len(used) < 10:
-        return None
-    scale = np.median([after.margin[i] for i in used]) / np.median([before.margin[i] for i in used])
-    s = 1.482602218505602 * np.median(
-        [abs(after.margin[i] / scale - before.margin[i]) for i in used]
+@given(seed=st.integers(0, 2**32 - 1), k=st.integers(2, 6), vocab=st.integers(2, 12))
+def test_a_lead_below_zero_is_a_flip_of_that_position(seed, k, vocab):
+    k = min(k, vocab)
+    _, columns = noisy(50, 3, vocab, noise=2.0, seed=seed, k=k)
+    before, after = (
+        [columns[f"{name}_topk_{what}"] for what in ("ids", "logits")]
+        for name in ("before", "after")
     )
-    if len(gaps[0]) == 1:
-        chances = [phi(-g[0] / s) for g in gaps]
-    else:
-        chances = [union_oracle(g, s) for g in gaps]
-    flips = [bool(a != b) for a, b in zip(before.top1, after.top1, strict=True)]
-    return len(used), scale, s, chances, flips
+    _, moved = changed_gaps(*before, *after)
+    flipped = columns["before_top1"] != columns["after_top1"]
+    np.testing.assert_array_equal((moved < 0).any(axis=1), flipped)
 
 
-@settings(max_examples=25, deadline=None)
-@given(
-    n=st.integers(1, 120),
-    documents=st.integers(1, 6),
-    seed=st.integers(0, 2**32 - 1),
-    scale=st.sampled_from([0.7, 1.0, 1.3]),
-)
-def test_every_figure_is_the_naive_recount(n, documents, seed, scale):
-    before, after, _, doc = noisy(n, documents, seed=seed, noise=0.5, scale=scale)
-    found = predict_flips(before, after, doc, resamples=5)
-    expected = recount(before, after, None)
-    assert found.observed.value == pytest.approx((before.top1 != after.top1).mean(), rel=1e-12)
-    if expected is None:
-        assert found.predicted.value is None
-        assert found.predicted.reason.startswith("the noise is unknown")
-        assert found.bins == ()
-        return
-    used, factor, s, chances, flips = expected
-    assert found.noise.n == used
-    assert found.scale.value == pytest.approx(factor, rel=1e-12)
-    assert found.noise.value == pytest.approx(s, rel=1e-9, abs=1e-12)
-    assert found.predicted.value == pytest.approx(math.fsum(chances) / n, rel=1e-9)
-    assert found.difference.value == pytest.approx((sum(flips) - math.fsum(chances)) / n, abs=1e-9)
-    assert sum(row.n for row in found.bins) == n
-    for (low, high), row in zip(itertools.pairwise(CHANCE_EDGES), found.bins, strict=True):
-        inside = [i for i in range(n) if low <= chances[i] < high]
-        assert (row.low, row.high, row.n) == (low, high, len(inside))
-        if inside:
-            chance = math.fsum(chances[i] for i in inside) / len(inside)
-            assert row.predicted.value == pytest.approx(chance, rel=1e-9)
-            assert row.observed.value == pytest.approx(
-                sum(flips[i] for i in inside) / len(inside), rel=1e-12
-            )
-
-
-def test_with_all_candidates_every_chance_is_the_integral():
-    before, after, top, doc = noisy(60, 5, noise=0.6, seed=3)
-    found = predict_flips(before, after, doc, topk_logits=top, resamples=5)
-    used, factor, s, chances, _ = recount(before, after, top)
-    assert (found.noise.n, found.candidates) == (used, 3)
-    assert found.scale.value == pytest.approx(factor, rel=1e-12)
-    assert found.noise.value == pytest.approx(s, rel=1e-12)
-    assert found.predicted.value == pytest.approx(np.mean(chances), abs=1e-5)
-
-
-def test_the_interval_resamples_documents_and_the_noise_with_them():
-    before, after, _, doc = noisy(400, 12, noise=0.4, seed=1)
+def test_the_interval_holds_the_error_of_the_changes_too():
+    """It is that of a refit in every resample, to first order."""
+    doc, columns = noisy(1200, 24, noise=0.5, seed=1)
     doc = np.unique(doc, return_inverse=True)[1]
     documents = int(doc.max()) + 1
-    found = predict_flips(before, after, doc, resamples=60, seed=7)
-    kept = (before.top1 == after.top1) & (before.top2 == after.top2)
-    wide = kept & (before.margin >= np.median(before.margin))
-    change = np.abs(after.margin / found.scale.value - before.margin)
-    drawn = {"noise": [], "predicted": [], "observed": []}
-    for draws in np.concatenate(list(resample_weights(documents, resamples=60, seed=7))):
-        at = np.repeat(np.arange(400), draws[doc].astype(int))
-        s = 1.482602218505602 * np.median(change[at][wide[at]])
-        drawn["noise"].append(s)
-        drawn["predicted"].append(flip_chance(before.margin[at][:, None], s).mean())
-        drawn["observed"].append((before.top1 != after.top1)[at].mean())
-    levels = interval_levels(documents)
-    for name, rel in (("noise", 1e-9), ("predicted", 0.005), ("observed", 1e-9)):
-        estimate, expected = getattr(found, name), np.quantile(drawn[name], levels)
-        assert (estimate.low, estimate.high) == pytest.approx(tuple(expected), rel=rel)
-    fixed = [
-        flip_chance(before.margin[np.isin(doc, d)][:, None], found.noise.value).sum()
-        for d in range(documents)
-    ]
-    assert found.predicted.value == pytest.approx(sum(fixed) / 400)
+    found = read(doc, columns, resamples=400, seed=7)
+    loop = predict(positions(doc, columns, 5))
+    flips = columns["before_top1"] != columns["after_top1"]
+    cell = np.array([len(one) for one in loop.cells])
+    who, held = np.zeros((2, 1200, cell.max()), dtype=int)
+    for i in range(1200):
+        who[i, : cell[i]], held[i, : cell[i]] = loop.cells[i], loop.hits[i]
+    filled = np.arange(cell.max()) < cell[:, None]
+    told, apart, alone = [], [], []
+    for draws in np.concatenate(list(resample_weights(documents, resamples=400, seed=7))):
+        weights = draws[doc]
+        inside = weights[who] * filled
+        chance = (inside * held).sum(axis=1) / np.maximum(inside.sum(axis=1), 1)
+        told.append((weights * chance).sum() / weights.sum())
+        apart.append((weights * (flips - chance)).sum() / weights.sum())
+        alone.append((weights * loop.chances).sum() / weights.sum())
+    for estimate, drawn in ((found.predicted, told), (found.difference, apart)):
+        low, high = np.quantile(drawn, interval_levels(documents))
+        width = high - low
+        assert estimate.low == pytest.approx(low, abs=0.12 * width)
+        assert estimate.high == pytest.approx(high, abs=0.12 * width)
+    low, high = np.quantile(alone, interval_levels(documents))
+    assert found.predicted.high - found.predicted.low > 1.2 * (high - low)
 
 
-def test_gaussian_noise_flips_as_many_as_predicted():
-    before, after, top, doc = noisy(60_000, 600, vocab=2, noise=0.3)
-    two = predict_flips(before, after, doc, resamples=200)
-    assert two.noise.value == pytest.approx(0.3 * math.sqrt(2), rel=0.02)
-    assert two.difference.low < 0 < two.difference.high
-    for row in two.bins:
-        if row.n > 500:
-            error = math.sqrt(row.predicted.value * (1 - row.predicted.value) / row.n)
-            assert abs(row.observed.value - row.predicted.value) < 4.5 * error + 0.02 * error**0.5
+def test_noise_flips_as_many_as_predicted_whatever_its_size():
+    """Where it grows with the margin, and is not normal, too."""
+    for noise, how in ((0.05, "normal"), (0.6, "normal"), (0.4, "heavy"), (0.3, "growing")):
+        generator = np.random.default_rng(3)
+        logits = generator.normal(size=(30_000, 8)) * 2
+        added = generator.normal(size=logits.shape) * noise
+        if how == "heavy":
+            added = generator.standard_t(3, size=logits.shape) * noise
+        if how == "growing":
+            added *= logits.max(axis=1, keepdims=True)
+        doc = np.sort(generator.integers(0, 300, 30_000))
+        found = read(doc, side(logits, 5, "before") | side(logits + added, 5, "after"))
+        assert found.predicted.low <= found.observed.value <= found.predicted.high
+        assert abs(found.difference.value) < 0.05 * found.observed.value
+        for row in found.bins:
+            assert row.n < 200 or 1 / 1.5 < row.predicted.value / row.observed.value < 1.5
 
-    before, after, top, doc = noisy(60_000, 600, vocab=8, noise=0.1)
-    union = predict_flips(before, after, doc, topk_logits=top[:, :5], resamples=200)
-    runner_up = predict_flips(before, after, doc, resamples=200)
-    assert union.noise.value == pytest.approx(0.1 * math.sqrt(2), rel=0.03)
-    assert union.difference.low < 0 < union.difference.high
-    assert runner_up.predicted.value < union.predicted.value
-    assert (runner_up.candidates, union.candidates) == (1, 4)
+
+def test_it_disagrees_where_both_intervals_say_so():
+    found = read(*noisy(2000, 100, noise=0.05, seed=4))
+    assert not found.disagrees
+    told = dataclasses.replace(found.predicted, low=0.1, high=0.2)
+    for seen, apart, disagrees in (
+        (Estimate(0.3), Estimate(0.1, 0.05, 0.2), True),
+        (Estimate(0.05), Estimate(-0.1, -0.2, -0.05), True),
+        (Estimate(0.3), Estimate(0.1, -0.05, 0.2), False),
+        (Estimate(0.15), Estimate(0.1, 0.05, 0.2), False),
+        (Estimate(0.3), Estimate(0.1), False),
+    ):
+        one = dataclasses.replace(found, predicted=told, observed=seen, difference=apart)
+        assert one.disagrees == disagrees
 
 
-def test_a_temperature_is_no_noise():
-    before, _, _, doc = noisy(500, 9)
-    after = dataclasses.replace(before, margin=before.margin * 1.3)
-    found = predict_flips(before, after, doc, resamples=20)
-    assert found.scale.value == pytest.approx(1.3)
-    assert found.noise.value < 1e-12
+def test_bins_hold_enough_flips_to_be_told_from_chance():
+    doc, columns = noisy(20_000, 100, noise=0.3)
+    found = read(doc, columns)
+    assert len(found.bins) >= 5
+    assert (found.bins[0].low, found.bins[-1].high) == (0, 1)
+    for row, following in itertools.pairwise(found.bins):
+        assert row.high == following.low
+        assert row.n * row.predicted.value >= FEWEST_FLIPS
+    assert {row.low for row in found.bins} <= set(CHANCE_EDGES)
+    assert len(read(*noisy(300, 10)).bins) == 1
+
+
+def test_parts_chunks_and_what_is_held(monkeypatch):
+    """The parts change nothing; of many positions some changes are enough."""
+    doc, columns = noisy(4000, 40, noise=0.4)
+    whole = read(doc, columns)
+    cuts = [0, 1, 700, 701, 2500, 4000]
+
+    def parts(names):
+        for start, end in itertools.pairwise(cuts):
+            yield {name: (columns | {"doc": doc})[name][start:end] for name in names}
+
+    monkeypatch.setattr(flip_chances, "CHUNK_ROWS", 7)
+    assert read_prediction(FiniteRows.of(parts, ()), 5, resamples=20) == whole
+    monkeypatch.setattr(flip_chances, "MOST_HELD", 500)
+    thinned = read_prediction(FiniteRows.of(parts, ()), 5, resamples=20)
+    assert thinned == read(doc, columns)
+    assert thinned != whole
+    assert thinned.predicted.value == pytest.approx(whole.predicted.value, rel=0.1)
+
+
+@pytest.mark.parametrize("factor", [0.6, 1.3])
+def test_a_temperature_flips_nothing(factor):
+    doc, columns = noisy(500, 9, noise=0.0, scale=factor)
+    found = read(doc, columns)
+    assert found.scale.value == pytest.approx(factor)
+    assert found.noise.value < 1e-6
     assert found.predicted.value == found.observed.value == 0
 
 
-@pytest.mark.parametrize("documents", [1, 2, 9])
-def test_an_audit_compared_with_itself_has_no_noise_and_no_flips(documents):
-    before, _, top, doc = noisy(200, documents)
-    for logits in (None, top):
-        found = predict_flips(before, before, doc, topk_logits=logits, resamples=20)
-        ends = (None, None) if documents == 1 else (0, 0)
-        assert found.scale.value == 1
-        for estimate in (found.noise, found.predicted, found.observed, found.difference):
-            assert (estimate.value, estimate.low, estimate.high) == (0, *ends)
-        assert found.bins == ()
-        assert found.bins_reason.startswith("without noise every chance is 0")
+@pytest.mark.parametrize("documents", [2, 9])
+@pytest.mark.parametrize("k", [0, 5])
+def test_an_audit_compared_with_itself_has_no_noise_and_no_flips(documents, k):
+    doc, columns = noisy(200, documents, noise=0.0)
+    found = read(doc, columns, k)
+    assert found.scale.value == 1
+    for estimate in (found.noise, found.predicted, found.observed, found.difference):
+        assert (estimate.value, estimate.low, estimate.high) == (0, 0, 0)
+    assert found.bins == ()
+    assert found.bins_reason == "every chance of a flip is 0"
+    assert not found.disagrees
 
 
 def test_what_cannot_be_known_has_a_reason():
-    before, _, _, doc = noisy(50, 3)
-    after = dataclasses.replace(before, top1=before.top1 + 9)
-    found = predict_flips(before, after, doc, resamples=10)
-    assert found.observed.value == 1
-    assert found.predicted.reason == found.bins_reason == found.noise.reason
-    reason = "the noise is unknown: 0 wide margins kept top-1 and top-2, it takes 10"
-    assert found.predicted.reason == reason
-    flat = dataclasses.replace(before, margin=np.zeros(50))
-    found = predict_flips(flat, flat, doc, resamples=10)
-    assert found.noise.reason.endswith("half of the margins are 0")
-    nothing = noisy(0)
-    found = predict_flips(nothing[0], nothing[1], nothing[3])
-    assert found.observed.reason == "no position to average over"
-    assert found.predicted.value is None
+    doc, columns = noisy(50, 1)
+    found = read(doc, columns)
+    assert found.observed.value > 0
+    reason = "it takes two documents, one to learn from and one to predict"
+    assert found.predicted.reason == found.difference.reason == found.bins_reason == reason
+    assert not found.disagrees
+    nothing = read(*noisy(0))
+    assert nothing.observed.reason == nothing.predicted.reason == "no position to average over"
+    assert nothing.noise.value is None
+    flat = columns | {"before_margin": np.zeros(50)}
+    two = np.arange(50) // 25
+    assert read(two, flat, 0).scale.reason == "all margins are 0"
 
 
 def test_bad_logits_are_refused_and_json_returns_the_record():
-    before, after, top, doc = noisy(50, 4)
-    for logits in (top[:, :1], top[1:]):
-        with pytest.raises((ValueError, TypeError), match="topk_logits"):
-            predict_flips(before, after, doc, topk_logits=logits)
+    doc, columns = noisy(50, 4)
+    upward = columns | {"before_topk_logits": columns["before_topk_logits"][:, ::-1]}
     with pytest.raises(ValueError, match="descending order"):
-        predict_flips(before, after, doc, topk_logits=top[:, ::-1])
-    with pytest.raises(ValueError, match=r"doc has 49 .* 50"):
-        predict_flips(before, after, doc[1:])
-    found = predict_flips(before, after, doc, resamples=20)
+        read(doc, upward)
+    found = read(doc, columns)
     text = json.dumps(record_to_json(found), allow_nan=False)
     assert record_from_json(FlipPrediction, json.loads(text)) == found

@@ -8,6 +8,7 @@ import pytest
 
 from made_up.comparisons import make_comparison
 from unembed.decisions.comparison.summary import ComparisonSummary
+from unembed.report.comparison.page import comparison_page
 from unembed.report.verdicts.comparison import verdict
 from unembed.stats.estimate import Estimate
 
@@ -127,3 +128,28 @@ def test_the_third_point_says_what_intervals_rest_on(found: ComparisonSummary) -
     assert "and the spread between seeds" in verdict(seeds).trust
     noted = replace(level, notes=("other windows",))
     assert "Mind the notes below" in verdict(noted).trust
+
+
+@pytest.mark.parametrize(("sign", "word"), [(1, "more"), (-1, "fewer")])
+def test_flips_that_margins_do_not_explain_are_told_on_verdict_and_page(
+    found: ComparisonSummary, sign: int, word: str
+) -> None:
+    told = "which agrees"
+    assert told not in verdict(found).trust
+    assert told in comparison_page("t", found, [], [])
+    observed = found.prediction.observed
+    assert observed.value is not None
+    expected = replace(
+        observed, value=0.3 - 0.1 * sign, low=0.29 - 0.1 * sign, high=0.31 - 0.1 * sign
+    )
+    apart = Estimate(0.1 * sign, *sorted((0.05 * sign, 0.2 * sign)), n=9, documents=12)
+    prediction = replace(
+        found.prediction,
+        observed=replace(observed, value=0.3, low=0.25, high=0.35),
+        predicted=expected,
+        difference=apart,
+    )
+    summary = replace(found, prediction=prediction)
+    words = f": {word} than margins and chance explain."
+    assert words in verdict(summary).trust
+    assert words in comparison_page("t", summary, [], [])

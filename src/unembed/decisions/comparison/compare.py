@@ -207,7 +207,7 @@ def compare(
             f"divergences take one model on each side, got {seeds[0]} before and {seeds[1]} after: "
             "compare several seeds by their audits alone"
         )
-    k = min(one.provenance.options["top_k"] for one in olds)
+    k = min(one.provenance.options["top_k"] for one in (*olds, *news))
     apart = [divergence] if isinstance(divergence, pa.Table) else divergence
     parts = [ComparedRows.of(old, new, only, apart) for old in olds for new in news]
     vocabulary = pooled_vocabulary([part.paired for part in parts])

@@ -1,23 +1,15 @@
-"""Whether the margins of one audit foretell which decisions another head will flip."""
+"""Whether margins, and changes seen in other documents, foretell which decisions flip."""
 
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from unembed.decisions.audit.finite_rows import FiniteRows
-from unembed.decisions.comparison.movement import (
-    MarginColumns,
-    MarginPair,
-    held_margins,
-    margin_pairs,
-)
+from unembed.decisions.comparison.flip_chances import HeldLeads, LikeChanges, lead_parts
 from unembed.short_repr import ShortRepr
 from unembed.stats.bootstrap import (
     RESAMPLES,
@@ -27,35 +19,21 @@ from unembed.stats.bootstrap import (
     totals_and_resamples,
 )
 from unembed.stats.estimate import Estimate
-from unembed.stats.resampled import Rows, read_quantiles
 
-GapReader = Callable[[], Iterable[tuple[MarginPair, np.ndarray]]]
-"""Reads positions with how far each candidate lies behind top-1 before, in logits."""
-WideReader = Callable[[], Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]]
-"""Reads margins before and after, and the number of each one's document."""
+MOST_CANDIDATES = 5
+"""Tokens kept of a position, top-1 among them: of the four gaps few flips need a fifth."""
 
 CHANCE_EDGES = (0.0, 1e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 1.0)
 """Bins of the predicted chance of a flip, ``low <= chance < high``; the last holds 1 too.
 
-Most chances are small: tenths of the positions would all but one lie near 0. A runner-up alone has
-a chance of at most 1/2, which only a margin of 0 reaches.
+Most chances are small: tenths of the positions would all but one lie near 0.
 """
 
-NODES = 16
-"""Nodes of the quadrature over the noise of the top logit: error below 1e-5 in the chance with the
-five candidates that an audit keeps by default, up to 1e-3 with 64."""
+FEWEST_FLIPS = 50
+"""Predicted flips below which a bin is joined with the next: chance moves fewer by a factor."""
 
-NEGLIGIBLE = 6.5
-"""Where all candidates lie this many s behind, the chance, below 1e-10 for each, is taken as 0."""
-
-FEWEST = 10
-"""Fewest positions to take s from: of one alone, the common factor leaves no noise."""
-
-CHUNK_ROWS = 1 << 15
-"""Positions whose chances are computed at a time; changes memory, never a result."""
-
-MAD_TO_DEVIATION = 1.482602218505602
-"""Standard deviation of a normal distribution over its median absolute deviation."""
+DOCUMENT_GROUPS = 5
+"""Groups of documents, each of which is predicted from the others."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +49,11 @@ class ChanceBin(ShortRepr):
 
 @dataclass(frozen=True)
 class FlipPrediction(ShortRepr):
-    """Predicted and observed share of positions with another top-1, see ``predict_flips``.
+    """Predicted and observed share of positions with another top-1, see ``read_prediction``.
 
-    ``noise`` is s, in logits of the audit before, ``scale`` the common factor of the margins;
-    ``noise.n`` counts the positions that both come from. ``candidates`` is how many tokens could
-    overtake: 1, the runner-up, or k - 1. ``bins`` is empty where ``bins_reason`` says why.
+    ``scale`` is the common factor of the margins, ``noise`` how far they moved besides, root mean
+    square in logits. ``candidates`` is how many tokens that could overtake are told apart. ``bins``
+    is empty where ``bins_reason`` says why.
     """
 
     scale: Estimate
@@ -87,140 +65,129 @@ class FlipPrediction(ShortRepr):
     bins: tuple[ChanceBin, ...]
     bins_reason: str | None
 
-
-def flip_chance(
-    gaps: Float[np.ndarray, "positions candidates"], noise: float
-) -> Float[np.ndarray, " positions"]:
-    """Chance that normal noise on the logits makes one of the candidates overtake top-1.
-
-    ``gaps[:, j] >= 0`` is how far candidate j lies behind, in logits; ``noise`` the standard
-    deviation s of the noise in the difference of two logits. One candidate: ``Phi(-gap / s)``.
-    More: independent noise of variance ``s ** 2 / 2`` on each logit, ``s1 = s / sqrt(2)`` and
-    ``1 - E_z[prod_j Phi(z + gap_j / s1)]``, z standard normal, by Gauss-Hermite quadrature. Without
-    noise the chance is 0. Source: theory §6, flips under Gaussian logit noise.
-    """
-    if noise == 0 or gaps.shape[1] == 0:
-        return np.zeros(len(gaps))
-    chance = np.empty(len(gaps))
-    for start in range(0, len(gaps), CHUNK_ROWS):
-        rows = slice(start, start + CHUNK_ROWS)
-        behind = torch.from_numpy(gaps[rows].astype(np.float64) / noise)
-        if gaps.shape[1] == 1:
-            chance[rows] = torch.special.ndtr(-behind[:, 0]).numpy()
-        else:
-            chance[rows] = _union(behind * math.sqrt(2))
-    return chance
-
-
-def predict_flips(
-    before: MarginColumns,
-    after: MarginColumns,
-    doc: Int[np.ndarray, " positions"],
-    *,
-    topk_logits: Float[np.ndarray, "positions k"] | None = None,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> FlipPrediction:
-    """Predict the flips of columns in memory, see ``read_prediction``.
-
-    ``topk_logits`` are the k largest logits of the audit before. Raises ``ValueError`` where
-    lengths differ, k < 2 or logits ascend.
-    """
-    more = {}
-    if topk_logits is not None:
-        more["topk_logits"] = topk_logits
-        if topk_logits.ndim != 2 or len(topk_logits) != doc.size or topk_logits.shape[1] < 2:
-            raise ValueError(
-                f"topk_logits must be [{doc.size}, k] with k of 2 or more, got {topk_logits.shape}"
-            )
-    rows = held_margins(before, after, doc, **more)
-    k = 0 if topk_logits is None else topk_logits.shape[1]
-    return read_prediction(rows, k, resamples=resamples, seed=seed)
+    @property
+    def disagrees(self) -> bool:
+        """Whether what flipped lies outside what was predicted, and beyond chance."""
+        expected, seen, apart = self.predicted, self.observed.value, self.difference
+        if None in (expected.low, expected.high, seen, apart.low, apart.high):
+            return False
+        outside = not expected.low <= seen <= expected.high  # type: ignore[operator]
+        return outside and not apart.low <= 0 <= apart.high  # type: ignore[operator]
 
 
 def read_prediction(
     rows: FiniteRows, k: int, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> FlipPrediction:
-    """Predict from the margins before and one number how many top-1 flip, and count (theory §4).
+    """Predict from the margins before, and from other documents, how many top-1 flip, and count.
 
-    The number is s, the size of the logit noise between the two audits. The prediction for a
-    position is ``flip_chance`` of its margin: a lower bound, for others than the runner-up may
-    overtake too. With k of 2 or more, and the k largest logits of the audit before in the column
-    ``topk_logits``, in descending order, each of the k - 1 candidates may, and the bound is closer.
+    With ``gap_j = l(a) - l(b_j)`` before, a the token that led and b_j the next ones, and
+    ``gap'_j`` the difference of the *same* tokens after, a change is ``e = gap' - scale gap``, the
+    vector over j. Every fifth document is predicted from the others, five times. A position i flips
+    with the chance::
 
-    s is estimated where margins are wide: flips are where noise was large, so that what is left of
-    the narrow margins has little of it. Of the positions whose margin before is the median or more
-    and whose top-1 and top-2 kept their places, with the common factor ``scale = median(after) /
-    median(before)``, which flips nothing, taken out: ``s = 1.4826 median(abs(after / scale -
-    before))``. It is robust: rare large changes do not move it, and flips that they make are not
-    predicted. It is biased downward where s is not small beside the median margin, and, by some
-    percent, for a runner-up that keeps its place before a close third is one that noise favoured:
-    with three logits or more, only positions count whose runner-up leads by the median or more.
+        mean_d any_j(scale * gap[i, j] + e[d, j] < 0)
 
-    The interval of the prediction resamples documents and, with them, s; ``scale`` is held, and
-    between the least, the measured and the largest s the prediction is interpolated. ``difference``
-    is observed - predicted.
-    Raises ``ValueError`` where logits ascend.
+    over positions d of the other documents in i's cell: of like margin and, within that, of like
+    entropy. ``scale = sum(gap gap') / sum(gap ** 2)``, of the runner-up in the other documents, is
+    what a temperature does, which flips nothing. No token is chosen by what happened to it.
+
+    ``k`` of 2 or more tells k - 1 candidates apart, ``MOST_CANDIDATES`` - 1 at most, by the columns
+    ``topk_ids`` and ``topk_logits`` of both audits; else the runner-up is, by top-1, top-2 and
+    margin. One gap more stands for all other tokens: the best of them after against the last
+    candidate before. A candidate that the list after lacks lies below its last logit, and counts as
+    if it lay there; that moves no flip of its own position, for no such token leads.
+
+    The interval of ``predicted`` resamples documents, each with its own positions' chances and with
+    what its changes did to the chances of others, to first order; ``difference`` is observed -
+    predicted in the same resamples. Cells and ``scale`` are held.
+    Raises ``ValueError`` where logits ascend. Source: theory §4.
     """
+    stored, k = k >= 2, min(max(k, 2), MOST_CANDIDATES)
     how = {"resamples": resamples, "seed": seed}
-    documents, candidates = rows.documents, max(1, k - 1)
-
-    def gaps() -> Iterator[tuple[MarginPair, Float[np.ndarray, "_ candidates"]]]:
-        if k < 2:
-            for pair in margin_pairs(rows):
-                yield pair, pair.before.margin.astype(np.float64)[:, None]
-            return
-        for pair, (_, logits) in zip(margin_pairs(rows), rows.parts("topk_logits"), strict=True):
-            yield pair, _gaps(logits[:, :k])
-
-    scale, noise, draws = _noise(_wide(gaps, candidates), documents, **how)
-    if noise.value is None:
-        sums = np.zeros((2, documents))
-        for pair in margin_pairs(rows):
-            add_by_document(sums[0], ~pair.same, pair.inverse)
-            add_by_document(sums[1], np.ones(pair.inverse.size), pair.inverse)
-        totals = totals_and_resamples(sums, **how)
+    documents, edges = rows.documents, len(CHANCE_EDGES) - 1
+    squares, flips = np.zeros((4, documents)), np.zeros((2, documents))
+    groups = min(DOCUMENT_GROUPS, documents)
+    others = [HeldLeads() for _ in range(groups)]
+    for part in lead_parts(rows, k, stored):
+        lead, moved, ones = part.gaps[:, 0], part.moved[:, 0], np.ones(len(part.inverse))
+        for total, values in zip(squares, (lead**2, lead * moved, moved**2, ones), strict=True):
+            add_by_document(total, values, part.inverse)
+        for total, values in zip(flips, (part.flipped, ones), strict=True):
+            add_by_document(total, values, part.inverse)
+        for i, held in enumerate(others):
+            held.add(part, np.flatnonzero(part.inverse % groups != i))
+    scale, noise = _disturbance(totals_and_resamples(squares, **how), documents)
+    if documents < 2:
+        totals = totals_and_resamples(flips, **how)
         observed = ratio_of_totals(totals[:, 0], totals[:, 1], documents)
-        nothing = Estimate(None, n=observed.n, reason=noise.reason)
-        return FlipPrediction(
-            scale, noise, candidates, nothing, observed, nothing, (), noise.reason
-        )
-    known = draws[np.isfinite(draws)]
-    grid = np.unique([noise.value, known.min(initial=noise.value), known.max(initial=noise.value)])
-    count = len(CHANCE_EDGES) - 1
-    sums = np.zeros((2 + len(grid), documents))
-    binned = np.zeros((3, documents * count))
-    for pair, behind in gaps():
-        chance = flip_chance(behind, noise.value)
-        flipped, ones = (~pair.same).astype(np.float64), np.ones(len(chance))
-        predicted = [chance if s == noise.value else flip_chance(behind, s) for s in grid.tolist()]
-        for total, values in zip(sums, (flipped, ones, *predicted), strict=True):
-            add_by_document(total, values, pair.inverse)
-        within = np.clip(np.searchsorted(CHANCE_EDGES, chance, side="right") - 1, 0, count - 1)
-        for total, values in zip(binned, (ones, chance, flipped), strict=True):
-            add_by_document(total, values, pair.inverse * count + within)
-    in_columns = [total.reshape(documents, count).T for total in binned]
-    totals = totals_and_resamples(np.concatenate([sums, *in_columns]), **how)
-    flips, size = totals[:, 0], totals[:, 1]
-    at_grid, in_bins = totals[:, 2 : 2 + len(grid)], totals[:, 2 + len(grid) :]
-    own = at_grid[:1, np.searchsorted(grid, noise.value)]
-    expected = np.concatenate([own, _interpolated(at_grid[1:], grid, draws)])
-    bins = _bins(in_bins, documents) if noise.value > 0 else ()
-    reason = "without noise every chance is 0: there is nothing to put in bins"
+        reason = observed.reason or "it takes two documents, one to learn from and one to predict"
+        nothing = Estimate(None, n=observed.n, reason=reason)
+        return FlipPrediction(scale, noise, k - 1, nothing, observed, nothing, (), reason)
+    group = np.arange(documents) % groups
+    fitted = []
+    for i, held in enumerate(others):
+        square, product = squares[:2, group != i].sum(axis=1).tolist()
+        fitted.append(LikeChanges.of(held.whole(), product / square if square else 1.0))
+    binned = np.zeros((3, documents * edges))
+    for part in lead_parts(rows, k, stored):
+        chance = np.empty(len(part.inverse))
+        for i, model in enumerate(fitted):
+            own = part.inverse % groups == i
+            chance[own] = model.chances(part.rows(own))
+        within = np.clip(np.searchsorted(CHANCE_EDGES, chance, side="right") - 1, 0, edges - 1)
+        for total, values in zip(binned, (np.ones(len(chance)), chance, part.flipped), strict=True):
+            add_by_document(total, values, part.inverse * edges + within)
+    by_bin = binned.reshape(3, documents, edges).transpose(0, 2, 1)
+    chances = by_bin[1].sum(axis=0) + sum(model.influence(documents) for model in fitted)
+    expected, flipped, size = totals_and_resamples(np.stack([chances, *flips]), **how).T
+    some = bool(by_bin[1].any())
     return FlipPrediction(
         scale=scale,
         noise=noise,
-        candidates=candidates,
+        candidates=k - 1,
         predicted=ratio_of_totals(expected, size, documents),
-        observed=ratio_of_totals(flips, size, documents),
-        difference=ratio_of_totals(flips - expected, size, documents),
-        bins=bins,
-        bins_reason=None if bins else reason,
+        observed=ratio_of_totals(flipped, size, documents),
+        difference=ratio_of_totals(flipped - expected, size, documents),
+        bins=_bins(by_bin, **how) if some else (),
+        bins_reason=None if some else "every chance of a flip is 0",
     )
 
 
-def _bins(totals: Float[np.ndarray, "rows columns"], documents: int) -> tuple[ChanceBin, ...]:
+def _disturbance(totals: Float[np.ndarray, "rows 4"], documents: int) -> tuple[Estimate, Estimate]:
+    """The common factor of the margins, and the root mean square of what moved them besides."""
+    square, product, moved, n = totals.T
+    size = int(n[0])
+    if square[0] == 0:
+        reason = "all margins are 0" if size else "no position to average over"
+        nothing = Estimate(None, n=size, reason=reason)
+        return nothing, nothing
+    factor = product / np.where(square > 0, square, np.nan)
+    rest = np.sqrt(np.maximum(moved - factor * product, 0) / n)
+
+    def estimate(draws: Float[np.ndarray, " rows"]) -> Estimate:
+        bounds = interval(draws[1:], documents)
+        return Estimate(float(draws[0]), *bounds, n=size, documents=documents)
+
+    return estimate(factor), estimate(rest)
+
+
+def _bins(
+    by_bin: Float[np.ndarray, "3 bins documents"], *, resamples: int, seed: int
+) -> tuple[ChanceBin, ...]:
+    """The bins, from the lowest on joined with the next until FEWEST_FLIPS are predicted."""
+    starts, predicted = [0], 0.0
+    for b, flips in enumerate(by_bin[1].sum(axis=1).tolist()):
+        if predicted >= FEWEST_FLIPS:
+            starts.append(b)
+            predicted = 0.0
+        predicted += flips
+    if predicted < FEWEST_FLIPS and len(starts) > 1:
+        starts.pop()
+    joined = np.add.reduceat(by_bin, starts, axis=1)
+    documents = joined.shape[2]
+    totals = totals_and_resamples(joined.reshape(-1, documents), resamples=resamples, seed=seed)
     counts, chances, hits = np.split(totals, 3, axis=1)
+    ends = [CHANCE_EDGES[b] for b in starts] + [CHANCE_EDGES[-1]]
     return tuple(
         ChanceBin(
             low=low,
@@ -229,107 +196,5 @@ def _bins(totals: Float[np.ndarray, "rows columns"], documents: int) -> tuple[Ch
             predicted=ratio_of_totals(chances[:, b], counts[:, b], documents),
             observed=ratio_of_totals(hits[:, b], counts[:, b], documents),
         )
-        for b, (low, high) in enumerate(itertools.pairwise(CHANCE_EDGES))
+        for b, (low, high) in enumerate(itertools.pairwise(ends))
     )
-
-
-def _gaps(logits: Float[np.ndarray, "_ k"]) -> Float[np.ndarray, "_ candidates"]:
-    exact = logits.astype(np.float64)
-    if not (np.diff(exact, axis=1) <= 0).all():
-        raise ValueError("topk_logits must be numbers in descending order in every row")
-    return exact[:, :1] - exact[:, 1:]
-
-
-def _wide(gaps: GapReader, candidates: int) -> WideReader:
-    """Reads the margins, before and after, and the documents of the positions that s is from."""
-
-    def leads() -> Iterator[list[Rows]]:
-        for pair, behind in gaps():
-            nowhere = np.zeros(len(behind), dtype=np.intp)
-            columns = [pair.before.margin.astype(np.float64)]
-            if candidates >= 2:
-                columns.append(behind[:, 1] - behind[:, 0])
-            yield [(values, nowhere) for values in columns]
-
-    found = read_quantiles(leads, [(0.5,)] * min(2, candidates), 1)
-    middle = [one.rows[0, 0] for one in found]
-
-    def read() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        for pair, behind in gaps():
-            margin, moved = pair.measures[0]
-            wide = pair.kept & (margin >= middle[0])
-            if candidates >= 2:
-                wide &= behind[:, 1] - behind[:, 0] >= middle[1]
-            yield margin[wide], moved[wide], pair.inverse[wide]
-
-    return read
-
-
-def _noise(
-    read: WideReader, documents: int, *, resamples: int, seed: int
-) -> tuple[Estimate, Estimate, Float[np.ndarray, " resamples"]]:
-    """Scale, s, and s in every resample, from positions with wide margins."""
-
-    def both() -> Iterator[list[Rows]]:
-        for margin, moved, inverse in read():
-            nowhere = np.zeros(len(inverse), dtype=np.intp)
-            yield [(margin, nowhere), (moved, nowhere)]
-
-    medians = read_quantiles(both, [(0.5,)] * 2, 1)
-    n, (before, after) = medians[0].n, (float(one.rows[0, 0]) for one in medians)
-    if n < FEWEST:
-        reason = f"the noise is unknown: {n} wide margins kept top-1 and top-2, it takes {FEWEST}"
-        nothing = Estimate(None, n=n, reason=reason)
-        return nothing, nothing, np.zeros(0)
-    if not (before > 0 and after > 0):
-        nothing = Estimate(None, n=n, reason="the noise is unknown: half of the margins are 0")
-        return nothing, nothing, np.zeros(0)
-    factor = after / before
-
-    def columns() -> Iterator[list[Rows]]:
-        for margin, moved, inverse in read():
-            change = np.abs(moved / factor - margin)
-            yield [(change, inverse), (moved, inverse), (margin, inverse)]
-
-    how = {"resamples": resamples, "seed": seed}
-    spread, above, below = (
-        one.rows[:, 0] for one in read_quantiles(columns, [(0.5,)] * 3, documents, **how)
-    )
-    draws = MAD_TO_DEVIATION * spread
-    factors = above[1:] / np.where(below[1:] > 0, below[1:], np.nan)
-    return (
-        Estimate(factor, *interval(factors, documents), n=n, documents=documents),
-        Estimate(float(draws[0]), *interval(draws[1:], documents), n=n, documents=documents),
-        draws[1:],
-    )
-
-
-def _union(behind: torch.Tensor) -> Float[np.ndarray, " positions"]:
-    """``1 - E_z[prod_j Phi(z + behind_j)]`` for rows of gaps in units of one logit's noise."""
-    chance = torch.zeros(len(behind), dtype=torch.float64)
-    near = behind.min(dim=1).values < NEGLIGIBLE * math.sqrt(2)
-    close = behind[near]
-    points, weights = np.polynomial.hermite_e.hermegauss(NODES)
-    total = torch.zeros(len(close), dtype=torch.float64)
-    for point, weight in zip(points.tolist(), (weights / weights.sum()).tolist(), strict=True):
-        total += weight * (1 - torch.special.ndtr(point + close).prod(dim=1))
-    chance[near] = total
-    found: Float[np.ndarray, " positions"] = chance.numpy()
-    return found
-
-
-def _interpolated(
-    totals: Float[np.ndarray, "resamples columns"],
-    grid: Float[np.ndarray, " grid"],
-    at: Float[np.ndarray, " resamples"],
-) -> Float[np.ndarray, " resamples"]:
-    """The total of each resample at its own s, between the totals at the values of the grid."""
-    if len(grid) == 1:
-        alone: Float[np.ndarray, " resamples"] = np.where(np.isfinite(at), totals[:, 0], np.nan)
-        return alone
-    index = np.clip(np.searchsorted(grid, np.nan_to_num(at)) - 1, 0, len(grid) - 2)
-    rows = np.arange(at.size)
-    t = (at - grid[index]) / (grid[index + 1] - grid[index])
-    lower, upper = totals[rows, index], totals[rows, index + 1]
-    between: Float[np.ndarray, " resamples"] = lower + t * (upper - lower)
-    return between

@@ -40,9 +40,8 @@ class ComparedRows:
     """The positions of one pair of runs that are compared, read a part at a time.
 
     Besides the columns of both audits there are those of the groups, ``band_before``,
-    ``band_after``, ``frequency``, ``token_class``; ``before_right`` and ``after_right``; the
-    candidates before, ``topk_logits``; and the divergences, where they are there. Frequencies count
-    the targets of this text.
+    ``band_after``, ``frequency``, ``token_class``; ``before_right`` and ``after_right``; and the
+    divergences, where they are there. Frequencies count the targets of this text.
     """
 
     paired: PairedAudits
@@ -152,7 +151,6 @@ class _Reader:
             "token_class": (("target",), partial(np.take, self.classes, mode="clip")),
             "before_right": (("before_top1", "target"), np.equal),
             "after_right": (("after_top1", "target"), np.equal),
-            "topk_logits": (("before_topk_logits",), lambda logits: logits),
         }
         stored = [name for name in names if name not in made and name not in DIVERGENCES]
         stored += [name for one in names if one in made for name in made[one][0]]

@@ -9,6 +9,7 @@ from typing import Any, TypeVar, cast
 
 from unembed.decisions.comparison.flips import FlipGroup, Flips, TokenFlips
 from unembed.decisions.comparison.movement import Sharpening, verdict_of
+from unembed.decisions.comparison.prediction import ChanceBin
 from unembed.decisions.comparison.summary import ComparisonSummary
 from unembed.stats import student
 from unembed.stats.estimate import Estimate
@@ -57,8 +58,8 @@ def widened(pooled: Record, singles: Sequence[Record], seeds: tuple[int, int]) -
     independent samples; what depends on both is in both parts, so that the interval errs on the
     wide side. With two or three seeds it is wide, and may reach past what the statistic can be,
     such as a share below 0. Where a single pair leaves the statistic undefined there is no
-    interval, and so for what a single pair does not hold: its chances of a flip are in no bins
-    where its noise is 0 or unknown. Counts, histograms, and the tokens that gained and lost most
+    interval, and so for what a single pair does not hold: its chances of a flip may lie in other
+    bins, or in none. Counts, histograms, and the tokens that gained and lost most
     stay those of the pooled rows; p-values go. Source: theory §4.
     """
     return cast(Record, _walk(pooled, list(singles), seeds))
@@ -77,7 +78,7 @@ def _walk(pooled: Any, singles: list[Any], seeds: tuple[int, int]) -> Any:
     if isinstance(pooled, Estimate):
         return _wider(pooled, singles, seeds)
     if isinstance(pooled, tuple):
-        fit = [one if one is not None and len(one) == len(pooled) else None for one in singles]
+        fit = [one if one is not None and _alike(one, pooled) else None for one in singles]
         return tuple(
             _walk(item, [None if one is None else one[i] for one in fit], seeds)
             for i, item in enumerate(pooled)
@@ -103,6 +104,15 @@ def _walk(pooled: Any, singles: list[Any], seeds: tuple[int, int]) -> Any:
     if isinstance(pooled, TokenFlips):
         inside["sign_p"] = None
     return dataclasses.replace(pooled, **inside)
+
+
+def _alike(one: tuple[Any, ...], pooled: tuple[Any, ...]) -> bool:
+    """Whether there are as many, and of chances those of the same bins."""
+    limits = [
+        [(item.low, item.high) for item in some if isinstance(item, ChanceBin)]
+        for some in (one, pooled)
+    ]
+    return len(one) == len(pooled) and limits[0] == limits[1]
 
 
 def _wider(pooled: Estimate, singles: list[Any], seeds: tuple[int, int]) -> Estimate:

@@ -125,7 +125,8 @@ def summarise_pair(
 class PairFacts:
     """What a comparison says besides its figures, and which columns it has.
 
-    ``candidates`` are the logits before of each position, ``divergence`` whether there are any.
+    ``candidates`` are the logits of each position that both audits kept, ``divergence`` whether
+    there are divergences.
     """
 
     vocabulary: Vocabulary
@@ -146,8 +147,7 @@ def read_comparison(
     """Compute the figures of theory §4 for paired positions, which are read a part at a time.
 
     Candidates' logits make the prediction of flips count every one instead of the runner-up alone.
-    The same input gives the same figures to the last bit, but for chances of a flip, whose last
-    bits go with the parts.
+    The same input gives the same figures to the last bit, in any parts.
     """
     cross = [f"{kind}, {count}" for kind in CLASSES for count in FREQUENCY_NAMES]
     how: dict[str, Any] = {"resamples": resamples, "seed": seed}

@@ -18,6 +18,7 @@ from unembed.report.parts.parts import (
     table_of,
 )
 from unembed.report.parts.wording import cell, count, decimal, points, share, signed
+from unembed.report.verdicts.comparison import agreement_words
 from unembed.stats.estimate import Estimate
 
 
@@ -61,11 +62,11 @@ def calibration_section(calibration: CalibrationComparison) -> Section:
 
 
 def prediction_section(prediction: FlipPrediction) -> Section:
-    """Whether the margins before predict the flips."""
+    """Whether margins and the changes of other documents predict the flips."""
     who = (
-        "the runner-up alone may overtake, so this is a lower bound"
+        "the runner-up, or all other tokens together, may overtake"
         if prediction.candidates == 1
-        else f"any of the next {prediction.candidates} tokens may overtake"
+        else f"each of the next {prediction.candidates} tokens, or any other, may overtake"
     )
     numbers = estimates_table(
         f"Predicted and observed churn, n = {count(prediction.observed.n)}",
@@ -73,13 +74,14 @@ def prediction_section(prediction: FlipPrediction) -> Section:
             "predicted churn": (prediction.predicted, share),
             "observed churn": (prediction.observed, share),
             "observed − predicted": (prediction.difference, points),
-            "noise s in logits": (prediction.noise, decimal),
             "common factor of the margins": (prediction.scale, decimal),
+            "movement besides, logits, root mean square": (prediction.noise, decimal),
         },
     )
     lead = (
-        "Add normal noise of one size s to every logit: a narrow margin then flips often, a wide "
-        f"one never. s comes from wide margins that did not flip; {who}."
+        "Each position’s chance of a flip is told from its margin and from what the change did to "
+        f"positions of like margin and entropy in other documents; {who}. "
+        f"{agreement_words(prediction)}"
     )
     if not prediction.bins:
         lead += f" No curve: {prediction.bins_reason or 'no chances were put in bins'}."
@@ -124,8 +126,9 @@ def _chances(bins: Sequence[ChanceBin]) -> Figure:
     return Figure(
         "chances",
         "Predicted and observed share of flips",
-        "Positions binned by their predicted chance of another top-1. Both axes are square roots. "
-        "Above the diagonal, more flipped than noise explains.",
+        "Positions binned by their predicted chance of another top-1, neighbours joined until 50 "
+        "flips are predicted. Both axes are square roots. Above the diagonal, more flipped than "
+        "was predicted.",
         draw(charts.chances(bins), "Observed over predicted share of flips"),
         (Key("full-dot", "observed"), Key("dotted", "as predicted")),
         (table,),

@@ -73,8 +73,8 @@ GLOSSARY: dict[str, str] = {
     "runner-up rotation": "The winner stayed and another token became the runner-up.",
     "expansion": "The share of positions whose margin is wider after than before.",
     "predicted churn": (
-        "The churn that the margins before let expect, if logits move by random noise of the "
-        "size that is seen where margins are wide."
+        "The churn that margins before let expect, if each document’s logits move as they did at "
+        "positions of like margin and entropy in the other documents."
     ),
     "share left": (
         "The part of a change of the margins that a mere temperature does not explain: near 0 "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from unembed.decisions.comparison.compare import Comparison
 from unembed.decisions.comparison.movement import SHARPENING_VERDICTS, Sharpening
+from unembed.decisions.comparison.prediction import FlipPrediction
 from unembed.decisions.comparison.summary import ComparisonSummary
 from unembed.report.parts.wording import (
     count,
@@ -168,15 +169,23 @@ def _trust(summary: ComparisonSummary, accuracy: Judgement, loss: Judgement) -> 
         words += f" Fewer than {FEW_DOCUMENTS} make them rough: give more documents."
     elif "close" in (accuracy, loss):
         words += " More documents would narrow what is too close to call."
-    predicted = summary.prediction.difference
-    if predicted.low is not None and side_of(predicted, 0.0):
-        told = bounded(summary.prediction.predicted, share)
-        words += (
-            f" From the margins before, {told} were to be expected, which is not what happened."
-        )
+    if summary.prediction.disagrees:
+        words += f" {agreement_words(summary.prediction)}"
     if summary.notes:
         words += " Mind the notes below: more than the model may differ."
     return words
+
+
+def agreement_words(prediction: FlipPrediction) -> str:
+    """Whether what flipped is what was predicted, in a sentence; nothing where no one can tell."""
+    told, seen = prediction.predicted, prediction.observed
+    if told.low is None or seen.value is None:
+        return ""
+    flipped = f"{bounded(told, share)} were predicted to flip and {bounded(seen, share)} did"
+    if prediction.disagrees:
+        more = "more" if prediction.difference.value > 0 else "fewer"  # type: ignore[operator]
+        return f"{flipped}: {more} than margins and chance explain."
+    return f"{flipped}, which agrees."
 
 
 def _next(summary: ComparisonSummary, accuracy: Judgement, loss: Judgement) -> str:
