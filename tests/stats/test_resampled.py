@@ -67,3 +67,21 @@ def test_no_value_and_one_document_have_no_interval():
     [one] = read_quantiles(read, [(0.5,)], 1)
     assert one.rows.tolist() == [[2.0]]
     assert one.estimates()[0].low is None
+
+
+def test_thousands_of_resamples_keep_few_of_the_values(monkeypatch):
+    """Some of them lie past four standard errors: that keeps no broad block of values."""
+    kept = 0
+    add = resampled._Pile.add
+
+    def counted(self, values, owners):
+        nonlocal kept
+        kept += len(values)
+        add(self, values, owners)
+
+    monkeypatch.setattr(resampled._Pile, "add", counted)
+    generator = np.random.default_rng(1)
+    n, documents = 200_000, 100
+    values, inverse = generator.normal(size=n), np.arange(n) % documents
+    read_quantiles(in_parts((values,), inverse, [n]), [(0.05, 0.5, 0.95)], documents)
+    assert kept < n / 20

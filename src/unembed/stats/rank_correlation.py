@@ -76,6 +76,7 @@ def spearman_estimates(
             moved, size = bootstrap_sums(sums, resamples=resamples, seed=seed).T
             draws = np.tanh(np.arctanh(rho) + moved / size / (1 - rho**2))
             found.append(Estimate(rho, *interval(draws, documents), n=n, documents=documents))
+        del ranks  # before those of the next column are there
     return tuple(found)
 
 

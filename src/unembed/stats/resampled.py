@@ -16,6 +16,9 @@ from unembed.stats.quantiles import COUNTS_ELEMENTS, interpolate
 LADDER_STEPS = 24
 """Blocks in which to look for a quantile of a resample; changes time, never a result."""
 
+FARTHEST = 20.0
+"""Standard errors from a quantile at which its outermost blocks end, where there are enough."""
+
 STEP_POSITIONS = 1 << 20
 """Values from which on there are more blocks; changes memory and time, never a result."""
 
@@ -226,9 +229,20 @@ def _edges(
         square = float(((below - level * size) ** 2).sum())
         chance = m * level * (1 - level)
         error = math.sqrt(max(square - chance * (1 - 1 / sample.step), square / sample.step))
-        cuts.append(middle + error * np.linspace(-3.5, 3.5, steps + 1))
+        cuts.append(middle + error * _spread(steps))
     at = np.clip(np.rint(np.concatenate(cuts)), 0, m - 1).astype(np.intp)
     return np.unique(values[order[np.unique(at)]])
+
+
+def _spread(steps: int) -> Float[np.ndarray, " _"]:
+    """Ends of so many blocks about a quantile, in standard errors: narrow near it, and far out.
+
+    Of thousands of resamples some quantile lies past four standard errors. Did no block end there,
+    all values up to the next level would be kept for it.
+    """
+    reach = min(max(3.5, 2.5 * steps), FARTHEST)
+    ends: Float[np.ndarray, " _"] = np.sinh(np.linspace(-4, 4, steps + 1)) * (reach / np.sinh(4))
+    return ends
 
 
 @dataclass(frozen=True)
