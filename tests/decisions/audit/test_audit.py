@@ -22,12 +22,14 @@ from unembed import Audit, Corpus, audit
 from unembed.decisions import AuditOptions
 from unembed.decisions.audit.excerpt import excerpts
 from unembed.decisions.audit.run import AuditRun
+from unembed.decisions.audit.summary import summary_to_json
 from unembed.decisions.measure import ColumnChoice, measure
 from unembed.errors import NonFiniteError, UnembedError
 from unembed.head.head import Head
 from unembed.head.precision import Precision
 from unembed.models.checkpoint import token_ids
 from unembed.runs import files
+from unembed.runs.manifest import FinishedRun
 
 
 @pytest.fixture(scope="session")
@@ -143,7 +145,9 @@ def test_spread_positions_are_another_run(llama: Any, corpus: Corpus, tmp_path: 
         audit(llama, corpus, replace(options, spread=True), out=tmp_path / "run")
 
 
-def test_a_run_folder_holds_the_same_table(llama: Any, corpus: Corpus, tmp_path: Path) -> None:
+def test_a_run_folder_holds_the_same_table(
+    llama: Any, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     options = AuditOptions(facets=True, part_positions=50)
     here = audit(llama, corpus, options)
     there = audit(llama, corpus, options, out=tmp_path / "run")
@@ -155,6 +159,17 @@ def test_a_run_folder_holds_the_same_table(llama: Any, corpus: Corpus, tmp_path:
     assert again.vocabulary == here.vocabulary
     assert again.documents.equals(here.documents)
     assert again.summary == here.summary
+    monkeypatch.setattr("unembed.decisions.audit.audit.read_summary", None)
+    assert Audit.load(tmp_path / "run").summary == here.summary, "the run's own"
+
+
+def test_a_run_of_an_earlier_version_is_summarised_anew(
+    llama: Any, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = audit(llama, corpus, out=tmp_path / "run")
+    old = summary_to_json(replace(here.summary, bfloat16=None))
+    monkeypatch.setattr(FinishedRun, "summary", lambda _run: old)
+    assert Audit.load(tmp_path / "run").summary == here.summary
 
 
 def test_an_audit_reads_well(llama: Any, corpus: Corpus) -> None:

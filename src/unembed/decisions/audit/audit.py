@@ -21,6 +21,7 @@ from unembed.decisions.audit.sense import check_audit
 from unembed.decisions.audit.summary import (
     AuditSummary,
     read_summary,
+    summary_from_json,
     summary_to_json,
 )
 from unembed.decisions.quoting import CONTEXT_TOKENS, Quoting
@@ -69,10 +70,14 @@ class Audit(RunRecord):
 
     @classmethod
     def of_run(cls, run: FinishedRun) -> Audit:
-        """Open a run whose files are whole; the positions stay on disk."""
-        provenance = Provenance.from_json(run.key)
-        check_audit(run, provenance)
-        return cls._opened(run.folder, provenance, [part.path for part in run.parts])
+        """Open a run whose files are whole; the positions stay on disk, the summary is its own."""
+        provenance, summary = Provenance.from_json(run.key), summary_from_json(run.summary())
+        check_audit(run, provenance, summary.n_positions)
+        opened = cls._opened(run.folder, provenance, [part.path for part in run.parts])
+        if summary.bfloat16 is not None:
+            # An earlier version measured less, and its run is summarised anew when asked.
+            vars(opened)["summary"] = summary
+        return opened
 
     @classmethod
     def _opened(cls, folder: Path, provenance: Provenance, files: Sequence[str]) -> Audit:

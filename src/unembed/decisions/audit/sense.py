@@ -9,7 +9,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from unembed.decisions.audit.summary import summary_from_json
 from unembed.runs.manifest import FinishedRun
 from unembed.runs.provenance import Provenance
 
@@ -19,18 +18,18 @@ ROUNDING = 1e-2
 """A loss is the difference of two float32 numbers, so one of about 0 may lie below it."""
 
 
-def check_audit(run: FinishedRun, provenance: Provenance) -> None:
+def check_audit(run: FinishedRun, provenance: Provenance, positions: int) -> None:
     """Raise ValueError where a run lacks rows or columns, or holds a value that no audit gives.
 
-    Counts are those of the manifest and of the provenance, ids lie in the vocabulary, documents
-    among those of the text, and margins, losses, entropies and probabilities are not negative.
+    ``positions``, which its summary counts, are those of the manifest and of the provenance, ids
+    lie in the vocabulary, documents among those of the text, and margins, losses, entropies and
+    probabilities are not negative.
     """
     text = provenance.text
-    summary = summary_from_json(run.summary())
     listed = sum(part.rows for part in run.parts)
-    if not listed == summary.n_positions == text.positions:
+    if not listed == positions == text.positions:
         raise ValueError(
-            f"its tables list {listed:,} positions, its summary {summary.n_positions:,} and its "
+            f"its tables list {listed:,} positions, its summary {positions:,} and its "
             f"provenance {text.positions:,}"
         )
     names = pq.read_metadata(run.folder / "documents.parquet").num_rows
