@@ -17,6 +17,7 @@ from unembed.models.names import DTYPES, SCHEMES
 from unembed.runs.phases import current_phases
 
 if TYPE_CHECKING:
+    from unembed.decisions.comparison.drafts import DraftOptions
     from unembed.decisions.comparison.live import LiveAudits
 
 CLASS_HELP = "Targets of this token class; repeatable."
@@ -98,6 +99,29 @@ CLASS_HELP = "Targets of this token class; repeatable."
     ),
 )
 @under(
+    "With CORPUS, AFTER as a draft for speculative decoding",
+    option("--draft", is_flag=True, default=None, help="Judge AFTER as the draft of BEFORE."),
+    option(
+        "--sampling",
+        metavar="T=…,top-k=…,top-p=…",
+        multiple=True,
+        help="A sampler beside T=1 and greedy decoding: T=0.8,top-p=0.95; repeatable.",
+    ),
+    option(
+        "--draft-cost",
+        type=float,
+        help="A pass of AFTER over one of BEFORE.",
+        default_is="the ratio of their parameters",
+    ),
+    option(
+        "--draft-tokens",
+        type=int,
+        rare=True,
+        help="Drafted tokens a round at most.",
+        default_is="12",
+    ),
+)
+@under(
     "Seeds",
     option(
         "--seed-before",
@@ -126,6 +150,7 @@ def compare_command(
     more_after: tuple[str, ...],
     terms_file: Path | None,
     tokenizer: str | None,
+    sampling: tuple[str, ...],
     **given: Any,
 ) -> None:
     """Say which decisions a model changed, and whether they were right.
@@ -138,12 +163,17 @@ def compare_command(
       unembed compare runs/base runs/tuned -o runs/base-tuned
       unembed compare ./base ./tuned reviews.txt -o runs/live
       unembed compare ./base reviews.txt --quantize int8 -o runs/int8
+      unembed compare ./large ./small reviews.txt --draft -o runs/draft
     \f
     Without CORPUS, BEFORE and AFTER are run folders of unembed audit on one text, of any two
     checkpoints with one tokenizer. With CORPUS they are the checkpoints: both are run together,
     which adds exact KL divergences, total variation and the chance of acceptance in speculative
     decoding, without storing a logit. Their audits are in RUN/before and RUN/after. With --quantize
     give MODEL and CORPUS: the second model is the first with its weights rounded.
+
+    With --draft the second model is judged as the draft of the first: the exact chance that a
+    drafted token is accepted under each --sampling, the tokens that a pass of the first then yields
+    along the text, and the speed-up, for each number of drafted tokens.
 
     Further runs of a side, by --seed-before and --seed-after, are of checkpoints trained with other
     seeds: every pair is compared, and intervals hold the spread between seeds too.
@@ -177,7 +207,8 @@ def compare_command(
     if terms_file is not None:
         lines = (row.text.strip() for row in read_rows(terms_file, RowRules()))
         kept["terms"] = tuple(line for line in lines if line)
-    PositionFilter(**kept, tokenizer=...)  # a bad filter fails before a long load
+    filtered = PositionFilter(**kept, tokenizer=...).words  # a bad one fails before a long load
+    given["draft"] = _draft_options(given.pop("draft"), sampling, filtered, given)
     command, live = typed(), None
     if given["quantize"] is not None:
         before, after, corpus = _to_quantize(before, after, corpus)
@@ -214,6 +245,27 @@ def compare_command(
     output.end(done)
 
 
+def _draft_options(
+    asked: bool | None, samplings: tuple[str, ...], filtered: str | None, given: dict[str, Any]
+) -> DraftOptions | None:
+    """How to judge a draft, if that is asked for; the options of it are taken from ``given``."""
+    from unembed.decisions.comparison.drafts import DraftOptions
+    from unembed.head.sampling import Sampling
+
+    of_draft = {"cost": given.pop("draft_cost"), "drafted": given.pop("draft_tokens")}
+    of_draft = {name: value for name, value in of_draft.items() if value is not None}
+    if not asked:
+        if of_draft or samplings:
+            raise UnembedError("--sampling, --draft-cost and --draft-tokens need --draft")
+        return None
+    if filtered is not None:
+        raise UnembedError(
+            f"--draft is about whole stretches of the text, and {filtered} keeps single positions: "
+            "leave one of them out"
+        )
+    return DraftOptions(tuple(map(Sampling.read, samplings)), **of_draft)
+
+
 def _to_quantize(model: str, text: str, more: str | None) -> tuple[str, str, str]:
     """MODEL twice and its CORPUS, out of what was given before -o."""
     if more is not None:
@@ -239,9 +291,11 @@ def _audited_both(
     quantize_head: bool | None,
     device: str | None,
     base: str | None,
+    draft: DraftOptions | None,
     **given: Any,
 ) -> LiveAudits:
     from unembed.decisions.audit.run import AuditOptions
+    from unembed.decisions.comparison.drafts import DraftReader
     from unembed.decisions.comparison.live import audit_both
     from unembed.decisions.comparison.tokenizers import refuse_other_texts, surely_alike
     from unembed.models.adapters import base_of, is_adapter_alone
@@ -301,5 +355,12 @@ def _audited_both(
     for note in text.notes:
         click.echo(f"{corpus}: {note}", err=True)
     return audit_both(
-        old, new, text, options, out=output.folder, command=command, progress=output.progress
+        old,
+        new,
+        text,
+        options,
+        readers=() if draft is None else (DraftReader.of(old, new, draft),),
+        out=output.folder,
+        command=command,
+        progress=output.progress,
     )

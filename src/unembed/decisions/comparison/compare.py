@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from unembed.decisions.audit.audit import Audit
 from unembed.decisions.audit.finite_rows import FiniteRows
 from unembed.decisions.audit.sense import check_comparison
+from unembed.decisions.comparison.drafts import draft_rows
 from unembed.decisions.comparison.flip_list import (
     FLIP_COLUMNS,
     FLIP_KINDS,
@@ -304,6 +305,7 @@ def headline(summary: ComparisonSummary) -> list[tuple[str, str]]:
             ("speculative acceptance", full(divergences.acceptance, fine_share)),
             ("top-k overlap", full(divergences.overlap, fine_share)),
         ]
+    rows += draft_rows(summary.drafts)
     if summary.only is not None:
         rows.insert(1, ("only", summary.only))
     runs = runs_in_words(summary.seeds)

@@ -18,6 +18,7 @@ from unembed.decisions.comparison.divergences import (
     DivergenceSummary,
     read_divergences,
 )
+from unembed.decisions.comparison.drafts import DraftSummary
 from unembed.decisions.comparison.flips import (
     COMPARISON_RESAMPLES,
     FlipGroup,
@@ -61,7 +62,8 @@ class ComparisonSummary(ShortRepr, Figures):
     ``only`` says which positions were kept, where not all were. ``n_nonfinite`` positions were left
     out before that. Groups are those of theory §4; ``by_band_after`` bands the same positions by
     the margin after, so its rows before and after are the same positions too. ``token_texts``
-    spells ``tokens``. ``divergence`` is there where both models were run together.
+    spells ``tokens``. ``divergence`` is there where both models were run together, and ``drafts``
+    where the second was then judged as a draft of the first.
 
     ``seeds`` counts the runs before and after. With several every count, ``n_positions``,
     ``n_nonfinite`` and each ``n`` among them, is a total over all pairs of runs, the number of rows
@@ -87,6 +89,7 @@ class ComparisonSummary(ShortRepr, Figures):
     prediction: FlipPrediction
     divergence: DivergenceSummary | None = None
     seeds: tuple[int, int] = (1, 1)
+    drafts: DraftSummary | None = None
 
     def _phrases(self) -> Iterator[str]:
         yield f"{self.n_positions:,} positions in {self.n_documents:,} documents"
