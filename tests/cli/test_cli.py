@@ -623,6 +623,47 @@ def test_compare_with_a_corpus_runs_both_models(
     assert again.out == done.out
 
 
+def test_compare_judges_a_draft(
+    run: Callable[..., Ended], llama_folder: Path, story: Path, tmp_path: Path
+) -> None:
+    models = (llama_folder, llama_folder, story, "--context", "32", "--max-positions", "300")
+    given = ("--draft", "--sampling", "T=0.7,top-k=40,top-p=0.9", "--draft-cost", "0.5")
+    command = ("compare", *models, *given, "--draft-tokens", "3", "-o", tmp_path / "run", "--quiet")
+    done = run(*command, "--json")
+    assert done.code == 0, done.err
+    drafts = json.loads(done.out)["summary"]["drafts"]
+    assert [one["acceptance"]["value"] for one in drafts["samplings"]] == [1, 1, 1]
+    assert [len(one["lengths"]) for one in drafts["samplings"]] == [3, 3, 3]
+    assert drafts["samplings"][1]["sampling"] == {"temperature": 0.7, "top_k": 40, "top_p": 0.9}
+    printed = run(*command)
+    assert "accepted, T = 0.7, top-k 40, top-p 0.9" in printed.out
+    assert "speed-up, greedy" in printed.out
+    assert "0.500 of one of the target’s, as given" in printed.out
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--draft", "--sampling", "T=0"], "temperature 0 is no number above 0"),
+        (["--draft", "--sampling", "top-p=1.1"], "top-p 1.1 is outside (0, 1]"),
+        (["--draft", "--sampling", "warm"], "'warm' is no sampling"),
+        (["--draft", "--draft-cost", "0"], "--draft-cost 0 is no cost above 0"),
+        (["--draft", "--draft-tokens", "0"], "--draft-tokens 0 drafts nothing"),
+        (["--draft", "--class", "numeric"], "--draft is about whole stretches of the text"),
+        (["--draft-cost", "0.1"], "need --draft"),
+        (["--sampling", "T=0.5"], "need --draft"),
+    ],
+)
+def test_what_is_no_draft_is_refused_before_a_model_is_loaded(
+    run: Callable[..., Ended], tmp_path: Path, given: list[str], message: str
+) -> None:
+    where = ("-o", tmp_path / "run")
+    assert message in run("compare", "no-target", "no-draft", "no-text", *given, *where).line
+    if "need" not in message:
+        said = run("compare", "no-run", "no-other", "--draft", *where).line
+        assert "--draft needs a CORPUS" in said
+
+
 def test_compare_takes_the_limit_that_its_message_advises(
     run: Callable[..., Ended],
     llama: Any,

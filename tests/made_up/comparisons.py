@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from unembed.decisions.comparison.compare import Comparison
 from unembed.decisions.comparison.divergences import DivergenceColumns
+from unembed.decisions.comparison.drafts import DraftOptions, DraftReader, DraftSummary
 from unembed.decisions.comparison.pairing import PairedPositions, Side
 from unembed.decisions.comparison.summary import Groups, bands_of, summarise_pair
 from unembed.decisions.tokens import classes_of, frequency_buckets
+from unembed.head.sampling import Sampling
 from unembed.text.vocabulary import Vocabulary
 
 NASTY = (
@@ -113,4 +116,23 @@ def make_live_comparison() -> Comparison:
         np.minimum(1, np.sqrt(kl / 2)).astype(np.float32),
         rng.integers(5, 9, kl.size).astype(np.float32) / 8,
     )
-    return make_comparison(apart=columns)
+    made = make_comparison(apart=columns)
+    return replace(made, summary=replace(made.summary, drafts=make_drafts()))
+
+
+def make_drafts(level: float = 0.8, **given: Any) -> DraftSummary:
+    """A draft that is accepted so often, in ten windows of each of 30 documents."""
+    rng = np.random.default_rng(8)
+    n = 30 * 200
+    chances = np.clip(rng.normal(level, 0.1, (2, n)), 0, 1).astype(np.float32)
+    columns = {
+        "doc": np.repeat(np.arange(30, dtype=np.int32), 200),
+        "pos": np.tile(np.arange(200, dtype=np.int32), 30),
+        "window_start": np.arange(n) % 20 == 0,
+        "greedy": rng.random(n) < level,
+        "T = 1": chances[0],
+        "T = 0.8, top-p 0.95": chances[1],
+    }
+    options = DraftOptions((Sampling(0.8, top_p=0.95),), **given)
+    reader = DraftReader(options, (4_000_000, 1_000_000))
+    return reader.summary([reader.table(columns)], resamples=200, seed=0)

@@ -54,6 +54,7 @@ ARGUMENTS: dict[str, list[tuple[Any, ...]]] = {
             *("flip_ratio", "rotation"),
         )
     ],
+    "comparison.draft": [(1,), (2,)],
     "dose.read_out": [(0,), (1,)],
 }
 """What a method that takes something is called with."""

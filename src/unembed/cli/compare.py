@@ -99,17 +99,19 @@ CLASS_HELP = "Targets of this token class; repeatable."
     ),
 )
 @under(
-    "With CORPUS, AFTER as a draft for speculative decoding",
-    option("--draft", is_flag=True, default=None, help="Judge AFTER as the draft of BEFORE."),
+    "Speculative decoding, with CORPUS",
+    option("--draft", is_flag=True, default=None, help="Does AFTER pay as a draft of BEFORE?"),
     option(
         "--sampling",
         metavar="T=…,top-k=…,top-p=…",
         multiple=True,
+        rare=True,
         help="A sampler beside T=1 and greedy decoding: T=0.8,top-p=0.95; repeatable.",
     ),
     option(
         "--draft-cost",
         type=float,
+        rare=True,
         help="A pass of AFTER over one of BEFORE.",
         default_is="the ratio of their parameters",
     ),

@@ -94,7 +94,7 @@ def processed(
         keep each token before which the mass is below top_p, and so the first
 
     Where equal scores end a nucleus, transformers' choice among them is that of an unstable sort;
-    here it is that of the lowest ids. Source: theory §14.
+    here it is that of the lowest ids. Source: theory §4.
     """
     scores = logits / sampling.temperature
     if sampling.top_k is not None and sampling.top_k < scores.shape[1]:
@@ -152,7 +152,7 @@ def acceptances(
 
     ``held`` logits of each model are there at a time, whole rows of them, float32-exact. The two
     heads' tokens must be the same, but either may hold padded rows more. Two identical models give
-    exactly 1, and a row with a logit that is not finite NaN. Source: theory §14.
+    exactly 1, and a row with a logit that is not finite NaN. Source: theory §4.
     """
     vocab = min(target.head.vocab, draft.head.vocab)
     step = max(TILE, held // vocab // TILE * TILE)

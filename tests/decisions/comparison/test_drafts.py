@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from unembed.decisions.comparison.drafts import (
 )
 from unembed.decisions.comparison.live import LiveAudits, audit_both
 from unembed.errors import UnembedError
-from unembed.head.sampling import Sampling, processed
+from unembed.head.sampling import Sampling
 from unembed.models.checkpoint import Checkpoint
 
 OPTIONS = AuditOptions(top_k=3, context=24, batch_tokens=64, part_positions=40)

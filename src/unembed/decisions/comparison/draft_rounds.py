@@ -32,7 +32,7 @@ def walked_rounds(
     the product being the chance that t comes free behind g accepted tokens. What is returned are
     the sums of s times the tokens, and of s, over the positions from which a whole round of g + 1
     tokens fits into the run. ``begins`` are the first positions of the runs, 0 among them.
-    Source: theory §14.
+    Source: theory §4.
     """
     n = acceptance.shape[1]
     groups = np.split(begins, np.flatnonzero(np.diff(begins // HELD_POSITIONS)) + 1)

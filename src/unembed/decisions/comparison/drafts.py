@@ -177,7 +177,7 @@ class DraftReader:
         return pa.table(arrays)
 
     def summary(self, parts: Iterable[pa.Table], *, resamples: int, seed: int) -> DraftSummary:
-        """Acceptance, tokens a pass and speed-up, with intervals over documents (theory §14)."""
+        """Acceptance, tokens a pass and speed-up, with intervals over documents (theory §4)."""
         samplings = (*self.options.every, None)
         names = [GREEDY if one is None else str(one) for one in samplings]
         sums = _Sums.of(parts, names, self.options.drafted)
@@ -253,9 +253,19 @@ def draft_rows(drafts: DraftSummary | None) -> list[tuple[str, str]]:
     return rows
 
 
+def best_in_words(one: DraftUnderSampling) -> str:
+    """The number of drafted tokens that pays most, and the range of it where it has one."""
+    best = one.best
+    if best.value is None:
+        return f"none: {best.reason}"
+    if best.low is None or best.high is None or round(best.low) == round(best.high):
+        return f"{best.value:.0f}"
+    return f"{best.value:.0f} [{best.low:.0f}, {best.high:.0f}]"
+
+
 def cost_in_words(drafts: DraftSummary) -> str:
     """The cost of a pass, and where it is from."""
-    cost = f"{decimal(drafts.cost)} of one of the target's"
+    cost = f"{decimal(drafts.cost)} of one of the target’s"
     if drafts.cost_given:
         return f"{cost}, as given"
     target, draft = drafts.parameters

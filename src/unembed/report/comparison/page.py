@@ -11,6 +11,7 @@ from unembed.decisions.comparison.seeds import runs_in_words
 from unembed.decisions.comparison.summary import ComparisonSummary
 from unembed.report.comparison.calibration import calibration_section, prediction_section
 from unembed.report.comparison.divergences import divergence_section
+from unembed.report.comparison.drafts import draft_section
 from unembed.report.comparison.flip_quotes import flips_of
 from unembed.report.comparison.flow import flow_section
 from unembed.report.comparison.groups import groups_section, tokens_section
@@ -85,6 +86,7 @@ def _after_text(summary: ComparisonSummary) -> tuple[Section, ...]:
         calibration_section(summary.calibration),
         prediction_section(summary.prediction),
         divergence_section(summary),
+        draft_section(summary.drafts),
     )
     return tuple(section for section in found if section is not None)
 

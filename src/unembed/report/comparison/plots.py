@@ -69,3 +69,7 @@ class ComparisonPlots(Plots):
     def acceptance_by(self, group: str) -> Any:
         """Chance that speculative decoding accepts, by the same groups as ``kl_by``."""
         return self._figure(f"acceptance-{group}")
+
+    def draft(self, number: int = 1) -> Any:
+        """Speed-up by drafted tokens, two samplers a figure; ``compare --draft`` was run."""
+        return self._figure(f"draft-{number}")

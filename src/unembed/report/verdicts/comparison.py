@@ -15,6 +15,7 @@ from unembed.report.parts.wording import (
     side_of,
     signed,
 )
+from unembed.report.verdicts.drafts import draft_sentence, draft_trust
 from unembed.report.verdicts.judgement import (
     ACCURACY_LEVEL,
     LOSS_LEVEL,
@@ -48,11 +49,15 @@ def verdict(summary: ComparisonSummary) -> Verdict:
             "Compare audits of a text that holds positions of the kind asked for.",
         )
     accuracy, loss = judge_accuracy(summary), judge_loss(summary)
+    said, trust = sentence(summary, accuracy, loss), _trust(summary, accuracy, loss)
+    if summary.drafts is not None:
+        said = f"{draft_sentence(summary.drafts)} On its own, {said[0].lower()}{said[1:]}"
+        trust = f"{trust} {draft_trust(summary.drafts)}"
     return Verdict(
-        sentence(summary, accuracy, loss),
+        said,
         _quality(summary, accuracy),
         _change(summary),
-        _trust(summary, accuracy, loss),
+        trust,
         _next(summary, accuracy, loss),
     )
 
