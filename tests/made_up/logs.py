@@ -33,6 +33,7 @@ def write_logs(
     repeats: int = 1,
     date: str = DATE,
     reported: Mapping[str, Mapping[str, float]] | None = None,
+    configs: Mapping[str, Mapping[str, str]] | None = None,
 ) -> Path:
     """Write the results and the samples of each task; where the samples lie."""
     below = folder / model.replace("/", "__")
@@ -82,6 +83,7 @@ def write_logs(
         "results": results,
         "group_subtasks": {name: list(parts) for name, (parts, _) in (groups or {}).items()},
         "versions": {task: (versions or {}).get(task, 1.0) for task in tasks},
+        "configs": configs or {},
         "n-shot": dict.fromkeys(tasks, 0),
         "higher_is_better": better,
         "config": {"model": "hf", "model_args": {"pretrained": model}},

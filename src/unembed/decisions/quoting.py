@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,6 +82,15 @@ class Quoting:
             if bare in MENTIONED:
                 columns[f"{name.removesuffix('_ids')}_text"] = self._texts(whole[name])
         return pa.table(columns)
+
+    def spelled_parts(self, parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
+        """``spelled`` of the parts one below the other, a part at a time."""
+        before = None
+        for part in parts:
+            rows = part if before is None else pa.concat_tables([before, part])
+            read = 0 if before is None else before.num_rows
+            before = rows.slice(max(0, rows.num_rows - self.tokens))
+            yield self.spelled(rows).slice(read)
 
     def contexts(self, rows: pa.Table, chosen: Sequence[int] | np.ndarray) -> list[str]:
         """What stands before the predicted token of each chosen row, ``CUT`` where there is more.

@@ -112,9 +112,9 @@ def as_csv(table: Table) -> str:
 def as_markdown(table: Table) -> str:
     """A table of GitHub's Markdown under its caption."""
     rows = [table.head, *table.rows]
-    first, *rest = ("| " + " | ".join(map(_for_markdown, row)) + " |" for row in rows)
+    first, *rest = ("| " + " | ".join(map(for_markdown, row)) + " |" for row in rows)
     rule = "|:---" + "|---:" * (len(table.head) - 1) + "|"
-    caption = _for_markdown(table.heading)
+    caption = for_markdown(table.heading)
     return "\n".join((f"<!-- {MADE} -->", f"**{caption}**", "", first, rule, *rest, ""))
 
 
@@ -224,6 +224,7 @@ def _exact(estimate: Estimate | None) -> tuple[object, ...]:
     return estimate.value, estimate.low, estimate.high, estimate.n
 
 
-def _for_markdown(text: str) -> str:
+def for_markdown(text: str) -> str:
+    """Text as Markdown prints it, in a cell too."""
     plain = re.sub(r"([\\`*_\[\]|#~$])", r"\\\1", visible(text))
     return plain.replace("&", "&amp;").replace("<", "&lt;")

@@ -49,7 +49,11 @@ class Figures:
         ``low`` and ``high`` bound its 95 % interval, and ``reason`` says why there is no value.
         Curves and histograms are left out. Raises UnembedError where pandas is not installed.
         """
-        return frame_of(pa.Table.from_pylist(list(self._figures()), schema=FIGURE))
+        return frame_of(self.to_arrow())
+
+    def to_arrow(self) -> pa.Table:
+        """The table of ``to_pandas`` as an Arrow table, which takes no pandas."""
+        return pa.Table.from_pylist(list(self._figures()), schema=FIGURE)
 
     def _figures(self) -> Iterator[dict[str, Any]]:
         return figures(self)

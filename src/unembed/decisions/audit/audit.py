@@ -149,6 +149,11 @@ class Audit(RunRecord):
         quoting = Quoting(self.vocabulary, self.documents, context)
         return frame_of(quoting.spelled(self.table) if text else self.table)
 
+    def spelled_parts(self, context: int = CONTEXT_TOKENS) -> Iterator[pa.Table]:
+        """The rows of ``to_pandas(text=True)``, a part of the run at a time."""
+        quoting = Quoting(self.vocabulary, self.documents, context)
+        yield from quoting.spelled_parts(self._parts(None))
+
     def closest(self, n: int = 20, *, context: int = CONTEXT_TOKENS) -> Listing[ClosestCall]:
         """The n decisions with the smallest margin, each with ``context`` tokens before it.
 

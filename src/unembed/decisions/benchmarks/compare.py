@@ -134,7 +134,9 @@ def _compared(
     heads = {name: headline_of(pairs[name]) for name in pairs}
 
     def change(name: str, metric: str) -> TaskChange:
-        return change_of(name, metric, pairs[name][metric], resamples=resamples, seed=seed)
+        found = change_of(name, metric, pairs[name][metric], resamples=resamples, seed=seed)
+        task = old.tasks[name]
+        return replace(found, dataset=task.dataset, subset=task.subset)
 
     heading = {name: change(name, heads[name]) for name in pairs}
     entries: list[TaskChange] = []

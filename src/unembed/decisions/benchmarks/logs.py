@@ -47,6 +47,8 @@ class LoggedTask:
     version: str
     shots: str
     repeats: int
+    dataset: str | None
+    subset: str | None
     samples: tuple[Sample, ...]
     metrics: dict[str, Metric]
     unread: dict[str, str]
@@ -203,7 +205,12 @@ def read_task(
     version = str(results.get("versions", {}).get(name))
     shots = str(results.get("n-shot", {}).get(name))
     ordered = tuple(samples[at] for at in sorted(samples))
-    return LoggedTask(name, version, shots, repeats, ordered, metrics, unread)
+    asked: dict[str, Any] = results.get("configs", {}).get(name) or {}
+    dataset, subset = (
+        one if isinstance(one, str) else None
+        for one in (asked.get("dataset_path"), asked.get("dataset_name"))
+    )
+    return LoggedTask(name, version, shots, repeats, dataset, subset, ordered, metrics, unread)
 
 
 def _sample(at: int, values: Mapping[str, Any], document: str | None) -> Sample:
@@ -218,7 +225,7 @@ def _sample(at: int, values: Mapping[str, Any], document: str | None) -> Sample:
         values["prompt_hash"],
         None if held is None else str(held),
         str(first.get("arg_0", ""))[-QUESTION:],
-        str(values["target"])[:ANSWER],
+        str(values.get("target", ""))[:ANSWER],
     )
 
 

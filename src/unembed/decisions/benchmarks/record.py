@@ -32,7 +32,8 @@ class TaskChange(ShortRepr):
     ``parts`` are a group's tasks. ``wrong_to_right`` and ``right_to_wrong`` count samples where all
     are right or wrong, and ``mcnemar_p`` is McNemar's exact test of them. ``p`` is the test of
     independent documents, McNemar's too where each sample is one, and ``corrected_p`` what Holm's
-    correction for the number of tests makes of it.
+    correction for the number of tests makes of it. ``dataset`` and ``subset`` are what the harness
+    read the samples from, of a single task.
     """
 
     name: str
@@ -49,6 +50,8 @@ class TaskChange(ShortRepr):
     mcnemar_p: float | None
     p: float | None
     corrected_p: float | None = None
+    dataset: str | None = None
+    subset: str | None = None
 
     @property
     def gain(self) -> Estimate:

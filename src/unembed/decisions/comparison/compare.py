@@ -115,6 +115,11 @@ class Comparison(RunRecord):
         quoting = Quoting(self.vocabulary, self.documents, context)
         return frame_of(quoting.spelled(self.table) if text else self.table)
 
+    def spelled_parts(self, context: int = CONTEXT_TOKENS) -> Iterator[pa.Table]:
+        """The rows of ``to_pandas(text=True)``, a part of the run at a time."""
+        quoting = Quoting(self.vocabulary, self.documents, context)
+        yield from quoting.spelled_parts(self._parts(None))
+
     @overload
     def flips(
         self, n: int = 20, kind: Literal["surest"] = "surest", *, context: int = CONTEXT_TOKENS

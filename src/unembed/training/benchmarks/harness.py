@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import math
 import os
 import re
 import subprocess
@@ -17,15 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unembed.decisions.benchmarks.logs import read_task
+from unembed.decisions.benchmarks.metrics import headline_of
 from unembed.errors import UnembedError
 from unembed.runs.progress import LINE_SECONDS
-
-HEADLINES = ("acc_norm", "acc")
-"""A task's headline metric: the first of these that it has, else the first that it lists.
-
-So ``acc_norm`` for arc_challenge, hellaswag and piqa, and ``acc`` for winogrande, lambada_openai
-and truthfulqa_mc1, which have no ``acc_norm``.
-"""
 
 HARNESS_SEEDS = "0,1234,1234,1234"
 """Seeds of Python, numpy, torch and the few-shot examples: the harness's own."""
@@ -141,38 +135,26 @@ def scores_of(task: str, results: dict[str, Any], lines: Iterable[str]) -> TaskS
 
     Raises UnembedError where no metric of the task is the mean of its documents' values.
     """
-    digests: dict[int, str] = {}
-    columns: dict[str, dict[int, float]] = {}
-    for sample in map(json.loads, lines):
-        document, used = int(sample["doc_id"]), sample["filter"]
-        asked = "".join(sample[f"{what}_hash"] for what in ("doc", "prompt", "target"))
-        digests[document] = hashlib.sha256(asked.encode()).hexdigest()
-        for metric in sample["metrics"]:
-            name = metric if used == "none" else f"{metric},{used}"
-            if isinstance(sample[metric], int | float):
-                columns.setdefault(name, {})[document] = float(sample[metric])
-    reported = results["results"][task]
-    values = {}
-    for name, column in columns.items():
-        mean = reported.get(name if "," in name else f"{name},none")
-        if column.keys() == digests.keys() and _is_mean(mean, list(column.values())):
-            values[name] = tuple(column[document] for document in sorted(digests))
+    logged = read_task(task, results, lines)
+    values = {
+        name: tuple(map(float, metric.sums))
+        for name, metric in logged.metrics.items()
+        if metric.unit in ("share", "number")
+    }
     if not values:
         raise UnembedError(
-            f"task {task!r} reports no metric that is the mean over its documents "
-            f"(of {', '.join(columns) or 'none'}), so two runs cannot be paired: leave it out"
+            f"task {task!r} reports no metric that is the mean over its documents (of "
+            f"{', '.join((*logged.metrics, *logged.unread)) or 'none'}), so two runs cannot be "
+            "paired: leave it out"
         )
     return TaskScores(
         name=task,
         version=str(results["versions"][task]),
-        headline=next((name for name in HEADLINES if name in values), next(iter(values))),
-        documents=tuple(sorted(digests)),
-        digests=tuple(digests[document] for document in sorted(digests)),
+        headline=headline_of(values),
+        documents=tuple(one.id for one in logged.samples),
+        digests=tuple(
+            hashlib.sha256(f"{one.doc_hash}{one.prompt_hash}{one.target_hash}".encode()).hexdigest()
+            for one in logged.samples
+        ),
         values=values,
     )
-
-
-def _is_mean(reported: object, column: list[float]) -> bool:
-    if not isinstance(reported, int | float) or not all(map(math.isfinite, column)):
-        return False
-    return math.isclose(reported, math.fsum(column) / len(column), rel_tol=1e-9, abs_tol=1e-12)
