@@ -9,6 +9,7 @@ import torch
 
 import reference.sweep
 from made_up.heads import random_head
+from unembed.head import blocks
 from unembed.head.divergence import Divergence, SweptModel, divergence
 from unembed.head.head import Head
 from unembed.head.kernels import compiled
@@ -113,6 +114,19 @@ def test_no_probability_has_a_floor(factor: float) -> None:
     assert max(want["kl_forward"]) > 10 * factor
     for name in ("kl_forward", "kl_backward", "total_variation"):
         assert torch.equal(getattr(divergence(p, p), name), torch.zeros(9)), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_that_are_held_at_once_change_nothing(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = pair(3000, n=40, dtype=dtype)
+    whole = divergence(first, second)
+    for most in (1, 16, 33):
+        monkeypatch.setitem(blocks.SLICE, "cpu", most)
+        pieces = divergence(first, second)
+        for name in ("kl_forward", "kl_backward", "total_variation", "overlap"):
+            assert torch.equal(getattr(pieces, name), getattr(whole, name)), name
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jaxtyping
 import pytest
@@ -10,10 +11,11 @@ from hypothesis import strategies as st
 
 import reference.sweep
 from made_up.heads import random_head
+from unembed.head import blocks
 from unembed.head.head import Head
-from unembed.head.kernels.running import SEGMENT
+from unembed.head.kernels.running import SEGMENT, Running
 from unembed.head.precision import Precision
-from unembed.head.product import float32_products, pad_rows
+from unembed.head.product import TILE, float32_products, pad_rows
 from unembed.head.sweep import Sweep, sweep
 
 VOCABS = (2, 3, 127, 129, 513, 50257, 129920, 151665)
@@ -84,6 +86,31 @@ def test_rows_do_not_depend_on_blocks_neighbours_or_threads(
         ]
         joined = [torch.cat([getattr(p, name) for p in pieces]) for name in FIELDS]
         same(whole, Sweep(*joined))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_held_does_not_grow_with_the_rows_and_changes_nothing(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head, hidden, targets = random_head(4097, 65, 70, bias=True, dtype=dtype)
+    precision = Precision.probe(head.weight)
+    whole = sweep(hidden, head, targets, k=3, precision=precision)
+    held: list[int] = []
+    prepare = Running.of
+
+    def counted(index: torch.Tensor, *given: Any) -> Running:
+        held.append(len(index))
+        return prepare(index, *given)
+
+    monkeypatch.setattr(Running, "of", counted)
+    for most in (1, 16, 48):
+        monkeypatch.setitem(blocks.SLICE, "cpu", most)
+        held.clear()
+        same(whole, sweep(hidden, head, targets, k=3, precision=precision))
+        assert max(held) == max(most, TILE)
+        assert len(held) == -(-70 // most)
+    nothing = sweep(hidden[:0], head, targets[:0], k=3, precision=precision)
+    assert nothing.topk_ids.shape == (0, 3)
 
 
 def test_ties_go_to_the_lowest_id() -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from unembed.decisions.facets import facet_distance, relative_distance
 from unembed.decisions.native import native_decisions
+from unembed.head.blocks import ROWS
 from unembed.head.head import Head
 from unembed.head.precision import Precision
 from unembed.head.sweep import Sweep, sweep
@@ -64,7 +65,7 @@ def columns_of(
         "top2": top2,
         "margin": swept.margin,
         "relative_distance": relative_distance(hidden, head, top1, top2),
-        "hidden_norm": hidden.double().norm(dim=1).float(),
+        "hidden_norm": torch.cat([h.double().norm(dim=1).float() for h in hidden.split(ROWS)]),
         "confidence": swept.confidence,
         "nll": swept.nll,
         "entropy": swept.entropy,

@@ -31,6 +31,11 @@ BLOCK = 4096
 """Columns of a block at most on CPU. From 512 to 8192 columns and 256 to 1024 rows take the same
 time within 5 % on the machines measured, so the cache and the memory decide."""
 
+SLICE = {"cpu": 4 * ROWS}
+MOST_SLICE = 16_384
+"""Rows of which sums are held at once, by device and on others: what is held of a row goes with the
+vocabulary, a two-hundredth of its logits, and must not go with the length of a window."""
+
 NEVER = -1e38
 """The logit of a row that is not a token: below every real one, and still finite when it is scaled,
 so that 0 times it is 0."""
@@ -63,6 +68,12 @@ class BlockShape:
         tiles = max(1, -(-rows // WIDE_ROWS))
         height = max(1, -(-rows // (tiles * TILE))) * TILE
         return BlockShape(height, columns or WIDE_BLOCK, height)
+
+
+def row_slices(rows: int, device: torch.device) -> list[slice]:
+    """Slices of so many rows at most that what a pass holds of them does not grow with the rows."""
+    most = SLICE.get(device.type, MOST_SLICE)
+    return [slice(start, start + most) for start in range(0, max(1, rows), most)]
 
 
 @cache

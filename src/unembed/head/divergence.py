@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from unembed.head.blocks import BLOCK, NEVER, logit_blocks
+from unembed.head.blocks import BLOCK, NEVER, logit_blocks, row_slices
 from unembed.head.head import Head
 from unembed.head.kernels import compiled
 from unembed.head.kernels.running import LOG2_E, SEGMENT
@@ -30,6 +30,11 @@ class SweptModel:
     head: Head
     swept: Sweep
     precision: Precision
+
+    def rows(self, chosen: slice) -> SweptModel:
+        """Some of the positions."""
+        swept = Sweep(*(column[chosen] for column in vars(self.swept).values()))
+        return replace(self, hidden=self.hidden[chosen], swept=swept)
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,18 @@ def divergence(first: SweptModel, second: SweptModel, *, block: int = BLOCK) -> 
     Raises ValueError where the two do not have the same positions or tokens. Source: theory §4.
     """
     _check(first, second)
+    found = [
+        _divergence(first.rows(rows), second.rows(rows), block)
+        for rows in row_slices(len(first.hidden), first.hidden.device)
+    ]
+    if len(found) == 1:
+        return found[0]
+    columns = zip(*(vars(one).values() for one in found), strict=True)
+    return Divergence(*(torch.cat(column) for column in columns))
+
+
+def _divergence(first: SweptModel, second: SweptModel, block: int) -> Divergence:
+    """``divergence`` of rows that are held at once."""
     n = len(first.hidden)
     # In their own dtype, in which the sweep multiplied too: bfloat16 has a faster product.
     a, b = (pad_rows(one.hidden, dtype=one.hidden.dtype) for one in (first, second))

@@ -9,7 +9,14 @@ import torch
 from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 
-from unembed.head.blocks import NEVER, BlockShape, logit_blocks, target_logits, target_tolerance
+from unembed.head.blocks import (
+    NEVER,
+    BlockShape,
+    logit_blocks,
+    row_slices,
+    target_logits,
+    target_tolerance,
+)
 from unembed.head.head import Head
 from unembed.head.kernels import update_of
 from unembed.head.kernels.running import SEGMENT, Running
@@ -76,7 +83,7 @@ def sweep(
         entropy = -(p * p.log()).sum(-1); sum_p2 = p.square().sum(-1)
         rank = 1 + (logits > logits.gather(1, targets)).sum(-1)
 
-    in O(positions * (k + vocab / 512) + block) memory. On CPU the result of a row is bitwise the
+    in O(positions * k + block) memory. On CPU the result of a row is bitwise the
     same for any ``block``, any other rows in the call, and any number of threads; elsewhere these
     may move the last bits of a logit. ``precision`` comes from ``Precision.probe`` and is probed
     here where it is None; ``block``, the columns taken at once, suits the device where it is None.
@@ -86,7 +93,30 @@ def sweep(
     """
     check(hidden, head, targets, k, block)
     precision = precision or Precision.probe(head.weight, hidden.dtype)
-    n, k = hidden.shape[0], min(k, head.tokens)
+    k = min(k, head.tokens)
+    if observe is not None:
+        return _swept(hidden, head, targets, k, precision, block, observe)
+    found = [
+        _swept(hidden[rows], head, targets[rows], k, precision, block, None)
+        for rows in row_slices(len(hidden), hidden.device)
+    ]
+    if len(found) == 1:
+        return found[0]
+    columns = zip(*(vars(one).values() for one in found), strict=True)
+    return Sweep(*(torch.cat(column) for column in columns))
+
+
+def _swept(
+    hidden: Float[Tensor, "positions dim"],
+    head: Head,
+    targets: Integer[Tensor, " positions"],
+    k: int,
+    precision: Precision,
+    block: int | None,
+    observe: Callable[[Float[Tensor, "rows block"], int, slice], None] | None,
+) -> Sweep:
+    """``sweep`` of rows that are held at once."""
+    n = hidden.shape[0]
     shape = BlockShape.of(hidden.device, n, block)
     inputs = pad_rows(hidden, shape.padding, hidden.dtype)
     index = torch.zeros(len(inputs), dtype=torch.long, device=inputs.device)
