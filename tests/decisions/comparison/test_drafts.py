@@ -25,9 +25,12 @@ from unembed.decisions.comparison.drafts import (
     DraftSummary,
 )
 from unembed.decisions.comparison.live import LiveAudits, audit_both
+from unembed.demo import bundled_model, documents
 from unembed.errors import UnembedError
-from unembed.head.sampling import Sampling
-from unembed.models.checkpoint import Checkpoint
+from unembed.head.sampling import Sampling, processed
+from unembed.models.checkpoint import Checkpoint, load
+from unembed.models.quantization import quantized
+from unembed.stats.bootstrap import ratio_estimates
 
 OPTIONS = AuditOptions(top_k=3, context=24, batch_tokens=64, part_positions=40)
 DRAFT = DraftOptions((Sampling(0.7, top_p=0.9), Sampling()), drafted=5)
@@ -239,3 +242,40 @@ def test_a_comparison_keeps_and_prints_the_draft(
 def test_what_cannot_be_a_draft_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UnembedError, match=message):
         DraftOptions(**options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(0.8, top_p=0.9)], ids=str)
+def test_a_walk_yields_what_simulated_decoding_does(sampling: Sampling) -> None:
+    """The bundled model and its int4 copy, on texts that the model then sampled itself."""
+    pytest.importorskip("torchao", reason="the extra quant is not installed")
+    target = load(str(bundled_model()))
+    pair = (target.model.eval(), quantized(target, "int4").model.eval())
+    prompt, new, drafted, texts = 8, 48, 4, 40
+    long = [one.text for one in documents("heldout") if len(one.text) > 400][:texts]
+    prompts = torch.tensor([target.tokenizer(one[:400])["input_ids"][:prompt] for one in long])
+
+    def law(model: Any) -> Any:
+        @torch.no_grad()
+        def after(ids: torch.Tensor) -> torch.Tensor:
+            logits = model(input_ids=ids).logits[..., : len(target.tokenizer)].float()
+            rows = processed(logits.reshape(-1, logits.shape[-1]), sampling)
+            return rows.view(logits.shape)
+
+        return after
+
+    laws = [law(model) for model in pair]
+    decoded, yields = reference.drafting.speculative(*laws, prompts, new, drafted, seed=0)
+    simulated = ratio_estimates(
+        np.array([[sum(one) for one in yields]], float),
+        np.array([[len(one) for one in yields]], float),
+    )[0]
+    p, q = (after(decoded)[:, prompt - 1 : -1] for after in laws)
+    own = decoded[:, prompt:, None]
+    begins = np.arange(len(decoded)) * new
+    for chances in (torch.minimum(p, q).sum(-1), (q / p).gather(-1, own)[..., 0].clamp(max=1)):
+        tokens, rounds = walked_rounds(chances.double().numpy().reshape(1, -1), begins, drafted)
+        walked = tokens[0, drafted - 1].sum() / rounds[0, drafted - 1].sum()
+        assert simulated.low is not None
+        assert simulated.high is not None
+        assert simulated.low < walked < simulated.high < simulated.low + 0.3

@@ -207,6 +207,16 @@ def test_a_further_reader_reads_the_same_pass_part_by_part(
         audit_both(*models, corpus, OPTIONS, readers=[TopLogits(2)], out=tmp_path)
 
 
+def test_a_finished_run_is_not_read_again_for_one_reader_more(
+    models: tuple[Checkpoint, Checkpoint], corpus: Corpus, tmp_path: Path
+) -> None:
+    audit_both(*models, corpus, OPTIONS, out=tmp_path)
+    with pytest.raises(UnembedError, match="holds a finished run without top_logits: give another"):
+        audit_both(*models, corpus, OPTIONS, readers=[TopLogits()], out=tmp_path)
+    again = audit_both(*models, corpus, OPTIONS, out=tmp_path)
+    assert again.before.verdict is not None
+
+
 def test_a_run_s_divergences_are_read_in_parts(
     models: tuple[Checkpoint, Checkpoint], corpus: Corpus, found: LiveAudits, tmp_path: Path
 ) -> None:

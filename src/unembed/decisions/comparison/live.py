@@ -18,6 +18,7 @@ from unembed.decisions.audit.audit import Audit, finish_audit
 from unembed.decisions.audit.run import AuditOptions, AuditRun, Columns, joined, token_file
 from unembed.decisions.comparison.pair_reader import PairReader, PairReading
 from unembed.decisions.comparison.tokenizers import refuse_other_heads, refuse_other_tokenizers
+from unembed.errors import UnembedError
 from unembed.head.divergence import SweptModel, divergence
 from unembed.models.checkpoint import Checkpoint, context_of
 from unembed.models.mode import restores_mode
@@ -117,7 +118,14 @@ def audit_both(
             stack.enter_context(RunFolder.open(Path(out) / name, key))
             for name, key in zip(names, keys, strict=True)
         ]
-        done = frozenset.intersection(*(runs[0].finished_parts(folder) for folder in folders))
+        kept = [runs[0].finished_parts(folder) for folder in folders]
+        done = frozenset.intersection(*kept)
+        for folder, parts in zip(folders, kept, strict=True):
+            if folder.finished and parts != done:
+                lacking = " and ".join(n for n, p in zip(names, kept, strict=True) if p == done)
+                raise UnembedError(
+                    f"{out} holds a finished run without {lacking}: give another folder"
+                )
         for run, folder in zip(runs, folders, strict=False):
             run.count_finished(folder, done)
         written = [folders[0].done[token_file(part)] for part in done]
