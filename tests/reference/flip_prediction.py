@@ -71,7 +71,7 @@ def predict(positions: Sequence[Position], only: int | None = None) -> Predictio
         others = [i for i in range(len(positions)) if group[i] != g]
         own = fitted(others)
         number = math.isqrt(len(others)) // 2
-        many = ENTROPY_GROUPS if number >= 8 * ENTROPY_GROUPS else 1
+        many = ENTROPY_GROUPS if number >= 4 * ENTROPY_GROUPS else 1
         by_margin = edges([both[i][0][0] for i in others], max(1, number // many))
 
         def margin_group(i: int, by_margin: list[float] = by_margin) -> int:

@@ -13,7 +13,7 @@ from unembed.decisions.audit.finite_rows import FiniteRows
 from unembed.stats.bootstrap import add_by_document
 
 ENTROPY_GROUPS = 4
-"""Groups of like entropy in each group of like margin, where positions suffice for 8 of these."""
+"""Groups of like entropy in each group of like margin, where positions suffice for 4 of these."""
 
 MOST_HELD = 1 << 15
 """Positions held to learn a group from; of more, every second, fourth, ... is."""
@@ -129,7 +129,7 @@ class LikeChanges:
     def of(held: Leads, scale: float) -> LikeChanges:
         """About half as many cells as the square root of the positions, the rest within them."""
         number = math.isqrt(len(held.inverse)) // 2
-        many = ENTROPY_GROUPS if number >= 8 * ENTROPY_GROUPS else 1
+        many = ENTROPY_GROUPS if number >= 4 * ENTROPY_GROUPS else 1
         margin = held.gaps[:, 0]
         margins = _edges(margin, max(1, number // many))
         group = np.searchsorted(margins, margin, side="right")
