@@ -222,6 +222,9 @@ def test_probe_leaves_no_setting_behind_and_rejects_rounding_routes() -> None:
     assert precision.error < 1e-6
     with float32_products("onednn"):
         assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
+        with float32_products("ieee"):
+            assert torch.backends.mkldnn.matmul.fp32_precision == "ieee"
+        assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
     assert torch.backends.mkldnn.matmul.fp32_precision == before
 
 

@@ -26,16 +26,19 @@ Route = Literal["onednn", "ieee", "wide", "split"]
 def float32_products(route: Route) -> Iterator[None]:
     """Take float32 products by this route inside the block; every setting is put back after it.
 
-    Of float32 operands "wide" and "split" make nothing, so for those it is "ieee" that is set.
+    Of float32 operands "wide" and "split" make nothing, so for those it is "ieee" that is set. That
+    is set on both backends: what a caller had asked of the other one would round its products.
     """
     backends: Any = torch.backends
-    backend = backends.mkldnn.matmul if route == "onednn" else backends.cuda.matmul
-    before = backend.fp32_precision
-    backend.fp32_precision = "bf16" if route == "onednn" else "ieee"
+    both = (backends.mkldnn.matmul, backends.cuda.matmul)
+    before = [backend.fp32_precision for backend in both]
+    both[0].fp32_precision = "bf16" if route == "onednn" else "ieee"
+    both[1].fp32_precision = "ieee"
     try:
         yield
     finally:
-        backend.fp32_precision = before
+        for backend, setting in zip(both, before, strict=True):
+            backend.fp32_precision = setting
 
 
 def pad_rows(

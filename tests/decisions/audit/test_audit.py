@@ -134,7 +134,7 @@ def test_the_body_takes_its_own_route(
     monkeypatch.setattr(model_pass, "faster_body_route", lambda *_args: route)
     monkeypatch.setattr(model_pass, "final_hidden", watched)
     audit(llama, corpus)
-    assert seen == {"bf16" if route == "onednn" else before}
+    assert seen == {"bf16" if route == "onednn" else "ieee"}
     assert torch.backends.mkldnn.matmul.fp32_precision == before
 
 
