@@ -83,6 +83,26 @@ def test_a_nucleus_may_be_wider_than_what_is_looked_at_first() -> None:
         assert row[chosen].min() >= row[~chosen].max()
 
 
+@pytest.mark.parametrize("top_p", [0.5, 0.9, 1 - 1e-12])
+def test_a_wide_nucleus_is_that_of_a_whole_sort(top_p: float) -> None:
+    scores = 3 * torch.randn(4, 30_000, generator=torch.Generator().manual_seed(0))
+    scores[1] = (4 * scores[1]).round() / 4  # ties at its end
+    scores[2, 5:] -= 400.0  # beyond the last step
+    scores[3, ::2] = -torch.inf
+    ordered = torch.sort(scores, dim=1, descending=True, stable=True)
+    mass = (ordered.values - scores.amax(1, keepdim=True)).double().exp()
+    wanted = top_p * mass.sum(1, keepdim=True)
+    want = torch.zeros_like(scores, dtype=torch.bool)
+    want.scatter_(1, ordered.indices, mass.cumsum(1) - mass < wanted)
+    got = nucleus(scores, top_p)
+    if top_p < 0.99:
+        assert torch.equal(got, want)
+    # Sums in another order may move the end where next to nothing is left out.
+    assert processed(scores, Sampling(top_p=top_p)).sum(1).tolist() == pytest.approx([1] * 4)
+    mass = (scores - scores.amax(1, keepdim=True)).double().exp()
+    assert ((mass * got).sum(1) >= (top_p - 1e-6) * mass.sum(1)).all()
+
+
 def swept(head: Head, hidden: torch.Tensor) -> SweptModel:
     precision = Precision.probe(head.weight)
     targets = torch.zeros(len(hidden), dtype=torch.long)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from unembed.errors import UnembedError
@@ -18,7 +18,10 @@ HELD_LOGITS = 1 << 22
 """Logits of a model that are held at a time at most, 16 MiB; changes memory, never meaning."""
 
 CANDIDATES = 256
-"""The largest logits among which a nucleus is looked for before all of a row are sorted."""
+"""The largest logits among which a nucleus is looked for first."""
+
+LAST_STEP = 4_095
+"""Of the steps of score, 16 a nat, in which a wider nucleus is looked for; it holds the rest."""
 
 
 @dataclass(frozen=True)
@@ -109,11 +112,12 @@ def nucleus(scores: Float[Tensor, "rows vocab"], top_p: float) -> Bool[Tensor, "
     """The most probable tokens of each row before each of which the mass is below ``top_p``."""
     top = scores.amax(1, keepdim=True)
     wanted = top_p * (scores - top).exp_().sum(1, dtype=torch.float64)
-    size, weakest = _nucleus_ends(scores.topk(min(CANDIDATES, scores.shape[1])).values, top, wanted)
-    longer = (size == CANDIDATES).nonzero()[:, 0]
-    if len(longer):
-        every = scores[longer].sort(1, descending=True).values
-        size[longer], weakest[longer] = _nucleus_ends(every, top[longer], wanted[longer])
+    values = scores.topk(min(CANDIDATES, scores.shape[1])).values
+    mass = (values - top).double().exp()
+    size = (mass.cumsum(1) - mass < wanted[:, None]).sum(1).clamp_min(1)
+    weakest = values.gather(1, size[:, None] - 1)[:, 0]
+    for row in (size == CANDIDATES).nonzero()[:, 0].tolist():
+        size[row], weakest[row] = _end_of_wide_nucleus(scores[row], top[row, 0], wanted[row])
     kept = scores >= weakest[:, None]
     tied = (kept.sum(1) > size).nonzero()[:, 0]
     if len(tied):
@@ -124,15 +128,25 @@ def nucleus(scores: Float[Tensor, "rows vocab"], top_p: float) -> Bool[Tensor, "
     return kept
 
 
-def _nucleus_ends(
-    values: Float[Tensor, "rows k"],
-    top: Float[Tensor, "rows 1"],
-    wanted: Float[Tensor, " rows"],
-) -> tuple[Int[Tensor, " rows"], Float[Tensor, " rows"]]:
-    """How many of the largest scores a nucleus holds, and the last of them."""
-    mass = (values - top).double().exp()
-    size = (mass.cumsum(1) - mass < wanted[:, None]).sum(1).clamp_min(1)
-    return size, values.gather(1, size[:, None] - 1)[:, 0]
+def _end_of_wide_nucleus(
+    scores: Float[Tensor, " vocab"], top: Tensor, wanted: Tensor
+) -> tuple[int, Tensor]:
+    """How many scores a nucleus holds, and the last of them, with a sort of those near its end.
+
+    The mass is taken in steps of score first, 16 a nat, and only the step in which it reaches
+    ``wanted`` is sorted.
+    """
+    below = top - scores
+    step = (below * 16).nan_to_num(nan=LAST_STEP).clamp_(0, LAST_STEP).long()
+    mass = torch.bincount(step, below.neg().double().exp(), minlength=LAST_STEP + 1)
+    reached = mass.cumsum(0)
+    end = int((reached < wanted).sum().clamp_max(LAST_STEP))
+    inside = scores[step == end].sort(descending=True).values
+    if not len(inside):  # no more mass is there than rounding lets be wanted
+        return len(scores), scores.amin()
+    own = (inside - top).double().exp()
+    kept = (reached[end] - mass[end] + own.cumsum(0) - own < wanted).sum().clamp_min(1)
+    return int((step < end).sum() + kept), inside[kept - 1]
 
 
 @torch.no_grad()

@@ -278,4 +278,4 @@ def test_a_walk_yields_what_simulated_decoding_does(sampling: Sampling) -> None:
         walked = tokens[0, drafted - 1].sum() / rounds[0, drafted - 1].sum()
         assert simulated.low is not None
         assert simulated.high is not None
-        assert simulated.low < walked < simulated.high < simulated.low + 0.3
+        assert simulated.low < walked < simulated.high < simulated.low + 0.4
