@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -184,3 +185,13 @@ def test_the_words_of_a_page_are_read_as_they_stand() -> None:
     assert words.notes == ("One `note`.", "Two.")
     assert words.facts == (("Text", "a\u00a0b"), ("Command", "unembed rank 'a b'"))
     assert words.cards == ()
+
+
+def test_a_perplexity_is_published_as_itself_and_not_as_its_loss() -> None:
+    record: Any = RECORDS["benchmarks"]()
+    [wiki] = [one for one in record.entries if one.metric == "word_perplexity"]
+    found = results_of(record)
+    assert found is not None
+    [one] = [one for one in found.results if one.kind == "word_perplexity"]
+    assert float(one.estimate) == pytest.approx(math.exp(float(wiki.after)))
+    assert one.estimate.low == pytest.approx(math.exp(wiki.after.low))

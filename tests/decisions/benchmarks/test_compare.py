@@ -112,6 +112,21 @@ def test_a_group_is_weighted_as_the_harness_did(tmp_path: Path) -> None:
     assert group.difference.low < group.difference.value < group.difference.high < 0  # type: ignore[operator]
 
 
+def test_tasks_of_a_group_are_told_by_the_group_s_metric(tmp_path: Path) -> None:
+    old = {
+        name: {"acc": coins(30, 0.5, i), "acc_norm": coins(30, 0.6, 9 + i)}
+        for i, name in enumerate("ab")
+    }
+    number = float(np.mean(old["a"]["acc"] + old["b"]["acc"]))
+    found = both(tmp_path, old, old, groups={"g": (("a", "b"), {"acc": number})})
+    assert [one.metric for one in found.entries] == ["acc"]
+    assert [(one.name, one.metric) for one in found.inside] == [("a", "acc"), ("b", "acc")]
+    assert [(one.name, one.metric) for one in found.others] == [
+        ("a", "acc_norm"),
+        ("b", "acc_norm"),
+    ]
+
+
 def test_a_group_whose_number_cannot_be_made_again_gives_way_to_its_tasks(tmp_path: Path) -> None:
     scores = {"a": {"acc": coins(30, 0.5, 1)}, "b": {"acc": coins(30, 0.5, 2)}}
     groups = {"g": (("a", "b"), {"acc": 0.1234})}

@@ -132,6 +132,11 @@ def _compared(
 ) -> ComparedBenchmarks:
     pairs = {name: dict(_pairs(one, new.tasks[name])) for name, one in old.tasks.items()}
     heads = {name: headline_of(pairs[name]) for name in pairs}
+    names = list(_entries(old, new, pairs))
+    groups = {name: _metric_of_group(name, old, new, pairs) for name in names if name not in pairs}
+    heads |= {
+        part: metric for name, metric in groups.items() if metric for part in old.tasks_of(name)
+    }
 
     def change(name: str, metric: str) -> TaskChange:
         found = change_of(name, metric, pairs[name][metric], resamples=resamples, seed=seed)
@@ -139,17 +144,13 @@ def _compared(
         return replace(found, dataset=task.dataset, subset=task.subset)
 
     heading = {name: change(name, heads[name]) for name in pairs}
-    entries: list[TaskChange] = []
-    inside: list[TaskChange] = []
-    for name in _entries(old, new, pairs):
-        if name in pairs:
-            entries.append(heading[name])
-        else:
-            parts = old.tasks_of(name)
-            metric = _metric_of_group(name, old, new, pairs)
-            assert metric is not None
-            entries.append(_group(name, metric, parts, old, new, pairs, resamples, seed))
-            inside += [heading[part] for part in parts]
+    entries = [
+        heading[name]
+        if name in pairs
+        else _group(name, groups[name] or "", old.tasks_of(name), old, new, pairs, resamples, seed)
+        for name in names
+    ]
+    inside = [heading[part] for name in groups for part in old.tasks_of(name)]
     rest = [
         change(name, metric) for name in pairs for metric in pairs[name] if metric != heads[name]
     ]
@@ -162,10 +163,9 @@ def _compared(
             mean_estimate([one.after for one in shares]),
             mean_estimate([one.difference for one in shares]),
         )
-    names = _names(old, new)
     harness = " and ".join(dict.fromkeys((old.harness, new.harness)))
     return ComparedBenchmarks(
-        *names,
+        *_names(old, new),
         f"lm-evaluation-harness {harness}",
         document,
         sum(len(one.samples) for one in old.tasks.values()),

@@ -111,10 +111,11 @@ class ComparedBenchmarks(RunRecord, Figures):
     """Two models on the same benchmark samples, paired (SPEC §4, §14).
 
     ``entries`` are the tasks that belong to no group and the groups that the harness makes one
-    number of, each by its headline metric; ``inside`` the tasks of those groups; ``others`` the
-    further metrics. ``mean`` is None where fewer than two entries are shares. ``samples`` and
-    ``documents`` count those of all tasks; ``document`` is the field that says what belongs
-    together, None where each sample is a document. ``table`` has a row for each sample and metric.
+    number of, each by its headline metric; ``inside`` the tasks of those groups, by the group's
+    metric; ``others`` the further metrics. ``mean`` is None where fewer than two entries are
+    shares. ``samples`` and ``documents`` count those of all tasks; ``document`` is the field that
+    says what belongs together, None where each sample is a document. ``table`` has a row for each
+    sample and metric.
     """
 
     KIND: ClassVar[str] = "benchmarks"

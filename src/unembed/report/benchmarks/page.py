@@ -18,9 +18,9 @@ from unembed.report.parts.page import template
 from unembed.report.parts.parts import Card, Section, Table, card, table_of
 from unembed.report.parts.scales import scale_of
 from unembed.report.parts.wording import (
+    bounded,
     count,
     counted,
-    interval,
     p_value,
     point,
     points,
@@ -29,6 +29,7 @@ from unembed.report.parts.wording import (
 )
 from unembed.report.verdicts.benchmarks import LEVEL_IN_WORDS, called, verdict
 from unembed.runs.manifest import FinishedRun
+from unembed.stats.estimate import Estimate
 
 KINDS = {
     "scores": ("Scores", ("share",)),
@@ -131,16 +132,14 @@ def forests(changes: Sequence[TaskChange], title: str) -> list[tuple[str, Forest
 
 def forest(changes: Sequence[TaskChange], caption: str) -> Forest:
     """Differences on one axis; those called better or worse stand out."""
+    drawn = [_scaled(one.difference, one.change_form.scale) for one in changes]
     rows = tuple(
         ForestRow(
             f"{one.name}, {one.label}",
-            one.difference.value,
-            one.difference.low,
-            one.difference.high,
+            *ends,
             (
                 Cell(called(one)),
-                Cell(point(one.difference, one.change_form)),
-                Cell(interval(one.difference, one.change_form) or "none"),
+                Cell(bounded(one.difference, one.change_form)),
                 Cell(point(one.before, one.form)),
                 Cell(point(one.after, one.form)),
                 Cell(count(one.n)),
@@ -150,18 +149,26 @@ def forest(changes: Sequence[TaskChange], caption: str) -> Forest:
             ),
             "lead" if called(one) in ("better", "worse") else "",
         )
-        for one in changes
+        for one, ends in zip(changes, drawn, strict=True)
     )
-    percent = changes[0].unit == "share"
-    axis = "difference, pp" if percent else f"difference, {changes[0].unit}"
-    head = ("task", axis, "called", "difference", "95 % interval", "before", "after")
+    unit = "pp" if changes[0].unit == "share" else changes[0].unit
+    head = ("task", f"difference, {unit}", "called", "after − before", "before", "after")
     return Forest(
         caption=caption,
-        head=(*head, "samples", "W→R", "R→W", "p, corrected"),
-        scale=scale_of([0.0, *reach(rows)], percent=percent),
+        head=(*head, "samples", "W→R", "R→W", "p"),
+        scale=scale_of([0.0, *reach(rows)]),
         rows=rows,
         line=ReferenceLine(0.0, "no difference"),
     )
+
+
+def _scaled(estimate: Estimate, scale: float) -> tuple[float | None, float | None, float | None]:
+    """Value and ends on the axis."""
+    value, low, high = (
+        None if end is None else scale * end
+        for end in (estimate.value, estimate.low, estimate.high)
+    )
+    return value, low, high
 
 
 def changed_tables(changed: Sequence[ChangedSample]) -> tuple[Table, ...]:
