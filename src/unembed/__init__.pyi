@@ -11,6 +11,8 @@ from .decisions.audit.audit import Audit as Audit
 from .decisions.audit.audit import audit as audit
 from .decisions.comparison.compare import Comparison as Comparison
 from .decisions.comparison.compare import compare as compare
+from .decisions.ladder.ladder import Ladder as Ladder
+from .decisions.ladder.ladder import ladder as ladder
 from .errors import UnembedError as UnembedError
 from .head.head import Head as Head
 from .head.loss import HeadLoss as HeadLoss
@@ -41,9 +43,11 @@ __all__ = [
     # Look at a model's decisions
     "Audit",
     "audit",
-    # Compare two models
+    # Compare two models, or a base and several variants
     "Comparison",
+    "Ladder",
     "compare",
+    "ladder",
     # Change a model
     "Doses",
     "Grid",

@@ -512,7 +512,7 @@ def test_quantize_makes_the_second_model(
     run: Callable[..., Ended], llama_folder: Path, story: Path, tmp_path: Path
 ) -> None:
     where = ("-o", tmp_path / "run")
-    assert "MODEL CORPUS" in run("compare", "a", "b", "c", "--quantize", "int8", *where).line
+    assert "MODEL CORPUS" in run("compare", "a", "--quantize", "int8", *where).line
     assert (
         "'int5' is not one of"
         in run("compare", llama_folder, story, "--quantize", "int5", *where).line

@@ -13,6 +13,7 @@ import pyarrow as pa
 from made_up.alignments import example
 from made_up.comparisons import make_live_comparison
 from made_up.doses import Grid, disturbed
+from made_up.ladders import make_ladder
 from made_up.logs import compared
 from made_up.refinements import make_summary
 from made_up.selection import mixture, plane, ranking, transfer, verdicts
@@ -79,6 +80,7 @@ RECORDS: dict[str, Callable[[], Drawn]] = {
     "comparison": cache(comparison),
     "live comparison": cache(make_live_comparison),
     "benchmarks": cache(compared),
+    "ladder": cache(lambda: make_ladder(2)),
     "refinement": cache(refinement),
     "dose": cache(doses),
     "alignment": cache(lambda: example(6, missing=(4,))),

@@ -8,25 +8,25 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from unembed.cli.compare_logs import compare_logs_command, given_logs
-from unembed.cli.help import Verb, option, under
+from unembed.cli.help import Several, Verb, option, under
+from unembed.cli.ladder import asked_of, climb
 from unembed.cli.options import CONTEXT_IS, DEVICE_HELP, DEVICE_IS, PRINTING, opened
 from unembed.cli.printing import OUT, Output, typed, with_output
 from unembed.decisions.names import CLASSES, FREQUENCY_NAMES
 from unembed.errors import UnembedError
-from unembed.models.names import DTYPES, SCHEMES
+from unembed.models.names import CAST, DTYPES, SCHEMES
 from unembed.runs.phases import current_phases
 
 if TYPE_CHECKING:
     from unembed.decisions.comparison.drafts import DraftOptions
     from unembed.decisions.comparison.live import LiveAudits
 
+NO_SEEDS = "take no CORPUS: audit each checkpoint, and compare the runs"
 CLASS_HELP = "Targets of this token class; repeatable."
 
 
 @click.command("compare", cls=Verb)
-@click.argument("before")
-@click.argument("after")
-@click.argument("corpus", required=False)
+@click.argument("models", metavar="BEFORE AFTER... [CORPUS]", nargs=-1, required=True)
 @OUT
 @PRINTING
 @under(
@@ -62,11 +62,24 @@ CLASS_HELP = "Targets of this token class; repeatable."
 )
 @under(
     "With --quantize",
-    option("--quantize", type=click.Choice(list(SCHEMES)), help="Make AFTER from BEFORE."),
-    option("--quantize-head", is_flag=True, default=None, help="The head's weights too."),
+    option(
+        "--quantize",
+        type=Several((*SCHEMES, CAST)),
+        help="Make AFTER from BEFORE; several with commas.",
+    ),
+    option(
+        "--quantize-head", is_flag=True, default=None, rare=True, help="The head's weights too."
+    ),
 )
 @under(
     "With CORPUS, as in audit",
+    option(
+        "--corpus",
+        "more_texts",
+        metavar="CORPUS",
+        multiple=True,
+        help="A further text; repeatable.",
+    ),
     option("--max-positions", type=int, help="Stop after so many predicted tokens."),
     option("--context", type=int, help="Tokens a window.", default_is=CONTEXT_IS),
     option("--text-column", rare=True, help="Column of a record's text.", default_is="text"),
@@ -144,9 +157,8 @@ CLASS_HELP = "Targets of this token class; repeatable."
 )
 @with_output
 def compare_command(
-    before: str,
-    after: str,
-    corpus: str | None,
+    models: tuple[str, ...],
+    more_texts: tuple[str, ...],
     output: Output,
     more_before: tuple[str, ...],
     more_after: tuple[str, ...],
@@ -158,13 +170,14 @@ def compare_command(
     """Say which decisions a model changed, and whether they were right.
 
     BEFORE and AFTER are audits of one text or, with CORPUS, two models, which adds divergences; or
-    two folders that lm_eval --log_samples wrote.
+    two folders that lm_eval --log_samples wrote. Several models AFTER make a ladder.
 
     \b
     Example:
       unembed compare runs/base runs/tuned -o runs/base-tuned
       unembed compare ./base ./tuned reviews.txt -o runs/live
       unembed compare ./base reviews.txt --quantize int8 -o runs/int8
+      unembed compare ./base ./gptq q4.gguf reviews.txt --quantize int8,int4 -o runs/ladder
       unembed compare ./large ./small reviews.txt --draft -o runs/draft
     \f
     Without CORPUS, BEFORE and AFTER are run folders of unembed audit on one text, of any two
@@ -176,6 +189,11 @@ def compare_command(
     With --draft the second model is judged as the draft of the first: the exact chance that a
     drafted token is accepted under each --sampling, the tokens that a pass of the first then yields
     along the text, and the speed-up, for each number of drafted tokens.
+
+    A ladder has two models AFTER or more, schemes of --quantize among them, or several texts: one
+    pass of BEFORE, each of them beside it, one table. Each model is loaded alone, and its
+    comparison with BEFORE lies in RUN/NAME, called by its folder or file, or as NAME=MODEL says. A
+    finished ladder takes further models: repeat its command with them.
 
     Further runs of a side, by --seed-before and --seed-after, are of checkpoints trained with other
     seeds: every pair is compared, and intervals hold the spread between seeds too.
@@ -202,9 +220,10 @@ def compare_command(
     from unembed.models.checkpoint import load_tokenizer
     from unembed.text.rows import RowRules, read_rows
 
-    if given_logs(before, after):
-        compare_logs_command(before, after, corpus, output)
+    if len(models) > 1 and given_logs(models[0], models[1]):
+        compare_logs_command(models[0], models[1], next(iter(models[2:]), None), output)
         return
+    asked = asked_of(models, given["quantize"], more_texts)
     kept = {name: given.pop(name) for name in ("classes", "frequencies", "bands", "documents")}
     if terms_file is not None:
         lines = (row.text.strip() for row in read_rows(terms_file, RowRules()))
@@ -212,18 +231,23 @@ def compare_command(
     filtered = PositionFilter(**kept, tokenizer=...).words  # a bad one fails before a long load
     given["draft"] = _draft_options(given.pop("draft"), sampling, filtered, given)
     command, live = typed(), None
-    if given["quantize"] is not None:
-        before, after, corpus = _to_quantize(before, after, corpus)
+    if asked.is_ladder:
+        if given.pop("draft") is not None:
+            raise UnembedError("--draft judges one model for another: give a single model AFTER")
+        if more_before or more_after:
+            raise UnembedError(f"--seed-before and --seed-after {NO_SEEDS}")
+        spelled_by = None if terms_file is None else tokenizer or asked.base
+        climb(asked, output, kept, spelled_by, command, **given)
+        return
+    before, after, corpus = asked.pair
+    given["quantize"], given["dtype_after"] = asked.rounding(given["dtype_after"])
     if corpus is not None and (more_before or more_after):
-        raise UnembedError(
-            "--seed-before and --seed-after take no CORPUS: audit each checkpoint, and compare "
-            "the runs"
-        )
+        raise UnembedError(f"--seed-before and --seed-after {NO_SEEDS}")
     if corpus is None:
-        asked = [f"--{n.replace('_', '-')}" for n, value in given.items() if value is not None]
-        if asked:
+        names = [f"--{n.replace('_', '-')}" for n, value in given.items() if value is not None]
+        if names:
             raise UnembedError(
-                f"{', '.join(asked)} needs a CORPUS: two runs are compared as they are"
+                f"{', '.join(names)} needs a CORPUS: two runs are compared as they are"
             )
         olds, news = (
             [Audit.load(run) for run in runs]
@@ -266,16 +290,6 @@ def _draft_options(
             "leave one of them out"
         )
     return DraftOptions(tuple(map(Sampling.read, samplings)), **of_draft)
-
-
-def _to_quantize(model: str, text: str, more: str | None) -> tuple[str, str, str]:
-    """MODEL twice and its CORPUS, out of what was given before -o."""
-    if more is not None:
-        raise UnembedError(
-            f"--quantize makes the second model from the first, so {text} is one too many: give "
-            "MODEL CORPUS"
-        )
-    return model, model, text
 
 
 def _audited_both(

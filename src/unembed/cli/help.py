@@ -98,6 +98,21 @@ class Words(click.Choice):  # type: ignore[type-arg]  # plain before click 8.2
         return self.values[super().convert(value, param, ctx)]
 
 
+class Several(click.Choice):  # type: ignore[type-arg]  # plain before click 8.2
+    """One or several of a choice, with commas between, each once: ``int8,int4``."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        """The words in their order."""
+        words = value if isinstance(value, tuple) else str(value).split(",")
+        found = [str(super(Several, self).convert(word.strip(), param, ctx)) for word in words]
+        for word in found:
+            if found.count(word) > 1:
+                self.fail(f"{word!r} is given twice", param, ctx)
+        return tuple(found)
+
+
 class Verb(click.Command):
     """A verb whose options stand under headings, with ``--help-all`` where some of them are rare.
 

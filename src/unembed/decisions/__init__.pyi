@@ -9,13 +9,18 @@ from .comparison.flip_list import Flip as Flip
 from .comparison.flip_list import FlipPair as FlipPair
 from .comparison.positions import PositionFilter as PositionFilter
 from .comparison.summary import ComparisonSummary as ComparisonSummary
+from .ladder.summary import LadderSummary as LadderSummary
+from .ladder.variants import Variant as Variant
 
 __all__ = [
     # Options and results
     "AuditOptions",
     "AuditSummary",
     "ComparisonSummary",
+    "LadderSummary",
     "PositionFilter",
+    # The models of a ladder
+    "Variant",
     # Decisions quoted from the text
     "ClosestCall",
     "Flip",

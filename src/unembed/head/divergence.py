@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -14,12 +15,31 @@ from unembed.head.kernels import compiled
 from unembed.head.kernels.running import LOG2_E, SEGMENT
 from unembed.head.precision import Precision
 from unembed.head.product import pad_rows
-from unembed.head.sweep import Sweep
 
 WIDE = 1e4
 """Size of a logsumexp in nats from which its own rounding (5e-4 in float32) shows in a probability.
 
 The logits of such a row are taken less their largest, and its normaliser by a pass of its own."""
+
+
+@runtime_checkable
+class Candidates(Protocol):
+    """What a divergence takes from a sweep's result: the largest logits and the normaliser."""
+
+    @property
+    def topk_values(self) -> Float[Tensor, "positions k"]:
+        """The largest logits in descending order."""
+        ...
+
+    @property
+    def topk_ids(self) -> Int[Tensor, "positions k"]:
+        """Their tokens."""
+        ...
+
+    @property
+    def logsumexp(self) -> Float[Tensor, " positions"]:
+        """The logarithm of the sum of the exponentials of all logits."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -28,12 +48,13 @@ class SweptModel:
 
     hidden: Float[Tensor, "positions dim"]
     head: Head
-    swept: Sweep
+    swept: Candidates
     precision: Precision
 
     def rows(self, chosen: slice) -> SweptModel:
         """Some of the positions."""
-        swept = Sweep(*(column[chosen] for column in vars(self.swept).values()))
+        make: Any = type(self.swept)
+        swept = make(*(column[chosen] for column in vars(self.swept).values()))
         return replace(self, hidden=self.hidden[chosen], swept=swept)
 
 

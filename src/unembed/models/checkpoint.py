@@ -83,18 +83,11 @@ def load(
     if dtype not in DTYPES:
         raise UnembedError(f"--dtype {dtype!r} is not one of {', '.join(DTYPES)}")
     place = _device(device)
-    with _one_line(name, "cannot be read", "give the folder of a checkpoint that you may read"):
-        _check_file_names(name)
-    with current_phases()(START):
-        import transformers
+    config = configuration_of(name, revision, trust_remote_code)
+    import transformers
 
     source = _source(name, revision, trust_remote_code)
     with quietly():
-        with _one_line(name, "is no causal language model that can be loaded"):
-            config = transformers.AutoConfig.from_pretrained(**source)
-            _refuse_masked(name, config)
-            with current_phases()(START):  # the first to import the model's own class
-                _refuse_encoder_decoder(name, config)
         with _one_line(name, "has no tokenizer that can be loaded", TOKENIZER_REMEDY):
             tokenizer = transformers.AutoTokenizer.from_pretrained(**source)
             _refuse_empty(name, tokenizer)
@@ -131,6 +124,24 @@ def load(
     return Checkpoint(name, model, tokenizer, method)
 
 
+def configuration_of(
+    name: str, revision: str | None = None, trust_remote_code: bool = False
+) -> Any:
+    """A checkpoint's configuration, without its weights. Raises UnembedError as ``load`` does."""
+    with _one_line(name, "cannot be read", "give the folder of a checkpoint that you may read"):
+        _check_file_names(name)
+    with current_phases()(START):
+        import transformers
+
+    source = _source(name, revision, trust_remote_code)
+    with quietly(), _one_line(name, "is no causal language model that can be loaded"):
+        config = transformers.AutoConfig.from_pretrained(**source)
+        _refuse_masked(name, config)
+        with current_phases()(START):  # the first to import the model's own class
+            _refuse_encoder_decoder(name, config)
+    return config
+
+
 def load_tokenizer(name: str | Path) -> Any:
     """The tokenizer of a checkpoint, without its weights. Raises UnembedError as ``load`` does."""
     import transformers
@@ -160,7 +171,11 @@ def context_of(model: nn.Module, asked: int | None = None) -> int:
 
 def most_context(model: nn.Module) -> int | None:
     """The most tokens that a model's configuration allows, None where it does not say."""
-    config: Any = getattr(model, "config", None)
+    return configured_context(getattr(model, "config", None))
+
+
+def configured_context(config: Any) -> int | None:
+    """The most tokens that a configuration allows, None where it does not say."""
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     limits = (getattr(text, name, None) for name in CONTEXT_NAMES)
     return next((n for n in limits if isinstance(n, int) and n > 1), None)
@@ -174,7 +189,7 @@ def token_ids(tokenizer: Any) -> list[int]:
 def _check_file_names(name: str) -> None:
     """Refuse what can be recognised from the file names, before anything is read."""
     folder = Path(name)
-    if _gguf_file(name) is not None:
+    if gguf_file(name) is not None:
         needs_package(name, "gguf")
         return
     if folder.is_file():
@@ -244,13 +259,13 @@ def _source(
     Whether its code may run is always said, since transformers asks on the terminal otherwise.
     """
     place: dict[str, Any] = {"pretrained_model_name_or_path": name}
-    file = _gguf_file(name)
+    file = gguf_file(name)
     if file is not None:
         place = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
     return {**place, "revision": revision or "main", "trust_remote_code": trust_remote_code}
 
 
-def _gguf_file(name: str) -> Path | None:
+def gguf_file(name: str) -> Path | None:
     """The GGUF file that this is, or the only one of a folder without another checkpoint."""
     path = Path(name)
     if path.suffix == ".gguf" and path.is_file():

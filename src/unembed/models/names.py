@@ -7,3 +7,9 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 SCHEMES = {"int8": None, "int4": 32}
 """Ways to round weights, and how many of a row share a scale; None: the whole row."""
+
+BITS = {"int8": 8, "int4": 4}
+"""Bits of a rounded weight."""
+
+CAST = "bf16"
+"""The rounding that casts weights to bfloat16, and computes in it."""

@@ -16,12 +16,14 @@ from torch import Tensor, nn
 from unembed.errors import UnembedError
 from unembed.head.head import output_embedding
 from unembed.models.checkpoint import Checkpoint, hushed
-from unembed.models.names import SCHEMES
+from unembed.models.names import BITS, SCHEMES
 from unembed.models.unused_weights import unused_on_text
 from unembed.short_repr import ShortRepr
 
 
-def quantized(checkpoint: Checkpoint, scheme: str, *, head: bool = False) -> Checkpoint:
+def quantized(
+    checkpoint: Checkpoint, scheme: str, *, head: bool = False, in_place: bool = False
+) -> Checkpoint:
     """A copy whose linear layers and experts hold what torchao's weight-only quantisation makes of
     their weights, ``scale * clamp(round(w / scale))`` with a symmetric scale, dequantised.
 
@@ -31,6 +33,7 @@ def quantized(checkpoint: Checkpoint, scheme: str, *, head: bool = False) -> Che
     sound, which no text reaches. Products are those of the
     dequantised weights in the model's dtype: in float32 what a weight-only kernel computes up to
     the order of its sums, in a narrower one the dequantised weights are rounded once more.
+    ``in_place`` rounds the model that is given, of which there is then no second one in memory.
     Raises UnembedError for an unknown scheme, without torchao, and where no layer can be quantised.
     Source: theory §6.
     """
@@ -38,7 +41,7 @@ def quantized(checkpoint: Checkpoint, scheme: str, *, head: bool = False) -> Che
     with hushed():
         import torchao.quantization as torchao
 
-        model = copy.deepcopy(checkpoint.model)
+        model = checkpoint.model if in_place else copy.deepcopy(checkpoint.model)
         last = output_embedding(model)
         towers = _modules_of_towers(model)
         found = [
@@ -93,7 +96,7 @@ def rounded_shares(model: nn.Module, *, head: bool = False) -> tuple[RoundedShar
             if id(parameter) in seen and not (head and module is last):
                 continue  # a tied head that is rounded is tied no longer
             seen.add(id(parameter))
-            kind = towers.get(module) or _kind(module, parameter, last)
+            kind = towers.get(module) or kind_of(module, parameter, last)
             done = (id(module), key) in rounds and (head or module is not last)
             done = done and module not in towers
             before, weights = counts.get(kind, (0, 0))
@@ -102,6 +105,42 @@ def rounded_shares(model: nn.Module, *, head: bool = False) -> tuple[RoundedShar
     total = tuple(sum(column) for column in zip(*counts.values(), strict=True))
     shares = (RoundedShare(kind, *count) for kind, count in counts.items())
     return (RoundedShare("all weights", *total), *sorted(shares, key=lambda one: -one.weights))
+
+
+def nominal_bytes(
+    model: nn.Module, scheme: str, *, head: bool = False, width: float | None = None
+) -> tuple[int, int]:
+    """Bytes of the body and of the head of a model whose weights ``quantized`` rounds.
+
+    A rounded weight takes the scheme's bits; its scales, and what is not rounded, ``width`` bytes a
+    number, or those of the model's precision. A tied head that is not rounded counts as the head's.
+    """
+    last, towers = output_embedding(model), _modules_of_towers(model)
+    rounds = {(id(one.module), one.key): one.flipped for one in _roundable(model)}
+    bits, group = BITS[scheme], SCHEMES[scheme]
+
+    def taken(module: nn.Module, seen: set[int]) -> float:
+        whole = 0.0
+        for key, parameter in module.named_parameters(recurse=False):
+            if id(parameter) in seen:
+                continue
+            seen.add(id(parameter))
+            size, each = parameter.numel(), width or parameter.element_size()
+            flipped = rounds.get((id(module), key))
+            if flipped is None or module in towers or (module is last and not head):
+                whole += size * each
+                continue
+            columns = parameter.shape[-2 if flipped else -1]
+            row = group if group is not None and columns % group == 0 else columns
+            whole += size * bits / 8 + size // row * each
+        return whole
+
+    seen: set[int] = set()
+    of_head = taken(last, seen)
+    if head:
+        seen.clear()  # a tied head that is rounded is tied no longer
+    body = sum(taken(module, seen) for module in model.modules() if module is not last)
+    return round(body), round(of_head)
 
 
 def check_scheme(scheme: str) -> None:
@@ -173,7 +212,7 @@ def _modules_of_towers(model: nn.Module) -> dict[nn.Module, str]:
     }
 
 
-def _kind(module: nn.Module, parameter: Tensor, last: nn.Module) -> str:
+def kind_of(module: nn.Module, parameter: Tensor, last: nn.Module) -> str:
     """The kind of module that a parameter belongs to, for a reader."""
     if module is last:
         return "head"

@@ -19,6 +19,7 @@ class StoredTensor:
     name: str
     dtype: str
     shape: tuple[int, ...]
+    bytes: int = 0
 
     @property
     def is_integer(self) -> bool:
@@ -36,19 +37,8 @@ def stored_tensors(folder: Path) -> tuple[StoredTensor, ...]:
 
     Those are the files of the index, or ``model.safetensors``. Loading tells what is damaged.
     """
-    found: list[StoredTensor] = []
     try:
-        for path in _weight_files(folder):
-            with path.open("rb") as stream:
-                (length,) = struct.unpack("<Q", stream.read(8))
-                if length > MOST_HEADER_BYTES:
-                    return ()
-                header = json.loads(stream.read(length))
-            found += [
-                StoredTensor(name, str(entry["dtype"]), tuple(entry["shape"]))
-                for name, entry in header.items()
-                if name != "__metadata__"
-            ]
+        return tensors_of(*_weight_files(folder))
     except (
         OSError,
         ValueError,
@@ -59,6 +49,27 @@ def stored_tensors(folder: Path) -> tuple[StoredTensor, ...]:
         struct.error,
     ):
         return ()
+
+
+def tensors_of(*files: Path) -> tuple[StoredTensor, ...]:
+    """The tensors of these files. Raises what a file without a header of the format does."""
+    found: list[StoredTensor] = []
+    for path in files:
+        with path.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            if length > MOST_HEADER_BYTES:
+                raise ValueError(f"{path} has a header of {length} bytes")
+            header = json.loads(stream.read(length))
+        found += [
+            StoredTensor(
+                name,
+                str(entry["dtype"]),
+                tuple(entry["shape"]),
+                int(entry["data_offsets"][1]) - int(entry["data_offsets"][0]),
+            )
+            for name, entry in header.items()
+            if name != "__metadata__"
+        ]
     return tuple(found)
 
 

@@ -33,6 +33,7 @@ RECORDS = {
     "audit": "unembed.decisions.audit.audit:Audit",
     "comparison": "unembed.decisions.comparison.compare:Comparison",
     "benchmarks": "unembed.decisions.benchmarks.record:ComparedBenchmarks",
+    "ladder": "unembed.decisions.ladder.ladder:Ladder",
     "refinement": "unembed.training.run.refinement:Refinement",
     "dose": "unembed.training.doses.dose:Doses",
     "alignment": "unembed.signatures.alignment.records:Alignments",

@@ -118,6 +118,16 @@ class RunFolder:
             (self.folder / JOURNAL).unlink()
 
 
+def reopen(folder: str | Path) -> None:
+    """Let a finished run be finished anew, as one that takes more parts: its journal is put back.
+
+    Raises UnembedError where the folder holds none.
+    """
+    run = read_run(folder)
+    write_whole(run.folder / JOURNAL, _line(run.key).encode())
+    (run.folder / MANIFEST).unlink()
+
+
 def holds_finished_run(folder: str | Path) -> bool:
     """Whether a completed run is in this folder, damaged or not."""
     return (Path(folder) / MANIFEST).exists()

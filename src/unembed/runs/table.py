@@ -11,3 +11,13 @@ Rows = Iterable[tuple[str, str]]
 def as_text(rows: Rows) -> str:
     """A line for each row, the values below each other."""
     return "\n".join(f"{name:<{NAME_WIDTH}}{value}" for name, value in rows)
+
+
+def in_columns(rows: Iterable[tuple[str, ...]]) -> str:
+    """A line for each row, the cells of a column below each other."""
+    every = list(rows)
+    wide = [max(map(len, column)) for column in zip(*every, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(n) for cell, n in zip(row, wide, strict=True)).rstrip()
+        for row in every
+    )

@@ -25,6 +25,9 @@ UNDETERMINED = "not determined"
 ROUNDING = 1e-6
 """How far a float32 number may lie past what is possible."""
 
+BYTES = (("bytes", 1), ("kB", 1e3), ("MB", 1e6), ("GB", 1e9), ("TB", 1e12))
+"""Units of sizes."""
+
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -157,6 +160,12 @@ def plus_minus(estimate: Estimate, form: Form) -> str:
     half = form.scale * (estimate.high - estimate.low) / 2
     places = _supported(half) if half > 0 else 0
     return f"{words.removesuffix(form.unit)} ± {Form().digits(half, places)}{form.unit}"
+
+
+def in_bytes(count: int) -> str:
+    """A number of bytes with three digits: ``4.08 MB``, by thousands."""
+    unit = next((u for u in reversed(BYTES) if count >= u[1]), BYTES[0])
+    return f"{Form()(count / unit[1])}\u00a0{unit[0]}"
 
 
 def few_documents(estimate: Estimate) -> str:

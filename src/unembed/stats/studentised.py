@@ -217,7 +217,9 @@ def _tail_estimates(
         if np.isnan(bounds[:, i]).any():
             found.append(Estimate(value, n=n, documents=documents))
         elif bounds[1, i] > 1 and level**n > 0.025:
-            reason = f"no interval: {n} positions do not bound a {level:.0%} quantile from above"
+            reason = (
+                f"no interval: {n} positions do not bound a {100 * level:g}% quantile from above"
+            )
             found.append(Estimate(value, n=n, reason=reason, documents=documents))
         else:
             low, high = ends[:, i].tolist()

@@ -58,12 +58,17 @@ class Exceedance(ShortRepr):
 
 @dataclass(frozen=True)
 class DivergenceStatistics(ShortRepr):
-    """Mean, median and 99 % quantile of a divergence, and its survival curve on a fixed grid."""
+    """Mean, median and 99 % quantile of a divergence, and its survival curve on a fixed grid.
+
+    ``extreme`` is the 99.9 % quantile and ``largest`` the largest of all positions.
+    """
 
     mean: Estimate
     median: Estimate
     high: Estimate
     above: tuple[Exceedance, ...]
+    extreme: Estimate | None = None
+    largest: float | None = None
 
 
 @dataclass(frozen=True)
@@ -149,11 +154,17 @@ def read_divergences(
         for inverse, *columns in rows.parts(*THRESHOLDS):
             yield [(values, inverse) for values in columns]
 
-    quantiles = read_tail_quantiles(samples, [(0.5, 0.99)] * len(THRESHOLDS), rows.documents, **how)
+    quantiles = read_tail_quantiles(
+        samples, [(0.5, 0.99, 0.999, 1.0)] * len(THRESHOLDS), rows.documents, **how
+    )
     measures = {}
-    for (name, thresholds), (median, high) in zip(THRESHOLDS.items(), quantiles, strict=True):
+    for (name, thresholds), (median, high, extreme, largest) in zip(
+        THRESHOLDS.items(), quantiles, strict=True
+    ):
         curve = _exceedances(thresholds, found.passed[name], **how)
-        measures[name] = DivergenceStatistics(means[name], median, high, curve)
+        measures[name] = DivergenceStatistics(
+            means[name], median, high, curve, extreme, largest.value
+        )
     return DivergenceSummary(
         **measures,
         acceptance=means["acceptance"],

@@ -142,10 +142,10 @@ def audit_both(
                 finish_audit(folder, run, command)
                 for folder, run in zip(folders, runs, strict=False)
             ]
-        return both.live(audits, [_finished(folder, command) for folder in folders[2:]])
+        return both.live(audits, [finished_tables(folder, command) for folder in folders[2:]])
 
 
-def _finished(folder: RunFolder, command: str) -> TableFiles:
+def finished_tables(folder: RunFolder, command: str) -> TableFiles:
     """The parts of a folder, which are then all that it holds."""
     if not folder.finished:
         folder.finish(command)
@@ -190,7 +190,7 @@ class _Both:
         )
         for part, pieces in found:
             before, after, *others = (list(columns) for columns in zip(*pieces, strict=True))
-            make = (_divergence_table, *(reader.table for reader in self.readers))
+            make = (divergence_table, *(reader.table for reader in self.readers))
             tables = (form(joined(found)) for form, found in zip(make, others, strict=True))
             yield part, (self.before.table(before), self.after.table(after), *tables)
 
@@ -215,7 +215,7 @@ class _Both:
         return *found, *(columns | where for columns in others)
 
 
-def _divergence_table(columns: Columns) -> pa.Table:
+def divergence_table(columns: Columns) -> pa.Table:
     """The divergence table; null where either model has a logit that is not finite."""
     arrays = {name: number_array(columns[name]) for name in ("doc", "pos")}
     for name in DIVERGENCES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -9,8 +10,12 @@ import numpy as np
 
 from unembed.errors import UnembedError
 from unembed.head.head import output_embedding
-from unembed.models.checkpoint import Checkpoint, token_ids
+from unembed.models.checkpoint import Checkpoint, hushed, token_ids
+from unembed.models.outline import Outline
 from unembed.text.corpus import Corpus
+
+Tokenizing = Checkpoint | Outline
+"""What has a name and a tokenizer."""
 
 PROBES = (
     "a",
@@ -30,7 +35,7 @@ REMEDY = (
 )
 
 
-def refuse_other_tokenizers(before: Checkpoint, after: Checkpoint, corpus: Corpus) -> None:
+def refuse_other_tokenizers(before: Tokenizing, after: Tokenizing, corpus: Corpus) -> None:
     """Raise UnembedError, quoting both, unless the two tokenizers do the same.
 
     Each id must be one token in both (special tokens may have other names), and PROBES and rows of
@@ -38,11 +43,25 @@ def refuse_other_tokenizers(before: Checkpoint, after: Checkpoint, corpus: Corpu
     """
     if before.tokenizer is after.tokenizer:
         return
+    refuse_other_vocabularies(before, after)
+    for text in (*PROBES, *_decoded(corpus)):
+        with hushed():  # some warn of a text beyond their model's context
+            first, second = (list(one.tokenizer(text)["input_ids"]) for one in (before, after))
+        if first != second:
+            raise UnembedError(_other_ids(before, after, first, second, repr(text[:40])))
+
+
+def refuse_other_vocabularies(before: Tokenizing, after: Tokenizing, *, more: bool = False) -> None:
+    """Raise UnembedError, quoting both, unless each id is one token in both tokenizers.
+
+    Special tokens may have other names. With ``more`` the second may have further ids.
+    """
     ours, theirs = ({i: t for t, i in c.tokenizer.get_vocab().items()} for c in (before, after))
     special = [
         set(one.tokenizer.all_special_ids) | _added(one.tokenizer) for one in (before, after)
     ]
-    odd = [i for i in ours.keys() | theirs.keys() if ours.get(i) != theirs.get(i)]
+    ids = ours.keys() if more else ours.keys() | theirs.keys()
+    odd = [i for i in ids if ours.get(i) != theirs.get(i)]
     odd = sorted(set(odd) - (special[0] & special[1]))
     if odd:
         raise UnembedError(
@@ -50,19 +69,20 @@ def refuse_other_tokenizers(before: Checkpoint, after: Checkpoint, corpus: Corpu
             f"{len(theirs):,} tokens; first: id {odd[0]} is {ours.get(odd[0])!r} and "
             f"{theirs.get(odd[0])!r}): decisions can be compared only over one vocabulary"
         )
-    for text in (*PROBES, *_decoded(corpus)):
-        first, second = (list(one.tokenizer(text)["input_ids"]) for one in (before, after))
-        if first != second:
-            raise UnembedError(_other_ids(before, after, first, second, repr(text[:40])))
 
 
 def refuse_other_heads(before: Checkpoint, after: Checkpoint, corpus: Corpus) -> None:
     """Raise UnembedError unless both heads have rows for the same tokens."""
-    ids = np.array(token_ids(corpus.tokenizer))
     rows = [int(output_embedding(one.model).weight.shape[0]) for one in (before, after)]
+    refuse_other_rows((before.name, after.name), rows, corpus)
+
+
+def refuse_other_rows(names: tuple[str, str], rows: Sequence[int], corpus: Corpus) -> None:
+    """Raise UnembedError unless heads of so many rows have them for the same tokens."""
+    ids = np.array(token_ids(corpus.tokenizer))
     known = [int((ids < n).sum()) for n in rows]
     if known[0] != known[1]:
-        fewer, name = min(zip(rows, (before.name, after.name), strict=True))
+        fewer, name = min(zip(rows, names, strict=True))
         raise UnembedError(
             f"{name} has {fewer} rows in its head and so no logit for {abs(known[0] - known[1])} "
             f"tokens of the {len(ids)} that the other decides between ({rows[0]} rows before, "
@@ -71,7 +91,7 @@ def refuse_other_heads(before: Checkpoint, after: Checkpoint, corpus: Corpus) ->
         )
 
 
-def refuse_other_texts(before: Checkpoint, after: Checkpoint, read: Corpus, other: Corpus) -> None:
+def refuse_other_texts(before: Tokenizing, after: Tokenizing, read: Corpus, other: Corpus) -> None:
     """Raise UnembedError unless a text is the same tokens by both tokenizers."""
     if read.digest == other.digest:
         return
@@ -84,7 +104,7 @@ def refuse_other_texts(before: Checkpoint, after: Checkpoint, read: Corpus, othe
     )
 
 
-def surely_alike(before: Checkpoint, after: Checkpoint) -> bool:
+def surely_alike(before: Tokenizing, after: Tokenizing) -> bool:
     """Whether two tokenizers have the same settings, so that no text need be read twice."""
     if before.tokenizer is after.tokenizer:
         return True
@@ -110,7 +130,7 @@ def _rows(corpus: Corpus) -> list[list[int]]:
 
 
 def _other_ids(
-    before: Checkpoint, after: Checkpoint, ours: list[int], theirs: list[int], what: str
+    before: Tokenizing, after: Tokenizing, ours: list[int], theirs: list[int], what: str
 ) -> str:
     """Where two readings of one text part, with the tokens from there on."""
     both = zip(ours, theirs, strict=False)

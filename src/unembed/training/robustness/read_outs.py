@@ -210,6 +210,7 @@ class _Disturbances:
         run, name = self.run.reading, self.run.provenance.model
         hidden = run.hidden(team[0], batch, phases)
         whole = _swept(run, hidden, run.head, batch, name, self.candidates)
+        assert isinstance(whole.swept, Sweep)
         plain = replace(whole, swept=_best_two(whole.swept))
         columns: dict[str, Tensor] = {}
         for (change, other), model in zip(self.bodies.items(), team[1:], strict=True):
