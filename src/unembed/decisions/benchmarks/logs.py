@@ -120,9 +120,10 @@ def read_logs(place: str | Path, document: str | None = None) -> Logs:
         if only not in (None, date):
             continue
         if task in found:
+            first, second = (one.relative_to(path) for one in (found[task][0], file))
             raise UnembedError(
-                f"{place} holds task {task} twice, {found[task][0].name} and {file.name}: give the "
-                "results_*.json of one run"
+                f"{place} holds task {task} twice, {first} and {second}: give the results_*.json "
+                "of one run, or the folder of one model"
             )
         found[task] = file, date
     if not found:

@@ -25,7 +25,6 @@ SPLIT = "train"
 """What the Hub calls rows that are not divided."""
 SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"))
 MEANINGS = {
-    "positions": "a row for each predicted token, with its text and what stands before it",
     "documents": "a row for each document of the text",
     "samples": "a row for each sample and metric",
     "figures": "every figure with its interval and n",
@@ -80,10 +79,10 @@ def tables_of(record: Drawn) -> dict[str, Tables]:
         found["documents"] = lambda: [documents]
     elif isinstance(record, ComparedBenchmarks):
         found["samples"] = lambda: [record.table]
-    elif isinstance(record, RunRecord):
+    elif isinstance(record, RunRecord) and record.run_folder is not None:
         for name, inner in record.sub_runs.items():
-            if isinstance(inner, Comparison):
-                found[name] = inner.spelled_parts
+            if isinstance(inner, Audit | Comparison):
+                found[name.replace("/", "-")] = inner.spelled_parts
     holder = record if isinstance(record, Figures) else getattr(record, "summary", None)
     if isinstance(holder, Figures):
         figures = holder.to_arrow()
@@ -126,7 +125,8 @@ def readme_of(record: RunRecord, rows: dict[str, tuple[int, pa.Schema]]) -> str:
 def _described(rows: dict[str, tuple[int, pa.Schema]]) -> Iterator[str]:
     for name, (total, schema) in rows.items():
         yield f"## {name}\n"
-        words = MEANINGS.get(name, "rows of the run")
+        position = "a row for each predicted token, with its text and what stands before it"
+        words = MEANINGS.get(name, position if "target_text" in schema.names else "rows of the run")
         columns = ", ".join(f"`{one.name}` {one.type}" for one in schema)
         yield f"{total:,} rows: {words}.\n\n{columns}.\n"
 

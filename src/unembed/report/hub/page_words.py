@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from html.parser import HTMLParser
 
 BLANKS = re.compile(r"[ \n]+")
@@ -36,80 +36,64 @@ def words_of(page: str) -> PageWords:
     """Read a page that was drawn; its figures and tables are left."""
     reader = _Reader()
     reader.feed(page)
-    terms = [(where, label, dict(words)) for where, label, words in reader.terms]
+    cards = []
+    for label, words in reader.terms["cards"]:
+        value = words.get("value") or words.get("none", "")
+        rest = (words.get(name, "") for name in ("interval", "remark"))
+        cards.append(CardWords(*map(_clean, (label, value, *rest))))
     return PageWords(
-        BLANKS.sub(" ", reader.title).strip(),
-        BLANKS.sub(" ", reader.extent).strip(),
-        tuple(BLANKS.sub(" ", note).strip() for note in reader.notes),
-        tuple(
-            CardWords(
-                label,
-                words.get("value") or words.get("none", ""),
-                words.get("interval", ""),
-                words.get("remark", ""),
-            )
-            for where, label, words in terms
-            if where == "cards"
-        ),
-        tuple((label, words.get("", "")) for where, label, words in terms if where == "facts"),
+        _clean(reader.title),
+        _clean(reader.extent),
+        tuple(map(_clean, reader.notes)),
+        tuple(cards),
+        tuple((_clean(label), _clean(words.get("", ""))) for label, words in reader.terms["facts"]),
     )
 
 
-@dataclass
-class _Place:
-    tag: str
-    look: str
-
-
-@dataclass
-class _Text:
-    parts: list[str] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        return BLANKS.sub(" ", "".join(self.parts)).strip()
+def _clean(text: str) -> str:
+    return BLANKS.sub(" ", text).strip(" ")
 
 
 class _Reader(HTMLParser):
-    """Collects the text of the parts by the elements that are open."""
+    """Collects the text of the parts by the elements that are open, each a tag and its class."""
 
     def __init__(self) -> None:
         super().__init__()
         self.title = self.extent = ""
         self.notes: list[str] = []
-        self.terms: list[tuple[str, str, list[tuple[str, str]]]] = []
-        self._open: list[_Place] = []
-        self._label = _Text()
-        self._words: dict[str, _Text] = {}
+        self.terms: dict[str, list[tuple[str, dict[str, str]]]] = {"cards": [], "facts": []}
+        """By the class of a list, each term with its words by the class of their paragraph."""
+        self._open: list[tuple[str, str]] = []
+        self._label, self._words = "", dict[str, str]()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag in VOID:
             return
-        self._open.append(_Place(tag, dict(attrs).get("class") or ""))
+        self._open.append((tag, dict(attrs).get("class") or ""))
         if tag == "li" and self._within("ul", "notes"):
             self.notes.append("")
         elif tag == "dt":
-            self._label, self._words = _Text(), {}
+            self._label, self._words = "", {}
 
     def handle_endtag(self, tag: str) -> None:
-        while self._open and self._open.pop().tag != tag:
+        while self._open and self._open.pop()[0] != tag:
             pass
-        if tag == "dd":
-            where = next((name for name in ("cards", "facts") if self._within("dl", name)), "")
-            words = [(name, str(text)) for name, text in self._words.items()]
-            self.terms.append((where, str(self._label), words))
+        for name, terms in self.terms.items():
+            if tag == "dd" and self._within("dl", name):
+                terms.append((self._label, self._words))
 
     def handle_data(self, data: str) -> None:
-        if self._within("h1", ""):
+        if self._within("h1"):
             self.title += data
         elif self._within("p", "extent"):
             self.extent += data
-        elif self._within("ul", "notes") and self._within("li", ""):
+        elif self._within("ul", "notes") and self._within("li"):
             self.notes[-1] += data
-        elif self._within("dt", ""):
-            self._label.parts.append(data)
-        elif self._within("dd", ""):
-            look = next((one.look for one in reversed(self._open) if one.tag == "p"), "")
-            self._words.setdefault(look, _Text()).parts.append(data)
+        elif self._within("dt"):
+            self._label += data
+        elif self._within("dd"):
+            look = next((look for tag, look in reversed(self._open) if tag == "p"), "")
+            self._words[look] = self._words.get(look, "") + data
 
-    def _within(self, tag: str, look: str) -> bool:
-        return any(one.tag == tag and look in ("", *one.look.split()) for one in self._open)
+    def _within(self, tag: str, look: str = "") -> bool:
+        return any(one == tag and look in ("", *looks.split()) for one, looks in self._open)
