@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -23,6 +24,8 @@ from unembed.head.product import (
     multiply,
     right_operand,
 )
+
+Record = TypeVar("Record")
 
 ROWS = 512
 """Rows of a logit block on CPU."""
@@ -70,10 +73,23 @@ class BlockShape:
         return BlockShape(height, columns or WIDE_BLOCK, height)
 
 
-def row_slices(rows: int, device: torch.device) -> list[slice]:
-    """Slices of so many rows at most that what a pass holds of them does not grow with the rows."""
+def by_slices(work: Callable[[slice], Record], rows: int, device: torch.device) -> Record:
+    """A record of columns for all rows, of which ``work`` holds so many at most at a time.
+
+    Equivalent to ``work(slice(rows))``. Each slice's columns go to their place at once: kept until
+    the end, they would lie between what is freed, and the heap would grow with the rows.
+    """
     most = SLICE.get(device.type, MOST_SLICE)
-    return [slice(start, start + most) for start in range(0, max(1, rows), most)]
+    if rows <= most:
+        return work(slice(rows))
+    whole: dict[str, Tensor] = {}
+    for start in range(0, rows, most):
+        found = work(slice(start, start + most))
+        for name, column in vars(found).items():
+            if name not in whole:
+                whole[name] = column.new_empty((rows, *column.shape[1:]))
+            whole[name][start : start + most] = column
+    return type(found)(**whole)
 
 
 @cache

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from unembed.head.blocks import BLOCK, NEVER, logit_blocks, row_slices
+from unembed.head.blocks import BLOCK, NEVER, by_slices, logit_blocks
 from unembed.head.head import Head
 from unembed.head.kernels import compiled
 from unembed.head.kernels.running import LOG2_E, SEGMENT
@@ -94,14 +94,11 @@ def divergence(first: SweptModel, second: SweptModel, *, block: int = BLOCK) -> 
     Raises ValueError where the two do not have the same positions or tokens. Source: theory §4.
     """
     _check(first, second)
-    found = [
-        _divergence(first.rows(rows), second.rows(rows), block)
-        for rows in row_slices(len(first.hidden), first.hidden.device)
-    ]
-    if len(found) == 1:
-        return found[0]
-    columns = zip(*(vars(one).values() for one in found), strict=True)
-    return Divergence(*(torch.cat(column) for column in columns))
+    return by_slices(
+        lambda rows: _divergence(first.rows(rows), second.rows(rows), block),
+        len(first.hidden),
+        first.hidden.device,
+    )
 
 
 def _divergence(first: SweptModel, second: SweptModel, block: int) -> Divergence:

@@ -12,8 +12,8 @@ from torch import Tensor
 from unembed.head.blocks import (
     NEVER,
     BlockShape,
+    by_slices,
     logit_blocks,
-    row_slices,
     target_logits,
     target_tolerance,
 )
@@ -96,14 +96,11 @@ def sweep(
     k = min(k, head.tokens)
     if observe is not None:
         return _swept(hidden, head, targets, k, precision, block, observe)
-    found = [
-        _swept(hidden[rows], head, targets[rows], k, precision, block, None)
-        for rows in row_slices(len(hidden), hidden.device)
-    ]
-    if len(found) == 1:
-        return found[0]
-    columns = zip(*(vars(one).values() for one in found), strict=True)
-    return Sweep(*(torch.cat(column) for column in columns))
+    return by_slices(
+        lambda rows: _swept(hidden[rows], head, targets[rows], k, precision, block, None),
+        len(hidden),
+        hidden.device,
+    )
 
 
 def _swept(

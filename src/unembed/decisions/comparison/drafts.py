@@ -58,7 +58,7 @@ class DraftOptions(ShortRepr):
     @property
     def every(self) -> tuple[Sampling, ...]:
         """Plain sampling and those asked for, each once."""
-        return tuple(dict.fromkeys((Sampling(), *self.samplings)))
+        return tuple({str(one): one for one in (Sampling(), *self.samplings)}.values())
 
 
 @dataclass(frozen=True)
