@@ -60,7 +60,7 @@ def compare_logs(
     number by Holm. ``document`` is a field of the samples' documents whose equal values
     belong together. A group is weighted as the harness weighted it, which is found by making its
     number again. With ``out`` the run is kept there. Raises UnembedError where either is no such
-    folder, or where tasks, versions or samples differ, naming the first. Source: SPEC §4, §14.
+    folder, or where tasks, versions or samples differ, naming the first. Source: theory §4.
     """
     old, new = read_logs(before, document), read_logs(after, document)
     _refuse_others(old, new)

@@ -108,7 +108,7 @@ class ChangedSample(ShortRepr):
 
 @dataclass(frozen=True)
 class ComparedBenchmarks(RunRecord, Figures):
-    """Two models on the same benchmark samples, paired (SPEC §4, §14).
+    """Two models on the same benchmark samples, paired (theory §4).
 
     ``entries`` are the tasks that belong to no group and the groups that the harness makes one
     number of, each by its headline metric; ``inside`` the tasks of those groups, by the group's
