@@ -17,9 +17,12 @@ import torch
 import unembed
 from made_up import alignments, doses, selection, signatures
 from made_up.comparisons import make_comparison
+from made_up.ladders import make_ladder
+from made_up.logs import compared_benchmarks
 from made_up.refinements import make_summary
 from markup import Elements
 from unembed.decisions import AuditOptions, PositionFilter
+from unembed.decisions.ladder.variants import Variant
 from unembed.demo import HeadTraining, documents
 from unembed.errors import UnembedError
 from unembed.head import Precision
@@ -102,6 +105,10 @@ def things(
         audit.provenance,
         Phases({"head": 1.0}),
         comparison,
+        compared_benchmarks(60),
+        ladder := make_ladder(2),
+        ladder.summary,
+        Variant("int8", "a-model", scheme="int8"),
         make_comparison(),
         comparison.summary,
         make_comparison().flips(3),

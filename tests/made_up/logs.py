@@ -108,7 +108,7 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def compared(n: int = 200) -> ComparedBenchmarks:
+def compared_benchmarks(n: int = 200) -> ComparedBenchmarks:
     """Two models on tasks, a group and a perplexity, with every figure that there is."""
     generator = np.random.default_rng(0)
     old: dict[str, dict[str, list[Any]]] = {}

@@ -10,7 +10,7 @@ from made_up.audits import make_documents, make_summary
 from made_up.comparisons import WORDS, make_live_comparison
 from made_up.doses import Grid
 from made_up.ladders import make_ladder
-from made_up.logs import compared
+from made_up.logs import compared_benchmarks
 from made_up.refinements import make_summary as make_refinement
 from made_up.selection import METHODS, mixture, plane, ranking, transfer, verdicts
 from unembed.decisions.comparison.excerpt import flip_excerpts
@@ -72,7 +72,7 @@ def _gallery() -> str:
 PAGES: dict[str, Callable[[], str]] = {
     "audit": _audit,
     "comparison": _comparison,
-    "benchmarks": lambda: benchmarks_page(compared(), title="Benchmarks", facts=FACTS),
+    "benchmarks": lambda: benchmarks_page(compared_benchmarks(), title="Benchmarks", facts=FACTS),
     "ladder": lambda: ladder_page(make_ladder(2).summary, title="Variants", facts=FACTS),
     "refinement": _refinement,
     "dose": _dose,

@@ -14,7 +14,7 @@ from made_up.alignments import example
 from made_up.comparisons import make_live_comparison
 from made_up.doses import Grid, disturbed
 from made_up.ladders import make_ladder
-from made_up.logs import compared
+from made_up.logs import compared_benchmarks
 from made_up.refinements import make_summary
 from made_up.selection import mixture, plane, ranking, transfer, verdicts
 from unembed.decisions.audit.audit import Audit
@@ -79,7 +79,7 @@ RECORDS: dict[str, Callable[[], Drawn]] = {
     "audit": cache(audit),
     "comparison": cache(comparison),
     "live comparison": cache(make_live_comparison),
-    "benchmarks": cache(compared),
+    "benchmarks": cache(compared_benchmarks),
     "ladder": cache(lambda: make_ladder(2)),
     "refinement": cache(refinement),
     "dose": cache(doses),
