@@ -2,7 +2,7 @@
 
     pip install gguf torchao
     python examples/ladder.py runs/ladder                          # the bundled model
-    python examples/ladder.py runs/stories MODEL TEXT --positions 30000
+    python examples/ladder.py runs/stories MODEL wikitext2-valid.txt
 
 The GGUF files are written here, as llama.cpp stores a Llama: queries and keys in its order of
 rotary pairs, norms in float32, every matrix in blocks of 32 weights.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +51,16 @@ def main() -> None:
 
 
 def text_of(given: argparse.Namespace) -> Corpus:
-    """The file, or text that the bundled model never saw, as many documents."""
+    """The beginnings of a WikiText file's articles, or of text that the bundled model never saw."""
     tokenizer = load_tokenizer(given.model)
-    if given.text is not None:
-        return Corpus.read(given.text, tokenizer, document="^ = [^=]")
-    found = list(documents("heldout"))
-    texts = (one.text[:CHARACTERS] for one in found)
-    return Corpus.from_texts(texts, tokenizer, names=[one.name for one in found])
+    if given.text is None:
+        found = {one.name: one.text for one in documents("heldout")}
+    else:
+        whole = Path(given.text).read_text(encoding="utf-8")
+        _first, *parts = re.split(r"^ = ([^=\n]+) = *$", whole, flags=re.MULTILINE)
+        found = dict(zip(parts[::2], parts[1::2], strict=True))
+    texts = [one[:CHARACTERS] for one in found.values()]
+    return Corpus.from_texts(texts, tokenizer, names=list(found))
 
 
 def write(checkpoint: Checkpoint, file: Path, kind: str) -> None:

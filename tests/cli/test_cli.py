@@ -530,6 +530,31 @@ def test_quantize_makes_the_second_model(
     assert after.model.startswith(f"{llama_folder} in int4 (torchao ")
 
 
+def test_several_variants_make_a_ladder(
+    run: Callable[..., Ended], llama_folder: Path, story: Path, tmp_path: Path
+) -> None:
+    broken, out = tmp_path / "broken", tmp_path / "run"
+    shutil.copytree(llama_folder, broken)
+    weights = (broken / "model.safetensors").read_bytes()
+    (broken / "model.safetensors").write_bytes(weights[:-50])
+    shutil.copytree(llama_folder, tmp_path / "copy")
+    given = ("compare", llama_folder, tmp_path / "copy", broken, story, "--quantize", "bf16")
+    line = run(*given[:4], "--quantize", "bf16", "-o", out).line
+    assert f"{broken} is a model, where CORPUS is wanted" in line
+    assert "are called" in run(*given, "--corpus", story, "-o", out).line
+    assert not out.exists()
+    ended = run(*given, "-o", out, "--json")
+    assert ended.code == 2
+    assert "broken was not measured" in ended.err
+    summary = json.loads(ended.out)["summary"]
+    assert [one["name"] for one in summary["variants"]] == ["copy", "bf16"]
+    assert [one["name"] for one in summary["refused"]] == ["broken"]
+    exact = next(row for row in summary["rows"] if row["name"] == "copy")
+    assert exact["kl_largest"] == 0
+    assert "bf16" in (out / "report.html").read_text()
+    assert (out / "copy" / "report.html").exists()
+
+
 def test_as_a_module_and_as_a_script(tmp_path: Path) -> None:
     missing = tmp_path / "missing.txt"
     with process("audit", "m", missing, "-o", tmp_path / "run") as module:

@@ -7,6 +7,7 @@ import gc
 import json
 import shutil
 import weakref
+from collections import namedtuple
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import combinations
@@ -30,6 +31,7 @@ from unembed.decisions.ladder.variants import Variant
 from unembed.errors import UnembedError
 from unembed.models.adapters import load_whole
 from unembed.models.checkpoint import Checkpoint
+from unembed.runs import files
 from unembed.runs.store import RunFolder
 
 OPTIONS = AuditOptions(top_k=3, context=24, batch_tokens=128, part_positions=300)
@@ -329,6 +331,20 @@ def test_what_is_wrong_is_said_before_a_model_is_loaded(
     assert not (tmp_path / "run").exists()
 
 
+def test_states_that_do_not_fit_are_refused_before_the_pass(
+    base: Variant,
+    variants: list[Variant],
+    corpus: Corpus,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    usage = namedtuple("usage", ("total", "used", "free"))
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _place: usage(1 << 40, 0, 100_000))
+    with pytest.raises(UnembedError, match=r"hidden states of .* positions take at least .* room"):
+        ladder(base, variants, corpus, OPTIONS, out=tmp_path / "run")
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
 def test_names_are_those_of_files_or_are_given(tmp_path: Path) -> None:
     assert Variant.of("models/a-Q4_0.gguf").name == "a-Q4_0"
     assert Variant.of("org/model").name == "model"
@@ -360,4 +376,6 @@ def test_a_gguf_file_is_given_the_tokens_of_the_base(
     done = ladder(base, [Variant.of(str(file))], lower, OPTIONS, out=tmp_path / "run", resamples=20)
     [row] = done.summary.rows
     assert row.n == done.audit().provenance.text.positions
-    assert done.summary.variants[0].bytes.known == "stored"
+    [variant] = done.summary.variants
+    assert variant.bytes.known == "stored"
+    assert variant.base_tokens

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -25,10 +26,11 @@ from unembed.decisions.comparison.tokenizers import (
     refuse_other_heads,
     refuse_other_tokenizers,
     refuse_other_vocabularies,
+    surely_alike,
 )
 from unembed.decisions.ladder.states import KeptStates, States
 from unembed.decisions.ladder.summary import ModelFacts
-from unembed.decisions.ladder.variants import BASE, HeadAlone, Variant
+from unembed.decisions.ladder.variants import BASE, STATES, HeadAlone, Variant
 from unembed.errors import UnembedError
 from unembed.head.divergence import SweptModel, divergence
 from unembed.head.head import output_embedding
@@ -38,10 +40,12 @@ from unembed.models.names import CAST
 from unembed.models.replicas import MOST_REPLICAS
 from unembed.models.stored_size import WeightBytes
 from unembed.runs.files import check_room
+from unembed.runs.manifest import Part
 from unembed.runs.phases import Phases
 from unembed.runs.progress import progress_bar
 from unembed.runs.provenance import SCHEMA
 from unembed.runs.store import RunFolder
+from unembed.stats.forms import in_bytes
 from unembed.text.batches import Batch
 from unembed.text.corpus import Corpus
 
@@ -119,9 +123,11 @@ class Pass:
             written = run.finished_parts(folder)
             done = written & states.parts if needed else written
             run.count_finished(folder, done)
-            if needed:
-                self._check_room(run, [folder.done[token_file(part)] for part in done])
+            parts = [folder.done[token_file(part)] for part in done]
+            said = self._checked_room(run, parts) if needed else ""
             with progress_bar("audit", "tok", positions, self.progress) as bar:
+                if said and not bar.disable:
+                    bar.write(said, file=sys.stderr)
                 for part, pieces in reading.results(work, bar, self.phases, done=done):
                     with self.phases("write"):
                         table = run.table([columns for columns, _states in pieces])
@@ -136,14 +142,17 @@ class Pass:
         bodiless = replace(reading, models=[stub] * MOST_REPLICAS)
         return BaseOnText(audited, bodiless, options, states)
 
-    def _check_room(self, run: AuditRun, done: list[Any]) -> None:
-        """Raise UnembedError where the base's states and tables do not fit."""
-        weight, k = run.reading.head.weight, run.candidates
+    def _checked_room(self, run: AuditRun, done: list[Part]) -> str:
+        """What the base's states take, in a sentence. Raises UnembedError where it is not free."""
+        weight = run.reading.head.weight
         left = run.reading.windows.positions - sum(part.rows for part in done)
-        each = (
-            weight.shape[1] * weight.element_size() + 8 * k + 12 + run.wanted.bytes_a_position // 2
-        )
-        check_room(self.out, left * each, f"the base's hidden states of {left:,} positions")
+        each = weight.shape[1] * weight.element_size() + 8 * run.candidates + 12
+        with_tables = left * (each + run.wanted.bytes_a_position // 2)
+        check_room(self.out, with_tables, f"the base's hidden states of {left:,} positions")
+        if not left:
+            return ""
+        taken = f"{self.out / STATES} takes {in_bytes(left * each)}"
+        return f"{taken} until the last variant is measured: the base's final hidden states"
 
     def measure(
         self, variant: Variant, base: MeasuredBase
@@ -156,7 +165,8 @@ class Pass:
             raise UnembedError(f"{base.facts.model} is in bfloat16 as it is: leave {CAST} out")
         with self.phases("load"):
             checkpoint, size = variant.open()
-            if variant.reads_base_tokens:
+            splits = variant.reads_base_tokens and not surely_alike(base.checkpoint, checkpoint)
+            if splits:
                 refuse_other_vocabularies(base.checkpoint, checkpoint, more=True)
                 checkpoint = replace(checkpoint, tokenizer=base.checkpoint.tokenizer)
             self.options.check_model(checkpoint)
@@ -168,6 +178,7 @@ class Pass:
             for text in self.corpora
         }
         facts = _facts(variant, size, next(iter(found.values()))[0])
+        facts = replace(facts, base_tokens=splits)
         del checkpoint
         gc.collect()
         return facts, found

@@ -28,7 +28,8 @@ MEASURES = ("right", "nll", "kl")
 class ModelFacts(ShortRepr):
     """A model of a ladder: what it was made from, and the bytes of its weights.
 
-    ``scheme`` is that of a rounding done here.
+    ``scheme`` is that of a rounding done here. ``base_tokens`` says that it was given the base's
+    tokens where its own tokenizer may split a text otherwise.
     """
 
     name: str
@@ -37,6 +38,7 @@ class ModelFacts(ShortRepr):
     dtype: str
     digest: str
     bytes: WeightBytes
+    base_tokens: bool = False
 
 
 @dataclass(frozen=True)

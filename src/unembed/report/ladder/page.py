@@ -50,7 +50,7 @@ def ladder_page(
         title=title,
         verdict=verdict(summary),
         extent=extent(summary),
-        notes=[f"{one.name} was not measured: {one.reason}" for one in summary.refused],
+        notes=notes(summary),
         sections=sections(summary),
         facts=facts,
     )
@@ -74,6 +74,18 @@ def extent(summary: LadderSummary) -> str:
     if len(summary.texts) > 1:
         words += f", of {counted(len(summary.texts), 'text')}: figures are their plain means"
     return f"{words}.{f' Only {summary.only}.' if summary.only else ''}"
+
+
+def notes(summary: LadderSummary) -> list[str]:
+    """What was not measured, and what was given the base's tokens."""
+    given = [one.name for one in summary.variants if one.base_tokens]
+    return [
+        *(f"{one.name} was not measured: {one.reason}" for one in summary.refused),
+        *(
+            f"{name} was given the base’s tokens: its own tokenizer may split a text otherwise"
+            for name in given
+        ),
+    ]
 
 
 def _variants(summary: LadderSummary) -> Section:

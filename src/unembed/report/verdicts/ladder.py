@@ -31,8 +31,12 @@ from unembed.stats.forms import FEW_DOCUMENTS, in_bytes
 
 WORDS = {"close": "too close to call", "unknown": "not determined"}
 """Outcomes that a reader is told in other words."""
-KEPT = ("better", "level", "slightly worse")
-"""What is said of a variant that keeps the base's quality, or all but a little of it."""
+KEPT = {
+    "level": "keeps the base’s quality",
+    "better": "is better than the base",
+    "slightly worse": "loses little",
+}
+"""What a variant does that keeps the base's quality, or all but a little of it."""
 MOST_PAIRS = 3
 """Pairs that a sentence names."""
 
@@ -93,9 +97,9 @@ def sentence(summary: LadderSummary, rows: Sequence[LadderRow]) -> str:
             before = rows[: rows.index(row)]
             smaller = [one.name for one in before if quality(one) in WORDS.values()]
             rest = f"; {listed(smaller)}, smaller, cannot be told yet" if smaller else ""
-            kept = "keeps the base’s quality" if found == "level" else f"is {found} than the base"
             size = f"{size_words(summary, row.name)} of {whole}"
-            return f"{row.name} {kept} in the fewest bytes, {size} ({_reach(row, found)}){rest}."
+            words = f"{row.name} {KEPT[found]} in the fewest bytes, {size}"
+            return f"{words} ({_reach(row, found)}){rest}."
     close = [row.name for row in rows if quality(row) == WORDS["close"]]
     if close:
         return (
