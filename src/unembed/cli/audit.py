@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from unembed.cli.help import Verb, option, under
 from unembed.cli.options import BATCHES, LOADING, PRINTING, TEXT, WINDOWS, Source
 from unembed.cli.printing import OUT, Output, typed, with_output
+
+if TYPE_CHECKING:
+    from unembed.decisions.audit.engine_logprobs import EngineLogprobs
 
 
 @click.command("audit", cls=Verb)
@@ -21,6 +26,11 @@ from unembed.cli.printing import OUT, Output, typed, with_output
     option("--top-k", type=int, default=5, help="Candidates to keep; 0: none."),
     option("--facets", is_flag=True, help="Add the exact distance to the nearest facet."),
     option("--native-head", is_flag=True, help="Add what the head decides in its own precision."),
+    option(
+        "--logprobs",
+        type=click.Path(path_type=Path),
+        help="Another engine's, to set beside the exact ones: token_ids and logprobs of each row.",
+    ),
     option("--sketch", is_flag=True, help="Sketch the text in the same pass, for align."),
     option("--max-positions", type=int, help="Stop after so many predicted tokens."),
     option("--max-nonfinite", type=int, default=0, rare=True, help="Bad rows allowed."),
@@ -35,6 +45,7 @@ def audit_command(
     corpus: str,
     output: Output,
     sketch: bool,
+    logprobs: Path | None,
     **given: Any,
 ) -> None:
     """Measure every token decision of MODEL on CORPUS.
@@ -45,17 +56,25 @@ def audit_command(
     \b
     Example:
       unembed audit ./my-model reviews.jsonl -o runs/reviews --text-column body
+      unembed audit ./my-model prompts.jsonl -o runs/server --logprobs server.jsonl
     \f
     The run folder holds a table of the positions, a summary and a page. A killed run goes on with
     the same command. With --sketch it holds RUN/signature.safetensors, as unembed sketch writes it.
     """
     from unembed.decisions.audit.audit import audit
+    from unembed.decisions.audit.engine_logprobs import EngineLogprobs
     from unembed.decisions.audit.run import AuditOptions
     from unembed.signatures.reading.sketcher import FILE, Sketcher, SketchOptions
 
     source = Source.taken(given)
     options = AuditOptions(**given)
+    stored = None if logprobs is None else _stored(logprobs, model, corpus, source)
     checkpoint, text = source.open(model, corpus, quiet=output.quiet, options=options, notes=False)
+    if logprobs is not None:
+        if stored is None or stored[0] != text.digest:
+            whole = options.max_positions is None
+            stored = text.digest, EngineLogprobs.read(logprobs, text, whole=whole)
+        options = replace(options, logprobs=stored[1])
     done = audit(
         checkpoint.model,
         text,
@@ -71,3 +90,25 @@ def audit_command(
         ),
     )
     output.end(done, [("signature", output.folder / FILE)] if sketch else [])
+
+
+def _stored(
+    file: Path, model: str, corpus: str, source: Source
+) -> tuple[str, EngineLogprobs] | None:
+    """The log-probabilities of a file, and the digest of the text that they are of.
+
+    A file of another text is refused before a long load; None where the model alone can read it.
+    """
+    from unembed.decisions.audit.engine_logprobs import EngineLogprobs, check_file
+    from unembed.errors import UnembedError
+    from unembed.models.checkpoint import load_tokenizer
+    from unembed.text.corpus import Corpus
+
+    check_file(file)
+    source.check(corpus)
+    try:
+        tokenizer = load_tokenizer(model)
+    except UnembedError:
+        return None
+    text = Corpus.read(corpus, tokenizer, **source.reading)
+    return text.digest, EngineLogprobs.read(file, text)

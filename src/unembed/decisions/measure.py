@@ -28,7 +28,7 @@ class ColumnChoice:
     @property
     def bytes_a_position(self) -> int:
         """Width of a position in a table of these columns, with its document, place and word."""
-        return 57 + 8 * self.top_k + 8 * self.facets + 16 * self.native_head
+        return 57 + 8 * self.top_k + 8 * self.facets + 20 * self.native_head
 
 
 @torch.no_grad()
@@ -77,12 +77,13 @@ def columns_of(
         facet, distance = facet_distance(hidden, head, top1, precision)
         columns |= {"facet": facet, "facet_distance": distance}
     if wanted.native_head:
-        native = native_decisions(hidden, head)
+        native = native_decisions(hidden, head, targets)
         columns |= {
             "native_top1": native.top1,
             "native_top2": native.top2,
             "native_margin": native.margin,
             "native_step": native.rounding_step,
+            "native_nll": native.nll,
         }
     if wanted.top_k:
         columns |= {

@@ -16,6 +16,7 @@ from jaxtyping import Shaped
 from torch import nn
 
 from unembed.decisions.audit.closest import CLOSEST_COLUMNS, ClosestCall, closest_calls
+from unembed.decisions.audit.logprob_gap import NATIVE_NLL
 from unembed.decisions.audit.run import MENTIONED, AuditOptions, AuditRun, token_file
 from unembed.decisions.audit.sense import check_audit
 from unembed.decisions.audit.summary import (
@@ -118,15 +119,17 @@ class Audit(RunRecord):
             self._held.update({name: _filled(table[name]) for name in missing})
         yield {name: self._held[name] for name in names}
 
+    def has_column(self, name: str) -> bool:
+        """Whether a column is among the positions'."""
+        if self.in_memory is not None:
+            return name in self.in_memory.column_names
+        assert self.folder is not None
+        return all(name in pq.read_schema(self.folder / file).names for file in self.files)
+
     def check_columns(self, names: Sequence[str]) -> None:
         """Raise UnembedError where one of these columns is not among the positions'."""
-        if self.in_memory is not None:
-            held = [self.in_memory.column_names]
-        else:
-            assert self.folder is not None
-            held = [pq.read_schema(self.folder / file).names for file in self.files]
         for name in names:
-            if not all(name in columns for columns in held):
+            if not self.has_column(name):
                 where = self.folder or f"the audit of {self.provenance.model}"
                 raise UnembedError(
                     f"{where} has no column {name!r}: an older version wrote it; repeat the audit "
@@ -312,10 +315,12 @@ def finish_audit(folder: RunFolder, run: AuditRun, command: str) -> Audit:
 
 
 def _summarise(audit: Audit) -> AuditSummary:
-    native = audit.provenance.options["native_head"]
+    options = audit.provenance.options
     return read_summary(
         audit.column_parts,
-        native_dtype=audit.provenance.model_dtype if native else None,
+        native_dtype=audit.provenance.model_dtype if options["native_head"] else None,
+        native_logprobs=audit.has_column(NATIVE_NLL),
+        engine=options.get("logprobs", {}).get("name"),
         row_norm_cv=audit.provenance.row_norm_cv,
     )
 

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 
 from unembed.decisions.audit.finite_rows import FiniteRows
 from unembed.decisions.audit.gap import GapFit, GapUndefined, read_gap
+from unembed.decisions.audit.logprob_gap import NATIVE_NLL, LogprobGap, logprob_gap
 from unembed.short_repr import ShortRepr
 from unembed.stats.bootstrap import RESAMPLES, add_by_document, ratio_estimates
 from unembed.stats.estimate import Estimate
@@ -27,6 +28,7 @@ class NativeColumns:
     ``margin`` is between the two largest native logits; ``rounding_step`` is the spacing of
     ``dtype`` at the top logit's magnitude, in logits; ``top2_float32`` is the runner-up of the
     float32 head. A row whose native margin is not finite (an overflow) is left out of the figures.
+    ``nll`` is the native loss of the target in nats, None where it was not kept.
     """
 
     dtype: str
@@ -35,6 +37,7 @@ class NativeColumns:
     margin: Float[np.ndarray, " positions"]
     rounding_step: Float[np.ndarray, " positions"]
     top2_float32: Int[np.ndarray, " positions"]
+    nll: Float[np.ndarray, " positions"] | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class NativeHead(ShortRepr):
     below_rounding_step: Estimate
     gap: GapFit | None
     gap_float32: GapFit | None
+    logprobs: LogprobGap | None = None
 
 
 def native_head(
@@ -58,6 +62,7 @@ def native_head(
     dtype: str,
     gap: GapFit | None,
     *,
+    logprobs: bool = False,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> NativeHead:
@@ -68,7 +73,8 @@ def native_head(
     (top-1, top-2) differs, ``tied_top2`` the share with a native margin of exactly 0,
     ``below_rounding_step`` the share whose float32 margin is below the native rounding step.
     ``gap`` is the fit of the float32 margins of ``rows``, which is made again where native rows are
-    left out. A gap that is undefined is None.
+    left out. A gap that is undefined is None. ``logprobs`` says that the column ``native_nll`` is
+    there.
     """
     every, rows = rows, rows.also(NATIVE_FINITE)
     how = {"resamples": resamples, "seed": seed}
@@ -105,6 +111,7 @@ def native_head(
         below_rounding_step=below,
         gap=_fit_or_none(rows, "native_margin", **how),
         gap_float32=gap,
+        logprobs=logprob_gap(rows, NATIVE_NLL, f"{dtype} head", **how) if logprobs else None,
     )
 
 

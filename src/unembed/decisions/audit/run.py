@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
+from unembed.decisions.audit.engine_logprobs import EngineLogprobs
+from unembed.decisions.audit.logprob_gap import ENGINE_NLL
 from unembed.decisions.measure import ColumnChoice, columns_of
 from unembed.errors import NonFiniteError, UnembedError
 from unembed.head.head import output_embedding
@@ -45,7 +47,8 @@ class AuditOptions(ReadingOptions):
     ``top_k`` candidates are kept per position (0: none; the report's text view lists them). More
     than the head has tokens are refused, beyond the default, which is cut to them.
     ``facets`` adds the exact distance to the nearest facet, at about twice the head's cost.
-    ``native_head`` adds what the checkpoint-precision head decides. Up to ``max_nonfinite``
+    ``native_head`` adds what the checkpoint-precision head decides. ``logprobs`` are another
+    engine's, which are set beside the exact ones. Up to ``max_nonfinite``
     positions with a non-finite logit are kept as nulls before the run fails. ``logit_scale``
     multiplies every logit, the control for sharpening (theory §5).
     """
@@ -55,6 +58,7 @@ class AuditOptions(ReadingOptions):
     native_head: bool = False
     max_nonfinite: int = 0
     logit_scale: float = 1.0
+    logprobs: EngineLogprobs | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -89,6 +93,7 @@ class AuditRun:
     max_nonfinite: int
     nonfinite: list[int]
     second_reader: HeadReader | None
+    logprobs: EngineLogprobs | None = None
 
     @staticmethod
     def of(
@@ -119,6 +124,8 @@ class AuditRun:
             given["spread"] = True
         if not reading.mixed:
             given["mixed_lengths"] = False
+        if options.logprobs is not None:
+            given["logprobs"] = options.logprobs.key
         reader = None if second_reader is None else second_reader(reading)
         provenance = provenance_of(
             "audit",
@@ -141,6 +148,7 @@ class AuditRun:
             max_nonfinite=options.max_nonfinite,
             nonfinite=[],
             second_reader=reader,
+            logprobs=options.logprobs,
         )
 
     def parts(
@@ -194,13 +202,15 @@ class AuditRun:
         ``more_bytes`` are those of a position in tables beside the audit's.
         """
         left = self.reading.windows.positions - sum(part.rows for part in done)
-        wide = self.wanted.bytes_a_position + more_bytes
+        wide = self.wanted.bytes_a_position + 4 * (self.logprobs is not None) + more_bytes
         check_room(folder, int(STORED_SHARE * left * wide), f"the tables of {left:,} positions")
 
     def table(self, pieces: list[Columns]) -> pa.Table:
         """A part's table from its batches' columns, sorted, its non-finite rows counted."""
         whole = joined(pieces)
         whole["word_start"] = self.word_start[whole["target"]]
+        if self.logprobs is not None:
+            whole[ENGINE_NLL] = self.logprobs.at(self.reading.windows, whole["doc"], whole["pos"])
         bad = ~whole["finite"]
         self._count_nonfinite(whole["doc"][bad], whole["pos"][bad])
         return _to_table(whole)
@@ -278,6 +288,8 @@ def _to_table(columns: dict[str, Shaped[np.ndarray, "positions ..."]]) -> pa.Tab
     arrays = {}
     for name in order:
         column, mask = columns[name], None if name in ALWAYS else missing
+        if name == ENGINE_NLL:
+            mask = missing | np.isnan(column)
         if column.ndim == 2:
             flat = number_array(np.ascontiguousarray(column).ravel())
             holes = None if mask is None or not mask.any() else number_array(mask)

@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,13 @@ from jaxtyping import Bool, Float, Int
 from unembed.decisions.audit.bfloat16 import Bfloat16Rounding, bfloat16_rounding
 from unembed.decisions.audit.finite_rows import ColumnReader, FiniteRows
 from unembed.decisions.audit.gap import GapFit, GapUndefined, read_gap
+from unembed.decisions.audit.logprob_gap import (
+    ENGINE_NLL,
+    NATIVE_NLL,
+    LogprobGap,
+    exponential,
+    logprob_gap,
+)
 from unembed.decisions.audit.rounding import NativeColumns, NativeHead, native_head
 from unembed.decisions.names import MARGIN_BANDS
 from unembed.runs.frames import Figures
@@ -99,6 +106,8 @@ class AuditColumns:
                 "native_step": native.rounding_step,
                 "top2": native.top2_float32,
             }
+            if native.nll is not None:
+                columns[NATIVE_NLL] = native.nll
         return lambda names: [{name: columns[name] for name in names}]
 
 
@@ -147,11 +156,12 @@ class AuditSummary(ShortRepr, Figures):
     native: NativeHead | None
     overconfidence: Estimate = NOT_MEASURED
     bfloat16: Bfloat16Rounding | None = None
+    engine: LogprobGap | None = None
 
     @property
     def median_odds(self) -> Estimate:
         """How many times as likely as the runner-up: ``exp(median_margin)``, and its interval's."""
-        return _exponential(self.median_margin)
+        return exponential(self.median_margin)
 
     def _phrases(self) -> Iterator[str]:
         yield f"{self.n_positions:,} positions in {self.n_documents:,} documents"
@@ -178,6 +188,7 @@ def summarise(
     return read_summary(
         columns.reader(native),
         native_dtype=None if native is None else native.dtype,
+        native_logprobs=native is not None and native.nll is not None,
         row_norm_cv=row_norm_cv,
         resamples=resamples,
         seed=seed,
@@ -188,6 +199,8 @@ def read_summary(
     read: ColumnReader,
     *,
     native_dtype: str | None = None,
+    native_logprobs: bool = False,
+    engine: str | None = None,
     row_norm_cv: float | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -197,9 +210,11 @@ def read_summary(
     Rows that hold a non-finite number are counted and left out. A statistic that does not exist has
     value None and a reason. The same columns, ``resamples`` and ``seed`` give the same figures to
     the last bit, whatever the parts. ``native_dtype`` is that of the native head's columns, where
-    they are there; ``row_norm_cv``, the coefficient of variation of the head's row norms, is passed
-    through. The columns are read a part at a time, many times over: what is held grows with the
-    documents, and by some 40 bytes a position, most of them while positions are ranked.
+    they are there, with ``native_logprobs`` if its losses are among them; ``engine`` names what
+    gave the column ``engine_nll``; ``row_norm_cv``, the coefficient of variation of the head's row
+    norms, is passed through. The columns are read a part at a time, many times over: what is held
+    grows with the documents, and by some 40 bytes a position, most of them while positions are
+    ranked.
     Raises ``ValueError`` where a margin is negative.
     """
     rows = FiniteRows.of(read, FINITE)
@@ -224,18 +239,20 @@ def read_summary(
         for found in quantiles.result()
     )
     spearman_margin, spearman_distance = correlations.result()
-    gap, gap_reason = None, None
+    gap, gap_reason, native = None, None, None
     try:
         gap = fitted.result()
     except GapUndefined as reason:
         gap_reason = str(reason)
+    if native_dtype is not None:
+        native = native_head(rows, native_dtype, gap, logprobs=native_logprobs, **how)
     return AuditSummary(
         n_positions=rows.n_positions,
         n_documents=rows.n_documents,
         n_nonfinite=rows.n_positions - rows.n,
         accuracy=accuracy,
         nll_nats=nll,
-        perplexity=_exponential(nll),
+        perplexity=exponential(nll),
         entropy_nats=entropy,
         confidence=confidence,
         median_margin=margin_quantiles["50"],
@@ -252,9 +269,10 @@ def read_summary(
         gap=gap,
         gap_reason=gap_reason,
         row_norm_cv=row_norm_cv,
-        native=None if native_dtype is None else native_head(rows, native_dtype, gap, **how),
+        native=native,
         overconfidence=surer,
         bfloat16=bfloat16_rounding(rows, **how),
+        engine=None if engine is None else logprob_gap(rows, ENGINE_NLL, engine, **how),
     )
 
 
@@ -335,14 +353,3 @@ def _bands(estimates: list[Estimate]) -> tuple[Band, ...]:
         top = high if math.isfinite(high) else None
         bands.append(Band(low, top, accuracy.n, share, accuracy, confidence))
     return tuple(bands)
-
-
-def _exponential(estimate: Estimate) -> Estimate:
-    """Exp of nats or of logits, with exp of its interval; None where that overflows a float."""
-    if estimate.value is None:
-        return estimate
-    if max(estimate.value, estimate.high or 0.0) > 700:
-        reason = f"exp({estimate.value:.4g}) is too large to represent"
-        return replace(estimate, value=None, low=None, high=None, reason=reason)
-    low, high = (None if end is None else math.exp(end) for end in (estimate.low, estimate.high))
-    return replace(estimate, value=math.exp(estimate.value), low=low, high=high)

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from unembed.decisions.audit.run import AuditOptions, AuditRun, Columns, joined
-from unembed.decisions.native import native_decisions
+from unembed.decisions.native import native_top1
 from unembed.errors import NonFiniteError, UnembedError
 from unembed.head.divergence import SweptModel, divergence
 from unembed.head.head import Head
@@ -221,7 +221,7 @@ class _Disturbances:
             swept = _swept(run, hidden.to(torch.bfloat16), self.rounded, batch, HEAD)
             columns |= _divergence_columns(HEAD, plain, swept)
         if LOGITS in self.changes:
-            top1 = native_decisions(hidden, self.rounded).top1
+            top1 = native_top1(hidden, self.rounded)
             columns[f"{LOGITS} flipped"] = top1 != plain.swept.topk_ids[:, 0]
         for s in self.noise:
             both = noise_flips(whole.swept.topk_values, whole.swept.logsumexp, s)
