@@ -31,6 +31,12 @@ if TYPE_CHECKING:
         type=click.Path(path_type=Path),
         help="Another engine's, to set beside the exact ones: token_ids and logprobs of each row.",
     ),
+    option(
+        "--repeat-batching",
+        type=int,
+        default=0,
+        help="Read the text in N further batch plans: which answers do they change?",
+    ),
     option("--sketch", is_flag=True, help="Sketch the text in the same pass, for align."),
     option("--max-positions", type=int, help="Stop after so many predicted tokens."),
     option("--max-nonfinite", type=int, default=0, rare=True, help="Bad rows allowed."),

@@ -321,6 +321,8 @@ def _summarise(audit: Audit) -> AuditSummary:
         native_dtype=audit.provenance.model_dtype if options["native_head"] else None,
         native_logprobs=audit.has_column(NATIVE_NLL),
         engine=options.get("logprobs", {}).get("name"),
+        plans=options.get("repeat_batching", 0),
+        dtype=audit.provenance.model_dtype,
         row_norm_cv=audit.provenance.row_norm_cv,
     )
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from unembed.decisions.audit.engine_logprobs import EngineLogprobs
 from unembed.decisions.audit.logprob_gap import ENGINE_NLL
+from unembed.decisions.audit.rebatching import CANDIDATES, Rebatching
 from unembed.decisions.measure import ColumnChoice, columns_of
 from unembed.errors import NonFiniteError, UnembedError
 from unembed.head.head import output_embedding
@@ -48,9 +49,10 @@ class AuditOptions(ReadingOptions):
     than the head has tokens are refused, beyond the default, which is cut to them.
     ``facets`` adds the exact distance to the nearest facet, at about twice the head's cost.
     ``native_head`` adds what the checkpoint-precision head decides. ``logprobs`` are another
-    engine's, which are set beside the exact ones. Up to ``max_nonfinite``
-    positions with a non-finite logit are kept as nulls before the run fails. ``logit_scale``
-    multiplies every logit, the control for sharpening (theory §5).
+    engine's, which are set beside the exact ones. ``repeat_batching`` further batch plans show
+    which greedy tokens another batch changes, in the checkpoint's own precision. Up to
+    ``max_nonfinite`` positions with a non-finite logit are kept as nulls before the run fails.
+    ``logit_scale`` multiplies every logit, the control for sharpening (theory §5).
     """
 
     top_k: int = 5
@@ -59,12 +61,23 @@ class AuditOptions(ReadingOptions):
     max_nonfinite: int = 0
     logit_scale: float = 1.0
     logprobs: EngineLogprobs | None = None
+    repeat_batching: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("top_k", "max_nonfinite"):
+        for name in ("top_k", "max_nonfinite", "repeat_batching"):
             if getattr(self, name) < 0:
                 raise UnembedError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.repeat_batching and self.top_k < 2:
+            raise UnembedError(
+                f"--repeat-batching follows the leading candidates, and --top-k {self.top_k} keeps "
+                "too few: give at least 2"
+            )
+        if self.repeat_batching and self.logit_scale != 1.0:
+            raise UnembedError(
+                f"--repeat-batching takes the model's own logits, and logit_scale "
+                f"{self.logit_scale:g} makes others: leave one of them out"
+            )
 
     def check_model(self, checkpoint: Checkpoint) -> None:
         """Raise UnembedError for what this model cannot give, before a text is read."""
@@ -94,6 +107,7 @@ class AuditRun:
     nonfinite: list[int]
     second_reader: HeadReader | None
     logprobs: EngineLogprobs | None = None
+    rebatching: Rebatching | None = None
 
     @staticmethod
     def of(
@@ -114,7 +128,9 @@ class AuditRun:
                 f"{name} is in float32, so its native head is the exact one: "
                 "add --dtype bfloat16 to see what that precision does"
             )
-        wanted = ColumnChoice(options.top_k, options.facets, options.native_head)
+        own_head = head.weight.dtype != torch.float32 and options.repeat_batching > 0
+        native = options.native_head or own_head
+        wanted = ColumnChoice(options.top_k, options.facets, native)
         given = {
             **vars(wanted),
             "body_product": reading.body_route,
@@ -126,6 +142,10 @@ class AuditRun:
             given["mixed_lengths"] = False
         if options.logprobs is not None:
             given["logprobs"] = options.logprobs.key
+        rebatching = None
+        if options.repeat_batching:
+            given["repeat_batching"] = options.repeat_batching
+            rebatching = Rebatching.of(reading, options.repeat_batching)
         reader = None if second_reader is None else second_reader(reading)
         provenance = provenance_of(
             "audit",
@@ -149,6 +169,7 @@ class AuditRun:
             nonfinite=[],
             second_reader=reader,
             logprobs=options.logprobs,
+            rebatching=rebatching,
         )
 
     def parts(
@@ -166,7 +187,12 @@ class AuditRun:
                     targets = batch.targets.to(hidden.device)
                     given = (hidden, head, targets, batch, self.candidates, precision)
                     swept, found = self.second_reader.swept(*given)
-                return self.columns(hidden, swept, batch), found
+                columns = self.columns(hidden, swept, batch)
+            if self.rebatching is not None:
+                with share("other batches"):
+                    head, leading = self.reading.head, swept.topk_ids[:, : self.followed]
+                    columns |= self.rebatching.columns(team[0], head, batch, hidden, leading)
+            return columns, found
 
         for part, pieces in self.reading.results(work, bar, phases, done=done):
             yield part, self.table([columns for columns, _ in pieces]), [own for _, own in pieces]
@@ -175,6 +201,11 @@ class AuditRun:
     def candidates(self) -> int:
         """How many of the largest logits are wanted."""
         return max(2, self.wanted.top_k)
+
+    @property
+    def followed(self) -> int:
+        """How many candidates the further plans follow."""
+        return min(self.wanted.top_k, CANDIDATES)
 
     def swept(self, hidden: Float[Tensor, "positions dim"], batch: Batch) -> Sweep:
         """The pass over the vocabulary that the wanted columns need."""
@@ -203,6 +234,8 @@ class AuditRun:
         """
         left = self.reading.windows.positions - sum(part.rows for part in done)
         wide = self.wanted.bytes_a_position + 4 * (self.logprobs is not None) + more_bytes
+        if self.rebatching is not None:
+            wide += 4 * self.rebatching.plans * (1 + self.followed)
         check_room(folder, int(STORED_SHARE * left * wide), f"the tables of {left:,} positions")
 
     def table(self, pieces: list[Columns]) -> pa.Table:

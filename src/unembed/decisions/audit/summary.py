@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from unembed.decisions.audit.batch_noise import BatchNoise, batch_noise
 from unembed.decisions.audit.bfloat16 import Bfloat16Rounding, bfloat16_rounding
 from unembed.decisions.audit.finite_rows import ColumnReader, FiniteRows
 from unembed.decisions.audit.gap import GapFit, GapUndefined, read_gap
@@ -157,6 +158,7 @@ class AuditSummary(ShortRepr, Figures):
     overconfidence: Estimate = NOT_MEASURED
     bfloat16: Bfloat16Rounding | None = None
     engine: LogprobGap | None = None
+    batching: BatchNoise | None = None
 
     @property
     def median_odds(self) -> Estimate:
@@ -201,6 +203,8 @@ def read_summary(
     native_dtype: str | None = None,
     native_logprobs: bool = False,
     engine: str | None = None,
+    plans: int = 0,
+    dtype: str = "float32",
     row_norm_cv: float | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -211,10 +215,10 @@ def read_summary(
     value None and a reason. The same columns, ``resamples`` and ``seed`` give the same figures to
     the last bit, whatever the parts. ``native_dtype`` is that of the native head's columns, where
     they are there, with ``native_logprobs`` if its losses are among them; ``engine`` names what
-    gave the column ``engine_nll``; ``row_norm_cv``, the coefficient of variation of the head's row
-    norms, is passed through. The columns are read a part at a time, many times over: what is held
-    grows with the documents, and by some 40 bytes a position, most of them while positions are
-    ranked.
+    gave the column ``engine_nll``, and ``plans`` counts the batch plans of a model in ``dtype``;
+    ``row_norm_cv``, the coefficient of variation of the head's row norms, is passed through. The
+    columns are read a part at a time, many times over: what is held grows with the documents, and
+    by some 40 bytes a position, most of them while positions are ranked.
     Raises ``ValueError`` where a margin is negative.
     """
     rows = FiniteRows.of(read, FINITE)
@@ -272,6 +276,7 @@ def read_summary(
         native=native,
         overconfidence=surer,
         bfloat16=bfloat16_rounding(rows, **how),
+        batching=batch_noise(rows, dtype, plans, **how) if plans else None,
         engine=None if engine is None else logprob_gap(rows, ENGINE_NLL, engine, **how),
     )
 
