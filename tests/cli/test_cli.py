@@ -158,6 +158,9 @@ BAD_OPTIONS = [
     (["--part-positions", "0"], "part_positions must be at least 1, got 0"),
     (["--max-nonfinite", "-1"], "max_nonfinite must not be negative, got -1"),
     (["--native-head"], "is in float32, so its native head is the exact one: add --dtype bfloat16"),
+    (["--repeat-batching", "-1"], "repeat_batching must not be negative, got -1"),
+    (["--repeat-batching", "2", "--top-k", "1"], "--top-k 1 keeps too few: give at least 2"),
+    (["--logprobs", "nothing.jsonl"], "--logprobs nothing.jsonl: no such file"),
     (["--document", "("], "--document '(' is not a regular expression"),
 ]
 
@@ -174,6 +177,21 @@ def test_options_that_cannot_be_used(
     ended = run("audit", llama_folder, short, "-o", tmp_path / "run", *options)
     assert said in ended.line
     assert not (tmp_path / "run").exists()
+
+
+def test_log_probabilities_of_another_text_are_refused_before_the_model_is_loaded(
+    run: Callable[..., Ended],
+    llama_folder: Path,
+    short: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file = tmp_path / "server.jsonl"
+    file.write_text('{"token_ids": [7, 5], "logprobs": [null, -1.5]}\n')
+    monkeypatch.setattr("unembed.cli.options.opened", None)
+    ended = run("audit", llama_folder, short, "-o", tmp_path / "run", "--logprobs", file)
+    assert "server.jsonl, line 1: token 0 is token id 7" in ended.line
+    assert "in row 1 of the text token id" in ended.line
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

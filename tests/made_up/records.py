@@ -33,22 +33,49 @@ def grid() -> Grid:
 
 
 def audit() -> Audit:
-    """With a head in half precision, whose margins fall onto steps of a sixteenth."""
+    """With a head in half precision, whose margins fall onto steps of a sixteenth, two further
+    batch plans, which change the closest decisions, and another engine's log-probabilities.
+    """
     found = grid().start
     table = found.table
     margin = table["margin"].to_numpy()
     steps = np.round(16 * margin) / 16
+    exact = table["nll"].to_numpy()
+    top = np.stack([table["top1"].to_numpy(), table["top2"].to_numpy()], axis=1)
+    logits = 20 - np.stack([np.zeros_like(margin), margin], axis=1)
+    noise = np.random.default_rng(0).normal(0, 0.02, (len(margin), 2, 2)).astype(np.float32)
+    after = logits[:, None] + noise
+    flips = np.where(after[..., 0] < after[..., 1], top[:, None, 1], top[:, None, 0])
+    native_nll = exact + 0.01 * np.sin(np.arange(len(exact)))
+    engine_nll = np.where(np.arange(len(exact)) % 7 == 0, np.nan, exact + 0.2 * noise[:, 0, 0])
     for name, column in {
         "rank": pa.array(np.ones(len(margin)), pa.int32()),
         "native_top1": table["top1"],
         "native_top2": table["top2"],
         "native_margin": pa.array(steps, pa.float32()),
         "native_step": pa.array(np.full(len(steps), 1 / 16), pa.float32()),
+        "native_nll": pa.array(native_nll, pa.float32()),
+        "topk_ids": _lists(top, pa.int32()),
+        "topk_logits": _lists(logits, pa.float32()),
+        "batch_top1": _lists(flips, pa.int32()),
+        "batch_change": _lists(noise.reshape(len(noise), -1), pa.float32()),
+        "engine_nll": pa.array(engine_nll, pa.float32(), from_pandas=True),
     }.items():
         table = table.append_column(name, column)
-    options = {"top_k": 0, "native_head": True, "body_product": "plain"}
+    options = {
+        "top_k": 2,
+        "native_head": True,
+        "body_product": "plain",
+        "repeat_batching": 2,
+        "logprobs": {"name": "server.jsonl", "digest": "d"},
+    }
     provenance = replace(found.provenance, options=options, model_dtype="bfloat16")
     return replace(found, provenance=provenance, in_memory=table)
+
+
+def _lists(values: np.ndarray, kind: pa.DataType) -> pa.FixedSizeListArray:
+    flat = pa.array(values.ravel(), kind)
+    return pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
 
 
 def comparison() -> Comparison:

@@ -65,7 +65,10 @@ def audit_command(
       unembed audit ./my-model prompts.jsonl -o runs/server --logprobs server.jsonl
     \f
     The run folder holds a table of the positions, a summary and a page. A killed run goes on with
-    the same command. With --sketch it holds RUN/signature.safetensors, as unembed sketch writes it.
+    the same command. A record of --logprobs FILE (.jsonl or .parquet) is a row of CORPUS, in order:
+    {"token_ids": [1, 317, 42], "logprobs": [null, -2.31, -0.08]}. --repeat-batching measures in the
+    precision of --dtype. With --sketch the folder holds RUN/signature.safetensors, as unembed
+    sketch writes it.
     """
     from unembed.decisions.audit.audit import audit
     from unembed.decisions.audit.engine_logprobs import EngineLogprobs

@@ -66,6 +66,7 @@ def native_columns(columns, seed=0):
         margin=(np.round(columns.margin * 8) / 8).astype(np.float32),
         rounding_step=np.where(moved, columns.margin, 0.125).astype(np.float32),
         top2_float32=np.full(n, 5, dtype=np.int32),
+        nll=(columns.nll + generator.normal(0, 0.01, n)).astype(np.float32),
     )
 
 

@@ -39,7 +39,7 @@ from unembed.runs.provenance import Provenance
 from unembed.runs.run_record import RunRecord
 from unembed.runs.store import TABLES, RunFolder
 from unembed.runs.table import as_text
-from unembed.stats.forms import bounded, decimal, share
+from unembed.stats.forms import bounded, decimal, share, whole_percent
 from unembed.text.corpus import Corpus
 from unembed.text.vocabulary import Vocabulary
 
@@ -291,6 +291,19 @@ def headline(summary: AuditSummary) -> list[tuple[str, str]]:
         )
         distinct = f"{native.distinct_margins:,} (float32: {native.distinct_margins_float32:,})"
         rows.append((f"margins in {native.dtype}", f"{distinct} distinct"))
+    if summary.batching is not None:
+        noise = summary.batching
+        rows.append(("changed by another batch", bounded(noise.flips, share)))
+        rows.append(("foretold by margins", bounded(noise.predicted, share)))
+        for one in noise.recompute:
+            if one.gate == "float32":
+                caught = f"{bounded(one.positions, share)} of positions, margins up to"
+                at = f"{caught} {bounded(one.margin, decimal)}"
+                rows.append((f"recompute to catch {whole_percent(one.caught)}", at))
+    native_gap = None if summary.native is None else summary.native.logprobs
+    for gap in (summary.engine, native_gap):
+        if gap is not None:
+            rows.append(("log-probabilities", f"{gap.engine}: {gap.in_words}"))
     if summary.n_nonfinite:
         rows.append(("not finite", f"{summary.n_nonfinite:,} positions left out"))
     return rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -22,7 +22,7 @@ from unembed.stats.estimate import Estimate
 from unembed.stats.studentised import studentised
 
 COLUMNS = ("batch_top1", "batch_change")
-STEP_EDGES = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, math.inf)
+STEP_EDGES = (0.0, 0.5, 1.0, 2.0, 4.0, math.inf)
 """Bins of the margin in rounding steps of the top logit."""
 DRAWN = 256
 """Changes that are tried at a position at least, where there are so many."""
@@ -121,11 +121,19 @@ def batch_noise(
         bins=tuple(
             NoiseBin(low, high if math.isfinite(high) else None, one.n, one, told)
             for (low, high), one, told in zip(
-                itertools.pairwise(STEP_EDGES), in_bins[:bins], in_bins[bins:], strict=True
+                itertools.pairwise(STEP_EDGES),
+                in_bins[:bins],
+                map(_not_negative, in_bins[bins:]),
+                strict=True,
             )
         ),
         recompute=recompute_below(found.flipped, read.margins, gates, documents, **how),
     )
+
+
+def _not_negative(estimate: Estimate) -> Estimate:
+    """An interval cut at 0, below which its linear terms may reach."""
+    return estimate if estimate.low is None else replace(estimate, low=max(0.0, estimate.low))
 
 
 @dataclass(frozen=True)
@@ -163,7 +171,9 @@ def tallied(read: _Reading) -> Tally:
         found.append(Flips.of(flipped, part.doc, part.margin, part.native_margin))
     for pool in pools.values():
         in_bins[2] += plans * pool.influence(documents)
-    return Tally(*alone, *in_bins, Flips.joined(found))
+    positions, moved, ever = alone
+    counts, flips, told = in_bins
+    return Tally(positions, moved, ever, counts, flips, told, Flips.joined(found))
 
 
 def _ratios(found: Tally, plans: int, *, resamples: int, seed: int) -> list[Estimate]:

@@ -19,6 +19,7 @@ from unembed.stats.bootstrap import (
     totals_and_resamples,
 )
 from unembed.stats.estimate import Estimate
+from unembed.stats.forms import bounded, decimal, share
 from unembed.stats.resampled import Rows
 from unembed.stats.studentised import mean_estimates, read_tail_quantiles, tail_quantile_estimates
 
@@ -62,6 +63,19 @@ class LogprobGap(ShortRepr):
     products: dict[str, Estimate]
     products_outside: Estimate
 
+    @property
+    def in_words(self) -> str:
+        """How far the two are apart."""
+        if self.mean_size.value is None:
+            return "none to set beside the exact ones"
+        ratios = bounded(self.outside, share) if self.outside.value else "none"
+        products = bounded(self.products_outside, share) if self.products_outside.value else "none"
+        return (
+            f"{bounded(self.mean_size, decimal)} nats from the exact ones on average; {ratios} of "
+            f"the ratios at a position and {products} of those over a document lie outside 0.9 to "
+            "1.1"
+        )
+
 
 def logprob_gap(
     rows: FiniteRows, column: str, engine: str, *, resamples: int = RESAMPLES, seed: int = 0
@@ -95,14 +109,14 @@ def logprob_gap(
             largest = furthest if abs(furthest) > abs(largest) else largest
     count = sums[0]
     anything, positive = (-math.inf, math.inf), (0.0, math.inf)
-    mean, size, share = mean_estimates(
+    mean, size, beyond = mean_estimates(
         sums[[1, 3, 4]], count, (anything, positive, (0.0, 1.0)), **how
     )
     totals = totals_and_resamples(sums[:3], **how)
     [quantiles] = read_tail_quantiles(
         lambda: ([rows] for rows in differences()), [tuple(LEVELS.values())], documents, **how
     )
-    products, beyond = _products(sums[1], **how)
+    products, products_outside = _products(sums[1], **how)
     return LogprobGap(
         engine=engine,
         n=own.n,
@@ -112,9 +126,9 @@ def logprob_gap(
         mean_size=size,
         quantiles=dict(zip(LEVELS, quantiles, strict=True)),
         largest=largest if own.n else None,
-        outside=share,
+        outside=beyond,
         products=products,
-        products_outside=beyond,
+        products_outside=products_outside,
     )
 
 

@@ -117,7 +117,7 @@ def _threshold(
     """Where the first of the ascending values stands up to which so many times are counted."""
     reached = np.cumsum(times, axis=-1)
     enough = reached >= caught * reached[..., -1:] * (1 - 1e-12)
-    first: Int[np.ndarray, " ..."] = enough.argmax(axis=-1)
+    first: Int[np.ndarray, " ..."] = np.asarray(enough.argmax(axis=-1))
     return first
 
 

@@ -28,7 +28,7 @@ class NativeColumns:
     ``margin`` is between the two largest native logits; ``rounding_step`` is the spacing of
     ``dtype`` at the top logit's magnitude, in logits; ``top2_float32`` is the runner-up of the
     float32 head. A row whose native margin is not finite (an overflow) is left out of the figures.
-    ``nll`` is the native loss of the target in nats, None where it was not kept.
+    ``nll`` is the native loss of the target in nats.
     """
 
     dtype: str
@@ -37,7 +37,7 @@ class NativeColumns:
     margin: Float[np.ndarray, " positions"]
     rounding_step: Float[np.ndarray, " positions"]
     top2_float32: Int[np.ndarray, " positions"]
-    nll: Float[np.ndarray, " positions"] | None = None
+    nll: Float[np.ndarray, " positions"]
 
 
 @dataclass(frozen=True)

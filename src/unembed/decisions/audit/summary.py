@@ -106,9 +106,8 @@ class AuditColumns:
                 "native_margin": native.margin,
                 "native_step": native.rounding_step,
                 "top2": native.top2_float32,
+                NATIVE_NLL: native.nll,
             }
-            if native.nll is not None:
-                columns[NATIVE_NLL] = native.nll
         return lambda names: [{name: columns[name] for name in names}]
 
 
@@ -190,7 +189,7 @@ def summarise(
     return read_summary(
         columns.reader(native),
         native_dtype=None if native is None else native.dtype,
-        native_logprobs=native is not None and native.nll is not None,
+        native_logprobs=native is not None,
         row_norm_cv=row_norm_cv,
         resamples=resamples,
         seed=seed,

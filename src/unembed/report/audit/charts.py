@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from unembed.decisions.audit.batch_noise import NoiseBin
 from unembed.decisions.audit.summary import Band, Density
 from unembed.report.parts import wording
 from unembed.report.parts.drawing import Spec, heading
@@ -16,31 +17,65 @@ from unembed.report.parts.marks import (
     points,
     scaled,
 )
-from unembed.report.parts.scales import PORTIONS, scale_between
+from unembed.report.parts.scales import PORTIONS, Scale, scale_between, scale_of
+from unembed.stats.estimate import Estimate
 
 SEQUENTIAL_STEPS = 9
 """Steps of the sequential scale ``--seq-1`` … ``--seq-9`` of the stylesheet."""
 
-_SERIES = {
-    "accuracy": {"fill": "var(--right)", "stroke": "var(--right)", "shape": "circle"},
-    "confidence": {"fill": "var(--paper)", "stroke": "var(--accent)", "shape": "diamond"},
-}
+FILLED = {"fill": "var(--right)", "stroke": "var(--right)", "shape": "circle"}
+OPEN = {"fill": "var(--paper)", "stroke": "var(--accent)", "shape": "diamond"}
 
 
 def bands(parts: Sequence[Band]) -> Spec:
     """Accuracy and confidence in each margin band, with intervals and counts."""
-    order = [f"{wording.between(one.low, one.high)}|{wording.count(one.n)}" for one in parts]
+    groups = {
+        (wording.between(one.low, one.high), one.n): (one.accuracy, one.confidence) for one in parts
+    }
+    return _side_by_side(
+        groups,
+        {"accuracy": FILLED, "confidence": OPEN},
+        ("share right, and probability given to the choice", "margin in logits", "margin"),
+        PORTIONS,
+    )
+
+
+def noise(parts: Sequence[NoiseBin]) -> Spec:
+    """Flips observed and foretold in each bin of margins, with intervals and counts."""
+    groups = {
+        (wording.between(one.low, one.high), one.n): (one.observed, one.predicted) for one in parts
+    }
+    ends = [end or 0.0 for pair in groups.values() for one in pair for end in (one.value, one.high)]
+    return _side_by_side(
+        groups,
+        {"seen": FILLED, "foretold": OPEN},
+        ("share of decisions that another batch changes", "margin in rounding steps", "margin"),
+        scale_of([0.0, *ends, 1e-4], percent=True),
+    )
+
+
+def _side_by_side(
+    groups: Mapping[tuple[str, int], tuple[Estimate, ...]],
+    series: Mapping[str, Mapping[str, str]],
+    words: tuple[str, str, str],
+    scale: Scale,
+) -> Spec:
+    """Estimates of each group beside each other; ``words`` are heading, axis and name of a group.
+
+    A group is its name and how many it counts.
+    """
+    title, axis_title, kind = words
+    order = [f"{name}|{wording.count(n)}" for name, n in groups]
     rows: list[Spec] = []
-    for label, band in zip(order, parts, strict=True):
-        where = f"margin {wording.between(band.low, band.high)}"
-        for series, estimate in (("accuracy", band.accuracy), ("confidence", band.confidence)):
+    for label, ((name, n), estimates) in zip(order, groups.items(), strict=True):
+        for one, estimate in zip(series, estimates, strict=True):
             if estimate.value is not None:
-                words = f"{series} {wording.full(estimate, wording.share)}"
-                tip = f"{words}\n{where}, n = {wording.count(estimate.n)}"
-                row = {"group": label, "series": series, "tip": tip}
-                rows.append(row | _SERIES[series] | interval_fields(estimate, "y"))
+                said = f"{one} {wording.full(estimate, wording.share)}"
+                tip = f"{said}\n{kind} {name}, n = {wording.count(n)}"
+                row = {"group": label, "series": one, "tip": tip}
+                rows.append(row | dict(series[one]) | interval_fields(estimate, "y"))
     axis = {
-        "title": "margin in logits, positions beneath",
+        "title": f"{axis_title}, positions beneath",
         "labelExpr": "split(datum.label, '|')",
         "labelLineHeight": 15,
         "labelPadding": 8,
@@ -48,14 +83,14 @@ def bands(parts: Sequence[Band]) -> Spec:
         "grid": False,
         "labelAngle": 0,
     }
-    shift = {"field": "series", "sort": list(_SERIES), "scale": {"paddingOuter": 1}}
+    shift = {"field": "series", "sort": list(series), "scale": {"paddingOuter": 1}}
     channels = {
         "x": label_axis(order) | {"axis": axis},
         "xOffset": shift,
-        "y": scaled(PORTIONS, None, grid=True),
+        "y": scaled(scale, None, grid=True),
     }
     layers = [intervals(rows, channels, "y"), points(rows, channels, size=110, outline=2.4)]
-    return {"title": heading("share right, and probability given to the choice"), "layer": layers}
+    return {"title": heading(title), "layer": layers}
 
 
 def density(grid: Density, x_title: str, y_title: str) -> Spec:

@@ -11,6 +11,7 @@ from unembed.decisions.audit.summary import AuditSummary, Histogram
 from unembed.report.audit import charts
 from unembed.report.audit.gap_sections import gap_section, native_section
 from unembed.report.audit.rounding_section import rounding_section
+from unembed.report.audit.serving_sections import batching_section, logprobs_section
 from unembed.report.parts.drawing import draw
 from unembed.report.parts.facts import command_of, facts_of
 from unembed.report.parts.histogram import histogram_figure
@@ -70,10 +71,40 @@ def sections_of(audit: Audit) -> tuple[Section, ...]:
 
 
 def sections_of_summary(summary: AuditSummary) -> tuple[Section, ...]:
-    """How narrow decisions are, what margins are worth, what rounding changes, the gap."""
+    """How narrow decisions are, what margins are worth, what rounding and serving change, gap."""
     rounding = () if summary.bfloat16 is None else (rounding_section(summary, summary.bfloat16),)
     native = () if summary.native is None else (native_section(summary.native),)
-    return (_margins(summary), _trust(summary), *rounding, gap_section(summary), *native)
+    return (
+        _margins(summary),
+        _trust(summary),
+        *rounding,
+        *_serving(summary),
+        gap_section(summary),
+        *native,
+    )
+
+
+def _serving(summary: AuditSummary) -> tuple[Section, ...]:
+    """What other batches change, and how far another engine and the native head are."""
+    found = []
+    if summary.batching is not None:
+        found.append(batching_section(summary.batching))
+    if summary.engine is not None:
+        lead = (
+            f"{summary.engine.engine} holds another engine’s log-probability of each token; the "
+            "exact one is that of the float32 head. The difference is what a trainer sees between "
+            "its sampler and itself, and what a server adds to the model."
+        )
+        title = "How far the engine is from the model"
+        found.append(logprobs_section(summary.engine, "engine", title, lead))
+    if summary.native is not None and summary.native.logprobs is not None:
+        lead = (
+            f"The same hidden states through the head in {summary.native.dtype}: the mismatch that "
+            "logits in this precision alone make between a trainer and its sampler."
+        )
+        title = f"Log-probabilities of the {summary.native.dtype} head"
+        found.append(logprobs_section(summary.native.logprobs, "logprobs", title, lead))
+    return tuple(found)
 
 
 def extent(summary: AuditSummary) -> str:

@@ -26,6 +26,10 @@ class AuditPlots(Plots):
         """Positions by entropy and margin, the denser the stronger the colour."""
         return self._figure("entropy")
 
+    def batches(self) -> Any:
+        """Share of decisions that another batch changes, seen and foretold, by margin."""
+        return self._figure("batches")
+
     def gap(self) -> Any:
         """Share of positions below each margin, log–log, with the fits of a power law."""
         return self._figure("curve")

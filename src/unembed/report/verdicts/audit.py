@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from unembed.decisions.audit.audit import Audit
+from unembed.decisions.audit.batch_noise import BatchNoise
 from unembed.decisions.audit.summary import AuditSummary
 from unembed.report.parts.wording import (
     count,
@@ -26,6 +27,13 @@ SLOPE_LEVEL = 0.05
 
 SLOPES = {"above": "less than half", "below": "more than half"}
 UNSIGNED = replace(points, signed=False)
+
+
+FORETOLD = {
+    "as foretold": "as margins and rounding steps foretell",
+    "more": "more than margins and rounding steps foretell",
+    "fewer": "fewer than margins and rounding steps foretell",
+}
 
 
 def of_record(record: Audit) -> Verdict:
@@ -124,7 +132,32 @@ def _found(summary: AuditSummary) -> str:
             f", and rounded to bfloat16 the logits decide {bounded(rounding.changed, share)} "
             "otherwise"
         )
-    return f"{narrow}. {_slope(summary)}".rstrip()
+    words = [f"{narrow}.", _slope(summary)]
+    if summary.batching is not None:
+        words.append(noise_words(summary.batching))
+    if summary.engine is not None:
+        gap = summary.engine
+        words.append(f"The log-probabilities of {gap.engine}: {gap.in_words}.")
+    return " ".join(filter(None, words))
+
+
+def noise_words(noise: BatchNoise) -> str:
+    """How many decisions another batch changes, whether that was to be expected, what catches it.
+
+    A sentence or two.
+    """
+    if not noise.flips.value:
+        return f"Another batch changes none of {counted(noise.flips.n, 'decision')}."
+    words = f"Another batch changes {bounded(noise.flips, share)} of the decisions"
+    if noise.judged in FORETOLD:
+        words += f", {FORETOLD[noise.judged]} ({bounded(noise.predicted, share)})"
+    chosen = next((one for one in noise.recompute if one.caught == 0.99), None)
+    if chosen is None:
+        return f"{words}."
+    return (
+        f"{words}; recomputing the {bounded(chosen.positions, share)} with a margin up to "
+        f"{point(chosen.margin, decimal)} logits catches 99\u00a0% of the changes."
+    )
 
 
 def _slope(summary: AuditSummary) -> str:
