@@ -68,12 +68,13 @@ class LogprobGap(ShortRepr):
         """How far the two are apart."""
         if self.mean_size.value is None:
             return "none to set beside the exact ones"
-        ratios = bounded(self.outside, share) if self.outside.value else "none"
-        products = bounded(self.products_outside, share) if self.products_outside.value else "none"
+        position, document = (
+            bounded(one, share) if one.value else "none"
+            for one in (self.outside, self.products_outside)
+        )
         return (
-            f"{bounded(self.mean_size, decimal)} nats from the exact ones on average; {ratios} of "
-            f"the ratios at a position and {products} of those over a document lie outside 0.9 to "
-            "1.1"
+            f"{bounded(self.mean_size, decimal)} nats from the exact ones on average; ratios outside "
+            f"0.9 to 1.1: {position} at a position, {document} over a document"
         )
 
 
