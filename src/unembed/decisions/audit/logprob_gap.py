@@ -73,8 +73,8 @@ class LogprobGap(ShortRepr):
             for one in (self.outside, self.products_outside)
         )
         return (
-            f"{bounded(self.mean_size, decimal)} nats from the exact ones on average; ratios outside "
-            f"0.9 to 1.1: {position} at a position, {document} over a document"
+            f"{bounded(self.mean_size, decimal)} nats from the exact ones on average; ratios "
+            f"outside 0.9 to 1.1: {position} at a position, {document} over a document"
         )
 
 
