@@ -684,6 +684,40 @@ def test_compare_judges_a_draft(
     assert "0.500 of one of the target’s, as given" in printed.out
 
 
+def test_compare_mines_what_a_change_taught(
+    run: Callable[..., Ended], llama_folder: Path, story: Path, tmp_path: Path
+) -> None:
+    models = (llama_folder, llama_folder, story, "--dtype-after", "bfloat16", "--context", "32")
+    command = ("compare", *models, "--max-positions", "300", "--mine", "-o", tmp_path / "run")
+    done = run(*command, "--quiet", "--json")
+    assert done.code == 0, done.err
+    mined = json.loads(done.out)["summary"]["mined"]
+    assert 0 < mined["moved"]["value"] < 0.05
+    assert mined["n_rose"] == mined["n_fell"] == 0
+    assert (tmp_path / "run" / "mined" / "manifest.json").is_file()
+    assert "tokens taught" in run(*command, "--quiet").out
+    assert run("report", tmp_path / "run", "-o", tmp_path / "page.html").code == 0
+    assert "What did this change teach?" in (tmp_path / "page.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["corpus.txt", "--mine", "--class", "numeric"], "--mine is about the whole text"),
+        (["another", "corpus.txt", "--mine"], "--mine looks at one change"),
+        (["--mine"], "--mine needs a CORPUS"),
+    ],
+)
+def test_what_cannot_be_mined_is_refused_before_a_model_is_loaded(
+    run: Callable[..., Ended], tmp_path: Path, given: list[str], message: str
+) -> None:
+    done = run("compare", "no-model", "no-other", *given, "-o", tmp_path / "run")
+    assert done.code == 2
+    assert message in done.err
+    assert len(done.err.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

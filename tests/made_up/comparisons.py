@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from made_up.corpora import corpus_of_rows
 from unembed.decisions.comparison.compare import Comparison
 from unembed.decisions.comparison.divergences import DivergenceColumns
 from unembed.decisions.comparison.drafts import DraftOptions, DraftReader, DraftSummary
+from unembed.decisions.comparison.mining import MinedSummary, MiningReader
 from unembed.decisions.comparison.pairing import PairedPositions, Side
 from unembed.decisions.comparison.summary import Groups, bands_of, summarise_pair
 from unembed.decisions.tokens import classes_of, frequency_buckets
@@ -117,7 +119,41 @@ def make_live_comparison() -> Comparison:
         rng.integers(5, 9, kl.size).astype(np.float32) / 8,
     )
     made = make_comparison(apart=columns)
-    return replace(made, summary=replace(made.summary, drafts=make_drafts()))
+    return replace(made, summary=replace(made.summary, drafts=make_drafts(), mined=make_mined()))
+
+
+def make_mined(taught: float = 3.0, documents: int = 90, n: int = 40) -> MinedSummary:
+    """A change that taught one token of twelve and made another as rare, in texts of ``n`` tokens.
+
+    The first token is expected ``taught`` times as often as before, the second as rarely.
+    """
+    rng = np.random.default_rng(6)
+    vocab, rows = 12, documents * n
+    before = rng.dirichlet(np.full(vocab, 3.0), rows)
+    after = before * np.exp(rng.normal(0, 0.05, (rows, vocab)))
+    after[:, 0] *= taught
+    after[:, 1] /= taught
+    after /= after.sum(axis=1, keepdims=True)
+    change, places = after - before, np.arange(rows)[:, None]
+    columns: dict[str, Any] = {
+        "doc": np.repeat(np.arange(documents, dtype=np.int32), n),
+        "pos": np.tile(np.arange(n, dtype=np.int32), documents),
+        "target": rng.integers(0, vocab, rows).astype(np.int32),
+        "moved": (np.abs(change).sum(axis=1) / 2).astype(np.float32),
+        "mass": np.full(rows, None, dtype=object),
+    }
+    for side, order in (("risen", np.argsort(-change)), ("fallen", np.argsort(change))):
+        ids = order[:, :2]
+        columns[f"{side}_ids"] = ids.astype(np.int32)
+        columns[f"{side}_before"] = before[places, ids].astype(np.float32)
+        columns[f"{side}_after"] = after[places, ids].astype(np.float32)
+    for doc in range(documents):
+        span = slice(doc * n, (doc + 1) * n)
+        columns["mass"][doc * n] = (np.arange(vocab), before[span].sum(0), after[span].sum(0), 0.0)
+    rows_of = [[token % vocab for token in range(n + 1)] for _ in range(documents)]
+    reader = MiningReader(corpus_of_rows(rows_of, list(range(documents)), None))
+    object.__setattr__(reader, "_vocabulary", Vocabulary(dict(enumerate("abcdefghijkl"))))
+    return reader.summary([reader.table(columns)], resamples=200, seed=0)
 
 
 def make_drafts(level: float = 0.8, **given: Any) -> DraftSummary:

@@ -55,6 +55,7 @@ ARGUMENTS: dict[str, list[tuple[Any, ...]]] = {
         )
     ],
     "comparison.draft": [(1,), (2,)],
+    "comparison.mined": [("rose",), ("fell",)],
     "dose.read_out": [(0,), (1,)],
 }
 """What a method that takes something is called with."""

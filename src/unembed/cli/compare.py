@@ -110,6 +110,7 @@ CLASS_HELP = "Targets of this token class; repeatable."
         help="Tokens a batch at most; a longer window is read alone.",
         default_is="2048 on CPU, 16384 on GPU",
     ),
+    option("--mine", is_flag=True, default=None, help="What did the change teach?"),
 )
 @under(
     "Speculative decoding, with CORPUS",
@@ -179,6 +180,7 @@ def compare_command(
       unembed compare ./base reviews.txt --quantize int8 -o runs/int8
       unembed compare ./base ./gptq q4.gguf reviews.txt --quantize int8,int4 -o runs/ladder
       unembed compare ./large ./small reviews.txt --draft -o runs/draft
+      unembed compare ./base ./tuned reviews.txt --mine -o runs/taught
     \f
     Without CORPUS, BEFORE and AFTER are run folders of unembed audit on one text, of any two
     checkpoints with one tokenizer. With CORPUS they are the checkpoints: both are run together,
@@ -194,6 +196,10 @@ def compare_command(
     pass of BEFORE, each of them beside it, one table. Each model is loaded alone, and its
     comparison with BEFORE lies in RUN/NAME, called by its folder or file, or as NAME=MODEL says. A
     finished ladder takes further models: repeat its command with them.
+
+    With --mine, what the change taught: the tokens that the second model expects more and less
+    often than the first, with intervals that hold for all tokens together, the contexts in which
+    they changed most, and the tokens behind which most probability moved.
 
     Further runs of a side, by --seed-before and --seed-after, are of checkpoints trained with other
     seeds: every pair is compared, and intervals hold the spread between seeds too.
@@ -229,11 +235,18 @@ def compare_command(
         lines = (row.text.strip() for row in read_rows(terms_file, RowRules()))
         kept["terms"] = tuple(line for line in lines if line)
     filtered = PositionFilter(**kept, tokenizer=...).words  # a bad one fails before a long load
+    if given["mine"] and filtered is not None:
+        raise UnembedError(
+            f"--mine is about the whole text, and {filtered} keeps some positions: leave one of "
+            "them out"
+        )
     given["draft"] = _draft_options(given.pop("draft"), sampling, filtered, given)
     command, live = typed(), None
     if asked.is_ladder:
         if given.pop("draft") is not None:
             raise UnembedError("--draft judges one model for another: give a single model AFTER")
+        if given.pop("mine"):
+            raise UnembedError("--mine looks at one change: give a single model AFTER")
         if more_before or more_after:
             raise UnembedError(f"--seed-before and --seed-after {NO_SEEDS}")
         spelled_by = None if terms_file is None else tokenizer or asked.base
@@ -308,11 +321,13 @@ def _audited_both(
     device: str | None,
     base: str | None,
     draft: DraftOptions | None,
+    mine: bool | None,
     **given: Any,
 ) -> LiveAudits:
     from unembed.decisions.audit.run import AuditOptions
     from unembed.decisions.comparison.drafts import DraftReader
     from unembed.decisions.comparison.live import audit_both
+    from unembed.decisions.comparison.mining import MiningReader
     from unembed.decisions.comparison.tokenizers import refuse_other_texts, surely_alike
     from unembed.models.adapters import base_of, is_adapter_alone
     from unembed.models.checkpoint import context_of
@@ -375,7 +390,10 @@ def _audited_both(
         new,
         text,
         options,
-        readers=() if draft is None else (DraftReader.of(old, new, draft),),
+        readers=(
+            *(() if draft is None else (DraftReader.of(old, new, draft),)),
+            *((MiningReader(text),) if mine else ()),
+        ),
         out=output.folder,
         command=command,
         progress=output.progress,

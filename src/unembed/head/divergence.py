@@ -93,7 +93,7 @@ def divergence(first: SweptModel, second: SweptModel, *, block: int = BLOCK) -> 
     a floor: a token that q gives ``exp(-10,000)`` counts as such.
     Raises ValueError where the two do not have the same positions or tokens. Source: theory §4.
     """
-    _check(first, second)
+    check_alike(first, second)
     return by_slices(
         lambda rows: _divergence(first.rows(rows), second.rows(rows), block),
         len(first.hidden),
@@ -107,7 +107,7 @@ def _divergence(first: SweptModel, second: SweptModel, block: int) -> Divergence
     # In their own dtype, in which the sweep multiplied too: bfloat16 has a faster product.
     a, b = (pad_rows(one.hidden, dtype=one.hidden.dtype) for one in (first, second))
     (tops_p, base_p), (tops_q, base_q) = (
-        _base(voice, inputs, block) for voice, inputs in ((first, a), (second, b))
+        log_normaliser(voice, inputs, block) for voice, inputs in ((first, a), (second, b))
     )
     take_in = (
         compiled.segment_divergences if first.precision.epilogue == "compiled" else segment_sums
@@ -164,7 +164,7 @@ def segment_sums(
         torch.sum(term, -1, out=total)
 
 
-def _base(
+def log_normaliser(
     voice: SweptModel, inputs: Float[Tensor, "rows dim"], block: int
 ) -> tuple[Float[Tensor, " rows"] | None, Float[Tensor, " rows"]]:
     """What to take from a row's logits first, if anything, and then to reach log-probabilities."""
@@ -188,7 +188,8 @@ def _overlap(
     return (first[:, :, None] == second[:, None, :]).any(2).float().mean(1)
 
 
-def _check(first: SweptModel, second: SweptModel) -> None:
+def check_alike(first: SweptModel, second: SweptModel) -> None:
+    """Raise ValueError where two models do not have the same positions or tokens."""
     if len(first.hidden) != len(second.hidden):
         raise ValueError(
             f"{len(first.hidden)} positions of one model, {len(second.hidden)} of the other"

@@ -28,7 +28,7 @@ from unembed.runs.manifest import (
     write_manifest,
 )
 
-SUB_RUNS = ("before", "after", "divergence", "drafts", "signatures")
+SUB_RUNS = ("before", "after", "divergence", "drafts", "mined", "signatures")
 """Runs that may lie in the folder of a run that is made from them, and be finished before it."""
 OURS = (MANIFEST, JOURNAL, LOCK, MANIFEST + PARTIAL, JOURNAL + PARTIAL, *SUB_RUNS)
 TABLES = "tokens/"

@@ -27,6 +27,20 @@ def student_t(freedom: int) -> float:
     return math.sqrt(freedom) * math.tan(low)
 
 
+def student_t_beyond(p: float, freedom: int) -> float:
+    """The t with ``Pr(|T| >= t) = p``, for a p of 1e-12 or more; ``two_sided_p`` turned round.
+
+    Raises ``ValueError`` as above, and for a p that is no chance or smaller.
+    """
+    if not 1e-12 <= p <= 1:
+        raise ValueError(f"a chance between 1e-12 and 1 is needed, got {p}")
+    low, high = 0.0, math.pi / 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if 1.0 - _within(middle, freedom) > p else (low, middle)
+    return math.tan(low) * math.sqrt(freedom)
+
+
 def two_sided_p(t: float, freedom: int) -> float:
     """``Pr(|T| >= |t|)`` of Student's t; exact to about 1e-15. Raises ``ValueError`` as above."""
     if freedom < 1:

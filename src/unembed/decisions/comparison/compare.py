@@ -26,6 +26,7 @@ from unembed.decisions.comparison.flip_list import (
     surest_flips,
 )
 from unembed.decisions.comparison.flips import COMPARISON_RESAMPLES
+from unembed.decisions.comparison.mining import mined_rows
 from unembed.decisions.comparison.movement import SHARPENING_VERDICTS, Sharpening
 from unembed.decisions.comparison.pair_reader import PairReading
 from unembed.decisions.comparison.pairing import pooled_vocabulary
@@ -310,7 +311,7 @@ def headline(summary: ComparisonSummary) -> list[tuple[str, str]]:
             ("speculative acceptance", full(divergences.acceptance, fine_share)),
             ("top-k overlap", full(divergences.overlap, fine_share)),
         ]
-    rows += draft_rows(summary.drafts)
+    rows += draft_rows(summary.drafts) + mined_rows(summary.mined)
     if summary.only is not None:
         rows.insert(1, ("only", summary.only))
     runs = runs_in_words(summary.seeds)

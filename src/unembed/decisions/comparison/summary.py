@@ -28,6 +28,7 @@ from unembed.decisions.comparison.flips import (
     read_flips,
     read_gaining_and_losing_tokens,
 )
+from unembed.decisions.comparison.mining import MinedSummary
 from unembed.decisions.comparison.movement import Movement, read_movement
 from unembed.decisions.comparison.pairing import PairedPositions
 from unembed.decisions.comparison.prediction import FlipPrediction, read_prediction
@@ -63,7 +64,8 @@ class ComparisonSummary(ShortRepr, Figures):
     out before that. Groups are those of theory §4; ``by_band_after`` bands the same positions by
     the margin after, so its rows before and after are the same positions too. ``token_texts``
     spells ``tokens``. ``divergence`` is there where both models were run together, and ``drafts``
-    where the second was then judged as a draft of the first.
+    where the second was then judged as a draft of the first, ``mined`` where it was looked up what
+    the change taught.
 
     ``seeds`` counts the runs before and after. With several every count, ``n_positions``,
     ``n_nonfinite`` and each ``n`` among them, is a total over all pairs of runs, the number of rows
@@ -90,6 +92,7 @@ class ComparisonSummary(ShortRepr, Figures):
     divergence: DivergenceSummary | None = None
     seeds: tuple[int, int] = (1, 1)
     drafts: DraftSummary | None = None
+    mined: MinedSummary | None = None
 
     def _phrases(self) -> Iterator[str]:
         yield f"{self.n_positions:,} positions in {self.n_documents:,} documents"

@@ -16,6 +16,7 @@ from unembed.report.comparison.flip_quotes import flips_of
 from unembed.report.comparison.flow import flow_section
 from unembed.report.comparison.groups import groups_section, tokens_section
 from unembed.report.comparison.margins import margins_section
+from unembed.report.comparison.mined import mined_section
 from unembed.report.comparison.text import flip_text_view
 from unembed.report.parts.facts import command_of, facts_of_both
 from unembed.report.parts.page import template
@@ -86,6 +87,7 @@ def _after_text(summary: ComparisonSummary) -> tuple[Section, ...]:
         calibration_section(summary.calibration),
         prediction_section(summary.prediction),
         divergence_section(summary),
+        mined_section(summary.mined),
         draft_section(summary.drafts),
     )
     return tuple(section for section in found if section is not None)

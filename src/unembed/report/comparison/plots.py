@@ -73,3 +73,7 @@ class ComparisonPlots(Plots):
     def draft(self, number: int = 1) -> Any:
         """Speed-up by drafted tokens, two samplers a figure; ``compare --draft`` was run."""
         return self._figure(f"draft-{number}")
+
+    def mined(self, which: str = "rose") -> Any:
+        """Tokens expected more often, ``"rose"``, or less, ``"fell"``, of ``compare --mine``."""
+        return self._figure(f"mined-{which}")

@@ -25,6 +25,7 @@ from unembed.report.verdicts.judgement import (
     small,
     within,
 )
+from unembed.report.verdicts.mined import mined_sentence, mined_trust
 from unembed.report.verdicts.verdict import Verdict
 from unembed.stats.estimate import Estimate
 from unembed.stats.forms import FEW_DOCUMENTS, bounded
@@ -53,6 +54,9 @@ def verdict(summary: ComparisonSummary) -> Verdict:
     if summary.drafts is not None:
         said = f"{draft_sentence(summary.drafts)} On its own, {said[0].lower()}{said[1:]}"
         trust = f"{trust} {draft_trust(summary.drafts)}"
+    if summary.mined is not None:
+        said = f"{said} {mined_sentence(summary.mined)}"
+        trust = f"{trust} {mined_trust(summary.mined)}".strip()
     return Verdict(
         said,
         _quality(summary, accuracy),
