@@ -39,7 +39,7 @@ from unembed.runs.provenance import Provenance
 from unembed.runs.run_record import RunRecord
 from unembed.runs.store import TABLES, RunFolder
 from unembed.runs.table import as_text
-from unembed.stats.forms import bounded, decimal, share, whole_percent
+from unembed.stats.forms import bounded, decimal, point, share, whole_percent
 from unembed.text.corpus import Corpus
 from unembed.text.vocabulary import Vocabulary
 
@@ -293,12 +293,15 @@ def headline(summary: AuditSummary) -> list[tuple[str, str]]:
         rows.append((f"margins in {native.dtype}", f"{distinct} distinct"))
     if summary.batching is not None:
         noise = summary.batching
-        rows.append(("changed by another batch", bounded(noise.flips, share)))
+        some = noise.flips.value != 0
+        changed = bounded(noise.flips, share) if some else f"none of {noise.flips.n:,} decisions"
+        rows.append(("changed by another batch", changed))
         rows.append(("foretold by margins", bounded(noise.predicted, share)))
         for one in noise.recompute:
             if one.gate == "float32":
-                caught = f"{bounded(one.positions, share)} of positions, margins up to"
-                at = f"{caught} {bounded(one.margin, decimal)}"
+                said = point if one.margin.low is None else bounded
+                recompute = f"{said(one.positions, share)} of positions, margins up to"
+                at = f"{recompute} {said(one.margin, decimal)}"
                 rows.append((f"recompute to catch {whole_percent(one.caught)}", at))
     native_gap = None if summary.native is None else summary.native.logprobs
     for gap in (summary.engine, native_gap):

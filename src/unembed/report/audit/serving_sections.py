@@ -28,9 +28,13 @@ def batching_section(noise: BatchNoise) -> Section:
     lead = (
         f"The text was read in {counted(noise.plans, 'further batch plan')}: other companions, "
         f"sizes and padding, body and head in {noise.dtype} as the model itself runs. "
-        f"{noise_words(noise)} The rule is fitted on half of the documents and tried on the "
-        "others, both ways."
+        f"{noise_words(noise)}"
     )
+    if noise.flips.value:
+        lead += (
+            " The rule that foretells them is fitted on half of the documents and tried on the "
+            "others, both ways."
+        )
     if noise.dtype == "float32":
         lead += (
             " The checkpoint is in float32 and was read so, in which batches change next to "
@@ -38,10 +42,10 @@ def batching_section(noise: BatchNoise) -> Section:
         )
     rows: dict[str, tuple[Estimate, Wording] | str] = {
         "decisions with other logits": (noise.moved, share),
-        "decisions with another greedy token": (noise.flips, share),
+        "decisions with another greedy token": _some(noise.flips),
         "foretold of them": (noise.predicted, share),
         "seen less foretold": (noise.difference, points),
-        "positions that change in some plan": (noise.ever, share),
+        "positions that change in some plan": _some(noise.ever),
     }
     caption = (
         "The narrower a decision, in spacings of "
@@ -71,13 +75,14 @@ def batching_section(noise: BatchNoise) -> Section:
     recompute = tuple(_recompute(noise, gate) for gate in gates)
     if recompute:
         lead += (
-            " Published for one 8B model in bfloat16 (arXiv 2605.30218): 0.48 % of the decisions "
-            "change, and 18.6 % are recomputed for full determinism."
+            " Published for one 8B model in bfloat16 (arXiv 2605.30218): 0.48\u00a0% of the decisions "
+            "change, and 18.6\u00a0% are recomputed for full determinism."
         )
+    figures = (figure,) if noise.flips.value else ()
     table = estimates_table(
         f"A decision is a position in one of {noise.plans} plans", rows, "share of"
     )
-    return Section("batches", "What another batch changes", lead, (figure,), (table, *recompute))
+    return Section("batches", "What another batch changes", lead, figures, (table, *recompute))
 
 
 def _recompute(noise: BatchNoise, gate: str) -> Table:
@@ -88,7 +93,7 @@ def _recompute(noise: BatchNoise, gate: str) -> Table:
         return point(estimate, form) if estimate.low is None else cell(estimate, form)
 
     return table_of(
-        f"What to recompute in order to catch the changes, by {whose}. 100 % is up to the widest "
+        f"What to recompute in order to catch the changes, by {whose}. 100\u00a0% is up to the widest "
         "seen; how many of other documents' changes a margin catches is measured",
         [one for one in noise.recompute if one.gate == gate],
         {
