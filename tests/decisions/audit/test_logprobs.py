@@ -109,8 +109,11 @@ def test_an_engine_that_is_the_model_lies_at_rounding_from_it(
     assert found.table["engine_nll"].null_count == late
 
 
-def test_windows_that_begin_later_are_left_out(small_tokenizer: Any) -> None:
-    pairs = [{"prompt": "one two three four " * 6, "completion": "five six"}] * 2
+@pytest.mark.parametrize(("prompt", "completion"), [(20, "five six"), (3, "five six 7 8")])
+def test_windows_that_begin_later_are_left_out(
+    prompt: int, completion: str, small_tokenizer: Any
+) -> None:
+    pairs = [{"prompt": "a 9 " * prompt, "completion": completion}] * 2
     corpus = Corpus.from_pairs(pairs, small_tokenizer)
     assert RowCuts.of(corpus, 16, "windows").begin.all(), "prompts are cut on the left"
     windows = Windows.of(corpus, 16)

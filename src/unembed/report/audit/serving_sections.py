@@ -75,8 +75,8 @@ def batching_section(noise: BatchNoise) -> Section:
     recompute = tuple(_recompute(noise, gate) for gate in gates)
     if recompute:
         lead += (
-            " Published for one 8B model in bfloat16 (arXiv 2605.30218): 0.48\u00a0% of the decisions "
-            "change, and 18.6\u00a0% are recomputed for full determinism."
+            " Published for one 8B model in bfloat16 (arXiv 2605.30218): 0.48\u00a0% of the "
+            "decisions change, and 18.6\u00a0% are recomputed for full determinism."
         )
     figures = (figure,) if noise.flips.value else ()
     table = estimates_table(
@@ -93,8 +93,8 @@ def _recompute(noise: BatchNoise, gate: str) -> Table:
         return point(estimate, form) if estimate.low is None else cell(estimate, form)
 
     return table_of(
-        f"What to recompute in order to catch the changes, by {whose}. 100\u00a0% is up to the widest "
-        "seen; how many of other documents' changes a margin catches is measured",
+        f"What to recompute in order to catch the changes, by {whose}. 100\u00a0% is up to the "
+        "widest seen; how many of other documents' changes a margin catches is measured",
         [one for one in noise.recompute if one.gate == gate],
         {
             "caught": lambda one: whole_percent(one.caught),
