@@ -45,6 +45,7 @@ def test_a_row_is_judged_as_a_comparison_is() -> None:
     assert quality(row("a", Estimate(0.0), LEVEL)) == "not determined"
     little = Estimate(0.002, 0.001, 0.003, n=1000)
     assert quality(row("a", LEVEL, little)) == "slightly worse"
+    assert quality(row("a", little, LEVEL)) == "slightly better"
     untested = replace(row("a", DOWN, LEVEL), clustered_mcnemar_p=Estimate(0.4))
     assert quality(untested) == "too close to call"
 

@@ -120,28 +120,27 @@ def _chart(
         nice=False,
     )
     channels: Channels = {"x": x, "y": y}
-    names: Spec = {
-        "data": {"values": list(rows)},
-        "mark": {
-            "type": "text",
-            "align": "left",
-            "dx": 9,
-            "dy": -9,
-            "fontSize": 12.5,
-            "aria": False,
-        },
-        "encoding": {
-            "x": x | {"field": "x"},
-            "y": y | {"field": "y"},
-            "text": {"field": "name"},
-            "color": {"value": "var(--ink)"},
-        },
-    }
+    along = sorted(rows, key=lambda row: row["x"])
+    # Neighbours' names stand above and below their dots by turns, so that close ones part.
+    names: list[Spec] = [
+        {
+            "data": {"values": along[turn::2]},
+            "mark": {"type": "text", "align": "left", "dx": 7, "dy": dy, "fontSize": 12.5}
+            | {"aria": False},
+            "encoding": {
+                "x": x | {"field": "x"},
+                "y": y | {"field": "y"},
+                "text": {"field": "name"},
+                "color": {"value": "var(--ink)"},
+            },
+        }
+        for turn, dy in enumerate((-9, 12))
+    ]
     layers = [
         reference("x", float(whole), x, {"color": "var(--muted)"}),
         *([reference("y", 0.0, y, {})] if zero else []),
         intervals(rows, channels, "y"),
         points(rows, channels, outline=2.0),
-        names,
+        *names,
     ]
     return draw({"title": heading(title), "layer": layers}, description)

@@ -34,6 +34,7 @@ WORDS = {"close": "too close to call", "unknown": "not determined"}
 KEPT = {
     "level": "keeps the base’s quality",
     "better": "is better than the base",
+    "slightly better": "is slightly better than the base",
     "slightly worse": "loses little",
 }
 """What a variant does that keeps the base's quality, or all but a little of it."""
@@ -59,7 +60,7 @@ def verdict(summary: LadderSummary) -> Verdict:
 
 
 def quality(row: LadderRow) -> str:
-    """``level``, ``better``, ``slightly worse``, ``worse``, ``mixed``, ``too close to call``.
+    """``level``, ``better``, ``worse``, either of them ``slightly`` so, ``mixed``, or words.
 
     By the rule of a comparison; ``slightly`` where accuracy and loss lie within what is called
     level, though not with the base.
@@ -72,8 +73,8 @@ def quality(row: LadderRow) -> str:
     slight = small(row.accuracy_difference, ACCURACY_LEVEL) and small(
         row.nll_difference_nats, LOSS_LEVEL
     )
-    if found == "worse" and slight:
-        return "slightly worse"
+    if found in ("better", "worse") and slight:
+        return f"slightly {found}"
     return WORDS.get(found, found)
 
 
