@@ -20,10 +20,11 @@ import gguf
 import numpy as np
 import torch
 
+from transformers import AutoTokenizer
+
 from unembed import Checkpoint, Corpus, ladder, load
 from unembed.decisions import AuditOptions, Variant
 from unembed.demo import bundled_model, documents
-from unembed.models.checkpoint import load_tokenizer
 
 TYPES = ("Q8_0", "Q4_0")
 CHARACTERS = 4_000
@@ -52,7 +53,7 @@ def main() -> None:
 
 def text_of(given: argparse.Namespace) -> Corpus:
     """The beginnings of a WikiText file's articles, or of text that the bundled model never saw."""
-    tokenizer = load_tokenizer(given.model)
+    tokenizer = AutoTokenizer.from_pretrained(given.model)
     if given.text is None:
         found = {one.name: one.text for one in documents("heldout")}
     else:
