@@ -19,7 +19,6 @@ from typing import Any
 import gguf
 import numpy as np
 import torch
-
 from transformers import AutoTokenizer
 
 from unembed import Checkpoint, Corpus, ladder, load
