@@ -62,7 +62,7 @@ def displacement(summary: LadderSummary) -> Figure:
     for row in rows:
         row["y_low"] = max(row["y_low"], least / 10)  # a logarithm has no zero
     ends = [row[name] for row in rows for name in ("y_low", "y_high")] or [1.0]
-    low, high = min(ends) / 1.3, max(ends) * 1.3
+    low, high = min(ends) / 2, max(ends) * 2
     decades = [10.0**power for power in range(-12, 3) if low <= 10.0**power <= high]
     axis = plain_axis(None, grid=True, form="~g") | {"values": decades or BYTE_TICKS[:1]}
     y = quantity(axis, type="log", domain=[low, high], nice=False)
