@@ -46,6 +46,10 @@ def test_a_row_is_judged_as_a_comparison_is() -> None:
     little = Estimate(0.002, 0.001, 0.003, n=1000)
     assert quality(row("a", LEVEL, little)) == "slightly worse"
     assert quality(row("a", little, LEVEL)) == "slightly better"
+    less = Estimate(-0.002, -0.003, -0.001, n=1000)
+    assert quality(row("a", WIDE, little)) == "worse"  # what accuracy may have lost is not known
+    assert quality(row("a", WIDE, less)) == "slightly better"
+    assert quality(row("a", UP, less)) == "better"
     untested = replace(row("a", DOWN, LEVEL), clustered_mcnemar_p=Estimate(0.4))
     assert quality(untested) == "too close to call"
 
@@ -63,6 +67,12 @@ def test_the_sentence_names_the_fewest_bytes_that_keep_the_quality() -> None:
     assert vague == "No variant is shown to keep the base’s quality; int4 is too close to call."
     blind = Estimate(0.1)
     assert "without intervals" in verdict(summary(int8=(blind, blind))).sentence
+
+
+def test_a_loss_that_alone_tells_is_quoted() -> None:
+    said = verdict(summary(bf16=(UP, LEVEL), int8=(LEVEL, UP), int4=(LEVEL, LEVEL))).quality
+    assert [part.count("loss") for part in said.split(";")] == [0, 1, 0]
+    assert "loss +0.020 [+0.010, +0.030] nats, 4 became right" in said
 
 
 def test_distance_against_direction_is_said() -> None:

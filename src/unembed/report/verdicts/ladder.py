@@ -38,6 +38,8 @@ KEPT = {
     "slightly worse": "loses little",
 }
 """What a variant does that keeps the base's quality, or all but a little of it."""
+TOLD = ("above", "below")
+"""Judgements that tell a difference from none."""
 MOST_PAIRS = 3
 """Pairs that a sentence names."""
 
@@ -60,21 +62,26 @@ def verdict(summary: LadderSummary) -> Verdict:
 
 
 def quality(row: LadderRow) -> str:
-    """``level``, ``better``, ``worse``, either of them ``slightly`` so, ``mixed``, or words.
+    """``level``, ``better``, ``worse``, ``mixed``, ``too close to call``, ``not determined``.
 
-    By the rule of a comparison; ``slightly`` where accuracy and loss lie within what is called
-    level, though not with the base.
+    By the rule of a comparison. ``slightly better`` where what tells it, accuracy or loss, lies
+    within what is called level; ``slightly worse`` only where both do, for that is a small loss
+    shown, and not merely one that was not seen.
     """
     p = row.clustered_mcnemar_p
     agrees = p is None or p.value is None or p.value < SIGNIFICANT_P
     accuracy = judge(row.accuracy_difference, points, ACCURACY_LEVEL, agrees=agrees)
     loss = judge(row.nll_difference_nats, signed, LOSS_LEVEL)
     found = outcome(accuracy, loss)
-    slight = small(row.accuracy_difference, ACCURACY_LEVEL) and small(
-        row.nll_difference_nats, LOSS_LEVEL
-    )
-    if found in ("better", "worse") and slight:
-        return f"slightly {found}"
+    slight = {
+        "accuracy": small(row.accuracy_difference, ACCURACY_LEVEL),
+        "loss": small(row.nll_difference_nats, LOSS_LEVEL),
+    }
+    if found == "better":
+        told = [name for name, one in (("accuracy", accuracy), ("loss", loss)) if one in TOLD]
+        return "slightly better" if all(slight[name] for name in told) else "better"
+    if found == "worse" and all(slight.values()):
+        return "slightly worse"
     return WORDS.get(found, found)
 
 
@@ -125,11 +132,19 @@ def _reach(row: LadderRow, found: str) -> str:
 
 def _quality(rows: Sequence[LadderRow]) -> str:
     told = [
-        f"{row.name} {quality(row)} (accuracy {bounded(row.accuracy_difference, points)}, "
+        f"{row.name} {quality(row)} ({_grounds(row)}, "
         f"{row.wrong_to_right:,} became right and {row.right_to_wrong:,} wrong)"
         for row in rows
     ]
     return f"Quality, from the fewest bytes: {'; '.join(told)}."
+
+
+def _grounds(row: LadderRow) -> str:
+    """The accuracy; the loss too where that alone tells better or worse."""
+    right, cost = row.accuracy_difference, row.nll_difference_nats
+    if side_of(right, 0.0) or not quality(row).endswith(("better", "worse")):
+        return f"accuracy {bounded(right, points)}"
+    return f"accuracy {bounded(right, points)}, loss {bounded(cost, signed, 'nats')}"
 
 
 def _change(summary: LadderSummary, rows: Sequence[LadderRow]) -> str:
