@@ -9,8 +9,8 @@ Rows = Iterable[tuple[str, str]]
 
 
 def as_text(rows: Rows) -> str:
-    """A line for each row, the values below each other."""
-    return "\n".join(f"{name:<{NAME_WIDTH}}{value}" for name, value in rows)
+    """A line for each row, the values below each other; two spaces follow a longer name."""
+    return "\n".join(f"{f'{name}  ':<{NAME_WIDTH}}{value}" for name, value in rows)
 
 
 def in_columns(rows: Iterable[tuple[str, ...]]) -> str:
