@@ -162,6 +162,25 @@ def test_what_differs_besides_the_model_is_noted(tmp_path: Path) -> None:
     assert "f1 of t is left out: it is no mean of its samples" in words
 
 
+def test_a_task_without_a_mean_is_left_out_and_its_group_gives_way(tmp_path: Path) -> None:
+    old = {"a": {"acc": coins(30, 0.5, 1)}, "b": {"f1": coins(30, 0.5, 2)}, "c": {"acc": [1.0] * 9}}
+    for side in "ab":
+        write_logs(
+            tmp_path / side,
+            old,
+            model=f"org/{side}",
+            groups={"g": (("a", "b"), {"acc": 0.5})},
+            reported={"b": {"f1": 9.0}},
+        )
+    found = compare_logs(tmp_path / "a", tmp_path / "b", resamples=50)
+    assert {one.name for one in found.entries} == {"a", "c"}
+    assert found.samples == 39
+    assert found.inside == ()
+    [note] = (one for one in found.notes if "left out" in one)
+    assert note.startswith("b is left out: it has no metric that both logged")
+    assert "f1: it is no mean of its samples" in note
+
+
 def _tasks(tmp_path: Path) -> None:
     write_logs(tmp_path / "b", {"t": {"acc": [1.0] * 9}, "u": {"acc": [1.0]}}, model="org/b")
 

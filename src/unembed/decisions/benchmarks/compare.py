@@ -64,7 +64,7 @@ def compare_logs(
     """
     old, new = read_logs(before, document), read_logs(after, document)
     _refuse_others(old, new)
-    found = _compared(old, new, document, resamples, seed)
+    found = _compared(*_paired(old, new), document, resamples, seed)
     if out is None:
         return found
     key = {
@@ -119,16 +119,31 @@ def _refuse_others(old: Logs, new: Logs) -> None:
                         f"{old.place} and {hashes[1][:12]}… in {new.place}, another question: run "
                         "both on the same data"
                     )
-        if not one.metrics.keys() & other.metrics.keys():
-            why = "; ".join(f"{metric}: {words}" for metric, words in one.unread.items())
-            raise UnembedError(
-                f"task {name} has no metric that both logged and that is the mean over its samples"
-                f"{f' ({why})' if why else ''}: leave the task out"
+
+
+def _paired(old: Logs, new: Logs) -> tuple[Logs, Logs, tuple[str, ...]]:
+    """Both without the tasks that have no metric to pair, and why those are left out.
+
+    Raises UnembedError where no task is left.
+    """
+    left: dict[str, str] = {}
+    for name, one in old.tasks.items():
+        other = new.tasks[name]
+        if next(_pairs(one, other), None) is None:
+            why = "; ".join(f"{of}: {what}" for of, what in {**other.unread, **one.unread}.items())
+            left[name] = (
+                "no metric that both logged and that is the mean over its samples"
+                f"{f' ({why})' if why else ''}"
             )
+    if len(left) == len(old.tasks):
+        name, why = next(iter(left.items()))
+        raise UnembedError(f"task {name} has {why}: give logs of a task with one, as accuracy is")
+    notes = tuple(f"{name} is left out: it has {why}" for name, why in left.items())
+    return old.without(left), new.without(left), notes
 
 
 def _compared(
-    old: Logs, new: Logs, document: str | None, resamples: int, seed: int
+    old: Logs, new: Logs, left_out: Sequence[str], document: str | None, resamples: int, seed: int
 ) -> ComparedBenchmarks:
     pairs = {name: dict(_pairs(one, new.tasks[name])) for name, one in old.tasks.items()}
     heads = {name: headline_of(pairs[name]) for name in pairs}
@@ -175,7 +190,7 @@ def _compared(
         corrected(rest),
         mean,
         tuple(_changed(old, pairs, heads)),
-        tuple(_notes(old, new, pairs, document)),
+        (*left_out, *_notes(old, new, pairs, document)),
         _table(old, pairs),
     )
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -81,6 +81,25 @@ class Logs:
     def tasks_of(self, name: str) -> tuple[str, ...]:
         """The tasks of a group, those of the groups in it too; of a task itself."""
         return tuple(_leaves(name, {one.name: one.parts for one in self.groups.values()}))
+
+    def without(self, left: Collection[str]) -> Logs:
+        """The same logs without some tasks; what else their groups hold stands alone."""
+        tasks = {name: one for name, one in self.tasks.items() if name not in left}
+        groups = {
+            name: one
+            for name, one in self.groups.items()
+            if not set(left).intersection(self.tasks_of(name))
+        }
+
+        def kept(names: Iterable[str]) -> Iterator[str]:
+            for name in names:
+                if name in tasks or name in groups:
+                    yield name
+                elif name in self.groups:
+                    yield from kept(self.groups[name].parts)
+
+        roots = tuple(dict.fromkeys(kept(self.roots)))
+        return replace(self, tasks=tasks, groups=groups, roots=roots)
 
 
 def holds_logs(place: str | Path) -> bool:
