@@ -571,6 +571,12 @@ def test_several_variants_make_a_ladder(
     assert exact["kl_largest"] == 0
     assert "bf16" in (out / "report.html").read_text()
     assert (out / "copy" / "report.html").exists()
+    other = ("compare", llama_folder, f"other={tmp_path / 'copy'}", story, "--quantize", "bf16")
+    ended = run(*other, "-o", out, "--quiet")
+    assert ended.err == (
+        f"{out} keeps copy of the ladder before, and this table does not: give every variant that "
+        "it shall have\n"
+    )
 
 
 def test_as_a_module_and_as_a_script(tmp_path: Path) -> None:

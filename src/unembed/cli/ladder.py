@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,6 +16,9 @@ from unembed.cli.printing import Output, echo
 from unembed.errors import UnembedError
 from unembed.models.names import CAST, SCHEMES
 from unembed.runs.phases import current_phases
+
+if TYPE_CHECKING:
+    from unembed.decisions.ladder.ladder import Ladder
 
 
 @dataclass(frozen=True)
@@ -146,6 +150,7 @@ def climb(
                 click.echo(f"{text}: {note}", err=True)
     if spelled_by is not None:
         kept["tokenizer"] = load_tokenizer(spelled_by)
+    held = _summary_in(output.folder)
     done = ladder(
         first,
         variants,
@@ -156,11 +161,35 @@ def climb(
         command=command,
         progress=output.progress,
     )
-    output.end(done)
+    same = output.finished and _summary_in(output.folder) == held
+    _name_what_is_left(held, done, output.folder)
+    replace(output, finished=same).end(done)
     for refused in done.summary.refused:
         echo(f"unembed: {refused.name} was not measured: {refused.reason}", err=True)
     if done.summary.refused:
         sys.exit(2)
+
+
+def _summary_in(folder: Path) -> bytes:
+    """The summary that lies in a folder; nothing where there is none."""
+    from unembed.runs.manifest import SUMMARY
+
+    place = folder / SUMMARY
+    return place.read_bytes() if place.exists() else b""
+
+
+def _name_what_is_left(held: bytes, done: Ladder, folder: Path) -> None:
+    """Say which variants of the ladder that was there before are not in its table any more."""
+    if not held:
+        return
+    asked = {one.name for one in (*done.summary.variants, *done.summary.refused)}
+    left = [one["name"] for one in json.loads(held)["variants"] if one["name"] not in asked]
+    if left:
+        echo(
+            f"{folder} keeps {', '.join(left)} of the ladder before, and this table does not: "
+            "give every variant that it shall have",
+            err=True,
+        )
 
 
 def names_of(texts: Sequence[str]) -> list[str]:
