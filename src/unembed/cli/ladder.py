@@ -182,7 +182,8 @@ def _name_what_is_left(held: bytes, done: Ladder, folder: Path) -> None:
     """Say which variants of the ladder that was there before are not in its table any more."""
     if not held:
         return
-    asked = {one.name for one in (*done.summary.variants, *done.summary.refused)}
+    asked = {one.name for one in done.summary.variants}
+    asked |= {one.name for one in done.summary.refused}
     left = [one["name"] for one in json.loads(held)["variants"] if one["name"] not in asked]
     if left:
         echo(
