@@ -777,6 +777,7 @@ def test_compare_reads_the_whole_text_by_both_tokenizers(
     checkpoint: Callable[..., Path],
     short: Path,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from tokenizers import Regex
     from tokenizers.normalizers import Replace
@@ -786,7 +787,9 @@ def test_compare_reads_the_whole_text_by_both_tokenizers(
     (tmp_path / "odd.txt").write_text(short.read_text() + "one qqq among many\n")
     folder = checkpoint(llama, other)
     where = ("-o", tmp_path / "run", "--quiet")
-    said = run("compare", llama_folder, folder, tmp_path / "odd.txt", *where).line
+    with monkeypatch.context() as patched:
+        patched.setattr("unembed.cli.compare.opened", lambda *_a, **_k: pytest.fail("loaded"))
+        said = run("compare", llama_folder, folder, tmp_path / "odd.txt", *where).line
     assert "of the text differently" in said
     assert run("compare", llama_folder, folder, short, *where).code == 0
 

@@ -354,7 +354,7 @@ def test_a_context_beyond_the_models_is_refused_before_a_text_is_read(
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("verb", ["audit", "compare"])
+@pytest.mark.parametrize("verb", ["audit", "compare", "ladder"])
 @pytest.mark.parametrize(
     ("option", "value", "said"),
     [
@@ -374,7 +374,12 @@ def test_what_a_model_cannot_give_is_refused_before_the_text_is_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(Corpus, "read", lambda *_a, **_k: pytest.fail("the text was read"))
+    if verb != "audit":
+        for place in ("compare.opened", "ladder.opened"):
+            monkeypatch.setattr(f"unembed.cli.{place}", lambda *_a, **_k: pytest.fail("loaded"))
     models = [llama_folder] * (2 if verb == "compare" else 1)
-    ended = run(verb, *models, texts[0], "-o", tmp_path / "new", "--quiet", option, value)
+    more = ("--quantize", "bf16", "--corpus", texts[1]) if verb == "ladder" else ()
+    asked = (*models, texts[0], *more, "-o", tmp_path / "new", "--quiet", option, value)
+    ended = run(verb.replace("ladder", "compare"), *asked)
     assert said in ended.line
     assert not (tmp_path / "new").exists()

@@ -329,8 +329,8 @@ def _audited_both(
     from unembed.decisions.comparison.live import audit_both
     from unembed.decisions.comparison.mining import MiningReader
     from unembed.decisions.comparison.tokenizers import refuse_other_texts, surely_alike
+    from unembed.decisions.ladder.variants import Variant, others_than, shared_context
     from unembed.models.adapters import base_of, is_adapter_alone
-    from unembed.models.checkpoint import context_of
     from unembed.models.quantization import check_scheme, quantized, rounded_shares
     from unembed.text.corpus import Corpus
     from unembed.text.rows import RowRules, read_rows
@@ -350,25 +350,20 @@ def _audited_both(
         )
     for name in adapters:
         base_of(name, base)
-    phases = current_phases()
-    with phases("load"):
-        old, new = (
-            opened(name, dtype=kind, device=device, base=base if name in adapters else None)
-            for name, kind in ((before, dtype), (after, dtype_after or dtype))
-        )
-    if quantize is not None:
-        shares = rounded_shares(new.model, head=bool(quantize_head))
-        click.echo(f"{quantize} rounds {'; '.join(map(str, shares))}", err=True)
-        new = quantized(new, quantize, head=bool(quantize_head))
     options = AuditOptions(**{name: n for name, n in given.items() if n is not None})
-    for one in (old, new):
-        options.check_model(one)
+    first, second = (
+        Variant(name, place, base=base) for name, place in (("before", before), ("after", after))
+    )
+    shorter = shared_context(first, [second], options.context)
+    for side in (first, *others_than(first, [second])):
+        options.check_outline(side.outline)
     limit = None
     if options.max_positions is not None:
-        shorter = min(context_of(one.model, options.context) for one in (old, new))
         truncate = options.overflow == "truncate"
         limit = ReadingLimit.of(options.max_positions, context=shorter, truncate=truncate)
-    alike = surely_alike(old, new)
+    alike = before == after or surely_alike(first.outline, second.outline)
+    sides = (first,) if alike else (first, second)
+    phases = current_phases()
     with phases("read"):
         text, *again = (
             Corpus.read(
@@ -379,12 +374,23 @@ def _audited_both(
                 limit=limit,
                 progress=output.progress,
             )
-            for tokenizer in ((old.tokenizer,) if alike else (old.tokenizer, new.tokenizer))
+            for tokenizer in (one.outline.tokenizer for one in sides)
         )
     for other in again:
-        refuse_other_texts(old, new, text, other)
+        refuse_other_texts(first.outline, second.outline, text, other)
     for note in text.notes:
         click.echo(f"{corpus}: {note}", err=True)
+    with phases("load"):
+        old, new = (
+            opened(name, dtype=kind, device=device, base=base if name in adapters else None)
+            for name, kind in ((before, dtype), (after, dtype_after or dtype))
+        )
+    if quantize is not None:
+        shares = rounded_shares(new.model, head=bool(quantize_head))
+        click.echo(f"{quantize} rounds {'; '.join(map(str, shares))}", err=True)
+        new = quantized(new, quantize, head=bool(quantize_head))
+    for one in (old, new):
+        options.check_model(one)
     return audit_both(
         old,
         new,

@@ -132,6 +132,8 @@ def climb(
     check_variants(first, variants)
     tokenizer = first.outline.tokenizer
     context = shared_context(first, variants, options.context)
+    for one in (first, *others_than(first, variants)):
+        options.check_outline(one.outline)
     limit = None
     if options.max_positions is not None:
         limit = ReadingLimit.of(options.max_positions, context=context)

@@ -23,6 +23,7 @@ from unembed.head.head import output_embedding
 from unembed.head.sweep import Sweep, sweep
 from unembed.models.checkpoint import Checkpoint, token_ids
 from unembed.models.model_pass import HeadReader, ModelPass, ReadingOptions
+from unembed.models.outline import Outline
 from unembed.runs.arrays import number_array, numbers_of, read_table, text_array
 from unembed.runs.files import check_room
 from unembed.runs.manifest import Part
@@ -85,6 +86,12 @@ class AuditOptions(ReadingOptions):
         rows = int(output_embedding(checkpoint.model).weight.shape[0])
         known = sum(token < rows for token in token_ids(checkpoint.tokenizer))
         self.check_candidates(known, checkpoint.name)
+
+    def check_outline(self, outline: Outline) -> None:
+        """Raise UnembedError for as much of that as is known before weights are read."""
+        if outline.rows is not None:
+            known = sum(token < outline.rows for token in token_ids(outline.tokenizer))
+            self.check_candidates(known, outline.name)
 
     def check_candidates(self, tokens: int, name: str) -> None:
         """Raise UnembedError where more candidates are asked for than a head has tokens."""
