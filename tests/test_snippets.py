@@ -66,12 +66,12 @@ def commands(text: str) -> Iterator[str]:
 def place(
     tmp_path_factory: pytest.TempPathFactory, llama: Any, tokenizer: Any, topics: list[str]
 ) -> Place:
-    """A small model, two fine-tunes of it, and texts in every form that the guides use."""
+    """A small model, some near it, and texts in every form that the guides use."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     folder = tmp_path_factory.mktemp("guides")
-    for seed, name in enumerate(("my-model", "tuned", "tuned-2")):
+    for seed, name in enumerate(("my-model", "tuned", "tuned-2", "large", "small")):
         model = copy.deepcopy(llama)
         with torch.no_grad():
             generator = torch.Generator().manual_seed(seed)
