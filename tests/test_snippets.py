@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from command_line import invoke
+from made_up.logs import write_logs
 from places import ROOT
 
 BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -121,7 +122,10 @@ def follow(command: str) -> None:
 
 
 def check_program(words: list[str]) -> None:
-    """A program's file, a target of the Makefile or an extra that a page names is there."""
+    """A program's file, a target of the Makefile or an extra that a page names is there.
+
+    The harness of benchmarks is not run: logs of its layout are written where it would.
+    """
     match words:
         case ["make", target]:
             assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
@@ -132,6 +136,8 @@ def check_program(words: list[str]) -> None:
             assert set(filter(None, extras.split(","))) <= set(project["optional-dependencies"])
         case ["python", file, *_]:
             assert (ROOT / file).exists(), file
+        case ["lm_eval", *_, "--log_samples", "--output_path", folder]:
+            write_logs(Path(folder), {"arc_challenge": {"acc": [0.0, 1.0, 1.0, 0.0, 1.0]}})
         case _:
             pytest.fail(f"nothing checks {shlex.join(words)!r}")
 
