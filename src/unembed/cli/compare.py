@@ -61,7 +61,7 @@ CLASS_HELP = "Targets of this token class; repeatable."
     ),
 )
 @under(
-    "With --quantize",
+    "With CORPUS",
     option(
         "--quantize",
         type=Several((*SCHEMES, CAST)),
@@ -70,9 +70,6 @@ CLASS_HELP = "Targets of this token class; repeatable."
     option(
         "--quantize-head", is_flag=True, default=None, rare=True, help="The head's weights too."
     ),
-)
-@under(
-    "With CORPUS, as in audit",
     option(
         "--corpus",
         "more_texts",

@@ -672,9 +672,13 @@ def test_weights_of_positions_reach_no_model(
     with quietly():
         trainer: Any = RefineTrainer(model=model, args=arguments(tmp_path))
     trainer.refine_with(PenaltyTerm(Objective("fisher"), weight))
-    for one in (listed, examples):
-        trainer.compute_loss(model, one.collated([one[0], one[1]]), return_outputs=evaluated)
+    batches = [one.collated([one[0], one[1]]) for one in (examples, listed, examples)]
+    for number, batch in enumerate(batches):
+        if number == 1:
+            seen.clear()  # what proves the head and the product comes before the first loss
+        trainer.compute_loss(model, batch, return_outputs=evaluated)
     assert POSITION_WEIGHTS in listed.collated([listed[0]])
+    assert len(seen) == 2
     assert seen[0] == seen[1]
 
 
