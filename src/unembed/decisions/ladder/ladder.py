@@ -119,7 +119,7 @@ def ladder(
     be measured is named in ``summary.refused``, and the others are finished. Raises UnembedError,
     before a model is loaded, for variants given twice, names that collide, another tokenizer or
     vocabulary, and a context longer than one of them allows; and where no variant is left.
-    Source: theory §4, §13.
+    Source: theory §4.
     """
     texts = {"text": corpora} if isinstance(corpora, Corpus) else dict(corpora)
     options, only, out = options or AuditOptions(), only or PositionFilter(), Path(out)
