@@ -62,7 +62,7 @@ def test_the_sentence_names_the_fewest_bytes_that_keep_the_quality() -> None:
     assert close.sentence.endswith("; int4, smaller, cannot be told yet.")
     assert close.next
     none = verdict(summary(int8=(DOWN, UP), int4=(DOWN, replace(UP, value=0.025)))).sentence
-    assert none.startswith("No variant keeps the base’s quality; int8 costs least")
+    assert none.startswith("No variant keeps the base’s quality; int8 comes nearest (accuracy −2.0")
     vague = verdict(summary(int8=(DOWN, UP), int4=(WIDE, WIDE))).sentence
     assert vague == "No variant is shown to keep the base’s quality; int4 is too close to call."
     blind = Estimate(0.1)

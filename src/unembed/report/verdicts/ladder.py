@@ -117,10 +117,7 @@ def sentence(summary: LadderSummary, rows: Sequence[LadderRow]) -> str:
     if all(quality(row) == WORDS["unknown"] for row in rows):
         return "Which variant keeps the base’s quality cannot be told without intervals."
     least = min(rows, key=lambda row: row.nll_difference_nats.value or 0.0)
-    return (
-        f"No variant keeps the base’s quality; {least.name} costs least, "
-        f"loss {bounded(least.nll_difference_nats, signed, 'nats')}."
-    )
+    return f"No variant keeps the base’s quality; {least.name} comes nearest ({_reach(least, '')})."
 
 
 def _reach(row: LadderRow, found: str) -> str:
