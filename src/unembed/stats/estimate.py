@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+MOST_NATS = 700.0
+"""Exponents beyond which an exponential overflows a float."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -52,3 +55,14 @@ class Estimate:
         if self.value is None:
             raise ValueError(f"there is no value: {self.reason}")
         return self.value
+
+
+def exponential(estimate: Estimate) -> Estimate:
+    """Exp of nats or of logits, with exp of its interval; None where that overflows a float."""
+    if estimate.value is None:
+        return estimate
+    if max(estimate.value, estimate.high or 0.0) > MOST_NATS:
+        reason = f"exp({estimate.value:.4g}) is too large to represent"
+        return replace(estimate, value=None, low=None, high=None, reason=reason)
+    low, high = (None if end is None else math.exp(end) for end in (estimate.low, estimate.high))
+    return replace(estimate, value=math.exp(estimate.value), low=low, high=high)

@@ -18,6 +18,7 @@ import pytest
 import torch
 from tests.reference.flip_prediction import Position, predict
 
+from killing import killed_at
 from unembed import Audit, Corpus, UnembedError, audit
 from unembed.decisions import AuditOptions
 from unembed.decisions.comparison import compare as compare_module
@@ -654,17 +655,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
     monkeypatch.setattr(compare_module, "PART_ROWS", 300)
     before, after = audited("before"), audited("after")
     compare(before, after, resamples=5, out=tmp_path / "whole")
-    write, count = RunFolder.write_bytes, 0
-
-    def killed(self: RunFolder, *args: Any, **named: Any) -> Any:
-        nonlocal count
-        count += 1
-        if count == 3:
-            raise KeyboardInterrupt
-        return write(self, *args, **named)
-
-    monkeypatch.setattr(RunFolder, "write_bytes", killed)
-    with pytest.raises(KeyboardInterrupt):
+    with killed_at(monkeypatch, RunFolder, "write_bytes", 3):
         compare(before, after, resamples=5, out=tmp_path / "run")
     with pytest.raises(UnembedError, match="holds an unfinished run"):
         Comparison.load(tmp_path / "run")

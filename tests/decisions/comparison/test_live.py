@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pytest
 import torch
 
+from killing import killed_at
 from made_up.corpora import TEXTS
 from unembed import Comparison, Corpus, audit, compare
 from unembed.decisions import AuditOptions
@@ -136,19 +137,9 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    write, written = RunFolder.write_table, 0
-
-    def killed(self: RunFolder, path: str, table: Any) -> Any:
-        nonlocal written
-        written += 1
-        if written == 5:  # the second part, of the second of three folders
-            raise KeyboardInterrupt
-        return write(self, path, table)
-
-    with monkeypatch.context() as during:
-        during.setattr(RunFolder, "write_table", killed)
-        with pytest.raises(KeyboardInterrupt):
-            audit_both(*models, corpus, OPTIONS, out=tmp_path)
+    # The second part, of the second of three folders.
+    with killed_at(monkeypatch, RunFolder, "write_table", 5):
+        audit_both(*models, corpus, OPTIONS, out=tmp_path)
     for _ in range(2):
         done = audit_both(*models, corpus, OPTIONS, out=tmp_path)
         assert done.before.table.equals(found.before.table)

@@ -19,6 +19,7 @@ import pytest
 import torch
 from tokenizers.normalizers import Lowercase
 
+from killing import killed_at
 from made_up.corpora import TEXTS
 from made_up.gguf_files import write_gguf
 from reference.ladder import Recount, recount
@@ -202,22 +203,11 @@ def test_a_killed_ladder_goes_on_to_the_same_bytes(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    write, written = RunFolder.write_table, 0
-
-    def killed(self: RunFolder, path: str, table: Any) -> Any:
-        nonlocal written
-        written += 1
-        if written == after:
-            raise KeyboardInterrupt
-        return write(self, path, table)
-
     def run() -> Ladder:
         return ladder(base, variants[:1], corpus, OPTIONS, out=tmp_path, resamples=20)
 
-    with monkeypatch.context() as during:
-        during.setattr(RunFolder, "write_table", killed)
-        with pytest.raises(KeyboardInterrupt):
-            run()
+    with killed_at(monkeypatch, RunFolder, "write_table", after):
+        run()
     assert run() == calm
     assert calm.folder is not None
     assert contents(tmp_path) == contents(calm.folder)

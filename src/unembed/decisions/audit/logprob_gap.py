@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
@@ -18,7 +18,7 @@ from unembed.stats.bootstrap import (
     ratio_of_totals,
     totals_and_resamples,
 )
-from unembed.stats.estimate import Estimate
+from unembed.stats.estimate import Estimate, exponential
 from unembed.stats.forms import bounded, decimal, share
 from unembed.stats.resampled import Rows
 from unembed.stats.studentised import mean_estimates, read_tail_quantiles, tail_quantile_estimates
@@ -34,9 +34,6 @@ LEVELS = {"0.1": 0.001, "1": 0.01, "5": 0.05, "50": 0.5, "95": 0.95, "99": 0.99,
 
 SEQUENCE_LEVELS = {"5": 0.05, "50": 0.5, "95": 0.95}
 """Those of its sum over a document."""
-
-MOST_NATS = 700.0
-"""Exponents beyond which a product overflows a float."""
 
 
 @dataclass(frozen=True)
@@ -163,14 +160,3 @@ def _products(
     return {
         name: exponential(one) for name, one in zip(SEQUENCE_LEVELS, found, strict=True)
     }, beyond
-
-
-def exponential(estimate: Estimate) -> Estimate:
-    """Exp of nats or of logits, with exp of its interval; None where that overflows a float."""
-    if estimate.value is None:
-        return estimate
-    if max(estimate.value, estimate.high or 0.0) > MOST_NATS:
-        reason = f"exp({estimate.value:.4g}) is too large to represent"
-        return replace(estimate, value=None, low=None, high=None, reason=reason)
-    low, high = (None if end is None else math.exp(end) for end in (estimate.low, estimate.high))
-    return replace(estimate, value=math.exp(estimate.value), low=low, high=high)

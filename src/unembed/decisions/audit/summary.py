@@ -22,7 +22,6 @@ from unembed.decisions.audit.logprob_gap import (
     ENGINE_NLL,
     NATIVE_NLL,
     LogprobGap,
-    exponential,
     logprob_gap,
 )
 from unembed.decisions.audit.rounding import NativeColumns, NativeHead, native_head
@@ -31,7 +30,7 @@ from unembed.runs.frames import Figures
 from unembed.runs.record import check_columns, record_from_json, record_to_json
 from unembed.short_repr import ShortRepr
 from unembed.stats.bootstrap import RESAMPLES, add_by_document, ratio_estimates
-from unembed.stats.estimate import Estimate
+from unembed.stats.estimate import Estimate, exponential
 from unembed.stats.forms import full, share
 from unembed.stats.histogram import Density, Histogram, added, density, histogram, round_edges
 from unembed.stats.rank_correlation import spearman_estimates

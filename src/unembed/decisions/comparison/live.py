@@ -19,7 +19,7 @@ from unembed.decisions.audit.run import AuditOptions, AuditRun, Columns, joined,
 from unembed.decisions.comparison.pair_reader import PairReader, PairReading
 from unembed.decisions.comparison.tokenizers import refuse_other_heads, refuse_other_tokenizers
 from unembed.errors import UnembedError
-from unembed.head.divergence import SweptModel, divergence
+from unembed.head.divergence import Divergence, SweptModel, divergence
 from unembed.models.checkpoint import Checkpoint, context_of
 from unembed.models.mode import restores_mode
 from unembed.runs.arrays import number_array, read_table
@@ -112,7 +112,7 @@ def audit_both(
     names = ("before", "after", "divergence", *(reader.name for reader in readers))
     pair = dict(zip(("before", "after"), keys, strict=True))
     for name, own in zip(names[2:], ({}, *(reader.key for reader in readers)), strict=True):
-        keys.append({"kind": name, "schema": SCHEMA, **pair, **own})
+        keys.append(key_beside(name, **pair) | own)
     with ExitStack() as stack:
         folders = [
             stack.enter_context(RunFolder.open(Path(out) / name, key))
@@ -207,12 +207,22 @@ class _Both:
             voices.append(SweptModel(hidden, run.reading.head, swept, run.reading.precision))
         with phases("divergence"):
             divergences = divergence(*voices)
-        others = [{name: getattr(divergences, name).cpu().numpy() for name in DIVERGENCES}]
+        others = [divergence_columns(divergences)]
         for reader in self.readers:
             with phases(reader.name):
                 others.append(reader.columns(voices[0], voices[1], batch))
         where = {"doc": batch.doc, "pos": batch.pos}
         return *found, *(columns | where for columns in others)
+
+
+def key_beside(name: str, before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    """What a table beside two audits depends on, from what these depend on."""
+    return {"kind": name, "schema": SCHEMA, "before": before, "after": after}
+
+
+def divergence_columns(found: Divergence) -> Columns:
+    """The divergences of a batch by column name."""
+    return {name: getattr(found, name).cpu().numpy() for name in DIVERGENCES}
 
 
 def divergence_table(columns: Columns) -> pa.Table:

@@ -17,10 +17,11 @@ from unembed.decisions.audit.audit import Audit, finish_audit
 from unembed.decisions.audit.run import AuditOptions, AuditRun, Columns, joined, token_file
 from unembed.decisions.comparison.live import (
     DIVERGENCE_BYTES,
-    DIVERGENCES,
     TableFiles,
+    divergence_columns,
     divergence_table,
     finished_tables,
+    key_beside,
 )
 from unembed.decisions.comparison.tokenizers import (
     refuse_other_heads,
@@ -43,7 +44,6 @@ from unembed.runs.files import check_room
 from unembed.runs.manifest import Part
 from unembed.runs.phases import Phases
 from unembed.runs.progress import progress_bar
-from unembed.runs.provenance import SCHEMA
 from unembed.runs.store import RunFolder
 from unembed.stats.forms import in_bytes
 from unembed.text.batches import Batch
@@ -190,12 +190,7 @@ class Pass:
             model = checkpoint.model.eval()
             run = AuditRun.of(model, self.corpora[text], base.options, checkpoint.name)
         key = run.provenance.to_json()
-        apart = {
-            "kind": "divergence",
-            "schema": SCHEMA,
-            "before": base.audit.provenance.to_json(),
-            "after": key,
-        }
+        apart = key_beside(DIVERGENCE, base.audit.provenance.to_json(), key)
         place, positions = self.place(text, name), run.reading.windows.positions
         with ExitStack() as stack:
             after, beside = (
@@ -249,5 +244,4 @@ class _Beside:
                 SweptModel(kept.hidden, before.head, kept, before.precision),
                 SweptModel(hidden, reading.head, swept, reading.precision),
             )
-        apart = {name: getattr(found, name).cpu().numpy() for name in DIVERGENCES}
-        return columns, apart | {"doc": batch.doc, "pos": batch.pos}
+        return columns, divergence_columns(found) | {"doc": batch.doc, "pos": batch.pos}

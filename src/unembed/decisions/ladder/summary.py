@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -16,7 +15,7 @@ from unembed.runs.arrays import numbers_of
 from unembed.runs.frames import Figures
 from unembed.short_repr import ShortRepr
 from unembed.stats.bootstrap import RESAMPLES, cluster, sums_by_document
-from unembed.stats.estimate import Estimate
+from unembed.stats.estimate import Estimate, exponential
 from unembed.stats.simultaneous import Sums, simultaneous_means
 
 MEASURES = ("right", "nll", "kl")
@@ -246,7 +245,7 @@ def row_of(name: str, text: str, comparison: Comparison) -> LadderRow:
         kl_extreme=kl.extreme,
         kl_largest=kl.largest,
         same_top=_rest(flips.churn),
-        perplexity_ratio=_exponential(loss),
+        perplexity_ratio=exponential(loss),
         nll_difference_nats=loss,
         wrong_to_right=flips.wrong_to_right,
         right_to_wrong=flips.right_to_wrong,
@@ -324,7 +323,7 @@ def _average(
         kl_extreme=None,
         kl_largest=max(largest, default=None),
         same_top=same,
-        perplexity_ratio=_exponential(loss),
+        perplexity_ratio=exponential(loss),
         nll_difference_nats=loss,
         wrong_to_right=sum(row.wrong_to_right for row in rows),
         right_to_wrong=sum(row.right_to_wrong for row in rows),
@@ -339,11 +338,3 @@ def _rest(share: Estimate) -> Estimate:
         return share
     low, high = (None if end is None else 1 - end for end in (share.high, share.low))
     return replace(share, value=1 - share.value, low=low, high=high)
-
-
-def _exponential(estimate: Estimate) -> Estimate:
-    """The exponential of a difference of logarithms, as a ratio."""
-    if estimate.value is None:
-        return estimate
-    low, high = (None if x is None else math.exp(x) for x in (estimate.low, estimate.high))
-    return replace(estimate, value=math.exp(estimate.value), low=low, high=high)
