@@ -10,7 +10,8 @@ Everything is kept below ``--out``: the tokenizer, the token arrays, ``checkpoin
 ``results.json`` and the finished ``model/``.  Starting the same command again resumes from the
 checkpoint.  Creating the file ``OUT/DECAY`` makes the learning rate's final decay begin at once.
 A finished run goes on when it is started with a larger ``--tokens``: the learning rate returns to
-the share ``--again`` of what it was and decays to zero over the tokens added.
+the share ``--again`` of what it was and decays to zero over the tokens added.  ``--layers`` and
+``--width`` make a model of another shape, such as the deeper one that layers are studied on.
 """
 
 from __future__ import annotations
@@ -60,6 +61,18 @@ class Shape:
     num_attention_heads: int = 3
     num_key_value_heads: int = 3
     max_position_embeddings: int = 512
+
+
+def shape_of(layers: int, width: int) -> Shape:
+    """The bundled model's proportions at another depth and width."""
+    heads = width // 64
+    return Shape(
+        hidden_size=width,
+        intermediate_size=width * 7 // 3,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+    )
 
 
 def log(message: str) -> None:
@@ -404,6 +417,8 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, help="training tokens, instead of --minutes")
     parser.add_argument("--share", type=float, default=0.65, help="share of the CPU to expect")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--layers", type=int, default=Shape.num_hidden_layers)
+    parser.add_argument("--width", type=int, default=Shape.hidden_size, help="a multiple of 64")
     parser.add_argument("--batch", type=int, default=8, help="rows for each update")
     parser.add_argument("--micro", type=int, default=8, help="rows for each forward pass")
     parser.add_argument("--lr", type=float, default=0.015, help="of the matrices (Muon)")
@@ -420,7 +435,7 @@ def main() -> None:
 
     torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
-    shape, bf16 = Shape(), not args.fp32
+    shape, bf16 = shape_of(args.layers, args.width), not args.fp32
     context = shape.max_position_embeddings
     tokenizer, tokens = prepare(args.out, shape)
     train, heldout = tokens["train"], tokens["heldout"]
