@@ -1,0 +1,87 @@
+"""Columns of a made-up model at every depth: logits that walk from noise to the final ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from unembed.decisions.layers.stack import LensStack
+
+
+def made_stack(
+    documents: int = 8,
+    *,
+    blocks: int = 4,
+    depths: Sequence[int] | None = None,
+    vocab: int = 12,
+    seed: int = 0,
+    lens: str = "normed",
+) -> LensStack:
+    """Documents of uneven length and difficulty; the last depth's logits are the model's own."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(3, 30, documents)
+    doc = np.repeat(np.arange(documents) * 3 + 1, lengths)
+    pos = np.concatenate([np.arange(length) + 1 for length in lengths])
+    n = len(doc)
+    scale = np.repeat(rng.gamma(4, 0.5, documents), lengths)[:, None]
+    final = scale * rng.normal(size=(n, vocab))
+    law = softmax(final)
+    target = np.array([rng.choice(vocab, p=row) for row in law])
+    rows = rng.normal(size=(vocab, 6))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    spread = 1 - rows @ rows.T
+    wanted = tuple(range(blocks + 1)) if depths is None else tuple(depths)
+    noise, found = rng.normal(size=(n, vocab)), []
+    for depth in range(blocks + 1):
+        part = (depth / blocks) ** 2
+        noise = noise + 0.5 * rng.normal(size=(n, vocab))
+        logits = final if depth == blocks else part * final + (1 - part) * noise
+        if depth in wanted:
+            found.append(_columns(logits, law, final.argmax(1), target, spread))
+    stacked = {name: np.stack([one[name] for one in found]) for name in found[0]}
+    ordered = np.sort(final, axis=1)
+    return LensStack(
+        lens=lens,
+        depths=wanted,
+        blocks=blocks,
+        doc=doc,
+        pos=pos,
+        target=target,
+        **stacked,
+        final_top1=final.argmax(1),
+        final_nll=-np.log(law[np.arange(n), target]).astype(np.float32),
+        final_margin=(ordered[:, -1] - ordered[:, -2]).astype(np.float32),
+    )
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities of each row of logits."""
+    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+    law: np.ndarray = weights / weights.sum(axis=1, keepdims=True)
+    return law
+
+
+def _columns(
+    logits: np.ndarray, law: np.ndarray, top: np.ndarray, target: np.ndarray, spread: np.ndarray
+) -> dict[str, np.ndarray]:
+    here, each = softmax(logits), np.arange(len(logits))
+    ordered = np.sort(logits, axis=1)
+    margin = ordered[:, -1] - ordered[:, -2]
+    weights = np.einsum("ni,ij,nj->n", here, spread, here)
+    columns = {
+        "margin": margin,
+        "relative_distance": margin / np.linalg.norm(logits, axis=1),
+        "nll": -np.log(here[each, target]),
+        "entropy": -(here * np.log(here)).sum(1),
+        "kl_final": np.maximum((law * np.log(law / here)).sum(1), 0),
+        "acceptance": np.minimum(np.minimum(law, here).sum(1), 1),
+        "cosine_penalty": weights,
+        "fisher_penalty": np.sqrt(weights) * (1 - (here**2).sum(1)),
+    }
+    whole = {
+        "top1": logits.argmax(1),
+        "rank": 1 + (logits > logits[each, target][:, None]).sum(1),
+        "final_rank": 1 + (logits > logits[each, top][:, None]).sum(1),
+    }
+    return {name: one.astype(np.float32) for name, one in columns.items()} | whole
