@@ -167,6 +167,20 @@ class ModelPass(ShortRepr):
 
         It is given this pass's model and one of each of ``others``, which read the same batches.
         """
+        found = self.each(work, bar, phases, others=others, done=done)
+        for part, pieces in groupby(found, key=itemgetter(0)):
+            yield part, [piece for _part, piece in pieces]
+
+    def each(
+        self,
+        work: Callable[[tuple[nn.Module, ...], Batch, Phases], Found],
+        bar: Any,
+        phases: Phases,
+        *,
+        others: Sequence[ModelPass] = (),
+        done: frozenset[str] = frozenset(),
+    ) -> Iterator[tuple[str, Found]]:
+        """``results`` a batch at a time, each with its part's name: none is held for the others."""
         if self.windows.longest > self.plan.batch_tokens and not bar.disable:
             bar.write(
                 f"windows of up to {self.windows.longest:,} tokens are longer than a batch "
@@ -188,8 +202,8 @@ class ModelPass(ShortRepr):
         with _kept_route(routes), self._memory_named():
             mixed = all(each.mixed for each in passes)
             found = side_by_side(teams, one, self._planned(done, bar, mixed))
-            for part, pieces in groupby(_counted(found, bar), key=itemgetter(0)):
-                yield part, [piece for _part, _count, piece in pieces]
+            for part, _count, piece in _counted(found, bar):
+                yield part, piece
 
     @contextmanager
     def _memory_named(self) -> Iterator[None]:

@@ -17,7 +17,14 @@ from torch import nn
 
 from unembed.decisions.audit.closest import CLOSEST_COLUMNS, ClosestCall, closest_calls
 from unembed.decisions.audit.logprob_gap import NATIVE_NLL
-from unembed.decisions.audit.run import MENTIONED, AuditOptions, AuditRun, token_file
+from unembed.decisions.audit.run import (
+    MENTIONED,
+    AuditOptions,
+    AuditRun,
+    documents_of,
+    token_file,
+    vocabulary_of,
+)
 from unembed.decisions.audit.sense import check_audit
 from unembed.decisions.audit.summary import (
     AuditSummary,
@@ -240,8 +247,7 @@ def audit(
     if out is None:
         with progress_bar("audit", "tok", positions, progress) as bar:
             tables = [table for _part, table, _ in run.parts(frozenset(), bar, phases)]
-        table = pa.concat_tables(tables)
-        return Audit(run.provenance, run.vocabulary([table]), run.documents(), in_memory=table)
+        return held_audit(run, pa.concat_tables(tables))
     with RunFolder.open(out, run.provenance.to_json()) as folder:
         done = run.finished_parts(folder)
         run.count_finished(folder, done)
@@ -312,6 +318,13 @@ def headline(summary: AuditSummary) -> list[tuple[str, str]]:
     return rows
 
 
+def held_audit(run: AuditRun, table: pa.Table) -> Audit:
+    """An audit in memory, of the table of all positions."""
+    windows = run.reading.windows
+    vocabulary = vocabulary_of(windows, [table])
+    return Audit(run.provenance, vocabulary, documents_of(windows), in_memory=table)
+
+
 def finish_audit(folder: RunFolder, run: AuditRun, command: str) -> Audit:
     """Complete a run whose parts are all written, if that is left to do, and open it."""
     files = sorted(path for path in folder.done if path.startswith(TABLES))
@@ -321,8 +334,9 @@ def finish_audit(folder: RunFolder, run: AuditRun, command: str) -> Audit:
         read_table(path, columns=[n for n in pq.read_schema(path).names if n in MENTIONED])
         for path in (folder.folder / file for file in files)
     )
-    folder.write_table("vocabulary.parquet", run.vocabulary(tables).to_table())
-    folder.write_table("documents.parquet", run.documents())
+    windows = run.reading.windows
+    folder.write_table("vocabulary.parquet", vocabulary_of(windows, tables).to_table())
+    folder.write_table("documents.parquet", documents_of(windows))
     done = Audit._opened(folder.folder, run.provenance, files)
     if run.second_reader is not None:
         run.second_reader.finish(folder)

@@ -33,6 +33,7 @@ from unembed.runs.store import RunFolder
 from unembed.text.batches import Batch
 from unembed.text.corpus import Corpus
 from unembed.text.vocabulary import Vocabulary, word_starts
+from unembed.text.windows import Windows
 
 MENTIONED = ("target", "top1", "top2", "facet", "topk_ids")
 """Columns whose ids the run's vocabulary spells out."""
@@ -253,7 +254,7 @@ class AuditRun:
             whole[ENGINE_NLL] = self.logprobs.at(self.reading.windows, whole["doc"], whole["pos"])
         bad = ~whole["finite"]
         self._count_nonfinite(whole["doc"][bad], whole["pos"][bad])
-        return _to_table(whole)
+        return to_table(whole)
 
     def _count_nonfinite(self, doc: Int[np.ndarray, " bad"], pos: Int[np.ndarray, " bad"]) -> None:
         before = sum(self.nonfinite)
@@ -275,39 +276,37 @@ class AuditRun:
             bad = table.filter(pc.is_null(table["top1"]))
             self._count_nonfinite(numbers_of(bad["doc"]), numbers_of(bad["pos"]))
 
-    def vocabulary(self, tables: list[pa.Table] | Iterator[pa.Table]) -> Vocabulary:
-        """The text of every token id in these tables, and of the first token of each document."""
-        used: set[int] = set()
-        for table in tables:
-            for name in MENTIONED:
-                if name in table.column_names:
-                    column = table[name].combine_chunks()
-                    flat = column.flatten() if name == "topk_ids" else column
-                    used.update(flat.unique().drop_null().to_pylist())
-        used.update(self._first_tokens().tolist())
-        return Vocabulary.of(self.reading.windows.corpus.tokenizer, used)
 
-    def documents(self) -> pa.Table:
-        """A row per document: name, first token (which nothing predicts), positions."""
-        corpus = self.reading.windows.corpus
-        count = np.bincount(
-            self.reading.windows.doc,
-            weights=self.reading.windows.counts,
-            minlength=len(corpus.names),
-        )
-        return pa.table(
-            {
-                "doc": number_array(np.arange(len(corpus.names), dtype=np.int32)),
-                "name": text_array(corpus.names),
-                "first_token": number_array(self._first_tokens().astype(np.int32)),
-                "positions": number_array(count.astype(np.int64)),
-            }
-        )
+def vocabulary_of(windows: Windows, tables: Iterable[pa.Table]) -> Vocabulary:
+    """The text of every token id in these tables, and of the first token of each document."""
+    used: set[int] = set()
+    for table in tables:
+        for name in MENTIONED:
+            if name in table.column_names:
+                column = table[name].combine_chunks()
+                flat = column.flatten() if name == "topk_ids" else column
+                used.update(flat.unique().drop_null().to_pylist())
+    used.update(_first_tokens(windows.corpus).tolist())
+    return Vocabulary.of(windows.corpus.tokenizer, used)
 
-    def _first_tokens(self) -> Int[np.ndarray, " documents"]:
-        corpus = self.reading.windows.corpus
-        _, row = np.unique(corpus.document, return_index=True)
-        return np.asarray(corpus.ids[corpus.starts[row]])
+
+def documents_of(windows: Windows) -> pa.Table:
+    """A row per document: name, first token (which nothing predicts), positions."""
+    corpus = windows.corpus
+    count = np.bincount(windows.doc, weights=windows.counts, minlength=len(corpus.names))
+    return pa.table(
+        {
+            "doc": number_array(np.arange(len(corpus.names), dtype=np.int32)),
+            "name": text_array(corpus.names),
+            "first_token": number_array(_first_tokens(corpus).astype(np.int32)),
+            "positions": number_array(count.astype(np.int64)),
+        }
+    )
+
+
+def _first_tokens(corpus: Corpus) -> Int[np.ndarray, " documents"]:
+    _, row = np.unique(corpus.document, return_index=True)
+    return np.asarray(corpus.ids[corpus.starts[row]])
 
 
 def token_file(part: str) -> str:
@@ -322,7 +321,8 @@ def joined(pieces: list[Columns]) -> Columns:
     return {name: column[order] for name, column in whole.items()}
 
 
-def _to_table(columns: dict[str, Shaped[np.ndarray, "positions ..."]]) -> pa.Table:
+def to_table(columns: dict[str, Shaped[np.ndarray, "positions ..."]]) -> pa.Table:
+    """A table of columns, null where ``finite`` is not, but for ``ALWAYS``."""
     missing = ~columns.pop("finite")
     order = ["doc", "pos", *(name for name in columns if name not in ("doc", "pos"))]
     arrays = {}

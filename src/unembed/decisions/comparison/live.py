@@ -14,7 +14,7 @@ import pyarrow as pa
 import torch
 from torch import nn
 
-from unembed.decisions.audit.audit import Audit, finish_audit
+from unembed.decisions.audit.audit import Audit, finish_audit, held_audit
 from unembed.decisions.audit.run import AuditOptions, AuditRun, Columns, joined, token_file
 from unembed.decisions.comparison.pair_reader import PairReader, PairReading
 from unembed.decisions.comparison.tokenizers import refuse_other_heads, refuse_other_tokenizers
@@ -103,10 +103,7 @@ def audit_both(
         with progress_bar("compare", "tok", positions, progress) as bar:
             found = [tables for _part, tables in both.tables(frozenset(), bar, phases)]
         whole = [pa.concat_tables(tables) for tables in zip(*found, strict=True)]
-        audits = [
-            Audit(run.provenance, run.vocabulary([table]), run.documents(), in_memory=table)
-            for run, table in zip(runs, whole, strict=False)
-        ]
+        audits = [held_audit(run, table) for run, table in zip(runs, whole, strict=False)]
         return both.live(audits, [(table,) for table in whole[2:]])
     keys = [run.provenance.to_json() for run in runs]
     names = ("before", "after", "divergence", *(reader.name for reader in readers))
