@@ -20,7 +20,7 @@ from unembed.errors import HeadError
 from unembed.head.head import Head
 from unembed.models import ModelCheck, check
 from unembed.models.checkpoint import Checkpoint, load, token_ids
-from unembed.models.depths import Tail, tail_of
+from unembed.models.depths import Depths, Tail
 
 NORMS = {
     "llama": "model.norm (LlamaRMSNorm)",
@@ -46,6 +46,7 @@ def test_a_check_says_of_every_architecture_what_its_head_is(
     assert (found.rows, found.tokens, found.width) == (300, 290, head.dim)
     assert (found.tied, found.bias) == (head.tied, head.bias is not None)
     assert found.parameters == model.num_parameters()
+    assert found.no_depths is None
     assert found.tail is not None
     assert found.tail.exact
     assert found.tail.blocks == (4 if name == "qwen3_next" else 2)
@@ -75,23 +76,18 @@ def test_a_tail_with_a_step_that_is_no_module_is_not_called_a_chain(
         return output
 
     small_llama.model.register_forward_hook(double)
-    assert tail_of(small_llama) == Tail(2, ("model.norm (LlamaRMSNorm)",), False)
+    assert Depths.of(small_llama).tail == Tail(2, ("model.norm (LlamaRMSNorm)",), False)
     found = checked(small_llama, small_tokenizer)
     assert any(one.startswith("more than modules in a row lies") for one in found.to_mind)
 
 
-def test_two_lists_of_blocks_have_no_tail(small_llama: Any) -> None:
+def test_blocks_that_are_not_proved_are_to_mind(small_llama: Any, small_tokenizer: Any) -> None:
     layers = small_llama.model.layers
-    small_llama.model.others = torch.nn.ModuleList([torch.nn.Identity(), torch.nn.Identity()])
-    forward = layers[0].forward
-
-    def also(hidden: Any, *args: Any, **kwargs: Any) -> Any:
-        for other in small_llama.model.others:
-            hidden = other(hidden)
-        return forward(hidden, *args, **kwargs)
-
-    layers[0].forward = also
-    assert tail_of(small_llama) is None
+    layers[1].register_forward_pre_hook(lambda _block, args: (2 * args[0], *args[1:]))
+    found = checked(small_llama, small_tokenizer)
+    assert found.tail is None
+    assert found.no_depths in found.to_mind
+    assert ("tail", "not proved") in found.lines
 
 
 def test_what_to_mind_is_said(small_llama: Any, topics: list[str]) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from unembed.errors import HeadError
 from unembed.models.checkpoint import CONTEXT_LIMIT, Checkpoint, context_of, most_context, token_ids
-from unembed.models.depths import Tail, tail_of
+from unembed.models.depths import Depths, Tail
 from unembed.models.mode import restores_mode
 from unembed.models.model_pass import ModelPass, ReadingOptions
 from unembed.models.unused_weights import left_out_of
@@ -38,8 +39,8 @@ class ModelCheck(ShortRepr):
     ``head`` is the formula of the logits, of ``tokens`` rows that are tokens among ``rows``, each
     ``width`` wide, in ``head_dtype``; ``tied`` to the input embedding or not. ``bos`` is the token
     that ``tokenizer`` puts before every row, None where it puts none; ``lossless`` says that it
-    gives back the text that it was given. ``tail`` lies between the last block and the head, None
-    where no blocks were found.
+    gives back the text that it was given. ``tail`` lies between the last block and the head; it is
+    None where the blocks are not proved, and ``no_depths`` says why.
 
     The body is causal at ``context`` tokens of the ``most_context`` that it is configured for (None
     where it does not say), and short rows may be padded if ``pads``. ``route`` is how the head's
@@ -66,6 +67,7 @@ class ModelCheck(ShortRepr):
     bos: str | None
     lossless: bool
     tail: Tail | None
+    no_depths: str | None
     context: int
     most_context: int | None
     pads: bool
@@ -102,7 +104,7 @@ class ModelCheck(ShortRepr):
             ("tokens among the rows", f"{self.tokens:,}"),
             ("tokenizer", self.tokenizer),
             ("it puts before a row", bos),
-            ("tail", "no list of blocks was found" if self.tail is None else str(self.tail)),
+            ("tail", f"{self.tail}, proved" if self.no_depths is None else "not proved"),
             ("causal", f"at {self.context:,} tokens{of_most}"),
             ("padding", padding),
             (
@@ -147,7 +149,7 @@ def check(checkpoint: Checkpoint, *, context: int | None = None) -> ModelCheck:
     reading = ModelPass.of(model, corpus, options, checkpoint.name)
     head, precision = reading.head, reading.precision
     bos = None if corpus.bos is None else str(tokenizer.convert_ids_to_tokens(corpus.bos))
-    tail = tail_of(model)
+    tail, no_depths = _tail(model)
     facts: dict[str, Any] = {
         "model": checkpoint.name,
         "architecture": type(model).__name__,
@@ -167,6 +169,7 @@ def check(checkpoint: Checkpoint, *, context: int | None = None) -> ModelCheck:
         "bos": bos,
         "lossless": _gives_back(tokenizer),
         "tail": tail,
+        "no_depths": no_depths,
         "context": length,
         "most_context": most_context(model),
         "pads": reading.mixed,
@@ -223,6 +226,8 @@ def _to_mind(
         )
     if not found.lossless:
         yield "its tokenizer does not give back the text that it is given: spaces or letters change"
+    if found.no_depths is not None:
+        yield found.no_depths
     if found.tail is None or not found.tail.exact:
         yield (
             "more than modules in a row lies between its last block and its head: scopes of refine "
@@ -233,6 +238,13 @@ def _to_mind(
             f"it reads up to {found.most_context:,} tokens, and a run {CONTEXT_LIMIT:,}: --context "
             "takes more"
         )
+
+
+def _tail(model: torch.nn.Module) -> tuple[Tail | None, str | None]:
+    try:
+        return Depths.of(model).tail, None
+    except HeadError as error:
+        return None, str(error)
 
 
 def _corpus(tokenizer: Any, context: int) -> Corpus:

@@ -7,7 +7,7 @@ windows in the same batches, and several can share one pass.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -26,8 +26,10 @@ from unembed.head.precision import Precision
 from unembed.head.product import Route, float32_products
 from unembed.head.sweep import Sweep
 from unembed.models.checkpoint import Checkpoint, context_of, token_ids
+from unembed.models.depths import Depths
 from unembed.models.length_proof import LengthProof, prove_lengths
 from unembed.models.replicas import MOST_REPLICAS, replicas_of, side_by_side
+from unembed.models.streams import Streams
 from unembed.runs.phases import Phases
 from unembed.runs.provenance import digest_meanwhile, digest_of
 from unembed.runs.store import RunFolder
@@ -253,6 +255,22 @@ class ModelPass(ShortRepr):
                     states = final_hidden(model, block.input_ids.to(device))
                 found.append(states[block.real.to(device)])
             return torch.cat(found)
+
+    @torch.no_grad()
+    def streams(
+        self,
+        model: nn.Module,
+        batch: Batch,
+        phases: Phases,
+        depths: Depths,
+        wanted: Collection[int],
+    ) -> Streams:
+        """``hidden``, bitwise so on a CPU, with the states at several depths, in one read.
+
+        Raises UnembedError for a depth that the model does not have.
+        """
+        with phases("body"), float32_products(self.body_route):
+            return Streams.of(model, batch, depths, wanted)
 
 
 @runtime_checkable

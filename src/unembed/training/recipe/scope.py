@@ -13,7 +13,7 @@ from torch import nn
 from unembed.errors import UnembedError
 from unembed.head.head import output_embedding
 from unembed.models.checkpoint import hushed
-from unembed.models.depths import PROBE_TOKENS, evaluating, longest_lists
+from unembed.models.depths import evaluating, longest_lists, probe_ids
 from unembed.models.unused_weights import unused_on_text
 from unembed.training.recipe.lora import Lora, add_lora, check_peft
 from unembed.training.recipe.names import SCOPES, UNTIED
@@ -183,9 +183,8 @@ def _blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
 
 def _final_norm(model: nn.Module, scope: str) -> nn.Module:
     """The norm before the head; one that belongs to a block is none."""
-    ids = torch.arange(PROBE_TOKENS, device=output_embedding(model).weight.device)[None]
     with evaluating(model):
-        norm = last_norm(model, ids)
+        norm = last_norm(model, probe_ids(model))
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
     if norm is None or any(norm is inner for members in lists for inner in members.modules()):
         raise UnembedError(
