@@ -13,11 +13,9 @@ from torch import Tensor
 
 from unembed.errors import UnembedError
 from unembed.head.loss import HeadLoss
+from unembed.head.penalties import cosine_penalty, fisher_penalty
 from unembed.short_repr import ShortRepr
 from unembed.training.recipe.names import DIRECTIONS, OBJECTIVES
-
-MIN_SQUARED_DISTANCE = 1e-8
-"""Squared Fisher distances are raised to this before the root, whose slope has no bound at 0."""
 
 
 @dataclass(frozen=True)
@@ -142,32 +140,6 @@ def cosine(objective: Objective, said: HeadLoss) -> Penalties:
     return _everywhere(cosine_penalty(*_leading(objective, said)))
 
 
-def fisher_penalty(
-    logits: Float[Tensor, "positions k"], cosines: Float[Tensor, "positions k k"]
-) -> Float[Tensor, " positions"]:
-    """``sum_{i != j} p_i p_j d_ij``, the mean Fisher distance of two tokens, p softmax(logits).
-
-    ``d_ij^2 = Var_{m~p}(G_im - G_jm)`` with G the cosines, at least MIN_SQUARED_DISTANCE, taken as
-    ``C_ii + C_jj - 2 C_ij`` from the covariance C of G's rows, in float64, so that nearly equal
-    rows lose nothing. With two tokens ``4 (1 - cos) (p q)^(3/2)``. Source: theory §5.
-    """
-    p, g = logits.double().softmax(1), cosines.double()
-    centred = g - (g * p[:, None, :]).sum(2, keepdim=True)
-    covariance = (centred * p[:, None, :]) @ centred.mT
-    variance = covariance.diagonal(dim1=1, dim2=2)
-    square = variance[:, :, None] + variance[:, None, :] - 2 * covariance
-    distance = square.clamp_min(MIN_SQUARED_DISTANCE).sqrt()
-    return (_pairs(p) * distance).sum((1, 2)).to(logits.dtype)
-
-
-def cosine_penalty(
-    logits: Float[Tensor, "positions k"], cosines: Float[Tensor, "positions k k"]
-) -> Float[Tensor, " positions"]:
-    """``sum_{i != j} p_i p_j (1 - cos_ij)``, p softmax(logits). Source: theory §5."""
-    p = logits.double().softmax(1)
-    return (_pairs(p) * (1 - cosines.double())).sum((1, 2)).to(logits.dtype)
-
-
 def weighted_mean(
     found: Penalties,
     weights: Float[Tensor, " positions"] | None = None,
@@ -234,9 +206,3 @@ def _leading(
     if said.topk_cosines is None:
         raise ValueError(f"{objective.name} needs cosines: head_loss(..., k={k}, cosines=True)")
     return said.topk_values[:, :k], said.topk_cosines[:, :k, :k]
-
-
-def _pairs(p: Float[Tensor, "positions k"]) -> Float[Tensor, "positions k k"]:
-    """``p_i p_j``, 0 on the diagonal."""
-    other = 1 - torch.eye(p.shape[1], dtype=p.dtype, device=p.device)
-    return p[:, :, None] * p[:, None, :] * other
