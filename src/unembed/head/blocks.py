@@ -26,6 +26,7 @@ from unembed.head.product import (
 )
 
 Record = TypeVar("Record")
+Key = TypeVar("Key")
 
 ROWS = 512
 """Rows of a logit block on CPU."""
@@ -76,20 +77,42 @@ class BlockShape:
 def by_slices(work: Callable[[slice], Record], rows: int, device: torch.device) -> Record:
     """A record of columns for all rows, of which ``work`` holds so many at most at a time.
 
-    Equivalent to ``work(slice(rows))``. Each slice's columns go to their place at once: kept until
-    the end, they would lie between what is freed, and the heap would grow with the rows.
+    Equivalent to ``work(slice(rows))``.
     """
-    most = SLICE.get(device.type, MOST_SLICE)
+    most = most_rows(device)
     if rows <= most:
         return work(slice(rows))
-    whole: dict[str, Tensor] = {}
-    for start in range(0, rows, most):
-        found = work(slice(start, start + most))
-        for name, column in vars(found).items():
+    kinds: list[type[Record]] = []
+
+    def columns(some: slice) -> dict[str, Tensor]:
+        found = work(some)
+        kinds.append(type(found))
+        return vars(found)
+
+    whole = columns_by_slices(columns, rows, most)
+    return kinds[0](**whole)
+
+
+def most_rows(device: torch.device) -> int:
+    """Rows of which sums are held at once on this device."""
+    return SLICE.get(device.type, MOST_SLICE)
+
+
+def columns_by_slices(
+    work: Callable[[slice], dict[Key, Tensor]], rows: int, most: int
+) -> dict[Key, Tensor]:
+    """Columns of all rows, equivalent to ``work(slice(rows))``, made of ``most`` rows at a time.
+
+    Each slice's columns go to their place at once: kept until the end, they would lie between what
+    is freed, and the heap would grow with the rows.
+    """
+    whole: dict[Key, Tensor] = {}
+    for start in range(0, max(rows, 1), most):
+        for name, column in work(slice(start, min(start + most, rows))).items():
             if name not in whole:
                 whole[name] = column.new_empty((rows, *column.shape[1:]))
             whole[name][start : start + most] = column
-    return type(found)(**whole)
+    return whole
 
 
 @cache
@@ -103,22 +126,33 @@ def cache_share() -> int:
     return max(found) // (os.cpu_count() or 1) if found else 4 << 20
 
 
+Block = tuple[int, Float[Tensor, "_tile _block"], slice]
+"""The first column of some logits, the logits, and their rows."""
+
+
 def logit_blocks(
-    inputs: Float[Tensor, "rows dim"], head: Head, precision: Precision, block: int | None = None
-) -> Iterator[tuple[int, Float[Tensor, "tile block"], slice]]:
+    inputs: Float[Tensor, "rows dim"],
+    head: Head,
+    precision: Precision,
+    block: int | None = None,
+    room: Float[Tensor, " numbers"] | None = None,
+) -> Iterator[Block]:
     """Blocks of float32 logits: (first column, logits, rows), blocks outer and row tiles inner.
 
     The rows must be padded (``product.pad_rows``), in any dtype. Columns are padded to a multiple
-    of SEGMENT; a padded column, or one that is not a token, holds NEVER. The block is overwritten
-    by the next. ``block`` is its width, by ``BlockShape`` where it is None.
+    of SEGMENT; a padded column, or one that is not a token, holds NEVER. ``block`` is a block's
+    width, by ``BlockShape`` where it is None. A block is overwritten by the next, unless there is
+    ``room`` for ``rows * padded(head.vocab)`` numbers, where they stay, one after the other.
     """
     rows = inputs.shape[0]
     left = left_operand(inputs, head.weight.dtype, precision.route)
     converted = head.weight.dtype != left.dtype
     shape = BlockShape.of(inputs.device, rows, block, head.dim if converted else 0)
-    buffer = torch.empty(
-        min(rows, shape.rows) * shape.columns, dtype=torch.float32, device=inputs.device
-    )
+    buffer = room
+    if buffer is None:
+        buffer = torch.empty(
+            min(rows, shape.rows) * shape.columns, dtype=torch.float32, device=inputs.device
+        )
     for start in range(0, head.vocab, shape.columns):
         stop = min(start + shape.columns, head.vocab)
         weight = right_operand(head.weight[start:stop], left)
@@ -126,11 +160,12 @@ def logit_blocks(
         barred = None if head.valid is None else ~head.valid[start:stop]
         if barred is not None and not bool(barred.any()):
             barred = None
-        width = -(-(stop - start) // SEGMENT) * SEGMENT
+        width = padded(stop - start)
         for top in range(0, rows, shape.rows):
             span = slice(top, min(top + shape.rows, rows))
             height = span.stop - span.start
-            logits = buffer[: height * width].view(height, width)
+            first = 0 if room is None else rows * start + top * width
+            logits = buffer[first : first + height * width].view(height, width)
             multiply(left[span], weight, precision.route, logits[:, : weight.shape[0]])
             real = logits[:, : stop - start]
             apply_recipe(real, head, bias)
@@ -138,6 +173,11 @@ def logit_blocks(
                 real.masked_fill_(barred, NEVER)
             logits[:, stop - start :] = NEVER
             yield start, logits, span
+
+
+def padded(columns: int) -> int:
+    """Columns of the blocks that hold so many: a multiple of SEGMENT."""
+    return -(-columns // SEGMENT) * SEGMENT
 
 
 def apply_recipe(

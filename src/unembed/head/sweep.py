@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int, Integer
+from jaxtyping import Bool, Float, Float64, Int, Integer
 from torch import Tensor
 
 from unembed.head.blocks import (
     NEVER,
+    Block,
     BlockShape,
     by_slices,
     logit_blocks,
@@ -94,25 +95,37 @@ def sweep(
     check(hidden, head, targets, k, block)
     precision = precision or Precision.probe(head.weight, hidden.dtype)
     k = min(k, head.tokens)
+
+    def blocks(inputs: Float[Tensor, "rows dim"]) -> Iterator[Block]:
+        for start, logits, rows in logit_blocks(inputs, head, precision, block):
+            if observe is not None:
+                observe(logits, start, rows)
+            yield start, logits, rows
+
     if observe is not None:
-        return _swept(hidden, head, targets, k, precision, block, observe)
+        return sweep_at_once(hidden, head, targets, k, precision, blocks, block)[0]
     return by_slices(
-        lambda rows: _swept(hidden[rows], head, targets[rows], k, precision, block, None),
+        lambda rows: sweep_at_once(hidden[rows], head, targets[rows], k, precision, blocks, block)[
+            0
+        ],
         len(hidden),
         hidden.device,
     )
 
 
-def _swept(
+def sweep_at_once(
     hidden: Float[Tensor, "positions dim"],
     head: Head,
     targets: Integer[Tensor, " positions"],
     k: int,
     precision: Precision,
-    block: int | None,
-    observe: Callable[[Float[Tensor, "rows block"], int, slice], None] | None,
-) -> Sweep:
-    """``sweep`` of rows that are held at once."""
+    blocks: Callable[[Float[Tensor, "rows dim"]], Iterator[Block]],
+    block: int | None = None,
+) -> tuple[Sweep, Float64[Tensor, " positions"]]:
+    """``sweep`` of rows that are held at once, and their logsumexp before it was rounded.
+
+    ``blocks`` makes the blocks of logits, ``block`` wide, of the rows with others that pad them.
+    """
     n = hidden.shape[0]
     shape = BlockShape.of(hidden.device, n, block)
     inputs = pad_rows(hidden, shape.padding, hidden.dtype)
@@ -122,9 +135,7 @@ def _swept(
     tolerance = target_tolerance(inputs, head, index, threshold, precision)
     running = Running.of(index, threshold, k, head.vocab, tolerance)
     update = update_of(precision.epilogue)
-    for start, logits, rows in logit_blocks(inputs, head, precision, block):
-        if observe is not None:
-            observe(logits, start, rows)
+    for start, logits, rows in blocks(inputs):
         update(running.tile(rows), logits, start)
     larger, unsure = running.counted()
     if bool(unsure.any()):
@@ -132,7 +143,7 @@ def _swept(
         larger[unsure] = _recount(inputs[unsure], head, index[unsure], seen, precision, shape)
     logsumexp, entropy, sum_p2 = running.combined()
     finite = torch.isfinite(logsumexp) & torch.isfinite(entropy) & torch.isfinite(sum_p2)
-    return Sweep(
+    said = Sweep(
         running.values[:n],
         running.ids[:n].clamp_max(head.vocab - 1),  # past the end where no logit is a number
         logsumexp[:n].float(),
@@ -142,6 +153,7 @@ def _swept(
         larger[:n] + 1,
         finite[:n],
     )
+    return said, logsumexp[:n]
 
 
 def _recount(

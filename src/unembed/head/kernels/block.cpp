@@ -140,6 +140,48 @@ extern "C" void unembed_apart(
     }
 }
 
+// Log-probabilities of p, and logits that less `top` and less `base` are those of q: per segment the
+// sums of p, q, p log(p/q) - p + q and min(p, q), and how many logits are above the bar. See
+// eager.py, whose series this is.
+extern "C" void unembed_beside(
+    const float *log_p, const float *logits, int64_t rows, int64_t width, int64_t p_stride,
+    int64_t q_stride, const float *top, const float *base, const float *bar, float *sums,
+    int64_t plane, int64_t parts, int64_t threads) {
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t r = 0; r < rows; r++) {
+        const lanes t = spread(top[r]), b = spread(base[r]), high = spread(bar[r]);
+        for (int64_t c = 0; c < width; c += SEGMENT) {
+            lanes mass_p = {}, mass_q = {}, apart = {}, shared = {};
+            whole above = {};
+            for (int64_t i = c; i < c + SEGMENT; i += LANES) {
+                const lanes x = *(const lanes *)(log_p + r * p_stride + i);
+                const lanes l = *(const lanes *)(logits + r * q_stride + i);
+                const lanes y = (l - t) - b, d = x - y;
+                const lanes p = power_of_two(x * 1.44269504f), q = power_of_two(y * 1.44269504f);
+                lanes near = spread(1.0f / 40320) * -d + 1.0f / 5040;
+                near = near * -d + 1.0f / 720;
+                near = near * -d + 1.0f / 120;
+                near = near * -d + 1.0f / 24;
+                near = near * -d + 1.0f / 6;
+                near = near * -d + 1.0f / 2;
+                mass_p += p;
+                mass_q += q;
+                apart += d > -0.5f && d < 0.5f ? near * d * d * p : p * (d - 1.0f) + q;
+                shared += p < q ? p : q;
+                above -= (whole)(l > high);
+            }
+            float *out = sums + r * parts + c / SEGMENT;
+            int32_t count = 0;
+            for (int i = 0; i < LANES; i++) count += above[i];
+            out[0] = total(mass_p);
+            out[plane] = total(mass_q);
+            out[2 * plane] = total(apart);
+            out[3 * plane] = total(shared);
+            out[4 * plane] = count;
+        }
+    }
+}
+
 // Elements of a and b one after the other: of their first halves, or of their second ones.
 template <int... I> static inline lanes interleave(lanes a, lanes b, int half,
                                                    std::integer_sequence<int, I...>) {

@@ -42,7 +42,7 @@ def available() -> bool:
 
 
 def update(running: Running, logits: Float[Tensor, "rows block"], start: int) -> None:
-    """Take in a block of logits, which is left as it was. See ``running.Update``."""
+    """Take in a block of logits. See ``running.Update``."""
     library = _library()
     if library is None:
         raise RuntimeError("the compiled kernel is not available: ask available() first")
@@ -89,6 +89,30 @@ def segment_divergences(
         q.stride(0),
         *(base.data_ptr() for base in bases),
         bottom,
+        sums.data_ptr(),
+        sums.stride(0),
+        sums.stride(1),
+        torch.get_num_threads(),
+    )
+
+
+def sums_beside(
+    log_p: Float[Tensor, "rows block"],
+    logits: Float[Tensor, "rows block"],
+    given: tuple[Float[Tensor, " rows"], Float[Tensor, " rows"], Float[Tensor, " rows"]],
+    sums: Float[Tensor, "5 rows parts"],
+) -> None:
+    """Five sums over each segment of two distributions; see ``eager.sums_beside``."""
+    library = _library()
+    if library is None:
+        raise RuntimeError("the compiled kernel is not available: ask available() first")
+    library.unembed_beside(
+        log_p.data_ptr(),
+        logits.data_ptr(),
+        *logits.shape,
+        log_p.stride(0),
+        logits.stride(0),
+        *(column.data_ptr() for column in given),
         sums.data_ptr(),
         sums.stride(0),
         sums.stride(1),
@@ -233,6 +257,11 @@ def _loaded(path: Path) -> Any:
     library.unembed_apart.argtypes = [
         *(pointer, pointer, size, size, size, size),
         *(pointer, pointer, ctypes.c_float, pointer, size, size, size),
+    ]
+    library.unembed_beside.restype = None
+    library.unembed_beside.argtypes = [
+        *(pointer, pointer, size, size, size, size),
+        *(pointer, pointer, pointer, pointer, size, size, size),
     ]
     library.unembed_scatter.restype = None
     library.unembed_scatter.argtypes = [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -13,7 +15,7 @@ GROUP = 64
 
 
 def update(running: Running, logits: Float[Tensor, "rows block"], start: int) -> None:
-    """Take in a block of logits, which is overwritten. See ``running.Update``."""
+    """Take in a block of logits. See ``running.Update``."""
     scratch = torch.empty_like(logits)
     count, width = logits.shape
     local = running.targets - start
@@ -47,17 +49,16 @@ def _sum_segments(
     scratch: Tensor,
     sums: Float[Tensor, "4 rows parts"],
 ) -> None:
-    """Each segment's four numbers. The logits are overwritten.
+    """Each segment's four numbers.
 
     Powers of two are several times faster than ``exp`` in torch's CPU library. The scaling by
     log2(e) rounds x once more, by at most half a float32 ulp of x.
     """
     rows = len(logits)
-    x = logits.view(rows, -1, SEGMENT)
-    e = scratch.view_as(x)
+    e = scratch.view(rows, -1, SEGMENT)
     peak, z, s, q = sums.unbind(0)
     torch.amax(peaks.view(rows, -1, SEGMENT // GROUP), -1, out=peak)
-    x -= peak[..., None]
+    x = logits.view_as(e) - peak[..., None]
     x *= LOG2_E
     torch.exp2(x, out=e)
     torch.sum(e, -1, out=z)
@@ -105,3 +106,33 @@ def keep_topk(
         every_id = torch.cat([before_ids, span.expand(len(row), -1)], dim=1)
         values[row] = settled.values[:, :k]
         ids[row] = every_id.gather(1, settled.indices[:, :k])
+
+
+NEAR = 0.5
+"""Log-ratios below this take the series of ``apart``; the largest term left out is 4e-8 of it."""
+
+
+def sums_beside(
+    log_p: Float[Tensor, "rows block"],
+    logits: Float[Tensor, "rows block"],
+    given: tuple[Float[Tensor, " rows"], Float[Tensor, " rows"], Float[Tensor, " rows"]],
+    sums: Float[Tensor, "5 rows parts"],
+) -> None:
+    """Sums over each segment of p, q, p log(p/q) - p + q and min(p, q), and logits above a bar.
+
+    ``given`` is what to take from a row's logits in turn to reach log q, and its bar. With
+    ``d = log(p/q)`` the third is ``p (d - 1 + exp(-d))``, which is never negative, and of a small d
+    ``p d^2 (1/2 - d/6 + d^2/24 - ...)``, which loses nothing to the cancellation of its parts.
+    """
+    top, base, bar = given
+    shape = (len(logits), -1, SEGMENT)
+    log_q = (logits - top[:, None]).sub_(base[:, None])
+    d = log_p - log_q
+    p, q = (log_p * LOG2_E).exp2_(), log_q.mul_(LOG2_E).exp2_()
+    series = torch.full_like(d, 1 / math.factorial(8))
+    for n in range(7, 1, -1):
+        series.mul_(-d).add_(1 / math.factorial(n))
+    apart = torch.where(d.abs() < NEAR, series.mul_(d).mul_(d).mul_(p), p * (d - 1) + q)
+    above = (logits > bar[:, None]).float()
+    for total, term in zip(sums.unbind(0), (p, q, apart, torch.minimum(p, q), above), strict=True):
+        torch.sum(term.view(shape), -1, out=total)

@@ -32,7 +32,7 @@ def available(device: torch.device) -> bool:
 
 
 def update(running: Running, logits: Float[Tensor, "rows block"], start: int) -> None:
-    """Take in a block of logits, which is left as it was. See ``running.Update``."""
+    """Take in a block of logits. See ``running.Update``."""
     rows, width = logits.shape
     _, height, parts = running.sums.shape
     if height != rows or running.sums.stride(2) != 1 or logits.stride(1) != 1:

@@ -99,8 +99,8 @@ class Running:
 Update = Callable[[Running, Float[Tensor, "rows block"], int], None]
 """``update(running, logits, start)`` takes in a block of logits whose first column is ``start``.
 
-The block's width is a multiple of SEGMENT and blocks come in order of their columns. The logits may
-be overwritten.
+The block's width is a multiple of SEGMENT and blocks come in order of their columns. The logits are
+left as they were.
 """
 
 
