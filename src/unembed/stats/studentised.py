@@ -112,7 +112,7 @@ def studentised(
 
 def mean_estimates(
     sums: Float[np.ndarray, "k documents"],
-    counts: Float[np.ndarray, " documents"],
+    counts: Float[np.ndarray, "... documents"],
     limits: Sequence[tuple[float, float]],
     *,
     resamples: int = RESAMPLES,
@@ -120,18 +120,19 @@ def mean_estimates(
 ) -> tuple[Estimate, ...]:
     """Estimate k means over positions, ``sums.sum() / counts.sum()``, from sums by document.
 
+    ``counts`` are those of all k, or of each of them where they are means of different positions.
     ``limits`` are the least and the largest that each mean can be.
     """
-    n = int(counts.sum())
-    if n == 0:
-        return tuple(Estimate(None, reason="no position to average over") for _ in sums)
     over = np.broadcast_to(counts, sums.shape)
-    found = studentised(sums, over, resamples=resamples, seed=seed)
-    documents = int(np.count_nonzero(counts))
-    return tuple(
-        Estimate(float(found.value[i]), *found.ends(i, limits[i]), n=n, documents=documents)
-        for i in range(len(sums))
-    )
+    n = over.sum(axis=1)
+    some = np.flatnonzero(n)
+    found = studentised(sums[some], over[some], resamples=resamples, seed=seed)
+    means = [Estimate(None, reason="no position to average over") for _ in sums]
+    for at, i in enumerate(some.tolist()):
+        ends = found.ends(at, limits[i])
+        on = int(np.count_nonzero(over[i]))
+        means[i] = Estimate(float(found.value[at]), *ends, n=int(n[i]), documents=on)
+    return tuple(means)
 
 
 def tail_quantile_estimates(

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
+from unembed.short_repr import ShortRepr
 from unembed.stats.bootstrap import cluster, sums_by_document
 
 LAYERS_RESAMPLES = 2_000
@@ -86,10 +87,10 @@ class LensStack:
         """Number of positions."""
         return len(self.doc)
 
-    @property
-    def every_depth(self) -> bool:
-        """Whether all depths from 0 to ``blocks`` are there."""
-        return len(self.depths) == self.blocks + 1
+    def about(self) -> dict[str, Any]:
+        """The fields of ``AtDepths``."""
+        named = {name: getattr(self, name) for name in ("lens", "depths", "blocks", "n")}
+        return named | {"documents": self.clusters[1]}
 
     @cached_property
     def clusters(self) -> tuple[Int[np.ndarray, " positions"], int]:
@@ -105,10 +106,32 @@ class LensStack:
     def sums(self, values: Shaped[np.ndarray, "rows positions"]) -> Float[np.ndarray, "rows docs"]:
         """The sum of each row in each document."""
         inverse, documents = self.clusters
-        found = [sums_by_document(row, inverse, documents) for row in values]
+        whole = (row.astype(np.float64, copy=False) for row in values)
+        found = [sums_by_document(row, inverse, documents) for row in whole]
         return np.stack(found) if found else np.zeros((0, documents))
 
     def sizes(self) -> Float[np.ndarray, " docs"]:
         """The number of positions of each document."""
         inverse, documents = self.clusters
         return np.bincount(inverse, minlength=documents).astype(np.float64)
+
+
+@dataclass(frozen=True)
+class AtDepths(ShortRepr):
+    """What a figure over depths rests on: a lens, the depths that were measured, of how many."""
+
+    lens: str
+    depths: tuple[int, ...]
+    blocks: int
+    n: int
+    documents: int
+
+    @property
+    def every_depth(self) -> bool:
+        """Whether all depths from 0 to ``blocks`` were measured."""
+        return len(self.depths) == self.blocks + 1
+
+    @property
+    def scope(self) -> str:
+        """``of the 5 measured depths`` where some were left out, else empty."""
+        return "" if self.every_depth else f"of the {len(self.depths)} measured depths"
