@@ -180,59 +180,10 @@ class DraftReader:
         """Acceptance, tokens a pass and speed-up, with intervals over documents (theory §4)."""
         samplings = (*self.options.every, None)
         names = [GREEDY if one is None else str(one) for one in samplings]
-        sums = _Sums.of(parts, names, self.options.drafted)
-        how = {"resamples": resamples, "seed": seed}
-        limits = [(0.0, 1.0)] * len(names)
-        means = mean_estimates(sums.chances, sums.sizes, limits, **how)
-        shape = (-1, len(names), self.options.drafted)
-        resampled = (
-            totals_and_resamples(one.reshape(-1, one.shape[-1]), **how)
-            for one in (sums.tokens, sums.rounds, sums.chances, sums.sizes[None])
-        )
-        tokens, rounds, chances, sizes = resampled
-        tokens, rounds = tokens.reshape(shape), rounds.reshape(shape)
-        documents = len(sums.sizes)
-        found = [
-            self._judged(
-                sampling, mean, (tokens[:, i], rounds[:, i], chances[:, i], sizes[:, 0]), documents
-            )
-            for i, (sampling, mean) in enumerate(zip(samplings, means, strict=True))
-        ]
+        sums = DraftSums.of(parts, names, self.options.drafted)
+        found = sums.judged(samplings, self.cost, resamples=resamples, seed=seed)
         given = self.options.cost is not None
-        return DraftSummary(self.cost, given, self.parameters, tuple(found))
-
-    def _judged(
-        self,
-        sampling: Sampling | None,
-        acceptance: Estimate,
-        totals: tuple[Float[np.ndarray, "rows ..."], ...],
-        documents: int,
-    ) -> DraftUnderSampling:
-        """One sampler, from totals over the documents and, in the rows below, their resamples."""
-        tokens, rounds, chances, sizes = totals
-        drafts = np.arange(1, self.options.drafted + 1)
-        slower = 1 + self.cost * drafts
-        mean = (chances / np.maximum(sizes, 1))[:, None]
-        alike = np.cumsum(np.concatenate([np.ones_like(mean), mean**drafts], axis=1), axis=1)[:, 1:]
-        lengths = []
-        for g, (made, begun) in enumerate(zip(tokens.T, rounds.T, strict=True)):
-            walked = ratio_of_totals(made, begun, documents)
-            if walked.value is None:
-                walked = replace(walked, reason=TOO_SHORT)
-            even = acceptance
-            if even.value is not None:
-                ends = interval(alike[1:, g], documents)
-                even = replace(acceptance, value=float(alike[0, g]), low=ends[0], high=ends[1])
-            lengths.append(DraftLength(g + 1, walked, even, _scaled(walked, 1 / slower[g])))
-        speed = np.where(rounds > 0, tokens / np.where(rounds > 0, rounds, 1) / slower, -np.inf)
-        best = speed.argmax(axis=1) + 1.0
-        if not np.isfinite(speed[0]).any():
-            return DraftUnderSampling(
-                sampling, acceptance, tuple(lengths), Estimate(None, reason=TOO_SHORT)
-            )
-        ends = interval(best[1:], documents)
-        whole = Estimate(best[0], *ends, n=acceptance.n, documents=acceptance.documents)
-        return DraftUnderSampling(sampling, acceptance, tuple(lengths), whole)
+        return DraftSummary(self.cost, given, self.parameters, found)
 
 
 def draft_rows(drafts: DraftSummary | None) -> list[tuple[str, str]]:
@@ -273,7 +224,7 @@ def cost_in_words(drafts: DraftSummary) -> str:
 
 
 @dataclass(frozen=True)
-class _Sums:
+class DraftSums:
     """Sums of each document: tokens and rounds of whole rounds, chances, positions."""
 
     tokens: Float[np.ndarray, "samplings drafts documents"]
@@ -282,27 +233,111 @@ class _Sums:
     sizes: Float[np.ndarray, " documents"]
 
     @staticmethod
-    def of(parts: Iterable[pa.Table], names: Sequence[str], most: int) -> _Sums:
+    def of(parts: Iterable[pa.Table], names: Sequence[str], most: int) -> DraftSums:
         """Read the reader's table, a part at a time."""
-        found: list[tuple[np.ndarray, ...]] = []
+        found: list[tuple[Int[np.ndarray, " documents"], DraftSums]] = []
         for part in parts:
             values = np.stack([numbers_of(part[name]).astype(np.float64) for name in names])
             kept = np.isfinite(values).all(axis=0)
             doc, pos, first = (
                 numbers_of(part[name])[kept] for name in ("doc", "pos", "window_start")
             )
-            if not len(doc):
-                continue
-            chances, begins = values[:, kept], runs_of(doc, pos, first)
-            walked = walked_rounds(chances, begins, most)
-            sums = (_sums_of(one, doc[begins]) for one in walked)
-            found.append((doc, *sums, _sums_of(chances, doc), _sums_of(np.ones(len(doc)), doc)))
+            if len(doc):
+                sums = DraftSums.along(values[:, kept], doc, runs_of(doc, pos, first), most)
+                found.append((np.unique(doc), sums))
         if not found:
             nothing = np.zeros((len(names), most, 0))
-            return _Sums(nothing, nothing, nothing[:, 0], np.zeros(0))
-        docs, *pieces = zip(*found, strict=True)
-        ids = np.concatenate([np.unique(doc) for doc in docs])
-        return _Sums(*(_sums_of(np.concatenate(some, axis=-1), ids) for some in pieces))
+            return DraftSums(nothing, nothing, nothing[:, 0], np.zeros(0))
+        ids = np.concatenate([doc for doc, _ in found])
+        pieces = zip(*(vars(sums).values() for _, sums in found), strict=True)
+        return DraftSums(*(_sums_of(np.concatenate(some, axis=-1), ids) for some in pieces))
+
+    @staticmethod
+    def along(
+        chances: Float[np.ndarray, "samplings positions"],
+        doc: Int[np.ndarray, " positions"],
+        begins: Int[np.ndarray, " runs"],
+        most: int,
+    ) -> DraftSums:
+        """Walk rounds of up to ``most`` drafted tokens along runs of positions, see ``runs_of``."""
+        tokens, rounds = walked_rounds(chances, begins, most)
+        each = (_sums_of(tokens, doc[begins]), _sums_of(rounds, doc[begins]))
+        return DraftSums(*each, _sums_of(chances, doc), _sums_of(np.ones(len(doc)), doc))
+
+    def judged(
+        self, samplings: Sequence[Sampling | None], cost: float, *, resamples: int, seed: int
+    ) -> tuple[DraftUnderSampling, ...]:
+        """Acceptance, tokens a pass and speed-up under each sampler, at a cost of a draft's pass."""
+        how = {"resamples": resamples, "seed": seed}
+        limits = [(0.0, 1.0)] * len(samplings)
+        means = mean_estimates(self.chances, self.sizes, limits, **how)
+        tokens, rounds = self.resampled_rounds(**how)
+        sums = np.concatenate([self.chances, self.sizes[None]])
+        totals = totals_and_resamples(sums, **how)
+        rates = totals[:, :-1] / np.maximum(totals[:, -1:], 1)
+        return tuple(
+            _judged(one, mean, tokens[:, i], rounds[:, i], rates[:, i], cost, len(self.sizes))
+            for i, (one, mean) in enumerate(zip(samplings, means, strict=True))
+        )
+
+    def resampled_rounds(
+        self, *, resamples: int, seed: int
+    ) -> tuple[
+        Float[np.ndarray, "rows samplings drafts"], Float[np.ndarray, "rows samplings drafts"]
+    ]:
+        """Tokens and rounds of all documents, and in the rows below of each resample."""
+        k, drafts, documents = self.tokens.shape
+        tokens, rounds = (
+            totals_and_resamples(one.reshape(k * drafts, documents), resamples=resamples, seed=seed)
+            for one in (self.tokens, self.rounds)
+        )
+        return tokens.reshape(-1, k, drafts), rounds.reshape(-1, k, drafts)
+
+
+def speed_ups(
+    tokens: Float[np.ndarray, "rows drafts"], rounds: Float[np.ndarray, "rows drafts"], cost: float
+) -> Float[np.ndarray, "rows drafts"]:
+    """Tokens a round over what it costs, in passes of the target; minus infinity without a round.
+
+    A round of g drafted tokens costs ``1 + g * cost``.
+    """
+    slower = 1 + cost * np.arange(1, tokens.shape[1] + 1)
+    return np.where(rounds > 0, tokens / np.where(rounds > 0, rounds, 1) / slower, -np.inf)
+
+
+def _judged(
+    sampling: Sampling | None,
+    acceptance: Estimate,
+    tokens: Float[np.ndarray, "rows drafts"],
+    rounds: Float[np.ndarray, "rows drafts"],
+    rates: Float[np.ndarray, " rows"],
+    cost: float,
+    documents: int,
+) -> DraftUnderSampling:
+    """One sampler, from totals over the documents and, in the rows below, their resamples."""
+    drafts = np.arange(1, tokens.shape[1] + 1)
+    mean = rates[:, None]
+    alike = np.cumsum(np.concatenate([np.ones_like(mean), mean**drafts], axis=1), axis=1)[:, 1:]
+    lengths = []
+    for g, (made, begun) in enumerate(zip(tokens.T, rounds.T, strict=True)):
+        walked = ratio_of_totals(made, begun, documents)
+        if walked.value is None:
+            walked = replace(walked, reason=TOO_SHORT)
+        even = acceptance
+        if even.value is not None:
+            ends = interval(alike[1:, g], documents)
+            even = replace(acceptance, value=float(alike[0, g]), low=ends[0], high=ends[1])
+        speedup = _scaled(walked, 1 / (1 + cost * (g + 1)))
+        lengths.append(DraftLength(g + 1, walked, even, speedup))
+    speed = speed_ups(tokens, rounds, cost)
+    if not np.isfinite(speed[0]).any():
+        return DraftUnderSampling(
+            sampling, acceptance, tuple(lengths), Estimate(None, reason=TOO_SHORT)
+        )
+    best = speed.argmax(axis=1) + 1.0
+    ends = interval(best[1:], documents)
+    whole = Estimate(best[0], *ends, n=acceptance.n, documents=acceptance.documents)
+    return DraftUnderSampling(sampling, acceptance, tuple(lengths), whole)
 
 
 def _sums_of(

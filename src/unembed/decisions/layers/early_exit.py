@@ -120,7 +120,8 @@ def exit_rows(stack: LensStack, threshold: float) -> Int[np.ndarray, " positions
     """The row of the depth at which each position leaves: the last one where no margin is wide."""
     wide = stack.margin >= threshold
     wide[-1] = True
-    return np.argmax(wide, axis=0)
+    rows: Int[np.ndarray, " positions"] = np.argmax(wide, axis=0)
+    return rows
 
 
 def _margins(stack: LensStack) -> Float[np.ndarray, " margins"]:

@@ -71,7 +71,9 @@ class Settling(AtDepths):
 
 def settled_depths(stack: LensStack) -> Int[np.ndarray, " positions"]:
     """The depth at which each position settles, see ``Settling``."""
-    return np.asarray(stack.depths)[np.argmax(_settled(stack.agrees), axis=0)]
+    rows = np.argmax(_settled(stack.agrees), axis=0)
+    depths: Int[np.ndarray, " positions"] = np.asarray(stack.depths)[rows]
+    return depths
 
 
 def settling(
