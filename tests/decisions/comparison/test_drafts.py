@@ -279,3 +279,11 @@ def test_a_walk_yields_what_simulated_decoding_does(sampling: Sampling) -> None:
         assert simulated.low is not None
         assert simulated.high is not None
         assert simulated.low < walked < simulated.high < simulated.low + 0.4
+
+
+def test_a_table_without_a_finite_position_has_reasons():
+    [sampled, greedy] = (
+        DraftReader(DraftOptions(), (2, 1)).summary([], resamples=9, seed=0).samplings
+    )
+    assert sampled.acceptance.value is None
+    assert greedy.best.reason == "no window of the text is that long"

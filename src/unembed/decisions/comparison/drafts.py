@@ -267,7 +267,7 @@ class DraftSums:
     def judged(
         self, samplings: Sequence[Sampling | None], cost: float, *, resamples: int, seed: int
     ) -> tuple[DraftUnderSampling, ...]:
-        """Acceptance, tokens a pass and speed-up under each sampler, at a cost of a draft's pass."""
+        """Acceptance, tokens a pass and speed-up under each sampler at this cost."""
         how = {"resamples": resamples, "seed": seed}
         limits = [(0.0, 1.0)] * len(samplings)
         means = mean_estimates(self.chances, self.sizes, limits, **how)
