@@ -40,18 +40,6 @@
     add("rank of the target", current.rank[i], 1, 0);
     details.append(figures);
   }
-
-  function candidate(text, p, isTarget) {
-    const item = element("li", isTarget ? "is-target" : "");
-    const bar = element("span", "share");
-    bar.style.width = `${(100 * p).toFixed(1)}%`;
-    const percent = p > 0 && p < 0.001 ? "< 0.1 %" : `${(100 * p).toFixed(1)} %`;
-    const track = element("span");
-    track.append(bar);
-    bar.style.display = "block";
-    item.append(write(element("bdi"), text, false), track, element("span", "percent", percent));
-    return item;
-  }
 {% endblock %}
 {% block lead %}
     fragment.append(write(element("bdi", "lead-token"), current.lead, true));

@@ -35,6 +35,35 @@ function write(into, text, breaksLines) {
   return into;
 }
 
+// Lays details beside a box of the screen, below it where there is room.
+function place(details, box) {
+  details.hidden = false;
+  const width = document.documentElement.clientWidth;
+  if (getComputedStyle(details).position === "fixed") {
+    // On a phone the details lie across the bottom, or across the top where they would hide the token.
+    details.style.left = details.style.top = "";
+    details.classList.toggle("at-top", box.bottom > innerHeight - details.offsetHeight - 16);
+    return;
+  }
+  const below = box.bottom + 8 + details.offsetHeight < innerHeight || box.top < details.offsetHeight + 8;
+  const left = Math.max(6, Math.min(box.left - 12, width - details.offsetWidth - 6));
+  details.style.left = `${scrollX + left}px`;
+  details.style.top = `${scrollY + (below ? box.bottom + 8 : box.top - 8 - details.offsetHeight)}px`;
+}
+
+// A token with its probability as a bar.
+function candidate(text, p, isTarget) {
+  const item = element("li", isTarget ? "is-target" : "");
+  const bar = element("span", "share");
+  bar.style.width = `${(100 * p).toFixed(1)}%`;
+  const percent = p > 0 && p < 0.001 ? "< 0.1 %" : `${(100 * p).toFixed(1)} %`;
+  const track = element("span");
+  track.append(bar);
+  bar.style.display = "block";
+  item.append(write(element("bdi"), text, false), track, element("span", "percent", percent));
+  return item;
+}
+
 // Text view.
 const source = document.getElementById("data");
 if (source) {
@@ -68,19 +97,7 @@ if (source) {
     fill(i);
     token.classList.add("open");
     token.setAttribute("aria-describedby", "details");
-    details.hidden = false;
-    const box = boxOf(token);
-    const width = document.documentElement.clientWidth;
-    if (getComputedStyle(details).position === "fixed") {
-      // On a phone the details lie across the bottom, or across the top where they would hide the token.
-      details.style.left = details.style.top = "";
-      details.classList.toggle("at-top", box.bottom > innerHeight - details.offsetHeight - 16);
-      return;
-    }
-    const below = box.bottom + 8 + details.offsetHeight < innerHeight || box.top < details.offsetHeight + 8;
-    const left = Math.max(6, Math.min(box.left - 12, width - details.offsetWidth - 6));
-    details.style.left = `${scrollX + left}px`;
-    details.style.top = `${scrollY + (below ? box.bottom + 8 : box.top - 8 - details.offsetHeight)}px`;
+    place(details, boxOf(token));
   }
 
   function close() {
