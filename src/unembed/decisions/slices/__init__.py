@@ -1,0 +1,1 @@
+"""Pictures of the cells around a decision: planes through hidden space, cut exactly."""
