@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
-from unembed.errors import UnembedError
+from unembed.decisions.kept_states import PartFiles, keys_of
 from unembed.head.sweep import Sweep
-from unembed.runs.files import write_whole
 from unembed.text.batches import Batch
-
-SUFFIX = ".safetensors"
 
 
 @dataclass(frozen=True)
@@ -48,46 +41,22 @@ class States:
         return States(*(one[chosen].to(device) for one in vars(self).values()))
 
 
-def keys_of(batch: Batch) -> Int[np.ndarray, " positions"]:
-    """A number for each position of a batch, in order of the text."""
-    found: Int[np.ndarray, " positions"] = batch.doc.astype(np.int64) << 32
-    return found + batch.pos.astype(np.int64)
-
-
 @dataclass(frozen=True)
-class KeptStates:
+class KeptStates(PartFiles):
     """A folder with the states of each part of a text."""
-
-    folder: Path
-
-    @property
-    def parts(self) -> frozenset[str]:
-        """The parts that are there."""
-        return frozenset(path.stem for path in self.folder.glob(f"*{SUFFIX}"))
 
     def write(self, part: str, pieces: Sequence[States]) -> None:
         """Write those of a part's batches, whole or not at all."""
         names = vars(pieces[0])
         whole = {name: torch.cat([getattr(one, name) for one in pieces]) for name in names}
         order = whole["key"].argsort()
-        data = save({name: one[order].contiguous() for name, one in whole.items()})
-        write_whole(self.folder / f"{part}{SUFFIX}", data)
-
-    def remove(self) -> None:
-        """Delete the folder."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self.write_tensors(part, {name: one[order].contiguous() for name, one in whole.items()})
 
     @cached_property
     def _opened(self) -> tuple[Int[np.ndarray, " parts"], list[States]]:
         """Every part, mapped into memory, and the first position of each."""
-        found = []
-        for part in sorted(self.parts):
-            try:
-                with safe_open(self.folder / f"{part}{SUFFIX}", "pt") as file:
-                    names = States.__dataclass_fields__
-                    found.append(States(*(file.get_tensor(name) for name in names)))
-            except SafetensorError as error:
-                raise self._damaged(part) from error
+        names = States.__dataclass_fields__
+        found = [States(*self.tensors(part, names)) for part in sorted(self.parts)]
         return np.array([int(one.key[0]) for one in found]), found
 
     def of(self, batch: Batch, device: torch.device) -> States:
@@ -98,11 +67,5 @@ class KeptStates:
         here = parts[number].key.numpy()
         rows = np.searchsorted(here, keys).clip(max=len(here) - 1)
         if not np.array_equal(here[rows], keys):
-            raise self._damaged(f"part {number}")
+            raise self.damaged(f"part {number}")
         return parts[number].rows(torch.from_numpy(rows), device)
-
-    def _damaged(self, part: str) -> UnembedError:
-        return UnembedError(
-            f"{self.folder} lacks hidden states of the base ({part}): delete that folder, and "
-            "repeat the same command"
-        )
