@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -13,9 +12,6 @@ from unembed.stats.estimate import Estimate
 
 CHUNK = 1 << 18
 """Positions whose sums are taken at a time; changes memory, and sums by their rounding alone."""
-
-PERFECT = 1e-12
-"""How near to 1 the square of a correlation is taken for 1, which no resample moves."""
 
 
 def average_ranks(values: Float[np.ndarray, " positions"]) -> Float[np.ndarray, " positions"]:
@@ -57,94 +53,31 @@ def spearman_estimates(
     None where a column or y is constant. The columns are taken one after another; of y, and of one
     of them, 4 bytes a position are held, and 8 more while one is ranked and while sums are taken.
     """
+    n = y.size
+    if n < 2:
+        reason = f"a correlation needs 2 positions, got {n}"
+        return tuple(Estimate(None, n=n, reason=reason) for _ in columns)
     ranked = _doubled_ranks(y)
     del y
-    found: list[Estimate] = []
+    found = []
     for ranks in map(_doubled_ranks, columns):
-        one = [_moves(ranks, ranked, inverse, documents)]
-        found += _drawn(one, inverse, documents, resamples=resamples, seed=seed).estimates()
+        if _constant(ranked) or _constant(ranks):
+            reason = "one of the two is the same at every position"
+            found.append(Estimate(None, n=n, reason=reason))
+            continue
+        rho, moves = _influence(ranks, ranked, inverse, documents)
+        if documents < 2:
+            found.append(Estimate(rho, n=n, documents=documents))
+        elif 1 - rho**2 < 1e-12:
+            found.append(Estimate(rho, rho, rho, n=n, documents=documents))
+        else:
+            sizes = np.bincount(inverse, minlength=documents).astype(np.float64)
+            sums = np.stack([moves, sizes])
+            moved, size = bootstrap_sums(sums, resamples=resamples, seed=seed).T
+            draws = np.tanh(np.arctanh(rho) + moved / size / (1 - rho**2))
+            found.append(Estimate(rho, *interval(draws, documents), n=n, documents=documents))
         del ranks  # before those of the next column are there
     return tuple(found)
-
-
-@dataclass(frozen=True)
-class SpearmanDraws:
-    """Spearman's rho of k pairs of columns, and of all of them in each resample of the documents.
-
-    NaN where a column of the pair is constant. Without draws of fewer than two documents.
-    """
-
-    rho: Float[np.ndarray, " k"]
-    draws: Float[np.ndarray, "resamples k"]
-    n: int
-    documents: int
-
-    def estimates(self) -> tuple[Estimate, ...]:
-        """Each rho with its document-bootstrap interval; None where it does not exist."""
-        found = []
-        for rho, draws in zip(self.rho.tolist(), self.draws.T, strict=True):
-            if self.n < 2:
-                reason = f"a correlation needs 2 positions, got {self.n}"
-                found.append(Estimate(None, n=self.n, reason=reason))
-            elif np.isnan(rho):
-                reason = "one of the two is the same at every position"
-                found.append(Estimate(None, n=self.n, reason=reason))
-            else:
-                ends = interval(draws, self.documents)
-                found.append(Estimate(rho, *ends, n=self.n, documents=self.documents))
-        return tuple(found)
-
-
-def spearman_draws(
-    pairs: Iterable[tuple[Float[np.ndarray, " positions"], Float[np.ndarray, " positions"]]],
-    inverse: Int[np.ndarray, " positions"],
-    documents: int,
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> SpearmanDraws:
-    """Spearman's rho of each pair of columns, all on the same resamples of the documents.
-
-    To first order, as ``spearman_estimates``; a row of the draws is what would be seen of all pairs
-    at once.
-    """
-    found = [_moves(_doubled_ranks(x), _doubled_ranks(y), inverse, documents) for x, y in pairs]
-    return _drawn(found, inverse, documents, resamples=resamples, seed=seed)
-
-
-def _moves(
-    x: Int[np.ndarray, " positions"],
-    y: Int[np.ndarray, " positions"],
-    inverse: Int[np.ndarray, " positions"],
-    documents: int,
-) -> tuple[float, Float[np.ndarray, " documents"]]:
-    """``influence`` from doubled ranks; NaN where one of the two is constant."""
-    if inverse.size < 2 or _constant(x) or _constant(y):
-        return float("nan"), np.zeros(documents)
-    return _influence(x, y, inverse, documents)
-
-
-def _drawn(
-    found: Sequence[tuple[float, Float[np.ndarray, " documents"]]],
-    inverse: Int[np.ndarray, " positions"],
-    documents: int,
-    *,
-    resamples: int,
-    seed: int,
-) -> SpearmanDraws:
-    """The draws of correlations from what each document moves in them."""
-    rho = np.array([one for one, _ in found])
-    if documents < 2 or not found:
-        return SpearmanDraws(rho, np.zeros((0, len(found))), inverse.size, documents)
-    sizes = np.bincount(inverse, minlength=documents).astype(np.float64)
-    sums = np.stack([*(moves for _, moves in found), sizes])
-    drawn = bootstrap_sums(sums, resamples=resamples, seed=seed)
-    moved, size = drawn[:, :-1], drawn[:, -1:]
-    perfect = 1 - rho**2 < PERFECT
-    inside = np.where(perfect, 0.0, rho)
-    draws = np.tanh(np.arctanh(inside) + moved / size / (1 - inside**2))
-    draws = np.where(perfect, rho, draws)
-    return SpearmanDraws(rho, draws, inverse.size, documents)
 
 
 def influence(

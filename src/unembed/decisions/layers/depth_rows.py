@@ -11,7 +11,7 @@ from unembed.decisions.audit.summary import QUANTILES
 from unembed.decisions.layers.stack import LAYERS_RESAMPLES, LensStack
 from unembed.short_repr import ShortRepr
 from unembed.stats.estimate import Estimate
-from unembed.stats.rank_correlation import SpearmanDraws, spearman_draws
+from unembed.stats.rank_correlations import RankCorrelations
 from unembed.stats.resampled import Rows, read_quantiles
 from unembed.stats.studentised import mean_estimates
 
@@ -101,7 +101,7 @@ def depth_rows(
     quantiles = [
         one.estimates() for one in read_quantiles(lambda: [samples], levels, documents, **how)
     ]
-    rho = iter(penalty_draws(stack, **how).estimates())
+    rho = iter(penalty_correlations(stack).estimates(**how))
     correlations = [
         tuple(PenaltyCorrelation(name, next(rho), next(rho)) for name in PENALTIES)
         for _ in stack.depths
@@ -130,13 +130,12 @@ def depth_rows(
     return tuple(rows)
 
 
-def penalty_draws(stack: LensStack, *, resamples: int, seed: int) -> SpearmanDraws:
+def penalty_correlations(stack: LensStack) -> RankCorrelations:
     """Rho of each depth and, inside a depth, of each penalty with the final and its own loss."""
-    inverse, documents = stack.clusters
     pairs = (
         (penalty, loss)
         for i in range(len(stack.depths))
         for penalty in (stack.cosine_penalty[i], stack.fisher_penalty[i], -stack.margin[i])
         for loss in (stack.final_nll, stack.nll[i])
     )
-    return spearman_draws(pairs, inverse, documents, resamples=resamples, seed=seed)
+    return RankCorrelations.of(pairs, *stack.clusters)
