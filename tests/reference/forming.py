@@ -30,3 +30,20 @@ def exit_depth(margins: Sequence[float], threshold: float) -> int:
         if margin >= threshold:
             return i
     return len(margins) - 1
+
+
+def clearest_rise(rho: Sequence[float]) -> tuple[float, int]:
+    """The clearest mean after less mean before a cut, and how many come before it."""
+    rises = []
+    for k in range(1, len(rho)):
+        before, after = rho[:k], rho[k:]
+        rise = sum(after) / len(after) - sum(before) / len(before)
+        rises.append((rise * math.sqrt(len(before) * len(after)), k))
+    return max(rises, key=lambda one: one[0])
+
+
+def share_of_orders(rho: Sequence[float]) -> float:
+    """How many orders of the depths have as clear a rise, of all."""
+    found = clearest_rise(rho)[0] - 1e-9
+    orders = list(itertools.permutations(rho))
+    return sum(clearest_rise(order)[0] >= found for order in orders) / len(orders)

@@ -32,7 +32,8 @@ def test_each_rho_is_the_correlation_of_ranks_inside_its_interval():
     for one, single, joint in zip(x, alone, together, strict=True):
         assert single.value == pytest.approx(rho_of(one, y))
         assert joint.value == single.value
-        assert joint.low < single.low < single.value < single.high < joint.high
+        assert joint.low <= single.low < single.value < single.high <= joint.high
+        assert joint.high - joint.low > single.high - single.low
         assert (single.n, single.documents) == (doc.size, documents)
     assert [one.value for one in found.rows([2, 0]).estimates(**HOW)] == [
         alone[2].value,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -70,9 +70,10 @@ class RankCorrelations:
     def together(self, *, resamples: int = RESAMPLES, seed: int = 0) -> tuple[Estimate, ...]:
         """Each rho with intervals that hold all their truths at once in 95 %.
 
-        See ``simultaneous.simultaneous_means``; the same scale and errors as ``estimates``.
+        See ``simultaneous.simultaneous_means``; the same scale and errors as ``estimates``, and no
+        end nearer than there.
         """
-        some = self._moved
+        some, alone = self._moved, self.estimates(resamples=resamples, seed=seed)
         ends: list[tuple[float | None, float | None]] = []
         if some.any():
             shift = self._scaled[some]
@@ -82,7 +83,8 @@ class RankCorrelations:
                 (None, None) if one.low is None or one.high is None else (one.low - z, one.high - z)
                 for one, z in zip(means, shift.tolist(), strict=True)
             ]
-        return self._with_ends(ends)
+        found = self._with_ends(ends)
+        return tuple(map(_hull, found, alone))
 
     def draws(
         self, *, resamples: int = RESAMPLES, seed: int = 0
@@ -141,3 +143,10 @@ def _moves(
     found = moves / (1 - rho**2) / (1 - part)
     centred: Float[np.ndarray, " documents"] = found - found.sum() * part
     return centred
+
+
+def _hull(one: Estimate, other: Estimate) -> Estimate:
+    """An estimate with the farther ends of two, where both have them."""
+    if one.low is None or one.high is None or other.low is None or other.high is None:
+        return one
+    return replace(one, low=min(one.low, other.low), high=max(one.high, other.high))
