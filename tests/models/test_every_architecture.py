@@ -19,6 +19,8 @@ from made_up.shrunken import CAUSAL_TYPES, shrunken
 from unembed import Audit, Corpus, audit, load
 from unembed.decisions import AuditOptions
 from unembed.errors import UnembedError
+from unembed.head.head import Head, final_hidden
+from unembed.models.depths import Depths
 
 CONTEXT = 24
 BUDGET = 2e-5
@@ -118,3 +120,70 @@ def test_every_causal_type_is_measured_or_refused(
     unknown = {n: why for n, why in found.refused.items() if REFUSED.get(n, "\n") not in why}
     assert not unknown
     assert len(found.measured) >= FEWEST_MEASURED
+
+
+DEPTHS_REFUSED = {
+    "blt": "positions still meet between the last block and the head",
+    "cpmant": "is not causal",
+    "hrm_text": "modules run as 1, 2, 1, 2, 1, 2 ...: not each once and in order",
+    "inkling2_text": "the head's input depends on more than the last block's output",
+    "prophetnet": "predicts several tokens ahead",
+    "reformer": "has no state a token",
+    "xlm": "block 1's output is not what block 2 reads",
+    "xlnet": "is not causal",
+}
+"""What the refusal of a type's head or blocks says."""
+
+
+@torch.no_grad()
+def depths_are_wrong(model: Any, depths: Depths) -> str | None:
+    """What differs from transformers: a state but its last, or the head's input of a model that
+    has the first blocks alone."""
+    ids = torch.arange(3, 33).view(2, 15)
+    want = model(input_ids=ids, use_cache=False, output_hidden_states=True).hidden_states[:-1]
+    _final, states = depths.block_list.read(model, ids, range(depths.blocks + 1))
+    for number, state in enumerate(want):
+        if not any(torch.equal(states[at], state) for at in (number, number + 1)):
+            return f"state {number}"
+    replayed = [depths.block_list.replay(model, ids, states[at]) for at in sorted(states)]
+    outer, _, leaf = depths.path.rpartition(".")
+    blocks = list(model.get_submodule(depths.path))
+    for at in range(depths.blocks, 0, -1):
+        setattr(model.get_submodule(outer), leaf, torch.nn.ModuleList(blocks[:at]))
+        if not torch.equal(final_hidden(model, ids), replayed[at]):
+            return f"tail at depth {at}"
+    return None
+
+
+@pytest.mark.slow
+def test_every_causal_type_has_depths_or_is_refused() -> None:
+    proved: list[str] = []
+    refused: dict[str, str] = {}
+    wrong: dict[str, str] = {}
+    for name in CAUSAL_TYPES:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                model = built(name)
+            except Exception:
+                continue
+            try:
+                Head.of(model)
+                depths = Depths.of(model)
+                off = depths_are_wrong(model, depths)
+            except UnembedError as error:
+                refused[name] = one_line(error)
+            except Exception as error:
+                wrong[name] = one_line(error)
+            else:
+                if off is None:
+                    proved.append(name)
+                    print(f"{name}: {depths.tail}")
+                else:
+                    wrong[name] = off
+    print(f"{len(proved)} proved of {len(CAUSAL_TYPES)}")
+    for name, reason in {**refused, **wrong}.items():
+        print(f"refused or wrong {name}: {reason}")
+    assert not wrong
+    assert not {n: why for n, why in refused.items() if DEPTHS_REFUSED.get(n, "\n") not in why}
+    assert len(proved) >= FEWEST_MEASURED

@@ -82,8 +82,7 @@ def test_a_tail_with_a_step_that_is_no_module_is_not_called_a_chain(
 
 
 def test_blocks_that_are_not_proved_are_to_mind(small_llama: Any, small_tokenizer: Any) -> None:
-    layers = small_llama.model.layers
-    layers[1].register_forward_pre_hook(lambda _block, args: (2 * args[0], *args[1:]))
+    small_llama.model.layers[1].register_forward_pre_hook(lambda _b, args: (3 * args[0], *args[1:]))
     found = checked(small_llama, small_tokenizer)
     assert found.tail is None
     assert found.no_depths in found.to_mind

@@ -18,21 +18,27 @@ from unembed.short_repr import ShortRepr
 class BlockList(ShortRepr):
     """Blocks that a model runs one after the other, and where each takes and leaves its state.
 
-    ``path`` is that of the list, or the container, within the model; ``entry`` the number or name
-    of the argument that is the state. ``returns`` has a number a block: the entries of what it
-    returns, the first of them the state, or None where it returns the state alone. ``axes`` are a
-    state's axes of rows and of positions.
+    ``path`` is that of the list within the model, ``numbers`` are those of its modules that run on
+    text; ``entry`` is the number or name of the argument that is the state. ``returns`` has a
+    number a block: the entries of what it returns, the first of them the state, or None where it
+    returns the state alone. ``axes`` are a state's axes of rows and of positions.
     """
 
     path: str
+    numbers: tuple[int, ...]
     entry: int | str
     returns: tuple[int | None, ...]
     axes: tuple[int, int] = (0, 1)
 
     @property
     def blocks(self) -> int:
-        """How many there are."""
-        return len(self.returns)
+        """How many run."""
+        return len(self.numbers)
+
+    def within(self, model: nn.Module) -> list[nn.Module]:
+        """The modules, in a model or a copy of it."""
+        members = list(model.get_submodule(self.path).children())
+        return [members[number] for number in self.numbers]
 
     def read(
         self, model: nn.Module, input_ids: Int[Tensor, "batch seq"], wanted: Collection[int]
@@ -41,7 +47,7 @@ class BlockList(ShortRepr):
 
         0 is the state that enters the first block.
         """
-        blocks = list(model.get_submodule(self.path).children())
+        blocks = self.within(model)
         found: dict[int, Tensor] = {}
 
         def enter(_block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -71,7 +77,7 @@ class BlockList(ShortRepr):
         The model's own forward pass runs, and no block: each passes on the state that it is given,
         and the last leaves this one. So all that follows the blocks is run as the model runs it.
         """
-        blocks = list(model.get_submodule(self.path).children())
+        blocks = self.within(model)
 
         def leave(_block: nn.Module, _args: Any, _output: Any) -> Any:
             return _packed(state.clone(), self.returns[-1])

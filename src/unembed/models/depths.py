@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator
+import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +13,20 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from unembed.errors import HeadError, UnembedError
-from unembed.head.head import final_hidden, output_embedding
+from unembed.head.head import final_hidden
 from unembed.models.block_list import BlockList, state_of
-from unembed.models.mode import kept_mode
+from unembed.models.mode import evaluating
+from unembed.models.running_lists import (
+    PROBE_ROWS,
+    PROBE_TOKENS,
+    RunningList,
+    probe_ids,
+    running_lists,
+)
 from unembed.short_repr import ShortRepr
 
-PROBE_ROWS, PROBE_TOKENS = 2, 11
-"""Of the probe: numbers by which the axes of a state are told from each other."""
+MOST_TRIED = 4
+"""Lists that are tried, each for two runs of the body, where the first are not the blocks."""
 
 HEAD_ALONE = "its layers cannot be measured, an audit of its head can"
 
@@ -60,26 +68,21 @@ class Depths(ShortRepr):
     def of(model: nn.Module) -> Depths:
         """Find the blocks of a causal language model and prove them on a probe batch.
 
-        A list of modules is that of the blocks where each is run once and in order; what each reads
-        is what the one before it returned, to the bit; and what the last one returned makes the
-        head's input, to the bit, when the rest of the model is run on it alone: also with other
-        tokens as the model's input, and at half of the positions with nothing at the others.
+        A list of modules is that of the blocks where those that run on text run once and in order;
+        what each reads is what the one before it returned, to the bit, or a power of two of it; and
+        what the last one returned makes the head's input, to the bit, when the rest of the model is
+        run on it alone: also with other tokens as the model's input, and at half of the positions
+        with nothing at the others.
         Raises HeadError that says of the longest list what did not hold. Source: theory §3.
         """
-        lists = running_lists(model)
-        reasons: list[str] = []
-        for path, members in sorted(lists.items(), key=lambda item: -len(item[1])):
+        kind, reasons = type(model).__name__, []
+        for one in running_lists(model)[:MOST_TRIED]:
             try:
-                return _proved(model, path, members)
+                return _proved(model, one)
             except _NotProvedError as failed:
-                reasons.append(f"of {path} ({len(members)} modules), {failed}")
-        kind = type(model).__name__
-        if not reasons:
-            raise HeadError(
-                f"the blocks of {kind} are not found: no list of its modules is run from its first "
-                f"to its last, each once; {HEAD_ALONE}"
-            )
-        raise HeadError(f"the blocks of {kind} are not proved: {reasons[0]}; {HEAD_ALONE}")
+                reasons.append(f"of {one.path} ({one.length} modules), {failed}")
+        reason = reasons[0] if reasons else "it runs no list of modules"
+        raise HeadError(f"the blocks of {kind} are not proved: {reason}; {HEAD_ALONE}")
 
     def check(self, wanted: Collection[int]) -> None:
         """Raise UnembedError for depths that are not there."""
@@ -95,34 +98,6 @@ class _NotProvedError(Exception):
     """Says of a list of modules what did not hold."""
 
 
-def longest_lists(model: nn.Module) -> dict[str, nn.ModuleList]:
-    """The longest of ``running_lists``; a model has one, its blocks, or is built in another way."""
-    found = running_lists(model)
-    longest = max(map(len, found.values()), default=0)
-    return {path: members for path, members in found.items() if len(members) == longest}
-
-
-def running_lists(model: nn.Module) -> dict[str, nn.ModuleList]:
-    """The lists of modules that run from their first to their last, each once, by path.
-
-    A list within another is left out: a block's experts may run in order too.
-    """
-    lists = {path: m for path, m in model.named_modules() if isinstance(m, nn.ModuleList)}
-    ran: dict[str, list[nn.Module]] = {path: [] for path in lists}
-    with contextlib.ExitStack() as stack:
-        for path, members in lists.items():
-            for member in members:
-                note = member.register_forward_pre_hook(lambda m, _args, to=ran[path]: to.append(m))
-                stack.callback(note.remove)
-        run_probe(model)
-    found: dict[str, nn.ModuleList] = {}
-    for path, members in lists.items():
-        inside = any(path.startswith(f"{outer}.") for outer in found)
-        if ran[path] and ran[path] == list(members) and not inside:
-            found[path] = members
-    return found
-
-
 @dataclass
 class _Call:
     """What one block was given and returned."""
@@ -131,25 +106,31 @@ class _Call:
     output: Any
 
 
-def _proved(model: nn.Module, path: str, members: nn.ModuleList) -> Depths:
+def _proved(model: nn.Module, found: RunningList) -> Depths:
     """The depths of a list of modules; _NotProvedError where they are not its blocks."""
+    if not found.in_order:
+        first = ", ".join(str(number + 1) for number in found.ran[:6])
+        more = " ..." if len(found.ran) > 6 else ""
+        raise _NotProvedError(f"modules run as {first}{more}: not each once and in order")
     ids = probe_ids(model)
     with evaluating(model):
-        calls = _calls(model, members, ids)
+        members = list(model.get_submodule(found.path).children())
+        calls = _calls(model, [members[number] for number in found.ran], ids)
         entry = _entry(calls)
         for block, call in enumerate(calls[1:], 1):
-            if not _same(call.given.get(entry), state_of(calls[block - 1].output)):
+            if not _is_read(call.given.get(entry), state_of(calls[block - 1].output)):
                 raise _NotProvedError(f"block {block}'s output is not what block {block + 1} reads")
-        axes = _axes(state_of(calls[-1].output))
         returns = tuple(
             len(call.output) if isinstance(call.output, tuple | list) else None for call in calls
         )
-        blocks = BlockList(path, entry, returns, axes)
-        widths = _prove_replay(model, blocks, ids)
-    return Depths(path, len(members), widths, _tail_of(model, members), blocks)
+        axes = _axes(state_of(calls[-1].output))
+        blocks = BlockList(found.path, found.ran, entry, returns, axes)
+        last, widths = _prove_replay(model, blocks, ids)
+        tail = _tail_of(model, blocks, ids, last)
+    return Depths(found.path, blocks.blocks, widths, tail, blocks)
 
 
-def _calls(model: nn.Module, members: nn.ModuleList, ids: Int[Tensor, "batch seq"]) -> list[_Call]:
+def _calls(model: nn.Module, blocks: list[nn.Module], ids: Int[Tensor, "batch seq"]) -> list[_Call]:
     """What each block was given and returned, copied, since a block may add in place."""
     given: list[dict[int | str, Tensor]] = []
     outputs: list[Any] = []
@@ -162,11 +143,13 @@ def _calls(model: nn.Module, members: nn.ModuleList, ids: Int[Tensor, "batch seq
         state = state_of(output)
         if not isinstance(state, Tensor):
             raise _NotProvedError(f"block {len(given)} returns no tensor first")
+        if not bool(torch.isfinite(state).all()):
+            raise _NotProvedError(f"block {len(given)} returns numbers that are not finite")
         kept = state.clone()
         outputs.append(kept if state is output else [kept, *output[1:]])
 
     with contextlib.ExitStack() as stack:
-        for block in members:
+        for block in blocks:
             stack.callback(block.register_forward_pre_hook(enter, with_kwargs=True).remove)
             stack.callback(block.register_forward_hook(leave).remove)
         final_hidden(model, ids)
@@ -181,7 +164,7 @@ def _entry(calls: list[_Call]) -> int | str:
             raise _NotProvedError("its only block is given no state")
         return floating[0]
     for at, one in calls[1].given.items():
-        if at in calls[0].given and _same(one, state_of(calls[0].output)):
+        if at in calls[0].given and _is_read(one, state_of(calls[0].output)):
             return at
     raise _NotProvedError("block 1's output is not what block 2 reads")
 
@@ -200,8 +183,8 @@ def _axes(state: Tensor) -> tuple[int, int]:
 
 def _prove_replay(
     model: nn.Module, blocks: BlockList, ids: Int[Tensor, "batch seq"]
-) -> tuple[int, ...]:
-    """The widths of the states; _NotProvedError where the last is not all that the tail reads."""
+) -> tuple[Tensor, tuple[int, ...]]:
+    """The last state and all widths; _NotProvedError where the tail reads more than that state."""
     hidden, states = blocks.read(model, ids, range(blocks.blocks + 1))
     last = states[blocks.blocks]
     for depth, state in states.items():
@@ -233,62 +216,49 @@ def _prove_replay(
     half = replayed(ids, alone.movedim((0, 1), blocks.axes))
     if not _same(half[kept], hidden[kept]):
         raise _NotProvedError("positions still meet between the last block and the head")
-    return tuple(blocks.by_position(states[depth]).shape[1] for depth in sorted(states))
+    return last, tuple(blocks.by_position(states[depth]).shape[1] for depth in sorted(states))
+
+
+def _is_read(given: Tensor | None, returned: Tensor) -> bool:
+    """Whether a block is given what the one before it returned, or a power of two of that.
+
+    RWKV halves its state after every sixth block, which rounds nothing.
+    """
+    if given is None or given.shape != returned.shape:
+        return False
+    at = returned.abs().argmax()
+    size = float(returned.flatten()[at])
+    ratio = float(given.flatten()[at]) / size if size else 1.0
+    return math.frexp(ratio)[0] == 0.5 and torch.equal(returned * ratio, given)
 
 
 def _same(one: Tensor | None, other: Tensor) -> bool:
     return one is not None and one.shape == other.shape and torch.equal(one, other)
 
 
-def _tail_of(model: nn.Module, members: nn.ModuleList) -> Tail:
+def _tail_of(
+    model: nn.Module, blocks: BlockList, ids: Int[Tensor, "batch seq"], last: Tensor
+) -> Tail:
     """What a model runs between its last block and its head.
 
     The modules that run after the last block are run again, one on the other's output, and the
     result is compared with the head's input.
     """
-    last, paths = members[-1], {module: path for path, module in model.named_modules()}
+    paths = {module: path for path, module in model.named_modules()}
     leaves = [module for module in model.modules() if not list(module.children())]
     ran: list[nn.Module] = []
-    left: list[Tensor] = []
-
-    def leave(_module: nn.Module, _args: object, output: Any) -> None:
-        left.append(output if isinstance(output, Tensor) else output[0])
-        ran.clear()
-
     with contextlib.ExitStack() as stack:
-        stack.callback(last.register_forward_hook(leave).remove)
+        end = blocks.within(model)[-1].register_forward_hook(lambda *_call: ran.clear())
+        stack.callback(end.remove)
         for module in leaves:
             note = module.register_forward_hook(lambda m, _args, _output: ran.append(m))
             stack.callback(note.remove)
-        hidden = run_probe(model)
-    with evaluating(model):
-        made: Any = left[-1]
-        try:
-            for module in list(ran):
-                made = module(made)
-        except Exception:  # a module that takes other inputs is no step of a chain
-            made = None
+        hidden = blocks.replay(model, ids, last)
+    made: Any = last
+    try:
+        for module in list(ran):
+            made = module(made)
+    except Exception:  # a module that takes other inputs is no step of a chain
+        made = None
     named = tuple(f"{paths[module]} ({type(module).__name__})" for module in ran)
-    exact = isinstance(made, Tensor) and made.shape == hidden.shape and torch.equal(made, hidden)
-    return Tail(len(members), named, exact)
-
-
-def run_probe(model: nn.Module) -> Tensor:
-    """The final hidden states of a few tokens, in evaluation and without gradients."""
-    with evaluating(model):
-        return final_hidden(model, probe_ids(model))
-
-
-def probe_ids(model: nn.Module) -> Int[Tensor, "batch seq"]:
-    """A few rows of a few tokens, on the model's device."""
-    weight = output_embedding(model).weight
-    tokens = torch.arange(PROBE_ROWS * PROBE_TOKENS, device=weight.device)
-    return (tokens % len(weight)).view(PROBE_ROWS, PROBE_TOKENS)
-
-
-@contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Without gradients, dropout and skipped layers; every module's mode is put back."""
-    with kept_mode(model), torch.no_grad():
-        model.eval()
-        yield
+    return Tail(blocks.blocks, named, isinstance(made, Tensor) and _same(made, hidden))

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
+import torch
 from torch import nn
 
 Given = ParamSpec("Given")
@@ -38,3 +39,11 @@ def kept_mode(*models: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Without gradients, dropout and skipped layers; every module's mode is put back."""
+    with kept_mode(model), torch.no_grad():
+        model.eval()
+        yield

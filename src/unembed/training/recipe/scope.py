@@ -13,7 +13,8 @@ from torch import nn
 from unembed.errors import UnembedError
 from unembed.head.head import output_embedding
 from unembed.models.checkpoint import hushed
-from unembed.models.depths import evaluating, longest_lists, probe_ids
+from unembed.models.mode import evaluating
+from unembed.models.running_lists import longest_lists, probe_ids
 from unembed.models.unused_weights import unused_on_text
 from unembed.training.recipe.lora import Lora, add_lora, check_peft
 from unembed.training.recipe.names import SCOPES, UNTIED
