@@ -13,6 +13,7 @@ from .decisions.comparison.compare import Comparison as Comparison
 from .decisions.comparison.compare import compare as compare
 from .decisions.ladder.ladder import Ladder as Ladder
 from .decisions.ladder.ladder import ladder as ladder
+from .decisions.layers.layers import layers as layers
 from .errors import UnembedError as UnembedError
 from .head.head import Head as Head
 from .head.loss import HeadLoss as HeadLoss
@@ -40,9 +41,10 @@ __all__ = [
     "Checkpoint",
     "Corpus",
     "load",
-    # Look at a model's decisions
+    # Look at a model's decisions, and at how they form
     "Audit",
     "audit",
+    "layers",
     # Compare two models, or a base and several variants
     "Comparison",
     "Ladder",

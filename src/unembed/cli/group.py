@@ -25,6 +25,7 @@ from unembed.cli.compare import compare_command
 from unembed.cli.demo import demo_command
 from unembed.cli.dose import dose_command
 from unembed.cli.help import Listing
+from unembed.cli.layers import layers_command
 from unembed.cli.printing import echo
 from unembed.cli.refine import refine_command
 from unembed.cli.report import report_command
@@ -33,7 +34,7 @@ from unembed.runs.phases import as_table, process_profile
 
 JOBS = {
     "Start here": (demo_command,),
-    "Look": (check_command, audit_command, compare_command, report_command),
+    "Look": (check_command, audit_command, layers_command, compare_command, report_command),
     "Change": (refine_command, dose_command),
     "Choose": (sketch_command, align_command, rank_command, mix_command, index_command),
 }

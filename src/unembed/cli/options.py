@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from unembed.cli.help import option, under
+from unembed.cli.help import Command, option, under
 from unembed.models.names import DTYPES
 from unembed.runs.phases import current_phases, profile_process
 
@@ -55,23 +55,30 @@ TEXT = under(
         help="Read columns prompt, completion; count completions.",
     ),
 )
-BATCHES = under(
-    "Text",
-    option(
-        "--batch-tokens",
-        type=int,
-        rare=True,
-        help="Tokens a batch at most; a longer window is read alone.",
-        default_is="2048 on CPU, 16384 on GPU",
-    ),
-    option(
-        "--part-positions",
-        type=int,
-        default=1 << 15,
-        rare=True,
-        help="Positions a file holds; a killed run loses at most one file.",
-    ),
-)
+
+
+def batches(part_positions: int) -> Callable[[Command], Command]:
+    """The options of the plan, a part being of so many positions unless that is given."""
+    return under(
+        "Text",
+        option(
+            "--batch-tokens",
+            type=int,
+            rare=True,
+            help="Tokens a batch at most; a longer window is read alone.",
+            default_is="2048 on CPU, 16384 on GPU",
+        ),
+        option(
+            "--part-positions",
+            type=int,
+            default=part_positions,
+            rare=True,
+            help="Positions a file holds; a killed run loses at most one file.",
+        ),
+    )
+
+
+BATCHES = batches(1 << 15)
 LOADING = under(
     "Model",
     option("--dtype", type=click.Choice(DTYPES), default="auto", help="Precision of the body."),

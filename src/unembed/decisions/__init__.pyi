@@ -11,6 +11,10 @@ from .comparison.positions import PositionFilter as PositionFilter
 from .comparison.summary import ComparisonSummary as ComparisonSummary
 from .ladder.summary import LadderSummary as LadderSummary
 from .ladder.variants import Variant as Variant
+from .layers.layers import Layers as Layers
+from .layers.options import LayersOptions as LayersOptions
+from .layers.passage import Passage as Passage
+from .layers.summary import LayersSummary as LayersSummary
 
 __all__ = [
     # Options and results
@@ -18,6 +22,9 @@ __all__ = [
     "AuditSummary",
     "ComparisonSummary",
     "LadderSummary",
+    "Layers",
+    "LayersOptions",
+    "LayersSummary",
     "PositionFilter",
     # The models of a ladder
     "Variant",
@@ -25,6 +32,8 @@ __all__ = [
     "ClosestCall",
     "Flip",
     "FlipPair",
+    # What every depth would have said of a passage
+    "Passage",
     # Benchmark logs of lm-evaluation-harness
     "ComparedBenchmarks",
     "compare_logs",

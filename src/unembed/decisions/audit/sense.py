@@ -64,16 +64,17 @@ def _check_parts(
             rows, schema = source.metadata.num_rows, source.schema_arrow
             if rows != part.rows:
                 raise ValueError(f"{part.path} has {rows:,} rows of {part.rows:,}")
-            _check_types(schema, tuple(whole), pa.types.is_integer, part.path)
-            _check_types(schema, tuple(real), pa.types.is_floating, part.path)
+            check_types(schema, tuple(whole), pa.types.is_integer, part.path)
+            check_types(schema, tuple(real), pa.types.is_floating, part.path)
             table = source.read(columns=[*whole, *real])
         for name, (low, high) in {**whole, **real}.items():
-            _check_range(table[name], low, high, f"{name} of {part.path}")
+            check_range(table[name], low, high, f"{name} of {part.path}")
 
 
-def _check_types(
+def check_types(
     schema: pa.Schema, names: Sequence[str], is_right: Callable[[pa.DataType], bool], where: str
 ) -> None:
+    """Raise ValueError where a table lacks one of these columns, or it is of another type."""
     for name in names:
         if name not in schema.names:
             raise ValueError(f"{where} has no column {name}")
@@ -81,7 +82,8 @@ def _check_types(
             raise ValueError(f"{where} has a column {name} of {schema.field(name).type}")
 
 
-def _check_range(column: pa.ChunkedArray, low: float, high: float, where: str) -> None:
+def check_range(column: pa.ChunkedArray, low: float, high: float, where: str) -> None:
+    """Raise ValueError where a column holds a number outside of what is possible."""
     found = pc.min_max(column).as_py()
     for value in (found["min"], found["max"]):
         if value is not None and not low <= value <= high:

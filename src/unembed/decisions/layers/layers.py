@@ -1,0 +1,451 @@
+"""How a model's decisions form over its depths: layers(model, corpus) -> Layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from jaxtyping import Int, Shaped
+from torch import nn
+
+from unembed.decisions.audit.run import documents_of, vocabulary_of
+from unembed.decisions.layers.depth_rows import DepthRow, depth_rows
+from unembed.decisions.layers.fitted import LENS_FILE, FittedLens
+from unembed.decisions.layers.names import LENSES, Lens
+from unembed.decisions.layers.options import LayersOptions
+from unembed.decisions.layers.passage import Passage, cells_of
+from unembed.decisions.layers.run import LayersRun, Place, folder_of, table_file
+from unembed.decisions.layers.sense import check_layers
+from unembed.decisions.layers.stack import LAYERS_RESAMPLES, LensStack
+from unembed.decisions.layers.summary import LayersSummary, LensFit, LensSummary
+from unembed.decisions.quoting import CONTEXT_TOKENS, Quoting
+from unembed.errors import UnembedError, need
+from unembed.models.mode import restores_mode
+from unembed.runs.arrays import number_array, numbers_of, read_table
+from unembed.runs.frames import frame_of
+from unembed.runs.manifest import FinishedRun
+from unembed.runs.phases import Phases, current_phases
+from unembed.runs.progress import Steps, progress_bar
+from unembed.runs.provenance import Provenance
+from unembed.runs.record import record_from_json, record_to_json
+from unembed.runs.run_record import RunRecord
+from unembed.runs.store import TABLES, RunFolder
+from unembed.runs.table import as_text, in_columns
+from unembed.stats.forms import decimal, plus_minus, share
+from unembed.text.corpus import Corpus
+from unembed.text.vocabulary import Vocabulary
+
+STACKED = (
+    "top1",
+    "rank",
+    "final_rank",
+    "margin",
+    "relative_distance",
+    "nll",
+    "entropy",
+    "kl_final",
+    "acceptance",
+    "cosine_penalty",
+    "fisher_penalty",
+)
+"""Columns of which a stack has a row a depth."""
+MOST_ROWS = 14
+"""Depths that the short table shows."""
+
+
+@dataclass(frozen=True)
+class Layers(RunRecord):
+    """What the head reads off every depth of a model at each position of a text.
+
+    ``table(lens, depth)`` has a row per position in order of the text, the same positions at every
+    depth; the fitted lens lacks those of the documents that it was fitted on. ``documents`` has a
+    row per document, ``summary`` every figure with its interval, and ``fitted`` is the fitted lens,
+    where that was asked for. Positions that are not finite at some depth hold nulls at all of them.
+    """
+
+    KIND: ClassVar[str] = "layers"
+
+    provenance: Provenance
+    vocabulary: Vocabulary
+    documents: pa.Table
+    fitted: FittedLens | None = None
+    folder: Path | None = None
+    in_memory: Mapping[Place, pa.Table] | None = field(default=None, repr=False)
+    files: tuple[str, ...] = field(default=(), repr=False)
+    """The tables inside the folder, which the manifest lists."""
+
+    @classmethod
+    def of_run(cls, run: FinishedRun) -> Layers:
+        """Open a run whose files are whole; the positions stay on disk, the summary is its own."""
+        provenance = Provenance.from_json(run.key)
+        summary = record_from_json(LayersSummary, run.summary())
+        opened = cls._opened(run.folder, provenance, [part.path for part in run.parts])
+        check_layers(run, provenance, opened.places, opened.fitted, summary)
+        vars(opened)["summary"] = summary
+        return opened
+
+    @classmethod
+    def _opened(cls, folder: Path, provenance: Provenance, files: Sequence[str]) -> Layers:
+        own = folder / LENS_FILE
+        return cls(
+            provenance,
+            Vocabulary.from_table(read_table(folder / "vocabulary.parquet")),
+            read_table(folder / "documents.parquet"),
+            FittedLens.read(own) if "fitted" in provenance.options["lenses"] else None,
+            folder,
+            files=tuple(sorted(files)),
+        )
+
+    @property
+    def lenses(self) -> tuple[Lens, ...]:
+        """The lenses that were measured."""
+        return tuple(lens for lens in LENSES if lens in self.provenance.options["lenses"])
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """The depths that were measured, ascending; the last is ``blocks``."""
+        return tuple(self.provenance.options["depths"])
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks the model has."""
+        return int(self.provenance.options["blocks"])
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """Every lens at every depth."""
+        return tuple((lens, depth) for lens in self.lenses for depth in self.depths)
+
+    @cached_property
+    def summary(self) -> LayersSummary:
+        """Every number that a run of layers prints or draws; intervals cluster by document."""
+        return _summarise(self)
+
+    def table(self, lens: Lens, depth: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """All positions under a lens at a depth, or some of their columns.
+
+        Raises UnembedError for a lens or a depth that was not measured.
+        """
+        self._check(lens, (depth,))
+        if self.in_memory is not None:
+            held = self.in_memory[lens, depth]
+            return held if columns is None else held.select(list(columns))
+        assert self.folder is not None
+        above = f"{folder_of(lens, depth)}/"
+        found = [one for one in self.files if one.startswith(above)]
+        return pa.concat_tables([read_table(self.folder / one, columns) for one in found])
+
+    def stack(self, lens: Lens) -> LensStack:
+        """One lens's columns, a row a depth, at the positions that are finite at all of them."""
+        self._check(lens, ())
+        names = ("doc", "pos", "top1", "nll", "margin")
+        last = _finite(self.table("normed", self.blocks, names))
+        tables = [
+            _finite(self.table(lens, depth, ("doc", "pos", "target", *STACKED)))
+            for depth in self.depths
+        ]
+        first = tables[0]
+        where = np.searchsorted(_keys(last), _keys(first))
+        return LensStack(
+            lens=lens,
+            depths=self.depths,
+            blocks=self.blocks,
+            doc=first["doc"],
+            pos=first["pos"],
+            target=first["target"],
+            **{name: np.stack([one[name] for one in tables]) for name in STACKED},
+            final_top1=last["top1"][where],
+            final_nll=last["nll"][where],
+            final_margin=last["margin"][where],
+        )
+
+    def passage(
+        self, document: int | str, first: int = 0, count: int = 32, *, lens: Lens = "normed"
+    ) -> Passage:
+        """What every depth would have predicted at ``count`` positions of a document.
+
+        They begin at the first measured position from ``first`` on, and are as many as follow it
+        without a gap. ``document`` is a number or a name. Raises UnembedError where there are none.
+        """
+        number = self._document(document)
+        name = self.documents["name"][number].as_py()
+        rows = {depth: self._rows_of(lens, depth, number, first, count) for depth in self.depths}
+        some = rows[self.blocks]
+        if not some.num_rows:
+            raise UnembedError(
+                f"document {name!r} has no position from {first} on under the {lens} lens: see "
+                "documents, or take another lens"
+            )
+        decided = some["top1"].to_pylist()
+        if lens != "normed":
+            final = self._rows_of("normed", self.blocks, number, some["pos"][0].as_py(), count)
+            decided = final["top1"].to_pylist()
+        quoting = Quoting(self.vocabulary, self.documents, CONTEXT_TOKENS)
+        lead = self.table("normed", self.blocks, ("doc", "pos", "target"))
+        at = pc.and_(pc.equal(lead["doc"], number), pc.equal(lead["pos"], some["pos"][0]))
+        return Passage(
+            document=name,
+            lens=lens,
+            before=quoting.contexts(lead, [pc.index(at, True).as_py()])[0],
+            positions=tuple(some["pos"].to_pylist()),
+            tokens=tuple(self.vocabulary[token] for token in some["target"].to_pylist()),
+            depths=self.depths,
+            cells=tuple(cells_of(rows[depth], decided, self.vocabulary) for depth in self.depths),
+        )
+
+    def to_pandas(
+        self, *, lens: Lens = "normed", text: bool = False, context: int = CONTEXT_TOKENS
+    ) -> Any:
+        """One lens as a pandas DataFrame, a row a position and depth, with a column ``depth``.
+
+        With ``text`` also the document's name, the ``context`` tokens before the predicted one, and
+        a column of text beside each of token ids. Raises UnembedError where pandas is not
+        installed.
+        """
+        return frame_of(pa.concat_tables(self.spelled(lens, context) if text else self._deep(lens)))
+
+    def spelled(self, lens: Lens = "normed", context: int = CONTEXT_TOKENS) -> Iterator[pa.Table]:
+        """The rows of ``to_pandas(text=True)``, a depth at a time."""
+        quoting = Quoting(self.vocabulary, self.documents, context)
+        for depth in self.depths:
+            yield _with_depth(quoting.spelled(self.table(lens, depth)), depth)
+
+    def _deep(self, lens: Lens) -> Iterator[pa.Table]:
+        for depth in self.depths:
+            yield _with_depth(self.table(lens, depth), depth)
+
+    def _check(self, lens: str, depths: Sequence[int]) -> None:
+        if lens not in self.lenses:
+            reason = self.provenance.options["not_measured"].get(lens, "it was not asked for")
+            raise UnembedError(
+                f"the {lens} lens was not measured ({reason}): take one of {', '.join(self.lenses)}"
+            )
+        for depth in depths:
+            if depth not in self.depths:
+                raise UnembedError(
+                    f"depth {depth} was not measured: take one of "
+                    f"{', '.join(map(str, self.depths))}"
+                )
+
+    def _document(self, asked: int | str) -> int:
+        names = self.documents["name"].to_pylist()
+        if isinstance(asked, int):
+            if 0 <= asked < len(names):
+                return asked
+        elif asked in names:
+            return int(names.index(asked))
+        raise UnembedError(f"there is no document {asked!r} among {len(names):,}: see documents")
+
+    def _rows_of(self, lens: Lens, depth: int, document: int, first: int, count: int) -> pa.Table:
+        """Positions of a document that follow each other."""
+        table = self.table(lens, depth)
+        inside = pc.and_(pc.equal(table["doc"], document), pc.greater_equal(table["pos"], first))
+        some = table.filter(inside)
+        pos = numbers_of(some["pos"])
+        gaps = np.flatnonzero(np.diff(pos) != 1)
+        return some.slice(0, min(count, int(gaps[0]) + 1 if len(gaps) else len(pos)))
+
+    def __len__(self) -> int:
+        return self.provenance.text.positions
+
+    def __str__(self) -> str:
+        notes = [("note", note) for note in self.provenance.text.notes]
+        return "\n\n".join(
+            (in_columns(depth_table(self.summary)), as_text([*headline(self.summary), *notes]))
+        )
+
+    def _phrases(self) -> Iterator[str]:
+        yield self.provenance.model
+        yield f"{len(self.depths)} of {self.blocks + 1} depths"
+        yield f"lenses {', '.join(self.lenses)}"
+        yield f"{len(self):,} positions"
+
+
+@restores_mode
+def layers(
+    model: nn.Module,
+    corpus: Corpus,
+    options: LayersOptions | None = None,
+    *,
+    out: str | Path | None = None,
+    name: str | None = None,
+    command: str = "",
+    progress: bool = False,
+    phases: Phases | None = None,
+) -> Layers:
+    """Measure what the head would decide at every depth of a causal language model.
+
+    At each predicted token and depth, under each lens: the leading tokens and their margin, the
+    target's loss and rank, entropy, the rank of the final decision, KL(final || depth) and the sum
+    of the smaller probabilities, all from float32-exact logits. The last depth under the lens
+    ``normed`` is the audit, to the bit. Lenses are ``W tail(h)``, ``W h`` and ``W (A h + b)`` with
+    A, b fitted by ridge regression on half of the documents and measured on the others.
+
+    With ``out`` the positions are written there as Parquet parts, by lens and depth: a killed run
+    goes on where it stopped when called again, to the same bytes. ``name`` is what the provenance
+    calls the model, ``command`` how to replay the run; ``phases`` collects where the time went.
+    Raises UnembedError for input that cannot be used, HeadError for a model whose blocks or tail
+    are not proved, and NonFiniteError, naming document, position and depth, where logits are not
+    finite. Source: theory §3.
+    """
+    need(model, nn.Module, "give the model itself, such as load(name).model")
+    need(corpus, Corpus, "give Corpus.read(path, tokenizer)")
+    options = options or LayersOptions()
+    phases = phases or current_phases()
+    model.eval()
+    with phases("prepare"):
+        run = LayersRun.of(model, corpus, options, name or type(model).__name__)
+    if out is None:
+        lens, found = _measured(run, None, progress, phases)
+        whole = {place: pa.concat_tables([one[place] for one in found]) for place in run.places}
+        windows = run.reading.windows
+        words = vocabulary_of(windows, whole.values())
+        return Layers(run.provenance, words, documents_of(windows), lens, in_memory=whole)
+    with RunFolder.open(out, run.provenance.to_json()) as folder:
+        if not folder.finished:
+            _measured(run, folder, progress, phases)
+        with phases("summary"):
+            return _finish(folder, run, command)
+
+
+def _measured(
+    run: LayersRun, folder: RunFolder | None, progress: bool, phases: Phases
+) -> tuple[FittedLens | None, list[dict[Place, pa.Table]]]:
+    """Fit the lens where one is to be fitted, then measure; without a folder, the tables too."""
+    done: frozenset[str] = frozenset()
+    if folder is not None:
+        done = run.finished_parts(folder)
+        run.count_finished(folder, done)
+        run.check_room(folder, done)
+    positions, held = run.reading.windows.positions, []
+    steps = Steps(1 + run.fits)
+    lens = run.given
+    if folder is not None and LENS_FILE in folder.done:
+        lens = FittedLens.read(folder.folder / LENS_FILE)
+    if run.fits:
+        with steps("fitting the lens"):
+            if lens is None:
+                with progress_bar("fit", "tok", positions, progress) as bar:
+                    lens = run.fit(bar, phases)
+    if lens is not None and folder is not None and LENS_FILE not in folder.done:
+        folder.write_bytes(LENS_FILE, lens.to_bytes())
+    with (
+        steps("measuring the depths"),
+        progress_bar("layers", "tok", positions, progress) as bar,
+    ):
+        for part, tables in run.parts(done, lens, bar, phases):
+            if folder is None:
+                held.append(tables)
+                continue
+            with phases("write"):
+                for place, table in tables.items():
+                    folder.write_table(table_file(*place, part), table)
+    return lens, held
+
+
+def _finish(folder: RunFolder, run: LayersRun, command: str) -> Layers:
+    """Complete a run whose parts are all written, if that is left to do, and open it."""
+    files = sorted(path for path in folder.done if path.startswith(TABLES))
+    if folder.finished:
+        return Layers._opened(folder.folder, run.provenance, files)
+    ids = ("target", "top1", "top2", "topk_ids")
+    tables = (read_table(folder.folder / file, ids) for file in files)
+    windows = run.reading.windows
+    folder.write_table("vocabulary.parquet", vocabulary_of(windows, tables).to_table())
+    folder.write_table("documents.parquet", documents_of(windows))
+    done = Layers._opened(folder.folder, run.provenance, files)
+    folder.finish(command, record_to_json(done.summary))
+    return done
+
+
+def _summarise(found: Layers) -> LayersSummary:
+    made = found.provenance
+    not_measured: Mapping[str, str] = made.options["not_measured"]
+    lenses, left_out = [], 0
+    for lens in LENSES:
+        if lens in not_measured:
+            lenses.append(LensSummary(lens, not_measured[lens], 0, 0, ()))
+        elif lens in found.lenses:
+            stack = found.stack(lens)
+            if lens == "normed":
+                left_out = len(found) - stack.n
+            rows = depth_rows(stack, resamples=LAYERS_RESAMPLES)
+            lenses.append(LensSummary(lens, None, stack.n, stack.clusters[1], rows))
+    given = "fitted_lens" in made.options
+    return LayersSummary(
+        model=made.model,
+        blocks=found.blocks,
+        depths=found.depths,
+        tail=made.options["tail"],
+        n_positions=len(found),
+        n_documents=int(np.count_nonzero(numbers_of(found.documents["positions"]))),
+        n_left_out=left_out,
+        lenses=tuple(lenses),
+        fit=None if found.fitted is None else LensFit.of(found.fitted, given),
+    )
+
+
+def depth_table(summary: LayersSummary) -> list[tuple[str, ...]]:
+    """The depths under the model's own tail, the first and the last of many among them."""
+    header = ("depth", "as the last", "accuracy", "median margin", "KL (nats)", "acceptance")
+    rows = summary.lens("normed").rows
+    return [header, *(_cells(rows[i]) for i in _spread(len(rows), MOST_ROWS))]
+
+
+def headline(summary: LayersSummary) -> list[tuple[str, str]]:
+    """The short table below that of the depths: name and value with its interval."""
+    measured = f"{len(summary.depths)} of {summary.blocks + 1}"
+    rows = [
+        ("positions", f"{summary.n_positions:,} in {summary.n_documents:,} documents"),
+        ("depths", f"{measured}; {summary.tail}"),
+    ]
+    for one in summary.lenses:
+        if one.reason is not None:
+            rows.append((f"{one.lens} lens", f"not measured: {one.reason}"))
+    if summary.fit is not None:
+        fit = summary.fit
+        rows.append(
+            ("fitted lens", f"of {fit.positions:,} positions in {fit.documents:,} documents")
+        )
+    if summary.n_left_out:
+        rows.append(("not finite", f"{summary.n_left_out:,} positions left out"))
+    return rows
+
+
+def _cells(row: DepthRow) -> tuple[str, ...]:
+    return (
+        str(row.depth),
+        plus_minus(row.agreement, share),
+        plus_minus(row.accuracy, share),
+        plus_minus(row.margin_quantiles["50"], decimal),
+        plus_minus(row.kl_nats, decimal),
+        plus_minus(row.acceptance, share),
+    )
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """So many numbers below ``count``, evenly, the first and the last among them."""
+    return sorted({round(one) for one in np.linspace(0, count - 1, min(count, most)).tolist()})
+
+
+def _finite(table: pa.Table) -> dict[str, Shaped[np.ndarray, " positions"]]:
+    """The columns of the rows that are not null."""
+    kept = table.filter(pc.is_valid(table["top1"]))
+    return {name: numbers_of(kept[name].combine_chunks()) for name in table.column_names}
+
+
+def _keys(columns: Mapping[str, Shaped[np.ndarray, " n"]]) -> Int[np.ndarray, " n"]:
+    """A number for each row, in order of the text."""
+    keys: Int[np.ndarray, " n"] = (columns["doc"].astype(np.int64) << 32) + columns["pos"]
+    return keys
+
+
+def _with_depth(table: pa.Table, depth: int) -> pa.Table:
+    numbers = number_array(np.full(table.num_rows, depth, dtype=np.int16))
+    return table.add_column(0, "depth", numbers)
