@@ -62,7 +62,7 @@ def layers_command(
     depths: str,
     **given: Any,
 ) -> None:
-    """See how decisions form: what each depth of MODEL would decide on CORPUS.
+    """See how decisions form at every depth of MODEL on CORPUS.
 
     MODEL is a local folder or a hub id. CORPUS is a .txt, .jsonl, .json, .csv, .tsv or .parquet
     file (.gz or .zst too), a folder of them, or a hub data set name[:config[:split]].
