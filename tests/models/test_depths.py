@@ -209,10 +209,26 @@ def test_of_several_lists_the_blocks_are_those_that_are_proved() -> None:
     assert layers[0].forward is also
 
 
+class Wrapped(nn.Module):
+    """Takes what a block takes, and runs containers of its own before it."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.first = nn.ModuleList([nn.Identity() for _ in range(6)])
+        self.block = block
+
+    def forward(self, hidden: Tensor, **how: Any) -> Any:
+        for inner in self.first:
+            hidden = inner(hidden)
+        return self.block(hidden, **how)
+
+
 def test_blocks_may_lie_in_another_container() -> None:
     model = small_model("llama")
-    model.model.layers = nn.Sequential(*model.model.layers)
-    assert Depths.of(model).block_list.numbers == (0, 1)
+    model.model.layers = nn.Sequential(*map(Wrapped, model.model.layers))
+    model.model.norm = nn.Sequential(nn.Identity(), model.model.norm)
+    depths = Depths.of(model)
+    assert (depths.path, depths.block_list.numbers) == ("model.layers", (0, 1))
 
 
 def test_a_model_of_one_block() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -22,11 +23,15 @@ LISTS = (nn.ModuleList, nn.Sequential, nn.ModuleDict)
 
 @dataclass(frozen=True)
 class RunningList(ShortRepr):
-    """A list of ``length`` modules, and the numbers of those that ran, in the order they did."""
+    """A list of ``length`` modules, and the numbers of those that ran, in the order they did.
+
+    ``nested`` says that it lies within another list that runs in order.
+    """
 
     path: str
     length: int
     ran: tuple[int, ...]
+    nested: bool
 
     @property
     def in_order(self) -> bool:
@@ -39,12 +44,14 @@ class RunningList(ShortRepr):
         return self.ran == tuple(range(self.length))
 
 
-def running_lists(model: nn.Module) -> list[RunningList]:
+def running_lists(
+    model: nn.Module, kinds: tuple[type[nn.Module], ...] = LISTS
+) -> list[RunningList]:
     """The lists of which something runs on text, those with the most runs first.
 
-    A list within another that runs in order is left out: a block's experts may run in order too.
+    Lists within others come last: a block's experts may run in order too.
     """
-    lists = {path: list(m.children()) for path, m in model.named_modules() if isinstance(m, LISTS)}
+    lists = {path: list(m.children()) for path, m in model.named_modules() if isinstance(m, kinds)}
     ran: dict[str, list[int]] = {path: [] for path in lists}
     with contextlib.ExitStack() as stack:
         for path, members in lists.items():
@@ -57,18 +64,18 @@ def running_lists(model: nn.Module) -> list[RunningList]:
         run_probe(model)
     found: list[RunningList] = []
     for path, members in lists.items():
-        inside = any(one.in_order and path.startswith(f"{one.path}.") for one in found)
-        if ran[path] and not inside:
-            found.append(RunningList(path, len(members), tuple(ran[path])))
-    return sorted(found, key=lambda one: -len(one.ran))
+        nested = any(one.in_order and path.startswith(f"{one.path}.") for one in found)
+        if ran[path]:
+            found.append(RunningList(path, len(members), tuple(ran[path]), nested))
+    return sorted(found, key=lambda one: (one.nested, -len(one.ran)))
 
 
 def longest_lists(model: nn.Module) -> dict[str, nn.ModuleList]:
     """The longest lists that run whole, by path; a model has one, its blocks, or is built in
     another way."""
-    whole = {one.path: model.get_submodule(one.path) for one in running_lists(model) if one.whole}
-    lists = {path: one for path, one in whole.items() if isinstance(one, nn.ModuleList)}
-    longest = max(map(len, lists.values()), default=0)
+    found = [one for one in running_lists(model, (nn.ModuleList,)) if one.whole and not one.nested]
+    longest = max((one.length for one in found), default=0)
+    lists: dict[str, Any] = {one.path: model.get_submodule(one.path) for one in found}
     return {path: members for path, members in lists.items() if len(members) == longest}
 
 
