@@ -170,6 +170,20 @@ def test_cuts_neighbours_and_threads_change_no_bit(
         torch.set_num_threads(threads)
 
 
+def test_states_of_another_dtype_take_the_route_that_their_own_sweep_takes() -> None:
+    """A fitted lens makes float32 states, which a route for 16-bit ones may not be made for."""
+    head, final, targets = random_head(1100, 32, 9, dtype=torch.bfloat16)
+    states = [some.float() for some in depths(final)]
+    last, found = sweep_beside_final(final, given(states), head, targets, k=3)
+    equal(last, sweep(final, head, targets, k=3))
+    for one, some in zip(found, states, strict=True):
+        equal(one.swept, sweep(some, head, targets, k=3))
+        want = reference.beside_final.beside_final(
+            *(reference.sweep.logits(rows, head) for rows in (final, some))
+        )
+        assert one.kl_final.tolist() == pytest.approx(want["kl_final"], rel=1e-4, abs=1e-8)
+
+
 def test_states_are_made_once_and_of_as_many_rows_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     head, final, targets = random_head(600, 8, 70)
     monkeypatch.setattr(beside_final, "HELD", 2 * 4 * 1024 * 32)

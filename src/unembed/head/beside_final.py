@@ -10,6 +10,7 @@ from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
 from unembed.head.blocks import (
+    ROWS,
     Block,
     BlockShape,
     columns_by_slices,
@@ -70,15 +71,18 @@ def sweep_beside_final(
 
     with one product of each state with the head, and HELD bytes of logits whatever the number of
     positions and depths. Each of ``others`` makes the states of the positions that it is given,
-    which are then let go. As one of float32 logits, the divergence is within 1e-5 of itself and
-    2e-7 of its root, the acceptance within 1e-5 of itself; equal states give exactly 0 and 1. On
-    CPU a position's numbers are bitwise the same whatever other positions are in the call.
+    which are then let go; ``precision`` is for the final ones' dtype, others get their own. As one
+    of float32 logits, the divergence is within 1e-5 of itself and 2e-7 of its root, the acceptance
+    within 1e-5 of itself; equal states give exactly 0 and 1. On CPU a position's numbers are
+    bitwise the same whatever other positions are in the call.
     Raises ValueError for shapes or targets that do not fit the head. Source: theory §3.
     """
     check(final, head, targets, k, None)
-    precision = precision or Precision.probe(head.weight, final.dtype)
+    routes = {final.dtype: precision or Precision.probe(head.weight, final.dtype)}
     k, vocab, n = min(k, head.tokens), padded(head.vocab), len(final)
-    most = min(most_rows(final.device), max(1, HELD // (8 * vocab * TILE)) * TILE)
+    fitting = HELD // (8 * vocab)
+    step = ROWS if fitting >= ROWS else TILE  # blocks of a few rows more take longer a row
+    most = min(most_rows(final.device), max(step, fitting // step * step))
     height = BlockShape.of(final.device, min(n, most)).padding
     rooms = torch.empty(
         2, -(-min(n, most) // height) * height * vocab, dtype=torch.float32, device=final.device
@@ -86,13 +90,15 @@ def sweep_beside_final(
 
     def columns(rows: slice) -> dict[tuple[int, str], Tensor]:
         def held(states: Float[Tensor, "rows dim"], room: Float[Tensor, " numbers"]) -> _Held:
-            return _Held.of(states, head, targets[rows], k, precision, room)
+            if states.dtype not in routes:
+                routes[states.dtype] = Precision.probe(head.weight, states.dtype)
+            return _Held.of(states, head, targets[rows], k, routes[states.dtype], room)
 
         p = held(final[rows], rooms[0])
         p.normalise_()
         found = {(-1, name): column for name, column in vars(p.swept).items()}
         for depth, states in enumerate(others):
-            beside = _beside(p, held(states(rows), rooms[1]), precision)
+            beside = _beside(p, held(states(rows), rooms[1]), routes[final.dtype])
             for record in (beside, beside.swept):
                 found |= {(depth, name): column for name, column in vars(record).items()}
             del found[depth, "swept"]

@@ -35,7 +35,9 @@ def run(update: Any, logits: torch.Tensor, targets: torch.Tensor, k: int, block:
     threshold = logits.gather(1, targets[:, None])[:, 0]
     running = Running.of(targets, threshold, k, vocab)
     for start in range(0, vocab, block):
-        update(running, logits[:, start : start + block].clone(), start)
+        given = logits[:, start : start + block].clone()
+        update(running, given, start)
+        assert torch.equal(given, logits[:, start : start + block])
     return running
 
 
@@ -60,6 +62,35 @@ def test_the_compiled_kernel_is_the_eager_one(
     assert torch.allclose(a.sums, b.sums, rtol=2e-6, atol=1e-30)
     for ours, theirs in zip(a.combined(), b.combined(), strict=True):
         assert torch.allclose(ours, theirs, rtol=1e-6, atol=1e-6)
+
+
+@needs_compiler
+@settings(max_examples=30, deadline=None)
+@given(
+    st.integers(1, 40),
+    st.integers(1, 3),
+    st.sampled_from([0.0, 1e-6, 1e-2, 0.5, 3.0, 90.0]),
+    st.integers(0, 10**6),
+)
+def test_the_compiled_sums_beside_another_distribution_are_the_eager_ones(
+    rows: int, segments: int, far: float, seed: int
+) -> None:
+    g = torch.Generator().manual_seed(seed)
+    log_p = (torch.randn(rows, segments * SEGMENT, generator=g) * 8).log_softmax(1)
+    logits = log_p + far * torch.randn(log_p.shape, generator=g)
+    log_p[:, -5:] = logits[:, -5:] = -1e38
+    top, bar = logits.amax(1), logits[:, 0].clone()
+    base = (logits.logsumexp(1) - top).clone()
+    before = log_p.clone(), logits.clone()
+    found = torch.full((2, 5, rows, segments), torch.nan)
+    for take_in, sums in zip((compiled.sums_beside, eager.sums_beside), found, strict=True):
+        take_in(log_p, logits, (top, base, bar), sums)
+    assert torch.equal(log_p, before[0])
+    assert torch.equal(logits, before[1])
+    assert torch.equal(found[0, 4], found[1, 4])
+    assert int(found[0, 4].sum()) == int((logits > bar[:, None]).sum())
+    assert torch.allclose(found[0], found[1], rtol=1e-5, atol=1e-30)
+    assert bool((found[:, 2] >= 0).all())
 
 
 @needs_compiler
