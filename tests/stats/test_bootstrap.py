@@ -63,6 +63,23 @@ def test_chunks_change_memory_and_not_the_resamples():
         np.testing.assert_array_equal(row, expected)
 
 
+def test_kept_weights_are_those_that_are_drawn_anew(monkeypatch):
+    kept = np.concatenate(list(resample_weights(23, resamples=40, seed=9)))
+    again = np.concatenate(list(resample_weights(23, resamples=40, seed=9, chunk=7)))
+    monkeypatch.setattr("unembed.stats.bootstrap.KEPT_ELEMENTS", 0)
+    drawn = np.concatenate(list(resample_weights(23, resamples=40, seed=9)))
+    np.testing.assert_array_equal(kept, drawn)
+    np.testing.assert_array_equal(again, drawn)
+
+
+def test_whole_numbers_are_summed_to_the_same_bits(monkeypatch):
+    rng = np.random.default_rng(0)
+    sums = np.stack([rng.integers(-50, 1000, 31).astype(float), rng.normal(size=31)])
+    found = bootstrap_sums(sums, resamples=50, seed=1)
+    monkeypatch.setattr("unembed.stats.bootstrap.WHOLE", 0.0)
+    np.testing.assert_array_equal(bootstrap_sums(sums, resamples=50, seed=1), found)
+
+
 def test_global_random_state_is_untouched():
     before = np.random.get_state()[1].copy()  # noqa: NPY002
     list(resample_weights(5, resamples=5))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int, Shaped, UInt16
 
 from unembed.stats.estimate import Estimate
 from unembed.stats.student import student_t
@@ -17,6 +18,13 @@ RESAMPLES = 5_000
 
 CHUNK_ELEMENTS = 1 << 20
 """Weights held at a time, 8 MiB of float64; changes memory, never a result."""
+
+KEPT_ELEMENTS = 1 << 22
+"""Weights kept for the next statistic of the same documents, 8 MiB; changes time, never a result.
+"""
+
+WHOLE = 2.0**53
+"""Whole numbers up to here are exact in float64, and so are their sums in any order."""
 
 MINIMUM_DEFINED = 0.95
 """Share of the resamples in which a statistic must exist before it is given an interval."""
@@ -48,8 +56,34 @@ def resample_weights(
     with replacement, so that a row sums to ``documents``. The same seed gives the same resamples
     whatever the chunk, and to every statistic of one audit.
     """
-    generator = np.random.default_rng(seed)
     rows = chunk if chunk is not None else max(1, CHUNK_ELEMENTS // documents)
+    if resamples * documents <= KEPT_ELEMENTS and documents < 1 << 16:
+        kept = _kept_weights(documents, resamples, seed)
+        for start in range(0, resamples, rows):
+            yield kept[start : start + rows].astype(np.float64)
+        return
+    yield from _drawn_weights(documents, resamples, seed, rows)
+
+
+@lru_cache(maxsize=2)
+def _kept_weights(
+    documents: int, resamples: int, seed: int
+) -> UInt16[np.ndarray, "resamples documents"]:
+    """All resamples at once, in a quarter of their bytes."""
+    rows = max(1, CHUNK_ELEMENTS // documents)
+    kept = np.empty((resamples, documents), dtype=np.uint16)
+    start = 0
+    for weights in _drawn_weights(documents, resamples, seed, rows):
+        kept[start : start + len(weights)] = weights
+        start += len(weights)
+    return kept
+
+
+def _drawn_weights(
+    documents: int, resamples: int, seed: int, rows: int
+) -> Iterator[Float[np.ndarray, "resamples documents"]]:
+    """``resample_weights``, drawn so many resamples at a time."""
+    generator = np.random.default_rng(seed)
     for start in range(0, resamples, rows):
         count = min(rows, resamples - start)
         # 64-bit draws: narrower dtypes drop leftover bits at each call, and chunks would matter.
@@ -116,10 +150,15 @@ def bootstrap_sums(
     Naive equivalent: ``sums[:, drawn].sum(axis=1)`` for each list of drawn documents.
     """
     totals = np.empty((resamples, len(sums)))
+    largest = np.abs(sums).max(axis=1, initial=0.0)
+    whole = (sums == np.rint(sums)).all(axis=1) & (largest * sums.shape[1] < WHOLE)
+    counts, others = sums[whole].T, sums[~whole]
     start = 0
     for weights in resample_weights(sums.shape[1], resamples=resamples, seed=seed):
+        rows = slice(start, start + len(weights))
+        totals[rows, whole] = weights @ counts
         # einsum, not matmul: a BLAS product may round differently with another thread count.
-        totals[start : start + len(weights)] = np.einsum("rd,kd->rk", weights, sums)
+        totals[rows, ~whole] = np.einsum("rd,kd->rk", weights, others)
         start += len(weights)
     return totals
 

@@ -33,10 +33,9 @@ def test_the_curve_equals_plain_counts(depths):
     rates = stack.agrees.mean(axis=1)
     for one in found.curve:
         leaving, agreeing = counted(stack, one.threshold)
-        assert [at.depth for at in one.exits] == list(stack.depths)
-        assert [at.share.value for at in one.exits] == pytest.approx(leaving / stack.n)
-        for at, n, right in zip(one.exits, leaving, agreeing, strict=True):
-            assert at.agreement.value == (None if n == 0 else pytest.approx(right / n))
+        assert one.shares == pytest.approx(leaving / stack.n)
+        for share, n, right in zip(one.agreements, leaving, agreeing, strict=True):
+            assert share == (None if n == 0 else pytest.approx(right / n))
         assert one.agreement.value == pytest.approx(agreeing.sum() / stack.n)
         assert one.early.value == pytest.approx(leaving[:-1].sum() / stack.n)
         depth = (leaving * np.array(stack.depths)).sum() / stack.n
@@ -70,7 +69,14 @@ def test_a_threshold_is_chosen_on_one_half_and_measured_on_the_other():
     rest = stack.rows(~first)
     leaving, agreeing = counted(rest, found.chosen.threshold)
     assert found.chosen.agreement.value == pytest.approx(agreeing.sum() / rest.n)
-    assert found.chosen.exits[1].share.value == pytest.approx(leaving[1] / rest.n)
+    assert [at.depth for at in found.chosen_exits] == list(stack.depths)
+    for i, at in enumerate(found.chosen_exits):
+        assert at.share.value == pytest.approx(leaving[i] / rest.n)
+        assert at.share.low <= at.share.value <= at.share.high
+        if leaving[i]:
+            assert at.agreement.value == pytest.approx(agreeing[i] / leaving[i])
+        else:
+            assert at.agreement.value is None
     again = early_exit(stack, **HOW)
     assert again == found
 
@@ -82,6 +88,7 @@ def test_where_no_threshold_holds_the_reason_says_so():
     top1[-1] = stack.final_top1
     found = early_exit(dataclasses.replace(stack, top1=top1), **HOW)
     assert found.chosen is None
+    assert found.chosen_exits == ()
     assert found.chosen_reason == (
         "no threshold that lets a position leave early holds 99% agreement for sure on 15 documents"
     )
@@ -107,7 +114,7 @@ def test_nobody_leaves_above_every_margin_and_all_leave_at_once_at_zero():
     assert (exit_rows(stack, 0.0) == 0).all()
     first = early_exit(stack, **HOW).curve[0]
     assert first.threshold == 0
-    assert first.exits[0].share.value == 1
+    assert first.shares[0] == 1
     assert first.mean_depth.value == 0
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from unembed.decisions.layers.stack import LAYERS_RESAMPLES, AtDepths, LensStack
 from unembed.short_repr import ShortRepr
@@ -44,7 +45,8 @@ class ExitThreshold(ShortRepr):
     ``early`` the share that leaves before the last depth and ``agreement_early`` that of those;
     ``mean_depth`` is in blocks and ``saved`` the share of all blocks that is not run.
     ``agreement_if_random`` is the control: as many positions leave at each depth, whichever they
-    are.
+    are. ``shares`` are those that leave at each depth, and ``agreements`` how many of those agree,
+    None of nobody.
     """
 
     threshold: float
@@ -54,7 +56,8 @@ class ExitThreshold(ShortRepr):
     mean_depth: Estimate
     saved: Estimate
     agreement_if_random: Estimate
-    exits: tuple[ExitAt, ...]
+    shares: tuple[float, ...]
+    agreements: tuple[float | None, ...]
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,8 @@ class EarlyExit(AtDepths):
 
     ``curve`` is over all positions, thresholds ascending. ``chosen`` is the threshold that holds
     ``wanted`` agreement: found on half of the documents (``chosen_on`` of them, drawn by ``seed``)
-    and measured on the other half alone. It is the lowest for which, coming down from where nobody
+    and measured on the other half alone, as
+    ``chosen_exits`` are by depth. It is the lowest for which, coming down from where nobody
     leaves early, the lower end of the agreement's 95 % interval never fell below what is wanted, so
     that it holds on further text with some 97.5 % chance. Where there is none, ``chosen_reason``
     says why.
@@ -72,6 +76,7 @@ class EarlyExit(AtDepths):
     wanted: float
     curve: tuple[ExitThreshold, ...]
     chosen: ExitThreshold | None
+    chosen_exits: tuple[ExitAt, ...]
     chosen_reason: str | None
     chosen_on: int
     seed: int
@@ -87,8 +92,9 @@ def early_exit(
     """The curve of early exit, and the threshold that holds ``wanted`` agreement, if one does."""
     how = {"resamples": resamples, "seed": seed}
     documents = stack.clusters[1]
-    curve = tuple(_measured(stack, one, **how) for one in _curve_thresholds(stack))
+    curve = _measured(stack, _curve_thresholds(stack), **how)
     chosen, reason = None, None
+    exits: tuple[ExitAt, ...] = ()
     halves = np.random.default_rng(seed).permutation(documents)
     on = documents // 2
     if len(stack.depths) < 2:
@@ -104,12 +110,15 @@ def early_exit(
                 f"for sure on {on} document{'s' * (on != 1)}"
             )
         else:
-            chosen = _measured(stack.rows(~first), threshold, **how)
+            rest = stack.rows(~first)
+            [chosen] = _measured(rest, [threshold], **how)
+            exits = _exits(rest, threshold, **how)
     return EarlyExit(
         **stack.about(),
         wanted=wanted,
         curve=curve,
         chosen=chosen,
+        chosen_exits=exits,
         chosen_reason=reason,
         chosen_on=on,
         seed=seed,
@@ -155,29 +164,69 @@ def _holding(stack: LensStack, wanted: float, *, resamples: int, seed: int) -> f
     return found
 
 
-def _measured(stack: LensStack, threshold: float, *, resamples: int, seed: int) -> ExitThreshold:
-    """What a threshold does to these positions."""
+def _measured(
+    stack: LensStack, thresholds: Sequence[float], *, resamples: int, seed: int
+) -> tuple[ExitThreshold, ...]:
+    """What thresholds do to these positions."""
     how = {"resamples": resamples, "seed": seed}
-    last = len(stack.depths) - 1
-    row, sizes = exit_rows(stack, threshold), stack.sizes()
-    agrees = stack.agrees[row, np.arange(stack.n)]
-    depth = np.asarray(stack.depths)[row]
-    here = row == np.arange(last + 1)[:, None]
-    one, early = (0.0, 1.0), row < last
-    sums = stack.sums(np.stack([agrees, early, agrees & early, depth, *here, *(here & agrees)]))
-    counts = np.stack([sizes, sizes, sums[1], sizes, *[sizes] * (last + 1), *sums[4 : last + 5]])
-    limits = [one, one, one, (float(stack.depths[0]), float(stack.blocks)), *[one] * 2 * (last + 1)]
-    agreement, leaving, of_early, mean, *by_depth = mean_estimates(sums, counts, limits, **how)
-    return ExitThreshold(
-        threshold=threshold,
-        agreement=agreement,
-        early=leaving,
-        agreement_early=of_early,
-        mean_depth=mean,
-        saved=_saved(mean, stack.blocks),
-        agreement_if_random=_at_random(stack, sums[4 : last + 5], **how),
-        exits=tuple(map(ExitAt, stack.depths, by_depth[: last + 1], by_depth[last + 1 :])),
-    )
+    sizes, one = stack.sizes(), (0.0, 1.0)
+    span = (float(stack.depths[0]), float(stack.blocks))
+    all_sums, counts, leaving, agreeing = [], [], [], []
+    for threshold in thresholds:
+        here, agrees = _leaving(stack, threshold)
+        early = ~here[-1]
+        depth = np.asarray(stack.depths) @ here
+        sums = stack.sums(np.stack([agrees, early, agrees & early, depth]))
+        all_sums.append(sums)
+        counts += [sizes, sizes, sums[1], sizes]
+        leaving.append(stack.sums(here))
+        agreeing.append((here & agrees).sum(axis=1))
+    if not thresholds:
+        return ()
+    limits = [one, one, one, span] * len(thresholds)
+    means = iter(mean_estimates(np.concatenate(all_sums), np.stack(counts), limits, **how))
+    random = _at_random(stack, np.stack(leaving), **how)
+    found = []
+    for i, threshold in enumerate(thresholds):
+        agreement, early, of_early, mean = (next(means) for _ in range(4))
+        n = leaving[i].sum(axis=1)
+        found.append(
+            ExitThreshold(
+                threshold=threshold,
+                agreement=agreement,
+                early=early,
+                agreement_early=of_early,
+                mean_depth=mean,
+                saved=_saved(mean, stack.blocks),
+                agreement_if_random=random[i],
+                shares=tuple((n / max(stack.n, 1)).tolist()),
+                agreements=tuple(
+                    float(right / some) if some else None
+                    for right, some in zip(agreeing[i], n, strict=True)
+                ),
+            )
+        )
+    return tuple(found)
+
+
+def _exits(stack: LensStack, threshold: float, *, resamples: int, seed: int) -> tuple[ExitAt, ...]:
+    """Shares that leave at each depth, and how many of those agree, with intervals."""
+    how = {"resamples": resamples, "seed": seed}
+    here, agrees = _leaving(stack, threshold)
+    limits = [(0.0, 1.0)] * len(here)
+    leaving = stack.sums(here)
+    shares = mean_estimates(leaving, stack.sizes(), limits, **how)
+    agreements = mean_estimates(stack.sums(here & agrees), leaving, limits, **how)
+    return tuple(map(ExitAt, stack.depths, shares, agreements))
+
+
+def _leaving(
+    stack: LensStack, threshold: float
+) -> tuple[Bool[np.ndarray, "depths positions"], Bool[np.ndarray, " positions"]]:
+    """Who leaves at each depth, and whose token there is the final one."""
+    row = exit_rows(stack, threshold)
+    here = row == np.arange(len(stack.depths))[:, None]
+    return here, stack.agrees[row, np.arange(stack.n)]
 
 
 def _saved(mean: Estimate, blocks: int) -> Estimate:
@@ -190,18 +239,22 @@ def _saved(mean: Estimate, blocks: int) -> Estimate:
 
 def _at_random(
     stack: LensStack,
-    leaving: Float[np.ndarray, "depths documents"],
+    leaving: Float[np.ndarray, "thresholds depths documents"],
     *,
     resamples: int,
     seed: int,
-) -> Estimate:
+) -> list[Estimate]:
     """The agreement if as many left at each depth, whichever: rates of leaving times agreeing."""
     if not stack.n:
-        return Estimate(None, reason=NOBODY)
-    k, documents = leaving.shape
-    sums = np.concatenate([leaving, stack.sums(stack.agrees), stack.sizes()[None]])
+        return [Estimate(None, reason=NOBODY) for _ in leaving]
+    k, depths, documents = leaving.shape
+    flat = leaving.reshape(k * depths, documents)
+    sums = np.concatenate([flat, stack.sums(stack.agrees), stack.sizes()[None]])
     totals = totals_and_resamples(sums, resamples=resamples, seed=seed)
     rates = totals[:, :-1] / totals[:, -1:]
-    draws = (rates[:, :k] * rates[:, k:]).sum(axis=1)
-    ends = interval(draws[1:], documents)
-    return Estimate(float(draws[0]), *ends, n=stack.n, documents=documents)
+    leave, agree = rates[:, : k * depths].reshape(-1, k, depths), rates[:, None, k * depths :]
+    draws = (leave * agree).sum(axis=2)
+    return [
+        Estimate(float(one[0]), *interval(one[1:], documents), n=stack.n, documents=documents)
+        for one in draws.T
+    ]
