@@ -47,8 +47,26 @@ ALL_LENSES = ",".join(LENSES)
         default=20_000,
         help="Predicted tokens to read, from all over the text.",
     ),
+    option(
+        "--cloud-points",
+        type=int,
+        default=5_000,
+        help="Positions whose cloud of states is measured; 0: none.",
+    ),
+    option(
+        "--cloud-last",
+        is_flag=True,
+        rare=True,
+        help="Those at the end of each document, as published work does.",
+    ),
     option("--max-nonfinite", type=int, default=0, rare=True, help="Bad positions allowed."),
-    option("--seed", type=int, default=0, rare=True, help="Draws the half that is fitted on."),
+    option(
+        "--seed",
+        type=int,
+        default=0,
+        rare=True,
+        help="Draws the half that is fitted on, and the cloud.",
+    ),
 )
 @WINDOWS
 @TEXT

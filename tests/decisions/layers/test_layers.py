@@ -33,7 +33,7 @@ from unembed.runs import files
 from unembed.runs.arrays import numbers_of
 from unembed.runs.store import RunFolder
 
-OPTIONS = LayersOptions(top_k=3, context=24, batch_tokens=256, part_positions=300)
+OPTIONS = LayersOptions(top_k=3, context=24, batch_tokens=256, part_positions=300, cloud_points=0)
 SOME = [f"{text} {word}." for text in TEXTS for word in ("again", "and more of it", "no")]
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,25 +12,33 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jaxtyping import Int, Shaped
+from jaxtyping import Shaped
 from torch import nn
 
 from unembed.decisions.audit.run import documents_of, vocabulary_of
+from unembed.decisions.cloud.cloud import Cloud
+from unembed.decisions.kept_states import position_keys
+from unembed.decisions.layers.clouds import Clouds
 from unembed.decisions.layers.depth_rows import DepthRow, depth_rows
+from unembed.decisions.layers.early_exit import early_exit
 from unembed.decisions.layers.fitted import LENS_FILE, FittedLens
 from unembed.decisions.layers.names import LENSES, Lens
 from unembed.decisions.layers.options import LayersOptions
 from unembed.decisions.layers.passage import Passage, cells_of
+from unembed.decisions.layers.regimes import regimes
 from unembed.decisions.layers.run import LayersRun, Place, folder_of, table_file
+from unembed.decisions.layers.self_drafts import self_drafts
 from unembed.decisions.layers.sense import check_layers
+from unembed.decisions.layers.settling import settling
 from unembed.decisions.layers.stack import LAYERS_RESAMPLES, LensStack
 from unembed.decisions.layers.summary import LayersSummary, LensFit, LensSummary
 from unembed.decisions.quoting import CONTEXT_TOKENS, Quoting
+from unembed.decisions.tokens import classes_of, frequency_buckets
 from unembed.errors import UnembedError, need
 from unembed.models.mode import restores_mode
 from unembed.runs.arrays import number_array, numbers_of, read_table
 from unembed.runs.frames import frame_of
-from unembed.runs.manifest import FinishedRun
+from unembed.runs.manifest import FinishedRun, read_run
 from unembed.runs.phases import Phases, current_phases
 from unembed.runs.progress import Steps, progress_bar
 from unembed.runs.provenance import Provenance
@@ -75,6 +84,7 @@ class Layers(RunRecord):
     vocabulary: Vocabulary
     documents: pa.Table
     fitted: FittedLens | None = None
+    _cloud: Cloud | None = field(default=None, repr=False)
     folder: Path | None = None
     in_memory: Mapping[Place, pa.Table] | None = field(default=None, repr=False)
     files: tuple[str, ...] = field(default=(), repr=False)
@@ -97,8 +107,8 @@ class Layers(RunRecord):
             provenance,
             Vocabulary.from_table(read_table(folder / "vocabulary.parquet")),
             read_table(folder / "documents.parquet"),
-            FittedLens.read(own) if "fitted" in provenance.options["lenses"] else None,
-            folder,
+            fitted=FittedLens.read(own) if "fitted" in provenance.options["lenses"] else None,
+            folder=folder,
             files=tuple(sorted(files)),
         )
 
@@ -151,7 +161,8 @@ class Layers(RunRecord):
             for depth in self.depths
         ]
         first = tables[0]
-        where = np.searchsorted(_keys(last), _keys(first))
+        every, own = (position_keys(one["doc"], one["pos"]) for one in (last, first))
+        where = np.searchsorted(every, own)
         return LensStack(
             lens=lens,
             depths=self.depths,
@@ -302,82 +313,99 @@ def layers(
     with phases("prepare"):
         run = LayersRun.of(model, corpus, options, name or type(model).__name__)
     if out is None:
-        lens, found = _measured(run, None, progress, phases)
+        with tempfile.TemporaryDirectory() as states:
+            clouds = run.clouds(Path(states))
+            lens, found = _measured(run, None, clouds, progress, phases)
+            with phases("cloud"):
+                shape = None if clouds is None else clouds.measure()
         whole = {place: pa.concat_tables([one[place] for one in found]) for place in run.places}
         windows = run.reading.windows
         words = vocabulary_of(windows, whole.values())
-        return Layers(run.provenance, words, documents_of(windows), lens, in_memory=whole)
+        return Layers(run.provenance, words, documents_of(windows), lens, shape, in_memory=whole)
     with RunFolder.open(out, run.provenance.to_json()) as folder:
+        clouds = run.clouds(folder.folder)
         if not folder.finished:
-            _measured(run, folder, progress, phases)
-        with phases("summary"):
-            return _finish(folder, run, command)
+            _measured(run, folder, clouds, progress, phases)
+            _finish(folder, run, clouds, command, phases)
+        if clouds is not None:
+            clouds.remove()
+        return Layers.of_run(read_run(folder.folder))
 
 
 def _measured(
-    run: LayersRun, folder: RunFolder | None, progress: bool, phases: Phases
+    run: LayersRun,
+    folder: RunFolder | None,
+    clouds: Clouds | None,
+    progress: bool,
+    phases: Phases,
 ) -> tuple[FittedLens | None, list[dict[Place, pa.Table]]]:
     """Fit the lens where one is to be fitted, then measure; without a folder, the tables too."""
     done: frozenset[str] = frozenset()
+    lens, held = run.given, []
     if folder is not None:
-        done = run.finished_parts(folder)
+        done = run.finished_parts(folder, clouds)
         run.count_finished(folder, done)
         run.check_room(folder, done)
-    positions, held = run.reading.windows.positions, []
-    steps = Steps(1 + run.fits)
-    lens = run.given
-    if folder is not None and LENS_FILE in folder.done:
-        lens = FittedLens.read(folder.folder / LENS_FILE)
+        if LENS_FILE in folder.done:
+            lens = FittedLens.read(folder.folder / LENS_FILE)
+    if clouds is not None:
+        clouds.check_room()
+    positions = run.reading.windows.positions
+    steps = Steps(1 + run.fits + (clouds is not None))
     if run.fits:
-        with steps("fitting the lens"):
-            if lens is None:
-                with progress_bar("fit", "tok", positions, progress) as bar:
-                    lens = run.fit(bar, phases)
+        with steps("fitting the lens"), progress_bar("fit", "tok", positions, progress) as bar:
+            lens = lens or run.fit(bar, phases)
     if lens is not None and folder is not None and LENS_FILE not in folder.done:
         folder.write_bytes(LENS_FILE, lens.to_bytes())
-    with (
-        steps("measuring the depths"),
-        progress_bar("layers", "tok", positions, progress) as bar,
-    ):
-        for part, tables in run.parts(done, lens, bar, phases):
-            if folder is None:
-                held.append(tables)
-                continue
+    with steps("measuring"), progress_bar("layers", "tok", positions, progress) as bar:
+        for part, tables, taken in run.parts(done, lens, clouds, bar, phases):
             with phases("write"):
+                if clouds is not None:
+                    clouds.text.write(part, taken)
+                if folder is None:
+                    held.append(tables)
+                    continue
                 for place, table in tables.items():
                     folder.write_table(table_file(*place, part), table)
+    if clouds is not None:
+        with steps("shuffled text"), progress_bar("states", "tok", positions, progress) as bar:
+            clouds.read_shuffled(bar, phases)
     return lens, held
 
 
-def _finish(folder: RunFolder, run: LayersRun, command: str) -> Layers:
-    """Complete a run whose parts are all written, if that is left to do, and open it."""
-    files = sorted(path for path in folder.done if path.startswith(TABLES))
-    if folder.finished:
-        return Layers._opened(folder.folder, run.provenance, files)
-    ids = ("target", "top1", "top2", "topk_ids")
-    tables = (read_table(folder.folder / file, ids) for file in files)
-    windows = run.reading.windows
-    folder.write_table("vocabulary.parquet", vocabulary_of(windows, tables).to_table())
-    folder.write_table("documents.parquet", documents_of(windows))
-    done = Layers._opened(folder.folder, run.provenance, files)
-    folder.finish(command, record_to_json(done.summary))
-    return done
+def _finish(
+    folder: RunFolder, run: LayersRun, clouds: Clouds | None, command: str, phases: Phases
+) -> None:
+    """Summarise a run whose parts are all written, and complete it."""
+    with phases("cloud"):
+        shape = None if clouds is None else clouds.measure()
+    with phases("summary"):
+        files = sorted(path for path in folder.done if path.startswith(TABLES))
+        ids = ("target", "top1", "top2", "topk_ids")
+        tables = (read_table(folder.folder / file, ids) for file in files)
+        windows = run.reading.windows
+        folder.write_table("vocabulary.parquet", vocabulary_of(windows, tables).to_table())
+        folder.write_table("documents.parquet", documents_of(windows))
+        done = replace(Layers._opened(folder.folder, run.provenance, files), _cloud=shape)
+        folder.finish(command, record_to_json(done.summary))
 
 
 def _summarise(found: Layers) -> LayersSummary:
-    made = found.provenance
-    not_measured: Mapping[str, str] = made.options["not_measured"]
-    lenses, left_out = [], 0
-    for lens in LENSES:
-        if lens in not_measured:
-            lenses.append(LensSummary(lens, not_measured[lens], 0, 0, ()))
-        elif lens in found.lenses:
-            stack = found.stack(lens)
-            if lens == "normed":
-                left_out = len(found) - stack.n
-            rows = depth_rows(stack, resamples=LAYERS_RESAMPLES)
-            lenses.append(LensSummary(lens, None, stack.n, stack.clusters[1], rows))
-    given = "fitted_lens" in made.options
+    made, how = found.provenance, {"resamples": LAYERS_RESAMPLES}
+    stacks: dict[str, LensStack] = {lens: found.stack(lens) for lens in found.lenses}
+    own = stacks["normed"]
+    lenses = {
+        lens: LensSummary(lens, None, one.n, one.clusters[1], depth_rows(one, **how))
+        for lens, one in stacks.items()
+    }
+    not_measured = {
+        lens: LensSummary(lens, reason, 0, 0, ())
+        for lens, reason in made.options["not_measured"].items()
+    }
+    every = lenses | not_measured
+    tokens, where = np.unique(own.target, return_inverse=True)
+    classes = classes_of([found.vocabulary[token] for token in tokens.tolist()])[where]
+    fitted = found.fitted
     return LayersSummary(
         model=made.model,
         blocks=found.blocks,
@@ -385,9 +413,14 @@ def _summarise(found: Layers) -> LayersSummary:
         tail=made.options["tail"],
         n_positions=len(found),
         n_documents=int(np.count_nonzero(numbers_of(found.documents["positions"]))),
-        n_left_out=left_out,
-        lenses=tuple(lenses),
-        fit=None if found.fitted is None else LensFit.of(found.fitted, given),
+        n_left_out=len(found) - own.n,
+        lenses=tuple(every[lens] for lens in LENSES if lens in every),
+        settling=settling(own, classes, frequency_buckets(own.target), **how),
+        early_exit=early_exit(own, **how),
+        self_drafts=self_drafts(own, **how),
+        regimes=regimes(stacks, **how),
+        cloud=found._cloud,
+        fit=None if fitted is None else LensFit.of(fitted, "fitted_lens" in made.options),
     )
 
 
@@ -438,12 +471,6 @@ def _finite(table: pa.Table) -> dict[str, Shaped[np.ndarray, " positions"]]:
     """The columns of the rows that are not null."""
     kept = table.filter(pc.is_valid(table["top1"]))
     return {name: numbers_of(kept[name].combine_chunks()) for name in table.column_names}
-
-
-def _keys(columns: Mapping[str, Shaped[np.ndarray, " n"]]) -> Int[np.ndarray, " n"]:
-    """A number for each row, in order of the text."""
-    keys: Int[np.ndarray, " n"] = (columns["doc"].astype(np.int64) << 32) + columns["pos"]
-    return keys
 
 
 def _with_depth(table: pa.Table, depth: int) -> pa.Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from unembed.decisions.cloud.reservoir import POINTS
 from unembed.decisions.layers.names import LENSES, Lens, lenses_of
 from unembed.errors import UnembedError
 from unembed.head.head import output_embedding
@@ -24,7 +25,9 @@ class LayersOptions(ReadingOptions):
     ``depths`` None are all, 0 to the number of blocks; the last is always in, and so is the lens
     ``normed``. ``top_k`` leading candidates are kept at every depth, 2 at least: penalties read
     them. ``fitted_lens`` is the file of a lens that an earlier run fitted; None fits one on half of
-    the documents, drawn by ``seed``. Up to ``max_nonfinite`` positions with a logit that is not
+    the documents, drawn by ``seed``. The shape of the cloud of states is measured at
+    ``cloud_points`` positions (0: not at all), drawn by it too, or at the last position of each
+    document with ``cloud_last``. Up to ``max_nonfinite`` positions with a logit that is not
     finite at some depth are kept as nulls before the run fails.
     """
 
@@ -35,6 +38,8 @@ class LayersOptions(ReadingOptions):
     lenses: tuple[Lens, ...] = LENSES
     top_k: int = 5
     fitted_lens: Path | None = None
+    cloud_points: int = POINTS
+    cloud_last: bool = False
     max_nonfinite: int = 0
     seed: int = 0
 
@@ -46,7 +51,9 @@ class LayersOptions(ReadingOptions):
                 f"--top-k {self.top_k} is too few: the penalties are of the leading candidates, so "
                 "give at least 2"
             )
-        for name in ("max_nonfinite", "seed"):
+        if self.cloud_last and not self.cloud_points:
+            raise UnembedError("--cloud-last is of the cloud that --cloud-points 0 leaves out")
+        for name in ("cloud_points", "max_nonfinite", "seed"):
             if getattr(self, name) < 0:
                 raise UnembedError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.depths is not None and min(self.depths, default=-1) < 0:

@@ -15,6 +15,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from unembed.decisions.audit.run import STORED_SHARE, Columns, joined, to_table
+from unembed.decisions.cloud.reservoir import Taken
+from unembed.decisions.kept_states import position_keys
+from unembed.decisions.layers.clouds import Clouds
 from unembed.decisions.layers.columns import bytes_a_position, depth_columns, final_itself
 from unembed.decisions.layers.fitted import (
     LENS_FILE,
@@ -58,11 +61,10 @@ class LayersRun:
     measured: tuple[int, ...]
     lenses: tuple[Lens, ...]
     not_measured: Mapping[Lens, str]
-    top_k: int
     split: Split | None
     given: FittedLens | None
     provenance: Provenance
-    max_nonfinite: int
+    options: LayersOptions
     nonfinite: list[int]
 
     @staticmethod
@@ -109,7 +111,11 @@ class LayersRun:
         if given is not None:
             fixed["fitted_lens"] = given.digest
         elif split is not None:
-            fixed |= {"seed": options.seed, "ridge": RIDGE}
+            fixed["ridge"] = RIDGE
+        if options.cloud_points:
+            fixed["cloud"] = "last" if options.cloud_last else options.cloud_points
+        if options.cloud_points or "ridge" in fixed:
+            fixed["seed"] = options.seed
         provenance = provenance_of(
             "layers",
             name,
@@ -129,11 +135,10 @@ class LayersRun:
             measured=measured,
             lenses=lenses,
             not_measured=not_measured,
-            top_k=options.top_k,
             split=split,
             given=given,
             provenance=provenance,
-            max_nonfinite=options.max_nonfinite,
+            options=options,
             nonfinite=[],
         )
 
@@ -176,23 +181,38 @@ class LayersRun:
             made = self.provenance
             return FittedLens.of(sums, split, made.model, made.model_digest, made.text.digest)
 
+    def clouds(self, folder: Path) -> Clouds | None:
+        """What keeps states in a folder for the shape of their clouds, if that was asked for."""
+        options = self.options
+        if not options.cloud_points:
+            return None
+        points = None if options.cloud_last else options.cloud_points
+        return Clouds.of(folder, self.reading, self.depths, self.measured, points, options.seed)
+
     def parts(
-        self, done: frozenset[str], lens: FittedLens | None, bar: Any, phases: Phases
-    ) -> Iterator[tuple[str, Tables]]:
-        """The parts that are not done yet: name, and a table for each lens and depth."""
+        self,
+        done: frozenset[str],
+        lens: FittedLens | None,
+        clouds: Clouds | None,
+        bar: Any,
+        phases: Phases,
+    ) -> Iterator[tuple[str, Tables, list[Taken]]]:
+        """The parts that are not done yet: name, a table for each lens and depth, states kept."""
 
         def work(
             team: tuple[nn.Module, ...], batch: Batch, share: Phases
-        ) -> list[dict[Place, Columns]]:
+        ) -> tuple[list[dict[Place, Columns]], list[Taken]]:
             streams = self.reading.streams(team[0], batch, share, self.depths, self.measured)
             with share("head"):
-                return [
+                columns = [
                     self._columns(streams, batch, lens, chosen, lenses)
                     for chosen, lenses in self._shares(batch)
                 ]
+            return columns, [] if clouds is None else [clouds.take(streams, batch)]
 
         for part, pieces in self.reading.results(work, bar, phases, done=done):
-            yield part, self._tables([one for piece in pieces for one in piece])
+            tables = self._tables([one for columns, _taken in pieces for one in columns])
+            yield part, tables, [one for _columns, taken in pieces for one in taken]
 
     def _shares(self, batch: Batch) -> Iterator[tuple[Int[np.ndarray, " rows"], tuple[Lens, ...]]]:
         """Rows of a batch, and the lenses that measure them: the fitted one not all."""
@@ -226,13 +246,13 @@ class LayersRun:
             if (name, depth) != last
         }
         swept, beside = sweep_beside_final(
-            final, list(others.values()), head, targets, k=self.top_k, precision=precision
+            final, list(others.values()), head, targets, k=self.options.top_k, precision=precision
         )
         found = dict(zip(others, beside, strict=True)) | {last: final_itself(swept)}
         columns = {}
         for place, one in found.items():
             hidden = final if place == last else others[place](slice(0, len(index)))
-            made = depth_columns(hidden, one, head, targets, self.top_k, precision)
+            made = depth_columns(hidden, one, head, targets, self.options.top_k, precision)
             columns[place] = made | {"doc": batch.doc[chosen], "pos": batch.pos[chosen]}
         return columns
 
@@ -277,7 +297,8 @@ class LayersRun:
     def _count_nonfinite(self, bad: Int[np.ndarray, " bad"], where: Mapping[int, Place]) -> None:
         before = sum(self.nonfinite)
         self.nonfinite.append(len(bad))
-        over = self.max_nonfinite - before
+        limit = self.options.max_nonfinite
+        over = limit - before
         if len(bad) > over:
             key = int(bad[over])
             doc, pos = key >> 32, key & 0xFFFFFFFF
@@ -288,17 +309,18 @@ class LayersRun:
             raise NonFiniteError(
                 f"{self.provenance.model} gives logits that are not finite{at} at document "
                 f"{self.reading.windows.corpus.names[doc]!r} (doc {doc}) position {pos}, after "
-                f"{before + over} such before it: --max-nonfinite {self.max_nonfinite} allows no "
-                "more; mend the weights, or raise the limit to leave such positions out as nulls"
+                f"{before + over} such before it: --max-nonfinite {limit} allows no more; mend the "
+                "weights, or raise the limit to leave such positions out as nulls"
             )
 
-    def finished_parts(self, folder: RunFolder) -> frozenset[str]:
-        """The parts of which every lens and depth is written."""
+    def finished_parts(self, folder: RunFolder, clouds: Clouds | None) -> frozenset[str]:
+        """The parts of which every lens and depth is written, and the states that are kept."""
         written = [
             {Path(path).stem for path in folder.done if path.startswith(f"{folder_of(*place)}/")}
             for place in self.places
         ]
-        return frozenset(set.intersection(*written))
+        done = frozenset(set.intersection(*written))
+        return done if clouds is None else done & clouds.text.parts
 
     def count_finished(self, folder: RunFolder, done: frozenset[str]) -> None:
         """Count the positions that the parts that are done leave out."""
@@ -306,15 +328,15 @@ class LayersRun:
         for part in sorted(done):
             table = read_table(folder.folder / table_file(*last, part), ["doc", "pos", "top1"])
             bad = table.filter(pc.is_null(table["top1"]))
-            keys = numbers_of(bad["doc"]).astype(np.int64) << 32
-            self._count_nonfinite(keys + numbers_of(bad["pos"]), {})
+            keys = position_keys(numbers_of(bad["doc"]), numbers_of(bad["pos"]))
+            self._count_nonfinite(keys, {})
 
     def check_room(self, folder: RunFolder, done: frozenset[str]) -> None:
         """Raise UnembedError where what is left to write does not fit in the folder."""
         last: Place = ("normed", self.depths.blocks)
         left = self.reading.windows.positions
         left -= sum(folder.done[table_file(*last, part)].rows for part in done)
-        tables = int(STORED_SHARE * left * len(self.places) * bytes_a_position(self.top_k))
+        tables = int(STORED_SHARE * left * len(self.places) * bytes_a_position(self.options.top_k))
         what = f"the tables of {left:,} positions at {len(self.measured)} depths"
         if self.fits and LENS_FILE not in folder.done:
             tables += 4 * sum(width * self.reading.head.dim for width in self.widths.values())
@@ -333,9 +355,7 @@ def table_file(lens: Lens, depth: int, part: str) -> str:
 
 
 def _keys(columns: Columns) -> Int[np.ndarray, " rows"]:
-    """A number for each row, in order of the text."""
-    found: Int[np.ndarray, " rows"] = columns["doc"].astype(np.int64) << 32
-    return found + columns["pos"].astype(np.int64)
+    return position_keys(columns["doc"], columns["pos"])
 
 
 def _check_fit(split: Split, reading: ModelPass, width: int) -> None:

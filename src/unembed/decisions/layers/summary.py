@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from unembed.decisions.cloud.cloud import Cloud
 from unembed.decisions.layers.depth_rows import DepthRow
+from unembed.decisions.layers.early_exit import EarlyExit
 from unembed.decisions.layers.fitted import FittedLens
+from unembed.decisions.layers.regimes import Regimes
+from unembed.decisions.layers.self_drafts import SelfDrafts
+from unembed.decisions.layers.settling import Settling
 from unembed.runs.frames import Figures
 from unembed.short_repr import ShortRepr
 
@@ -57,7 +62,9 @@ class LayersSummary(ShortRepr, Figures):
 
     ``depths`` are those measured of 0, what enters the first of ``blocks``, to the last; ``tail``
     says what follows that. Of ``n_positions`` in ``n_documents``, ``n_left_out`` have a number that
-    is not finite at some depth and enter no figure.
+    is not finite at some depth and enter no figure. ``settling``, ``early_exit`` and
+    ``self_drafts`` are under the model's own tail, ``regimes`` under every lens, and ``cloud`` is
+    there unless it was left out.
     """
 
     model: str
@@ -68,6 +75,11 @@ class LayersSummary(ShortRepr, Figures):
     n_documents: int
     n_left_out: int
     lenses: tuple[LensSummary, ...]
+    settling: Settling
+    early_exit: EarlyExit
+    self_drafts: SelfDrafts
+    regimes: Regimes
+    cloud: Cloud | None = None
     fit: LensFit | None = None
 
     def lens(self, name: str) -> LensSummary:

@@ -1,0 +1,86 @@
+"""The states of some positions at every depth, of the text and of it shuffled, until measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from unembed.decisions.cloud.cloud import HEAD_INPUT, Cloud, cloud
+from unembed.decisions.cloud.controls import shuffled_windows
+from unembed.decisions.cloud.reservoir import Reservoir, Taken
+from unembed.models.depths import Depths
+from unembed.models.model_pass import ModelPass
+from unembed.models.streams import Streams
+from unembed.runs.phases import Phases
+from unembed.text.batches import Batch
+
+FOLDERS = ("states", "shuffled-states")
+
+
+@dataclass(frozen=True)
+class Clouds:
+    """What is kept of a text for the shape of its clouds; ``reading`` is of the shuffled text."""
+
+    text: Reservoir
+    shuffled: Reservoir
+    reading: ModelPass
+    depths: Depths
+    seed: int
+
+    @staticmethod
+    def of(
+        folder: Path,
+        reading: ModelPass,
+        depths: Depths,
+        measured: Sequence[int],
+        points: int | None,
+        seed: int,
+    ) -> Clouds:
+        """Choose the positions; None takes the last of each document."""
+        where = (*measured, HEAD_INPUT)
+        text, shuffled = (
+            Reservoir.of(folder / name, reading.windows, where, points=points, seed=seed)
+            for name in FOLDERS
+        )
+        other = replace(reading, windows=shuffled_windows(reading.windows, seed=seed))
+        return Clouds(text, shuffled, other, depths, seed)
+
+    def check_room(self) -> None:
+        """Raise UnembedError where the states do not fit on the disk."""
+        head = self.reading.head
+        widths = dict(enumerate(self.depths.widths)) | {HEAD_INPUT: head.dim}
+        for one in (self.text, self.shuffled):
+            one.check_room(widths, head.weight.dtype)
+
+    def take(self, streams: Streams, batch: Batch) -> Taken:
+        """Those of a batch of the text."""
+        return _taken(self.text, streams, batch)
+
+    def read_shuffled(self, bar: Any, phases: Phases) -> None:
+        """Read the shuffled text, by the body alone."""
+        wanted = [depth for depth in self.shuffled.depths if depth != HEAD_INPUT]
+
+        def work(team: tuple[nn.Module, ...], batch: Batch, share: Phases) -> Taken:
+            streams = self.reading.streams(team[0], batch, share, self.depths, wanted)
+            return _taken(self.shuffled, streams, batch)
+
+        for part, pieces in self.reading.results(work, bar, phases, done=self.shuffled.parts):
+            self.shuffled.write(part, pieces)
+
+    def measure(self) -> Cloud:
+        """The shape of the cloud at every depth."""
+        kept, other = self.text, self.shuffled
+        return cloud(kept.read, kept.depths, kept.documents, seed=self.seed, shuffled=other.read)
+
+    def remove(self) -> None:
+        """Delete the states."""
+        for one in (self.text, self.shuffled):
+            one.remove()
+
+
+def _taken(kept: Reservoir, streams: Streams, batch: Batch) -> Taken:
+    return kept.take(batch, {**streams.states, HEAD_INPUT: streams.hidden})
