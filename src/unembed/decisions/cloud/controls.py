@@ -15,7 +15,7 @@ NEGLIGIBLE = 1e-14
 
 def gaussian_cloud(
     variances: Float[np.ndarray, " axes"], points: int, *, seed: int = 0
-) -> Float[np.ndarray, "points axes"]:
+) -> Float[np.ndarray, "points kept"]:
     """Points of a Gaussian with these variances along its axes.
 
     That of a cloud's covariance but for a rotation, which changes no distance, and for the axes of
@@ -23,7 +23,7 @@ def gaussian_cloud(
     """
     kept = variances[variances > NEGLIGIBLE * variances.max(initial=0.0)]
     generator = np.random.default_rng(seed)
-    found: Float[np.ndarray, "points axes"] = generator.standard_normal((points, len(kept)))
+    found: Float[np.ndarray, "points kept"] = generator.standard_normal((points, len(kept)))
     found *= np.sqrt(kept)
     return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -21,13 +21,19 @@ AROUND = 16
 MOST_TANGENT = AROUND // 2
 """Dimensions of a tangent plane at most: more of them would hold the neighbours' own scatter."""
 
+NEGLIGIBLE = 1e-12
+"""Part of the neighbours' variance below which that along an axis is rounding."""
+
+MOST_PLANES = 1_000
+"""Points whose planes are laid, evenly from all: their error is then some two in a hundred."""
+
 BLOCK_ELEMENTS = 1 << 22
 """Coordinates of neighbours held at a time, 32 MiB of float64; changes memory, never a result."""
 
 
 @dataclass(frozen=True)
 class Curvature(ShortRepr):
-    """Local principal axes of every point's 16 nearest neighbours.
+    """Local principal axes of the 16 nearest neighbours of up to 1,000 points.
 
     ``tangent`` is how many of them span the plane. ``off_plane`` is the mean share of the
     neighbours' variance that lies off it. ``turning`` is the root mean square of the principal
@@ -63,14 +69,15 @@ def curvature(
             reason = "tangent planes need a dimension, and states of more than one coordinate"
         none = Estimate(None, n=n, reason=reason)
         return Curvature(tangent, none, none)
-    off, angles = _local(found, tangent)
-    far = found.distance[:, AROUND - 1]
+    chosen = np.arange(min(n, MOST_PLANES)) * n // min(n, MOST_PLANES)
+    off, angles = _local(found, chosen, tangent)
+    far = found.distance[chosen, AROUND - 1]
     radius = math.sqrt(float((found.states**2).sum(axis=1).mean()))
-    keys = np.zeros(n, dtype=np.intp) if documents is None else documents[found.kept]
-    inverse, count = cluster(keys)
+    rows = found.kept[chosen]
+    inverse, count = cluster(np.zeros_like(rows) if documents is None else documents[rows])
     sums = [
         sums_by_document(one, inverse, count)
-        for one in (off, angles**2, np.ones(n), (far / radius) ** 2)
+        for one in (off, angles**2, np.ones(len(rows)), (far / radius) ** 2)
     ]
     share, turned = ratio_estimates(
         np.stack(sums[:2]), np.stack(sums[2:]), resamples=resamples, seed=seed
@@ -78,44 +85,45 @@ def curvature(
     low, high = (
         None if end is None else math.sqrt(max(0.0, end)) for end in (turned.low, turned.high)
     )
-    turning = Estimate(math.sqrt(float(turned)), low, high, n, documents=count)
-    return Curvature(tangent, share, turning)
+    turning = Estimate(math.sqrt(float(turned)), low, high, turned.n, documents=share.documents)
+    if documents is None:
+        share, turning = (replace(one, documents=None) for one in (share, turning))
+    return Curvature(tangent, share, replace(turning, n=share.n))
 
 
 def _local(
-    found: Neighbours, tangent: int
-) -> tuple[Float[np.ndarray, " points"], Float[np.ndarray, " points"]]:
+    found: Neighbours, chosen: Int[np.ndarray, " chosen"], tangent: int
+) -> tuple[Float[np.ndarray, " chosen"], Float[np.ndarray, " chosen"]]:
     """The share of the variance off each point's plane, and the angle to its neighbour's plane."""
-    states = torch.from_numpy(found.states)
-    index = torch.from_numpy(found.index[:, :AROUND].copy())
-    n, width = states.shape
-    rows = max(1, BLOCK_ELEMENTS // (2 * AROUND * width))
-    off, bases = torch.empty(n, dtype=torch.float64), torch.empty(n, AROUND, tangent).double()
-    for here in torch.arange(n).split(rows):
-        around = _around(states, index[here])
-        values, vectors = torch.linalg.eigh(around @ around.mT)
-        values = values.clamp_min(0.0)
-        kept = values[:, -tangent:]
-        off[here] = 1 - kept.sum(dim=1) / values.sum(dim=1)
-        # Columns that turn coordinates among the neighbours into unit vectors of the plane.
-        bases[here] = vectors[:, :, -tangent:] / kept.sqrt().clamp_min(_tiny(values))[:, None]
-    angles = torch.empty(n, dtype=torch.float64)
-    for here in torch.arange(n).split(rows):
-        other = index[here, AROUND - 1]
-        between = _around(states, index[here]) @ _around(states, index[other]).mT
-        cosines = torch.linalg.svdvals(bases[here].mT @ between @ bases[other])
-        angles[here] = torch.acos(cosines.clamp(max=1.0)).square().mean(dim=1).sqrt()
-    return off.clamp(0.0, 1.0).numpy(), angles.numpy()
+    states, index = torch.from_numpy(found.states), torch.from_numpy(found.index[:, :AROUND])
+    off, angles = [], []
+    rows = max(1, BLOCK_ELEMENTS // (2 * AROUND * states.shape[1]))
+    for points in torch.from_numpy(chosen).split(rows):
+        around, share, basis = _plane(states[index[points]], tangent)
+        off.append(share)
+        other, _share, other_basis = _plane(states[index[index[points, AROUND - 1]]], tangent)
+        cosines = torch.linalg.svdvals(basis.mT @ (around @ other.mT) @ other_basis)
+        angles.append(torch.acos(cosines.clamp(max=1.0)).square().mean(dim=1).sqrt())
+    return torch.cat(off).clamp(0.0, 1.0).numpy(), torch.cat(angles).numpy()
 
 
-def _around(
-    states: Float[Tensor, "points width"], index: Int[Tensor, "rows around"]
-) -> Float[Tensor, "rows around width"]:
-    """The neighbours of points, less their mean."""
-    found = states[index]
-    return found - found.mean(dim=1, keepdim=True)
+def _plane(
+    around: Float[Tensor, "points around width"], tangent: int
+) -> tuple[
+    Float[Tensor, "points around width"],
+    Float[Tensor, " points"],
+    Float[Tensor, "points around tangent"],
+]:
+    """The neighbours less their mean, the share of their variance off the plane, and its basis.
 
-
-def _tiny(values: Float[Tensor, "rows around"]) -> Float[Tensor, "rows 1"]:
-    """A length below which an axis is rounding."""
-    return 1e-8 * values[:, -1:].sqrt().clamp_min(torch.finfo(torch.float64).tiny)
+    The basis is that of unit vectors, ``around.mT @ basis``.
+    """
+    around = around - around.mean(dim=1, keepdim=True)
+    values, vectors = torch.linalg.eigh(around @ around.mT)
+    values = values.clamp_min(0.0)
+    kept = values[:, -tangent:]
+    total = values.sum(dim=1)
+    # An axis without variance, where the neighbours span fewer, has no direction: its angle is 90°.
+    there = kept > NEGLIGIBLE * total[:, None]
+    basis = vectors[:, :, -tangent:] * torch.where(there, kept.rsqrt(), 0.0)[:, None]
+    return around, 1 - kept.sum(dim=1) / total, basis

@@ -24,7 +24,7 @@ LEVINA_BICKEL = range(5, 13)
 RANKS = (*range(1, 13), 16, 32, 64, 128)
 """Of the neighbours whose distances are used."""
 
-LISTED = 512
+LISTED = 384
 """Neighbours that are listed where halves are wanted, so that each has its own 128 among them."""
 
 
@@ -118,7 +118,10 @@ def dimensions(
     if documents is not None and count > 1:
         split = balanced_halves(np.bincount(inverse, minlength=count), seed=seed)[:, inverse]
         shares = split.mean(axis=1)
-        sides = [[_estimates(_within(found, side)) for side in (one, ~one)] for one in split]
+        every = np.log(found.distance)
+        sides = [
+            [_estimates(_within(every, found.index, side)) for side in (one, ~one)] for one in split
+        ]
         halves = np.array(sides).transpose(0, 2, 1)
 
     def estimate(at: int, needed: int) -> Estimate:
@@ -177,12 +180,20 @@ def _at_ranks(logs: Float[np.ndarray, "points k"]) -> Float[np.ndarray, "points 
 
 
 def _within(
-    found: Neighbours, inside: Bool[np.ndarray, " points"]
+    logs: Float[np.ndarray, "points k"],
+    index: Int[np.ndarray, "points k"],
+    inside: Bool[np.ndarray, " points"],
 ) -> Float[np.ndarray, "inside ranks"]:
-    """The logarithms of the distances from points to neighbours that are inside as they are."""
-    same = inside[found.index[inside]]
-    counts = same.sum(axis=1)
-    flat = np.log(found.distance[inside][same])
-    place = (np.cumsum(counts) - counts)[:, None] + np.array(RANKS) - 1
+    """Logarithms of the distances from the points inside to their neighbours that are inside too.
+
+    NaN at a rank that the listed neighbours do not reach.
+    """
+    rows = np.flatnonzero(inside)
+    same = inside[index[rows]]
+    counts = np.count_nonzero(same, axis=1)
     known = np.array(RANKS) <= counts[:, None]
-    return np.where(known, flat[np.where(known, place, 0)] if len(flat) else np.nan, np.nan)
+    place = (np.cumsum(counts) - counts)[:, None] + np.array(RANKS) - 1
+    found = np.full(known.shape, np.nan)
+    row, column = np.divmod(np.flatnonzero(same)[place[known]], index.shape[1])
+    found[known] = logs[rows[row], column]
+    return found

@@ -104,20 +104,23 @@ def _nearest(
         here = slice(int(own[0]), int(own[-1]) + 1)
         apart = torch.addmm(norms[None], points[here], points.T, alpha=-2.0)
         apart += norms[here, None]
-        _refine(apart, norms[here, None] + norms, plain[here], plain)
         apart[own - here.start, own] = torch.inf
+        # One look at the least of them spares most clouds the comparison of each.
+        if apart.min() <= CANCELLED * (norms[here].max() + norms.max()):
+            _refine(apart, CANCELLED * (norms[here, None] + norms), plain[here], plain)
+            apart[own - here.start, own] = torch.inf
         squared[here], index[here] = torch.topk(apart, k, dim=1, largest=False)
     return squared, index
 
 
 def _refine(
     apart: Float[Tensor, "rows points"],
-    norms: Float[Tensor, "rows points"],
+    least: Float[Tensor, "rows points"],
     here: Float[Tensor, "rows width"],
     plain: Float[Tensor, "points width"],
 ) -> None:
-    """Sum from differences, in place, the squared distances in which products cancel."""
-    row, column = torch.nonzero(apart <= CANCELLED * norms, as_tuple=True)
+    """Sum from differences, in place, the squared distances that are no more than ``least``."""
+    row, column = torch.nonzero(apart <= least, as_tuple=True)
     pairs = max(1, BLOCK_ELEMENTS // plain.shape[1])
     if len(row) > apart.numel() // 8:
         apart.copy_(torch.cdist(here, plain, compute_mode="donot_use_mm_for_euclid_dist") ** 2)

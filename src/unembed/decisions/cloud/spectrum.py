@@ -52,21 +52,12 @@ def spectrum(
     Intervals resample documents to first order, as those of a rank correlation: of a resample with
     document weights w the figure is ``value + sum(w I) / n``, I the figure's derivative in the
     weight of a position, and no eigenvalue is taken anew. They are about the figure of as many
-    positions: the entropy of few is too low.
+    positions: the entropy of few is too low. Where the variance is alike in all directions, which
+    then are those of the sample, the first three are too wide.
     """
-    x = states.astype(np.float64)
-    n, width = x.shape
+    made, variances = figures_of(states)
+    n = len(states)
     inverse, count = cluster(documents)
-    mean = x.mean(axis=0) if n else np.zeros(width)
-    z = x - mean
-    variances, squares = _axes(z)
-    total = float(variances.sum())
-    norms = np.sqrt((x * x).sum(axis=1))
-    made: list[_Figure] = []
-    constant = _constant(n, total)
-    made += _of_variances(variances, squares, total) if constant is None else [constant] * 3
-    made += [_mean_cosine(x, norms), _mean_norm(norms), _mean_share(mean, z, norms)]
-
     sums = np.stack([np.bincount(inverse, one.influence, count) for one in made])
     sizes = np.bincount(inverse, minlength=count).astype(np.float64)
     draws = np.zeros((0, len(made)))
@@ -90,8 +81,11 @@ def spectrum(
 
 
 @dataclass(frozen=True)
-class _Figure:
-    """A figure and its derivative in the weight of each position; ``limits`` are what it can be."""
+class Figure:
+    """A figure and n times its derivative in the weight of each of n positions.
+
+    ``limits`` are what it can be.
+    """
 
     value: float | None
     influence: Float[np.ndarray, " points"]
@@ -99,12 +93,44 @@ class _Figure:
     reason: str | None = None
 
     def estimate(self, moved: Float[np.ndarray, " resamples"], n: int, documents: int) -> Estimate:
+        """The figure with the interval of what each resample moves it by."""
         if self.value is None:
             return Estimate(None, n=n, documents=documents, reason=self.reason)
         ends: tuple[float | None, float | None] = (None, None)
         if len(moved):
             ends = interval(np.clip(self.value + moved, *self.limits), documents)
         return Estimate(self.value, *ends, n=n, documents=documents)
+
+
+def figures_of(
+    states: Float[np.ndarray, "points width"],
+) -> tuple[list[Figure], Float[np.ndarray, " axes"]]:
+    """Entropy, participation ratio, leading share, mean cosine, norm and share; the variances.
+
+    All with their derivatives in the weight of a position, times the number of positions.
+    """
+    x = states.astype(np.float64)
+    n, width = x.shape
+    mean = x.mean(axis=0) if n else np.zeros(width)
+    z = x - mean
+    variances, squares = _axes(z)
+    total = float(variances.sum())
+    norms = np.sqrt((x * x).sum(axis=1))
+    reason = None
+    if n < 2:
+        reason = f"a covariance needs 2 states, got {n}"
+    elif not _varies(x):
+        reason = "every state is the same"
+    spread = [Figure(None, np.zeros(n), reason=reason)] * 3
+    if reason is None:
+        spread = _of_variances(variances, squares, total)
+    found = [*spread, _mean_cosine(x, norms), _mean_norm(norms), _mean_share(mean, z, norms)]
+    return found, variances
+
+
+def _varies(x: Float[np.ndarray, "points width"]) -> bool:
+    """Whether the rows differ: their mean is rounded, and so is their variance."""
+    return bool((x != x[0]).any())
 
 
 def _axes(
@@ -124,17 +150,9 @@ def _axes(
     return values[::-1].copy(), squares[:, ::-1]
 
 
-def _constant(n: int, total: float) -> _Figure | None:
-    if n < 2:
-        return _Figure(None, np.zeros(n), reason=f"a covariance needs 2 states, got {n}")
-    if not total > 0:
-        return _Figure(None, np.zeros(n), reason="every state is the same")
-    return None
-
-
 def _of_variances(
     variances: Float[np.ndarray, " axes"], squares: Float[np.ndarray, "points axes"], total: float
-) -> list[_Figure]:
+) -> list[Figure]:
     """Entropy, participation ratio and the leading share.
 
     A position moves the variance along axis i by its square there less the variance.
@@ -152,45 +170,45 @@ def _of_variances(
     # Summed by einsum, the rounding does not depend on how many threads there are.
     moved = np.einsum("na,af->nf", squares, derivatives) - variances @ derivatives
     return [
-        _Figure(entropy, moved[:, 0], (0.0, math.log(max(1, axes)))),
-        _Figure(1 / purity, moved[:, 1], (1.0, float(axes))),
-        _Figure(float(p[0]), moved[:, 2], (0.0, 1.0)),
+        Figure(entropy, moved[:, 0], (0.0, math.log(max(1, axes)))),
+        Figure(1 / purity, moved[:, 1], (1.0, float(axes))),
+        Figure(float(p[0]), moved[:, 2], (0.0, 1.0)),
     ]
 
 
 def _mean_cosine(
     x: Float[np.ndarray, "points width"], norms: Float[np.ndarray, " points"]
-) -> _Figure:
+) -> Figure:
     """Of all pairs of two; a state of norm 0 has no direction, and counts as none."""
     there = norms > 0
     n = int(there.sum())
     if n < 2:
         reason = f"a cosine needs 2 states that are not 0, got {n}"
-        return _Figure(None, np.zeros(len(x)), reason=reason)
+        return Figure(None, np.zeros(len(x)), reason=reason)
     units = x / np.where(there, norms, 1.0)[:, None]
     whole = units.sum(axis=0)
     value = (float(whole @ whole) - n) / (n * (n - 1))
     to_others = (units @ whole - there) / (n - 1)
     # Of a mean over pairs the derivative is twice a position's own mean; n counts all positions.
     influence = np.where(there, 2 * (to_others - value), 0.0) * (len(x) / n)
-    return _Figure(float(np.clip(value, -1.0, 1.0)), influence, (-1.0, 1.0))
+    return Figure(float(np.clip(value, -1.0, 1.0)), influence, (-1.0, 1.0))
 
 
-def _mean_norm(norms: Float[np.ndarray, " points"]) -> _Figure:
+def _mean_norm(norms: Float[np.ndarray, " points"]) -> Figure:
     if not len(norms):
-        return _Figure(None, norms, reason="there is no state")
+        return Figure(None, norms, reason="there is no state")
     value = float(norms.mean())
-    return _Figure(value, norms - value)
+    return Figure(value, norms - value)
 
 
 def _mean_share(
     mean: Float[np.ndarray, " width"],
     z: Float[np.ndarray, "points width"],
     norms: Float[np.ndarray, " points"],
-) -> _Figure:
+) -> Figure:
     squared = float((norms**2).mean()) if len(norms) else 0.0
     if squared == 0:
-        return _Figure(None, np.zeros(len(norms)), reason="every state is 0")
+        return Figure(None, np.zeros(len(norms)), reason="every state is 0")
     value = float(mean @ mean) / squared
     influence = (2 * (z @ mean) - value * (norms**2 - squared)) / squared
-    return _Figure(min(1.0, value), influence, (0.0, 1.0))
+    return Figure(min(1.0, value), influence, (0.0, 1.0))
