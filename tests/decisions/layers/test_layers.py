@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import shutil
 from collections import namedtuple
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -23,6 +26,7 @@ from made_up.corpora import TEXTS
 from made_up.models import small_model
 from unembed import Corpus, audit, layers
 from unembed.decisions import AuditOptions, Layers, LayersOptions
+from unembed.decisions.cloud.reservoir import Reservoir
 from unembed.decisions.layers.columns import CANDIDATES, OF_AUDIT, OF_DEPTH, bytes_a_position
 from unembed.decisions.layers.fitted import LENS_FILE, NormalEquations
 from unembed.decisions.layers.names import depths_of, lenses_of
@@ -31,6 +35,7 @@ from unembed.errors import NonFiniteError, UnembedError
 from unembed.models.model_pass import ModelPass
 from unembed.runs import files
 from unembed.runs.arrays import numbers_of
+from unembed.runs.manifest import read_run, write_manifest
 from unembed.runs.store import RunFolder
 
 OPTIONS = LayersOptions(top_k=3, context=24, batch_tokens=256, part_positions=300, cloud_points=0)
@@ -395,7 +400,7 @@ def test_a_passage_has_what_every_depth_would_have_said(found: Layers) -> None:
 def test_a_run_prints_its_depths_and_what_it_rests_on(found: Layers) -> None:
     lines = str(found).splitlines()
     assert [line.split()[0] for line in lines[1:4]] == ["0", "1", "2"]
-    assert max(map(len, lines)) <= 110
+    assert max(map(len, lines[:4])) <= 100
     assert "12 documents" in str(found)
     assert "3 of 3 depths" in repr(found)
 
@@ -419,3 +424,127 @@ def test_room_is_asked_for_before_the_work(
     monkeypatch.setattr(LayersRun, "fit", lambda *_given: pytest.fail("the pass was begun"))
     with pytest.raises(UnembedError, match="positions at 3 depths and the fitted lens take"):
         layers(llama, corpus, OPTIONS, out=tmp_path / "run")
+
+
+CLOUD = replace(OPTIONS, lenses=("normed",), depths=(1,), cloud_points=60)
+
+
+@pytest.fixture(scope="module")
+def clouded(llama: Any, corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out: Path = tmp_path_factory.mktemp("clouded") / "run"
+    layers(llama, corpus, CLOUD, out=out)
+    return out
+
+
+def test_the_cloud_is_of_the_states_at_each_depth(
+    llama: Any, corpus: Corpus, clouded: Path
+) -> None:
+    done = Layers.load(clouded)
+    *states, last = plain_states(llama, corpus, done)
+    found = done.summary.cloud
+    assert found is not None
+    assert [row.depth for row in found.rows] == [1, 2, -1]
+    assert found.points == 60
+    whole = replace(CLOUD, cloud_points=10**6)
+    every = layers(llama, corpus, whole).summary.cloud
+    assert every is not None
+    for row, own in zip(every.rows, (states[1], states[2], last), strict=True):
+        norms = own.norm(dim=1).mean()
+        assert row.spectrum.mean_norm.value == pytest.approx(float(norms), rel=1e-4)
+        assert row.spectrum.n == len(done)
+        assert row.shuffled is not None
+    ends = layers(llama, corpus, replace(CLOUD, cloud_last=True)).summary.cloud
+    assert ends is not None
+    assert (ends.points, ends.documents) == (len(SOME), len(SOME))
+
+
+def test_states_are_gone_once_the_run_is_finished(clouded: Path) -> None:
+    assert not list(clouded.glob("*states*"))
+
+
+@pytest.mark.parametrize(
+    ("owner", "method", "number"),
+    [
+        (Reservoir, "write", 2),  # of the text
+        (RunFolder, "write_table", 3),  # states of the second part are there, a table is not
+        (Reservoir, "write", 4),  # of the shuffled text
+        (Reservoir, "read", 2),
+        (Reservoir, "remove", 1),  # finished
+    ],
+)
+def test_a_run_with_a_cloud_that_is_killed_ends_in_the_same_bytes(
+    owner: type,
+    method: str,
+    number: int,
+    llama: Any,
+    corpus: Corpus,
+    clouded: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with killed_at(monkeypatch, owner, method, number):
+        layers(llama, corpus, CLOUD, out=tmp_path / "run")
+    layers(llama, corpus, CLOUD, out=tmp_path / "run")
+    assert everything(tmp_path / "run") == everything(clouded)
+
+
+@pytest.fixture
+def rewritten(lens_file: Path, tmp_path: Path) -> Callable[..., Path]:
+    """A run whose manifest lists a file that was changed."""
+
+    def change(path: str, data: bytes) -> Path:
+        out = tmp_path / "run"
+        shutil.copytree(lens_file.parent, out)
+        run = read_run(out)
+        (out / path).write_bytes(data)
+        digest = hashlib.sha256(data).hexdigest()
+        parts, files = (
+            tuple(replace(one, sha256=digest) if one.path == path else one for one in some)
+            for some in (run.parts, run.files)
+        )
+        write_manifest(replace(run, folder=out, parts=parts, files=files))
+        return out
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("kl_final", -1.0, "a kl_final of .* is -1"),
+        ("acceptance", 1.5, "a acceptance of .* is 1.5"),
+        ("final_rank", 0, "a final_rank of .* is 0"),
+        ("top1", 480, "a top1 of .* is 480"),
+        ("pos", 999, "depth 1 under the normed lens lacks positions"),
+        ("cosine_penalty", None, "has no column cosine_penalty"),
+    ],
+)
+def test_tables_that_no_run_writes_are_refused(
+    name: str, value: float | None, said: str, rewritten: Callable[..., Path], lens_file: Path
+) -> None:
+    path = "tokens/lens=normed/depth=002/part-00000.parquet"
+    table = pq.ParquetFile(lens_file.parent / path).read()
+    at = table.column_names.index(name)
+    if value is None:
+        table = table.remove_column(at)
+    else:
+        kind = table.schema.field(at).type
+        changed = pa.array([value, *table[name].to_pylist()[1:]], kind)
+        table = table.set_column(at, name, changed)
+    if name == "pos":
+        said = said.replace("depth 1", "depth 2")
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    out = rewritten(path, sink.getvalue().to_pybytes())
+    with pytest.raises(UnembedError, match=said):
+        Layers.load(out)
+
+
+def test_another_lens_in_a_runs_folder_is_refused(
+    llama: Any, corpus: Corpus, rewritten: Callable[..., Path]
+) -> None:
+    other = layers(llama, corpus, replace(OPTIONS, depths=(1,), seed=5)).fitted
+    assert other is not None
+    out = rewritten(LENS_FILE, other.to_bytes())
+    with pytest.raises(UnembedError, match="its fitted lens is not the one that its summary names"):
+        Layers.load(out)

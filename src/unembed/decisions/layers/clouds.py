@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float
 from torch import nn
 
 from unembed.decisions.cloud.cloud import HEAD_INPUT, Cloud, cloud
@@ -71,10 +73,19 @@ class Clouds:
         for part, pieces in self.reading.results(work, bar, phases, done=self.shuffled.parts):
             self.shuffled.write(part, pieces)
 
-    def measure(self) -> Cloud:
+    def measure(self, bar: Any) -> Cloud:
         """The shape of the cloud at every depth."""
-        kept, other = self.text, self.shuffled
-        return cloud(kept.read, kept.depths, kept.documents, seed=self.seed, shuffled=other.read)
+        kept = self.text
+
+        def read(depth: int) -> Float[np.ndarray, "points width"]:
+            bar.update(depth != kept.depths[0])  # the one before is measured
+            return kept.read(depth)
+
+        found = cloud(
+            read, kept.depths, kept.documents, seed=self.seed, shuffled=self.shuffled.read
+        )
+        bar.update(1)
+        return found
 
     def remove(self) -> None:
         """Delete the states."""

@@ -51,7 +51,7 @@ class Split(ShortRepr):
                 f"text has {len(documents)}: give {FEWEST_DOCUMENTS} or more (--document says "
                 "what one is), or --lens normed,raw"
             )
-        turned = np.uint64(seed % 2**63) * STEP
+        turned = mixed(np.array([seed], dtype=np.uint64) * STEP)
         order = np.argsort(
             mixed(mixed((documents.astype(np.uint64) + np.uint64(1)) * STEP) ^ turned)
         )
@@ -116,8 +116,9 @@ class NormalEquations:
 
     @staticmethod
     def bytes_of(widths: Sequence[int], dim: int) -> int:
-        """What the sums take in memory."""
-        return sum(8 * width * (width + dim) for width in widths)
+        """What the sums take in memory, and the solution of the widest besides."""
+        widest = max(widths)
+        return sum(8 * width * (width + dim) for width in (*widths, widest, widest))
 
     def add(
         self,

@@ -19,19 +19,20 @@ from unembed.decisions.audit.run import documents_of, vocabulary_of
 from unembed.decisions.cloud.cloud import Cloud
 from unembed.decisions.kept_states import position_keys
 from unembed.decisions.layers.clouds import Clouds
-from unembed.decisions.layers.depth_rows import DepthRow, depth_rows
+from unembed.decisions.layers.depth_rows import depth_rows
 from unembed.decisions.layers.early_exit import early_exit
 from unembed.decisions.layers.fitted import LENS_FILE, FittedLens
 from unembed.decisions.layers.names import LENSES, Lens
 from unembed.decisions.layers.options import LayersOptions
 from unembed.decisions.layers.passage import Passage, cells_of
 from unembed.decisions.layers.regimes import regimes
-from unembed.decisions.layers.run import LayersRun, Place, folder_of, table_file
+from unembed.decisions.layers.run import LayersRun, Place, Tables, folder_of, table_file
 from unembed.decisions.layers.self_drafts import self_drafts
 from unembed.decisions.layers.sense import check_layers
 from unembed.decisions.layers.settling import settling
 from unembed.decisions.layers.stack import LAYERS_RESAMPLES, LensStack
 from unembed.decisions.layers.summary import LayersSummary, LensFit, LensSummary
+from unembed.decisions.layers.text import depth_table, headline
 from unembed.decisions.quoting import CONTEXT_TOKENS, Quoting
 from unembed.decisions.tokens import classes_of, frequency_buckets
 from unembed.errors import UnembedError, need
@@ -46,7 +47,6 @@ from unembed.runs.record import record_from_json, record_to_json
 from unembed.runs.run_record import RunRecord
 from unembed.runs.store import TABLES, RunFolder
 from unembed.runs.table import as_text, in_columns
-from unembed.stats.forms import decimal, plus_minus, share
 from unembed.text.corpus import Corpus
 from unembed.text.vocabulary import Vocabulary
 
@@ -64,8 +64,6 @@ STACKED = (
     "fisher_penalty",
 )
 """Columns of which a stack has a row a depth."""
-MOST_ROWS = 14
-"""Depths that the short table shows."""
 
 
 @dataclass(frozen=True)
@@ -315,9 +313,7 @@ def layers(
     if out is None:
         with tempfile.TemporaryDirectory() as states:
             clouds = run.clouds(Path(states))
-            lens, found = _measured(run, None, clouds, progress, phases)
-            with phases("cloud"):
-                shape = None if clouds is None else clouds.measure()
+            lens, shape, found = _measured(run, None, clouds, progress, phases)
         whole = {place: pa.concat_tables([one[place] for one in found]) for place in run.places}
         windows = run.reading.windows
         words = vocabulary_of(windows, whole.values())
@@ -325,8 +321,9 @@ def layers(
     with RunFolder.open(out, run.provenance.to_json()) as folder:
         clouds = run.clouds(folder.folder)
         if not folder.finished:
-            _measured(run, folder, clouds, progress, phases)
-            _finish(folder, run, clouds, command, phases)
+            _lens, shape, _tables = _measured(run, folder, clouds, progress, phases)
+            with phases("summary"):
+                _finish(folder, run, shape, command)
         if clouds is not None:
             clouds.remove()
         return Layers.of_run(read_run(folder.folder))
@@ -338,8 +335,8 @@ def _measured(
     clouds: Clouds | None,
     progress: bool,
     phases: Phases,
-) -> tuple[FittedLens | None, list[dict[Place, pa.Table]]]:
-    """Fit the lens where one is to be fitted, then measure; without a folder, the tables too."""
+) -> tuple[FittedLens | None, Cloud | None, list[Tables]]:
+    """The fitted lens, the shape of the clouds and, without a folder to write to, the tables."""
     done: frozenset[str] = frozenset()
     lens, held = run.given, []
     if folder is not None:
@@ -351,10 +348,11 @@ def _measured(
     if clouds is not None:
         clouds.check_room()
     positions = run.reading.windows.positions
-    steps = Steps(1 + run.fits + (clouds is not None))
+    steps = Steps(1 + run.fits + 2 * (clouds is not None))
     if run.fits:
         with steps("fitting the lens"), progress_bar("fit", "tok", positions, progress) as bar:
-            lens = lens or run.fit(bar, phases)
+            if lens is None:
+                lens = run.fit(bar, phases)
     if lens is not None and folder is not None and LENS_FILE not in folder.done:
         folder.write_bytes(LENS_FILE, lens.to_bytes())
     with steps("measuring"), progress_bar("layers", "tok", positions, progress) as bar:
@@ -367,27 +365,26 @@ def _measured(
                     continue
                 for place, table in tables.items():
                     folder.write_table(table_file(*place, part), table)
+    shape = None
     if clouds is not None:
         with steps("shuffled text"), progress_bar("states", "tok", positions, progress) as bar:
             clouds.read_shuffled(bar, phases)
-    return lens, held
+        depths = len(clouds.text.depths)
+        with steps("shapes"), progress_bar("shapes", "depth", depths, progress) as bar:
+            shape = clouds.measure(bar)
+    return lens, shape, held
 
 
-def _finish(
-    folder: RunFolder, run: LayersRun, clouds: Clouds | None, command: str, phases: Phases
-) -> None:
+def _finish(folder: RunFolder, run: LayersRun, shape: Cloud | None, command: str) -> None:
     """Summarise a run whose parts are all written, and complete it."""
-    with phases("cloud"):
-        shape = None if clouds is None else clouds.measure()
-    with phases("summary"):
-        files = sorted(path for path in folder.done if path.startswith(TABLES))
-        ids = ("target", "top1", "top2", "topk_ids")
-        tables = (read_table(folder.folder / file, ids) for file in files)
-        windows = run.reading.windows
-        folder.write_table("vocabulary.parquet", vocabulary_of(windows, tables).to_table())
-        folder.write_table("documents.parquet", documents_of(windows))
-        done = replace(Layers._opened(folder.folder, run.provenance, files), _cloud=shape)
-        folder.finish(command, record_to_json(done.summary))
+    files = sorted(path for path in folder.done if path.startswith(TABLES))
+    ids = ("target", "top1", "top2", "topk_ids")
+    tables = (read_table(folder.folder / file, ids) for file in files)
+    windows = run.reading.windows
+    folder.write_table("vocabulary.parquet", vocabulary_of(windows, tables).to_table())
+    folder.write_table("documents.parquet", documents_of(windows))
+    done = replace(Layers._opened(folder.folder, run.provenance, files), _cloud=shape)
+    folder.finish(command, record_to_json(done.summary))
 
 
 def _summarise(found: Layers) -> LayersSummary:
@@ -422,49 +419,6 @@ def _summarise(found: Layers) -> LayersSummary:
         cloud=found._cloud,
         fit=None if fitted is None else LensFit.of(fitted, "fitted_lens" in made.options),
     )
-
-
-def depth_table(summary: LayersSummary) -> list[tuple[str, ...]]:
-    """The depths under the model's own tail, the first and the last of many among them."""
-    header = ("depth", "as the last", "accuracy", "median margin", "KL (nats)", "acceptance")
-    rows = summary.lens("normed").rows
-    return [header, *(_cells(rows[i]) for i in _spread(len(rows), MOST_ROWS))]
-
-
-def headline(summary: LayersSummary) -> list[tuple[str, str]]:
-    """The short table below that of the depths: name and value with its interval."""
-    measured = f"{len(summary.depths)} of {summary.blocks + 1}"
-    rows = [
-        ("positions", f"{summary.n_positions:,} in {summary.n_documents:,} documents"),
-        ("depths", f"{measured}; {summary.tail}"),
-    ]
-    for one in summary.lenses:
-        if one.reason is not None:
-            rows.append((f"{one.lens} lens", f"not measured: {one.reason}"))
-    if summary.fit is not None:
-        fit = summary.fit
-        rows.append(
-            ("fitted lens", f"of {fit.positions:,} positions in {fit.documents:,} documents")
-        )
-    if summary.n_left_out:
-        rows.append(("not finite", f"{summary.n_left_out:,} positions left out"))
-    return rows
-
-
-def _cells(row: DepthRow) -> tuple[str, ...]:
-    return (
-        str(row.depth),
-        plus_minus(row.agreement, share),
-        plus_minus(row.accuracy, share),
-        plus_minus(row.margin_quantiles["50"], decimal),
-        plus_minus(row.kl_nats, decimal),
-        plus_minus(row.acceptance, share),
-    )
-
-
-def _spread(count: int, most: int) -> list[int]:
-    """So many numbers below ``count``, evenly, the first and the last among them."""
-    return sorted({round(one) for one in np.linspace(0, count - 1, min(count, most)).tolist()})
 
 
 def _finite(table: pa.Table) -> dict[str, Shaped[np.ndarray, " positions"]]:

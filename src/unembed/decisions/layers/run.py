@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from unembed.models.model_pass import ModelPass
 from unembed.models.streams import Streams
 from unembed.runs.arrays import numbers_of, read_table
 from unembed.runs.files import check_room
+from unembed.runs.memory import check_memory
 from unembed.runs.phases import Phases
 from unembed.runs.provenance import Provenance, provenance_of
 from unembed.runs.store import RunFolder
@@ -93,7 +94,7 @@ class LayersRun:
             split.check(np.unique(windows.doc))
         elif "fitted" in lenses:
             split = Split.of(np.unique(windows.doc), options.seed)
-            _check_fit(split, reading, max(widths.values()))
+            _check_fit(split, reading, tuple(widths.values()))
         fixed: dict[str, Any] = {
             "depths": list(measured),
             "blocks": depths.blocks,
@@ -358,9 +359,9 @@ def _keys(columns: Columns) -> Int[np.ndarray, " rows"]:
     return position_keys(columns["doc"], columns["pos"])
 
 
-def _check_fit(split: Split, reading: ModelPass, width: int) -> None:
-    """Raise UnembedError where the text is too short to fit a lens on its half."""
-    windows = reading.windows
+def _check_fit(split: Split, reading: ModelPass, widths: Sequence[int]) -> None:
+    """Raise UnembedError where the text is too short to fit a lens on its half, or the memory."""
+    windows, dim, width = reading.windows, reading.head.dim, max(widths)
     positions = int(windows.counts[~split.measured(windows.doc)].sum())
     if positions <= width:
         raise UnembedError(
@@ -368,3 +369,8 @@ def _check_fit(split: Split, reading: ModelPass, width: int) -> None:
             f"documents hold {positions:,} positions to fit them: give a longer text or "
             "--max-positions, or --lens normed,raw"
         )
+    check_memory(
+        NormalEquations.bytes_of(widths, dim),
+        f"the sums that a lens of {len(widths)} depths is fitted from",
+        "give fewer --depths, or --lens normed,raw",
+    )
