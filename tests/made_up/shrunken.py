@@ -127,7 +127,7 @@ OWN: dict[str, dict[str, Any]] = {
 """What a configuration needs beside its sizes, by its type."""
 
 
-def shrunken(name: str) -> Any:
+def shrunken(name: str, auto: Any = tf.AutoModelForCausalLM, most: int = MOST_PARAMETERS) -> Any:
     """A model of this causal type, on random weights that set its decisions apart.
 
     Raises what transformers raises where its configuration does not fit, and ValueError where the
@@ -136,13 +136,11 @@ def shrunken(name: str) -> Any:
     kind: Any = tf.CONFIG_MAPPING[name]
     config = kind(**_settings(kind))
     with torch.device("meta"):
-        parameters = sum(
-            p.numel() for p in tf.AutoModelForCausalLM.from_config(config).parameters()
-        )
-    if parameters > MOST_PARAMETERS:
+        parameters = sum(p.numel() for p in auto.from_config(config).parameters())
+    if parameters > most:
         raise ValueError(f"{parameters} parameters are not small")
     torch.manual_seed(0)
-    model = tf.AutoModelForCausalLM.from_config(config)
+    model = auto.from_config(config)
     for parameter in model.parameters():
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.2)

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers as tf
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 import reference.sweep
 from made_up.corpora import TEXTS
@@ -51,9 +53,9 @@ def one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
-def built(name: str) -> Any:
+def built(name: str, *how: Any) -> Any:
     """A small model that runs on text alone."""
-    model = shrunken(name)
+    model = shrunken(name, *how)
     with torch.no_grad():
         model(input_ids=torch.arange(10, 30)[None], use_cache=False)
     return model
@@ -187,3 +189,32 @@ def test_every_causal_type_has_depths_or_is_refused() -> None:
     assert not wrong
     assert not {n: why for n, why in refused.items() if DEPTHS_REFUSED.get(n, "\n") not in why}
     assert len(proved) >= FEWEST_MEASURED
+
+
+MOST_OF_A_WRAPPER = 60_000_000
+"""Parameters: not every tower's sizes are among those that are shrunken."""
+
+
+@pytest.mark.slow
+def test_every_wrapper_has_the_depths_of_its_text_part() -> None:
+    """Models for images and text, of those that can be built and read on text alone."""
+    proved, refused = 0, {}
+    for name in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                model = built(name, tf.AutoModelForImageTextToText, MOST_OF_A_WRAPPER)
+            except Exception:
+                continue
+            try:
+                Head.of(model)
+                depths = Depths.of(model)
+            except UnembedError as error:
+                refused[name] = one_line(error)
+                continue
+            assert not [part for part in ("vision", "image", "audio") if part in depths.path]
+            assert (off := depths_are_wrong(model, depths)) is None, f"{name}: {off}"
+            proved += 1
+    print(f"{proved} proved of {len(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)}, {refused}")
+    assert set(refused) <= {"paligemma"}  # its prompt is read in both directions
+    assert proved >= 45
