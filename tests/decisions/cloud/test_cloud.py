@@ -124,7 +124,7 @@ def every_estimate(record: object) -> list[Estimate]:
     return [one for item in inside for one in every_estimate(item)]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     st.lists(st.lists(value, min_size=2, max_size=3), min_size=1, max_size=25), st.integers(1, 4)
 )

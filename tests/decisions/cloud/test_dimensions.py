@@ -25,6 +25,7 @@ from unembed.decisions.cloud.dimensions import (
 from unembed.decisions.cloud.gride import SCALES, fisher_error, gride
 from unembed.decisions.cloud.neighbours import neighbours_of
 from unembed.stats.estimate import Estimate
+from unembed.stats.student import student_t
 
 
 def estimates(found: Dimensions) -> list[Estimate]:
@@ -254,7 +255,7 @@ def test_too_few_points_and_equal_distances_have_reasons() -> None:
 value = st.sampled_from([0.0, 1.0, 2.0, 1 + 1e-7, 1e-170, 3e-170, 1e30, -5.0, np.inf])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     st.lists(st.lists(value, min_size=2, max_size=2), min_size=1, max_size=30), st.integers(1, 5)
 )
@@ -283,9 +284,23 @@ def test_an_interval_is_that_of_halves_with_neighbours_of_their_own() -> None:
         first, second = (estimates(of(states[documents == d]))[at] for d in (0, 1))
         share = (documents == 0).mean()
         apart = math.log(float(first) / float(second))
-        reach = 12.706204736 * abs(apart) * math.sqrt(share * (1 - share))
+        reach = student_t(1) * abs(apart) * math.sqrt(share * (1 - share))
         estimate = estimates(found)[at]
         assert estimate.high == pytest.approx(float(estimate) * math.exp(reach), rel=1e-6)
+
+
+def test_a_state_of_both_halves_is_a_point_of_both() -> None:
+    generator = np.random.default_rng(10)
+    states = manifold("ball", 3, 60, generator)[generator.integers(0, 60, 150)]
+    documents = np.arange(150) % 2
+    found = of(states, documents)
+    assert found.points < 60
+    first, second = (of(states[documents == d]) for d in (0, 1))
+    assert first.points + second.points > found.points
+    apart = math.log(float(first.two_nn) / float(second.two_nn))
+    reach = student_t(1) * abs(apart) / 2
+    assert found.two_nn.high == pytest.approx(float(found.two_nn) * math.exp(reach), rel=1e-6)
+    assert (found.two_nn.n, found.two_nn.documents) == (found.points, 2)
 
 
 @pytest.mark.slow

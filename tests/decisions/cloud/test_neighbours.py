@@ -67,6 +67,7 @@ def test_copies_are_counted_and_the_first_is_kept() -> None:
     given[2, 1] = -0.0
     found = neighbours_of(given, 2)
     assert found.kept.tolist() == [0, 1, 3, 4, 7, 8]
+    assert found.point.tolist() == [0, 1, 0, 2, 3, 1, 1, 4, 5]
     assert (found.copies, found.underflows) == (3, 0)
 
 
@@ -75,6 +76,7 @@ def test_rows_that_are_not_finite_are_left_out() -> None:
     states[1, 0], states[3, 2], states[4, 1] = np.nan, -np.inf, 1e200
     found = neighbours_of(states, 5)
     assert found.kept.tolist() == [0, 2, 5]
+    assert found.point.tolist() == [0, -1, 1, -1, -1, 2]
     assert found.distance.shape == (3, 2)
 
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from unembed.decisions.cloud.gride import SCALES, fisher_error, gride
 from unembed.decisions.cloud.neighbours import Neighbours
@@ -107,22 +107,16 @@ def dimensions(
     """Every estimate of a cloud, with an interval by document where ``documents`` are given.
 
     ``documents`` are those of the rows that ``found`` was made from. The interval is that of
-    ``half_sample_estimate``, from halves in which neighbours are looked up anew among the listed.
-    It is about the mean of the estimator over texts of as many positions, not about the manifold's
-    dimension: at 20 dimensions all of these are too low, by a quarter and more at 5,000 points.
+    ``half_sample_estimate``, from halves of them in which neighbours are looked up anew among the
+    listed; a point that rows of both halves are equal to is in both. It is about the estimator's
+    mean over texts of as many positions, not about a manifold's dimension: from some 10 dimensions
+    on that of balls and spheres comes out too low and that of flat tori too high, by up to a
+    quarter at 1,000 points.
     """
     logs = _at_ranks(np.log(found.distance))
     whole = _estimates(logs)
-    inverse, count = cluster(found.kept if documents is None else documents[found.kept])
-    halves, shares = np.zeros((0, len(whole), 2)), np.zeros(0)
-    if documents is not None and count > 1:
-        split = balanced_halves(np.bincount(inverse, minlength=count), seed=seed)[:, inverse]
-        shares = split.mean(axis=1)
-        every = np.log(found.distance)
-        sides = [
-            [_estimates(_within(every, found.index, side)) for side in (one, ~one)] for one in split
-        ]
-        halves = np.array(sides).transpose(0, 2, 1)
+    if documents is not None:
+        halves, shares, count = _in_halves(found, documents, seed)
 
     def estimate(at: int, needed: int) -> Estimate:
         value, n = float(whole[at]), found.points
@@ -133,7 +127,7 @@ def dimensions(
             return Estimate(None, n=n, reason=reason)
         if documents is None:
             return Estimate(value, n=n)
-        return half_sample_estimate(value, halves[:, at], shares, n=n, documents=count)
+        return half_sample_estimate(value, halves[:, :, at], shares, n=n, documents=count)
 
     scales = []
     for at, k in enumerate(SCALES, start=3):
@@ -150,6 +144,23 @@ def dimensions(
         levina_bickel=estimate(2, max(LEVINA_BICKEL) + 1),
         gride=tuple(scales),
     )
+
+
+def _in_halves(
+    found: Neighbours, documents: Int[np.ndarray, " rows"], seed: int
+) -> tuple[Float[np.ndarray, "splits 2 estimates"], Float[np.ndarray, " splits"], int]:
+    """Every estimate in both halves of each split, the first half's share of the rows, and how many
+    documents there are."""
+    there = found.point >= 0
+    points, logs = found.point[there], np.log(found.distance)
+    inverse, count = cluster(documents[there])
+    split = balanced_halves(np.bincount(inverse, minlength=count), seed=seed)[:, inverse]
+    values = [
+        [_estimates(_within(logs, found.index, points[side])) for side in (one, ~one)]
+        for one in split
+    ]
+    shares = split.sum(axis=1) / max(1, len(points))
+    return np.array(values).reshape(-1, 2, 3 + len(SCALES)), shares, count
 
 
 def _estimates(logs: Float[np.ndarray, "points ranks"]) -> Float[np.ndarray, " estimates"]:
@@ -182,12 +193,14 @@ def _at_ranks(logs: Float[np.ndarray, "points k"]) -> Float[np.ndarray, "points 
 def _within(
     logs: Float[np.ndarray, "points k"],
     index: Int[np.ndarray, "points k"],
-    inside: Bool[np.ndarray, " points"],
+    members: Int[np.ndarray, " members"],
 ) -> Float[np.ndarray, "inside ranks"]:
-    """Logarithms of the distances from the points inside to their neighbours that are inside too.
+    """Logarithms of the distances from points to their neighbours, among some of them alone.
 
-    NaN at a rank that the listed neighbours do not reach.
+    ``members`` may name one several times. NaN at a rank that the listed neighbours do not reach.
     """
+    inside = np.zeros(len(index), dtype=bool)
+    inside[members] = True
     rows = np.flatnonzero(inside)
     same = inside[index[rows]]
     counts = np.count_nonzero(same, axis=1)

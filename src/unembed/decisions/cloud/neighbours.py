@@ -26,11 +26,13 @@ class Neighbours:
 
     ``kept`` are their rows among the states that were given. Left out are rows that are not finite,
     exact copies of an earlier row, and rows so near to an earlier one that the square of their
-    distance underflows to 0. ``states`` are the rows kept less their mean. ``distance`` is positive
-    and in the unit of the states, ``index`` counts in ``kept``.
+    distance underflows to 0. ``point`` numbers the points that rows are equal to, -1 of those that
+    equal none. ``states`` are the rows kept less their mean. ``distance`` is positive and in the
+    unit of the states, ``index`` counts in ``kept``.
     """
 
     kept: Int[np.ndarray, " points"]
+    point: Int[np.ndarray, " rows"]
     states: Float[np.ndarray, "points width"]
     distance: Float[np.ndarray, "points k"]
     index: Int[np.ndarray, "points k"]
@@ -64,8 +66,11 @@ def neighbours_of(states: Float[np.ndarray, "rows width"], k: int) -> Neighbours
     """
     rows = states.astype(np.float64) + 0.0  # -0 becomes 0, whose bytes are others
     finite = np.flatnonzero(finite_rows(rows))
-    first = {row.tobytes(): number for number, row in ((int(i), rows[i]) for i in finite[::-1])}
-    kept = np.sort(np.fromiter(first.values(), dtype=np.intp, count=len(first)))
+    first: dict[bytes, int] = {}
+    equal = np.arange(len(rows))
+    for number in finite.tolist():
+        equal[number] = first.setdefault(rows[number].tobytes(), number)
+    kept = np.fromiter(first.values(), dtype=np.intp, count=len(first))
     copies = len(finite) - len(kept)
     while True:
         here = rows[kept]
@@ -77,8 +82,11 @@ def neighbours_of(states: Float[np.ndarray, "rows width"], k: int) -> Neighbours
             break
         goes = torch.maximum(row, index[row, column]).unique().numpy()
         kept = np.delete(kept, goes)
+    point = np.full(len(rows), -1)
+    point[kept] = np.arange(len(kept))
     return Neighbours(
         kept=kept,
+        point=point[equal],
         states=centred,
         distance=squared.sqrt().numpy(),
         index=index.numpy(),
