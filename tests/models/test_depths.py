@@ -129,6 +129,15 @@ def test_copies_are_read_side_by_side() -> None:
         assert not any(m._forward_pre_hooks for m in one.modules())
 
 
+def test_a_model_is_left_as_it_was() -> None:
+    model = small_model("gpt2").train()
+    model.transformer.h[1].eval()
+    before = [(module.training, [*vars(module)]) for module in model.modules()]
+    Depths.of(model)
+    assert [(module.training, [*vars(module)]) for module in model.modules()] == before
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
 def test_a_depth_that_is_not_there() -> None:
     depths = Depths.of(small_model("llama"))
     with pytest.raises(UnembedError, match=r"depth 3 is not there: model\.layers has 2 blocks, so"):
