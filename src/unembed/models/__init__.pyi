@@ -1,14 +1,17 @@
 from .adapters import adapted as adapted
 from .checkpoint import token_ids as token_ids
+from .depths import Depths as Depths
 from .model_check import ModelCheck as ModelCheck
 from .model_check import check as check
 from .model_pass import HeadReader as HeadReader
 from .model_pass import ModelPass as ModelPass
 from .model_pass import ReadingOptions as ReadingOptions
 from .quantization import quantized as quantized
+from .streams import Streams as Streams
 
 __all__ = [
     # What is recovered and proved of a model
+    "Depths",
     "ModelCheck",
     "check",
     # Variants of a checkpoint
@@ -20,4 +23,5 @@ __all__ = [
     "HeadReader",
     "ModelPass",
     "ReadingOptions",
+    "Streams",
 ]
