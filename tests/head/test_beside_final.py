@@ -172,7 +172,7 @@ def test_cuts_neighbours_and_threads_change_no_bit(
 
 def test_states_of_another_dtype_take_the_route_that_their_own_sweep_takes() -> None:
     """A fitted lens makes float32 states, which a route for 16-bit ones may not be made for."""
-    head, final, targets = random_head(1100, 32, 9, dtype=torch.bfloat16)
+    head, final, targets = random_head(5000, 32, 9, dtype=torch.bfloat16)
     states = [some.float() for some in depths(final)]
     last, found = sweep_beside_final(final, given(states), head, targets, k=3)
     equal(last, sweep(final, head, targets, k=3))

@@ -83,16 +83,17 @@ def sweep_beside_final(
     fitting = HELD // (8 * vocab)
     step = ROWS if fitting >= ROWS else TILE  # blocks of a few rows more take longer a row
     most = min(most_rows(final.device), max(step, fitting // step * step))
-    height = BlockShape.of(final.device, min(n, most)).padding
-    rooms = torch.empty(
-        2, -(-min(n, most) // height) * height * vocab, dtype=torch.float32, device=final.device
-    )
+    converted = 0 if head.weight.dtype == torch.float32 else head.dim
+    shape = BlockShape.of(final.device, min(n, most), extra=converted)
+    height = -(-min(n, most) // shape.padding) * shape.padding
+    rooms = torch.empty(2, height * vocab, dtype=torch.float32, device=final.device)
 
     def columns(rows: slice) -> dict[tuple[int, str], Tensor]:
         def held(states: Float[Tensor, "rows dim"], room: Float[Tensor, " numbers"]) -> _Held:
             if states.dtype not in routes:
                 routes[states.dtype] = Precision.probe(head.weight, states.dtype)
-            return _Held.of(states, head, targets[rows], k, routes[states.dtype], room)
+            precision = routes[states.dtype]
+            return _Held.of(states, head, targets[rows], k, precision, room, shape.columns)
 
         p = held(final[rows], rooms[0])
         p.normalise_()
@@ -136,16 +137,17 @@ class _Held:
         k: int,
         precision: Precision,
         room: Float[Tensor, " numbers"],
+        columns: int,
     ) -> _Held:
-        """Of these states, their logits in this room."""
+        """Of these states, their logits in this room, in blocks of so many columns."""
         kept: list[Block] = []
 
         def blocks(inputs: Float[Tensor, "rows dim"]) -> Iterator[Block]:
-            for block in logit_blocks(inputs, head, precision, room=room):
+            for block in logit_blocks(inputs, head, precision, columns, room):
                 kept.append(block)
                 yield block
 
-        swept, logsumexp = sweep_at_once(states, head, targets, k, precision, blocks)
+        swept, logsumexp = sweep_at_once(states, head, targets, k, precision, blocks, columns)
         top = swept.topk_values[:, 0]
         more = max((rows.stop for _, _, rows in kept), default=0) - len(top)
         return _Held(
