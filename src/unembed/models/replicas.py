@@ -12,6 +12,7 @@ import ctypes
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -73,6 +74,22 @@ def side_by_side(
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)
+
+
+@contextmanager
+def single_threads(count: int) -> Iterator[ThreadPoolExecutor]:
+    """A pool of threads in each of which torch takes one core.
+
+    What each of them makes has the same bits whatever their number, which a product or a sum that
+    several cores share need not have.
+    """
+    before = torch.get_num_threads()
+    pool = ThreadPoolExecutor(count, "single", torch.set_num_threads, (1,))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(before)
 
 
 def _give_large_blocks_back() -> None:

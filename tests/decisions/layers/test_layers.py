@@ -27,11 +27,20 @@ from made_up.models import small_model
 from unembed import Corpus, audit, layers
 from unembed.decisions import AuditOptions, Layers, LayersOptions
 from unembed.decisions.cloud.reservoir import Reservoir
-from unembed.decisions.layers.columns import CANDIDATES, OF_AUDIT, OF_DEPTH, bytes_a_position
+from unembed.decisions.layers.columns import (
+    CANDIDATES,
+    OF_AUDIT,
+    OF_DEPTH,
+    bytes_a_position,
+    depth_columns,
+)
 from unembed.decisions.layers.fitted import LENS_FILE, NormalEquations
 from unembed.decisions.layers.names import depths_of, lenses_of
 from unembed.decisions.layers.run import LayersRun
 from unembed.errors import NonFiniteError, UnembedError
+from unembed.head.beside_final import sweep_beside_final
+from unembed.head.head import Head
+from unembed.head.precision import Precision
 from unembed.models.model_pass import ModelPass
 from unembed.runs import files
 from unembed.runs.arrays import numbers_of
@@ -182,6 +191,59 @@ def test_a_fitted_lens_is_least_squares_with_the_penalty_below() -> None:
         assert made.offset.numpy() == pytest.approx(offset, abs=1e-4)
         left = ((aim - centred @ want) ** 2).sum() / (aim**2).sum()
         assert explained == pytest.approx(1 - left, abs=1e-9)
+
+
+@pytest.fixture
+def threads_restored() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("threads_restored")
+def test_a_run_is_bitwise_the_same_on_any_number_of_threads(
+    llama: Any, corpus: Corpus, found: Layers
+) -> None:
+    assert found.fitted is not None
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        again = layers(llama, corpus, OPTIONS)
+        assert torch.get_num_threads() == threads
+        assert again.provenance == found.provenance
+        assert again.fitted is not None
+        assert again.fitted.digest == found.fitted.digest
+        assert all(again.table(*place).equals(found.table(*place)) for place in found.places)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_are_bitwise_the_same_in_any_batch(
+    llama: Any, found: Layers, dtype: torch.dtype
+) -> None:
+    """Of the fitted map too, and where the final decision was swept with other rows."""
+    head = Head.of(llama)
+    head = Head.from_parts(head.weight.to(dtype), head.bias, head.scale, 30.0, head.valid)
+    generator = torch.Generator().manual_seed(0)
+    final, states = (torch.randn(70, 48, generator=generator).to(dtype) * 3 for _ in range(2))
+    targets = torch.arange(70) % head.vocab
+    precision = Precision.probe(head.weight)
+    assert found.fitted is not None
+    fitted = found.fitted.maps[1]
+
+    def measured(rows: slice) -> dict[str, np.ndarray]:
+        def seen(some: slice) -> torch.Tensor:
+            return fitted(states[rows][some], precision.float32_route).to(dtype)
+
+        _, [beside] = sweep_beside_final(
+            final[rows], [seen], head, targets[rows], k=4, precision=precision
+        )
+        return depth_columns(seen(slice(None)), beside, head, targets[rows], 4, precision)
+
+    whole = measured(slice(70))
+    for size in (1, 7, 64):
+        pieces = [measured(slice(at, at + size)) for at in range(0, 70, size)]
+        for name, column in whole.items():
+            joined = np.concatenate([piece[name] for piece in pieces])
+            assert joined.tobytes() == column.tobytes(), (size, name)
 
 
 def test_states_that_never_change_are_mapped_to_the_mean() -> None:

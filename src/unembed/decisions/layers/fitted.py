@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ RIDGE = 1e-3
 FEWEST_DOCUMENTS = 4
 """Two to fit on, and two to measure on: an interval takes two."""
 MOST_LETTERS = 160
+
+Each = Callable[..., Iterable[Any]]
+"""``map``, or that of a pool of threads."""
 
 
 @dataclass(frozen=True)
@@ -124,17 +128,28 @@ class NormalEquations:
         self,
         states: Mapping[int, Float[Tensor, "positions width"]],
         y: Float[Tensor, "positions dim"],
+        each: Each = map,
     ) -> None:
-        """Add some positions."""
+        """Add some positions. ``each`` may do several depths at a time: each has its own sums."""
         inputs = y.double().cpu()
-        self.n += len(inputs)
-        self.y += inputs.sum(0)
-        self.yy += inputs.square().sum(0)
-        for depth in self.widths:
-            x = states[depth].double().cpu()
-            self.x[depth] += x.sum(0)
-            self.xx[depth].addmm_(x.T, x)
-            self.xy[depth].addmm_(x.T, inputs)
+        work = [partial(self._add_states, depth, states[depth], inputs) for depth in self.widths]
+        list(each(lambda add: add(), [partial(self._add_inputs, inputs), *work]))
+
+    def _add_inputs(self, y: Float64[Tensor, "positions dim"]) -> None:
+        self.n += len(y)
+        self.y += y.sum(0)
+        self.yy += y.square().sum(0)
+
+    def _add_states(
+        self,
+        depth: int,
+        states: Float[Tensor, "positions width"],
+        y: Float64[Tensor, "positions dim"],
+    ) -> None:
+        x = states.double().cpu()
+        self.x[depth] += x.sum(0)
+        self.xx[depth].addmm_(x.T, x)
+        self.xy[depth].addmm_(x.T, y)
 
     def solve(self, depth: int, ridge: float = RIDGE) -> tuple[AffineMap, float]:
         """The map of a depth, and the share of the head's input's variance that it explains.
@@ -181,19 +196,31 @@ class FittedLens(ShortRepr):
 
     @staticmethod
     def of(
-        sums: NormalEquations, split: Split, model: str, model_digest: str, corpus: str
+        sums: NormalEquations,
+        split: Split,
+        model: str,
+        model_digest: str,
+        corpus: str,
+        each: Each = map,
     ) -> FittedLens:
         """Solve the equations of every depth. Raises UnembedError where states are not finite."""
-        maps, explained = {}, {}
         for depth in sums.widths:
             if not bool(torch.isfinite(sums.xx[depth]).all() & torch.isfinite(sums.yy).all()):
                 raise UnembedError(
                     f"{model} has states at depth {depth} that are not finite, so no lens can be "
                     "fitted: mend the weights, give --depths without it, or --lens normed"
                 )
-            maps[depth], explained[depth] = sums.solve(depth)
+        solved = dict(zip(sums.widths, each(sums.solve, sums.widths), strict=True))
         return FittedLens(
-            maps, model, model_digest, corpus, split.fit, sums.n, split.seed, RIDGE, explained
+            maps={depth: found for depth, (found, _share) in solved.items()},
+            model=model,
+            model_digest=model_digest,
+            corpus=corpus,
+            documents=split.fit,
+            positions=sums.n,
+            seed=split.seed,
+            ridge=RIDGE,
+            explained={depth: share for depth, (_found, share) in solved.items()},
         )
 
     @property

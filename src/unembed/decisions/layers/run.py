@@ -32,6 +32,7 @@ from unembed.errors import NonFiniteError, UnembedError
 from unembed.head.beside_final import sweep_beside_final
 from unembed.models.depths import Depths
 from unembed.models.model_pass import ModelPass
+from unembed.models.replicas import single_threads
 from unembed.models.streams import Streams
 from unembed.runs.arrays import numbers_of, read_table
 from unembed.runs.files import check_room
@@ -173,14 +174,15 @@ class LayersRun:
             rows = torch.from_numpy(chosen).to(streams.hidden.device)
             return {d: streams.states[d][rows] for d in wanted}, streams.hidden[rows]
 
-        sums = NormalEquations(self.widths, self.reading.head.dim)
-        for _part, found in self.reading.each(work, bar, phases):
-            if found is not None:
-                with phases("fit"):
-                    sums.add(*found)
-        with phases("fit"):
-            made = self.provenance
-            return FittedLens.of(sums, split, made.model, made.model_digest, made.text.digest)
+        sums, made = NormalEquations(self.widths, self.reading.head.dim), self.provenance
+        with single_threads(torch.get_num_threads()) as pool:
+            for _part, found in self.reading.each(work, bar, phases):
+                if found is not None:
+                    with phases("fit"):
+                        sums.add(*found, pool.map)
+            with phases("fit"):
+                about = (made.model, made.model_digest, made.text.digest)
+                return FittedLens.of(sums, split, *about, pool.map)
 
     def clouds(self, folder: Path) -> Clouds | None:
         """What keeps states in a folder for the shape of their clouds, if that was asked for."""
