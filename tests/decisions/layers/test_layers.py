@@ -180,10 +180,10 @@ def test_a_fitted_lens_is_least_squares_with_the_penalty_below() -> None:
     sums = NormalEquations({1: 7}, 4)
     for rows in (slice(40), slice(40, 41), slice(41, None)):
         sums.add({1: x[rows]}, y[rows])
-    for ridge in (1e-3, 0.5):
+    for ridge in (0.1, 30.0):
         made, explained = sums.solve(1, ridge)
         centred, aim = (one.numpy() - one.numpy().mean(0) for one in (x, y))
-        size = np.sqrt(len(x) * ridge * (centred**2).mean())
+        size = np.sqrt(ridge * (centred**2).mean(0).sum())
         above = np.vstack([centred, size * np.eye(7)])
         want = np.linalg.lstsq(above, np.vstack([aim, np.zeros((7, 4))]), rcond=None)[0]
         assert made.matrix.T.numpy() == pytest.approx(want, abs=1e-6)

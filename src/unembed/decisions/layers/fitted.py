@@ -26,8 +26,8 @@ from unembed.stats.splitmix import STEP, mixed
 LENS_FILE = "fitted-lens.safetensors"
 KEY = "unembed.lens"
 SCHEMA = 1
-RIDGE = 1e-3
-"""The penalty over the mean variance of the states' coordinates: docs/decisions/fitted-lens.md."""
+RIDGE = 0.1
+"""The penalty over the states' variance a position: docs/decisions/fitted-lens.md."""
 FEWEST_DOCUMENTS = 4
 """Two to fit on, and two to measure on: an interval takes two."""
 MOST_LETTERS = 160
@@ -154,17 +154,18 @@ class NormalEquations:
     def solve(self, depth: int, ridge: float = RIDGE) -> tuple[AffineMap, float]:
         """The map of a depth, and the share of the head's input's variance that it explains.
 
-        ``A = C_yx (C_xx + ridge mean(diag C_xx) I)^-1``, ``b = mean y - A mean x``, C the centred
-        covariances of the positions that were added: the offset carries no penalty. Where the
-        states are constant ``A`` is 0. Equivalent to ``numpy.linalg.lstsq`` of the centred states
-        with ``sqrt(n ridge mean(diag C_xx)) I`` below them. Source: theory §3.
+        ``A = C_yx (C_xx + ridge tr(C_xx) / n I)^-1``, ``b = mean y - A mean x``, C the centred
+        covariances of the n positions that were added: the offset carries no penalty, and more
+        positions need less of it. Where the states are constant ``A`` is 0. Equivalent to
+        ``numpy.linalg.lstsq`` of the centred states with ``sqrt(ridge tr(C_xx)) I`` below them.
+        Source: theory §3.
         """
         mean_x, mean_y = self.x[depth] / self.n, self.y / self.n
         xx = self.xx[depth] / self.n - torch.outer(mean_x, mean_x)
         xy = self.xy[depth] / self.n - torch.outer(mean_x, mean_y)
-        size = float(xx.diagonal().mean())
-        if size > 0:
-            shifted = xx + ridge * size * torch.eye(len(xx), dtype=torch.float64)
+        variance = float(xx.diagonal().sum())
+        if variance > 0:
+            shifted = xx + ridge * variance / self.n * torch.eye(len(xx), dtype=torch.float64)
             found = torch.cholesky_solve(xy, torch.linalg.cholesky(shifted))
         else:
             found = torch.zeros_like(xy)

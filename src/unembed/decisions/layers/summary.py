@@ -32,8 +32,8 @@ class LensFit(ShortRepr):
     """What the fitted lens rests on: ``positions`` of ``documents`` that do not measure it.
 
     ``explained`` is the share of the variance of the head's input at each depth, on those;
-    ``ridge`` the penalty over the mean variance of the states' coordinates. ``given`` says that an
-    earlier run fitted it.
+    ``ridge`` the penalty over the states' variance a position. ``given`` says that an earlier run
+    fitted it.
     """
 
     digest: str
