@@ -115,6 +115,18 @@ def test_one_depth_is_held_at_a_time() -> None:
 value = st.sampled_from([0.0, 1.0, 1 + 1e-7, 2.0, 1e-170, 1e30, 1e160, np.nan, -np.inf])
 
 
+def test_states_whose_squares_underflow_have_reasons_or_figures() -> None:
+    """At 1e-165 every distance underflows, at 1e-162 some, at 1e-158 none."""
+    generator = np.random.default_rng(1)
+    for scale in 10.0 ** np.arange(-165, -155):
+        states = scale * generator.standard_normal((30, 3))
+        found = cloud(lambda _, states=states: states, (0,), np.arange(30) % 3, resamples=50)
+        row = found.rows[0]
+        assert row.geometry.points + row.geometry.underflows == 30
+        for one in every_estimate(found):
+            assert one.value is not None or one.reason
+
+
 def every_estimate(record: object) -> list[Estimate]:
     if isinstance(record, Estimate):
         return [record]

@@ -118,6 +118,10 @@ def test_scaling_and_turning_change_what_they_should() -> None:
     [
         (np.ones((5, 3)), "every state is the same"),
         (np.zeros((5, 3)), "every state is the same"),
+        (
+            np.eye(2) * 1e-170 + [1, 0],
+            "the states differ by so little that their variance underflows",
+        ),
         (np.ones((1, 3)), "a covariance needs 2 states, got 1"),
         (np.ones((0, 3)), "a covariance needs 2 states, got 0"),
     ],

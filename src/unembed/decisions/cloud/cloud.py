@@ -94,6 +94,7 @@ def cloud(
     at a time. Call it as ``cloud(kept.read, (*depths, HEAD_INPUT), kept.documents,
     shuffled=shuffled.read)`` of two ``Reservoir``. What cannot be estimated (a constant layer,
     fewer points than neighbours) is an ``Estimate`` without a value that says why.
+    Source: theory §3.
     """
     how = _How(documents, resamples, seed)
     rows = []

@@ -72,7 +72,8 @@ def curvature(
     chosen = np.arange(min(n, MOST_PLANES)) * n // min(n, MOST_PLANES)
     off, angles = _local(found, chosen, tangent)
     far = found.distance[chosen, AROUND - 1]
-    radius = math.sqrt(float((found.states**2).sum(axis=1).mean()))
+    largest = float(np.abs(found.states).max())  # the squares of tiny states underflow
+    radius = largest * math.sqrt(float(((found.states / largest) ** 2).sum(axis=1).mean()))
     rows = found.kept[chosen]
     inverse, count = cluster(np.zeros_like(rows) if documents is None else documents[rows])
     sums = [
@@ -116,9 +117,11 @@ def _plane(
 ]:
     """The neighbours less their mean, the share of their variance off the plane, and its basis.
 
-    The basis is that of unit vectors, ``around.mT @ basis``.
+    The neighbours are in units of their largest coordinate, the basis is that of unit vectors,
+    ``around.mT @ basis``.
     """
     around = around - around.mean(dim=1, keepdim=True)
+    around = around / around.abs().amax(dim=(1, 2), keepdim=True)
     values, vectors = torch.linalg.eigh(around @ around.mT)
     values = values.clamp_min(0.0)
     kept = values[:, -tangent:]

@@ -44,7 +44,7 @@ class ScalePoint(ShortRepr):
 
 @dataclass(frozen=True)
 class Dimensions(ShortRepr):
-    """Estimates of one cloud's intrinsic dimension, and its scale curve.
+    """Estimates of one cloud's intrinsic dimension, and its scale curve (theory §3).
 
     All are of the ``points`` that differ. ``two_nn`` is fitted by least squares, ``two_nn_ml`` by
     maximum likelihood.

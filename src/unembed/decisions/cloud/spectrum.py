@@ -12,6 +12,9 @@ from unembed.short_repr import ShortRepr
 from unembed.stats.bootstrap import RESAMPLES, bootstrap_sums, cluster, interval
 from unembed.stats.estimate import Estimate, exponential
 
+LEAST_VARIANCE = 1e-280
+"""Of states whose largest coordinate is about 1: of less than that shares cannot be taken."""
+
 
 @dataclass(frozen=True)
 class Spectrum(ShortRepr):
@@ -109,7 +112,9 @@ def figures_of(
 
     All with their derivatives in the weight of a position, times the number of positions.
     """
-    x = states.astype(np.float64)
+    # In units of a power of two no square overflows or underflows, and no rounding is another.
+    exponent = math.frexp(float(np.abs(states).max(initial=0.0)))[1]
+    x = np.ldexp(states.astype(np.float64), -exponent)
     n, width = x.shape
     mean = x.mean(axis=0) if n else np.zeros(width)
     z = x - mean
@@ -121,11 +126,18 @@ def figures_of(
         reason = f"a covariance needs 2 states, got {n}"
     elif not _varies(x):
         reason = "every state is the same"
+    elif total < LEAST_VARIANCE:
+        reason = "the states differ by so little that their variance underflows"
     spread = [Figure(None, np.zeros(n), reason=reason)] * 3
     if reason is None:
         spread = _of_variances(variances, squares, total)
-    found = [*spread, _mean_cosine(x, norms), _mean_norm(norms), _mean_share(mean, z, norms)]
-    return found, variances
+    found = [
+        *spread,
+        _mean_cosine(x, norms),
+        _mean_norm(norms, exponent),
+        _mean_share(mean, z, norms),
+    ]
+    return found, np.ldexp(variances, 2 * exponent)
 
 
 def _varies(x: Float[np.ndarray, "points width"]) -> bool:
@@ -194,11 +206,11 @@ def _mean_cosine(
     return Figure(float(np.clip(value, -1.0, 1.0)), influence, (-1.0, 1.0))
 
 
-def _mean_norm(norms: Float[np.ndarray, " points"]) -> Figure:
+def _mean_norm(norms: Float[np.ndarray, " points"], exponent: int) -> Figure:
     if not len(norms):
         return Figure(None, norms, reason="there is no state")
     value = float(norms.mean())
-    return Figure(value, norms - value)
+    return Figure(math.ldexp(value, exponent), np.ldexp(norms - value, exponent))
 
 
 def _mean_share(
