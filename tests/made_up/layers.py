@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import pydoc_data.topics
 from collections.abc import Sequence
+from functools import cache
+from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
+from unembed.decisions.layers import layers as room
+from unembed.decisions.layers.layers import Layers
+from unembed.decisions.layers.options import LayersOptions
 from unembed.decisions.layers.stack import LensStack
+from unembed.text.corpus import Corpus
 
 
 def made_stack(
@@ -85,3 +93,51 @@ def _columns(
         "final_rank": 1 + (logits > logits[each, top][:, None]).sum(1),
     }
     return {name: one.astype(np.float32) for name, one in columns.items()} | whole
+
+
+RESAMPLES = 60
+"""Of the summary of ``make_layers``: enough for intervals, which nobody reads."""
+
+
+@cache
+def make_layers(blocks: int = 3, documents: int = 14, points: int = 160) -> Layers:
+    """A real run in memory, of a small random model: every figure is there, and none means much."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = _tokenizer()
+    torch.manual_seed(1)
+    config = LlamaConfig(
+        vocab_size=260,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=blocks,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=32,
+        initializer_range=0.3,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    model = LlamaForCausalLM(config).eval()
+    options = LayersOptions(context=32, batch_tokens=512, top_k=4, cloud_points=points)
+    with patch.object(room, "LAYERS_RESAMPLES", RESAMPLES):
+        found = room.layers(model, Corpus.from_texts(_texts()[:documents], tokenizer), options)
+        assert found.summary.n_documents == documents
+    return found
+
+
+def _texts() -> list[str]:
+    names = ("assert", "if", "lambda", "with", "class", "import")
+    text = "\n\n".join(pydoc_data.topics.topics[name] for name in names)
+    whole = [" ".join(one.split())[:160] for one in text.split("\n\n")]
+    return [one for one in whole if len(one) > 60]
+
+
+def _tokenizer() -> Any:
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    trained = ByteLevelBPETokenizer()
+    trained.train_from_iterator(_texts(), vocab_size=258, show_progress=False)
+    return PreTrainedTokenizerFast(tokenizer_object=trained._tokenizer)

@@ -10,6 +10,7 @@ from made_up.audits import make_documents, make_summary
 from made_up.comparisons import WORDS, make_live_comparison
 from made_up.doses import Grid
 from made_up.ladders import make_ladder
+from made_up.layers import make_layers
 from made_up.logs import compared_benchmarks
 from made_up.refinements import make_summary as make_refinement
 from made_up.selection import METHODS, mixture, plane, ranking, transfer, verdicts
@@ -23,6 +24,7 @@ from unembed.report.dose.page import dose_page
 from unembed.report.gallery.page import Entry, gallery_page, heading_of
 from unembed.report.index.page import index_page
 from unembed.report.ladder.page import ladder_page
+from unembed.report.layers.page import page_of_run as layers_page_of_run
 from unembed.report.mixture.page import mixture_page
 from unembed.report.parts.kin import Kin
 from unembed.report.ranking.page import ranking_page
@@ -71,6 +73,7 @@ def _gallery() -> str:
 
 PAGES: dict[str, Callable[[], str]] = {
     "audit": _audit,
+    "layers": lambda: layers_page_of_run(make_layers(), None, {}),
     "comparison": _comparison,
     "benchmarks": lambda: benchmarks_page(compared_benchmarks(), title="Benchmarks", facts=FACTS),
     "ladder": lambda: ladder_page(make_ladder(2).summary, title="Variants", facts=FACTS),

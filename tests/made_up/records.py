@@ -14,6 +14,7 @@ from made_up.alignments import example
 from made_up.comparisons import make_live_comparison
 from made_up.doses import Grid, disturbed
 from made_up.ladders import make_ladder
+from made_up.layers import make_layers
 from made_up.logs import compared_benchmarks
 from made_up.refinements import make_summary
 from made_up.selection import mixture, plane, ranking, transfer, verdicts
@@ -104,6 +105,7 @@ def doses() -> Doses:
 
 RECORDS: dict[str, Callable[[], Drawn]] = {
     "audit": cache(audit),
+    "layers": make_layers,
     "comparison": cache(comparison),
     "live comparison": cache(make_live_comparison),
     "benchmarks": cache(compared_benchmarks),

@@ -30,7 +30,8 @@ UNREACHED = """() => {
   const stops = [...document.querySelectorAll(all)].filter(shown);
   // Of the parts of a group, the arrow keys reach those that Tab does not.
   const group = (one) =>
-    one.type === 'radio' ? `radio ${one.name}` : one.matches('.token') ? 'tokens' : null;
+    one.type === 'radio' ? `radio ${one.name}`
+      : one.matches('.token') ? 'tokens' : one.matches('[role=gridcell]') ? 'cells' : null;
   const seen = new Set(stops.filter((one) => one.dataset.seen).map(group));
   return stops
     .filter((one) => !one.dataset.seen && !(group(one) && seen.has(group(one))))

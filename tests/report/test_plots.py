@@ -28,6 +28,19 @@ ARGUMENTS: dict[str, list[tuple[Any, ...]]] = {
     "comparison.reliability": [("before",), ("after",)],
     "comparison.kl_by": [("band-before",), ("frequency",), ("token-class",)],
     "comparison.acceptance_by": [("band-before",), ("frequency",), ("token-class",)],
+    "layers.by_depth": [
+        (name,) for name in ("accuracy", "loss", "margin", "kl", "entropy", "acceptance")
+    ],
+    "layers.settling_by": [("class",), ("frequency",)],
+    "layers.rho": [("margin",), ("cosine",), ("fisher",)],
+    "layers.cloud": [
+        (name,)
+        for name in (
+            *("effective-rank", "participation", "two-nn", "levina-bickel"),
+            *("off-plane", "turning"),
+        )
+    ],
+    "layers.gap": [("slope",), ("density",)],
     "alignment.map": [("joint",), ("activation",), ("error",)],
     "transfer.scores": [(one.method,) for one in RECORDS["transfer"]().transfer.scores],
     "transfer.points": [(one.method,) for one in RECORDS["transfer"]().transfer.scores],

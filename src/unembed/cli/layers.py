@@ -9,7 +9,7 @@ import click
 
 from unembed.cli.help import Several, Verb, option, under
 from unembed.cli.options import LOADING, PRINTING, TEXT, WINDOWS, Source, batches
-from unembed.cli.printing import OUT, Output, say, typed, with_output
+from unembed.cli.printing import OUT, Output, typed, with_output
 from unembed.decisions.layers.names import LENSES, depths_of
 
 ALL_LENSES = ",".join(LENSES)
@@ -98,7 +98,6 @@ def layers_command(
     from unembed.decisions.layers.fitted import LENS_FILE, FittedLens
     from unembed.decisions.layers.layers import layers
     from unembed.decisions.layers.options import LayersOptions
-    from unembed.runs.record import record_to_json
 
     source = Source.taken(given)
     options = LayersOptions(depths=depths_of(depths), **given)
@@ -115,5 +114,4 @@ def layers_command(
         progress=output.progress,
     )
     lens = None if done.fitted is None else output.folder / LENS_FILE
-    found = {"run": str(output.folder), "summary": record_to_json(done.summary)}
-    say(str(done), found, output.as_json, (("run", output.folder), ("fitted lens", lens)))
+    output.end(done, (("fitted lens", lens),))

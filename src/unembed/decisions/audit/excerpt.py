@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from jaxtyping import Int
 
 from unembed.decisions.audit.audit import Audit
 from unembed.runs.arrays import number_array, numbers_of
@@ -55,7 +56,16 @@ def excerpts(audit: Audit, tokens: int = EXCERPT_TOKENS) -> list[DocumentView]:
     At most SPREAD documents; the first is always among them, cut to ``tokens`` if it is longer.
     An audit without ``top_k`` shows its two best tokens as candidates.
     """
-    sizes = numbers_of(audit.documents["positions"])
+    chosen = spread_documents(numbers_of(audit.documents["positions"]), tokens)
+    rows = audit.of_documents(chosen)
+    return [_view(audit, rows, doc, tokens) for doc in chosen]
+
+
+def spread_documents(sizes: Int[np.ndarray, " documents"], tokens: int) -> list[int]:
+    """The numbers of documents of these sizes, spread evenly, up to about so many tokens.
+
+    In order; at most SPREAD, and the first that has any is among them however long it is.
+    """
     filled = np.flatnonzero(sizes)
     step = max(1, -(-len(filled) // SPREAD))
     spread = [
@@ -71,8 +81,7 @@ def excerpts(audit: Audit, tokens: int = EXCERPT_TOKENS) -> list[DocumentView]:
         left -= int(sizes[doc])
         if left <= 0 or len(chosen) == SPREAD:
             break
-    rows = audit.of_documents(chosen)
-    return [_view(audit, rows, doc, tokens) for doc in sorted(chosen)]
+    return sorted(chosen)
 
 
 def _view(audit: Audit, positions: pa.Table, doc: int, tokens: int) -> DocumentView:

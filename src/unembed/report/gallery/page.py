@@ -15,7 +15,11 @@ from unembed.report.parts.wording import capital, counted, listed
 BLANKS = re.compile("[ \n]+")
 """Not those that hold a number and its unit together."""
 
-KINDS_IN_WORDS = {"dose": "grid of doses", "benchmarks": "comparison of benchmarks"}
+KINDS_IN_WORDS = {
+    "dose": "grid of doses",
+    "benchmarks": "comparison of benchmarks",
+    "layers": "run of layers",
+}
 """The kinds of runs that are called otherwise than their pages."""
 
 

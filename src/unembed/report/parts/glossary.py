@@ -64,6 +64,35 @@ GLOSSARY: dict[str, str] = {
     "calibration": (
         "Whether tokens that are given a probability of 70 % are right 70 % of the time."
     ),
+    # Layers
+    "logit lens": (
+        "Reading what a model would decide if it stopped at a depth: the state there is given to "
+        "the output head."
+    ),
+    "fitted lens": (
+        "A logit lens with an affine map before the head that was fitted to turn the states of a "
+        "depth into the head's input."
+    ),
+    "residual stream": "The vector at a position to which every block of a model adds.",
+    "settling depth": (
+        "The first depth from which on the leading token is the one that the whole model decides "
+        "for."
+    ),
+    "early exit": (
+        "To stop at the first depth that is sure enough, and not to run the blocks above it."
+    ),
+    "self-drafting": (
+        "Speculative decoding in which a model's own first blocks draft the tokens that the whole "
+        "model checks."
+    ),
+    "effective rank": (
+        "About how many directions the states spread over: the exponential of the entropy of "
+        "their covariance's eigenvalues."
+    ),
+    "intrinsic dimension": (
+        "Along how many directions a cloud of points extends near each of them, however many "
+        "coordinates it has."
+    ),
     # Compare
     "churn": "The share of positions at which two models decide for different tokens.",
     "flip": "A position at which two models decide for different tokens.",

@@ -21,8 +21,9 @@ NO_SCALE: Spec = {"type": "nominal", "scale": None}
 CURVES: tuple[Spec, ...] = (
     {"color": "var(--accent)"},
     {"color": "var(--accent-2)", "strokeDash": [6, 4]},
+    {"color": "var(--ink)", "strokeDash": [2, 3]},
 )
-"""A chart's first and second curve; the keys ``line`` and ``dashed`` show them."""
+"""A chart's curves; the keys ``line``, ``dashed`` and ``dots`` show them."""
 
 KEPT_APART: Spec = {"labelOverlap": "greedy", "labelSeparation": 12}
 """Leaves out labels that would touch: the page's font may be wider than the renderer's."""

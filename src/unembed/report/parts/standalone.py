@@ -43,6 +43,7 @@ LOOKS: dict[str, Look] = {
     "dot": _disc(INK),
     "line": _line("var(--accent)"),
     "dashed": _line("var(--accent-2)", 6, 4),
+    "dots": _line(INK, 2, 3),
     "ink": _line(INK),
     "dotted": _line(MUTED, 3, 3),
     "kept-right": _block("var(--kept-right)"),

@@ -1,0 +1,53 @@
+"""The figures of the page of a run of layers, a method each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from unembed.report.parts.plots import Plots
+
+
+class LayersPlots(Plots):
+    """The figures of a run of layers."""
+
+    def agreement(self) -> Any:
+        """Share of decisions that each depth makes as the last one, with 95 % intervals."""
+        return self._figure("agreement")
+
+    def settling(self) -> Any:
+        """Share of decisions that settle at each depth, beside independent depths."""
+        return self._figure("settling")
+
+    def by_depth(self, name: str = "accuracy") -> Any:
+        """``"accuracy"``, ``"loss"``, ``"margin"``, ``"kl"``, ``"entropy"`` or ``"acceptance"``."""
+        return self._figure(name)
+
+    def settling_by(self, group: str = "class") -> Any:
+        """Mean settling depth by ``"class"`` or ``"frequency"`` of the target."""
+        return self._figure(f"settling-{group}")
+
+    def early_exit(self) -> Any:
+        """Agreement with the whole model over the blocks that an exit by margin saves."""
+        return self._figure("exit")
+
+    def self_draft(self) -> Any:
+        """Speed-up of decoding with the first blocks as draft, by depth."""
+        return self._figure("self-draft")
+
+    def rho(self, penalty: str = "margin") -> Any:
+        """Correlation of ``"margin"``, ``"cosine"`` or ``"fisher"`` with the loss, by depth."""
+        return self._figure(f"rho-{penalty}")
+
+    def cloud(self, name: str = "effective-rank") -> Any:
+        """``"effective-rank"``, ``"participation"``, ``"two-nn"``, ``"levina-bickel"``,
+        ``"off-plane"`` or ``"turning"`` by depth, beside the controls.
+        """
+        return self._figure(name)
+
+    def scales(self) -> Any:
+        """Dimension by number of neighbours, a curve for each of some depths."""
+        return self._figure("scales")
+
+    def gap(self, name: str = "slope") -> Any:
+        """``"slope"`` of the gap, or ``"density"`` of close calls, by depth."""
+        return self._figure(f"gap-{name}")
