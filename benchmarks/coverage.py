@@ -9,9 +9,12 @@ of targets is one more unit. ``mixtures``: documents with an effect and a heavy-
 own, as exact features, blended 50, 30, 20 and 0 %. ``divergences``: lognormal values with an effect
 of their document, in documents of uneven, lognormal sizes; ``heavier`` has more of both.
 ``pairs``: sums by document of five variants of a ladder, net flips or mean KL, with an effect of
-the document as large as the setting says; all ten pairs hold at once or the run has missed. A run
-without an interval is counted in ``none`` and neither held nor missed. With 300 runs the standard
-error of a coverage of 95 % is 1.3 %.
+the document as large as the setting says; all ten pairs hold at once or the run has missed.
+``layers``: positions that are hard by an effect of their document and their own, in documents of
+lognormal sizes; hard ones settle late, are wrong and lose more, and a penalty goes with their loss
+as the paper has it: not at all, against it, and strongly with it. ``harder`` has a larger effect.
+A run without an interval is counted in ``none`` and neither held nor missed. With 300 runs the
+standard error of a coverage of 95 % is 1.3 %.
 """
 
 from __future__ import annotations
@@ -31,6 +34,9 @@ import numpy as np
 import torch
 
 from unembed.decisions.comparison.divergences import DivergenceColumns, summarise_divergences
+from unembed.decisions.layers.depth_rows import penalty_correlations
+from unembed.decisions.layers.settling import settling
+from unembed.decisions.layers.stack import LensStack
 from unembed.selection.mixing.mixture import mix
 from unembed.selection.transfer.records import Scores, Transfer
 from unembed.selection.transfer.verdicts import judge
@@ -40,10 +46,12 @@ from unembed.signatures.sketches.sketch import SketchSpec
 from unembed.signatures.state import Features, empty
 from unembed.stats.estimate import Estimate
 from unembed.stats.simultaneous import Sums, simultaneous_means
+from unembed.stats.studentised import mean_estimates
 
-FAMILIES = ("verdicts", "mixtures", "divergences", "pairs")
+FAMILIES = ("verdicts", "mixtures", "divergences", "pairs", "layers")
 TARGETS, SEEDS = (6, 12, 16), (1, 3)
 DOCUMENTS = (20, 60, 200)
+LAYERS_DOCUMENTS = (5, 10, 20, 60, 200)
 MIXED_DOCUMENTS = (60, 200)
 RESAMPLES = 500
 """Of the divergences' bootstrap: interval ends then have 1/9 of a standard error of their own."""
@@ -287,11 +295,119 @@ def _mean_kl(rng: Any, counts: Any, effect: float) -> tuple[Any, Any]:
     return means[:, None] * np.exp(moved - effect**2 * 5 / 9) * counts, means
 
 
+# Layers
+
+RHO_PARTS = (0.0, 0.0, -0.5, -0.5, 1.6)
+"""How far the penalty of each depth goes with the loss, in logs."""
+
+
+def layers(runs: int) -> Iterator[tuple[str, Iterator[Found]]]:
+    for word, effect in (("", 0.3), (", harder", 0.8)):
+        truth = _layers_found(_layers_stack(15_000, effect, np.random.default_rng(99)), 2, 0)
+        for documents in LAYERS_DOCUMENTS:
+            yield f"{documents} documents{word}", _layers(runs, documents, effect, truth)
+
+
+def _layers(
+    runs: int, documents: int, effect: float, truth: Mapping[str, Estimate]
+) -> Iterator[Found]:
+    for run in range(runs):
+        stack = _layers_stack(documents, effect, np.random.default_rng([run, documents]))
+        found = _layers_found(stack, RESAMPLES, run)
+        single = {name: (one, float(truth[name])) for name, one in found.items()}
+        held = [one for name, one in single.items() if name.startswith("together")]
+        yield {name: one for name, one in single.items() if not name.startswith("together")} | {
+            "rho at five depths at once": _at_once(held)
+        }
+
+
+def _at_once(held: list[tuple[Estimate, float]]) -> tuple[Estimate, float]:
+    """Holds 0 where all intervals hold their truths; its width is their mean."""
+    ends = [(one.low, one.high, truth) for one, truth in held if one.low is not None]
+    if len(ends) < len(held):
+        return Estimate(0.0), 0.0
+    width = float(np.mean([high - low for low, high, _ in ends]))
+    missed = any(not low <= truth <= high for low, high, truth in ends)
+    return Estimate(2.0 * missed, 2.0 * missed, 2.0 * missed + width), 0.0
+
+
+def _layers_found(stack: LensStack, resamples: int, seed: int) -> dict[str, Estimate]:
+    how = {"resamples": resamples, "seed": seed}
+    rho = penalty_correlations(stack).rows(slice(0, None, 6))
+    alone, together = rho.estimates(**how), rho.together(**how)
+    kind = (stack.pos % 3).astype(np.int8)
+    settled = settling(stack, kind, kind, **how)
+    k = len(stack.depths)
+    means = mean_estimates(
+        stack.sums(np.concatenate([stack.agrees[2:3], stack.kl_final[2:3]])),
+        stack.sizes(),
+        [(0.0, 1.0), (0.0, math.inf)],
+        **how,
+    )
+    return {
+        "rho, early": alone[0],
+        "rho, middle": alone[2],
+        "rho, last": alone[-1],
+        **{f"together {i}": together[i] for i in range(k)},
+        "settling depth": settled.mean,
+        "settling depth of a class": settled.by_class[1].mean,
+        "settled by depth 2": settled.by_depth[2].by_then,
+        "wrong less right": settled.wrong_less_right,
+        "earlier than independent": settled.earlier,
+        "agreement": means[0],
+        "mean KL": means[1],
+    }
+
+
+def _layers_stack(documents: int, effect: float, rng: np.random.Generator) -> LensStack:
+    depths = len(RHO_PARTS)
+    sizes = np.maximum(2, rng.lognormal(4.0, 0.8, documents)).astype(int)
+    doc = np.repeat(np.arange(documents), sizes)
+    n = doc.size
+    hard = rng.normal(0, effect, documents)[doc] + rng.normal(0, 1.0, n)
+    loss = rng.gamma(0.6, np.exp(0.8 * hard))
+    walk = np.cumsum(rng.normal(0, 0.5, (depths, n)), axis=0)
+    agrees = hard + walk < np.linspace(-1.0, 2.0, depths)[:, None]
+    agrees[-1] = True
+    right = rng.random(n) < 1 / (1 + np.exp(hard - 1))
+    goes = np.array(RHO_PARTS)[:, None] * np.log(loss + 0.02) / 2
+    own = rng.normal(0, 1.0, (depths, n)) * np.where(np.array(RHO_PARTS) > 1, 0.7, 1.0)[:, None]
+    penalty = np.exp(goes + effect / 2 * rng.normal(size=documents)[doc] + own)
+    kl = np.exp(-1 + hard + walk) * np.linspace(2, 0, depths)[:, None]
+    columns = {
+        "nll": np.tile(loss, (depths, 1)),
+        "entropy": kl,
+        "kl_final": kl,
+        "acceptance": np.exp(-kl),
+        "margin": np.exp(walk - hard),
+        "relative_distance": np.exp(walk - hard),
+        "cosine_penalty": penalty,
+        "fisher_penalty": penalty,
+    }
+    ones = np.ones((depths, n), dtype=np.int64)
+    return LensStack(
+        lens="made up",
+        depths=tuple(range(depths)),
+        blocks=depths - 1,
+        doc=doc,
+        pos=np.arange(n) - np.repeat(np.cumsum(sizes) - sizes, sizes),
+        target=right.astype(np.int64),
+        top1=agrees.astype(np.int64),
+        rank=ones,
+        final_rank=ones,
+        final_top1=ones[0],
+        final_nll=loss.astype(np.float32),
+        final_margin=columns["margin"][-1].astype(np.float32),
+        **{name: column.astype(np.float32) for name, column in columns.items()},
+    )
+
+
 SETTINGS = {
     "verdicts": verdicts,
     "mixtures": mixtures,
     "divergences": divergences,
     "pairs": pairs,
+    "layers": layers,
 }
 
 if __name__ == "__main__":
