@@ -63,6 +63,27 @@ def made_stack(
     )
 
 
+def stack_of(doc: np.ndarray, top1: np.ndarray, final_top1: np.ndarray) -> LensStack:
+    """A stack of which only the decisions matter; all other columns are 0."""
+    zeros = np.zeros(top1.shape, dtype=np.float32)
+    whole = {name: zeros.astype(np.int64) for name in ("rank", "final_rank")}
+    numbers = ("margin", "relative_distance", "nll", "entropy", "kl_final", "acceptance")
+    return LensStack(
+        lens="made up",
+        depths=tuple(range(len(top1))),
+        blocks=len(top1) - 1,
+        doc=doc,
+        pos=np.arange(doc.size),
+        target=np.zeros_like(final_top1),
+        top1=top1,
+        **whole,
+        **dict.fromkeys((*numbers, "cosine_penalty", "fisher_penalty"), zeros),
+        final_top1=final_top1,
+        final_nll=zeros[0],
+        final_margin=zeros[0],
+    )
+
+
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Probabilities of each row of logits."""
     weights = np.exp(logits - logits.max(axis=1, keepdims=True))

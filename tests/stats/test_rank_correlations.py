@@ -94,3 +94,22 @@ def test_one_document_one_position_and_no_pair():
     assert "needs 2 positions, got 1" in lone.estimates(**HOW)[0].reason
     none = RankCorrelations.of([], doc, 5)
     assert none.estimates(**HOW) == none.together(**HOW) == ()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("documents", [20, 80])
+@pytest.mark.parametrize("r", [0.0, -0.3, 0.85])
+def test_intervals_hold_the_truth_of_clustered_positions(documents, r):
+    """Normal pairs, a third of whose variance is their document's: rho is 6 / pi asin(r / 2)."""
+    truth, runs, held = 6 / np.pi * np.arcsin(r / 2), 300, 0
+    for seed in range(runs):
+        rng = np.random.default_rng([seed, documents])
+        sizes = np.maximum(2, rng.lognormal(3.0, 0.8, documents)).astype(int)
+        doc = np.repeat(np.arange(documents), sizes)
+        shift, own = rng.normal(size=(2, documents))[:, doc], rng.normal(size=(2, doc.size))
+        pairs = (np.sqrt(1 / 3) * shift + np.sqrt(2 / 3) * own) * 1.0
+        x, y = pairs[0], r * pairs[0] + np.sqrt(1 - r**2) * pairs[1]
+        [one] = RankCorrelations.of([(x, y)], doc, documents).estimates(resamples=300, seed=seed)
+        held += one.low <= truth <= one.high
+    # 93 to 97 % and two standard errors of 300 runs on either side.
+    assert 0.905 <= held / runs <= 0.995, held / runs

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import dataclasses
+from statistics import NormalDist
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from made_up.layers import made_stack
+from made_up.layers import made_stack, stack_of
 from reference.forming import mean_if_independent, settled_depth
 from unembed.decisions.layers.settling import settled_depths, settling
 from unembed.decisions.tokens import CLASSES, FREQUENCY_NAMES, frequency_buckets
@@ -116,3 +117,24 @@ def test_one_document_no_position_and_one_outcome_have_reasons():
     same = settling(right, *groups(alone), **HOW)
     assert same.wrong_less_right.reason == "every decision is right"
     assert same.by_outcome[1].mean.value is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("documents", [10, 60])
+def test_the_interval_of_the_mean_holds_the_truth_of_clustered_positions(documents):
+    """Settling depths around 2, half of whose variance is their document's."""
+    edges, law = np.arange(-0.5, 4), NormalDist(2.0, np.sqrt(2.0))
+    cumulative = np.array([law.cdf(edge + 1) for edge in edges[:-1]] + [1.0])
+    truth = float(np.diff(cumulative, prepend=0) @ np.arange(5))
+    held, runs = 0, 300
+    for seed in range(runs):
+        rng = np.random.default_rng([seed, documents])
+        sizes = np.maximum(2, rng.lognormal(3.0, 0.8, documents)).astype(int)
+        doc = np.repeat(np.arange(documents), sizes)
+        at = 2 + rng.normal(size=documents)[doc] + rng.normal(size=doc.size)
+        at = np.clip(np.round(at), 0, 4)
+        decided = np.ones(doc.size, dtype=int)
+        stack = stack_of(doc, np.where(np.arange(5)[:, None] >= at, 1, -1), decided)
+        one = settling(stack, *groups(stack), resamples=300, seed=seed).mean
+        held += one.low <= truth <= one.high
+    assert 0.905 <= held / runs <= 0.995, held / runs
