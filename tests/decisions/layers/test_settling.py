@@ -85,6 +85,10 @@ def test_what_a_lens_never_reads_settles_where_the_model_decides():
     at = settled_depths(dataclasses.replace(stack, top1=other))
     assert (at[::2] == 3).all()
     assert found.mean.value == pytest.approx(at.mean())
+    assert found.by_depth[-1].by_then_if_independent.value == 1
+    rates = (other == stack.final_top1).mean(axis=1)
+    before_last = found.by_depth[-2].by_then_if_independent
+    assert before_last.value == pytest.approx(rates[-1] * rates[-2])
 
 
 def test_the_control_is_the_truth_where_depths_agree_independently():
