@@ -34,7 +34,6 @@ import numpy as np
 import torch
 
 from unembed.decisions.comparison.divergences import DivergenceColumns, summarise_divergences
-from unembed.decisions.layers.depth_rows import penalty_correlations
 from unembed.decisions.layers.settling import settling
 from unembed.decisions.layers.stack import LensStack
 from unembed.selection.mixing.mixture import mix
@@ -45,6 +44,7 @@ from unembed.signatures.signature import Identity, Signature
 from unembed.signatures.sketches.sketch import SketchSpec
 from unembed.signatures.state import Features, empty
 from unembed.stats.estimate import Estimate
+from unembed.stats.rank_correlations import RankCorrelations
 from unembed.stats.simultaneous import Sums, simultaneous_means
 from unembed.stats.studentised import mean_estimates
 
@@ -333,7 +333,8 @@ def _at_once(held: list[tuple[Estimate, float]]) -> tuple[Estimate, float]:
 
 def _layers_found(stack: LensStack, resamples: int, seed: int) -> dict[str, Estimate]:
     how = {"resamples": resamples, "seed": seed}
-    rho = penalty_correlations(stack).rows(slice(0, None, 6))
+    pairs = [(penalty, stack.final_nll) for penalty in stack.cosine_penalty]
+    rho = RankCorrelations.of(pairs, *stack.clusters)
     alone, together = rho.estimates(**how), rho.together(**how)
     kind = (stack.pos % 3).astype(np.int8)
     settled = settling(stack, kind, kind, **how)

@@ -108,6 +108,29 @@ def test_few_documents_few_depths_and_no_position_have_reasons():
     assert "no position can leave early" in last.chosen_reason
 
 
+def test_a_margin_that_is_the_threshold_leaves():
+    stack = made_stack(2, blocks=2)
+    stack = dataclasses.replace(stack, margin=np.round(stack.margin))
+    for threshold in (0.0, 1.0, 2.0):
+        wanted = [exit_depth(one.tolist(), threshold) for one in stack.margin.T]
+        assert exit_rows(stack, threshold).tolist() == wanted
+
+
+def test_a_threshold_below_one_that_failed_is_not_taken():
+    stack = made_stack(40, blocks=2, depths=(0, 2), seed=5)
+    rng = np.random.default_rng(0)
+    margin = rng.uniform(0.0, 3.0, stack.n).astype(np.float32)
+    # Right above 2, wrong from 1 to 2 and right again below: the whole agrees at a third of 1 to 2.
+    agrees = (margin > 2) | ((margin < 1) & (margin > 0.98)) | (margin < 0.9)
+    agrees |= rng.random(stack.n) < 0.2
+    top1 = np.stack([np.where(agrees, stack.final_top1, -1), stack.final_top1])
+    made = dataclasses.replace(stack, top1=top1, margin=np.stack([margin, margin]))
+    found = early_exit(made, wanted=0.8, **HOW)
+    below = early_exit(made, wanted=0.6, **HOW)
+    assert found.chosen.threshold > 1.3
+    assert below.chosen.threshold < 0.1
+
+
 def test_nobody_leaves_above_every_margin_and_all_leave_at_once_at_zero():
     stack = made_stack(5, blocks=3)
     assert (exit_rows(stack, float(stack.margin.max()) + 1) == 3).all()

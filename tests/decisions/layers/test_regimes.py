@@ -87,6 +87,14 @@ def test_the_published_regimes_are_found_where_they_are():
     assert record_from_json(Regimes, record_to_json(found)) == found
 
 
+def test_early_ends_with_the_depth_at_a_quarter_of_the_blocks():
+    rho = (0.0, 0.0, 0.5, 0.0, 0.0, 0.0, 0.0, 0.0, 0.8)
+    found = regimes({"normed": with_rho(rho, 400)}, **HOW).lenses[0].of("cosine")
+    assert found.early == "does not appear"
+    found = regimes({"normed": with_rho((*rho[:2], 0.0, 0.5, *rho[4:]), 400)}, **HOW)
+    assert found.lenses[0].of("cosine").early != "does not appear"
+
+
 def test_a_rise_at_the_last_depth_alone_does_not_survive_a_shuffle():
     found = regimes({"normed": with_rho((0.0,) * 8 + (0.8,), 100)}, **HOW).lenses[0].of("cosine")
     assert found.turn.depth.value == 8
