@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float, Int
 
 from unembed.decisions.layers.stack import LAYERS_RESAMPLES, AtDepths, LensStack
 from unembed.short_repr import ShortRepr
-from unembed.stats.bootstrap import interval, totals_and_resamples
 from unembed.stats.estimate import Estimate
+from unembed.stats.smooth import smooth_estimates
 from unembed.stats.studentised import mean_estimates
 
 WANTED_AGREEMENT = 0.99
@@ -248,13 +248,15 @@ def _at_random(
     if not stack.n:
         return [Estimate(None, reason=NOBODY) for _ in leaving]
     k, depths, documents = leaving.shape
-    flat = leaving.reshape(k * depths, documents)
-    sums = np.concatenate([flat, stack.sums(stack.agrees), stack.sizes()[None]])
-    totals = totals_and_resamples(sums, resamples=resamples, seed=seed)
-    rates = totals[:, :-1] / totals[:, -1:]
-    leave, agree = rates[:, : k * depths].reshape(-1, k, depths), rates[:, None, k * depths :]
-    draws = (leave * agree).sum(axis=2)
-    return [
-        Estimate(float(one[0]), *interval(one[1:], documents), n=stack.n, documents=documents)
-        for one in draws.T
-    ]
+    sums = np.concatenate([leaving.reshape(-1, documents), stack.sums(stack.agrees)])
+
+    def figures(totals: Float[np.ndarray, "rows sums"]) -> Float[np.ndarray, "rows thresholds"]:
+        leave = totals[:, : k * depths].reshape(-1, k, depths)
+        # The sums of who leaves at any depth count the positions.
+        n = leave[:, :1].sum(axis=2, keepdims=True)
+        agree = totals[:, None, k * depths :]
+        together: Float[np.ndarray, "rows thresholds"] = (leave * agree / n**2).sum(axis=2)
+        return together
+
+    found = smooth_estimates(sums, stack.sizes(), figures, resamples=resamples, seed=seed)
+    return [one or Estimate(None, reason=NOBODY) for one in found]

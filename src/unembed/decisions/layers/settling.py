@@ -12,12 +12,13 @@ from unembed.decisions.audit.summary import QUANTILES
 from unembed.decisions.layers.stack import LAYERS_RESAMPLES, AtDepths, LensStack
 from unembed.decisions.tokens import CLASSES, FREQUENCY_NAMES
 from unembed.short_repr import ShortRepr
-from unembed.stats.bootstrap import interval, totals_and_resamples
 from unembed.stats.estimate import Estimate
 from unembed.stats.resampled import quantile_estimates
+from unembed.stats.smooth import smooth_estimates
 from unembed.stats.studentised import mean_estimates
 
 RIGHT_OR_WRONG = ("right", "wrong")
+NOBODY = "no position to average over"
 
 
 @dataclass(frozen=True)
@@ -166,18 +167,19 @@ def _difference(
 ) -> Estimate:
     """The mean of the wrong less that of the right, both in the same resamples."""
     sums = stack.sums(np.stack([wrong * at, wrong, ~wrong * at, ~wrong]))
-    totals = totals_and_resamples(sums, resamples=resamples, seed=seed)
-    counts = totals[:, (1, 3)]
-    if not counts[0].all():
-        reason = f"every decision is {RIGHT_OR_WRONG[int(counts[0, 1] == 0)]}"
-        return Estimate(
-            None, n=stack.n, reason=reason if stack.n else "no position to average over"
-        )
-    both = np.divide(totals[:, (0, 2)], counts, out=np.full_like(counts, np.nan), where=counts > 0)
-    draws = both[:, 0] - both[:, 1]
-    documents = stack.clusters[1]
-    ends = interval(draws[1:], documents)
-    return Estimate(float(draws[0]), *ends, n=stack.n, documents=documents)
+
+    def difference(totals: Float[np.ndarray, "rows 4"]) -> Float[np.ndarray, "rows 1"]:
+        with np.errstate(invalid="ignore"):
+            both: Float[np.ndarray, "rows 2"] = totals[:, ::2] / totals[:, 1::2]
+        return both[:, :1] - both[:, 1:]
+
+    found: Estimate | None = None
+    if stack.n:
+        [found] = smooth_estimates(sums, stack.sizes(), difference, resamples=resamples, seed=seed)
+    if found is not None:
+        return found
+    reason = f"every decision is {RIGHT_OR_WRONG[int(wrong.any())]}" if stack.n else NOBODY
+    return Estimate(None, n=stack.n, reason=reason)
 
 
 def _control(
@@ -185,23 +187,24 @@ def _control(
 ) -> tuple[Estimate, ...]:
     """Settled by each depth if depths agreed independently; the mean depth; how much earlier.
 
-    Of each resample from its own rates of agreement.
+    From the rates of agreement of all documents, and of all but one.
     """
-    n, documents = stack.n, stack.clusters[1]
-    if n == 0:
-        nothing = Estimate(None, reason="no position to average over")
-        return (nothing,) * (len(stack.depths) + 2)
+    k = len(stack.depths)
+    nothing = Estimate(None, reason=NOBODY)
+    if not stack.n:
+        return (nothing,) * (k + 2)
     sums = np.concatenate([stack.sums(stack.agrees), stack.sums(at[None]), stack.sizes()[None]])
-    totals = totals_and_resamples(sums, resamples=resamples, seed=seed)
-    rates = totals[:, :-1] / totals[:, -1:]
-    by_then = np.cumprod(rates[:, -2::-1], axis=1)[:, ::-1].copy()
-    by_then[:, -1] = 1.0
-    mean = mean_depth(by_then, stack.depths)
-    drawn = np.column_stack([by_then, mean, mean - rates[:, -1]])
-    return tuple(
-        Estimate(float(one[0]), *interval(one[1:], documents), n=n, documents=documents)
-        for one in drawn.T
-    )
+
+    def figures(totals: Float[np.ndarray, "rows sums"]) -> Float[np.ndarray, "rows figures"]:
+        rates = totals[:, :-1] / totals[:, -1:]
+        by_then = np.cumprod(rates[:, -2::-1], axis=1)[:, ::-1].copy()
+        by_then[:, -1] = 1.0
+        mean = mean_depth(by_then, stack.depths)
+        return np.column_stack([by_then, mean, mean - rates[:, -1]])
+
+    how = {"resamples": resamples, "seed": seed}
+    found = smooth_estimates(sums, stack.sizes(), figures, **how)
+    return tuple(one or nothing for one in found)
 
 
 def mean_depth(
