@@ -38,10 +38,11 @@ def smooth_estimates(
         return [_estimate(one, None, None, n, documents) for one in value.tolist()]
     without = of_totals(totals - sums.T)
     part = sizes / sizes.sum()
+    known = np.asarray(np.isfinite(without).all(axis=0))
+    without = np.where(known, without, 0.0)
     bias = (1 - part) @ without - (documents - 1) * value
     moves = n * (value - without).T
     moves -= moves.sum(axis=1, keepdims=True) * part
-    known = np.isfinite(moves).all(axis=1)
     over = np.broadcast_to(sizes, moves[known].shape)
     found = studentised(moves[known], over, resamples=resamples, seed=seed)
     estimates, at = [], 0

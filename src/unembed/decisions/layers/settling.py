@@ -50,8 +50,8 @@ class Settling(AtDepths):
     A position settles at the least measured depth whose top-1 is the final one there and at every
     measured depth after: at ``blocks`` at the latest, where the model decides. ``unsettled`` is the
     share of positions at which this lens reads another token even there; under ``normed`` none.
-    ``wrong_less_right`` is the difference of the means of the two groups of ``by_outcome``, both of
-    the same documents in each resample.
+    ``wrong_less_right`` is the difference of the means of the two groups of ``by_outcome``, by what
+    each document moves in it.
 
     ``mean_if_independent`` is the control: with ``a[m]`` the share of positions that agree with the
     final token at depth m, depths that agreed independently would have ``a[l] a[l+1] ...`` settled
@@ -171,7 +171,8 @@ def _difference(
     def difference(totals: Float[np.ndarray, "rows 4"]) -> Float[np.ndarray, "rows 1"]:
         with np.errstate(invalid="ignore"):
             both: Float[np.ndarray, "rows 2"] = totals[:, ::2] / totals[:, 1::2]
-        return both[:, :1] - both[:, 1:]
+        less: Float[np.ndarray, "rows 1"] = both[:, :1] - both[:, 1:]
+        return less
 
     found: Estimate | None = None
     if stack.n:
