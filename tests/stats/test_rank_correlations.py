@@ -53,6 +53,18 @@ def test_moves_are_nearly_those_of_leaving_each_document_out():
         assert moves.sum() == pytest.approx(0, abs=1e-9)
 
 
+def test_a_large_document_moves_more_than_its_influence():
+    rng = np.random.default_rng(3)
+    doc = np.repeat(np.arange(6), [600, 120, 120, 120, 120, 120])
+    y = rng.normal(size=doc.size)
+    x = 0.8 * y * (doc == 0) + rng.normal(size=doc.size)
+    found = RankCorrelations.of([(x, y)], doc, 6)
+    z, n = np.arctanh(rho_of(x, y)), doc.size
+    left = (z - np.arctanh(rho_of(x[doc != 0], y[doc != 0]))) * n
+    # Without the factor n / (n - m) it would be half of that.
+    assert found.moves[0, 0] == pytest.approx(left, rel=0.3)
+
+
 def test_draws_are_close_to_ranking_every_resample_anew():
     x, y, doc, documents = columns(documents=60)
     found = RankCorrelations.of([(one, y) for one in x], doc, documents)

@@ -121,3 +121,5 @@ def test_numbers_that_are_not_finite_and_positions_out_of_order_are_refused(stac
         dataclasses.replace(stack, margin=margin)
     with pytest.raises(ValueError, match="not in order"):
         stack.rows(np.arange(stack.n)[::-1])
+    with pytest.raises(ValueError, match="not in order"):
+        stack.rows(np.array([0, 1, 1, 2]))

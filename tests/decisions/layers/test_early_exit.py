@@ -131,6 +131,17 @@ def test_a_threshold_below_one_that_failed_is_not_taken():
     assert below.chosen.threshold < 0.1
 
 
+def test_a_threshold_that_holds_again_below_one_that_failed_is_not_taken():
+    stack = made_stack(20, blocks=2, seed=5)
+    # Right at depth 0 with margins below 1, wrong at depth 1 with margins above 1.
+    jitter = np.linspace(0.0, 0.4, stack.n)
+    margin = np.stack([0.5 + jitter, 1.5 + jitter, 3 + jitter]).astype(np.float32)
+    top1 = np.stack([stack.final_top1, np.full(stack.n, -1), stack.final_top1])
+    made = dataclasses.replace(stack, top1=top1, margin=margin)
+    assert stack.n == sum(exit_rows(made, 0.5) == 0)
+    assert early_exit(made, wanted=0.8, **HOW).chosen.threshold > 1.5
+
+
 def test_nobody_leaves_above_every_margin_and_all_leave_at_once_at_zero():
     stack = made_stack(5, blocks=3)
     assert (exit_rows(stack, float(stack.margin.max()) + 1) == 3).all()

@@ -95,6 +95,12 @@ def test_early_ends_with_the_depth_at_a_quarter_of_the_blocks():
     assert found.lenses[0].of("cosine").early != "does not appear"
 
 
+def test_a_weak_positive_end_is_no_late_regime():
+    last = regimes({"normed": with_rho((0.0,) * 4 + (0.3,), 400)}, **HOW).lenses[0].of("cosine")
+    assert last.by_depth[-1].sign == "positive"
+    assert last.late == "does not appear"
+
+
 def test_a_rise_at_the_last_depth_alone_does_not_survive_a_shuffle():
     found = regimes({"normed": with_rho((0.0,) * 8 + (0.8,), 100)}, **HOW).lenses[0].of("cosine")
     assert found.turn.depth.value == 8
