@@ -15,6 +15,7 @@ from browser import Watched, browser_test
 from made_up.audits import NASTY
 from made_up.layers import make_layers
 from markup import Elements, without_terms
+from unembed.decisions.layers import excerpt
 from unembed.decisions.layers.excerpt import (
     LATE_PASSAGES,
     PASSAGE_TOKENS,
@@ -95,6 +96,19 @@ def test_documents_tell_where_each_decision_settles(run: Layers) -> None:
         at = dict(token.path)
         said = [at[max(first for first in at if first <= depth)] for depth in stack.depths]
         assert said == [run.vocabulary[int(top)] for top in stack.top1[:, i]]
+
+
+def test_many_depths_leave_fewer_passages_and_documents(
+    run: Layers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(excerpt, "MOST_CELLS", 1_000)
+    monkeypatch.setattr(excerpt, "SETTLED_STEPS", 1_200)
+    kept = passages(run)
+    cells = sum(len(row) for one in kept for each in one.passages for row in each.cells)
+    assert 0 < cells <= 1_000
+    assert 0 < sum(len(one.tokens) for one in settled_documents(run)) <= 1_200 / len(run.depths)
+    monkeypatch.setattr(excerpt, "MOST_CELLS", 1)
+    assert len(passages(run)) == 1
 
 
 def test_page_loads_nothing_and_is_small(page: str, run: Layers) -> None:

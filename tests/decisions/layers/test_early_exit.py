@@ -90,7 +90,8 @@ def test_where_no_threshold_holds_the_reason_says_so():
     assert found.chosen is None
     assert found.chosen_exits == ()
     assert found.chosen_reason == (
-        "no threshold that lets a position leave early holds 99% agreement for sure on 15 documents"
+        "no threshold that lets a position leave early holds 99\u00a0% agreement for sure on 15 "
+        "documents"
     )
 
 

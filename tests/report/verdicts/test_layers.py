@@ -86,9 +86,9 @@ def test_whole_numbers_have_no_decimals() -> None:
 def test_a_threshold_that_misses_what_it_was_to_hold_says_so() -> None:
     exits = made().early_exit
 
-    def chosen(agreement: Estimate) -> str:
-        saved = estimate(0.2, 0.18, 0.22)
-        one = ExitThreshold(4.0, agreement, saved, agreement, saved, saved, agreement, (), ())
+    def chosen(agreement: Estimate, at_random: float = 0.8) -> str:
+        saved, chance = estimate(0.2, 0.18, 0.22), estimate(at_random, at_random, at_random)
+        one = ExitThreshold(4.0, agreement, saved, agreement, saved, saved, chance, (), ())
         return exit_words(replace(exits, chosen=one, chosen_reason=None, chosen_on=10))
 
     held = chosen(estimate(0.993, 0.988, 0.996))
@@ -97,6 +97,8 @@ def test_a_threshold_that_misses_what_it_was_to_hold_says_so() -> None:
     assert chosen(estimate(0.97, 0.95, 0.985)).endswith(
         "of the blocks, which is short of 99\u00a0%."
     )
+    lucky = chosen(estimate(0.993, 0.988, 0.996), 0.991)
+    assert lucky.endswith("; as many leaving at random would keep 99.1\u00a0% [99.1, 99.1].")
     nobody = replace(exits, chosen=None, chosen_reason="no threshold holds it")
     assert exit_words(nobody) == "no threshold holds it."
 

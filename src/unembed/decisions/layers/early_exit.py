@@ -106,8 +106,8 @@ def early_exit(
         threshold = _holding(stack.rows(first), wanted, **how)
         if threshold is None:
             reason = (
-                f"no threshold that lets a position leave early holds {100 * wanted:g}% agreement "
-                f"for sure on {on} document{'s' * (on != 1)}"
+                f"no threshold that lets a position leave early holds {100 * wanted:g}\u00a0% "
+                f"agreement for sure on {on} document{'s' * (on != 1)}"
             )
         else:
             rest = stack.rows(~first)

@@ -24,10 +24,10 @@ PASSAGES, LATE_PASSAGES = 12, 3
 """Passages of a page at most, and how many of them are those whose decisions settle last."""
 PASSAGE_TOKENS, LEAST_TOKENS = 24, 8
 """Positions of a passage, and of one at a document's end at least."""
-MOST_CELLS = 15_000
+MOST_CELLS = 12_000
 """Cells of all passages together, over depths and lenses."""
-SETTLED_TOKENS = 10_000
-"""Tokens whose settling depths a page shows at most."""
+SETTLED_TOKENS, SETTLED_STEPS = 10_000, 90_000
+"""Tokens whose settling depths a page shows at most, and tokens times depths."""
 
 
 @dataclass(frozen=True)
@@ -157,8 +157,9 @@ def _under(
 def settled_documents(layers: Layers, tokens: int = SETTLED_TOKENS) -> list[SettledDocument]:
     """Whole documents spread evenly over the run, up to about ``tokens`` tokens, as ``excerpts``.
 
-    Settling depths are those under the model's own tail.
+    Fewer where depths are many. Settling depths are those under the model's own tail.
     """
+    tokens = min(tokens, max(1, SETTLED_STEPS // len(layers.depths)))
     stack = layers.stack("normed")
     sizes = layers.documents["positions"].to_numpy()
     table = layers.table("normed", layers.blocks, ("doc", "pos", "target"))

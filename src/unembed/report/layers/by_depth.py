@@ -21,7 +21,7 @@ from unembed.report.parts.marks import (
 )
 from unembed.report.parts.parts import Figure, Key, Table, table_of
 from unembed.report.parts.scales import PORTIONS, Scale, scale_of
-from unembed.report.parts.wording import PERCENT, Wording, cell, full
+from unembed.report.parts.wording import PERCENT, Wording, cell, full, point
 from unembed.stats.estimate import Estimate
 from unembed.stats.forms import possible_part
 
@@ -45,12 +45,13 @@ class Curve:
     """An estimate at each depth; ``bounds`` says that the axis must show it.
 
     All but depth 0, which may be of another size: what enters the first block was made to be read
-    by that, and not by the head.
+    by that, and not by the head. What is ``made_up``, such as a Gaussian, has no interval.
     """
 
     name: str
     at: Mapping[int, Estimate]
     bounds: bool = True
+    made_up: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,9 @@ class OverDepths:
 
     @property
     def depths(self) -> tuple[int, ...]:
-        """The depths at which any curve has an estimate."""
-        return tuple(sorted({depth for curve in self.curves for depth in curve.at}))
+        """The depths at which any curve has an estimate, the head's input last."""
+        found = {depth for curve in self.curves for depth in curve.at}
+        return tuple(sorted(found, key=lambda depth: (depth == HEAD_INPUT, depth)))
 
 
 def depth_figure(shown: OverDepths, more: Sequence[Table] = ()) -> Figure:
@@ -105,7 +107,8 @@ def depth_table(shown: OverDepths) -> Table:
     nothing = Estimate(None, reason="not measured")
 
     def at(curve: Curve) -> Callable[[int], str]:
-        return lambda depth: cell(curve.at.get(depth, nothing), shown.form)
+        words = point if curve.made_up else cell
+        return lambda depth: words(curve.at.get(depth, nothing), shown.form)
 
     columns: dict[str, Callable[[int], str]] = {"depth": named}
     return table_of(
@@ -194,7 +197,8 @@ def _rows(curve: Curve, at: int, form: Wording) -> list[Spec]:
     for depth, estimate in sorted(curve.at.items()):
         drawn = possible_part(estimate, form)
         if drawn.value is not None and depth != HEAD_INPUT:
-            tip = f"{curve.name}, depth {depth}\n{full(estimate, form)}"
+            said = point(estimate, form) if curve.made_up else full(estimate, form)
+            tip = f"{curve.name}, depth {depth}\n{said}"
             rows.append({"x": depth, "tip": tip} | style | interval_fields(drawn, "y"))
     return rows
 

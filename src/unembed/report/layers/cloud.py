@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from unembed.decisions.cloud.cloud import HEAD_INPUT, LIPSCHITZ, Cloud, CloudRow, Geometry
 from unembed.decisions.cloud.spectrum import Spectrum
@@ -20,7 +20,7 @@ from unembed.report.parts.marks import (
 )
 from unembed.report.parts.parts import Figure, Key, Section, Table, table_of
 from unembed.report.parts.scales import scale_of
-from unembed.report.parts.wording import Wording, cell, count, decimal, full, share, size
+from unembed.report.parts.wording import Wording, cell, count, decimal, full, point, share, size
 from unembed.stats.estimate import Estimate
 
 SEQUENTIAL_STEPS = 9
@@ -125,7 +125,7 @@ def _geometry(
 ) -> Figure:
     curves = [
         Curve(OF_TEXT, {row.depth: figure(row.geometry) for row in cloud.rows}),
-        Curve(OF_GAUSSIAN, {row.depth: figure(row.gaussian) for row in cloud.rows}),
+        Curve(OF_GAUSSIAN, {row.depth: figure(row.gaussian) for row in cloud.rows}, made_up=True),
     ]
     shuffled = {row.depth: figure(row.shuffled) for row in cloud.rows if row.shuffled is not None}
     if shuffled:
@@ -252,23 +252,29 @@ def _geometries(cloud: Cloud) -> list[Table]:
     tables = []
     for name, geometry in found.items():
         rows = [(row.depth, one) for row in cloud.rows if (one := geometry(row)) is not None]
-        if not rows:
-            continue
-        tables.append(
-            table_of(
-                f"Dimensions and curvature, {name}",
-                rows,
-                {
-                    "depth": lambda one: named(one[0]),
-                    "points": lambda one: count(one[1].points),
-                    "copies": lambda one: count(one[1].copies + one[1].underflows),
-                    "TwoNN": lambda one: cell(one[1].dimensions.two_nn, decimal),
-                    "TwoNN, likelihood": lambda one: cell(one[1].dimensions.two_nn_ml, decimal),
-                    "Levina–Bickel": lambda one: cell(one[1].dimensions.levina_bickel, decimal),
-                    "tangent": lambda one: str(one[1].curvature.tangent),
-                    "off the plane": lambda one: cell(one[1].curvature.off_plane, share),
-                    "turning": lambda one: cell(one[1].curvature.turning, decimal),
-                },
-            )
-        )
+        if rows:
+            words = point if name == OF_GAUSSIAN else cell
+            tables.append(_geometry_table(f"Dimensions and curvature, {name}", rows, words))
     return tables
+
+
+def _geometry_table(
+    caption: str,
+    rows: Sequence[tuple[int, Geometry]],
+    words: Callable[[Estimate, Wording], str],
+) -> Table:
+    return table_of(
+        caption,
+        rows,
+        {
+            "depth": lambda one: named(one[0]),
+            "points": lambda one: count(one[1].points),
+            "copies": lambda one: count(one[1].copies + one[1].underflows),
+            "TwoNN": lambda one: words(one[1].dimensions.two_nn, decimal),
+            "TwoNN, likelihood": lambda one: words(one[1].dimensions.two_nn_ml, decimal),
+            "Levina–Bickel": lambda one: words(one[1].dimensions.levina_bickel, decimal),
+            "tangent": lambda one: str(one[1].curvature.tangent),
+            "off the plane": lambda one: words(one[1].curvature.off_plane, share),
+            "turning": lambda one: words(one[1].curvature.turning, decimal),
+        },
+    )

@@ -62,7 +62,7 @@ if (kept) {
     const figures = element("dl", "figures-of-token");
     const add = (name, value) => figures.append(element("dt", "", name), element("dd", "", value));
     add("margin", `${(lens.margin[at][column] / 1000).toFixed(3)} logits`);
-    add("the model’s own decision is here", lens.rank[at][column] === 1 && isSame(row, column) ? "first" : `at rank ${lens.rank[at][column].toLocaleString("en")}`);
+    add("rank of the model’s choice", lens.rank[at][column].toLocaleString("en"));
     details.append(figures);
   }
 

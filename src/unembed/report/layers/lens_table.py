@@ -19,9 +19,9 @@ def lens_table(passages: Sequence[LensPassage]) -> TextView:
 
 def name_of(passage: LensPassage) -> str:
     """What a passage is called where one is chosen: where it is, and whether it settles last."""
-    first = passage.passages[0]
-    late = ", settles last" if passage.late else ""
-    return f"{short(passage.name, 40)}, from token {first.positions[0] + 1:,}{late}"
+    late = "settles last: " if passage.late else ""
+    first = passage.passages[0].positions[0] + 1
+    return f"{late}{short(passage.name, 40)}, token {first:,}"
 
 
 def _columns(passage: LensPassage, index: Callable[[str], int]) -> dict[str, Any]:

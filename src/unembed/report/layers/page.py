@@ -13,14 +13,13 @@ from unembed.decisions.layers.excerpt import (
     settled_documents,
 )
 from unembed.decisions.layers.layers import Layers
-from unembed.decisions.layers.regimes import PUBLISHED_LAST_RHO
 from unembed.decisions.layers.summary import LayersSummary
 from unembed.report.layers.cloud import cloud_section
 from unembed.report.layers.depths import agreement_figure, depths_section, measured
 from unembed.report.layers.exits import exits_section
 from unembed.report.layers.gap import gap_section
 from unembed.report.layers.lens_table import lens_table
-from unembed.report.layers.regimes import regimes_section
+from unembed.report.layers.regimes import LAST, regimes_section
 from unembed.report.layers.settling import settling_figure, settling_section
 from unembed.report.layers.text import settled_text_view
 from unembed.report.parts.facts import command_of, facts_of
@@ -93,6 +92,8 @@ def sections_of_summary(summary: LayersSummary) -> tuple[Section, ...]:
 def extent(summary: LayersSummary) -> str:
     """How much was measured, and what was not."""
     many = f"{count(len(summary.depths))} of {count(summary.blocks + 1)} depths"
+    if len(summary.depths) == summary.blocks + 1:
+        many = f"all {count(len(summary.depths))} depths"
     lost = (
         "the logits of all were finite"
         if summary.n_left_out == 0
@@ -109,7 +110,9 @@ def cards(summary: LayersSummary) -> tuple[Card, ...]:
     own = summary.regimes.lenses[0].of(NARROWNESS)
     best = drafts.best_sampled
     saved = (
-        Estimate(None, reason=exits.chosen_reason) if exits.chosen is None else exits.chosen.saved
+        Estimate(None, n=exits.n, reason=exits.chosen_reason)
+        if exits.chosen is None
+        else exits.chosen.saved
     )
     kept = (
         ""
@@ -129,12 +132,12 @@ def cards(summary: LayersSummary) -> tuple[Card, ...]:
             card("Effective rank, last depth", last.spectrum.effective_rank, decimal, "", size),
         )
     alone = f"{point(settling.mean_if_independent, decimal)} if depths agreed independently"
-    published = f"published: {RHO(PUBLISHED_LAST_RHO)}"
+    published = f"published: {LAST}"
     return (
         card("Mean settling depth", settling.mean, decimal, f"of {count(summary.blocks)}", alone),
         card("Settled at the last depth", settling.by_depth[-1].share, share, "", "of decisions"),
-        card(f"As the last, at depth {half.depth}", half.agreement, share, "", "normed lens"),
-        card("Loss at that depth", half.nll_nats, decimal, "nats", _loss(normed.rows[-1])),
+        card(f"Decides as the last, depth {half.depth}", half.agreement, share, "", "normed lens"),
+        card(f"Loss at depth {half.depth}", half.nll_nats, decimal, "nats", _loss(normed.rows[-1])),
         card(f"Blocks saved at {whole_percent(exits.wanted)}", saved, share, "", kept),
         card("Speed-up as its own draft", best.speedup, decimal, "", drafted),
         card("ρ of narrowness with loss", own.by_depth[-1].rho, RHO, "", published),

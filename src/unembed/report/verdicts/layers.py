@@ -186,6 +186,9 @@ def exit_words(exits: EarlyExit) -> str:
     )
     if chosen.agreement.high is not None and chosen.agreement.high < exits.wanted:
         words += f", which is short of {wanted}"
+    chance = chosen.agreement_if_random
+    if chance.value is not None and side_of(chosen.agreement, chance.value) <= 0:
+        words += f"; as many leaving at random would keep {bounded(chance, share)}"
     return f"{words}."
 
 
