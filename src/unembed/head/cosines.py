@@ -12,6 +12,8 @@ from unembed.head.product import float32_products
 
 GATHERED = 2048
 """Rows of the weight that are copied out at once."""
+PAIRED = 256
+"""Positions whose rows are held at once, pair by pair."""
 
 
 def row_cosines(
@@ -30,6 +32,26 @@ def row_cosines(
             torch.bmm(rows, rows.mT, out=found[top : top + step])
     own = found.clamp_(-1.0, 1.0).diagonal(dim1=1, dim2=2)
     own.round_()
+    return found
+
+
+def pair_cosines(
+    weight: Float[Tensor, "vocab dim"], ids: Int[Tensor, "positions k"]
+) -> Float[Tensor, "positions k k"]:
+    """``row_cosines`` in float32, a pair of columns after the other.
+
+    A position's bits depend on no other in the call and on no number of threads, as those of a
+    batch of products may; for a handful of columns it takes less time too.
+    """
+    n, k = ids.shape
+    found = torch.empty(n, k, k, dtype=torch.float32, device=weight.device)
+    for top in range(0, n, PAIRED):
+        rows, _ = _unit_rows(weight, ids[top : top + PAIRED], torch.float32)
+        for i in range(k):
+            for j in range(i + 1):
+                cosine = (rows[:, i] * rows[:, j]).sum(1).clamp_(-1.0, 1.0)
+                cosine = cosine.round_() if i == j else cosine
+                found[top : top + PAIRED, i, j] = found[top : top + PAIRED, j, i] = cosine
     return found
 
 

@@ -24,7 +24,7 @@ FIGURE = pa.schema(
     ]
 )
 """The columns of a table of figures."""
-LABELS = ("name", "method", "token", "step", "seed")
+LABELS = ("name", "method", "token", "step", "seed", "lens", "penalty", "depth")
 """What tells records of one kind apart in a figure's name; else their number does."""
 BOUNDED = {"value", "low", "high"}
 

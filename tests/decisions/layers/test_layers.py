@@ -24,7 +24,8 @@ import unembed.decisions.layers.layers as module
 from killing import killed_at
 from made_up.corpora import TEXTS
 from made_up.models import small_model
-from unembed import Corpus, audit, layers
+from places import SHARED
+from unembed import Corpus, audit, layers, load
 from unembed.decisions import AuditOptions, Layers, LayersOptions
 from unembed.decisions.cloud.reservoir import Reservoir
 from unembed.decisions.layers.columns import (
@@ -46,8 +47,16 @@ from unembed.runs import files
 from unembed.runs.arrays import numbers_of
 from unembed.runs.manifest import read_run, write_manifest
 from unembed.runs.store import RunFolder
+from unembed.text.rows import PromptCompletion
 
 OPTIONS = LayersOptions(top_k=3, context=24, batch_tokens=256, part_positions=300, cloud_points=0)
+AUDIT = AuditOptions(
+    **{
+        name: getattr(OPTIONS, name)
+        for name in AuditOptions.__dataclass_fields__
+        if hasattr(OPTIONS, name)
+    }
+)
 SOME = [f"{text} {word}." for text in TEXTS for word in ("again", "and more of it", "no")]
 
 
@@ -78,14 +87,7 @@ def everything(folder: Path) -> dict[str, bytes]:
 
 
 def test_the_last_depth_is_the_audit_to_the_bit(llama: Any, corpus: Corpus, found: Layers) -> None:
-    options = AuditOptions(
-        **{
-            name: getattr(OPTIONS, name)
-            for name in AuditOptions.__dataclass_fields__
-            if hasattr(OPTIONS, name)
-        }
-    )
-    whole = audit(llama, corpus, options).table
+    whole = audit(llama, corpus, AUDIT).table
     names = ["doc", "pos", *OF_AUDIT, *CANDIDATES]
     assert found.table("normed", 2, names).equals(whole.select(names))
     assert set(column(found, "normed", 2, "kl_final").tolist()) == {0.0}
@@ -248,7 +250,7 @@ def test_rows_are_bitwise_the_same_in_any_batch(
 
 def test_states_that_never_change_are_mapped_to_the_mean() -> None:
     sums = NormalEquations({0: 3}, 2)
-    sums.add({0: torch.ones(5, 3)}, torch.arange(10.0).view(5, 2))
+    sums.add({0: torch.full((5, 3), 0.1)}, torch.arange(10.0).view(5, 2))
     made, explained = sums.solve(0)
     assert made.matrix.abs().max() == 0
     assert made.offset.tolist() == [4, 5]
@@ -610,3 +612,71 @@ def test_another_lens_in_a_runs_folder_is_refused(
     out = rewritten(LENS_FILE, other.to_bytes())
     with pytest.raises(UnembedError, match="its fitted lens is not the one that its summary names"):
         Layers.load(out)
+
+
+def test_states_that_are_the_same_everywhere_are_said_to_be(
+    llama: Any, corpus: Corpus, tmp_path: Path
+) -> None:
+    """A model that reads every token alike, so that nothing varies at any depth."""
+    model = copy.deepcopy(llama)
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+    with torch.no_grad():
+        model.model.embed_tokens.weight[:] = model.model.embed_tokens.weight[0].clone()
+    layers(model, corpus, replace(OPTIONS, cloud_points=60), out=tmp_path / "run")
+    summary = Layers.load(tmp_path / "run").summary
+    assert summary.cloud is not None
+    entering = summary.cloud.at(0).geometry
+    assert entering.copies == 59
+    assert entering.dimensions.two_nn.reason
+    first = summary.lens("normed").rows[0]
+    assert first.margin_quantiles["5"].value == first.margin_quantiles["95"].value
+    assert first.correlations[0].with_final.reason
+    assert summary.fit is not None
+    assert summary.fit.explained["0"] == 0
+    assert str(Layers.load(tmp_path / "run"))
+
+
+def test_completions_alone_are_measured(llama: Any, tokenizer: Any) -> None:
+    pairs = [PromptCompletion(f"{text[:20]} {i}", text[20:60]) for i, text in enumerate(SOME)]
+    some = Corpus.from_pairs(pairs, tokenizer)
+    whole = audit(llama, some, AuditOptions(top_k=3, context=24)).table
+    options = replace(OPTIONS, depths=(1,), lenses=("raw",), cloud_points=20)
+    done = layers(llama, some, options)
+    names = ["doc", "pos", "target", "top1", "margin", "nll"]
+    assert done.table("normed", 2, names).equals(whole.select(names))
+    assert done.summary.cloud is not None
+
+
+def test_a_bfloat16_model_has_the_audits_last_depth(llama: Any, corpus: Corpus) -> None:
+    model = copy.deepcopy(llama).to(torch.bfloat16)
+    done = layers(model, corpus, OPTIONS)
+    whole = audit(model, corpus, AUDIT).table
+    names = ["doc", "pos", *OF_AUDIT, *CANDIDATES]
+    assert done.table("normed", 2, names).equals(whole.select(names))
+    kl = [row.kl_nats.value for row in done.summary.lens("fitted").rows]
+    assert all(one is not None for one in kl)
+
+
+def test_figures_are_named_by_lens_and_depth(llama: Any, corpus: Corpus) -> None:
+    some = layers(llama, corpus, replace(OPTIONS, depths=(1,))).summary.to_arrow()
+    names = some["name"].to_pylist()
+    assert "lenses.fitted.rows.2.kl_nats" in names
+    assert "lenses.normed.rows.1.correlations.margin.with_final" in names
+    assert len(names) == len(set(names))
+
+
+def test_a_second_real_model_forms_its_decisions_late(tmp_path: Path) -> None:
+    folder, text = SHARED / "models" / "stories260K", SHARED / "models" / "stories.txt"
+    if not folder.exists() or not text.exists():
+        pytest.skip("there is no second model")
+    checkpoint = load(folder)
+    corpus = Corpus.read(text, checkpoint.tokenizer)
+    options = LayersOptions(max_positions=1_000, cloud_points=0)
+    summary = layers(checkpoint.model, corpus, options).summary
+    agreement = [row.agreement.value or 0.0 for row in summary.lens("normed").rows]
+    assert agreement == sorted(agreement)
+    assert agreement[-1] == 1
+    by_lens = {one.lens: one.rows[-2].kl_nats.value or 0.0 for one in summary.lenses}
+    assert by_lens["fitted"] < by_lens["normed"] < by_lens["raw"]
+    assert summary.settling.earlier.low is not None
+    assert summary.settling.earlier.low > 0

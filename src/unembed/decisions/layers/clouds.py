@@ -73,7 +73,7 @@ class Clouds:
         for part, pieces in self.reading.results(work, bar, phases, done=self.shuffled.parts):
             self.shuffled.write(part, pieces)
 
-    def measure(self, bar: Any) -> Cloud:
+    def measure(self, bar: Any, resamples: int) -> Cloud:
         """The shape of the cloud at every depth."""
         kept = self.text
 
@@ -82,7 +82,12 @@ class Clouds:
             return kept.read(depth)
 
         found = cloud(
-            read, kept.depths, kept.documents, seed=self.seed, shuffled=self.shuffled.read
+            read,
+            kept.depths,
+            kept.documents,
+            seed=self.seed,
+            shuffled=self.shuffled.read,
+            resamples=resamples,
         )
         bar.update(1)
         return found

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from unembed.decisions.measure import ColumnChoice, columns_of
 from unembed.head.beside_final import BesideFinal
-from unembed.head.cosines import row_cosines
+from unembed.head.cosines import pair_cosines
 from unembed.head.head import Head
 from unembed.head.penalties import cosine_penalty, fisher_penalty
 from unembed.head.precision import Precision
@@ -53,7 +53,7 @@ def depth_columns(
     swept = found.swept
     columns = columns_of(hidden, head, targets, swept, ColumnChoice(top_k), precision)
     logits = swept.topk_values[:, :top_k]
-    cosines = row_cosines(head.weight, swept.topk_ids[:, :top_k], torch.float32)
+    cosines = pair_cosines(head.weight, swept.topk_ids[:, :top_k])
     own = {
         "final_rank": found.final_rank.to(torch.int32),
         "kl_final": found.kl_final,

@@ -99,7 +99,8 @@ class NormalEquations:
     """Sums over positions of states x at each depth and of the head's input y, in float64.
 
     ``xx`` holds ``sum x x'``, ``xy`` ``sum x y'``: added in the order in which they are given, so
-    that the same positions in the same batches give the same bits.
+    that the same positions in the same batches give the same bits. Both are taken from an
+    ``origin``, the first position, so that a cloud far from zero loses no digits.
     """
 
     widths: Mapping[int, int]
@@ -108,6 +109,8 @@ class NormalEquations:
     x: dict[int, Float64[Tensor, " width"]] = field(default_factory=dict)
     xx: dict[int, Float64[Tensor, "width width"]] = field(default_factory=dict)
     xy: dict[int, Float64[Tensor, "width dim"]] = field(default_factory=dict)
+    origin: dict[int, Float64[Tensor, " width"]] = field(default_factory=dict)
+    y_origin: Float64[Tensor, " dim"] | None = None
     y: Float64[Tensor, " dim"] = field(init=False)
     yy: Float64[Tensor, " dim"] = field(init=False)
 
@@ -132,6 +135,10 @@ class NormalEquations:
     ) -> None:
         """Add some positions. ``each`` may do several depths at a time: each has its own sums."""
         inputs = y.double().cpu()
+        if self.y_origin is None:
+            self.y_origin = inputs[0].clone()
+            self.origin = {depth: states[depth][0].double().cpu() for depth in self.widths}
+        inputs = inputs - self.y_origin
         work = [partial(self._add_states, depth, states[depth], inputs) for depth in self.widths]
         list(each(lambda add: add(), [partial(self._add_inputs, inputs), *work]))
 
@@ -146,7 +153,7 @@ class NormalEquations:
         states: Float[Tensor, "positions width"],
         y: Float64[Tensor, "positions dim"],
     ) -> None:
-        x = states.double().cpu()
+        x = states.double().cpu() - self.origin[depth]
         self.x[depth] += x.sum(0)
         self.xx[depth].addmm_(x.T, x)
         self.xy[depth].addmm_(x.T, y)
@@ -172,7 +179,8 @@ class NormalEquations:
         spread = float((self.yy / self.n - mean_y.square()).sum())
         left = spread - float((2 * found * xy - found * (xx @ found)).sum())
         explained = 1 - left / spread if spread > 0 else 0.0
-        offset = mean_y - mean_x @ found
+        assert self.y_origin is not None
+        offset = self.y_origin + mean_y - (self.origin[depth] + mean_x) @ found
         return AffineMap(found.T.float().contiguous(), offset.float()), explained
 
 

@@ -371,7 +371,7 @@ def _measured(
             clouds.read_shuffled(bar, phases)
         depths = len(clouds.text.depths)
         with steps("shapes"), progress_bar("shapes", "depth", depths, progress) as bar:
-            shape = clouds.measure(bar)
+            shape = clouds.measure(bar, LAYERS_RESAMPLES)
     return lens, shape, held
 
 

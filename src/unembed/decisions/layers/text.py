@@ -20,6 +20,7 @@ MOST_ROWS = 14
 HEADER = ("depth", "as the last", "accuracy", "median margin", "KL (nats)", "acceptance")
 PENALTY = "margin"
 """Whose correlation with the loss is printed; the page has all three."""
+PAYS = {True: "", False: "does not pay: ", None: "too close to call: "}
 
 At = tuple[int, Estimate]
 """A depth and a figure there."""
@@ -84,11 +85,9 @@ def _exit(found: EarlyExit) -> str:
 def _draft(best: BestSelfDraft) -> str:
     if best.depth.value is None or best.drafted.value is None:
         return f"none: {best.depth.reason or best.drafted.reason}"
-    tokens = int(best.drafted.value)
-    return (
-        f"{bounded(best.speedup, decimal)} as fast, at depth {int(best.depth.value)} and {tokens} "
-        f"token{'s' * (tokens != 1)}"
-    )
+    depth, tokens = int(best.depth.value), int(best.drafted.value)
+    speed = f"{PAYS[best.pays]}{bounded(best.speedup, decimal)} as fast"
+    return f"{speed}, at depth {depth} and {tokens} token{'s' * (tokens != 1)}"
 
 
 def _regime(found: PenaltyRegimes) -> str:
