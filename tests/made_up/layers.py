@@ -11,9 +11,13 @@ from unittest.mock import patch
 import numpy as np
 
 from unembed.decisions.layers import layers as room
+from unembed.decisions.layers.compare import LayersComparison, NotCompared
+from unembed.decisions.layers.depth_changes import lens_change
 from unembed.decisions.layers.layers import Layers
 from unembed.decisions.layers.options import LayersOptions
+from unembed.decisions.layers.settling_changes import settling_change
 from unembed.decisions.layers.stack import LensStack
+from unembed.decisions.tokens import CLASSES, frequency_buckets
 from unembed.text.corpus import Corpus
 
 
@@ -25,8 +29,13 @@ def made_stack(
     vocab: int = 12,
     seed: int = 0,
     lens: str = "normed",
+    change: float = 0.0,
 ) -> LensStack:
-    """Documents of uneven length and difficulty; the last depth's logits are the model's own."""
+    """Documents of uneven length and difficulty; the last depth's logits are the model's own.
+
+    With ``change`` another model's at the same positions: noise is added to the logits of every
+    depth.
+    """
     rng = np.random.default_rng(seed)
     lengths = rng.integers(3, 30, documents)
     doc = np.repeat(np.arange(documents) * 3 + 1, lengths)
@@ -41,10 +50,13 @@ def made_stack(
     spread = 1 - rows @ rows.T
     wanted = tuple(range(blocks + 1)) if depths is None else tuple(depths)
     noise, found = rng.normal(size=(n, vocab)), []
+    moved = np.random.default_rng(seed + 1).normal(size=(n, vocab)) * change
+    final = final + moved
+    law = softmax(final)
     for depth in range(blocks + 1):
         part = (depth / blocks) ** 2
         noise = noise + 0.5 * rng.normal(size=(n, vocab))
-        logits = final if depth == blocks else part * final + (1 - part) * noise
+        logits = final if depth == blocks else part * final + (1 - part) * (noise + moved)
         if depth in wanted:
             found.append(_columns(logits, law, final.argmax(1), target, spread))
     stacked = {name: np.stack([one[name] for one in found]) for name in found[0]}
@@ -81,6 +93,32 @@ def stack_of(doc: np.ndarray, top1: np.ndarray, final_top1: np.ndarray) -> LensS
         final_top1=final_top1,
         final_nll=zeros[0],
         final_margin=zeros[0],
+    )
+
+
+def make_layers_comparison(
+    change: float = 0.4, documents: int = 14, *, resamples: int = 60
+) -> LayersComparison:
+    """Two made-up models under two lenses, the third measured before alone."""
+    changes = []
+    for lens in ("normed", "raw"):
+        pair = [made_stack(documents, lens=lens, change=size) for size in (0.0, change)]
+        changes.append((lens_change(*pair, resamples=resamples), pair))
+    own = changes[0][1]
+    classes = np.arange(own[0].n) % len(CLASSES)
+    settled = settling_change(*own, classes, frequency_buckets(own[0].target), resamples=resamples)
+    return LayersComparison(
+        before="example/base",
+        after="example/int8",
+        blocks=own[0].blocks,
+        depths=own[0].depths,
+        n_positions=own[0].n + 2,
+        n_documents=documents,
+        n_left_out=2,
+        lenses=tuple(one for one, _ in changes),
+        not_compared=(NotCompared("fitted", "not measured after: it was not asked for"),),
+        settling=settled,
+        notes=("the model's dtype differs: float32 before, bfloat16 after",),
     )
 
 

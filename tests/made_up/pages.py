@@ -10,7 +10,7 @@ from made_up.audits import make_documents, make_summary
 from made_up.comparisons import WORDS, make_live_comparison
 from made_up.doses import Grid
 from made_up.ladders import make_ladder
-from made_up.layers import make_layers
+from made_up.layers import make_layers, make_layers_comparison
 from made_up.logs import compared_benchmarks
 from made_up.refinements import make_summary as make_refinement
 from made_up.selection import METHODS, mixture, plane, ranking, transfer, verdicts
@@ -20,6 +20,7 @@ from unembed.report.audit.page import audit_page
 from unembed.report.benchmarks.page import benchmarks_page
 from unembed.report.comparison.flip_quotes import flips_of
 from unembed.report.comparison.page import comparison_page
+from unembed.report.depths.page import depths_page
 from unembed.report.dose.page import dose_page
 from unembed.report.gallery.page import Entry, gallery_page, heading_of
 from unembed.report.index.page import index_page
@@ -75,6 +76,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "audit": _audit,
     "layers": lambda: layers_page_of_run(make_layers(), None, {}),
     "comparison": _comparison,
+    "depths": lambda: depths_page(make_layers_comparison(), title="Depths", facts=FACTS),
     "benchmarks": lambda: benchmarks_page(compared_benchmarks(), title="Benchmarks", facts=FACTS),
     "ladder": lambda: ladder_page(make_ladder(2).summary, title="Variants", facts=FACTS),
     "refinement": _refinement,

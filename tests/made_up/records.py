@@ -14,7 +14,7 @@ from made_up.alignments import example
 from made_up.comparisons import make_live_comparison
 from made_up.doses import Grid, disturbed
 from made_up.ladders import make_ladder
-from made_up.layers import make_layers
+from made_up.layers import make_layers, make_layers_comparison
 from made_up.logs import compared_benchmarks
 from made_up.refinements import make_summary
 from made_up.selection import mixture, plane, ranking, transfer, verdicts
@@ -107,6 +107,7 @@ RECORDS: dict[str, Callable[[], Drawn]] = {
     "audit": cache(audit),
     "layers": make_layers,
     "comparison": cache(comparison),
+    "depths": cache(make_layers_comparison),
     "live comparison": cache(make_live_comparison),
     "benchmarks": cache(compared_benchmarks),
     "ladder": cache(lambda: make_ladder(2)),

@@ -28,6 +28,16 @@ ARGUMENTS: dict[str, list[tuple[Any, ...]]] = {
     "comparison.reliability": [("before",), ("after",)],
     "comparison.kl_by": [("band-before",), ("frequency",), ("token-class",)],
     "comparison.acceptance_by": [("band-before",), ("frequency",), ("token-class",)],
+    "depths.settling_by": [("outcome",), ("class",), ("frequency",)],
+    "depths.moved": [("accuracy",), ("loss",), ("kl",), ("margin",)],
+    "depths.by_depth": [
+        ("agreement",),
+        ("accuracy",),
+        ("loss",),
+        ("kl",),
+        ("margin",),
+        ("scale-free",),
+    ],
     "layers.by_depth": [
         (name,) for name in ("accuracy", "loss", "margin", "kl", "entropy", "acceptance")
     ],

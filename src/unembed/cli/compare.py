@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from unembed.cli.compare_layers import compare_layers_command, given_layers
 from unembed.cli.compare_logs import compare_logs_command, given_logs
 from unembed.cli.help import Several, Verb, option, under
 from unembed.cli.ladder import asked_of, climb
@@ -167,8 +168,8 @@ def compare_command(
 ) -> None:
     """Say which decisions a model changed, and whether they were right.
 
-    BEFORE and AFTER are audits of one text or, with CORPUS, two models, which adds divergences; or
-    two folders that lm_eval --log_samples wrote. Several models AFTER make a ladder.
+    BEFORE and AFTER are audits of one text or, with CORPUS, two models, which adds divergences; two
+    runs of layers; or logs of lm_eval --log_samples. Several models AFTER make a ladder.
 
     \b
     Example:
@@ -201,6 +202,9 @@ def compare_command(
     Further runs of a side, by --seed-before and --seed-after, are of checkpoints trained with other
     seeds: every pair is compared, and intervals hold the spread between seeds too.
 
+    Two runs of unembed layers on one text are compared depth by depth, under each lens that both
+    measured: which tokens changed where, and at which depth decisions settle.
+
     Logs of lm-evaluation-harness are paired sample by sample: the difference of each task and of
     their mean, McNemar's test, and Holm's correction for the number of tasks. --document names a
     field of the samples whose equal values belong together. The folder holds samples_*.jsonl and
@@ -214,6 +218,7 @@ def compare_command(
       unembed compare runs/base runs/int8 -o runs/names --class entity-like
       unembed compare runs/base runs/int8 -o runs/narrow --band 0-0.5
       unembed compare runs/base runs/s0 --seed-after runs/s1 --seed-after runs/s2 -o runs/seeds
+      unembed compare runs/base-layers runs/int8-layers -o runs/depths
       unembed compare logs/base logs/int8 -o runs/benchmarks
       unembed compare logs/base logs/int8 --document passage -o runs/benchmarks
     """
@@ -223,9 +228,13 @@ def compare_command(
     from unembed.models.checkpoint import load_tokenizer
     from unembed.text.rows import RowRules, read_rows
 
-    if len(models) > 1 and given_logs(models[0], models[1]):
-        compare_logs_command(models[0], models[1], next(iter(models[2:]), None), output)
-        return
+    for are_given, command_of in (
+        (given_logs, compare_logs_command),
+        (given_layers, compare_layers_command),
+    ):
+        if len(models) > 1 and are_given(models[0], models[1]):
+            command_of(models[0], models[1], next(iter(models[2:]), None), output)
+            return
     asked = asked_of(models, given["quantize"], more_texts)
     kept = {name: given.pop(name) for name in ("classes", "frequencies", "bands", "documents")}
     if terms_file is not None:

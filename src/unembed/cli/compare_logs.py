@@ -8,8 +8,8 @@ from unembed.cli.printing import Output, typed
 from unembed.errors import UnembedError
 from unembed.runs.phases import current_phases
 
-WITH_LOGS = ("document", "out", "as_json", "quiet", "profile")
-"""Options that go with logs."""
+WITH_RUNS = ("out", "as_json", "quiet", "profile")
+"""Options that go with whatever is compared."""
 
 
 def given_logs(before: str, after: str) -> bool:
@@ -32,24 +32,27 @@ def compare_logs_command(before: str, after: str, corpus: str | None, output: Ou
 
     if corpus is not None:
         raise UnembedError(f"logs of lm-evaluation-harness take no CORPUS: leave {corpus} out")
+    refuse_options("logs of lm-evaluation-harness", "document")
+    with current_phases()("compare"):
+        done = compare_logs(
+            before,
+            after,
+            document=click.get_current_context().params["document"],
+            out=output.folder,
+            command=typed(),
+        )
+    output.end(done)
+
+
+def refuse_options(what: str, *allowed: str) -> None:
+    """Raise UnembedError where an option was given that says nothing of ``what`` is compared."""
     context = click.get_current_context()
     others = [
         option.opts[0]
         for option in context.command.params
         if isinstance(option, click.Option)
-        and option.name not in WITH_LOGS
+        and option.name not in (*WITH_RUNS, *allowed)
         and context.params.get(option.name or "") not in (None, (), False)
     ]
     if others:
-        raise UnembedError(
-            f"{', '.join(others)} says nothing of logs of lm-evaluation-harness: leave it out"
-        )
-    with current_phases()("compare"):
-        done = compare_logs(
-            before,
-            after,
-            document=context.params["document"],
-            out=output.folder,
-            command=typed(),
-        )
-    output.end(done)
+        raise UnembedError(f"{', '.join(others)} says nothing of {what}: leave it out")

@@ -11,6 +11,8 @@ from .comparison.positions import PositionFilter as PositionFilter
 from .comparison.summary import ComparisonSummary as ComparisonSummary
 from .ladder.summary import LadderSummary as LadderSummary
 from .ladder.variants import Variant as Variant
+from .layers.compare import LayersComparison as LayersComparison
+from .layers.compare import compare_layers as compare_layers
 from .layers.layers import Layers as Layers
 from .layers.options import LayersOptions as LayersOptions
 from .layers.passage import Passage as Passage
@@ -23,6 +25,7 @@ __all__ = [
     "ComparisonSummary",
     "LadderSummary",
     "Layers",
+    "LayersComparison",
     "LayersOptions",
     "LayersSummary",
     "PositionFilter",
@@ -34,6 +37,8 @@ __all__ = [
     "FlipPair",
     # What every depth would have said of a passage
     "Passage",
+    # Two runs of layers, depth by depth
+    "compare_layers",
     # Benchmark logs of lm-evaluation-harness
     "ComparedBenchmarks",
     "compare_logs",

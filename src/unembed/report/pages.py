@@ -32,6 +32,7 @@ PageOfRun = Callable[[Any, FinishedRun | None, Mapping[str, str]], str]
 RECORDS = {
     "audit": "unembed.decisions.audit.audit:Audit",
     "layers": "unembed.decisions.layers.layers:Layers",
+    "depths": "unembed.decisions.layers.compare:LayersComparison",
     "comparison": "unembed.decisions.comparison.compare:Comparison",
     "benchmarks": "unembed.decisions.benchmarks.record:ComparedBenchmarks",
     "ladder": "unembed.decisions.ladder.ladder:Ladder",

@@ -117,7 +117,7 @@ def test_a_longer_document_is_named(audited: Callable[..., Audit], whole: Audit)
         assert digest in message
     assert (
         f"the first document that differs is 1: 'two' of {counts[0]} positions before, "
-        f"'two' of {counts[1]} after: audit both on one text"
+        f"'two' of {counts[1]} after: run both on one text"
     ) in message
 
 
@@ -153,7 +153,7 @@ def test_more_documents_are_counted(audited: Callable[..., Audit], whole: Audit)
     # What both measured is the same.
     cut = whole.documents["positions"].to_pylist()[0]
     both = [audited([TEXTS[0], text], max_positions=cut) for text in ("with a", "with b")]
-    assert "so they differ in what the audits left out: audit both" in refused(*both)
+    assert "so they differ in what the runs left out: run both" in refused(*both)
 
 
 # Other tokenizers.

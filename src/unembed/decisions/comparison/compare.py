@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
-from typing import Any, ClassVar, Literal, overload
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeGuard, overload
 
 import numpy as np
 import pyarrow as pa
@@ -52,6 +53,10 @@ from unembed.runs.store import RunFolder
 from unembed.runs.table import as_text
 from unembed.stats.forms import decimal, fine_share, full, points, share, signed
 from unembed.text.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from unembed.decisions.layers.compare import LayersComparison
+    from unembed.decisions.layers.layers import Layers
 
 PART_ROWS = 1 << 18
 
@@ -177,6 +182,19 @@ class Comparison(RunRecord):
         return headline(self.summary)
 
 
+@overload
+def compare(
+    before: Layers,
+    after: Layers,
+    *,
+    out: str | Path | None = None,
+    command: str = "",
+    resamples: int | None = None,
+    seed: int = 0,
+) -> LayersComparison: ...
+
+
+@overload
 def compare(
     before: Audit | Sequence[Audit],
     after: Audit | Sequence[Audit],
@@ -186,9 +204,23 @@ def compare(
     only: PositionFilter | None = None,
     out: str | Path | None = None,
     command: str = "",
-    resamples: int = COMPARISON_RESAMPLES,
+    resamples: int | None = None,
     seed: int = 0,
-) -> Comparison:
+) -> Comparison: ...
+
+
+def compare(
+    before: Audit | Sequence[Audit] | Layers,
+    after: Audit | Sequence[Audit] | Layers,
+    *,
+    divergence: pa.Table | Iterable[pa.Table] | None = None,
+    readings: Sequence[PairReading] = (),
+    only: PositionFilter | None = None,
+    out: str | Path | None = None,
+    command: str = "",
+    resamples: int | None = None,
+    seed: int = 0,
+) -> Comparison | LayersComparison:
     """Which decisions changed between two audits of one text, and were they right.
 
     Rows pair on (document, position). Churn, flips and their tests, runner-up rotation, margin
@@ -198,6 +230,8 @@ def compare(
     ``readings`` are those of ``live.audit_both``; a reading's summary is of the whole text,
     whatever ``only`` keeps. With ``out`` the run is written there.
 
+    Two runs of ``layers`` are compared depth by depth, which is ``decisions.compare_layers``.
+
     Either side may be several audits, of checkpoints trained with different seeds. Each run before
     is paired with each after and the rows of all pairs are pooled: a figure is the one over all
     seeds, its interval that over documents, widened by the spread between seeds
@@ -206,8 +240,27 @@ def compare(
     one side are one model, where ``only`` leaves nothing or spells terms with another tokenizer,
     and for ``divergence`` with several audits on a side. Source: theory §4.
     """
+    if _is_layers(before) and _is_layers(after):
+        if divergence is not None or readings or only is not None:
+            raise UnembedError(
+                "divergence, readings and only are of audits: compare two runs of layers without"
+            )
+        compare_layers = resolve_name("unembed.decisions.layers.compare:compare_layers")
+        found: LayersComparison = compare_layers(
+            before, after, out=out, command=command, resamples=resamples, seed=seed
+        )
+        return found
+    if _is_layers(before) or _is_layers(after):
+        raise UnembedError(
+            "one side is a run of layers and the other none: give two of Layers.load(folder), or "
+            "two of Audit.load(folder)"
+        )
     only = only or PositionFilter()
-    olds, news = _runs(before, "before"), _runs(after, "after")
+    resamples = COMPARISON_RESAMPLES if resamples is None else resamples
+    olds, news = (
+        _runs(side, name)  # type: ignore[arg-type]
+        for side, name in ((before, "before"), (after, "after"))
+    )
     seeds = len(olds), len(news)
     if (divergence is not None or readings) and seeds != (1, 1):
         raise UnembedError(
@@ -327,6 +380,10 @@ def _sharpening(check: Sharpening) -> str:
     """What the check for sharpening found, as the end of a line."""
     words = SHARPENING_VERDICTS.get(check.verdict, check.verdict)
     return words[0].lower() + words[1:]
+
+
+def _is_layers(side: Any) -> TypeGuard[Layers]:
+    return getattr(side, "KIND", None) == "layers"
 
 
 def _runs(side: Audit | Sequence[Audit], name: str) -> list[Audit]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+import pyarrow as pa
+from jaxtyping import Bool, Float, Int, Shaped
 
 from unembed.decisions.audit.audit import Audit
 from unembed.decisions.audit.finite_rows import FiniteRows
@@ -93,6 +95,26 @@ class PairedPositions:
         )
 
 
+@runtime_checkable
+class Reading(Protocol):
+    """What a model measured over a text, a row a position, and where that comes from."""
+
+    @property
+    def provenance(self) -> Provenance:
+        """The text and how it was read."""
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The texts of tokens."""
+
+    @property
+    def documents(self) -> pa.Table:
+        """A row a document."""
+
+    def column(self, name: str, /) -> Shaped[np.ndarray, " positions ..."]:
+        """One column of all positions."""
+
+
 @dataclass(frozen=True)
 class PairedAudits:
     """Two audits of one text, row for row, whose columns are read a part at a time.
@@ -112,13 +134,13 @@ class PairedAudits:
         Raises UnembedError where text, tokenizer or windows differ, quoting both, with the first
         document that differs where the text does. Source: theory §4.
         """
-        _refuse_other_texts(before, after)
+        refuse_other_texts(before, after)
         sides = list(Side.__dataclass_fields__)
         for names in (KEYS, sides):
             for one in (before, after):
                 one.check_columns(names)
         texts = {**before.vocabulary.texts, **after.vocabulary.texts}
-        notes = _notes(before.provenance, after.provenance)
+        notes = differences_in_words(before.provenance, after.provenance)
         paired = PairedAudits(before, after, Vocabulary(texts), notes)
         paired._refuse_other_keys()
         return paired
@@ -223,7 +245,8 @@ def refuse_other_tokens(
             )
 
 
-def _refuse_other_texts(before: Audit, after: Audit) -> None:
+def refuse_other_texts(before: Reading, after: Reading) -> None:
+    """Raise UnembedError, quoting both, where text, tokenizer or windows of two runs differ."""
     a, b = before.provenance.text, after.provenance.text
     if vocabulary_size(a.tokenizer) != vocabulary_size(b.tokenizer):
         raise UnembedError(
@@ -233,12 +256,12 @@ def _refuse_other_texts(before: Audit, after: Audit) -> None:
     if a.digest != b.digest:
         raise UnembedError(
             f"the texts differ (digest {a.digest[:12]} of {a.corpus!r} before, {b.digest[:12]} of "
-            f"{b.corpus!r} after); {_first_difference(before, after)}: audit both on one text"
+            f"{b.corpus!r} after); {_first_difference(before, after)}: run both on one text"
         )
     for name in ("context", "overflow", "positions"):
         if getattr(a, name) != getattr(b, name):
             raise UnembedError(
-                f"the audits cut one text differently: {name} {getattr(a, name)} before, "
+                f"the runs cut one text differently: {name} {getattr(a, name)} before, "
                 f"{getattr(b, name)} after; give both the same --context, --overflow and "
                 "--max-positions"
             )
@@ -252,16 +275,16 @@ def _other_keys(name: str, how: str) -> UnembedError:
     )
 
 
-def _first_difference(before: Audit, after: Audit) -> str:
+def _first_difference(before: Reading, after: Reading) -> str:
     """The first document with other tokens; other names alone make no other text."""
-    a, b = (audit.documents.to_pylist() for audit in (before, after))
+    a, b = (run.documents.to_pylist() for run in (before, after))
     number = min(len(a), len(b))
     for i, (left, right) in enumerate(zip(a, b, strict=False)):
         if any(left[name] != right[name] for name in ("first_token", "positions")):
             number = i
             break
     (doc, target), (_, other) = (
-        [audit.column(name) for name in ("doc", "target")] for audit in (before, after)
+        [run.column(name) for name in ("doc", "target")] for run in (before, after)
     )
     # Up to that document, as many positions in each: rows of one number are the same position.
     same = sum(one["positions"] for one in a[:number])
@@ -271,7 +294,7 @@ def _first_difference(before: Audit, after: Audit) -> str:
     if number == min(len(a), len(b)):
         if len(a) != len(b):
             return f"{len(a)} documents before, {len(b)} after"
-        return "what was measured is the same, so they differ in what the audits left out"
+        return "what was measured is the same, so they differ in what the runs left out"
     left, right = a[number], b[number]
     equal = left["positions"] == right["positions"]
     return (
@@ -281,7 +304,8 @@ def _first_difference(before: Audit, after: Audit) -> str:
     )
 
 
-def _notes(before: Provenance, after: Provenance) -> tuple[str, ...]:
+def differences_in_words(before: Provenance, after: Provenance) -> tuple[str, ...]:
+    """What of ``MATTERS`` differs between two runs, one sentence each."""
     was, now = ({**vars(one), **one.options, **one.versions} for one in (before, after))
     return tuple(
         f"{words} differs: {was.get(name)} before, {now.get(name)} after"

@@ -149,6 +149,10 @@ class Layers(RunRecord):
         found = [one for one in self.files if one.startswith(above)]
         return pa.concat_tables([read_table(self.folder / one, columns) for one in found])
 
+    def column(self, name: str) -> Shaped[np.ndarray, " positions"]:
+        """One column of the model's own decisions, those of the last depth under ``normed``."""
+        return numbers_of(self.table("normed", self.blocks, [name])[name])
+
     def stack(self, lens: Lens) -> LensStack:
         """One lens's columns, a row a depth, at the positions that are finite at all of them."""
         self._check(lens, ())

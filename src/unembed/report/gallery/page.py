@@ -18,6 +18,7 @@ BLANKS = re.compile("[ \n]+")
 KINDS_IN_WORDS = {
     "dose": "grid of doses",
     "benchmarks": "comparison of benchmarks",
+    "depths": "comparison of depths",
     "layers": "run of layers",
 }
 """The kinds of runs that are called otherwise than their pages."""

@@ -193,13 +193,16 @@ def _rows(curve: Curve, at: int, form: Wording) -> list[Spec]:
     style = {"fill": look["color"], "stroke": look["color"], "shape": LOOKS[at][1]}
     if at:
         style["fill"] = "var(--paper)"
+    # A percent's axis writes 0.1 as 10 %; that of any other unit writes what it holds.
+    unit = 1.0 if form.unit == PERCENT else form.scale
     rows = []
     for depth, estimate in sorted(curve.at.items()):
         drawn = possible_part(estimate, form)
         if drawn.value is not None and depth != HEAD_INPUT:
             said = point(estimate, form) if curve.made_up else full(estimate, form)
             tip = f"{curve.name}, depth {depth}\n{said}"
-            rows.append({"x": depth, "tip": tip} | style | interval_fields(drawn, "y"))
+            fields = {name: unit * end for name, end in interval_fields(drawn, "y").items()}
+            rows.append({"x": depth, "tip": tip} | style | fields)
     return rows
 
 

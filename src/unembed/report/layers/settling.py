@@ -98,25 +98,39 @@ def _controls(settling: Settling) -> list[float | None]:
 
 
 def _histogram(settling: Settling) -> Spec:
-    order = [str(one.depth) for one in settling.by_depth]
-    bars: list[Spec] = []
-    control: list[Spec] = []
+    bars, control = [], []
     for one, chance in zip(settling.by_depth, _controls(settling), strict=True):
-        if one.share.value is None:
-            continue
         tip = (
             f"depth {one.depth}: {full(one.share, share)} settle there\n"
             f"{full(one.by_then, share)} have settled by then"
         )
-        place = {"x": str(one.depth), "tip": tip, "from": 0.0, "stroke": "var(--ink)"}
-        bars.append(place | interval_fields(one.share, "y"))
+        bars.append((one.depth, one.share, tip))
         if chance is not None:
             tip = f"depth {one.depth}, if depths agreed independently\n{share(chance)}"
-            look = {"fill": "var(--paper)", "stroke": "var(--accent)", "shape": "diamond"}
-            control.append({"x": str(one.depth), "y": chance, "tip": tip} | look)
-    scale = scale_of(
-        [0.0, *(row["y_high"] for row in bars), *(row["y"] for row in control)], percent=True
-    )
+            control.append((one.depth, Estimate(chance), tip))
+    return settled_bars(bars, control)
+
+
+def settled_bars(
+    bars: Sequence[tuple[int, Estimate, str]], beside: Sequence[tuple[int, Estimate, str]]
+) -> Spec:
+    """Shares that settle at each depth as bars, and others ``beside`` them as diamonds.
+
+    Each with its depth, and what it says under the pointer.
+    """
+    order = [str(depth) for depth, *_ in bars]
+    look = {"fill": "var(--paper)", "stroke": "var(--accent)", "shape": "diamond"}
+    under = {"from": 0.0, "stroke": "var(--ink)"}
+    rows: list[list[Spec]] = [
+        [
+            {"x": str(depth), "tip": tip} | style | interval_fields(value, "y")
+            for depth, value, tip in some
+            if value.value is not None
+        ]
+        for some, style in ((bars, under), (beside, look))
+    ]
+    drawn, marks = rows
+    scale = scale_of([0.0, *(row["y_high"] for row in (*drawn, *marks))], percent=True)
     x: Spec = {
         "field": "x",
         "type": "nominal",
@@ -127,7 +141,7 @@ def _histogram(settling: Settling) -> Spec:
     }
     channels: Channels = {"x": x, "y": scaled(scale, None, grid=True)}
     bar: Spec = {
-        "data": {"values": bars},
+        "data": {"values": drawn},
         "mark": {"type": "bar", "color": "var(--right)"},
         "encoding": {
             "x": x,
@@ -138,8 +152,8 @@ def _histogram(settling: Settling) -> Spec:
     }
     layers = [
         bar,
-        intervals(bars, channels, "y", width=1.6),
-        points(control, channels, size=90, outline=2.2),
+        intervals(drawn, channels, "y", width=1.6),
+        points(marks, channels, size=90, outline=2.2),
     ]
     return {"title": heading("share of positions"), "layer": layers}
 

@@ -1,0 +1,1 @@
+"""The page of two runs of layers, compared depth by depth."""
