@@ -87,7 +87,7 @@ class Tessellation(ShortRepr):
 
     def cell_at(self, x: float, y: float) -> int:
         """Which cell holds a point of the window, the first of several."""
-        return int(np.argmax([_inside(polygon, x, y) for polygon in self.polygons]))
+        return int(np.argmax([depth_in(polygon, x, y) for polygon in self.polygons]))
 
     def in_window(self, window: Window) -> int:
         """How many of the cells reach into a smaller window."""
@@ -138,7 +138,7 @@ def _reaches(polygon: Float[np.ndarray, "corners 2"], window: Window) -> bool:
     part = [(x, y) for x, y in polygon.tolist()]
     edges = ((-window.left, 1, 0), (window.right, -1, 0), (-window.low, 0, 1), (window.high, 0, -1))
     for c, a, b in edges:
-        part = _clipped(part, (c, float(a), float(b)))
+        part = clipped(part, (c, float(a), float(b)))
     return _area(part) > SLIVER * window.area
 
 
@@ -167,8 +167,8 @@ class _Cells:
         own = self.window.corners
         for other, (d, e, f) in self.members:
             gap = (c - d, a - e, b - f)
-            own = _clipped(own, gap)
-            theirs = _clipped(self.polygons[other], (d - c, e - a, f - b))
+            own = clipped(own, gap)
+            theirs = clipped(self.polygons[other], (d - c, e - a, f - b))
             if theirs is not self.polygons[other]:
                 self.polygons[other] = theirs
                 self.excesses.pop(other, None)
@@ -216,7 +216,7 @@ def _largest(
     return tokens, values
 
 
-def _clipped(polygon: list[Point], gap: tuple[float, float, float]) -> list[Point]:
+def clipped(polygon: list[Point], gap: tuple[float, float, float]) -> list[Point]:
     """The part of a convex polygon where ``c + a x + b y >= 0``; itself where that is all of it.
 
     A new corner lies between two old ones, so that rounding moves it by no more than that of one
@@ -252,7 +252,7 @@ def _area(polygon: list[Point]) -> float:
     return sum(p * s - q * r for (p, q), (r, s) in pairwise(moved)) / 2
 
 
-def _inside(polygon: Float[np.ndarray, "corners 2"], x: float, y: float) -> float:
+def depth_in(polygon: Float[np.ndarray, "corners 2"], x: float, y: float) -> float:
     """The least of the distances to the polygon's edges, negative outside."""
     edge = np.roll(polygon, -1, axis=0) - polygon
     gap = edge[:, 0] * (y - polygon[:, 1]) - edge[:, 1] * (x - polygon[:, 0])

@@ -25,12 +25,12 @@ from unembed.head.head import Head
 from unembed.short_repr import ShortRepr
 from unembed.text.vocabulary import Vocabulary
 
-TIMES = (3.0, 6.0, 12.0, 24.0)
+TIMES = (2.5, 4.0, 6.5)
 """Half sides of a window that are tried, in distances to the farther of the two walls."""
-MOVES = (1.25, 2.5, 5.0, 10.0)
+MOVES = (1.25, 2.0, 3.2)
 """The same around the middle of a move, in its lengths."""
-GAIN = 1.4
-"""Times as many cells that a window must show for each doubling of its side."""
+GAIN = 1.3
+"""Times as many cells that a window must show at least for each step up in size."""
 ROOM = 1.15
 """Half side of a window around a path, in what the path takes."""
 SHARED = 1e-9

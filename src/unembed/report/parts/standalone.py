@@ -61,6 +61,8 @@ LOOKS: dict[str, Look] = {
     "above-one": ("triangle-up", "var(--accent)", "var(--accent)", ()),
     "below-one": ("triangle-down", "var(--wrong)", "var(--wrong)", ()),
     "undecided": _disc(MUTED),
+    "cell-own": ("square", "var(--cell-0)", INK, ()),
+    "state-ring": ("circle", PAPER, INK, ()),
 }
 """The symbol of each class of a key, as the stylesheets draw it."""
 
