@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 
 from made_up.alignments import example
@@ -14,6 +15,7 @@ from made_up.layers import make_layers, make_layers_comparison
 from made_up.logs import compared_benchmarks
 from made_up.refinements import make_summary as make_refinement
 from made_up.selection import METHODS, mixture, plane, ranking, transfer, verdicts
+from made_up.slices import made_slices
 from unembed.decisions.comparison.excerpt import flip_excerpts
 from unembed.report.alignment.page import alignment_page
 from unembed.report.audit.page import audit_page
@@ -38,7 +40,14 @@ FACTS = [("Model", "example/base"), ("Command", "unembed audit example/base text
 
 
 def _audit() -> str:
-    return audit_page("Token decisions of base", make_summary(), FACTS, make_documents(), ["Note."])
+    first, *documents = make_documents()
+    tokens = list(first.tokens)
+    for picture, at in enumerate((5, 9)):
+        tokens[at] = replace(tokens[at], picture=picture)
+    documents = [replace(first, tokens=tuple(tokens)), *documents]
+    slices = made_slices([(0, 5), (0, 9), (1, 2)])
+    title = "Token decisions of base"
+    return audit_page(title, make_summary(), FACTS, documents, ["Note."], slices)
 
 
 def _comparison() -> str:

@@ -18,8 +18,10 @@ from made_up.layers import make_layers, make_layers_comparison
 from made_up.logs import compared_benchmarks
 from made_up.refinements import make_summary
 from made_up.selection import mixture, plane, ranking, transfer, verdicts
+from made_up.slices import made_slices
 from unembed.decisions.audit.audit import Audit
 from unembed.decisions.comparison.compare import Comparison, compare
+from unembed.decisions.slices.choose import narrowest
 from unembed.runs.run_record import Drawn
 from unembed.selection.transfer.judged import JudgedTransfer
 from unembed.training.doses.dose import Doses
@@ -71,7 +73,10 @@ def audit() -> Audit:
         "logprobs": {"name": "server.jsonl", "digest": "d"},
     }
     provenance = replace(found.provenance, options=options, model_dtype="bfloat16")
-    return replace(found, provenance=provenance, in_memory=table)
+    record = replace(found, provenance=provenance, in_memory=table)
+    places = [(one["doc"], one["pos"]) for one in narrowest(record, 2).to_pylist()]
+    vars(record)["slices"] = made_slices(places)
+    return record
 
 
 def _lists(values: np.ndarray, kind: pa.DataType) -> pa.FixedSizeListArray:

@@ -77,6 +77,7 @@ ARGUMENTS: dict[str, list[tuple[Any, ...]]] = {
             *("flip_ratio", "rotation"),
         )
     ],
+    "audit.slice": [(0,), (1,)],
     "comparison.draft": [(1,), (2,)],
     "comparison.mined": [("rose",), ("fell",)],
     "dose.read_out": [(0,), (1,)],

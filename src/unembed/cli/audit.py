@@ -37,6 +37,12 @@ if TYPE_CHECKING:
         default=0,
         help="Read the text in N further batch plans: which answers do they change?",
     ),
+    option(
+        "--slices",
+        type=int,
+        default=12,
+        help="Draw the cells around so many of the narrowest decisions; 0: none.",
+    ),
     option("--sketch", is_flag=True, help="Sketch the text in the same pass, for align."),
     option("--max-positions", type=int, help="Stop after so many predicted tokens."),
     option("--max-nonfinite", type=int, default=0, rare=True, help="Bad rows allowed."),

@@ -33,6 +33,15 @@ from unembed.decisions.audit.summary import (
     summary_to_json,
 )
 from unembed.decisions.quoting import CONTEXT_TOKENS, Quoting
+from unembed.decisions.slices.choose import narrowest
+from unembed.decisions.slices.decision import FILE as SLICES
+from unembed.decisions.slices.decision import (
+    DecisionSlice,
+    decision_slices,
+    slices_from_json,
+    slices_to_json,
+)
+from unembed.decisions.slices.states import states_at
 from unembed.errors import UnembedError, need
 from unembed.models.mode import restores_mode
 from unembed.models.model_pass import HeadReader, ModelPass
@@ -164,6 +173,13 @@ class Audit(RunRecord):
         quoting = Quoting(self.vocabulary, self.documents, context)
         yield from quoting.spelled_parts(self._parts(None))
 
+    @cached_property
+    def slices(self) -> tuple[DecisionSlice, ...]:
+        """The pictures that were asked for with the audit (``AuditOptions.slices``)."""
+        if self.folder is None or not self.provenance.options.get("slices"):
+            return ()
+        return slices_from_json((self.folder / SLICES).read_bytes())
+
     def closest(self, n: int = 20, *, context: int = CONTEXT_TOKENS) -> Listing[ClosestCall]:
         """The n decisions with the smallest margin, each with ``context`` tokens before it.
 
@@ -247,7 +263,8 @@ def audit(
     if out is None:
         with progress_bar("audit", "tok", positions, progress) as bar:
             tables = [table for _part, table, _ in run.parts(frozenset(), bar, phases)]
-        return held_audit(run, pa.concat_tables(tables))
+        with phases("summary"):
+            return held_audit(run, pa.concat_tables(tables))
     with RunFolder.open(out, run.provenance.to_json()) as folder:
         done = run.finished_parts(folder)
         run.count_finished(folder, done)
@@ -322,7 +339,9 @@ def held_audit(run: AuditRun, table: pa.Table) -> Audit:
     """An audit in memory, of the table of all positions."""
     windows = run.reading.windows
     vocabulary = vocabulary_of(windows, [table])
-    return Audit(run.provenance, vocabulary, documents_of(windows), in_memory=table)
+    done = Audit(run.provenance, vocabulary, documents_of(windows), in_memory=table)
+    vars(done)["slices"] = _slices(done, run)
+    return done
 
 
 def finish_audit(folder: RunFolder, run: AuditRun, command: str) -> Audit:
@@ -340,8 +359,20 @@ def finish_audit(folder: RunFolder, run: AuditRun, command: str) -> Audit:
     done = Audit._opened(folder.folder, run.provenance, files)
     if run.second_reader is not None:
         run.second_reader.finish(folder)
+    if run.narrow is not None:
+        folder.write_bytes(SLICES, slices_to_json(_slices(done, run)))
     folder.finish(command, summary_to_json(done.summary))
     return done
+
+
+def _slices(done: Audit, run: AuditRun) -> tuple[DecisionSlice, ...]:
+    """The pictures of the narrowest decisions; states of an earlier, killed run are read again."""
+    if run.narrow is None:
+        return ()
+    rows = narrowest(done, run.narrow.wanted)
+    places = list(zip(rows["doc"].to_pylist(), rows["pos"].to_pylist(), strict=True))
+    hidden = states_at(run.reading, places, run.narrow)
+    return decision_slices(rows, hidden, run.reading.head, run.reading.windows.corpus.tokenizer)
 
 
 def _summarise(audit: Audit) -> AuditSummary:

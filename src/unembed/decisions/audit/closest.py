@@ -38,8 +38,13 @@ class ClosestCall(ShortRepr):
 
 def closest_calls(parts: Iterable[pa.Table], quoting: Quoting, n: int) -> Listing[ClosestCall]:
     """The n positions with the smallest margin, the smallest first."""
-    rows = quoting.highest(parts, _nearness, n)
+    rows = closest_rows(parts, quoting, n)
     return Listing(ClosestCall, tuple(_call(row, quoting) for row in rows.to_pylist()))
+
+
+def closest_rows(parts: Iterable[pa.Table], quoting: Quoting, n: int) -> pa.Table:
+    """Their rows of ``CLOSEST_COLUMNS``, with ``document`` and ``context``."""
+    return quoting.highest(parts, _nearness, n)
 
 
 def _nearness(rows: pa.Table) -> Float[np.ndarray, " positions"]:

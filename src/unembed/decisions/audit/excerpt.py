@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,8 @@ class TokenView:
     """One predicted token: its text, and the decision that the head made there.
 
     ``candidates`` are the highest-scoring tokens (text, probability), best first. A position whose
-    row was not finite has ``margin`` None.
+    row was not finite has ``margin`` None. ``picture`` is the number in ``audit.slices`` of the one
+    around this decision.
     """
 
     text: str
@@ -35,6 +36,7 @@ class TokenView:
     nll_nats: float | None
     rank: int | None
     right: bool
+    picture: int | None = None
 
 
 @dataclass(frozen=True)
@@ -53,18 +55,24 @@ class DocumentView:
 def excerpts(audit: Audit, tokens: int = EXCERPT_TOKENS) -> list[DocumentView]:
     """Whole documents spread evenly over the audit, up to about ``tokens`` tokens.
 
-    At most SPREAD documents; the first is always among them, cut to ``tokens`` if it is longer.
+    At most SPREAD documents; the first is always among them, cut to ``tokens`` if it is longer, and
+    those of the audit's pictures come next.
     An audit without ``top_k`` shows its two best tokens as candidates.
     """
-    chosen = spread_documents(numbers_of(audit.documents["positions"]), tokens)
+    pictures = {(one.doc, one.position): at for at, one in enumerate(audit.slices)}
+    first = [doc for doc, _pos in pictures]
+    chosen = spread_documents(numbers_of(audit.documents["positions"]), tokens, first)
     rows = audit.of_documents(chosen)
-    return [_view(audit, rows, doc, tokens) for doc in chosen]
+    return [_view(audit, rows, doc, tokens, pictures) for doc in chosen]
 
 
-def spread_documents(sizes: Int[np.ndarray, " documents"], tokens: int) -> list[int]:
+def spread_documents(
+    sizes: Int[np.ndarray, " documents"], tokens: int, wanted: Sequence[int] = ()
+) -> list[int]:
     """The numbers of documents of these sizes, spread evenly, up to about so many tokens.
 
-    In order; at most SPREAD, and the first that has any is among them however long it is.
+    In order; at most SPREAD, and the first that has any is among them however long it is; those
+    ``wanted`` come before others.
     """
     filled = np.flatnonzero(sizes)
     step = max(1, -(-len(filled) // SPREAD))
@@ -74,6 +82,7 @@ def spread_documents(sizes: Int[np.ndarray, " documents"], tokens: int) -> list[
     ]
     chosen: list[int] = []
     left = tokens
+    spread = list(dict.fromkeys([*spread[:1], *wanted, *spread]))
     for doc in spread:
         if chosen and sizes[doc] > left:
             continue
@@ -84,7 +93,13 @@ def spread_documents(sizes: Int[np.ndarray, " documents"], tokens: int) -> list[
     return sorted(chosen)
 
 
-def _view(audit: Audit, positions: pa.Table, doc: int, tokens: int) -> DocumentView:
+def _view(
+    audit: Audit,
+    positions: pa.Table,
+    doc: int,
+    tokens: int,
+    pictures: Mapping[tuple[int, int], int],
+) -> DocumentView:
     about = audit.documents.slice(doc, 1).to_pylist()[0]
     rows = (
         positions.filter(number_array(numbers_of(positions["doc"]) == doc))
@@ -92,12 +107,11 @@ def _view(audit: Audit, positions: pa.Table, doc: int, tokens: int) -> DocumentV
         .to_pylist()
     )
     words = audit.vocabulary
-    return DocumentView(
-        about["name"], words[about["first_token"]], tuple(_token(row, words) for row in rows)
-    )
+    views = (_token(row, words, pictures.get((doc, row["pos"]))) for row in rows)
+    return DocumentView(about["name"], words[about["first_token"]], tuple(views))
 
 
-def _token(row: dict[str, Any], words: Vocabulary) -> TokenView:
+def _token(row: dict[str, Any], words: Vocabulary, picture: int | None) -> TokenView:
     if row["margin"] is None:
         return TokenView(words[row["target"]], (), None, None, None, None, None, False)
     return TokenView(
@@ -109,6 +123,7 @@ def _token(row: dict[str, Any], words: Vocabulary) -> TokenView:
         nll_nats=row["nll"],
         rank=row["rank"],
         right=row["target"] == row["top1"],
+        picture=picture,
     )
 
 

@@ -18,6 +18,7 @@ from unembed.decisions.audit.engine_logprobs import EngineLogprobs
 from unembed.decisions.audit.logprob_gap import ENGINE_NLL
 from unembed.decisions.audit.rebatching import CANDIDATES, Rebatching
 from unembed.decisions.measure import ColumnChoice, columns_of
+from unembed.decisions.slices.states import NarrowStates
 from unembed.errors import NonFiniteError, UnembedError
 from unembed.head.head import output_embedding
 from unembed.head.sweep import Sweep, sweep
@@ -54,7 +55,8 @@ class AuditOptions(ReadingOptions):
     engine's, which are set beside the exact ones. ``repeat_batching`` further batch plans show
     which greedy tokens another batch changes, in the checkpoint's own precision. Up to
     ``max_nonfinite`` positions with a non-finite logit are kept as nulls before the run fails.
-    ``logit_scale`` multiplies every logit, the control for sharpening (theory §5).
+    ``logit_scale`` multiplies every logit, the control for sharpening (theory §5). So many
+    ``slices`` are cut: the cells around the narrowest decisions, exactly.
     """
 
     top_k: int = 5
@@ -64,10 +66,11 @@ class AuditOptions(ReadingOptions):
     logit_scale: float = 1.0
     logprobs: EngineLogprobs | None = None
     repeat_batching: int = 0
+    slices: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("top_k", "max_nonfinite", "repeat_batching"):
+        for name in ("top_k", "max_nonfinite", "repeat_batching", "slices"):
             if getattr(self, name) < 0:
                 raise UnembedError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.repeat_batching and self.top_k < 2:
@@ -116,6 +119,7 @@ class AuditRun:
     second_reader: HeadReader | None
     logprobs: EngineLogprobs | None = None
     rebatching: Rebatching | None = None
+    narrow: NarrowStates | None = None
 
     @staticmethod
     def of(
@@ -150,6 +154,8 @@ class AuditRun:
             given["mixed_lengths"] = False
         if options.logprobs is not None:
             given["logprobs"] = options.logprobs.key
+        if options.slices:
+            given["slices"] = options.slices
         rebatching = None
         if options.repeat_batching:
             given["repeat_batching"] = options.repeat_batching
@@ -178,6 +184,7 @@ class AuditRun:
             second_reader=reader,
             logprobs=options.logprobs,
             rebatching=rebatching,
+            narrow=NarrowStates(options.slices) if options.slices else None,
         )
 
     def parts(
@@ -196,6 +203,8 @@ class AuditRun:
                     given = (hidden, head, targets, batch, self.candidates, precision)
                     swept, found = self.second_reader.swept(*given)
                 columns = self.columns(hidden, swept, batch)
+            if self.narrow is not None:
+                self.narrow.offer(columns, hidden)
             if self.rebatching is not None:
                 with share("other batches"):
                     head, leading = self.reading.head, swept.topk_ids[:, : self.followed]

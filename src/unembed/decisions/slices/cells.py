@@ -94,7 +94,11 @@ class Tessellation(ShortRepr):
         return sum(_reaches(polygon, window) for polygon in self.polygons)
 
 
-def tessellation(logits: Float[np.ndarray, "3 vocab"], window: Window) -> Tessellation:
+def tessellation(
+    logits: Float[np.ndarray, "3 vocab"],
+    window: Window,
+    proposed: Int[np.ndarray, " proposed"] | None = None,
+) -> Tessellation:
     """The upper envelope of affine logits over a window, as convex polygons with a certificate.
 
     ``logits`` are the rows c, a, b of ``c + a x + b y``; -inf in c is no token. Equivalent to the
@@ -104,17 +108,20 @@ def tessellation(logits: Float[np.ndarray, "3 vocab"], window: Window) -> Tessel
 
     without those of no area; of tokens with equal logits the lowest id owns the cell.
     A raster of largest logits proposes tokens, half-planes cut their polygons, and all logits at
-    the polygons' corners show which tokens are missing; these join until there are none.
+    the polygons' corners show which tokens are missing; these join until there are none. Tokens
+    ``proposed`` take the raster's place, and change no cell.
     Raises UnembedError for logits that are not finite. Source: theory §3.
     """
     if np.isnan(logits).any() or np.isinf(logits[1:]).any() or np.isposinf(logits[0]).any():
         raise UnembedError("logits on the plane are not finite: there are no cells to draw")
     logits = np.ascontiguousarray(logits)
-    xs = np.linspace(window.left, window.right, RASTER)
-    ys = np.linspace(window.low, window.high, RASTER)
-    raster = np.stack(np.meshgrid(xs, ys), axis=-1).reshape(-1, 2)
     cells = _Cells(logits, window)
-    missing = np.unique(_largest(logits, raster, cells.tolerance)[0])
+    if proposed is None:
+        xs = np.linspace(window.left, window.right, RASTER)
+        ys = np.linspace(window.low, window.high, RASTER)
+        raster = np.stack(np.meshgrid(xs, ys), axis=-1).reshape(-1, 2)
+        proposed = _largest(logits, raster, cells.tolerance)[0]
+    missing = np.unique(proposed)
     excess, rounds = 0.0, 0
     while len(missing):
         rounds += 1

@@ -95,15 +95,15 @@ class Slice(ShortRepr):
 
     Places are in units of ``unit``, a Euclidean length in hidden space, which ``unit_words`` names;
     ``axes`` say what right and up are. ``walls`` are those of the cell of the first of ``marks``,
-    nearest first; ``margin`` is its lead over the runner-up in logits, before a soft-cap, and
-    ``norm`` its length. ``later_cells`` are those of a second head on the same plane.
+    nearest first; ``leading`` are its logit and the runner-up's, before a soft-cap, and ``norm`` is
+    the state's length. ``later_cells`` are those of a second head on the same plane.
     """
 
     axes: tuple[Axis, ...]
     unit: float
     unit_words: str
     norm: float
-    margin: float
+    leading: tuple[float, ...]
     window: Window
     cells: tuple[Cell, ...]
     certificate: Certificate
@@ -118,6 +118,11 @@ class Slice(ShortRepr):
         yield f"{len(self.cells)} cells"
         yield f"{len(self.marks)} states" if len(self.marks) > 1 else f"unit {self.unit:.4g}"
         yield "certified" if self.certificate.holds else "not certified"
+
+    @property
+    def margin(self) -> float:
+        """Lead of the first state's token over the runner-up in logits, before a soft-cap."""
+        return max(0.0, self.leading[0] - self.leading[1])
 
     @property
     def facet_distance(self) -> float:
@@ -152,8 +157,7 @@ def slices_of(
     found = []
     for walls, plane, logits in zip(every, planes, logits_on(planes, head), strict=True):
         windows = _around(walls, plane) if half is None else [Window.around(half)]
-        window = _worth_most(logits, windows)
-        cut = tessellation(logits, window)
+        window, cut = _worth_most(logits, windows)
         states = walls.state[None]
         found.append(
             _slice(
@@ -193,10 +197,9 @@ def slice_between(
     else:
         middle = float(moved[0]) / 2
         windows = [Window.square(middle, 0.0, size) for size in (MOVES if half is None else [half])]
-    window = _worth_most(logits, windows)
+    window, cut = _worth_most(logits, windows)
     states = np.stack([first.state, second.state])
     labels, owners = ["before", "after"], [first.owner, second.owner]
-    cut = tessellation(logits, window)
     other = None if later is None else tessellation(plane.logits(later), window)
     return _slice(plane, logits, first, head, cut, window, labels, states, owners, tokens, other)
 
@@ -244,13 +247,16 @@ def _around(walls: Walls, plane: Plane) -> list[Window]:
     return [Window.around(times * farther / plane.unit) for times in TIMES]
 
 
-def _worth_most(logits: Float[np.ndarray, "3 vocab"], windows: Sequence[Window]) -> Window:
+def _worth_most(
+    logits: Float[np.ndarray, "3 vocab"], windows: Sequence[Window]
+) -> tuple[Window, Tessellation]:
     """The window with most cells for its size: a larger one has GAIN times those of a smaller."""
-    if len(windows) == 1:
-        return windows[0]
     whole = tessellation(logits, windows[-1])
     worth = [whole.in_window(window) / GAIN**at for at, window in enumerate(windows)]
-    return windows[int(np.argmax(worth))]
+    best = int(np.argmax(worth))
+    if best == len(windows) - 1:
+        return windows[best], whole
+    return windows[best], tessellation(logits, windows[best], whole.tokens)
 
 
 def _slice(
@@ -282,7 +288,9 @@ def _slice(
         unit=plane.unit,
         unit_words=plane.unit_words,
         norm=float(np.linalg.norm(walls.state)),
-        margin=walls.margin * head.scale,
+        leading=tuple(
+            float(walls.logits[one] * head.scale) for one in (walls.owner, walls.runner_up)
+        ),
         window=window,
         cells=_cells(cut, spelled),
         certificate=cut.certificate,

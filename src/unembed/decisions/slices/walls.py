@@ -48,11 +48,6 @@ class Walls(ShortRepr):
         """Euclidean distance to the nearest wall (theory §1)."""
         return float(self.distances[0])
 
-    @property
-    def margin(self) -> float:
-        """Logit of the owner minus that of the runner-up, before scale and soft-cap."""
-        return max(0.0, float(self.logits[self.owner] - self.logits[self.runner_up]))
-
     def at(self, token: int) -> int:
         """Where a token stands among the walls."""
         return int(np.flatnonzero(self.tokens == token)[0])
@@ -88,7 +83,7 @@ def walls_of(hidden: Float[Tensor, "positions dim"], head: Head) -> list[Walls]:
     states = hidden.to(head.weight.device).double()
     if not bool(torch.isfinite(states).all()):
         raise UnembedError("a hidden state is not finite: there is no cell around it")
-    logits, squares = logits_of(head, states), _squares(head)
+    logits, squares = logits_of(head, states), squares_of(head)
     if not np.isfinite(logits.max(axis=1)).all() or np.isnan(logits).any():
         raise UnembedError("the head's logits are not finite: mend its weights, or audit without")
     owners = owners_of(logits)
@@ -139,9 +134,14 @@ def rows_of(head: Head, tokens: Int[np.ndarray, " tokens"]) -> Float[Tensor, "to
     return head.weight[torch.from_numpy(tokens).to(head.weight.device)].double()
 
 
-def _squares(head: Head) -> Float[np.ndarray, " vocab"]:
-    blocks = (head.weight[at : at + ROWS].double() for at in range(0, head.vocab, ROWS))
-    return np.concatenate([rows.square().sum(1).cpu().numpy() for rows in blocks])
+def squares_of(head: Head) -> Float[np.ndarray, " vocab"]:
+    """The squared lengths of the head's rows in float64."""
+    found = np.empty(head.vocab)
+    for start in range(0, head.vocab, ROWS):
+        rows = head.weight[start : start + ROWS]
+        norms = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
+        found[start : start + ROWS] = norms.square().cpu().numpy()
+    return found
 
 
 def _walls(

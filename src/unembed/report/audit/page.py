@@ -8,6 +8,7 @@ from pathlib import Path
 from unembed.decisions.audit.audit import Audit
 from unembed.decisions.audit.excerpt import DocumentView, excerpts
 from unembed.decisions.audit.summary import AuditSummary, Histogram
+from unembed.decisions.slices.decision import DecisionSlice
 from unembed.report.audit import charts
 from unembed.report.audit.gap_sections import gap_section, native_section
 from unembed.report.audit.rounding_section import rounding_section
@@ -28,6 +29,7 @@ from unembed.report.parts.parts import (
 )
 from unembed.report.parts.text import MOST_CANDIDATES, text_view
 from unembed.report.parts.wording import between, cell, count, decimal, full, point, share, size
+from unembed.report.slices.section import slices_section
 from unembed.report.verdicts.audit import verdict
 from unembed.runs.manifest import FinishedRun
 from unembed.stats.estimate import Estimate
@@ -40,12 +42,14 @@ def audit_page(
     facts: Sequence[tuple[str, str]],
     documents: Sequence[DocumentView],
     notes: Sequence[str] = (),
+    slices: Sequence[DecisionSlice] = (),
 ) -> str:
     """The page of one audit: verdict, cards, charts, the sample's text, provenance.
 
     ``facts`` are label and value of everything that produced the numbers. Of ``documents``, whole
     ones are shown in order until the page's token budget is spent, and the page says how many.
-    The same arguments give the same page, byte for byte. It loads nothing from anywhere.
+    ``slices`` are the pictures that tokens of the documents open. The same arguments give the same
+    page, byte for byte. It loads nothing from anywhere.
 
     Raises ``ReportUnavailable`` where the extra ``plot`` is not installed.
     """
@@ -58,6 +62,8 @@ def audit_page(
         before=(first,),
         sections=sections,
         text=text_view(documents),
+        slices=slices_section(slices) if slices else None,
+        decisions=slices,
         documents=summary.n_documents,
         candidates=MOST_CANDIDATES,
         facts=facts,
@@ -67,7 +73,8 @@ def audit_page(
 
 def sections_of(audit: Audit) -> tuple[Section, ...]:
     """Every figure and table of the page but the text."""
-    return sections_of_summary(audit.summary)
+    slices = (slices_section(audit.slices),) if audit.slices else ()
+    return (*sections_of_summary(audit.summary), *slices)
 
 
 def sections_of_summary(summary: AuditSummary) -> tuple[Section, ...]:
@@ -258,4 +265,4 @@ def page_of_run(audit: Audit, run: FinishedRun | None, _links: Mapping[str, str]
     """The page of an audit."""
     title = f"Token decisions of {Path(audit.provenance.model).name}"
     facts = facts_of(audit.provenance, command_of(run))
-    return audit_page(title, audit.summary, facts, excerpts(audit))
+    return audit_page(title, audit.summary, facts, excerpts(audit), slices=audit.slices)

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
+from unembed.decisions.slices.choose import Position, slice_at
+from unembed.models.checkpoint import Checkpoint
 from unembed.report.parts.plots import Plots
+from unembed.report.parts.standalone import standalone
+from unembed.report.slices.section import decision_figure
+from unembed.text.corpus import Corpus
+
+if TYPE_CHECKING:
+    from unembed.decisions.audit.audit import Audit
 
 
 class AuditPlots(Plots):
@@ -25,6 +33,29 @@ class AuditPlots(Plots):
     def entropy(self) -> Any:
         """Positions by entropy and margin, the denser the stronger the colour."""
         return self._figure("entropy")
+
+    def slice(
+        self,
+        position: Position = 0,
+        checkpoint: Checkpoint | None = None,
+        corpus: Corpus | None = None,
+        *,
+        half: float | None = None,
+    ) -> Any:
+        """The cells around one decision, exactly: a map of the tokens that win next to it.
+
+        ``position`` is a number as in ``audit.closest()``, a ``ClosestCall``, or a document (by
+        name or number) and a position of it. The audit keeps pictures of its narrowest decisions,
+        ``audit.slices``; for another the audited model and text are given, and its state is read
+        again.
+        ``half`` is half the side of the window in facet distances. Raises UnembedError for a
+        position that the audit lacks, and for another model or text.
+        """
+        record = cast("Audit", self._record)
+        found = slice_at(record, position, checkpoint, corpus, half=half)
+        if found in record.slices:
+            return self._figure(f"slice-{record.slices.index(found) + 1}")
+        return standalone(decision_figure(found, "slice"))
 
     def batches(self) -> Any:
         """Share of decisions that another batch changes, seen and foretold, by margin."""

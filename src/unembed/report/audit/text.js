@@ -39,6 +39,9 @@
     add("loss of the target", current.nll[i], 1e3, 3, " nats");
     add("rank of the target", current.rank[i], 1, 0);
     details.append(figures);
+    if (current.pictures && i in current.pictures) {
+      details.append(element("p", "remark", "Click, or press Enter: the cells around this decision."));
+    }
   }
 {% endblock %}
 {% block lead %}
@@ -53,6 +56,7 @@
         const narrowness = 1 - Math.sqrt(Math.min(1, margin / WIDEST));
         token.style.setProperty("--narrowness", `${Math.round(100 * narrowness)}%`);
       }
+      if (current.pictures && i in current.pictures) token.classList.add("pictured");
 {% endblock %}
 {% block matches %}
   function matches(i, kind) {
@@ -65,6 +69,16 @@
     document.getElementById("width").textContent = Number(threshold.value).toFixed(1);
 {% endblock %}
 {% block listen %}
+  // A token with a picture of the cells around its decision opens it.
+  const openPicture = (event) => {
+    const i = indexOf(event);
+    if (i === null || !current.pictures || !(i in current.pictures)) return;
+    event.preventDefault();
+    close();
+    pictures.open(current.pictures[i]);
+  };
+  pane.addEventListener("click", openPicture);
+  pane.addEventListener("keydown", (event) => { if (event.key === "Enter") openPicture(event); });
   threshold.addEventListener("input", () => {
     document.querySelector("input[name=filter][value=narrow]").checked = true;
     filter();

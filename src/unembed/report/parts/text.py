@@ -96,7 +96,13 @@ def _columns(document: DocumentView, index: Callable[[str], int]) -> dict[str, A
         "entropy": [units(token.entropy_nats, 1e3) for token in tokens],
         "nll": [units(token.nll_nats, 1e3) for token in tokens],
         "candidates": [_candidates(token, index) for token in tokens],
-    }
+    } | _pictures(tokens)
+
+
+def _pictures(tokens: Sequence[TokenView]) -> dict[str, Any]:
+    """Where there are any: the number of the picture of a token, by the token's place."""
+    found = {str(at): token.picture for at, token in enumerate(tokens) if token.picture is not None}
+    return {"pictures": found} if found else {}
 
 
 def _candidates(token: TokenView, index: Callable[[str], int]) -> list[int]:

@@ -40,9 +40,9 @@ def draw_cells(one: Slice, laid: Layout, frame: Frame, name: str, label: str) ->
     side = f'width="{frame.side:g}" height="{frame.side:g}"'
     clip = f"clip-{escape(name)}"
     return (
-        f'<svg viewBox="0 0 {frame.width:g} {frame.height:g}" class="cells" role="img" '
+        f'<svg viewBox="0 0 {frame.width:g} {frame.height:g}" class="tessellation" role="img" '
         f'style="max-width:{frame.width:g}px" aria-label="{escape(label)}">'
-        f'<clipPath id="{clip}"><rect {side}/></clipPath>{_axes(one, frame)}'
+        f'<clipPath id="{clip}"><rect fill="none" {side}/></clipPath>{_axes(one, frame)}'
         f'<g transform="translate({frame.left:g} {frame.top:g})">'
         f'<g clip-path="url(#{clip})">{cells}{lines}</g>{states}{names}</g></svg>'
     )
@@ -67,7 +67,7 @@ def state_tip(one: Slice, mark: Mark) -> str:
 
 
 def at_plane(one: Slice, mark: Mark) -> bool:
-    """Whether a state is drawn filled: where it lies on the plane, and after what it is compared."""
+    """Whether a state is drawn filled: where it lies on the plane, and after a comparison."""
     return not mark.beside and (len(one.marks) != 2 or mark is one.marks[1])
 
 
@@ -111,7 +111,7 @@ def _axes(one: Slice, frame: Frame) -> str:
 
 def _name(name: Name) -> str:
     return (
-        f'<text class="name-{name.look}" x="{name.x:.1f}" y="{name.y:.1f}" '
+        f'<text class="{name.look}" x="{name.x:.1f}" y="{name.y:.1f}" '
         f'font-size="{name.size:g}">{escape(name.text)}</text>'
     )
 

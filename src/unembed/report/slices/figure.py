@@ -34,15 +34,17 @@ def slice_figure(
 
 def caption(one: Slice, laid: Layout, target_text: str = "") -> str:
     """How to read a picture, in sentences."""
-    unit = f"{wording.decimal(one.unit)} ({wording.share(one.unit / one.norm)} of the state’s length)"
+    unit = (
+        f"{wording.decimal(one.unit)} ({wording.share(one.unit / one.norm)} of the state’s length)"
+    )
     first = one.marks[0]
     if len(one.marks) == 1:
         nearest = one.walls[0]
         said = [
-            f"Every point is a hidden state, and its colour the token that wins there. The dot is "
+            "Every point is a hidden state, and its colour the token that wins there. The dot is "
             f"the state itself, in the cell of {quoted(first.text)}; the nearest wall, to "
-            f"{quoted(nearest.text)}, is {wording.decimal(nearest.distance)} away. Axes are in units "
-            f"of the {one.unit_words}, {unit}.",
+            f"{quoted(nearest.text)}, is {wording.decimal(nearest.distance)} away. Axes are in "
+            f"units of the {one.unit_words}, {unit}.",
         ]
     elif len(one.marks) == 2:
         after = one.marks[1]

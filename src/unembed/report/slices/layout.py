@@ -78,7 +78,7 @@ class Patch:
 
 @dataclass(frozen=True)
 class WayToWall:
-    """The straight way from the state to a wall of its cell, in pixels, with its length in words."""
+    """The straight way from the state to a wall of its cell, in pixels; its length in words."""
 
     text: str
     start: Point
@@ -139,11 +139,12 @@ def lay_out(one: Slice, side: float, target: int | None = None) -> Layout:
     for at in order:
         cell = one.cells[at]
         words = wording.token(cell.text, LONGEST)
-        look = "target" if cell.token == target else "own" if at == own else "name"
+        kinds = (("own", at == own), ("target", cell.token == target))
+        look = " ".join(kind for kind, is_one in kinds if is_one) or "other"
         sizes = (OWN_SIZE, NAME_SIZE, SMALL_SIZE) if at == own else (NAME_SIZE, SMALL_SIZE)
         found = _placed(words, look, sizes, shapes[at], taken)
         if found is None:
-            number = _placed(str(len(listed) + 1), "name", (SMALL_SIZE,), shapes[at], taken)
+            number = _placed(str(len(listed) + 1), "other", (SMALL_SIZE,), shapes[at], taken)
             if number is None:
                 unnamed.append(words)
                 continue
@@ -153,8 +154,7 @@ def lay_out(one: Slice, side: float, target: int | None = None) -> Layout:
         taken.append(_box(found))
     looks = _tints([np.array(cell.corners) for cell in one.cells], own, window.right - window.left)
     patches = tuple(
-        Patch(cell, look, shape)
-        for cell, look, shape in zip(one.cells, looks, shapes, strict=True)
+        Patch(cell, look, shape) for cell, look, shape in zip(one.cells, looks, shapes, strict=True)
     )
     outlines = tuple(tuple(pixel(x, y) for x, y in cell.corners) for cell in one.later_cells)
     outline = () if own is None else shapes[own]
@@ -294,14 +294,10 @@ def _along(way: WayToWall) -> list[Box]:
 
 
 def _meet(one: Box, other: Box) -> bool:
-    return (
-        one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
-    )
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
-def _tints(
-    polygons: Sequence[Float[np.ndarray, "_ 2"]], own: int | None, side: float
-) -> list[int]:
+def _tints(polygons: Sequence[Float[np.ndarray, "_ 2"]], own: int | None, side: float) -> list[int]:
     """A tint for each cell, 0 for ``own``, so that no two neighbours have the same.
 
     The cell with the fewest neighbours is taken away until none is left, and gets its tint when

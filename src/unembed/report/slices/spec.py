@@ -80,7 +80,7 @@ def _states(one: Slice, laid: Layout, place: Any, axes: Spec) -> Spec:
 def _names(laid: Layout, place: Any, axes: Spec) -> Spec:
     rows = [
         place((name.x, name.y))
-        | {"text": name.text, "size": name.size, "weight": 700 if name.look == "own" else 400}
+        | {"text": name.text, "size": name.size, "weight": 700 if "own" in name.look else 400}
         for name in laid.names
     ]
     size: Spec = {"field": "size", "type": "quantitative", "scale": None, "legend": None}
