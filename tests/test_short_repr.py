@@ -114,6 +114,7 @@ def things(
         make_comparison().flips(3),
         make_comparison().flips(3, "commonest"),
         audit.closest(3),
+        *unembed.audit(llama, corpus, AuditOptions(max_positions=64, slices=1)).slices,
         PositionFilter(classes=("content",)),
         # Changed
         unembed.Recipe(),

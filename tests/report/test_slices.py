@@ -199,7 +199,7 @@ def test_the_section_has_a_figure_for_each_picture() -> None:
     slices = made_slices([(0, 1), (2, 3)])
     section = slices_section(slices)
     assert [figure.name for figure in section.figures] == ["slice-1", "slice-2"]
-    assert section.figures[0].title.startswith("…e it </script> stood this text “")
+    assert section.figures[0].title.startswith("… it </script> stood this text “")
     assert decision_figure(slices[1], "slice-2").caption == section.figures[1].caption
 
 

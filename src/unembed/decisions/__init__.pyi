@@ -17,6 +17,11 @@ from .layers.layers import Layers as Layers
 from .layers.options import LayersOptions as LayersOptions
 from .layers.passage import Passage as Passage
 from .layers.summary import LayersSummary as LayersSummary
+from .slices.decision import DecisionSlice as DecisionSlice
+from .slices.slice import Slice as Slice
+from .slices.slice import slice_between as slice_between
+from .slices.slice import slice_of as slice_of
+from .slices.slice import slice_of_path as slice_of_path
 
 __all__ = [
     # Options and results
@@ -35,6 +40,12 @@ __all__ = [
     "ClosestCall",
     "Flip",
     "FlipPair",
+    # The cells around a decision
+    "DecisionSlice",
+    "Slice",
+    "slice_between",
+    "slice_of",
+    "slice_of_path",
     # What every depth would have said of a passage
     "Passage",
     # Two runs of layers, depth by depth

@@ -222,7 +222,7 @@ def slice_of_path(
     if len(states) < 2:
         raise UnembedError(f"{len(states)} states make no way: give one of each depth")
     names = [str(depth) for depth in range(len(states))] if labels is None else list(labels)
-    every = states.to(head.weight.device).double()
+    every = states.detach().to(head.weight.device).double()
     plane = path_plane(every.cpu().numpy())
     places = plane.places(every.cpu().numpy())
     low, high = places.min(axis=0), places.max(axis=0)

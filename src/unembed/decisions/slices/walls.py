@@ -80,7 +80,7 @@ def walls_of(hidden: Float[Tensor, "positions dim"], head: Head) -> list[Walls]:
     in float64. Raises UnembedError for a state or a head that is not finite, and for a head whose
     rows are all equal. Source: theory §1, §3.
     """
-    states = hidden.to(head.weight.device).double()
+    states = hidden.detach().to(head.weight.device).double()
     if not bool(torch.isfinite(states).all()):
         raise UnembedError("a hidden state is not finite: there is no cell around it")
     logits, squares = logits_of(head, states), squares_of(head)

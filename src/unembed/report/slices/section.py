@@ -9,7 +9,7 @@ from unembed.report.parts.parts import Figure, Section
 from unembed.report.slices.drawing import quoted
 from unembed.report.slices.figure import slice_figure
 
-TITLE_LETTERS = 30
+TITLE_LETTERS = 34
 """Letters of the text before a decision that are in its title."""
 
 
@@ -34,5 +34,8 @@ def decision_figure(one: DecisionSlice, name: str) -> Figure:
 def title_of(one: DecisionSlice) -> str:
     """The end of the text before a decision, and what won."""
     before = " ".join(one.context.split())
-    cut = before if len(before) <= TITLE_LETTERS else "…" + before[-TITLE_LETTERS:]
-    return f"{cut} {quoted(one.slice.marks[0].text)}"
+    if len(before) > TITLE_LETTERS:
+        # From the beginning of a word, unless one word is all of it.
+        end = before[-TITLE_LETTERS:]
+        before = "… " + (end.partition(" ")[2] or end)
+    return f"{before} {quoted(one.slice.marks[0].text)}"

@@ -12,6 +12,8 @@ from unembed.report.slices.drawing import at_plane, axis_words, cell_tip, scales
 from unembed.report.slices.layout import Layout, in_order, lay_out
 
 SIDE = 560.0
+LINE = 60
+"""Letters of a line below the axis."""
 INK = "var(--ink)"
 
 
@@ -39,9 +41,10 @@ def cells_spec(one: Slice, target: int | None = None) -> Spec:
     ]
     x, y = scales(one)
     axes = {
-        "x": scaled(x, f"{axis_words(one.axes[0])} →", grid=False) | {"field": "x"},
+        "x": scaled(x, None, grid=False) | {"field": "x"},
         "y": scaled(y, None, grid=False) | {"field": "y"},
     }
+    axes["x"]["axis"]["title"] = [f"{axis_words(one.axes[0])} →", *_list_of(laid)]
     paths = axes | {"detail": {"field": "line"}, "order": {"field": "order"}}
     closed = {"type": "line", "interpolate": "linear-closed", "clip": True, "aria": False}
     filled = {"fill": {"field": "fill"} | NO_SCALE, "description": {"field": "tip"}}
@@ -63,6 +66,16 @@ def cells_spec(one: Slice, target: int | None = None) -> Spec:
     found += [_states(one, laid, place, axes), _names(laid, place, axes)]
     title = heading(f"↑ {axis_words(one.axes[1])}")
     return {"title": title, "width": SIDE, "height": SIDE, "layer": found}
+
+
+def _list_of(laid: Layout) -> list[str]:
+    """The tokens under numbers, in a line or more, for a figure has no caption."""
+    lines = [""]
+    for at, text in enumerate(laid.listed, 1):
+        if len(lines[-1]) > LINE:
+            lines.append("")
+        lines[-1] += f"{at}\u00a0“{text}”  "
+    return [line.rstrip() for line in lines if line]
 
 
 def _states(one: Slice, laid: Layout, place: Any, axes: Spec) -> Spec:
