@@ -14,7 +14,7 @@ from unembed.decisions.layers.settling_changes import (
     SettlingChange,
 )
 from unembed.report.comparison.charts import means
-from unembed.report.layers.by_depth import Curve, Level, OverDepths, depth_figure, named
+from unembed.report.layers.by_depth import BEYOND, Curve, Level, OverDepths, depth_figure, named
 from unembed.report.layers.depths import LENS_WORDS
 from unembed.report.layers.settling import settled_bars
 from unembed.report.parts.drawing import draw
@@ -275,18 +275,16 @@ def settling_section(settling: SettlingChange) -> Section:
             "after − before": lambda one: cell(one.share.difference, points),
         },
     )
+    spec, seen = settled_bars(
+        _bars(settling.by_depth, "after", lambda one: one.share.after),
+        _bars(settling.by_depth, "before", lambda one: one.share.before),
+    )
     histogram = Figure(
         "settling",
         "Where decisions settle",
         "The share of decisions that settle at each depth. Lines are 95 % intervals over "
-        "documents.",
-        draw(
-            settled_bars(
-                _bars(settling.by_depth, "after", lambda one: one.share.after),
-                _bars(settling.by_depth, "before", lambda one: one.share.before),
-            ),
-            "Share of positions that settle at each depth, before and after",
-        ),
+        "documents." + ("" if seen else BEYOND),
+        draw(spec, "Share of positions that settle at each depth, before and after"),
         (Key("right", "after"), Key("diamond", "before")),
         (table,),
     )

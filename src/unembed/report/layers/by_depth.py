@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -25,11 +26,14 @@ from unembed.report.parts.wording import PERCENT, Wording, cell, full, point
 from unembed.stats.estimate import Estimate
 from unembed.stats.forms import possible_part
 
-MOST_TICKS = 13
+MOST_TICKS = 9
 """Labels of the axis of depths at most."""
 
 MOST_BEYOND = 1.5
 """How far an axis reaches for what it need not show, in the largest value that it must."""
+
+DOT_SIZES = ((16, 44), (math.inf, 18))
+"""Up to so many depths, a point is so large."""
 
 LARGE_SHARE = 0.4
 """Shares up to this one have an axis of their own instead of one to 100 %."""
@@ -135,6 +139,7 @@ def depth_chart(shown: OverDepths) -> tuple[Spec, bool]:
         reference("y", one.at, channels["y"], {"color": "var(--muted)", "strokeWidth": 1.4})
         for one in shown.levels
     ]
+    size = next(size for most, size in DOT_SIZES if len(shown.depths) <= most)
     pieces = [_inside(drawn, scale) for drawn in rows]
     for drawn, look in zip(pieces, CURVES, strict=False):
         area = {"color": look["color"], "opacity": 0.14}
@@ -142,8 +147,9 @@ def depth_chart(shown: OverDepths) -> tuple[Spec, bool]:
     seen = [[row for row in drawn if scale.low <= row["y"] <= scale.high] for drawn in rows]
     for drawn, inside, look in zip(pieces, seen, CURVES, strict=False):
         layers += [line(piece, channels, look) for piece in drawn]
-        layers.append(points(inside, channels, size=44, outline=1.8))
-    whole = sum(map(len, seen)) == sum(map(len, rows))
+        layers.append(points(inside, channels, size=size, outline=1.8))
+    ends = [row[end] for drawn in rows for row in drawn for end in ("y_low", "y_high")]
+    whole = all(scale.low <= end <= scale.high for end in ends)
     return {"title": heading(shown.unit), "layer": layers}, whole
 
 
@@ -214,12 +220,13 @@ def _scale(shown: OverDepths, rows: Sequence[Sequence[Spec]]) -> Scale:
         for row in drawn
         if curve.bounds and (row["x"] > 0 or shown.blocks == 0)
     ]
-    ends = [row[end] for row in bounds for end in ("y_low", "y_high")]
-    others = [row[end] for drawn in rows for row in drawn for end in ("y_low", "y_high")]
+    values = [row["y"] for row in bounds]
+    others = [row[end] for drawn in rows for row in drawn for end in ("y", "y_low", "y_high")]
     levels = [*([0.0] if shown.zero else []), *(one.at for one in shown.levels)]
-    if ends:
-        reach = MOST_BEYOND * max(map(abs, (*ends, *levels)))
-        ends += [one for one in others if abs(one) <= reach]
-    if percent and max(others, default=0.0) > LARGE_SHARE:
+    ends = others
+    if values:
+        reach = MOST_BEYOND * max(map(abs, (*values, *levels)))
+        ends = [*values, *(one for one in others if abs(one) <= reach)]
+    if percent and max(ends, default=0.0) > LARGE_SHARE:
         return PORTIONS
-    return scale_of([*levels, *(ends or others)], ticks=5, percent=percent)
+    return scale_of([*levels, *ends], ticks=5, percent=percent)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from unembed.decisions.layers.settling import SettledGroup, Settling
 from unembed.report.comparison.charts import means
+from unembed.report.layers.by_depth import BEYOND, MOST_BEYOND
 from unembed.report.parts.drawing import Spec, draw, heading
 from unembed.report.parts.marks import (
     KEPT_APART,
@@ -77,12 +78,13 @@ def settling_figure(settling: Settling) -> Figure:
             "by then, if independent": lambda one: cell(one[0].by_then_if_independent, share),
         },
     )
+    spec, whole = _histogram(settling)
     return Figure(
         "settling",
         "Where decisions settle",
         "The share of decisions that settle at each depth: from there on the leading token is the "
-        "final one. Bars’ lines are 95 % intervals over documents.",
-        draw(_histogram(settling), "Share of positions that settle at each depth"),
+        "final one. Bars’ lines are 95 % intervals over documents." + ("" if whole else BEYOND),
+        draw(spec, "Share of positions that settle at each depth"),
         (Key("right", "settles there"), Key("diamond", "if depths agreed independently")),
         (table,),
     )
@@ -97,7 +99,7 @@ def _controls(settling: Settling) -> list[float | None]:
     ]
 
 
-def _histogram(settling: Settling) -> Spec:
+def _histogram(settling: Settling) -> tuple[Spec, bool]:
     bars, control = [], []
     for one, chance in zip(settling.by_depth, _controls(settling), strict=True):
         tip = (
@@ -113,10 +115,11 @@ def _histogram(settling: Settling) -> Spec:
 
 def settled_bars(
     bars: Sequence[tuple[int, Estimate, str]], beside: Sequence[tuple[int, Estimate, str]]
-) -> Spec:
+) -> tuple[Spec, bool]:
     """Shares that settle at each depth as bars, and others ``beside`` them as diamonds.
 
-    Each with its depth, and what it says under the pointer.
+    Each with its depth, and what it says under the pointer. Also whether all intervals are seen
+    whole: one that rests on next to nothing may reach far beyond every bar.
     """
     order = [str(depth) for depth, *_ in bars]
     look = {"fill": "var(--paper)", "stroke": "var(--accent)", "shape": "diamond"}
@@ -130,7 +133,11 @@ def settled_bars(
         for some, style in ((bars, under), (beside, look))
     ]
     drawn, marks = rows
-    scale = scale_of([0.0, *(row["y_high"] for row in (*drawn, *marks))], percent=True)
+    most = MOST_BEYOND * max((row["y"] for row in (*drawn, *marks)), default=0.0)
+    ends = [row["y_high"] for row in (*drawn, *marks)]
+    scale = scale_of([0.0, *(min(end, most) for end in ends)], percent=True)
+    whole = max(ends, default=0.0) <= scale.high
+    drawn = [row | {"y_high": min(row["y_high"], scale.high)} for row in drawn]
     x: Spec = {
         "field": "x",
         "type": "nominal",
@@ -155,7 +162,7 @@ def settled_bars(
         intervals(drawn, channels, "y", width=1.6),
         points(marks, channels, size=90, outline=2.2),
     ]
-    return {"title": heading("share of positions"), "layer": layers}
+    return {"title": heading("share of positions"), "layer": layers}, whole
 
 
 def _groups(name: str, title: str, noun: str, groups: Sequence[SettledGroup]) -> tuple[Figure, int]:
