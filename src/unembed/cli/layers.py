@@ -33,7 +33,7 @@ ALL_LENSES = ",".join(LENSES)
         type=Several(LENSES),
         default=ALL_LENSES,
         metavar="LENSES",
-        help="What leads to the head: the model's own tail, nothing, a fitted map.",
+        help="Some of normed (the model's own tail), raw (nothing), fitted (a fitted map).",
     ),
     option(
         "--fitted-lens",

@@ -35,7 +35,7 @@ from unembed.decisions.layers.columns import (
     bytes_a_position,
     depth_columns,
 )
-from unembed.decisions.layers.fitted import LENS_FILE, NormalEquations
+from unembed.decisions.layers.fitted import LENS_FILE, FittedLens, NormalEquations
 from unembed.decisions.layers.names import depths_of, lenses_of
 from unembed.decisions.layers.run import LayersRun
 from unembed.errors import NonFiniteError, UnembedError
@@ -341,6 +341,10 @@ def test_a_lens_that_is_not_the_models_is_refused(
         assert "\n" not in str(caught.value)
     with pytest.raises(UnembedError, match="does not exist"):
         layers(llama, corpus, replace(OPTIONS, fitted_lens=tmp_path / "none"))
+    with pytest.raises(UnembedError, match="is no file: give the fitted-lens.safetensors"):
+        layers(llama, corpus, replace(OPTIONS, fitted_lens=tmp_path))
+    (tmp_path / "link").symlink_to(lens_file)
+    assert FittedLens.read(tmp_path / "link").digest == FittedLens.read(lens_file).digest
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from unembed.errors import UnembedError
 from unembed.head.product import Route, left_operand, multiply, right_operand
-from unembed.runs.files import check_regular
 from unembed.short_repr import ShortRepr
 from unembed.stats.splitmix import STEP, mixed
 
@@ -264,11 +263,9 @@ class FittedLens(ShortRepr):
     def read(path: str | Path) -> FittedLens:
         """Read what a run kept, every byte of it checked. Raises UnembedError for anything else."""
         path = Path(path)
-        if not path.exists():
-            raise UnembedError(
-                f"{path} does not exist: give the {LENS_FILE} of an earlier run of layers"
-            )
-        check_regular(path)
+        if not path.is_file():
+            said = "is no file" if path.exists() else "does not exist"
+            raise UnembedError(f"{path} {said}: give the {LENS_FILE} of an earlier run of layers")
         try:
             with safe_open(path, "pt") as file:
                 said = (file.metadata() or {}).get(KEY)

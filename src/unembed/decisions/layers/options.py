@@ -24,11 +24,12 @@ class LayersOptions(ReadingOptions):
 
     ``depths`` None are all, 0 to the number of blocks; the last is always in, and so is the lens
     ``normed``. ``top_k`` leading candidates are kept at every depth, 2 at least: penalties read
-    them. ``fitted_lens`` is the file of a lens that an earlier run fitted; None fits one on half of
-    the documents, drawn by ``seed``. The shape of the cloud of states is measured at
-    ``cloud_points`` positions (0: not at all), drawn by it too, or at the last position of each
-    document with ``cloud_last``. Up to ``max_nonfinite`` positions with a logit that is not
-    finite at some depth are kept as nulls before the run fails.
+    them. ``fitted_lens`` is the file of a lens that an earlier run fitted, of whose own text the
+    half that it was fitted on does not measure it; None fits one on half of the documents, drawn by
+    ``seed``. The shape of the cloud of states is measured at ``cloud_points`` positions (0: not at
+    all), drawn by it too, or at the last position of each document with ``cloud_last``. Up to
+    ``max_nonfinite`` positions with a logit that is not finite at some depth are kept as nulls
+    before the run fails.
     """
 
     max_positions: int | None = LAYER_POSITIONS
