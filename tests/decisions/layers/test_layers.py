@@ -341,7 +341,7 @@ def test_a_lens_that_is_not_the_models_is_refused(
         assert "\n" not in str(caught.value)
     with pytest.raises(UnembedError, match="does not exist"):
         layers(llama, corpus, replace(OPTIONS, fitted_lens=tmp_path / "none"))
-    with pytest.raises(UnembedError, match="is no file: give the fitted-lens.safetensors"):
+    with pytest.raises(UnembedError, match=r"is no file: give the fitted-lens\.safetensors"):
         layers(llama, corpus, replace(OPTIONS, fitted_lens=tmp_path))
     (tmp_path / "link").symlink_to(lens_file)
     assert FittedLens.read(tmp_path / "link").digest == FittedLens.read(lens_file).digest

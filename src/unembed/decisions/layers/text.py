@@ -77,8 +77,8 @@ def _exit(found: EarlyExit) -> str:
         return f"none: {found.chosen_reason}"
     one = found.chosen
     return (
-        f"at margins from {decimal(one.threshold)}: {bounded(one.saved, share)} of blocks saved, "
-        f"{bounded(one.agreement, share)} decided alike"
+        f"margins from {decimal(one.threshold)}: {bounded(one.agreement, share)} decided alike, "
+        f"blocks saved: {bounded(one.saved, share)}"
     )
 
 
