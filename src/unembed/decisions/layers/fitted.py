@@ -268,13 +268,13 @@ class FittedLens(ShortRepr):
             raise UnembedError(f"{path} {said}: give the {LENS_FILE} of an earlier run of layers")
         try:
             with safe_open(path, "pt") as file:
-                said = (file.metadata() or {}).get(KEY)
-                if said is None:
+                facts_text = (file.metadata() or {}).get(KEY)
+                if facts_text is None:
                     raise UnembedError(
                         f"{path} is no fitted lens: give the {LENS_FILE} of a run of layers"
                     )
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            facts = json.loads(said)
+            facts = json.loads(facts_text)
             if facts["schema"] != SCHEMA:
                 raise UnembedError(
                     f"{path} is a lens of schema {facts['schema']!r}, this version reads {SCHEMA}: "
