@@ -98,7 +98,7 @@ def test_a_threshold_that_misses_what_it_was_to_hold_says_so() -> None:
         "of the blocks, which is short of 99\u00a0%."
     )
     lucky = chosen(estimate(0.993, 0.988, 0.996), 0.991)
-    assert lucky.endswith("; as many leaving at random would keep 99.1\u00a0% [99.1, 99.1].")
+    assert lucky.endswith("; as many leaving at random would keep 99.1\u00a0%.")
     nobody = replace(exits, chosen=None, chosen_reason="no threshold holds it")
     assert exit_words(nobody) == "no threshold holds it."
 

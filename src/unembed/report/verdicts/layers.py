@@ -188,7 +188,7 @@ def exit_words(exits: EarlyExit) -> str:
         words += f", which is short of {wanted}"
     chance = chosen.agreement_if_random
     if chance.value is not None and side_of(chosen.agreement, chance.value) <= 0:
-        words += f"; as many leaving at random would keep {bounded(chance, share)}"
+        words += f"; as many leaving at random would keep {share(chance.value)}"
     return f"{words}."
 
 
