@@ -18,15 +18,16 @@ import unembed
 from made_up import alignments, doses, selection, signatures
 from made_up.comparisons import make_comparison
 from made_up.ladders import make_ladder
+from made_up.layers import make_layers, make_layers_comparison
 from made_up.logs import compared_benchmarks
 from made_up.refinements import make_summary
 from markup import Elements
-from unembed.decisions import AuditOptions, PositionFilter
+from unembed.decisions import AuditOptions, LayersOptions, PositionFilter
 from unembed.decisions.ladder.variants import Variant
 from unembed.demo import HeadTraining, documents
 from unembed.errors import UnembedError
 from unembed.head import Precision
-from unembed.models import HeadReader, ModelPass, ReadingOptions, check
+from unembed.models import Depths, HeadReader, ModelPass, ReadingOptions, Streams, check
 from unembed.runs import Phases, read_run
 from unembed.selection import JudgedTransfer, compared
 from unembed.short_repr import ShortRepr
@@ -96,6 +97,8 @@ def things(
         next(documents("heldout")),
         HeadTraining(),
         check(checkpoint),
+        depths := Depths.of(llama),
+        Streams.of(llama, batch, depths, (0, depths.blocks)),
         # Looked at and compared
         audit,
         audit.summary,
@@ -116,6 +119,11 @@ def things(
         audit.closest(3),
         *unembed.audit(llama, corpus, AuditOptions(max_positions=64, slices=1)).slices,
         PositionFilter(classes=("content",)),
+        LayersOptions(depths=(0, 2)),
+        layers := make_layers(),
+        layers.summary,
+        layers.passage(0, 0, 3),
+        make_layers_comparison(),
         # Changed
         unembed.Recipe(),
         unembed.Recipe(Objective("margin"), 0.15, scope="lora", lora=Lora()),

@@ -76,7 +76,7 @@ class Split(ShortRepr):
 
 
 @dataclass(frozen=True)
-class AffineMap:
+class AffineMap(ShortRepr):
     """``A h + b``: from a depth's states to the head's input."""
 
     matrix: Float32[Tensor, "dim width"]

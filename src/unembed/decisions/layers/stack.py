@@ -22,7 +22,7 @@ POSITION_COLUMNS = ("doc", "pos", "target", "final_top1", "final_nll", "final_ma
 
 
 @dataclass(frozen=True, eq=False)
-class LensStack:
+class LensStack(ShortRepr):
     """One lens's columns, a row a depth (theory §3).
 
     ``depths`` ascend and end with the model's last one, ``blocks``; depth 0 is what enters the
