@@ -151,6 +151,33 @@ def test_the_first_visible_change_is_where_the_interval_has_passed_the_floor() -
     assert found.most == (2,)
 
 
+def test_a_share_without_an_exception_still_has_an_interval() -> None:
+    before = made_stack(30, blocks=4, seed=1)
+    top1, finals = before.top1.copy(), before.final_top1.copy()
+    top1[1, ::9] += 1
+    top1[-1, 4::9] += 1
+    finals[4::9] += 1
+    found = lens_change(before, dataclasses.replace(before, top1=top1, final_top1=finals), **HOW)
+    row = found.by_depth[1]
+    changed, ended = (len(np.unique(before.doc[at::9])) for at in (0, 4))
+    assert (row.reunited.value, row.reunited.documents) == (1.0, changed)
+    assert (row.parted.value, row.parted.documents) == (0.0, ended)
+    # Each document counts as one: 1.96 squared over their number and it, with Student's t.
+    square = student_t(changed - 1) ** 2
+    assert row.reunited.low == pytest.approx(1 - square / (changed + square), abs=1e-6)
+    square = student_t(ended - 1) ** 2
+    assert row.parted.high == pytest.approx(square / (ended + square), abs=1e-6)
+    assert (row.reunited.high, row.parted.low) == (1.0, 0.0)
+
+
+def test_the_interval_of_a_share_narrows_with_the_text() -> None:
+    few, many = (lens_change(*pair(n, 1.0, seed=6), **HOW).by_depth[2].reunited for n in (10, 90))
+    for one in (few, many):
+        assert one.low < one.value < one.high
+    ratio = (few.high - few.low) / (many.high - many.low)
+    assert 1.5 < ratio < 6
+
+
 def test_stacks_of_other_positions_depths_or_lenses_are_refused() -> None:
     stack = made_stack(5)
     with pytest.raises(ValueError, match="lens normed and raw"):
