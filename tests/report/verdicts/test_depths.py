@@ -10,6 +10,7 @@ from made_up.layers import made_stack, make_layers_comparison
 from unembed.decisions.layers.compare import LayersComparison
 from unembed.decisions.layers.depth_changes import lens_change
 from unembed.decisions.layers.settling_changes import settling_change
+from unembed.report.depths.page import depths_page
 from unembed.report.verdicts.depths import ranges, verdict
 from unembed.stats.estimate import Estimate
 
@@ -96,6 +97,21 @@ def test_the_points_name_what_is_read() -> None:
     assert "Mind the notes below" in found.trust
     assert "fitted lens" not in found.trust
     assert verdict(replace(FOUND, n_documents=1)).trust.startswith("Trust: all of it is 1 document")
+
+
+def test_the_last_depth_alone_does_not_tell_where() -> None:
+    pair = [made_stack(14, depths=(4,), change=size) for size in (0.0, 0.5)]
+    marks = pair[0].target * 0
+    one = replace(
+        FOUND,
+        depths=(4,),
+        lenses=(lens_change(*pair, resamples=20),),
+        settling=settling_change(*pair, marks, marks, resamples=20),
+    )
+    found = verdict(one)
+    assert found.sentence.endswith("which does not tell how decisions form.")
+    assert "depth 4" not in found.change
+    assert depths_page(one, title="x").count("</figure>") > 5
 
 
 def test_without_a_position_nothing_is_told() -> None:

@@ -29,6 +29,7 @@ SETTLING_LEVEL = 0.05
 
 BLOCKS = Form()
 FLOOR = Form(PERCENT, 100.0, decimals=1)
+ONE_DEPTH = "Only the last depth was measured, which does not tell how decisions form."
 LENS_SENTENCE = "Under the fitted lens each model is read by its own."
 
 
@@ -47,8 +48,9 @@ def verdict(found: LayersComparison) -> Verdict:
             "Nothing was measured.",
             "Measure a text whose logits are finite.",
         )
+    along = f"{_where(own)} {_settles(found)}" if len(own.by_depth) > 1 else ONE_DEPTH
     return Verdict(
-        f"{_ends(own)} {_where(own)} {_settles(found)}".replace("  ", " "),
+        f"{_ends(own)} {along}",
         _quality(own),
         _change(own),
         _trust(found),
@@ -141,6 +143,8 @@ def _sides(own: LensChange, name: str, of: Callable[[DepthChange], Change]) -> s
 def _change(own: LensChange) -> str:
     if not own.most:
         return "What changed: no leading token at any depth."
+    if len(own.by_depth) < 2:
+        return f"What changed: {bounded(own.by_depth[-1].changed, share)} of the leading tokens."
     first = own.first
     seen = f"more than {FLOOR(VISIBLE)} of the leading tokens surely changed"
     words = (
@@ -150,8 +154,6 @@ def _change(own: LensChange) -> str:
         if all((row.changed.low or 0) > VISIBLE for row in own.by_depth if row.depth >= first)
         else f"What changed: {seen} first at depth {first}."
     )
-    if len(own.by_depth) < 2:
-        return words
     largest = max(own.by_depth[:-1], key=lambda row: row.changed.value or 0.0)
     if largest.reunited.value is not None:
         words += (
