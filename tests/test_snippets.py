@@ -28,7 +28,12 @@ GUIDES = [
     ROOT / "docs" / "start.md",
     *sorted((ROOT / "docs" / "how-to").glob("*.md")),
 ]
-QUOTED = [*GUIDES, ROOT / "docs" / "findings.md", *sorted((ROOT / "docs" / "decisions").glob("*"))]
+QUOTED = [
+    *GUIDES,
+    ROOT / "docs" / "findings.md",
+    *sorted((ROOT / "docs" / "findings").glob("*")),
+    *sorted((ROOT / "docs" / "decisions").glob("*")),
+]
 INLINE = re.compile(r"`((?:unembed |python (?:examples|benchmarks)/|make )[^`]+)`")
 LONG = ("refine.md", "compare-a-quantisation.md", "many-runs.md")
 """Guides whose commands train, or draw many pages."""

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from unembed.decisions.comparison.compare import Comparison
+from unembed.decisions.layers.layers import Layers
 from unembed.demo import story
 from unembed.demo import transfer as measured
 from unembed.demo.findings import findings
@@ -57,6 +58,7 @@ def test_the_bundled_model_is_small_and_whole() -> None:
 
 def test_the_demo_audits_heldout_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(story, "POSITIONS", 4000)
+    monkeypatch.setattr(story, "LAYERS", replace(story.LAYERS, max_positions=900, cloud_points=200))
     short = replace(story.RECIPE, steps=2, context=32, audit_positions=300, watch_positions=60)
     monkeypatch.setattr(story, "RECIPE", short)
     monkeypatch.setattr(story, "OBJECTIVES", (("margin", 0.15), ("entropy", 0.1)))
@@ -74,6 +76,9 @@ def test_the_demo_audits_heldout_text(tmp_path: Path, monkeypatch: pytest.Monkey
         assert Comparison.load(tmp_path / "run" / name).summary == rounded.summary
         flips = rounded.summary.flips
         assert 0 < flips.changed < 400  # rounding to 8 bits changes about one decision in a hundred
+    deep = Layers.load(tmp_path / "run" / "layers")
+    assert deep.summary == told.layers.summary
+    assert (deep.summary.n_positions, deep.depths, len(deep.lenses)) == (900, (0, 1, 2, 3, 4, 5), 3)
     assert list(told.refined) == ["margin", "entropy"]
     controlled = [name for name, one in told.refined.items() if one.over_control is not None]
     assert controlled == ["margin"]

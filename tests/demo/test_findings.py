@@ -11,17 +11,21 @@ import pytest
 from made_up import audits
 from made_up.alignments import example
 from made_up.comparisons import make_comparison
+from made_up.layers import make_layers
 from made_up.refinements import make_summary
 from made_up.selection import transfer, verdicts
 from unembed.decisions.audit.audit import Audit
 from unembed.decisions.audit.summary import AuditSummary
 from unembed.decisions.comparison.flip_list import Flip
 from unembed.decisions.comparison.summary import ComparisonSummary
+from unembed.decisions.layers.layers import Layers
+from unembed.decisions.layers.summary import LayersSummary
 from unembed.demo.findings import (
     WIDTH,
     Finding,
     findings,
     findings_text,
+    formed,
     helped,
     left_out,
     narrow,
@@ -44,6 +48,7 @@ COUNTS = {"right to wrong": 1_127, "wrong to right": 114, "wrong to wrong": 500}
 
 
 comparison = cache(make_comparison)
+deep = cache(make_layers)
 
 
 def between(ends: Ends) -> Estimate:
@@ -88,6 +93,46 @@ def test_a_band_without_positions_leaves_the_median(audited: AuditSummary) -> No
     assert found.second.startswith("The median margin, in logits, is ")
     assert narrow(replace(audited, share_margin_below_half=NOTHING)).sentence == (
         "No decision could be measured: no position."
+    )
+
+
+def with_settling(saved: Ends, apart: Estimate) -> LayersSummary:
+    """Made-up layers whose exit saves so much, none without ends, and whose wrong ones are late."""
+    summary = deep().summary
+    settling = replace(summary.settling, wrong_less_right=apart)
+    chosen = None if saved is None else replace(summary.early_exit.curve[0], saved=between(saved))
+    exits = replace(summary.early_exit, chosen=chosen, chosen_reason="none holds it")
+    return replace(summary, settling=settling, early_exit=exits)
+
+
+@pytest.mark.parametrize(
+    ("apart", "words"),
+    [
+        (between((0.2, 0.4)), "Wrong ones settle 0.30 [0.20, 0.40] blocks later."),
+        (between((-0.4, -0.2)), "Wrong ones settle earlier, −0.30 [−0.40, −0.20] blocks."),
+        (between((-0.1, 0.2)), "Wrong ones later by +0.05 [−0.10, +0.20]: too close to call."),
+        (Estimate(None, reason="every decision is right"), "Every decision is right."),
+    ],
+)
+def test_when_wrong_decisions_settle_is_said_as_far_as_the_interval_goes(
+    apart: Estimate, words: str
+) -> None:
+    found = formed(with_settling((0.01, 0.02), apart))
+    assert found.first.startswith("The last of 3 blocks changes ")
+    assert found.first.endswith(" of the decisions; early exit at 99\u00a0% agreement")
+    assert found.second.startswith("saves 1.5\u00a0% [1.0, 2.0] of blocks. " + words)
+    assert max(len(found.first), len(found.second)) <= WIDTH
+    assert found.page == Path("layers/report.html")
+
+
+def test_where_no_exit_holds_or_nothing_was_decided_it_is_said() -> None:
+    found = formed(with_settling(None, between((0.2, 0.4))))
+    assert (
+        found.sentence.count("of the decisions; no early exit keeps 99\u00a0% of them. Wrong") == 1
+    )
+    none = replace(deep().summary.settling, mean=NOTHING)
+    assert formed(replace(deep().summary, settling=none)).sentence == (
+        "No decision could be followed: no position."
     )
 
 
@@ -247,12 +292,14 @@ def test_without_token_counts_chance_stands_alone() -> None:
 @cache
 def whole() -> DemoRuns:
     """What a demo measured, of made-up records."""
-    pair, audit = comparison(), object.__new__(Audit)
+    pair, audit, layers = comparison(), object.__new__(Audit), object.__new__(Layers)
     audit.__dict__["summary"] = audits.make_summary()
+    layers.__dict__["summary"] = with_settling((0.005, 0.02), between((0.2, 0.4)))
     plain = Refinement(make_summary(), pair, pair, Path("out/refined"))
     return DemoRuns(
         Path("out"),
         audit,
+        layers,
         {"bfloat16": pair, "int8": pair},
         {"fisher": replace(plain, over_control=pair), "margin": plain},
         example(6),
@@ -261,9 +308,9 @@ def whole() -> DemoRuns:
     )
 
 
-def test_the_terminal_shows_five_findings_in_forty_lines() -> None:
+def test_the_terminal_shows_six_findings_in_forty_lines() -> None:
     found = findings(whole())
-    assert len(found) == 5
+    assert len(found) == 6
     assert all(isinstance(one, Finding) and len(repr(one)) < 400 for one in found)
     text = findings_text(whole(), found)
     lines = text.splitlines()
@@ -289,12 +336,12 @@ def test_what_is_left_out_is_said_in_a_line_and_the_numbers_go_on() -> None:
     text = findings_text(without, findings(without))
     assert text.endswith(left_out(without))
     numbers = [line[0] for line in text.splitlines() if line[1:3] == ". "]
-    assert numbers == ["1", "2", "3", "4"]
+    assert numbers == ["1", "2", "3", "4", "5"]
     assert left_out(whole()) == ""
 
 
 def test_the_places_of_a_demo_are_those_of_its_runs() -> None:
     folders = [str(folder) for folder in whole().places]
-    inside = ["bfloat16", "int8", "refined", "topics", "helped"]
+    inside = ["layers", "bfloat16", "int8", "refined", "topics", "helped"]
     assert folders == ["out", *(f"out/{name}" for name in inside)]
     assert "out/refined" not in [str(folder) for folder in replace(whole(), refined={}).places]

@@ -34,13 +34,13 @@ if TYPE_CHECKING:
 def demo_command(out: Path, as_json: bool, quiet: bool) -> None:
     """Tell the whole story on a small bundled model, in a few minutes.
 
-    The model is audited on your own Python's library text. bfloat16 and int8 versions of it are
-    compared with it (int8 takes the extra quant). Then it is trained a little further, with and
-    without a penalty of narrow decisions (the extra train), and a dozen topics of the library are
-    sketched: which of them would move its head alike? And which of a dozen listings that it has not
-    read helps which: predicted by scores, and measured.
+    The model is audited on your own Python's library text, and read at every depth. bfloat16 and
+    int8 versions of it are compared with it (int8 takes the extra quant). Then it is trained a
+    little further, with and without a penalty of narrow decisions (the extra train), and a dozen
+    topics of the library are sketched: which of them would move its head alike? And which of a
+    dozen listings that it has not read helps which: predicted by scores, and measured.
 
-    Five findings are printed, each with the page that shows it, and OUT/index.html leads to every
+    Six findings are printed, each with the page that shows it, and OUT/index.html leads to every
     page.
 
     The model is a small Llama trained on other modules of the standard library; the text is held

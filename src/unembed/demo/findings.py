@@ -1,4 +1,4 @@
-"""What the demo found: five findings of two lines each, none of which says more than its interval.
+"""What the demo found: six findings of two lines each, none of which says more than its interval.
 
 Each function takes what was measured and gives a ``Finding``; its page lies in the demo's folder.
 """
@@ -13,8 +13,12 @@ from unembed.decisions.audit.summary import AuditSummary, Band
 from unembed.decisions.comparison.compare import Comparison
 from unembed.decisions.comparison.flip_list import Flip
 from unembed.decisions.comparison.summary import ComparisonSummary
+from unembed.decisions.layers.early_exit import EarlyExit
+from unembed.decisions.layers.settling import Settling
+from unembed.decisions.layers.summary import LayersSummary
 from unembed.demo.story import DemoRuns
 from unembed.report.parts.wording import (
+    capital,
     change,
     count,
     counted,
@@ -65,6 +69,7 @@ def findings(told: DemoRuns) -> tuple[Finding, ...]:
     """What was found, in the order of the story; what was left out has no finding."""
     found = [
         narrow(told.audit.summary),
+        formed(told.layers.summary),
         rounded({name: one.summary for name, one in told.rounded.items()}),
         surest(told.rounded),
     ]
@@ -88,6 +93,17 @@ def narrow(summary: AuditSummary) -> Finding:
     right = f"{full(near.accuracy, share)} of these are right, {full(far.accuracy, share)} of those"
     told = "" if _apart(near, far) else ": too close to call"
     return Finding(first, f"{right} won by {far.low:g} logits or more{told}.", page)
+
+
+def formed(summary: LayersSummary) -> Finding:
+    """What the last block still changes, what leaving early saves, and whether wrong is late."""
+    settled, page = summary.settling, Path("layers", PAGE)
+    if settled.mean.value is None:
+        return Finding("No decision could be followed:", f"{settled.mean.reason}.", page)
+    changed = full(settled.by_depth[-1].share, share)
+    exits, saved = _saved(summary.early_exit)
+    first = f"The last of {summary.blocks} blocks changes {changed} of the decisions; {exits}"
+    return Finding(first, f"{saved} {_late(settled)}", page)
 
 
 def rounded(versions: Mapping[str, ComparisonSummary]) -> Finding:
@@ -197,6 +213,30 @@ def findings_text(told: DemoRuns, found: Sequence[Finding], *, pages: bool = Tru
 
 def _end(text: str, letters: int) -> str:
     return text if len(text) <= letters else "…" + text[len(text) - letters + 1 :]
+
+
+def _saved(exits: EarlyExit) -> tuple[str, str]:
+    """What stopping at a wide margin saves, the end of a line and the beginning of the next."""
+    wanted = whole_percent(exits.wanted)
+    if exits.chosen is None:
+        return "no early exit", f"keeps {wanted} of them."
+    return (
+        f"early exit at {wanted} agreement",
+        f"saves {full(exits.chosen.saved, share)} of blocks.",
+    )
+
+
+def _late(settled: Settling) -> str:
+    """Whether wrong decisions settle later than right ones."""
+    apart = settled.wrong_less_right
+    if apart.value is None:
+        return f"{capital(apart.reason or '')}."
+    side = side_of(apart, 0.0)
+    if not side:
+        return f"Wrong ones later by {full(apart, signed)}: too close to call."
+    if side < 0:
+        return f"Wrong ones settle earlier, {full(apart, signed)} blocks."
+    return f"Wrong ones settle {full(apart, decimal)} blocks later."
 
 
 def _changed(name: str, summary: ComparisonSummary, of: str) -> str:

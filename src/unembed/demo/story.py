@@ -12,6 +12,8 @@ from pathlib import Path
 from unembed.decisions.audit.audit import Audit, audit
 from unembed.decisions.audit.run import AuditOptions
 from unembed.decisions.comparison.compare import Comparison, compare
+from unembed.decisions.layers.layers import Layers, layers
+from unembed.decisions.layers.options import LayersOptions
 from unembed.demo.text import documents
 from unembed.demo.topics import Topic, listings, topics
 from unembed.demo.transfer import measure_transfer
@@ -39,6 +41,9 @@ NAME = "the bundled model"
 POSITIONS = 100_000
 CHARACTERS = 6_000
 """Of each document, so that the sample holds many of them: intervals cluster by document."""
+
+LAYERS = LayersOptions(max_positions=4_000, cloud_points=500)
+"""Of the same documents, fewer: every depth is read under three lenses."""
 
 OBJECTIVES = (("fisher", 0.6), ("margin", 0.15))
 """What the demo refines by, the first beside its control, with weights that gain about the same."""
@@ -77,15 +82,16 @@ def heldout_corpus(checkpoint: Checkpoint, characters: int = CHARACTERS) -> Corp
 
 @dataclass(frozen=True)
 class DemoRuns:
-    """What the demo measured: the model, what each rounding of it changes, by its name, what
-    refining it by each objective does, how alike a dozen topics would move its head, and which of a
-    dozen listings helps which.
+    """What the demo measured: the model, how its decisions form from block to block, what each
+    rounding of it changes, by its name, what refining it by each objective does, how alike a dozen
+    topics would move its head, and which of a dozen listings helps which.
 
     ``dropped`` says of each topic and listing that has too few samples why it is not in it.
     """
 
     folder: Path
     audit: Audit
+    layers: Layers
     rounded: dict[str, Comparison]
     refined: dict[str, Refinement]
     topics: Alignments
@@ -98,20 +104,21 @@ class DemoRuns:
         refined = ["refined"] if self.refined else []
         return (
             self.folder,
-            *(self.folder / x for x in (*self.rounded, *refined, "topics", "helped")),
+            *(self.folder / x for x in ("layers", *self.rounded, *refined, "topics", "helped")),
         )
 
 
 def run_demo(out: Path, *, progress: bool = False, command: str = "") -> DemoRuns:
-    """Audit the bundled model on held-out documents, then its bfloat16 and int8 versions.
+    """Audit the bundled model on held-out documents, its layers, its bfloat16 and int8 versions.
 
     Then refine it by each of OBJECTIVES on a part of these documents, sketch a dozen topics of the
     library, and train its head on each of a dozen listings. All of it is done afresh: the audit is
-    in ``out``, the comparison with each version in ``out/bfloat16`` and ``out/int8``, the
-    refinements in ``out/refined``, the signatures in ``out/signatures``, the topics' alignments in
-    ``out/topics`` and what each listing gains the others in ``out/helped``. int8 is left out
-    without the extra ``quant``, the refinements without ``train``, and a topic or listing with too
-    few samples always. Raises UnembedError where ``out`` holds anything but an earlier demo.
+    in ``out``, the layers in ``out/layers``, the comparison with each version in ``out/bfloat16``
+    and ``out/int8``, the refinements in ``out/refined``, the signatures in ``out/signatures``, the
+    topics' alignments in ``out/topics`` and what each listing gains the others in ``out/helped``.
+    int8 is left out without the extra ``quant``, the refinements without ``train``, and a topic or
+    listing with too few samples always. Raises UnembedError where ``out`` holds anything but an
+    earlier demo.
     """
     check_folder(out)
     check_output(out / GALLERY, is_page)
@@ -136,9 +143,19 @@ def run_demo(out: Path, *, progress: bool = False, command: str = "") -> DemoRun
         )
 
     with_int8, refines = torchao_is_there(), accelerate_is_there()
-    steps = Steps(4 + with_int8 + refines * len(OBJECTIVES))
+    steps = Steps(5 + with_int8 + refines * len(OBJECTIVES))
     with steps("the bundled model"):
         before = audited_as(whole, out)
+    with steps("its layers"):
+        deep = layers(
+            whole.model,
+            text,
+            LAYERS,
+            out=out / "layers",
+            name=NAME,
+            command=command,
+            progress=progress,
+        )
     narrow = load(bundled_model(), dtype="bfloat16")
     versions = {"bfloat16": replace(narrow, name=f"{NAME} in bfloat16")}
     if with_int8:
@@ -152,7 +169,7 @@ def run_demo(out: Path, *, progress: bool = False, command: str = "") -> DemoRun
     if refines:
         refined = _refined(whole, out / "refined", steps, progress, command)
     alignment, transfer, dropped = _topics(whole, out, steps, progress, command)
-    return DemoRuns(out, before, rounded, refined, alignment, transfer, dropped)
+    return DemoRuns(out, before, deep, rounded, refined, alignment, transfer, dropped)
 
 
 def _refined(
