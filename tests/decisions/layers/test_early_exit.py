@@ -143,6 +143,14 @@ def test_a_threshold_that_holds_again_below_one_that_failed_is_not_taken():
     assert early_exit(made, wanted=0.8, **HOW).chosen.threshold > 1.5
 
 
+def test_who_stays_to_the_end_is_decided_by_the_model_whichever_the_lens():
+    stack = made_stack(12, blocks=3, seed=2)
+    top1 = np.full_like(stack.top1, -1)
+    wrong = early_exit(dataclasses.replace(stack, lens="fitted", top1=top1), **HOW)
+    for one in wrong.curve:
+        assert one.agreement.value == pytest.approx(1 - one.early.value)
+
+
 def test_nobody_leaves_above_every_margin_and_all_leave_at_once_at_zero():
     stack = made_stack(5, blocks=3)
     assert (exit_rows(stack, float(stack.margin.max()) + 1) == 3).all()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -89,7 +89,11 @@ def early_exit(
     resamples: int = LAYERS_RESAMPLES,
     seed: int = 0,
 ) -> EarlyExit:
-    """The curve of early exit, and the threshold that holds ``wanted`` agreement, if one does."""
+    """The curve of early exit, and the threshold that holds ``wanted`` agreement, if one does.
+
+    Where nobody left before the last depth, the model itself decides, whichever lens this is.
+    """
+    stack = replace(stack, top1=np.concatenate([stack.top1[:-1], stack.final_top1[None]]))
     how = {"resamples": resamples, "seed": seed}
     documents = stack.clusters[1]
     curve = _measured(stack, _curve_thresholds(stack), **how)

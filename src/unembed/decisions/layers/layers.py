@@ -418,6 +418,7 @@ def _summarise(found: Layers) -> LayersSummary:
         lenses=tuple(every[lens] for lens in LENSES if lens in every),
         settling=settling(own, classes, frequency_buckets(own.target), **how),
         early_exit=early_exit(own, **how),
+        fitted_exit=early_exit(stacks["fitted"], **how) if "fitted" in stacks else None,
         self_drafts=self_drafts(own, **how),
         regimes=regimes(stacks, **how),
         cloud=found._cloud,

@@ -63,8 +63,8 @@ class LayersSummary(ShortRepr, Figures):
     ``depths`` are those measured of 0, what enters the first of ``blocks``, to the last; ``tail``
     says what follows that. Of ``n_positions`` in ``n_documents``, ``n_left_out`` have a number that
     is not finite at some depth and enter no figure. ``settling``, ``early_exit`` and
-    ``self_drafts`` are under the model's own tail, ``regimes`` under every lens, and ``cloud`` is
-    there unless it was left out.
+    ``self_drafts`` are under the model's own tail, ``fitted_exit`` is under the fitted lens where
+    that was measured, ``regimes`` under every lens, and ``cloud`` is there unless it was left out.
     """
 
     model: str
@@ -81,6 +81,7 @@ class LayersSummary(ShortRepr, Figures):
     regimes: Regimes
     cloud: Cloud | None = None
     fit: LensFit | None = None
+    fitted_exit: EarlyExit | None = None
 
     def lens(self, name: str) -> LensSummary:
         """The figures of one lens."""

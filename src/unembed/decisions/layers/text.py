@@ -44,6 +44,8 @@ def headline(summary: LayersSummary) -> list[tuple[str, str]]:
         ("early exit", _exit(summary.early_exit)),
         ("its own blocks as a draft", _draft(summary.self_drafts.best_sampled)),
     ]
+    if summary.fitted_exit is not None:
+        rows.insert(6, ("early exit, fitted lens", _exit(summary.fitted_exit)))
     for one in summary.regimes.lenses:
         rows.append((f"ρ(−margin, loss), {one.lens}", _regime(one.of(PENALTY))))
     if summary.cloud is not None:

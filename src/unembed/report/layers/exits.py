@@ -34,8 +34,8 @@ from unembed.report.verdicts.layers import exit_words
 from unembed.stats.estimate import Estimate
 
 
-def exits_section(exits: EarlyExit, drafts: SelfDrafts) -> Section:
-    """Early exit by a threshold on the margin, and self-drafting by depth."""
+def exits_section(exits: EarlyExit, fitted: EarlyExit | None, drafts: SelfDrafts) -> Section:
+    """Early exit by a threshold on the margin, by the fitted lens too, and self-drafting."""
     wanted = whole_percent(exits.wanted)
     lead = (
         "Leave at the first depth whose margin reaches a threshold, and the blocks above it need "
@@ -43,27 +43,34 @@ def exits_section(exits: EarlyExit, drafts: SelfDrafts) -> Section:
         f"{count(exits.chosen_on)} documents and measured on the others. "
     )
     lead += f"Here: {exit_words(exits)}"
+    if fitted is not None:
+        lead += f" By the fitted lens: {exit_words(fitted)}"
     lead += (
         " The first blocks can also draft tokens that the whole model then checks, which changes "
         "no token; a drafted token is taken to cost its part of the blocks, without the head."
     )
-    held = () if exits.chosen is None else (_held_out(exits, exits.chosen),)
+    ways = [("exit", "Early exit", exits)]
+    if fitted is not None:
+        ways.append(("exit-fitted", "Early exit by the fitted lens", fitted))
+    held = tuple(
+        _held_out(way, way.chosen, title) for _, title, way in ways if way.chosen is not None
+    )
     return Section(
         "exits",
         "What leaving early would save",
         lead,
-        (_curve(exits), _drafts(drafts)),
+        (*(_curve(way, name, title) for name, title, way in ways), _drafts(drafts)),
         held,
     )
 
 
-def _curve(exits: EarlyExit) -> Figure:
+def _curve(exits: EarlyExit, name: str, title: str) -> Figure:
     keys = [Key("line", "exit by margin"), Key("dashed", "as many at random")]
     if exits.chosen is not None:
         keys.append(Key("square", "chosen threshold, on other documents"))
     return Figure(
-        "exit",
-        "Early exit",
+        name,
+        title,
         "How many decisions are still the whole model’s, over the share of the blocks that is not "
         "run; a point is a threshold. Bands are 95 % intervals over documents.",
         draw(_exit_chart(exits), "Agreement with the whole model by blocks saved"),
@@ -88,7 +95,7 @@ def _thresholds(caption: str, found: Sequence[ExitThreshold]) -> Table:
     )
 
 
-def _held_out(exits: EarlyExit, chosen: ExitThreshold) -> Table:
+def _held_out(exits: EarlyExit, chosen: ExitThreshold, title: str) -> Table:
     rows: dict[str, tuple[Estimate, Wording] | str] = {
         "agree with the whole model": (chosen.agreement, share),
         "leave before the last depth": (chosen.early, share),
@@ -103,8 +110,8 @@ def _held_out(exits: EarlyExit, chosen: ExitThreshold) -> Table:
         },
     }
     return estimates_table(
-        f"A margin of {decimal(chosen.threshold)} logits, chosen on {count(exits.chosen_on)} "
-        f"documents, on the others, n = {count(chosen.agreement.n)}",
+        f"{title}: a margin of {decimal(chosen.threshold)} logits, chosen on "
+        f"{count(exits.chosen_on)} documents, on the others, n = {count(chosen.agreement.n)}",
         rows,
     )
 

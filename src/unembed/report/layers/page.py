@@ -82,7 +82,7 @@ def sections_of_summary(summary: LayersSummary) -> tuple[Section, ...]:
         glance,
         depths_section(summary),
         settling_section(summary.settling),
-        exits_section(summary.early_exit, summary.self_drafts),
+        exits_section(summary.early_exit, summary.fitted_exit, summary.self_drafts),
         regimes_section(summary, summary.regimes),
         *(() if summary.cloud is None else (cloud_section(summary.cloud, summary.blocks),)),
         gap_section(summary),

@@ -26,9 +26,12 @@ class LayersPlots(Plots):
         """Mean settling depth by ``"class"`` or ``"frequency"`` of the target."""
         return self._figure(f"settling-{group}")
 
-    def early_exit(self) -> Any:
-        """Agreement with the whole model over the blocks that an exit by margin saves."""
-        return self._figure("exit")
+    def early_exit(self, lens: str = "normed") -> Any:
+        """Agreement with the whole model over the blocks that an exit by margin saves.
+
+        Under the lens ``"normed"`` or ``"fitted"``.
+        """
+        return self._figure("exit" if lens == "normed" else f"exit-{lens}")
 
     def self_draft(self) -> Any:
         """Speed-up of decoding with the first blocks as draft, by depth."""

@@ -56,7 +56,7 @@ def verdict(summary: LayersSummary) -> Verdict:
     return Verdict(
         sentence(summary.settling),
         f"Loss: {_regimes(summary.regimes)}",
-        f"Early exit: {exit_words(summary.early_exit)} {_draft(summary.self_drafts)}",
+        f"Early exit: {_exits(summary)} {_draft(summary.self_drafts)}",
         shape,
         "unembed layers MODEL MORE_TEXT -o RUN" if summary.n_documents < FEW_DOCUMENTS else "",
     )
@@ -190,6 +190,14 @@ def exit_words(exits: EarlyExit) -> str:
     if chance.value is not None and side_of(chosen.agreement, chance.value) <= 0:
         words += f"; as many leaving at random would keep {share(chance.value)}"
     return f"{words}."
+
+
+def _exits(summary: LayersSummary) -> str:
+    """What leaving early saves under the model's own tail, and under the fitted lens."""
+    words = exit_words(summary.early_exit)
+    if summary.fitted_exit is None:
+        return words
+    return f"{words} By the fitted lens: {exit_words(summary.fitted_exit)}"
 
 
 def _draft(drafts: SelfDrafts) -> str:
