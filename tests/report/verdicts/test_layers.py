@@ -99,8 +99,25 @@ def test_a_threshold_that_misses_what_it_was_to_hold_says_so() -> None:
     )
     lucky = chosen(estimate(0.993, 0.988, 0.996), 0.991)
     assert lucky.endswith("; as many leaving at random would keep 99.1\u00a0%.")
+    unknown = chosen(Estimate(0.998, 0.0, 1.0, 900, documents=20))
+    assert "changes too few decisions on the others to say how many it keeps and saves" in unknown
     nobody = replace(exits, chosen=None, chosen_reason="no threshold holds it")
     assert exit_words(nobody) == "no threshold holds it."
+
+
+def test_a_correlation_that_is_none_at_both_ends_is_said_once() -> None:
+    regimes = made().regimes
+    none = Estimate(None, reason="a correlation needs 2 positions, got 1")
+    lenses = []
+    for lens in regimes.lenses:
+        penalties = tuple(
+            replace(one, by_depth=tuple(replace(row, rho=none) for row in one.by_depth))
+            for one in lens.penalties
+        )
+        lenses.append(replace(lens, penalties=penalties))
+    said = loss(Regimes(tuple(lenses)))
+    assert said.count("needs 2 positions") == 1
+    assert "goes from" not in said
 
 
 def turning(lenses: tuple[str, ...], p: float, least_p: float = 0.01) -> Regimes:
@@ -137,6 +154,28 @@ def test_where_the_sign_turns_and_under_which_lenses() -> None:
 def test_the_theorem_stands_beside_the_shape() -> None:
     assert LIPSCHITZ in verdict(made()).trust
     assert verdict(replace(made(), cloud=None)).trust == "Shape: not measured."
+
+
+def test_every_depth_is_below_a_gaussian_only_where_every_depth_is() -> None:
+    cloud = made().cloud
+    assert cloud is not None
+    *rows, behind = cloud.rows
+
+    def said(points: int, two_nn: Estimate) -> str:
+        found = []
+        for row in rows:
+            dimensions = replace(row.geometry.dimensions, two_nn=two_nn)
+            geometry = replace(row.geometry, dimensions=dimensions, points=row.spectrum.n)
+            found.append(replace(row, geometry=geometry))
+        copied = replace(found[0], geometry=replace(found[0].geometry, points=points))
+        some = replace(cloud, rows=(copied, *found[1:], behind))
+        return verdict(replace(made(), cloud=some)).trust
+
+    low, full = estimate(1, 0.9, 1.1), rows[0].spectrum.n
+    assert "At every depth that estimate is surely below" in said(full, low)
+    left_out = said(3, low)
+    assert f"At {len(rows) - 1} of {len(rows)} depths that estimate is surely below" in left_out
+    assert "  " not in said(full, Estimate(2.0, None, None, 900))
 
 
 def test_a_hump_is_said_only_where_intervals_show_it() -> None:

@@ -25,7 +25,7 @@ from unembed.report.parts.wording import (
 from unembed.report.verdicts.samples import few_documents
 from unembed.report.verdicts.verdict import Verdict
 from unembed.stats.estimate import Estimate
-from unembed.stats.forms import FEW_DOCUMENTS, Form, bounded
+from unembed.stats.forms import FEW_DOCUMENTS, Form, bounded, determined
 
 RHO = Form(possible=(-1.0, 1.0))
 MOSTLY = 0.5
@@ -98,6 +98,8 @@ def _ends(one: PenaltyRegimes) -> str:
     words = "ρ of narrowness, minus the margin, with the model’s loss"
     if first is last:
         return f"{words} is {bounded(last.rho, RHO)} at the last depth."
+    if first.rho.value is None and last.rho.value is None:
+        return f"{words} is {bounded(last.rho, RHO)}."
     return (
         f"{words} goes from {bounded(first.rho, RHO)} at depth {first.depth} to "
         f"{bounded(last.rho, RHO)} at the last."
@@ -179,10 +181,13 @@ def exit_words(exits: EarlyExit) -> str:
     chosen = exits.chosen
     if chosen is None:
         return f"{exits.chosen_reason}."
+    keeps = f"keeps {bounded(chosen.agreement, share)} of the decisions on the others"
+    if not determined(chosen.agreement, share):
+        keeps = "changes too few decisions on the others to say how many it keeps"
     words = (
         f"a margin of {decimal(chosen.threshold)} logits, chosen on "
-        f"{counted(exits.chosen_on, 'document')}, keeps {bounded(chosen.agreement, share)} of the "
-        f"decisions on the others and saves {bounded(chosen.saved, share)} of the blocks"
+        f"{counted(exits.chosen_on, 'document')}, {keeps} and saves "
+        f"{bounded(chosen.saved, share)} of the blocks"
     )
     if chosen.agreement.high is not None and chosen.agreement.high < exits.wanted:
         words += f", which is short of {wanted}"
@@ -230,7 +235,7 @@ def _shape(cloud: Cloud | None) -> str:
     rank = _course(rows, lambda row: row.spectrum.effective_rank)
     size = _course(rows, lambda row: row.geometry.dimensions.two_nn)
     words = f"the effective rank of the states {rank}, and their dimension by TwoNN {size}."
-    return f"{words} {_beside_gaussian(rows)} {LIPSCHITZ}"
+    return " ".join(filter(None, (words, _beside_gaussian(rows, len(depths)), LIPSCHITZ)))
 
 
 def _course(rows: Sequence[CloudRow], figure: Callable[[CloudRow], Estimate]) -> str:
@@ -260,8 +265,8 @@ def _beyond(one: Estimate, other: Estimate, side: int) -> bool:
     return one.low > other.high if side > 0 else one.high < other.low
 
 
-def _beside_gaussian(rows: Sequence[CloudRow]) -> str:
-    """Beside the Gaussian of the same covariance: where the estimate surely lies below it."""
+def _beside_gaussian(rows: Sequence[CloudRow], depths: int) -> str:
+    """Beside the Gaussian of the same covariance: at how many depths the estimate is below it."""
     below, judged = 0, 0
     for row in rows:
         gaussian = row.gaussian.dimensions.two_nn.value
@@ -276,8 +281,8 @@ def _beside_gaussian(rows: Sequence[CloudRow]) -> str:
         "At no depth"
         if not below
         else "At every depth"
-        if below == judged
-        else f"At {count(below)} of {count(judged)} depths"
+        if below == depths
+        else f"At {count(below)} of {count(depths)} depths"
     )
     verb = "is that estimate surely" if not below else "that estimate is surely"
     return f"{where} {verb} below that of a Gaussian of the same covariance."
