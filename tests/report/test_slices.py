@@ -8,13 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from browser import Watched, browser_test
 from made_up.pages import page_of
 from made_up.slices import WORDS, made_move, made_path, made_slices, small_head
 from markup import Elements
 from unembed.decisions.slices.cells import depth_in
-from unembed.decisions.slices.slice import Slice, slice_of
+from unembed.decisions.slices.slice import Slice, slice_between, slice_of
+from unembed.head.head import Head
 from unembed.report.parts import wording
 from unembed.report.parts.colours import declared, plain_colour
 from unembed.report.parts.standalone import whole_spec
@@ -181,6 +183,38 @@ def test_distances_stand_on_the_ways_to_walls() -> None:
         assert way.text in told
         across = np.hypot(way.end[0] - way.start[0], way.end[1] - way.start[1])
         assert wording.decimal(across / scale * one.unit) == way.text
+
+
+def test_borders_of_the_later_head_are_dashed_once_and_told() -> None:
+    one = made_move()
+    laid = lay_out(one, 452.0)
+    assert 0 < len(laid.outlines) < sum(len(cell.corners) for cell in one.later_cells) / 2
+    for (a, b), (c, d) in combinations(laid.outlines, 2):
+        assert max(np.hypot(*np.subtract(a, d)), np.hypot(*np.subtract(b, c))) > 0.1
+    for border in laid.outlines:
+        x, y = np.mean(border, axis=0)
+        assert 0 < x < 452
+        assert 0 < y < 452
+    words = [key.label for key in slice_figure(one, "x", "T").keys]
+    assert words[-1] == "cells of the head after"
+
+
+def test_a_figure_says_what_each_state_decides() -> None:
+    for one in (made_move(), made_path()):
+        title = whole_spec(slice_figure(one, "x", "T"))["layer"][0]["encoding"]["x"]["axis"][
+            "title"
+        ]
+        told = " ".join(title)
+        assert told.count("decisions: ") == 1
+        for mark in one.marks:
+            assert f"“{wording.token(mark.text, 22)}”" in told
+
+
+def test_a_window_without_a_wall_is_not_taken_where_a_larger_one_has_one() -> None:
+    weight = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    head = Head.from_parts(weight, torch.tensor([0.0, -12.0]))
+    one = slice_between(torch.zeros(2), torch.tensor([1.0, 1.0]), head, WORDS)
+    assert len(one.cells) == 2
 
 
 def test_a_path_is_drawn_in_order_of_its_depths() -> None:

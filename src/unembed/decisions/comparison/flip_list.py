@@ -70,8 +70,13 @@ class FlipPair(ShortRepr):
 
 def surest_flips(parts: Iterable[pa.Table], quoting: Quoting, n: int) -> Listing[Flip]:
     """The n flips with the largest margin before, the largest first."""
-    rows = quoting.highest(parts, _sureness, n)
+    rows = surest_rows(parts, quoting, n)
     return Listing(Flip, tuple(_flip(row, quoting) for row in rows.to_pylist()))
+
+
+def surest_rows(parts: Iterable[pa.Table], quoting: Quoting, n: int) -> pa.Table:
+    """Their rows of ``FLIP_COLUMNS``, with ``document`` and ``context``."""
+    return quoting.highest(parts, _sureness, n)
 
 
 def commonest_flips(parts: Iterable[pa.Table], quoting: Quoting, n: int) -> Listing[FlipPair]:

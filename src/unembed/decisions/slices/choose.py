@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,13 +11,11 @@ import pyarrow as pa
 from unembed.decisions.audit.closest import CLOSEST_COLUMNS, ClosestCall, closest_rows
 from unembed.decisions.quoting import CONTEXT_TOKENS, Quoting
 from unembed.decisions.slices.decision import DecisionSlice, decision_slices
-from unembed.decisions.slices.states import states_at
-from unembed.errors import UnembedError, need
+from unembed.decisions.slices.states import check_given, reading_again, states_at
+from unembed.errors import UnembedError
 from unembed.models.checkpoint import Checkpoint
 from unembed.models.mode import restores_mode
-from unembed.models.model_pass import ModelPass, ReadingOptions
 from unembed.runs.arrays import numbers_of, text_array
-from unembed.runs.provenance import digest_of
 from unembed.text.corpus import Corpus
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ Position = int | tuple[int | str, int] | ClosestCall
 def narrowest(audit: Audit, n: int) -> pa.Table:
     """The n narrowest decisions, as ``audit.closest`` has them, with their rows' columns."""
     quoting = Quoting(audit.vocabulary, audit.documents, CONTEXT_TOKENS)
-    return _told(closest_rows(audit._parts(CLOSEST_COLUMNS), quoting, n), quoting)
+    return told(closest_rows(audit._parts(CLOSEST_COLUMNS), quoting, n), quoting)
 
 
 def row_at(audit: Audit, position: Position) -> pa.Table:
@@ -50,35 +49,56 @@ def row_at(audit: Audit, position: Position) -> pa.Table:
             )
         return found.slice(position)
     document, place = position
-    names = audit.documents["name"].to_pylist()
+    number = number_of(audit.documents, document, "audit")
+    quoting = Quoting(audit.vocabulary, audit.documents, CONTEXT_TOKENS)
+    rows = audit.of_documents([number]).select(CLOSEST_COLUMNS)
+    return row_of(rows, number, place, quoting, "audit")
+
+
+def number_of(documents: pa.Table, document: int | str, run: str) -> int:
+    """A document's number, from that or its name. Raises UnembedError where a run has none."""
+    names = documents["name"].to_pylist()
     if isinstance(document, str):
         if document not in names:
             raise UnembedError(
-                f"document {document!r} is none of this audit's: give one of audit.documents, "
+                f"document {document!r} is none of this {run}'s: give one of {run}.documents, "
                 f"such as {names[0]!r}, or its number"
             )
-        document = names.index(document)
+        return int(names.index(document))
     if not 0 <= document < len(names):
         raise UnembedError(
-            f"document {document} is none of this audit's {len(names):,}: give 0 to "
+            f"document {document} is none of this {run}'s {len(names):,}: give 0 to "
             f"{len(names) - 1}, or its name"
         )
-    rows = audit.of_documents([document])
+    return document
+
+
+def row_of(
+    rows: pa.Table,
+    document: int,
+    place: int,
+    quoting: Quoting,
+    run: str,
+    margins: Sequence[str] = ("margin",),
+) -> pa.Table:
+    """The row of one position among those of a document, with its context.
+
+    Raises UnembedError where there is none, and where one of its ``margins`` is not finite.
+    """
     places = numbers_of(rows["pos"])
     at = np.flatnonzero(places == place)
     if not len(at):
         held = f"it has {places[0]} to {places[-1]} there" if len(places) else "it has none there"
+        name = quoting.documents["name"][document].as_py()
         raise UnembedError(
-            f"this audit has no position {place} in document {document} ({names[document]!r}): "
-            f"{held}"
+            f"this {run} has no position {place} in document {document} ({name!r}): {held}"
         )
-    if rows["margin"][int(at[0])].as_py() is None:
+    if any(rows[margin][int(at[0])].as_py() is None for margin in margins):
         raise UnembedError(
             f"the logits at position {place} of document {document} were not finite: there are no "
             "cells to draw; give another position"
         )
-    quoting = Quoting(audit.vocabulary, audit.documents, CONTEXT_TOKENS)
-    return _told(quoting.named(rows.select(CLOSEST_COLUMNS), at), quoting)
+    return told(quoting.named(rows, at), quoting)
 
 
 @restores_mode
@@ -107,34 +127,13 @@ def slice_at(
             f"this audit keeps no such picture of document {place[0]} position {place[1]}: give "
             "the model and the text, plot.slice(position, checkpoint, corpus)"
         )
-    need(checkpoint, Checkpoint, "give unembed.load(name)")
-    need(corpus, Corpus, "give Corpus.read(path, tokenizer)")
-    facts = audit.provenance
-    if corpus.digest != facts.text.digest:
-        raise UnembedError(
-            f"the text is not the audited one (digest {corpus.digest[:12]}, the audit has "
-            f"{facts.text.digest[:12]}): read it as the audit did, {facts.text.corpus}"
-        )
-    digest = digest_of(checkpoint.model)
-    if digest != facts.model_digest:
-        raise UnembedError(
-            f"{checkpoint.name} is not the audited model (digest {digest[:12]}, the audit has "
-            f"{facts.model_digest[:12]}): give {facts.model} as it was, or audit it again"
-        )
-    options = ReadingOptions(
-        context=facts.text.context,
-        overflow=facts.text.overflow,  # type: ignore[arg-type]
-        max_positions=facts.text.positions,
-        batch_tokens=facts.batch_tokens,
-        part_positions=facts.part_positions,
-        spread=facts.options.get("spread", False),
-        mix_lengths=facts.options.get("mixed_lengths", True),
-    )
-    reading = ModelPass.of(checkpoint.model.eval(), corpus, options, checkpoint.name)
+    check_given(audit.provenance, checkpoint, corpus, "audit")
+    reading = reading_again(audit.provenance, checkpoint, corpus)
     hidden = states_at(reading, [place])
     return decision_slices(row, hidden, reading.head, corpus.tokenizer, half=half)[0]
 
 
-def _told(rows: pa.Table, quoting: Quoting) -> pa.Table:
+def told(rows: pa.Table, quoting: Quoting) -> pa.Table:
+    """The rows with the text of each one's target."""
     words = [quoting.word(token) for token in rows["target"].to_pylist()]
     return rows.append_column("target_text", text_array(words))

@@ -62,39 +62,46 @@ def decision_slices(
 
     ``rows`` has ``document``, ``context`` and ``target_text`` besides the audit's columns.
     """
-    found = []
-    for row, one in zip(
-        rows.to_pylist(), slices_of(hidden, head, tokenizer, half=half), strict=True
-    ):
-        found.append(
-            DecisionSlice(
-                doc=row["doc"],
-                position=row["pos"],
-                document=row["document"],
-                context=row["context"],
-                target=row["target"],
-                target_text=row["target_text"],
-                margin=row["margin"],
-                slice=replace(one, remarks=(*one.remarks, *_unlike(one, head, row))),
-            )
-        )
-    return tuple(found)
+    cut = slices_of(hidden, head, tokenizer, half=half)
+    return tuple(
+        decision_of(row, one, head) for row, one in zip(rows.to_pylist(), cut, strict=True)
+    )
 
 
-def _unlike(one: Slice, head: Head, row: dict[str, Any]) -> Iterator[str]:
-    """Where the state decides otherwise than the audit's did, in a sentence."""
-    tops = list(one.leading)
+def decision_of(row: dict[str, Any], one: Slice, head: Head) -> DecisionSlice:
+    """The picture of a row, which says where its first state decides otherwise than the row."""
+    unlike = unlike_row(one.marks[0].token, one.leading, head, row["top1"], row["margin"])
+    return DecisionSlice(
+        doc=row["doc"],
+        position=row["pos"],
+        document=row["document"],
+        context=row["context"],
+        target=row["target"],
+        target_text=row["target_text"],
+        margin=row["margin"],
+        slice=replace(one, remarks=(*one.remarks, *unlike)),
+    )
+
+
+def unlike_row(
+    token: int, leading: Sequence[float], head: Head, top1: int, margin: float
+) -> Iterator[str]:
+    """Where a state that was read again decides otherwise than its run's did, in a sentence.
+
+    ``leading`` are its two largest logits before a soft-cap.
+    """
+    tops = list(leading)
     if head.softcap is not None:
         tops = [head.softcap * math.tanh(top / head.softcap) for top in tops]
-    margin, size = tops[0] - tops[1], EXACT * max(1.0, abs(tops[0]) / 50)
-    signed = margin if one.marks[0].token == row["top1"] else -margin
-    if abs(signed - row["margin"]) > size:
+    lead, size = tops[0] - tops[1], EXACT * max(1.0, abs(tops[0]) / 50)
+    signed = lead if token == top1 else -lead
+    if abs(signed - margin) > size:
         yield (
-            f"The state was read again, and its margin here is {margin:.4g} where the audit has "
-            f"{row['margin']:.4g}: another machine or another number of threads rounds otherwise."
+            f"The state was read again, and its margin here is {lead:.4g} where the run has "
+            f"{margin:.4g}: another machine or another number of threads rounds otherwise."
         )
-    elif one.marks[0].token != row["top1"]:
-        yield "Two tokens lead by less than float32 tells apart: the audit has the other one first."
+    elif token != top1:
+        yield "Two tokens lead by less than float32 tells apart: the run has the other one first."
 
 
 def slices_to_json(slices: Sequence[DecisionSlice]) -> bytes:

@@ -27,7 +27,7 @@ from unembed.text.vocabulary import Vocabulary
 
 TIMES = (2.5, 4.0, 6.5)
 """Half sides of a window that are tried, in distances to the farther of the two walls."""
-MOVES = (1.25, 2.0, 3.2)
+MOVES = (1.25, 2.0, 3.2, 5.0, 7.0)
 """The same around the middle of a move, in its lengths."""
 GAIN = 1.3
 """Times as many cells that a window must show at least for each step up in size."""
@@ -250,9 +250,13 @@ def _around(walls: Walls, plane: Plane) -> list[Window]:
 def _worth_most(
     logits: Float[np.ndarray, "3 vocab"], windows: Sequence[Window]
 ) -> tuple[Window, Tessellation]:
-    """The window with most cells for its size: a larger one has GAIN times those of a smaller."""
+    """The window with most cells for its size: a larger one has GAIN times those of a smaller.
+
+    One without a wall is taken where none has any.
+    """
     whole = tessellation(logits, windows[-1])
-    worth = [whole.in_window(window) / GAIN**at for at, window in enumerate(windows)]
+    seen = [whole.in_window(window) for window in windows]
+    worth = [cells / GAIN**at if cells > 1 else 0 for at, cells in enumerate(seen)]
     best = int(np.argmax(worth))
     if best == len(windows) - 1:
         return windows[best], whole

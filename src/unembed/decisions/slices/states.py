@@ -1,10 +1,11 @@
-"""Final hidden states of single positions: kept from a pass, or read again as it read them."""
+"""Hidden states of single positions: kept from a pass, or read again as it read them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from threading import Lock
 
 import numpy as np
@@ -12,9 +13,13 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from unembed.models.model_pass import ModelPass
+from unembed.errors import UnembedError, need
+from unembed.models.checkpoint import Checkpoint
+from unembed.models.model_pass import ModelPass, ReadingOptions
 from unembed.runs.phases import Phases
+from unembed.runs.provenance import Provenance, digest_of
 from unembed.text.batches import Batch, batches, parts
+from unembed.text.corpus import Corpus
 
 Place = tuple[int, int]
 """A document's number, and a position in it."""
@@ -52,14 +57,51 @@ class NarrowStates:
             self.held = dict(every[: self.wanted])
 
 
+def check_given(facts: Provenance, checkpoint: Checkpoint, corpus: Corpus, run: str) -> None:
+    """Raise UnembedError where a model or a text is not the one of a run, ``run`` in words."""
+    need(checkpoint, Checkpoint, "give unembed.load(name)")
+    need(corpus, Corpus, "give Corpus.read(path, tokenizer)")
+    done = "measured" if facts.kind == "layers" else "audited"
+    if corpus.digest != facts.text.digest:
+        raise UnembedError(
+            f"the text is not the {done} one (digest {corpus.digest[:12]}, the {run} has "
+            f"{facts.text.digest[:12]}): read it as the {run} did, {facts.text.corpus}"
+        )
+    digest = digest_of(checkpoint.model)
+    if digest != facts.model_digest:
+        raise UnembedError(
+            f"{checkpoint.name} is not the {done} model (digest {digest[:12]}, the {run} has "
+            f"{facts.model_digest[:12]}): give {facts.model} as it was, or measure it again"
+        )
+
+
+def reading_again(facts: Provenance, checkpoint: Checkpoint, corpus: Corpus) -> ModelPass:
+    """The pass of a run over its text, by the same model and in the same batches."""
+    options = ReadingOptions(
+        context=facts.text.context,
+        overflow=facts.text.overflow,  # type: ignore[arg-type]
+        max_positions=facts.text.positions,
+        batch_tokens=facts.batch_tokens,
+        part_positions=facts.part_positions,
+        spread=facts.options.get("spread", False),
+        mix_lengths=facts.options.get("mixed_lengths", True),
+    )
+    return ModelPass.of(checkpoint.model.eval(), corpus, options, checkpoint.name)
+
+
 def states_at(
-    reading: ModelPass, places: Sequence[Place], held: NarrowStates | None = None
-) -> Float[Tensor, "positions dim"]:
+    reading: ModelPass,
+    places: Sequence[Place],
+    held: NarrowStates | None = None,
+    *,
+    read: Callable[[Batch], Shaped[Tensor, "positions ..."]] | None = None,
+) -> Shaped[Tensor, "positions ..."]:
     """The final hidden states of some positions, in their order: those of the pass, bit for bit.
 
     What ``held`` does not have is read again, in the blocks of rows in which the pass reads it and
-    by as many threads; nothing else of the text is read.
+    by as many threads; nothing else of the text is read. ``read`` takes other states of a batch.
     """
+    read = read or partial(reading.hidden, reading.models[0], phases=Phases())
     found = {} if held is None else {place: state for place, (_, state) in held.held.items()}
     missing = {place for place in places if place not in found}
     with _threads(reading.threads):
@@ -72,7 +114,7 @@ def states_at(
                 if missing.isdisjoint(rows):
                     continue
                 alone = replace(batch, blocks=(block,))
-                states = reading.hidden(reading.models[0], alone, Phases())
+                states = read(alone)
                 wanted = [i for i, place in enumerate(rows) if place in missing]
                 found |= {rows[i]: states[i].cpu() for i in wanted}
     return torch.stack([found[place] for place in places])

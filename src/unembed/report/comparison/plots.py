@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
+from unembed.decisions.slices.moves import ChangedPosition, move_at
+from unembed.models.checkpoint import Checkpoint
 from unembed.report.parts.plots import Plots
+from unembed.report.parts.standalone import standalone
+from unembed.report.slices.section import decision_figure
+from unembed.text.corpus import Corpus
+
+if TYPE_CHECKING:
+    from unembed.decisions.comparison.compare import Comparison
 
 
 class ComparisonPlots(Plots):
@@ -77,3 +85,23 @@ class ComparisonPlots(Plots):
     def mined(self, which: str = "rose") -> Any:
         """Tokens expected more often, ``"rose"``, or less, ``"fell"``, of ``compare --mine``."""
         return self._figure(f"mined-{which}")
+
+    def slice(
+        self,
+        position: ChangedPosition,
+        before: Checkpoint,
+        after: Checkpoint,
+        corpus: Corpus,
+        *,
+        half: float | None = None,
+    ) -> Any:
+        """One decision before and after on one plane, with the cells of both heads, exactly.
+
+        ``position`` is a number as in ``comparison.flips()``, a ``Flip``, or a document (by name or
+        number) and a position of it. The compared models and text are given, and both states are
+        read again. ``half`` is half the side of the window in lengths of the way between them.
+        Raises UnembedError for a position that the comparison lacks, and for other models or text.
+        """
+        record = cast("Comparison", self._record)
+        found = move_at(record, position, before, after, corpus, half=half)
+        return standalone(decision_figure(found, "slice"))

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
+from unembed.decisions.slices.moves import path_at
+from unembed.models.checkpoint import Checkpoint
 from unembed.report.parts.plots import Plots
+from unembed.report.parts.standalone import standalone
+from unembed.report.slices.section import decision_figure
+from unembed.text.corpus import Corpus
+
+if TYPE_CHECKING:
+    from unembed.decisions.layers.layers import Layers
 
 
 class LayersPlots(Plots):
@@ -54,3 +62,13 @@ class LayersPlots(Plots):
     def gap(self, name: str = "slope") -> Any:
         """``"slope"`` of the gap, or ``"density"`` of close calls, by depth."""
         return self._figure(f"gap-{name}")
+
+    def slice(self, position: tuple[int | str, int], checkpoint: Checkpoint, corpus: Corpus) -> Any:
+        """One state's way through the depths, on its first two principal axes among the cells.
+
+        ``position`` is a document (by name or number) and a position of it. The measured model and
+        text are given, and the states, as the head would read them, are read again.
+        Raises UnembedError for a position that the run lacks, and for another model or text.
+        """
+        found = path_at(cast("Layers", self._record), position, checkpoint, corpus)
+        return standalone(decision_figure(found, "slice"))

@@ -63,6 +63,7 @@ LOOKS: dict[str, Look] = {
     "undecided": _disc(MUTED),
     "cell-own": ("square", "var(--cell-0)", INK, ()),
     "state-ring": ("circle", PAPER, INK, ()),
+    "later": _line(INK, 5, 4),
 }
 """The symbol of each class of a key, as the stylesheets draw it."""
 

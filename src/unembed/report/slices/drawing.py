@@ -24,7 +24,7 @@ def draw_cells(one: Slice, laid: Layout, frame: Frame, name: str, label: str) ->
         f'data-tip="{escape(cell_tip(one, patch.cell.token, patch.cell.text, patch.cell.area))}"/>'
         for patch in laid.patches
     )
-    lines = "".join(f'<path class="later" d="{_closed(shape)}"/>' for shape in laid.outlines)
+    lines = "".join(f'<path class="later" d="{_open(border)}"/>' for border in laid.outlines)
     if laid.own_outline:
         lines += f'<path class="own" d="{_closed(laid.own_outline)}"/>'
     lines += "".join(f'<path class="way" d="{_open([w.start, w.end])}"/>' for w in laid.ways)

@@ -112,5 +112,6 @@ def _keys(one: Slice) -> tuple[Key, ...]:
     if len(one.marks) == 1:
         return own, Key("dot", "the state")
     if len(one.marks) == 2:
-        return own, Key("state-ring", "before"), Key("dot", "after")
+        both = (own, Key("state-ring", "before"), Key("dot", "after"))
+        return (*both, Key("later", "cells of the head after")) if one.later_cells else both
     return own, Key("dot", "last state"), Key("state-ring", "earlier, beside the plane")

@@ -26,6 +26,8 @@ EDGE = 5.0
 """Pixels between a name and the border of its cell."""
 STATE_ROOM = 9.0
 """Pixels around a state that no name takes."""
+NEAR = 0.1
+"""Pixels between two points that are one."""
 LEAST_LINE = 16.0
 LEAST_NAMED = 26.0
 """Pixels of the way to a wall from which on it is drawn, and from which on its length is."""
@@ -130,7 +132,7 @@ def lay_out(one: Slice, side: float, target: int | None = None) -> Layout:
         for (_, start), (_, end) in pairwise(in_order(states)):
             taken += _along(WayToWall("", start, end))
         for mark, (x, y) in states:
-            name = _tag(mark, x, y, side)
+            name = _tag(mark, x, y, side, shapes, taken)
             names.append(name)
             taken.append(_box(name))
     listed: list[str] = []
@@ -156,7 +158,8 @@ def lay_out(one: Slice, side: float, target: int | None = None) -> Layout:
     patches = tuple(
         Patch(cell, look, shape) for cell, look, shape in zip(one.cells, looks, shapes, strict=True)
     )
-    outlines = tuple(tuple(pixel(x, y) for x, y in cell.corners) for cell in one.later_cells)
+    later = [tuple(pixel(x, y) for x, y in cell.corners) for cell in one.later_cells]
+    outlines = tuple(_borders(later, side))
     outline = () if own is None else shapes[own]
     return Layout(
         patches, outline, outlines, tuple(names), ways, states, tuple(listed), tuple(unnamed)
@@ -172,6 +175,22 @@ def _own(one: Slice) -> int | None:
     """Which cell is that of the first state's token."""
     tokens = [cell.token for cell in one.cells]
     return tokens.index(one.marks[0].token) if one.marks[0].token in tokens else None
+
+
+def _borders(shapes: Sequence[Sequence[Point]], side: float) -> Iterator[tuple[Point, Point]]:
+    """Each border between two cells once, so that its dashes are seen; not the frame."""
+    seen: list[tuple[Point, Point]] = []
+    for shape in shapes:
+        for start, end in zip(shape, [*shape[1:], shape[0]], strict=True):
+            framed = any(
+                abs(start[at] - edge) < NEAR and abs(end[at] - edge) < NEAR
+                for at in (0, 1)
+                for edge in (0.0, side)
+            )
+            back = any(math.dist(start, b) < NEAR and math.dist(end, a) < NEAR for a, b in seen)
+            if not framed and not back:
+                seen.append((start, end))
+                yield start, end
 
 
 def _ways(one: Slice, own: int | None, pixel: Pixel, scale: float) -> Iterator[WayToWall]:
@@ -227,12 +246,30 @@ def _lengths(ways: Sequence[WayToWall], shape: Sequence[Point]) -> Iterator[Name
         yield found[max((0, 1), key=lambda at: (free[at], room[at]))]
 
 
-def _tag(mark: Mark, x: float, y: float, side: float) -> Name:
-    """What a state among several is called, above it, or below it at the upper border."""
-    wide = len(mark.label) * LETTER * SMALL_SIZE / 2
-    up = y > STATE_ROOM + 2 * SMALL_SIZE
-    beside = y - STATE_ROOM - 5 if up else y + STATE_ROOM + 5
-    return Name(mark.label, min(max(x, wide), side - wide), beside, SMALL_SIZE, "tag")
+def _tag(
+    mark: Mark,
+    x: float,
+    y: float,
+    side: float,
+    shapes: Sequence[Sequence[Point]],
+    taken: Sequence[Box],
+) -> Name:
+    """What a state among several is called: above, below or beside it, where it meets least."""
+    wide, high = len(mark.label) * LETTER * SMALL_SIZE / 2, SMALL_SIZE * 0.62
+    across, down = STATE_ROOM + wide + 3, STATE_ROOM + high + 0.5
+    cells = [np.array([(x, -y) for x, y in shape]) for shape in shapes]
+
+    def trouble(name: Name) -> int:
+        left, top, right, foot = box = _box(name)
+        corners = [(a, -b) for a in (left, right) for b in (top, foot)]
+        inside = min(left, top) >= 0 and max(right, foot) <= side
+        whole = any(all(depth_in(cell, *at) >= 0 for at in corners) for cell in cells)
+        met = sum(_meet(box, other) for other in taken)
+        return 100 * (not inside) + 2 * (not whole) + met
+
+    offsets = ((0, -down), (0, down), (across, 0), (-across, 0))
+    found = [Name(mark.label, x + a, y + b, SMALL_SIZE, "tag") for a, b in offsets]
+    return min(found, key=trouble)
 
 
 def _placed(

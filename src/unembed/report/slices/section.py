@@ -32,10 +32,12 @@ def decision_figure(one: DecisionSlice, name: str) -> Figure:
 
 
 def title_of(one: DecisionSlice) -> str:
-    """The end of the text before a decision, and what won."""
+    """The end of the text before a decision, and what won; of a change, what won before, after."""
     before = " ".join(one.context.split())
     if len(before) > TITLE_LETTERS:
         # From the beginning of a word, unless one word is all of it.
         end = before[-TITLE_LETTERS:]
         before = "… " + (end.partition(" ")[2] or end)
-    return f"{before} {quoted(one.slice.marks[0].text)}"
+    marks = one.slice.marks if len(one.slice.marks) == 2 else one.slice.marks[:1]
+    won = dict.fromkeys(quoted(mark.text) for mark in marks)
+    return f"{before} {' → '.join(won)}"

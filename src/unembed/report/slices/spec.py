@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import Any
 
 from unembed.decisions.slices.cells import Point
 from unembed.decisions.slices.slice import Slice
+from unembed.report.parts import wording
 from unembed.report.parts.drawing import Spec, heading
 from unembed.report.parts.marks import NO_SCALE, scaled
-from unembed.report.slices.drawing import at_plane, axis_words, cell_tip, scales, state_tip
+from unembed.report.slices.drawing import at_plane, axis_words, cell_tip, quoted, scales, state_tip
 from unembed.report.slices.layout import Layout, in_order, lay_out
 
 SIDE = 560.0
@@ -44,16 +46,16 @@ def cells_spec(one: Slice, target: int | None = None) -> Spec:
         "x": scaled(x, None, grid=False) | {"field": "x"},
         "y": scaled(y, None, grid=False) | {"field": "y"},
     }
-    axes["x"]["axis"]["title"] = [f"{axis_words(one.axes[0])} →", *_list_of(laid)]
+    axes["x"]["axis"]["title"] = [f"{axis_words(one.axes[0])} →", *_list_of(one, laid)]
     paths = axes | {"detail": {"field": "line"}, "order": {"field": "order"}}
     closed = {"type": "line", "interpolate": "linear-closed", "clip": True, "aria": False}
     filled = {"fill": {"field": "fill"} | NO_SCALE, "description": {"field": "tip"}}
     drawn = {"filled": True, "fillOpacity": 1, "stroke": "var(--paper)", "strokeWidth": 1.5}
     found = [_layer(cells, closed | drawn, paths | filled)]
-    later = [row for number, shape in enumerate(laid.outlines) for row in line(shape, number)]
+    later = [row for number, border in enumerate(laid.outlines) for row in line(border, number)]
     if later:
-        dashes = {"stroke": INK, "strokeWidth": 1.2, "strokeDash": [5, 4]}
-        found.append(_layer(later, closed | dashes, paths))
+        dashes = {"type": "line", "stroke": INK, "strokeWidth": 1.2, "strokeDash": [5, 4]}
+        found.append(_layer(later, dashes | {"clip": True, "aria": False}, paths))
     own = {"stroke": INK, "strokeWidth": 2, "strokeJoin": "round"}
     found.append(_layer(line(laid.own_outline, 0), closed | own, paths))
     ways = [row for i, way in enumerate(laid.ways) for row in line((way.start, way.end), i)]
@@ -68,13 +70,28 @@ def cells_spec(one: Slice, target: int | None = None) -> Spec:
     return {"title": title, "width": SIDE, "height": SIDE, "layer": found}
 
 
-def _list_of(laid: Layout) -> list[str]:
-    """The tokens under numbers, in a line or more, for a figure has no caption."""
+def _list_of(one: Slice, laid: Layout) -> list[str]:
+    """The tokens under numbers and what states decide for, as a figure has no caption."""
+    listed = [f"{at}\u00a0“{text}”" for at, text in enumerate(laid.listed, 1)]
+    decided = []
+    if len(one.marks) > 1:
+        for text, alike in groupby(in_order(one.marks), key=lambda mark: mark.text):
+            labels = [mark.label for mark in alike]
+            ends = labels if len(labels) < 3 else [labels[0], labels[-1]]
+            joined = ("–" if ends is not labels else ", ").join(ends)
+            decided.append(f"{joined}\u00a0{quoted(text)}")
+        decided[0] = f"decisions: {decided[0]}"
+        decided.append(f"1 is the {one.unit_words}, {wording.decimal(one.unit)}")
+    return [line for words in (decided, listed) for line in _lines(words)]
+
+
+def _lines(words: list[str]) -> list[str]:
+    """Words in lines that an axis is long enough for."""
     lines = [""]
-    for at, text in enumerate(laid.listed, 1):
+    for word in words:
         if len(lines[-1]) > LINE:
             lines.append("")
-        lines[-1] += f"{at}\u00a0“{text}”  "
+        lines[-1] += f"{word}\u2003"
     return [line.rstrip() for line in lines if line]
 
 
