@@ -80,6 +80,7 @@ ARGUMENTS: dict[str, list[tuple[Any, ...]]] = {
     "audit.slice": [(0,), (1,)],
     "comparison.slice": [],  # on no page, for it takes the models
     "layers.slice": [],
+    "layers.early_exit": [("normed",), ("fitted",)],
     "comparison.draft": [(1,), (2,)],
     "comparison.mined": [("rose",), ("fell",)],
     "dose.read_out": [(0,), (1,)],
