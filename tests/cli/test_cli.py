@@ -477,7 +477,7 @@ def goes_on(out: Path, model: Path, text: Path) -> None:
     """Resume what the command line began, as a program does, in this process."""
     checkpoint = load(model)
     corpus = Corpus.read(text, checkpoint.tokenizer)
-    options = AuditOptions(part_positions=int(PART))
+    options = AuditOptions(part_positions=int(PART), slices=12)
     audit(checkpoint.model, corpus, options, out=out, name=checkpoint.name)
 
 

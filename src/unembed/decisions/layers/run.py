@@ -86,6 +86,11 @@ class LayersRun:
                 f"states are {' and '.join(f'{width:,}' for width in others)} wide, and the head "
                 f"reads {head.dim:,}"
             )
+        elif "raw" in options.lenses and head.softcap is not None:
+            not_measured["raw"] = (
+                f"the head caps its logits at {head.softcap:g}, and those of states that no norm "
+                "has scaled may all round to the cap"
+            )
         lenses = tuple(lens for lens in options.lenses if lens not in not_measured)
         digest, text = reading.model_digest(), windows.facts
         split = None
