@@ -219,7 +219,7 @@ def _saved(exits: EarlyExit) -> tuple[str, str]:
     """What stopping at a wide margin saves, the end of a line and the beginning of the next."""
     wanted = whole_percent(exits.wanted)
     if exits.chosen is None:
-        return "no early exit", f"keeps {wanted} of them."
+        return "no early exit", f"by its own head keeps {wanted} of them."
     return (
         f"early exit at {wanted} agreement",
         f"saves {full(exits.chosen.saved, share)} of blocks.",
