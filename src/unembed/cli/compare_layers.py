@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from unembed.cli.compare_logs import refuse_options
+from unembed.cli.compare_logs import both_are, refuse_options
 from unembed.cli.printing import Output, typed
 from unembed.errors import UnembedError
 from unembed.runs.phases import current_phases
@@ -12,14 +12,12 @@ from unembed.runs.phases import current_phases
 
 def given_layers(before: str, after: str) -> bool:
     """Whether both are runs of layers. Raises UnembedError where one is."""
-    found = [name for name in (before, after) if _is_layers(name)]
-    if len(found) == 1:
-        other = after if found == [before] else before
-        raise UnembedError(
-            f"{found[0]} is a run of unembed layers and {other} none: give two runs of layers on "
-            "one text, or two audits"
-        )
-    return len(found) == 2
+    return both_are(
+        (before, after),
+        _is_layers,
+        "is a run of unembed layers",
+        "give two runs of layers on one text, or two audits",
+    )
 
 
 def compare_layers_command(before: str, after: str, corpus: str | None, output: Output) -> None:

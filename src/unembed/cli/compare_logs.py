@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import click
 
 from unembed.cli.printing import Output, typed
@@ -16,13 +18,20 @@ def given_logs(before: str, after: str) -> bool:
     """Whether both are logs of lm-evaluation-harness. Raises UnembedError where one is."""
     from unembed.decisions.benchmarks.logs import holds_logs
 
-    found = [name for name in (before, after) if holds_logs(name)]
+    return both_are(
+        (before, after),
+        holds_logs,
+        "holds logs of lm-evaluation-harness",
+        "give two folders that lm_eval --log_samples wrote",
+    )
+
+
+def both_are(given: tuple[str, str], is_one: Callable[[str], bool], what: str, remedy: str) -> bool:
+    """Whether both are of a kind. Raises UnembedError, with what one is, where the other is not."""
+    found = [name for name in given if is_one(name)]
     if len(found) == 1:
-        other = after if found == [before] else before
-        raise UnembedError(
-            f"{found[0]} holds logs of lm-evaluation-harness and {other} none: give two folders "
-            "that lm_eval --log_samples wrote"
-        )
+        other = next(name for name in given if name not in found)
+        raise UnembedError(f"{found[0]} {what} and {other} none: {remedy}")
     return len(found) == 2
 
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from unembed.runs.manifest import FinishedRun
+from unembed.runs.manifest import FinishedRun, Part
 from unembed.runs.provenance import Provenance
 
 TOPS = ("top1", "top2")
 AT_LEAST_0 = ("margin", "relative_distance", "nll", "entropy", "confidence")
 ROUNDING = 1e-2
 """A loss is the difference of two float32 numbers, so one of about 0 may lie below it."""
+
+Bounds = Mapping[str, tuple[float, float]]
+"""The least and the largest number of each column."""
 
 
 def check_audit(run: FinishedRun, provenance: Provenance, positions: int) -> None:
@@ -60,15 +63,21 @@ def _check_parts(
         real |= {f"{side}{name}": (-ROUNDING, math.inf) for name in AT_LEAST_0}
         real[f"{side}confidence"] = (-ROUNDING, 1 + ROUNDING)
     for part in run.parts:
-        with pq.ParquetFile(run.folder / part.path) as source:
-            rows, schema = source.metadata.num_rows, source.schema_arrow
-            if rows != part.rows:
-                raise ValueError(f"{part.path} has {rows:,} rows of {part.rows:,}")
-            check_types(schema, tuple(whole), pa.types.is_integer, part.path)
-            check_types(schema, tuple(real), pa.types.is_floating, part.path)
-            table = source.read(columns=[*whole, *real])
-        for name, (low, high) in {**whole, **real}.items():
-            check_range(table[name], low, high, f"{name} of {part.path}")
+        checked_part(run, part, whole, real)
+
+
+def checked_part(run: FinishedRun, part: Part, whole: Bounds, real: Bounds) -> pa.Table:
+    """A part's columns of whole and of real numbers; ValueError where they make no sense."""
+    with pq.ParquetFile(run.folder / part.path) as source:
+        rows, schema = source.metadata.num_rows, source.schema_arrow
+        if rows != part.rows:
+            raise ValueError(f"{part.path} has {rows:,} rows of {part.rows:,}")
+        check_types(schema, tuple(whole), pa.types.is_integer, part.path)
+        check_types(schema, tuple(real), pa.types.is_floating, part.path)
+        table = source.read(columns=[*whole, *real])
+    for name, (low, high) in {**whole, **real}.items():
+        check_range(table[name], low, high, f"{name} of {part.path}")
+    return table
 
 
 def check_types(

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from unembed.decisions.audit.sense import ROUNDING, check_range, check_types
+from unembed.decisions.audit.sense import ROUNDING, checked_part
 from unembed.decisions.layers.fitted import FittedLens
 from unembed.decisions.layers.run import Place, folder_of
 from unembed.decisions.layers.summary import LayersSummary
@@ -70,15 +70,7 @@ def check_layers(
         parts = [part for part in run.parts if part.path.startswith(above)]
         tables = []
         for part in parts:
-            with pq.ParquetFile(run.folder / part.path) as source:
-                rows, schema = source.metadata.num_rows, source.schema_arrow
-                if rows != part.rows:
-                    raise ValueError(f"{part.path} has {rows:,} rows of {part.rows:,}")
-                check_types(schema, tuple(whole), pa.types.is_integer, part.path)
-                check_types(schema, tuple(real), pa.types.is_floating, part.path)
-                table = source.read(columns=[*whole, *real])
-            for name, (low, high) in {**whole, **real}.items():
-                check_range(table[name], low, high, f"{name} of {part.path}")
+            table = checked_part(run, part, whole, real)
             left_out = pc.is_null(table["top1"])
             keys = table.select(["doc", "pos", "target"]).append_column("left_out", left_out)
             tables.append(keys)
