@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from unembed.errors import UnembedError
+from unembed.runs.differences import differing, shown
 from unembed.runs.files import PARTIAL, check_writable, make_folder, refusals, write_whole
 from unembed.runs.lock import LOCK, exclusive_lock
 from unembed.runs.manifest import (
@@ -191,31 +192,16 @@ def _same_run(folder: Path, theirs: dict[str, Any], ours: dict[str, Any]) -> Non
     if kinds[0] != kinds[1]:
         # What else differs says nothing where the runs have little in common.
         raise UnembedError(
-            f"{folder} holds another run: its kind is {_shown(kinds[0])}, this one's is "
-            f"{_shown(kinds[1])}; give another folder"
+            f"{folder} holds another run: its kind is {shown(kinds[0])}, this one's is "
+            f"{shown(kinds[1])}; give another folder"
         )
-    old, new = dict(_leaves(theirs)), dict(_leaves(ours))
-    names = [name for name in {**new, **old} if old.get(name) != new.get(name)]
-    if names:
-        first, *rest = names
-        more = f" (and {', '.join(rest)})" if rest else ""
+    if found := differing(theirs, ours):
+        (name, old, new), *rest = found
+        more = f" (and {', '.join(other for other, *_ in rest)})" if rest else ""
         raise UnembedError(
-            f"{folder} holds another run: its {first} is {_shown(old.get(first))}, this one's is "
-            f"{_shown(new.get(first))}{more}; give another folder, or repeat that run's own command"
+            f"{folder} holds another run: its {name} is {old}, this one's is {new}{more}; give "
+            "another folder, or repeat that run's own command"
         )
-
-
-def _leaves(values: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{above}{name}.")
-        else:
-            yield above + name, value
-
-
-def _shown(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 160 else f"{text[:157]}..."
 
 
 def _line(values: dict[str, Any]) -> str:

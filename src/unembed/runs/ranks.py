@@ -1,0 +1,460 @@
+"""The processes that a launcher such as torchrun started together, and how they tell each other.
+
+They speak through torch's key-value store alone: plain values, a heartbeat of each, and the line of
+the first that fails. Nothing of torch.distributed is imported where there is one process.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from threading import Event, Thread
+from typing import Any
+
+from unembed.errors import UnembedError
+from unembed.runs.differences import differing
+from unembed.short_repr import ShortRepr
+
+LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""What a launcher puts into the environment of each process."""
+JOIN_SECONDS = 300.0
+"""How long the processes of a launch wait for one that has not begun."""
+BEAT_SECONDS = 1.0
+SILENT_BEATS = 40
+"""A process that did not beat for so many of another's beats is taken to have ended.
+
+Counted in the other's own beats, so that a machine that slept for an hour accuses nobody.
+"""
+UNNOTICED_BEATS = 10
+"""How long after a failure elsewhere a process may work on before it is ended."""
+LEAVE_SECONDS = 10.0
+"""How long a process that ends stays until the others have heard of it."""
+POLL_SECONDS = (0.002, 0.05)
+
+
+class OtherRankError(UnembedError):
+    """Another process of the launch failed or ended: process 0 prints its line."""
+
+
+@dataclass(frozen=True)
+class Ranks(ShortRepr):
+    """The processes of one launch: which this is, and how they tell each other plain values.
+
+    ``tensor`` processes are a team, which holds one model together. Every method that waits is
+    called by all processes, in the same order.
+    """
+
+    process: int = 0
+    processes: int = 1
+    tensor: int = 1
+    store: Any = field(default=None, repr=False, compare=False)
+    _calls: Iterator[int] = field(default_factory=itertools.count, repr=False, compare=False)
+    _watch: _Watch | None = field(default=None, repr=False, compare=False)
+    _carries: bool = field(default=False, repr=False, compare=False)
+    """Whether the store ends with this process."""
+
+    @property
+    def team(self) -> int:
+        """Which team this process is of."""
+        return self.process // self.tensor
+
+    @property
+    def teams(self) -> int:
+        """How many teams there are; each measures parts of its own."""
+        return self.processes // self.tensor
+
+    @property
+    def place(self) -> int:
+        """Which of its team this process is."""
+        return self.process % self.tensor
+
+    @property
+    def first(self) -> bool:
+        """Whether this process prints, summarises, and locks the folder."""
+        return self.process == 0
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process writes the parts of its team."""
+        return self.place == 0
+
+    def owns(self, number: int) -> bool:
+        """Whether the part of this number, among those left to do, is this team's."""
+        return number % self.teams == self.team
+
+    def in_teams(self, tensor: int) -> Ranks:
+        """The same processes in teams of ``tensor``.
+
+        Raises UnembedError where they do not share out evenly.
+        """
+        if tensor < 1 or self.processes % tensor:
+            raise UnembedError(
+                f"{self.processes} processes do not make teams of {tensor}: launch a multiple of "
+                f"{tensor}, or give a number that divides {self.processes}"
+            )
+        return replace(self, tensor=tensor)
+
+    def shared(self, what: str, value: Any) -> list[Any]:
+        """Every process's plain value, in order; ``what`` says what it is of."""
+        if self.processes == 1:
+            return [json.loads(json.dumps(value))]
+        call = next(self._calls)
+        self._put(f"said/{call}/{self.process}", json.dumps([what, value]))
+        return [self._said(call, what, process) for process in range(self.processes)]
+
+    def from_first(self, what: str, value: Any) -> Any:
+        """Process 0's plain value; it waits for nobody."""
+        if self.processes == 1:
+            return json.loads(json.dumps(value))
+        call = next(self._calls)
+        if self.first:
+            self._put(f"said/{call}/0", json.dumps([what, value]))
+        return self._said(call, what, 0)
+
+    def agree(self, what: str, value: dict[str, Any]) -> None:
+        """Raise UnembedError, naming the first leaf that differs, where values are not alike."""
+        first, *others = self.shared(what, value)
+        for process, other in enumerate(others, start=1):
+            if found := differing(first, other):
+                (name, theirs, ours), *rest = found
+                more = f" (and {', '.join(one for one, *_ in rest)})" if rest else ""
+                raise UnembedError(
+                    f"the ranks do not do the same work, {what}: {name} is {theirs} on rank 0 and "
+                    f"{ours} on rank {process}{more}; give all of them the same files, options and "
+                    "versions"
+                )
+
+    def wait(self, what: str) -> None:
+        """Wait until all processes are here. Raises UnembedError where one of them has ended."""
+        self.shared(what, None)
+
+    def check(self) -> None:
+        """Raise UnembedError where another process has failed or is not heard of; cheap."""
+        if self._watch is not None:
+            self._watch.check()
+
+    def process_group(self) -> Any:
+        """torch.distributed's group of all processes: gloo on a CPU, NCCL on a GPU.
+
+        It meets over the same store, and is left when the launch is.
+        """
+        import torch
+        import torch.distributed as dist
+
+        if not dist.is_initialized():
+            if self.store is None:
+                raise UnembedError("one process makes no group: launch several, or leave --tp out")
+            cuda = torch.cuda.is_available()
+            if cuda:
+                torch.cuda.set_device(local_rank() % torch.cuda.device_count())
+            dist.init_process_group(
+                "cpu:gloo,cuda:nccl" if cuda else "gloo",
+                store=_stores().PrefixStore("group", self.store),
+                rank=self.process,
+                world_size=self.processes,
+            )
+            if self._watch is not None:
+                self._watch.made_group = True
+        return dist.group.WORLD
+
+    def _put(self, key: str, text: str) -> None:
+        with _reached():
+            self.store.set(key, text)
+
+    def _said(self, call: int, what: str, process: int) -> Any:
+        """What a process said at a call, once it has."""
+        key, pause, since = f"said/{call}/{process}", POLL_SECONDS[0], time.monotonic()
+        while not self._there(key):
+            self.check()
+            if time.monotonic() - since > BEAT_SECONDS:
+                since = time.monotonic()
+                # In this order: it may have said it and ended in between.
+                if self._there(f"left/{process}") and not self._there(key):
+                    raise OtherRankError(
+                        f"rank {process} has ended, and rank {self.process} waits for it ({what}): "
+                        "give all of them the same command"
+                    )
+            time.sleep(pause)
+            pause = min(2 * pause, POLL_SECONDS[1])
+        with _reached():
+            theirs, value = json.loads(self.store.get(key))
+        if theirs != what:
+            raise UnembedError(
+                f"rank {process} is at {theirs!r}, where rank {self.process} is at {what!r}: give "
+                "all of them the same command"
+            )
+        return value
+
+    def _there(self, key: str) -> bool:
+        with _reached():
+            return bool(self.store.check([key]))
+
+
+def current_ranks() -> Ranks:
+    """The launch that this thread has joined; one process alone where it has joined none."""
+    return _CURRENT.get()
+
+
+def launched() -> bool:
+    """Whether a launcher started this process with others."""
+    return os.environ.get("WORLD_SIZE", "1").strip() not in ("", "0", "1")
+
+
+def local_rank() -> int:
+    """The number of this process on its machine, which is that of its GPU."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+@contextmanager
+def joined(
+    ranks: Ranks | None = None, *, unnoticed: Callable[[str], None] | None = None
+) -> Iterator[Ranks]:
+    """Work together with the processes of this launch: each measures parts of a run folder.
+
+    Around what every process calls alike::
+
+        with unembed.joined():
+            unembed.audit(model, corpus, out="runs/reviews")
+
+    The launch is that of torchrun, or of any launcher that sets RANK, WORLD_SIZE, MASTER_ADDR and
+    MASTER_PORT; without one, this does nothing. What fails in one process ends the others:
+    OtherRankError, at the latest between two batches; where that is not reached within ten
+    seconds, ``unnoticed`` is called with the line, from another thread. Raises UnembedError where
+    the processes do not find each other.
+    """
+    ranks = _launched_ranks() if ranks is None else ranks
+    if ranks.processes == 1:
+        yield ranks
+        return
+    watch = _Watch(ranks, unnoticed)
+    ranks = replace(ranks, _watch=watch)
+    _gather(ranks)
+    watch.start()
+    token = _CURRENT.set(ranks)
+    try:
+        yield ranks
+        if watch.made_group:
+            _leave_group()
+        _leave(ranks, failed=False)
+    except BaseException as error:
+        with suppress(OtherRankError):
+            if not isinstance(error, OtherRankError):
+                watch.report(_line_of(error))
+            _leave(ranks, failed=True)
+        raise
+    finally:
+        _CURRENT.reset(token)
+        watch.stop()
+
+
+class _Watch(Thread):
+    """Beats for this process, and hears of others: process 0 of all, the others of process 0."""
+
+    def __init__(self, ranks: Ranks, unnoticed: Callable[[str], None] | None) -> None:
+        super().__init__(name="unembed-ranks", daemon=True)
+        self.ranks = ranks
+        self.unnoticed = unnoticed
+        self.trouble: str | None = None
+        self.noticed = False
+        self.made_group = False
+        self.ended = Event()
+        self.heard: dict[int, tuple[bytes, int]] = {}
+
+    def check(self) -> None:
+        """Raise OtherRankError where there is trouble."""
+        if self.trouble is not None:
+            self.noticed = True
+            raise OtherRankError(self.trouble)
+
+    def report(self, line: str) -> None:
+        """Tell the others that this process fails, unless another did before."""
+        self.noticed = True
+        with _reached():
+            said = json.dumps({"rank": self.ranks.process, "line": line})
+            self.ranks.store.compare_set("trouble", "", said)
+
+    def look(self) -> str | None:
+        """The line of the process that failed first, if it is another one."""
+        store = self.ranks.store
+        if not store.check(["trouble"]):
+            return None
+        trouble = json.loads(store.get("trouble"))
+        if trouble["rank"] == self.ranks.process:
+            return None
+        return f"rank {trouble['rank']}: {trouble['line']}"
+
+    def run(self) -> None:
+        """Beat until this process leaves."""
+        late = 0
+        for beat in itertools.count():
+            try:
+                self.ranks.store.set(f"beat/{self.ranks.process}", str(beat))
+                self.trouble = self.trouble or self.look() or self._silent(beat)
+            except RuntimeError:
+                # What carried the store has ended, and with it the launch.
+                self.trouble = self.trouble or LOST
+            late += self.trouble is not None and not self.noticed
+            if late > UNNOTICED_BEATS and self.unnoticed is not None:
+                self.unnoticed(str(self.trouble))
+            if self.ended.wait(BEAT_SECONDS):
+                return
+
+    def _silent(self, beat: int) -> str | None:
+        """Why a process is taken to have ended, if one is."""
+        ranks = self.ranks
+        for process in range(1, ranks.processes) if ranks.first else (0,):
+            last = ranks.store.get(f"beat/{process}")
+            said, when = self.heard.get(process, (b"", beat))
+            if last != said or ranks.store.check([f"left/{process}"]):
+                self.heard[process] = last, beat
+            elif beat - when > SILENT_BEATS:
+                seconds = SILENT_BEATS * BEAT_SECONDS
+                return f"rank {process} was not heard of for {seconds:.0f} s, and has ended"
+        return None
+
+    def stop(self) -> None:
+        """Beat no more."""
+        self.ended.set()
+        self.join(LEAVE_SECONDS)
+
+
+LOST = (
+    "the launch has ended: rank 0, or the launcher that carries what ranks tell each other, is not "
+    "there any more"
+)
+
+
+@contextmanager
+def _reached() -> Iterator[None]:
+    """Say what it means that the store does not answer."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise OtherRankError(LOST) from error
+
+
+def _launched_ranks() -> Ranks:
+    """The launch that the environment tells of, connected to its store."""
+    if not launched():
+        return Ranks()
+    missing = [name for name in LAUNCHED if not os.environ.get(name)]
+    if missing:
+        raise UnembedError(
+            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, and {', '.join(missing)} is not set: "
+            "launch with torchrun, or set " + ", ".join(LAUNCHED) + " for each process"
+        )
+    process, processes, port = (_whole(name) for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"))
+    if process >= processes:
+        raise UnembedError(f"RANK is {process}, of WORLD_SIZE {processes}: count ranks from 0")
+    carries = process == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    store = _connect(process, port, carries)
+    return Ranks(process, processes, store=store, _carries=carries)
+
+
+def _whole(name: str) -> int:
+    value = os.environ[name].strip()
+    if not value.isdecimal():
+        raise UnembedError(f"{name} is {value!r}: give a whole number")
+    return int(value)
+
+
+def _connect(process: int, port: int, carries: bool) -> Any:
+    """The store of this launch: torchrun's own, or one that process 0 carries."""
+    environment, stores = os.environ, _stores()
+    host = environment["MASTER_ADDR"]
+    try:
+        store = stores.TCPStore(
+            host,
+            port,
+            is_master=carries,
+            timeout=timedelta(seconds=JOIN_SECONDS),
+            wait_for_workers=False,
+            multi_tenant=carries,
+        )
+    except (RuntimeError, ValueError) as error:
+        if "EADDRINUSE" in str(error) or "address already in use" in str(error).lower():
+            raise UnembedError(
+                f"MASTER_PORT {port} is in use on {host}: give a free one, the same to every rank"
+            ) from None
+        raise UnembedError(
+            f"rank {process} cannot reach rank 0 at {host}:{port} (MASTER_ADDR, MASTER_PORT): give "
+            "an address and a port that every rank reaches"
+        ) from None
+    run = environment.get("TORCHELASTIC_RUN_ID", "")
+    # Ranks that a launcher starts again must not hear what those before them said.
+    again = environment.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return stores.PrefixStore(f"unembed/{run}/{again}", store)
+
+
+def _stores() -> Any:
+    import torch.distributed
+
+    return torch.distributed
+
+
+def _gather(ranks: Ranks) -> None:
+    """Wait for all processes of the launch to be there."""
+    store, here = ranks.store, f"here/{ranks.process}"
+    with _reached():
+        if store.add(here, 1) > 1:
+            raise OtherRankError(
+                f"another process is rank {ranks.process} of this launch already: give each launch "
+                "a MASTER_PORT of its own"
+            )
+        store.set(f"beat/{ranks.process}", "0")
+        until, pause = time.monotonic() + JOIN_SECONDS, POLL_SECONDS[0]
+        awaited = list(range(ranks.processes))
+        while awaited := [one for one in awaited if not store.check([f"beat/{one}"])]:
+            if time.monotonic() > until:
+                who = ", ".join(map(str, awaited))
+                raise UnembedError(
+                    f"{ranks.processes - len(awaited)} of {ranks.processes} ranks came within "
+                    f"{JOIN_SECONDS:.0f} s: rank {who} did not"
+                )
+            time.sleep(pause)
+            pause = min(2 * pause, POLL_SECONDS[1])
+
+
+def _leave(ranks: Ranks, *, failed: bool) -> None:
+    """Say that this process leaves, and stay until the others can do without it.
+
+    Process 0 stays for all others, unless it failed and does not carry the store; one that failed
+    stays until process 0 knows, as a launcher that sees it end would end process 0 too.
+    """
+    ranks._put(f"left/{ranks.process}", "1")
+    if failed == (ranks.first and not ranks._carries):
+        return
+    awaited = [f"left/{one}" for one in range(1, ranks.processes)] if ranks.first else ["left/0"]
+    until = time.monotonic() + LEAVE_SECONDS
+    while awaited := [key for key in awaited if not ranks._there(key)]:
+        if failed:
+            if time.monotonic() > until:
+                return
+        else:
+            ranks.check()
+        time.sleep(POLL_SECONDS[1])
+
+
+def _leave_group() -> None:
+    import torch.distributed as dist
+
+    dist.destroy_process_group()
+
+
+def _line_of(error: BaseException) -> str:
+    if isinstance(error, UnembedError):
+        return str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped"
+    return f"{type(error).__name__}: {error}"
+
+
+_CURRENT: ContextVar[Ranks] = ContextVar("_CURRENT", default=Ranks())  # noqa: B039
+"""As with phases, passing it to every verb would make it a part of what is measured."""

@@ -1,0 +1,226 @@
+"""The processes of a launch, as threads that speak through one store."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from torch.distributed import HashStore
+
+from unembed.errors import UnembedError
+from unembed.runs import ranks as module
+from unembed.runs.ranks import OtherRankError, Ranks, current_ranks, joined
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BEAT_SECONDS", 0.01)
+    monkeypatch.setattr(module, "SILENT_BEATS", 20)
+
+
+def launch(processes: int, work: Callable[[Ranks], Any]) -> list[Any]:
+    """What each process found, or the error it ended with."""
+    store, found = HashStore(), [None] * processes
+
+    def one(process: int) -> None:
+        try:
+            with joined(Ranks(process, processes, store=store)) as ranks:
+                found[process] = work(ranks)
+        except BaseException as error:
+            found[process] = error
+
+    threads = [threading.Thread(target=one, args=(process,)) for process in range(processes)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive()
+    return found
+
+
+def test_alone_nothing_is_waited_for() -> None:
+    with joined() as ranks:
+        assert ranks == Ranks() == current_ranks()
+        assert ranks.first
+        assert ranks.writes
+        assert ranks.owns(7)
+        assert ranks.shared("a value", (1, 2)) == [[1, 2]]
+        assert ranks.from_first("a value", (1, 2)) == [1, 2]
+        ranks.agree("a value", {"a": 1})
+        ranks.wait("here")
+        ranks.check()
+
+
+def test_every_process_hears_every_other_in_order() -> None:
+    def work(ranks: Ranks) -> Any:
+        assert current_ranks() is ranks
+        ranks.wait("here")
+        said = ranks.shared("numbers", ranks.process * 10)
+        return said, ranks.from_first("the first", ranks.process + 5), ranks.shared("again", 1)
+
+    assert launch(3, work) == [([0, 10, 20], 5, [1, 1, 1])] * 3
+
+
+def test_teams_share_parts_out_and_one_of_each_writes() -> None:
+    whole = [Ranks(process, 4) for process in range(4)]
+    assert [[n for n in range(7) if one.owns(n)] for one in whole] == [[0, 4], [1, 5], [2, 6], [3]]
+    teams = [one.in_teams(2) for one in whole]
+    assert [(one.team, one.place, one.writes, one.teams) for one in teams] == [
+        (0, 0, True, 2),
+        (0, 1, False, 2),
+        (1, 0, True, 2),
+        (1, 1, False, 2),
+    ]
+    assert [[n for n in range(5) if one.owns(n)] for one in teams] == [[0, 2, 4]] * 2 + [[1, 3]] * 2
+    with pytest.raises(UnembedError, match="4 processes do not make teams of 3"):
+        whole[0].in_teams(3)
+
+
+def test_what_differs_between_processes_is_named_on_all_of_them() -> None:
+    def work(ranks: Ranks) -> None:
+        options = {"options": {"top_k": 5 if ranks.process < 2 else 3}, "seed": 0}
+        ranks.agree("their options", options)
+
+    found = launch(3, work)
+    assert len({str(error) for error in found if not isinstance(error, OtherRankError)}) == 1
+    assert "their options: options.top_k is 5 on rank 0 and 3 on rank 2; give" in str(found[0])
+    launch(3, lambda ranks: ranks.agree("their options", {"a": [1, None]}))
+
+
+def test_one_that_fails_ends_the_others_with_its_line() -> None:
+    def work(ranks: Ranks) -> None:
+        if ranks.process == 2:
+            raise UnembedError("part 7 is damaged: mend it")
+        if ranks.process == 1:
+            ranks.wait("for ever")
+        while True:
+            ranks.check()
+
+    first, second, third = launch(3, work)
+    assert type(third) is UnembedError
+    assert {type(first), type(second)} == {OtherRankError}
+    assert str(first) == str(second) == "rank 2: part 7 is damaged: mend it"
+
+
+def test_one_that_ends_early_is_not_waited_for() -> None:
+    first, second = launch(2, lambda ranks: ranks.first and ranks.wait("the parts"))
+    assert second is False
+    assert "rank 1 has ended, and rank 0 waits for it (the parts)" in str(first)
+
+
+def test_different_commands_are_told_apart() -> None:
+    found = launch(2, lambda ranks: ranks.wait(f"step {ranks.process}"))
+    assert any("is at 'step" in str(error) for error in found)
+
+
+@pytest.mark.parametrize("silent", [0, 1])
+def test_one_that_is_not_heard_of_is_given_up(silent: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LEAVE_SECONDS", 0.1)
+    run = module._Watch.run
+
+    def dies(self: Any) -> None:
+        if self.ranks.process != silent:
+            run(self)
+
+    monkeypatch.setattr(module._Watch, "run", dies)
+    lines: list[str] = []
+
+    def work(ranks: Ranks) -> None:
+        if ranks.process == silent:
+            threading.Event().wait(1.0)
+            raise SystemExit
+        ranks.wait("the parts")
+
+    found = launch(2, work)
+    assert str(found[1 - silent]).startswith(f"rank {silent} was not heard of for")
+    assert not lines
+
+
+def test_a_process_that_does_not_look_is_told_all_the_same() -> None:
+    store, lines, told = HashStore(), [], threading.Event()
+
+    def hear(line: str) -> None:
+        lines.append(line)
+        told.set()
+
+    def fails() -> None:
+        with suppress(UnembedError), joined(Ranks(1, 2, store=store)):
+            raise UnembedError("no room")
+
+    def works() -> None:
+        with joined(Ranks(0, 2, store=store), unnoticed=hear) as ranks:
+            assert told.wait(10)
+            ranks.check()
+
+    other = threading.Thread(target=fails)
+    other.start()
+    with pytest.raises(OtherRankError, match="rank 1: no room"):
+        works()
+    other.join()
+    assert lines[0] == "rank 1: no room"
+
+
+WHOLE = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"WORLD_SIZE": "2"}, "RANK, MASTER_ADDR, MASTER_PORT is not set"),
+        (WHOLE | {"RANK": "2"}, "RANK is 2, of WORLD_SIZE 2"),
+        (WHOLE | {"RANK": "one"}, "RANK is 'one'"),
+    ],
+)
+def test_an_environment_that_is_no_launch_is_refused(
+    environment: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in WHOLE:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UnembedError, match=said), joined():
+        pass
+
+
+def test_processes_meet_over_a_port_and_a_port_in_use_is_refused() -> None:
+    code = """
+import sys
+from unembed.errors import UnembedError
+from unembed.runs.ranks import joined
+try:
+    with joined() as ranks:
+        print(ranks.process, ranks.shared("a value", ranks.process), flush=True)
+        sys.stdin.read()
+except UnembedError as error:
+    print(error)
+    sys.exit(2)
+"""
+
+    def start(process: int) -> subprocess.Popen[str]:
+        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+        return subprocess.Popen(
+            [sys.executable, "-c", code],
+            env=os.environ | where | {"RANK": str(process)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    both = [start(process) for process in range(2)]
+    assert [one.stdout.readline() for one in both if one.stdout] == ["0 [0, 1]\n", "1 [0, 1]\n"]
+    late = start(0)
+    assert late.communicate()[0].startswith(f"MASTER_PORT {port} is in use on 127.0.0.1")
+    assert late.returncode == 2
+    for one in both:
+        one.communicate()
+    assert [one.returncode for one in both] == [0, 0]
