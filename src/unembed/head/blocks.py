@@ -143,7 +143,9 @@ def logit_blocks(
     of SEGMENT; a padded column, or one that is not a token, holds NEVER. ``block`` is a block's
     width, by ``BlockShape`` where it is None. A block is overwritten by the next, unless there is
     ``room`` for ``rows * padded(head.vocab)`` numbers, where they stay, one after the other.
+    Of a head that several processes hold, give ``head.own``, whose columns count from 0.
     """
+    head.must_be_whole("a pass over the vocabulary of this kind")
     rows = inputs.shape[0]
     left = left_operand(inputs, head.weight.dtype, precision.route)
     converted = head.weight.dtype != left.dtype

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from unembed.errors import HeadError
+from unembed.head.peers import RowShare
 from unembed.head.precision import Precision
 from unembed.head.product import Route, float32_products
 from unembed.short_repr import ShortRepr
@@ -31,27 +32,34 @@ class Head(ShortRepr):
     model has none. ``valid`` marks the rows that are tokens: padded rows and ids that the tokenizer
     does not know are left out of every statistic, the normaliser included, as if their logit were
     minus infinity; None means that every row is a token. ``digest`` identifies all of it.
+
+    With a ``share`` the rows are held by several processes: ``weight`` and ``bias`` are those of
+    this one, ``own`` a head of them alone, and all else is of the whole head. What needs rows of
+    other processes takes them by ``rows_at``, which all of them call.
     """
 
-    weight: Float[Tensor, "vocab dim"]
-    bias: Float[Tensor, " vocab"] | None
+    weight: Float[Tensor, "rows dim"]
+    bias: Float[Tensor, " rows"] | None
     scale: float
     softcap: float | None
     valid: Bool[Tensor, " vocab"] | None
     tied: bool
     digest: str
+    share: RowShare | None = None
 
     def _phrases(self) -> Iterator[str]:
         yield self.recipe
         yield f"{self.vocab:,} × {self.dim:,} {str(self.weight.dtype).removeprefix('torch.')}"
         if self.valid is not None:
             yield f"{self.tokens:,} tokens"
+        if self.share is not None:
+            yield f"rows {self.share.first:,} to {self.share.stop - 1:,} held here"
         yield "tied to the input embedding" if self.tied else "not tied"
 
     @property
     def vocab(self) -> int:
         """Number of rows, padded ones included."""
-        return int(self.weight.shape[0])
+        return int(self.weight.shape[0]) if self.share is None else self.share.rows
 
     @property
     def dim(self) -> int:
@@ -62,6 +70,45 @@ class Head(ShortRepr):
     def tokens(self) -> int:
         """Number of rows that are tokens."""
         return self.vocab if self.valid is None else int(self.valid.sum())
+
+    @property
+    def first(self) -> int:
+        """The id of the first row that is held here."""
+        return 0 if self.share is None else self.share.first
+
+    @property
+    def own(self) -> Head:
+        """The head of the rows that are held here alone, which may have no token among them."""
+        if self.share is None:
+            return self
+        held = slice(self.share.first, self.share.stop)
+        return replace(self, valid=None if self.valid is None else self.valid[held], share=None)
+
+    def rows_at(self, ids: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape dim"]:
+        """``weight[ids]`` of the whole head, from whichever process holds each row."""
+        return self._at(self.weight, ids)
+
+    def bias_at(self, ids: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape"] | None:
+        """``bias[ids]`` of the whole head, None where it has none."""
+        return None if self.bias is None else self._at(self.bias, ids)
+
+    def _at(self, held: Float[Tensor, "rows ..."], ids: Int[Tensor, "*shape"]) -> Tensor:
+        if self.share is None:
+            return held[ids]
+        flat = ids.flatten()
+        own = held[flat[self.share.owns(flat)] - self.share.first]
+        return self.share.collected(flat, own).view(*ids.shape, *held.shape[1:])
+
+    def must_be_whole(self, work: str) -> None:
+        """Raise HeadError where several processes hold the rows between them.
+
+        ``work`` is what would compute something else of a part of the rows.
+        """
+        if self.share is not None:
+            raise HeadError(
+                f"{work} needs every row of the head in one process, and {self.share.peers.count} "
+                "hold them between them: run it without tensor parallelism"
+            )
 
     @property
     def recipe(self) -> str:
@@ -102,14 +149,19 @@ class Head(ShortRepr):
 
     @staticmethod
     def from_parts(
-        weight: Float[Tensor, "vocab dim"],
-        bias: Float[Tensor, " vocab"] | None = None,
+        weight: Float[Tensor, "rows dim"],
+        bias: Float[Tensor, " rows"] | None = None,
         scale: float = 1.0,
         softcap: float | None = None,
         valid: Bool[Tensor, " vocab"] | None = None,
         tied: bool = False,
+        share: RowShare | None = None,
     ) -> Head:
-        """A head from its parts, with the digest computed and the shapes checked."""
+        """A head from its parts, with the digest computed and the shapes checked.
+
+        With a ``share`` all processes call this, each with its own rows and the whole ``valid``;
+        the digest is that of the whole head.
+        """
         if weight.ndim != 2 or not weight.is_floating_point():
             raise HeadError(
                 f"the head's weight must be a floating matrix, got {weight.dtype} of shape "
@@ -117,13 +169,29 @@ class Head(ShortRepr):
             )
         if scale <= 0 or (softcap is not None and softcap <= 0):
             raise HeadError(f"scale and softcap must be positive, got {scale} and {softcap}")
-        tokens = weight.shape[0] if valid is None else int(valid.sum())
+        rows = weight.shape[0] if share is None else share.rows
+        if share is not None and len(weight) != share.stop - share.first:
+            raise HeadError(f"{len(weight)} rows, of a share of {share.stop - share.first}")
+        if valid is not None and len(valid) != rows:
+            raise HeadError(f"valid says of {len(valid)} rows whether they are tokens, of {rows}")
+        tokens = rows if valid is None else int(valid.sum())
         if tokens < 2:
             raise HeadError(f"a head needs at least two tokens to decide between, got {tokens}")
-        digest = hashlib.sha256(f"{scale!r} {softcap!r} {weight.dtype}".encode())
-        for tensor in (weight, bias, valid):
-            digest.update(b"none" if tensor is None else bytes_of(tensor))
-        return Head(weight, bias, scale, softcap, valid, tied, digest.hexdigest())
+        head = Head(weight, bias, scale, softcap, valid, tied, "", share)
+        digest = head.hash_of_rows()
+        digest.update(b"none" if valid is None else bytes_of(valid))
+        return replace(head, digest=digest.hexdigest())
+
+    def hash_of_rows(self) -> Any:
+        """A SHA-256 over all that the logits are made of, whatever rows are tokens."""
+        digest = hashlib.sha256(f"{self.scale!r} {self.softcap!r} {self.weight.dtype}".encode())
+        for tensor in (self.weight, self.bias):
+            if tensor is None:
+                digest.update(b"none")
+                continue
+            for some in [tensor] if self.share is None else self.share.in_order(tensor):
+                digest.update(bytes_of(some))
+        return digest
 
     def sharpened(self, factor: float) -> Head:
         """The head with all its logits times ``factor``; its soft-cap, if any, rises with them.
@@ -139,7 +207,7 @@ class Head(ShortRepr):
             raise HeadError(f"factor {factor} scales no logits: give a positive number")
         cap = None if self.softcap is None else self.softcap * factor
         return Head.from_parts(
-            self.weight, self.bias, self.scale * factor, cap, self.valid, tied=self.tied
+            self.weight, self.bias, self.scale * factor, cap, self.valid, self.tied, self.share
         )
 
 
