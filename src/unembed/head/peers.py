@@ -86,8 +86,8 @@ class ProcessGroupPeers(ShortRepr):
         from torch import distributed
 
         own = self._as_bytes(tensor)
-        every = own.new_empty(self.count, len(own))
-        distributed.all_gather_into_tensor(every.view(-1), own, group=self.group)
+        every = [torch.empty_like(own) for _ in range(self.count)]
+        distributed.all_gather(every, own, group=self.group)
         return [self._as_given(one, tensor) for one in every]
 
     def sent(self, tensor: Shaped[Tensor, "..."], place: int) -> Tensor:
