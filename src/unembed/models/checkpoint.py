@@ -26,6 +26,7 @@ from unembed.models.formats import (
     refuse_unscaled,
 )
 from unembed.models.names import DTYPES
+from unembed.models.one_block import beside_other_blocks, with_one_block
 from unembed.models.size import refuse_larger
 from unembed.models.unused_weights import refuse_unused, set_left_out, towers_unused_on_text
 from unembed.models.weight_files import stored_tensors
@@ -72,12 +73,15 @@ def load(
     device: str | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    one_block: bool = False,
 ) -> Checkpoint:
     """Load a causal language model from a local folder or the hub.
 
     ``dtype`` "auto" keeps the checkpoint's own precision. ``device`` None takes a GPU if there is
-    one. Raises UnembedError where the folder is missing, holds no causal language model, lacks
-    trained weights for some of it, or holds pickled or damaged weights.
+    one. With ``one_block`` the body is its first block alone, and no weight of the others is read:
+    for what needs the head and what lies before it. Raises UnembedError where the folder is
+    missing, holds no causal language model, lacks trained weights for some of it, or holds pickled
+    or damaged weights.
     """
     name = str(name)
     if dtype not in DTYPES:
@@ -98,6 +102,8 @@ def load(
         ask_for_plain_weights(method, config)
         wrapper = _is_wrapper(config)
         auto: Any = _wrapper_class() if wrapper else transformers.AutoModelForCausalLM
+        if one_block:
+            config = with_one_block(config)
         refuse_larger(name, config, auto, stored, plain=method is None)
         with _one_line(name, *_failure(method)), _without_bars(method):
             loaded = auto.from_pretrained(
@@ -116,7 +122,10 @@ def load(
     _refuse_unmatched(name, model, report)
     if method is None:
         refuse_unread(name, model, stored)
-    left_out += refuse_unused(name, model, report["unexpected_keys"], stored)
+    unexpected = report["unexpected_keys"]
+    if one_block:
+        unexpected = beside_other_blocks(model, unexpected)
+    left_out += refuse_unused(name, model, unexpected, stored)
     model = model.to(place).eval()
     if wrapper:
         left_out += towers_unused_on_text(name, model)

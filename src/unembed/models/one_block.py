@@ -1,0 +1,47 @@
+"""A checkpoint cut to the first of its blocks: its configuration, and what its files then leave."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+from unembed.errors import UnembedError
+
+NUMBERED = re.compile(r"(?:^|\.)(\w+)\.(\d+)\.")
+
+
+def with_one_block(config: Any) -> Any:
+    """The configuration of the same model with its first block alone.
+
+    What the configuration lists a block at a time is cut to one. Raises UnembedError where it does
+    not say how many blocks there are.
+    """
+    short = copy.deepcopy(config)
+    text = short.get_text_config()
+    blocks = getattr(text, "num_hidden_layers", None)
+    if not isinstance(blocks, int) or blocks < 1:
+        raise UnembedError(f"{type(config).__name__} does not say how many blocks there are")
+    for setting, value in list(vars(text).items()):
+        if isinstance(value, list | tuple) and len(value) == blocks > 1:
+            setattr(text, setting, value[:1])
+    text.num_hidden_layers = 1
+    return short
+
+
+def beside_other_blocks(model: nn.Module, unexpected: Iterable[str]) -> list[str]:
+    """The names in the files that a model of one block has no place for, other blocks' apart."""
+    lists = {
+        path.rpartition(".")[2]: len(module)
+        for path, module in model.named_modules()
+        if isinstance(module, nn.ModuleList)
+    }
+
+    def of_another(name: str) -> bool:
+        found = NUMBERED.search(name)
+        return found is not None and int(found[2]) >= lists.get(found[1], 1 << 30)
+
+    return [name for name in unexpected if not of_another(name)]
