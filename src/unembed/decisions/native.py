@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from unembed.head.head import Head
+from unembed.head.peers import RowShare
 
 NATIVE_ROWS = 64
 
@@ -38,15 +39,24 @@ def native_decisions(
     """What the head decides when its logits are rounded to the checkpoint's dtype.
 
     The product, the scale and the soft-cap are taken in the weight's dtype, as the model itself
-    takes them; ties go to the lowest id. Source: theory §1.
+    takes them; ties go to the lowest id. Where several processes hold the head's rows, all of them
+    call this, each takes the logits of its own, and all get the same. Source: theory §1, §15.
     """
-    found = [
-        _decide(logits, wanted)
-        for logits, wanted in zip(
-            native_logits(hidden, head), targets.split(NATIVE_ROWS), strict=True
-        )
-    ]
-    return NativeDecisions(*(torch.cat(column) for column in zip(*found, strict=True)))
+    own = targets if head.share is None else head.share.local(targets).clamp_min(0)
+    pieces = []
+    for logits, wanted in zip(native_logits(hidden, head), own.split(NATIVE_ROWS), strict=True):
+        exact = logits.float()
+        seen = exact.gather(1, wanted[:, None])[:, 0]
+        pieces.append((*_two_largest(logits), exact.logsumexp(dim=1), seen))
+    values, ids, logsumexp, seen = (torch.cat(column) for column in zip(*pieces, strict=True))
+    if (share := head.share) is not None:
+        values, ids = _merged(values, ids, share, 2)
+        logsumexp = torch.stack(share.peers.gather(logsumexp)).logsumexp(dim=0)
+        seen = share.collected(targets, seen[share.owns(targets)])
+    first, second = values.float().unbind(1)
+    size = first.abs().clamp_min(torch.finfo(values.dtype).tiny)
+    step = torch.exp2(torch.floor(torch.log2(size))) * torch.finfo(values.dtype).eps
+    return NativeDecisions(ids[:, 0], ids[:, 1], first - second, step, logsumexp - seen)
 
 
 @torch.no_grad()
@@ -54,13 +64,18 @@ def native_top1(
     hidden: Float[Tensor, "positions dim"], head: Head, rows: int = NATIVE_ROWS
 ) -> Int[Tensor, " positions"]:
     """The greedy token alone, the head given so many positions at once."""
-    return torch.cat([logits.max(dim=1).indices for logits in native_logits(hidden, head, rows)])
+    found = [logits.max(dim=1, keepdim=True) for logits in native_logits(hidden, head, rows)]
+    values, ids = (torch.cat(column) for column in zip(*found, strict=True))
+    if head.share is not None:
+        values, ids = _merged(values, ids, head.share, 1)
+    return ids[:, 0]
 
 
 def native_logits(
     hidden: Float[Tensor, "positions dim"], head: Head, rows: int = NATIVE_ROWS
 ) -> Iterator[Float[Tensor, "rows vocab"]]:
-    """The logits in the weight's dtype, so many positions at a time."""
+    """The logits in the weight's dtype of the rows held here, so many positions at a time."""
+    head = head.own
     for some in hidden.to(head.weight.dtype).split(rows):
         logits = torch.nn.functional.linear(some, head.weight, head.bias)
         if head.scale != 1.0:
@@ -72,14 +87,24 @@ def native_logits(
         yield logits
 
 
-def _decide(
-    logits: Float[Tensor, "rows vocab"], targets: Int[Tensor, " rows"]
-) -> tuple[Tensor, ...]:
-    first = logits.max(dim=1)
-    exact = logits.float()
-    nll = exact.logsumexp(dim=1) - exact.gather(1, targets[:, None])[:, 0]
-    second = logits.scatter(1, first.indices[:, None], -torch.inf).max(dim=1)
-    margin = first.values.float() - second.values.float()
-    size = first.values.float().abs().clamp_min(torch.finfo(logits.dtype).tiny)
-    step = torch.exp2(torch.floor(torch.log2(size))) * torch.finfo(logits.dtype).eps
-    return first.indices, second.indices, margin, step, nll
+def _two_largest(
+    logits: Float[Tensor, "rows vocab"],
+) -> tuple[Float[Tensor, "rows 2"], Int[Tensor, "rows 2"]]:
+    """The two largest logits and their columns, ties to the first."""
+    first = logits.max(dim=1, keepdim=True)
+    second = logits.scatter(1, first.indices, -torch.inf).max(dim=1, keepdim=True)
+    return torch.cat([first.values, second.values], 1), torch.cat(
+        [first.indices, second.indices], 1
+    )
+
+
+def _merged(
+    values: Float[Tensor, "positions found"],
+    ids: Int[Tensor, "positions found"],
+    share: RowShare,
+    k: int,
+) -> tuple[Float[Tensor, "positions k"], Int[Tensor, "positions k"]]:
+    """The k largest of what all peers found among their own rows, ties to the lowest id."""
+    every, every_id = (torch.cat(share.peers.gather(own), 1) for own in (values, ids + share.first))
+    order = every.sort(dim=1, descending=True, stable=True)
+    return order.values[:, :k], every_id.gather(1, order.indices[:, :k])

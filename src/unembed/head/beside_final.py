@@ -78,7 +78,7 @@ def sweep_beside_final(
     Raises ValueError for shapes or targets that do not fit the head. Source: theory §3.
     """
     check(final, head, targets, k, None)
-    routes = {final.dtype: precision or Precision.probe(head.weight, final.dtype)}
+    routes = {final.dtype: precision or head.precision(final.dtype)}
     k, vocab, n = min(k, head.tokens), padded(head.vocab), len(final)
     fitting = HELD // (8 * vocab)
     step = ROWS if fitting >= ROWS else TILE  # blocks of a few rows more take longer a row
@@ -91,7 +91,7 @@ def sweep_beside_final(
     def columns(rows: slice) -> dict[tuple[int, str], Tensor]:
         def held(states: Float[Tensor, "rows dim"], room: Float[Tensor, " numbers"]) -> _Held:
             if states.dtype not in routes:
-                routes[states.dtype] = Precision.probe(head.weight, states.dtype)
+                routes[states.dtype] = head.precision(states.dtype)
             precision = routes[states.dtype]
             return _Held.of(states, head, targets[rows], k, precision, room, shape.columns)
 

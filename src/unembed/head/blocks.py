@@ -15,6 +15,7 @@ from torch import Tensor
 
 from unembed.head.head import Head
 from unembed.head.kernels.running import SEGMENT
+from unembed.head.peers import RowShare
 from unembed.head.precision import Precision
 from unembed.head.product import (
     TILE,
@@ -206,6 +207,9 @@ def target_logits(
     targets, and bitwise the logits that the blocks will hold. Elsewhere they are dot products
     taken in float64, within ``target_tolerance`` of those.
     """
+    if head.share is not None:
+        own = target_logits(inputs, head.own, _any_own(head.share, targets), precision)
+        return head.share.collected(targets, own[head.share.owns(targets)])
     found = torch.empty(inputs.shape[0], dtype=torch.float32, device=inputs.device)
     step = TILE if precision.invariant else ROWS
     for top in range(0, inputs.shape[0], step):
@@ -242,6 +246,11 @@ def target_tolerance(
     """
     if precision.invariant:
         return None
+    if head.share is not None:
+        rows = _any_own(head.share, targets)
+        own = target_tolerance(inputs, head.own, rows, threshold, precision)
+        assert own is not None
+        return head.share.collected(targets, own[head.share.owns(targets)])
     sizes = torch.empty_like(threshold)
     for top in range(0, inputs.shape[0], ROWS):
         span = slice(top, top + ROWS)
@@ -249,3 +258,8 @@ def target_tolerance(
         sizes[span] *= head.weight[targets[span]].float().norm(dim=1)
     rounding = 4 * torch.finfo(torch.float32).eps * threshold.abs()
     return head.scale * precision.error * sizes + rounding
+
+
+def _any_own(share: RowShare, targets: Int[Tensor, " rows"]) -> Int[Tensor, " rows"]:
+    """The rows of these targets among those that are held here, any row for the others'."""
+    return share.local(targets).clamp_min(0)

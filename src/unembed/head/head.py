@@ -84,6 +84,11 @@ class Head(ShortRepr):
         held = slice(self.share.first, self.share.stop)
         return replace(self, valid=None if self.valid is None else self.valid[held], share=None)
 
+    def precision(self, hidden_dtype: torch.dtype | None = None) -> Precision:
+        """``Precision.probe`` of these rows; where several processes hold them, one for all."""
+        own = Precision.probe(self.weight, hidden_dtype)
+        return own if self.share is None else own.agreed(self.share.peers)
+
     def rows_at(self, ids: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape dim"]:
         """``weight[ids]`` of the whole head, from whichever process holds each row."""
         return self._at(self.weight, ids)

@@ -164,7 +164,7 @@ class RowShare(ShortRepr):
         if not len(ids):
             return own.new_empty((0, *own.shape[1:]))
         ends = torch.tensor(self.counts, device=ids.device).cumsum(0)
-        owners = torch.bucketize(ids, ends, right=True)
+        owners = torch.bucketize(ids.contiguous(), ends, right=True)
         numbers = torch.bincount(owners, minlength=len(self.counts)).tolist()
         padded = own.new_zeros((max(numbers, default=0), *own.shape[1:]))
         padded[: len(own)] = own

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from unembed.head.kernels import Epilogue, fastest
+from unembed.head.peers import Peers
 from unembed.head.product import (
     TILE,
     WIDE_BLOCK,
@@ -72,6 +74,24 @@ class Precision(ShortRepr):
             if found.error <= 4 * ieee.error and found.invariant >= ieee.invariant:
                 best = replace(found, float32_route=best.float32_route if narrow else route)
         return best
+
+    def agreed(self, peers: Peers) -> Precision:
+        """One precision for peers that hold a head between them, each of which gives its own.
+
+        The plain route and the plain kernel where theirs differ.
+        """
+        routes, kernels = get_args(Route), get_args(Epilogue)
+        chosen = (routes.index(self.route), kernels.index(self.epilogue))
+        own = (*chosen, routes.index(self.float32_route), self.invariant, self.error)
+        every = torch.stack(peers.gather(torch.tensor(own, dtype=torch.float64)))
+        same = (every == every[0]).all(0).tolist()
+        return Precision(
+            self.route if same[0] else "ieee",
+            float(every[:, 4].max()),
+            same[0] and bool(every[:, 3].all()),
+            self.epilogue if same[1] else "eager",
+            self.float32_route if same[2] else "ieee",
+        )
 
 
 def _sample(

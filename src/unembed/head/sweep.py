@@ -90,16 +90,21 @@ def sweep(
     here where it is None; ``block``, the columns taken at once, suits the device where it is None.
     ``observe(logits, first_column, rows)`` sees each block of logits first, padded rows and all,
     and must leave it as it is: one pass over the vocabulary, many readers.
-    Raises ValueError for shapes or targets that do not fit the head. Source: theory §1.
+
+    Where several processes hold the head's rows, all of them call this with the same positions, and
+    all get the same: each passes over its own rows, and what it finds is merged. ``observe`` then
+    sees the columns of this process alone. Ids, ranks and ties are those of one pass over all rows,
+    and so are the sums, to the bit where each process's rows begin at a multiple of SEGMENT.
+    Raises ValueError for shapes or targets that do not fit the head. Source: theory §1, §15.
     """
     check(hidden, head, targets, k, block)
-    precision = precision or Precision.probe(head.weight, hidden.dtype)
+    precision = precision or head.precision(hidden.dtype)
     k = min(k, head.tokens)
 
     def blocks(inputs: Float[Tensor, "rows dim"]) -> Iterator[Block]:
-        for start, logits, rows in logit_blocks(inputs, head, precision, block):
+        for start, logits, rows in logit_blocks(inputs, head.own, precision, block):
             if observe is not None:
-                observe(logits, start, rows)
+                observe(logits, head.first + start, rows)
             yield start, logits, rows
 
     if observe is not None:
@@ -124,7 +129,8 @@ def sweep_at_once(
 ) -> tuple[Sweep, Float64[Tensor, " positions"]]:
     """``sweep`` of rows that are held at once, and their logsumexp before it was rounded.
 
-    ``blocks`` makes the blocks of logits, ``block`` wide, of the rows with others that pad them.
+    ``blocks`` makes the blocks of logits, ``block`` wide, of the rows with others that pad them,
+    and of ``head.own`` where several processes hold the head.
     """
     n = hidden.shape[0]
     shape = BlockShape.of(hidden.device, n, block)
@@ -133,10 +139,13 @@ def sweep_at_once(
     index[:n] = targets
     threshold = target_logits(inputs, head, index, precision)
     tolerance = target_tolerance(inputs, head, index, threshold, precision)
-    running = Running.of(index, threshold, k, head.vocab, tolerance)
+    own = index if head.share is None else head.share.local(index)
+    running = Running.of(own, threshold, k, head.own.vocab, tolerance)
     update = update_of(precision.epilogue)
     for start, logits, rows in blocks(inputs):
         update(running.tile(rows), logits, start)
+    if head.share is not None:
+        running = running.merged(head.share, index)
     larger, unsure = running.counted()
     if bool(unsure.any()):
         seen = running.seen[unsure]
@@ -170,13 +179,15 @@ def _recount(
     limit = seen.new_full((padded.shape[0],), torch.inf)
     limit[:n] = seen
     own = torch.full((padded.shape[0],), -1, device=inputs.device)
-    own[:n] = targets
+    own[:n] = targets if head.share is None else head.share.local(targets)
     larger = torch.zeros(len(padded), dtype=torch.long, device=inputs.device)
-    for start, logits, rows in logit_blocks(padded, head, precision, shape.columns):
+    for start, logits, rows in logit_blocks(padded, head.own, precision, shape.columns):
         local = own[rows] - start
         inside = ((local >= 0) & (local < logits.shape[1])).nonzero()[:, 0]
         logits[inside, local[inside]] = NEVER  # a target is not larger than itself
         larger[rows] += (logits > limit[rows, None]).sum(1)
+    if head.share is not None:
+        larger = head.share.peers.total(larger)
     return larger[:n]
 
 

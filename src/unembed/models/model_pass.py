@@ -133,7 +133,7 @@ class ModelPass(ShortRepr):
             whole_windows=reading.whole_windows,
         )
         on_cpu = head.weight.device.type == "cpu"
-        precision = Precision.probe(head.weight)
+        precision = head.precision()
         body_route = faster_body_route(model, precision)
         threads = torch.get_num_threads()
         # The route is a setting of the whole process, so that only one can be in use at a time.

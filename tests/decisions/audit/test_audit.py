@@ -130,7 +130,7 @@ def test_the_body_takes_its_own_route(
 
     before = torch.backends.mkldnn.matmul.fp32_precision
     head_route = Precision("onednn", 1e-7, True, float32_route="onednn")
-    monkeypatch.setattr(model_pass.Precision, "probe", staticmethod(lambda _weight: head_route))
+    monkeypatch.setattr(model_pass.Precision, "probe", staticmethod(lambda *_given: head_route))
     monkeypatch.setattr(model_pass, "faster_body_route", lambda *_args: route)
     monkeypatch.setattr(model_pass, "final_hidden", watched)
     audit(llama, corpus)

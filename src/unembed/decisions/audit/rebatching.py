@@ -150,9 +150,9 @@ def _logits_at(
     """The logits of these tokens in float32: the same bits of the same hidden state."""
     found = []
     for rows, some in zip(hidden.split(GATHERED_ROWS), ids.split(GATHERED_ROWS), strict=True):
-        logits = (head.weight[some].float() * rows.float()[:, None]).sum(dim=2)
-        if head.bias is not None:
-            logits = logits + head.bias[some].float()
+        logits = (head.rows_at(some).float() * rows.float()[:, None]).sum(dim=2)
+        if (bias := head.bias_at(some)) is not None:
+            logits = logits + bias.float()
         logits = logits * head.scale
         if head.softcap is not None:
             logits = head.softcap * torch.tanh(logits / head.softcap)

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from unembed.head.peers import RowShare
+
 SEGMENT = 512
 """Columns over which exponentials are summed in float32 before float64 takes over. It is part of
 the result's meaning (it fixes the order of summation); block sizes are multiples of it."""
@@ -73,6 +75,30 @@ class Running:
             self.sums[:, rows],
             None if self.tolerance is None else self.tolerance[rows],
             self.near[rows],
+        )
+
+    def merged(self, share: RowShare, targets: Int[Tensor, " rows"]) -> Running:
+        """What the passes of all peers over their own rows say together, after the last block.
+
+        ``targets`` are ids of the whole head, whose rows each peer's columns are in turn. Where
+        each share begins a segment, every number is bitwise that of one pass over all rows.
+        """
+        k = self.values.shape[1]
+        values, ids = (
+            torch.cat(share.peers.gather(own), 1) for own in (self.values, self.ids + share.first)
+        )
+        order = values.sort(dim=1, descending=True, stable=True)
+        larger, near = share.peers.total(torch.stack([self.larger, self.near]))
+        return Running(
+            targets,
+            self.threshold,
+            order.values[:, :k],
+            ids.gather(1, order.indices[:, :k]),
+            larger,
+            share.collected(targets, self.seen[share.owns(targets)]),
+            share.joined(self.sums),
+            self.tolerance,
+            near,
         )
 
     def counted(self) -> tuple[Int[Tensor, " rows"], Bool[Tensor, " rows"]]:

@@ -173,7 +173,7 @@ def _passes(
         )
     if first and fisher == "true":
         raise UnembedError("the true Fisher's mean gradient is 0: ask for no first moment of it")
-    precision = precision or Precision.probe(head.weight, hidden.dtype)
+    precision = precision or head.precision(hidden.dtype)
     maps = (*sketch.error, sketch.error_squared) if fisher == "true" else sketch.error
     tables = bucket_tables(maps) if precision.epilogue == "compiled" else None
     step = ROWS if hidden.device.type == "cpu" else WIDE_ROWS
