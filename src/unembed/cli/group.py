@@ -25,12 +25,14 @@ from unembed.cli.compare import compare_command
 from unembed.cli.demo import demo_command
 from unembed.cli.dose import dose_command
 from unembed.cli.help import Listing
+from unembed.cli.launch import Terminated, as_rank, end_now
 from unembed.cli.layers import layers_command
 from unembed.cli.printing import echo
 from unembed.cli.refine import refine_command
 from unembed.cli.report import report_command
 from unembed.errors import UnembedError
 from unembed.runs.phases import as_table, process_profile
+from unembed.runs.ranks import joined, launched
 
 JOBS = {
     "Start here": (demo_command,),
@@ -39,6 +41,10 @@ JOBS = {
     "Choose": (sketch_command, align_command, rank_command, mix_command, index_command),
 }
 """The verbs, by what they are for."""
+
+
+MANY_RANKS = ("audit", "layers", "compare", "sketch", "refine")
+"""The verbs that the processes of a launch share."""
 
 
 class Verbs(Listing):
@@ -54,7 +60,8 @@ class Verbs(Listing):
             warnings.simplefilter("ignore")
         try:
             _check_unicode(sys.argv)
-            done = copy_context().run(self._profiled, ctx)
+            with joined(unnoticed=end_now):
+                done = copy_context().run(self._profiled, ctx)
             sys.stdout.flush()
             return done
         except UnembedError as error:
@@ -72,6 +79,11 @@ class Verbs(Listing):
                 "memory ran out: make room, or allow more address space (ulimit -v), and repeat "
                 "the same command; what was finished is kept"
             )
+        except Terminated:
+            click.echo(
+                "unembed: ended by its launcher; the same command goes on from here", err=True
+            )
+            sys.exit(143)
         except KeyboardInterrupt:
             click.echo("unembed: stopped; the same command goes on from here", err=True)
             sys.exit(130)
@@ -85,7 +97,16 @@ class Verbs(Listing):
         return done
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """As click does; what is wrong is shown as everything else is."""
+        """As click does; what is wrong is shown as everything else is.
+
+        Under a launcher, a verb that is no work for many processes is refused.
+        """
+        verb = next((word for word in args if word in self.commands), None)
+        if launched() and verb is not None and verb not in MANY_RANKS:
+            _fail(
+                f"{verb} is the work of one process: leave the launcher out; ranks share "
+                f"{', '.join(MANY_RANKS[:-1])} and {MANY_RANKS[-1]}"
+            )
         try:
             return super().parse_args(ctx, args)
         except click.ClickException as error:
@@ -95,7 +116,8 @@ class Verbs(Listing):
 def main() -> None:
     """Run the command line."""
     _open_streams()
-    cli(prog_name="unembed")
+    with as_rank():
+        cli(prog_name="unembed")
 
 
 def run_process() -> None:

@@ -92,11 +92,14 @@ class Output:
         """Print the verdict and the short table, draw the page, and print where everything lies.
 
         As JSON, the verdict, and the summary with ``values``. Figures come first, for drawing may
-        fail, except where the page's time is to be among them.
+        fail, except where the page's time is to be among them. Of several processes the first does.
         """
         from unembed.runs.manifest import SUMMARY
         from unembed.runs.phases import process_profile
+        from unembed.runs.ranks import current_ranks
 
+        if not current_ranks().first:
+            return
         if self.finished:
             echo(f"{self.folder} was finished before: verified, nothing computed again", err=True)
         if self.as_json:

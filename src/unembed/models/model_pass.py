@@ -32,6 +32,7 @@ from unembed.models.replicas import MOST_REPLICAS, replicas_of, side_by_side
 from unembed.models.streams import Streams
 from unembed.runs.phases import Phases
 from unembed.runs.provenance import digest_meanwhile, digest_of
+from unembed.runs.ranks import Ranks, current_ranks
 from unembed.runs.store import RunFolder
 from unembed.short_repr import ShortRepr
 from unembed.text.batches import Batch, BatchPlan, batches, parts
@@ -40,6 +41,10 @@ from unembed.text.row_cuts import Overflow
 from unembed.text.windows import Windows
 
 PART_POSITIONS = 1 << 15
+ALONE = Ranks()
+MOST_UNEVEN = 1.05
+"""The largest share of a text over an even one, of which nothing is said."""
+EVEN_TRIES = 4
 
 CPU_MEMORY = "DefaultCPUAllocator"
 """In what torch says where a CPU has no memory left."""
@@ -164,12 +169,15 @@ class ModelPass(ShortRepr):
         *,
         others: Sequence[ModelPass] = (),
         done: frozenset[str] = frozenset(),
+        ranks: Ranks = ALONE,
     ) -> Iterator[tuple[str, list[Found]]]:
         """What ``work`` makes of the batches of each part not in ``done``, in order of the text.
 
         It is given this pass's model and one of each of ``others``, which read the same batches.
+        Parts are shared out among ``ranks``, and what is found is of those of this process; all of
+        them must be given the same ``done``.
         """
-        found = self.each(work, bar, phases, others=others, done=done)
+        found = self.each(work, bar, phases, others=others, done=done, ranks=ranks)
         for part, pieces in groupby(found, key=itemgetter(0)):
             yield part, [piece for _part, piece in pieces]
 
@@ -181,6 +189,7 @@ class ModelPass(ShortRepr):
         *,
         others: Sequence[ModelPass] = (),
         done: frozenset[str] = frozenset(),
+        ranks: Ranks = ALONE,
     ) -> Iterator[tuple[str, Found]]:
         """``results`` a batch at a time, each with its part's name: none is held for the others."""
         if self.windows.longest > self.plan.batch_tokens and not bar.disable:
@@ -203,8 +212,9 @@ class ModelPass(ShortRepr):
 
         with _kept_route(routes), self._memory_named():
             mixed = all(each.mixed for each in passes)
-            found = side_by_side(teams, one, self._planned(done, bar, mixed))
+            found = side_by_side(teams, one, self._planned(done, bar, mixed, ranks))
             for part, _count, piece in _counted(found, bar):
+                current_ranks().check()
                 yield part, piece
 
     @contextmanager
@@ -225,21 +235,75 @@ class ModelPass(ShortRepr):
                 f"{remedy}, or free some of it"
             ) from error
 
-    def _planned(self, done: frozenset[str], bar: Any, mixed: bool) -> Iterator[tuple[str, Batch]]:
-        """The batches of every part that is not done yet, with the part's name."""
+    def _planned(
+        self, done: frozenset[str], bar: Any, mixed: bool, ranks: Ranks
+    ) -> Iterator[tuple[str, Batch]]:
+        """The batches of every part that is not done yet and is this team's, with its name."""
         todo: list[tuple[str, range]] = []
         for number, part in enumerate(parts(self.windows, self.plan.part_positions)):
             path = f"part-{number:05d}"
             if path in done:
-                bar.update(int(self.windows.counts[part.start : part.stop].sum()))
+                bar.update(self._positions(part))
                 bar.initial = bar.n
             else:
                 todo.append((path, part))
+        if ranks.teams > 1:
+            todo = self._share(todo, bar, ranks)
         return (
             (path, batch)
             for path, part in todo
             for batch in batches(self.windows, part, self.plan, mix=mixed)
         )
+
+    def _positions(self, part: range) -> int:
+        return int(self.windows.counts[part.start : part.stop].sum())
+
+    def _share(
+        self, todo: list[tuple[str, range]], bar: Any, ranks: Ranks
+    ) -> list[tuple[str, range]]:
+        """This team's of the parts; the bar then is of these, and says where all wait for one."""
+        sizes = [self._positions(part) for _path, part in todo]
+        shares = [sum(sizes[team :: ranks.teams]) for team in range(ranks.teams)]
+        own = [one for number, one in enumerate(todo) if ranks.owns(number)]
+        if bar.disable:
+            return own
+        bar.reset(shares[ranks.team])
+        bar.set_description_str(f"{bar.desc}, rank {ranks.team + 1} of {ranks.teams}")
+        if max(shares) > MOST_UNEVEN * sum(shares) / ranks.teams:
+            even = self._even_parts(ranks.teams)
+            bar.write(
+                f"{len(todo)} parts on {ranks.teams} ranks: the last to end has "
+                f"{max(shares):,} of {sum(shares):,} positions"
+                + (f"; --part-positions {even} shares them out evenly" if even else ""),
+                file=sys.stderr,
+            )
+        return own
+
+    def check_shares(self, ranks: Ranks) -> None:
+        """Raise UnembedError where there are fewer parts than teams to share them."""
+        count = sum(1 for _part in parts(self.windows, self.plan.part_positions))
+        if count < ranks.teams:
+            even = self._even_parts(ranks.teams)
+            remedy = f", or give --part-positions {even}" if even else ""
+            raise UnembedError(
+                f"{ranks.teams} ranks have only {count} part{'s' * (count != 1)} of "
+                f"{self.plan.part_positions:,} positions to share: launch at most {count}{remedy}"
+            )
+
+    def _even_parts(self, teams: int) -> int | None:
+        """The size of parts, at most the plan's, that come to a multiple of ``teams``."""
+        windows, size = self.windows, self.plan.part_positions
+        most = int(windows.counts.max())
+        rounds = max(1, round(windows.positions / size / teams))
+        for wanted in range(rounds, rounds + EVEN_TRIES):
+            # A part ends where the next window would take it over its size.
+            given = -(-windows.positions // (wanted * teams)) + most // 2
+            for tried in (given, given + most // 4, given + most // 2, given + most):
+                found = [self._positions(part) for part in parts(windows, tried)]
+                shares = [sum(found[team::teams]) for team in range(teams)]
+                if tried <= size and max(shares) <= MOST_UNEVEN * windows.positions / teams:
+                    return tried
+        return None
 
     @torch.no_grad()
     def hidden(

@@ -19,6 +19,8 @@ MOST_JSON_BYTES = 1 << 26
 MANIFEST = "manifest.json"
 JOURNAL = "journal.jsonl"
 SUMMARY = "summary.json"
+RANKS = ".ranks"
+"""Folder of a run that several processes write, for as long as they do."""
 PAGE = "report.html"
 """Drawn from the other files, again at any time, so that no manifest lists it."""
 
@@ -188,6 +190,7 @@ def every_part(folder: Path) -> Iterator[Part]:
     """Each file below a folder that is about to be finished, pages and locks apart."""
     for path in sorted(folder.rglob("*")):
         own = path.parent == folder and path.name in (MANIFEST, JOURNAL)
+        own = own or RANKS in path.relative_to(folder).parts
         left = path.name in (LOCK, PAGE) or path.suffix == PARTIAL
         if path.is_file() and not own and not left:
             yield Part(path.relative_to(folder).as_posix(), 0, _digest(path))

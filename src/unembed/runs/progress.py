@@ -18,6 +18,7 @@ from typing import Any
 from tqdm import tqdm
 
 from unembed.runs.phases import current_phases
+from unembed.runs.ranks import current_ranks
 
 LINE_SECONDS = 30.0
 """Where stderr is a file or a pipe, a line this often, and none for what is over sooner."""
@@ -68,8 +69,10 @@ class Steps:
 def progress_bar(what: str, unit: str, total: int | None, shown: bool) -> Any:
     """A tqdm bar: redrawn in place on a terminal, plain lines now and then elsewhere.
 
-    It is called by the step that it is of, ``what`` where there is none.
+    It is called by the step that it is of, ``what`` where there is none. Of several processes of
+    one launch, process 0 shows it.
     """
+    shown = shown and current_ranks().first
     within = _WITHIN.get()
     name = what if within is None else " | ".join(within.names)
     columns = _columns(sys.stderr)

@@ -36,6 +36,8 @@ UNNOTICED_BEATS = 10
 """How long after a failure elsewhere a process may work on before it is ended."""
 LEAVE_SECONDS = 10.0
 """How long a process that ends stays until the others have heard of it."""
+STOPPED = "stopped"
+"""The line of a process that was interrupted."""
 POLL_SECONDS = (0.002, 0.05)
 
 
@@ -202,6 +204,16 @@ def current_ranks() -> Ranks:
     return _CURRENT.get()
 
 
+@contextmanager
+def alone() -> Iterator[None]:
+    """Within it this process works by itself: what it opens, it writes alone."""
+    token = _CURRENT.set(Ranks())
+    try:
+        yield
+    finally:
+        _CURRENT.reset(token)
+
+
 def launched() -> bool:
     """Whether a launcher started this process with others."""
     return os.environ.get("WORLD_SIZE", "1").strip() not in ("", "0", "1")
@@ -245,10 +257,13 @@ def joined(
         _leave(ranks, failed=False)
     except BaseException as error:
         with suppress(OtherRankError):
+            if isinstance(error, KeyboardInterrupt) and (line := watch.first_line()):
+                # A launcher ends all where it sees one end: that one's line is the reason.
+                error = OtherRankError(line)
             if not isinstance(error, OtherRankError):
                 watch.report(_line_of(error))
             _leave(ranks, failed=True)
-        raise
+        raise error
     finally:
         _CURRENT.reset(token)
         watch.stop()
@@ -289,6 +304,12 @@ class _Watch(Thread):
         if trouble["rank"] == self.ranks.process:
             return None
         return f"rank {trouble['rank']}: {trouble['line']}"
+
+    def first_line(self) -> str | None:
+        """``look``, now; None where the others are merely stopped as this process is."""
+        with _reached():
+            line = self.look()
+        return None if line is None or line.endswith(f": {STOPPED}") else line
 
     def run(self) -> None:
         """Beat until this process leaves."""
@@ -452,7 +473,7 @@ def _line_of(error: BaseException) -> str:
     if isinstance(error, UnembedError):
         return str(error)
     if isinstance(error, KeyboardInterrupt):
-        return "stopped"
+        return STOPPED
     return f"{type(error).__name__}: {error}"
 
 

@@ -117,19 +117,27 @@ class RunRecord(ShortRepr, Drawn):
         facts: Facts | None = None,
         command: str = "",
         everything: bool = False,
+        together: bool = False,
     ) -> Record:
         """Keep in ``out`` the summary that ``find`` gives, which is called unless it is there.
 
         ``key`` holds the plain values that it depends on; ``facts`` are for the page, and
-        ``everything`` as in ``RunFolder.finish``. Raises UnembedError where the folder holds
-        another run, or cannot be written.
+        ``everything`` as in ``RunFolder.finish``. Under ``joined`` process 0 alone calls ``find``,
+        and the others wait for it; with ``together`` all of them call it, and process 0 writes.
+        Raises UnembedError where the folder holds another run, or cannot be written.
         """
         whole = {"kind": cls.KIND, "schema": cls.SCHEMA, **key}
         if facts is not None:
             whole["facts"] = [list(fact) for fact in facts]
         with RunFolder.open(out, whole) as folder:
             if not folder.finished:
-                folder.finish(command, find(folder), everything=everything)
+                found = find(folder) if together else None
+
+                def finish() -> None:
+                    summary = found if together else find(folder)
+                    folder.finish(command, summary, everything=everything)
+
+                folder.by_first(finish)
         return cls._held_by(read_run(out))
 
     @classmethod

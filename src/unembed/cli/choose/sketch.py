@@ -129,6 +129,7 @@ def sketch_command(
     million positions of the text, or from 64 times as many. A killed run goes on with the same
     command.
     """
+    from unembed.runs.ranks import current_ranks
     from unembed.signatures.alignment.tables import signature_text
     from unembed.signatures.file import check_signature_output, export_path
     from unembed.signatures.file import export as exported
@@ -161,7 +162,7 @@ def sketch_command(
     )
     if before:
         echo(f"{out} was finished before: verified, nothing computed again", err=True)
-    if export is not None:
+    if export is not None and current_ranks().first:
         export = exported(made, export, dtype=export_dtype)
     places = (("signature", out), ("compact signature", export))
     say(signature_text(made), _plain(made, out), as_json, places)

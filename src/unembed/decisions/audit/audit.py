@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -52,6 +52,7 @@ from unembed.runs.manifest import FinishedRun
 from unembed.runs.phases import Phases, current_phases
 from unembed.runs.progress import progress_bar
 from unembed.runs.provenance import Provenance
+from unembed.runs.ranks import current_ranks
 from unembed.runs.run_record import RunRecord
 from unembed.runs.store import TABLES, RunFolder
 from unembed.runs.table import as_text
@@ -265,13 +266,14 @@ def audit(
             tables = [table for _part, table, _ in run.parts(frozenset(), bar, phases)]
         with phases("summary"):
             return held_audit(run, pa.concat_tables(tables))
+    run.reading.check_shares(current_ranks())
     with RunFolder.open(out, run.provenance.to_json()) as folder:
         done = run.finished_parts(folder)
         run.count_finished(folder, done)
         if not folder.finished:
             run.check_room(folder.folder, [folder.done[token_file(part)] for part in done])
             with progress_bar("audit", "tok", positions, progress) as bar:
-                for part, table, found in run.parts(done, bar, phases):
+                for part, table, found in run.parts(done, bar, phases, folder.ranks):
                     with phases("write"):
                         folder.write_table(token_file(part), table)
                         if run.second_reader is not None:
@@ -346,9 +348,19 @@ def held_audit(run: AuditRun, table: pa.Table) -> Audit:
 
 def finish_audit(folder: RunFolder, run: AuditRun, command: str) -> Audit:
     """Complete a run whose parts are all written, if that is left to do, and open it."""
+    if not folder.finished:
+        made = folder.by_first(lambda: _completed(folder, run, command))
+        if made is not None:
+            return made
     files = sorted(path for path in folder.done if path.startswith(TABLES))
-    if folder.finished:
-        return Audit._opened(folder.folder, run.provenance, files)
+    return Audit._opened(folder.folder, run.provenance, files)
+
+
+def _completed(folder: RunFolder, run: AuditRun, command: str) -> Audit:
+    files = sorted(path for path in folder.done if path.startswith(TABLES))
+    if folder.ranks.processes > 1:
+        # Each process has counted its own.
+        replace(run, nonfinite=[]).count_finished(folder, run.finished_parts(folder))
     tables = (
         read_table(path, columns=[n for n in pq.read_schema(path).names if n in MENTIONED])
         for path in (folder.folder / file for file in files)

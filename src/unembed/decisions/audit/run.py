@@ -23,13 +23,14 @@ from unembed.errors import NonFiniteError, UnembedError
 from unembed.head.head import output_embedding
 from unembed.head.sweep import Sweep, sweep
 from unembed.models.checkpoint import Checkpoint, token_ids
-from unembed.models.model_pass import HeadReader, ModelPass, ReadingOptions
+from unembed.models.model_pass import ALONE, HeadReader, ModelPass, ReadingOptions
 from unembed.models.outline import Outline
 from unembed.runs.arrays import number_array, numbers_of, read_table, text_array
 from unembed.runs.files import check_room
 from unembed.runs.manifest import Part
 from unembed.runs.phases import Phases
 from unembed.runs.provenance import Provenance, provenance_of
+from unembed.runs.ranks import Ranks
 from unembed.runs.store import RunFolder
 from unembed.text.batches import Batch
 from unembed.text.corpus import Corpus
@@ -188,9 +189,12 @@ class AuditRun:
         )
 
     def parts(
-        self, done: frozenset[str], bar: Any, phases: Phases
+        self, done: frozenset[str], bar: Any, phases: Phases, ranks: Ranks = ALONE
     ) -> Iterator[tuple[str, pa.Table, list[Any]]]:
-        """The parts that are not done yet: name, table, and what a second reader found."""
+        """The parts that are not done yet: name, table, and what a second reader found.
+
+        They are shared out among ``ranks``.
+        """
 
         def work(team: tuple[nn.Module, ...], batch: Batch, share: Phases) -> tuple[Columns, Any]:
             hidden = self.reading.hidden(team[0], batch, share)
@@ -211,7 +215,7 @@ class AuditRun:
                     columns |= self.rebatching.columns(team[0], head, batch, hidden, leading)
             return columns, found
 
-        for part, pieces in self.reading.results(work, bar, phases, done=done):
+        for part, pieces in self.reading.results(work, bar, phases, done=done, ranks=ranks):
             yield part, self.table([columns for columns, _ in pieces]), [own for _, own in pieces]
 
     @property

@@ -22,10 +22,12 @@ from unembed.errors import UnembedError
 from unembed.head.divergence import Divergence, SweptModel, divergence
 from unembed.models.checkpoint import Checkpoint, context_of
 from unembed.models.mode import restores_mode
+from unembed.models.model_pass import ALONE
 from unembed.runs.arrays import number_array, read_table
 from unembed.runs.phases import Phases, current_phases
 from unembed.runs.progress import progress_bar
 from unembed.runs.provenance import SCHEMA
+from unembed.runs.ranks import Ranks, current_ranks
 from unembed.runs.store import TABLES, RunFolder
 from unembed.text.batches import Batch
 from unembed.text.corpus import Corpus
@@ -110,6 +112,7 @@ def audit_both(
     pair = dict(zip(("before", "after"), keys, strict=True))
     for name, own in zip(names[2:], ({}, *(reader.key for reader in readers)), strict=True):
         keys.append(key_beside(name, **pair) | own)
+    runs[0].reading.check_shares(current_ranks())
     with ExitStack() as stack:
         folders = [
             stack.enter_context(RunFolder.open(Path(out) / name, key))
@@ -130,7 +133,7 @@ def audit_both(
         beside += sum(reader.bytes_a_position for reader in readers)
         runs[0].check_room(Path(out), written, beside)
         with progress_bar("compare", "tok", positions, progress) as bar:
-            for part, tables in both.tables(done, bar, phases):
+            for part, tables in both.tables(done, bar, phases, folders[0].ranks):
                 with phases("write"):
                     for folder, table in zip(folders, tables, strict=True):
                         folder.write_table(token_file(part), table)
@@ -145,7 +148,7 @@ def audit_both(
 def finished_tables(folder: RunFolder, command: str) -> TableFiles:
     """The parts of a folder, which are then all that it holds."""
     if not folder.finished:
-        folder.finish(command)
+        folder.by_first(lambda: folder.finish(command))
     files = sorted(path for path in folder.done if path.startswith(TABLES))
     return TableFiles(tuple(folder.folder / file for file in files))
 
@@ -179,11 +182,11 @@ class _Both:
         return LiveAudits(audits[0], audits[1], tables[0], tuple(readings))
 
     def tables(
-        self, done: frozenset[str], bar: Any, phases: Phases
+        self, done: frozenset[str], bar: Any, phases: Phases, ranks: Ranks = ALONE
     ) -> Iterator[tuple[str, tuple[pa.Table, ...]]]:
         """The parts that are not done yet: tables of both audits, divergences and readers."""
         found = self.before.reading.results(
-            self._columns, bar, phases, others=[self.after.reading], done=done
+            self._columns, bar, phases, others=[self.after.reading], done=done, ranks=ranks
         )
         for part, pieces in found:
             before, after, *others = (list(columns) for columns in zip(*pieces, strict=True))

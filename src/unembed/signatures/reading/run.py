@@ -15,10 +15,11 @@ from torch import nn
 from unembed.errors import NonFiniteError, UnembedError, need
 from unembed.models.checkpoint import Checkpoint
 from unembed.models.mode import restores_mode
-from unembed.models.model_pass import ModelPass
+from unembed.models.model_pass import ALONE, ModelPass
 from unembed.runs.phases import Phases, current_phases
 from unembed.runs.progress import progress_bar
 from unembed.runs.provenance import SCHEMA
+from unembed.runs.ranks import Ranks, current_ranks
 from unembed.runs.store import RunFolder
 from unembed.signatures.batch_sums import BatchSums, whole_state
 from unembed.signatures.file import check_signature_output, load, save
@@ -86,22 +87,34 @@ def sketch(
         return sketcher.signature([whole_state(pieces) for _part, pieces in found])
     path = Path(out)
     key = _key(reading, sketcher)
-    if path.exists():
+    ranks = current_ranks()
+    if ranks.from_first(f"whether {path} is there", path.exists()):
         return _finished(path, sketcher, key)
+    reading.check_shares(ranks)
     unfinished = path.with_name(path.name + UNFINISHED)
     with RunFolder.open(unfinished, key) as folder:
         done = frozenset(Path(one).stem for one in folder.done)
-        for part, pieces in _pieces(reading, sketcher, done, progress):
+        for part, pieces in _pieces(reading, sketcher, done, progress, ranks):
             sketcher.keep(folder, part, pieces)
-        made = sketcher.gathered(folder)
-        signature = replace(made, facts=made.facts | {"run": _digest(key)})
-        save(signature, path)
-    shutil.rmtree(unfinished)
-    return signature
+
+        def save_all() -> Signature:
+            made = sketcher.gathered(folder)
+            signature = replace(made, facts=made.facts | {"run": _digest(key)})
+            save(signature, path)
+            return signature
+
+        signature = folder.by_first(save_all)
+    if ranks.first:
+        shutil.rmtree(unfinished)
+    return load(path) if signature is None else signature
 
 
 def _pieces(
-    reading: ModelPass, sketcher: Sketcher, done: frozenset[str], progress: bool
+    reading: ModelPass,
+    sketcher: Sketcher,
+    done: frozenset[str],
+    progress: bool,
+    ranks: Ranks = ALONE,
 ) -> Iterator[tuple[str, list[BatchSums]]]:
     """The samples of the batches of each part that is not done yet."""
 
@@ -121,7 +134,7 @@ def _pieces(
         return found
 
     with progress_bar("sketch", "tok", reading.windows.positions, progress) as bar:
-        yield from reading.results(work, bar, current_phases(), done=done)
+        yield from reading.results(work, bar, current_phases(), done=done, ranks=ranks)
 
 
 def _key(reading: ModelPass, sketcher: Sketcher) -> dict[str, Any]:
