@@ -323,3 +323,11 @@ def test_a_protection_that_cannot_be_is_refused(given: dict[str, Any], message: 
     if "classes" in given and "kl" in given:
         with pytest.raises(UnembedError, match=message):
             KlAnchor.of(1.0, given["classes"], WORDS, 700)
+
+
+def test_the_fisher_of_a_model_that_is_already_cut_is_refused() -> None:
+    model = network()
+    parameter: Any = model[0].weight
+    parameter.placements = ("a shard",)
+    with pytest.raises(UnembedError, match=r"is sharded.* before the Trainer"):
+        Ewc.of(model, losses(model))

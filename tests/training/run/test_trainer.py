@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import os
 import runpy
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,14 @@ from unembed.models.checkpoint import Checkpoint, quietly
 from unembed.text.corpus import Corpus
 from unembed.text.vocabulary import Vocabulary
 from unembed.training.recipe.objectives import Objective
+from unembed.training.recipe.protection import Ewc
 from unembed.training.recipe.scope import apply_scope
 from unembed.training.recipe.weighting import Positions, Weighting
 from unembed.training.run.engine import Trainer, TrainingArguments
 from unembed.training.run.examples import Examples, split
 from unembed.training.run.head_hook import IGNORED, HeadHook, Targets
 from unembed.training.run.penalty_term import POSITION_WEIGHTS, PenaltyTerm
+from unembed.training.run.terms import window_losses
 from unembed.training.run.trainer import RefineTrainer
 
 CONTEXT = 24
@@ -710,58 +713,124 @@ def test_a_compiled_model_trains_as_it_does_uncompiled(corpus: Corpus, tmp_path:
     assert apart(*found, small_model("llama")) < 1e-4
 
 
-APART = {"ddp": {"gradient_accumulation_steps": 2}, "fsdp": {}, "fsdp head": {}}
-"""What is trained by two processes, and how."""
+@dataclass(frozen=True)
+class Apart:
+    """What two processes train, and by what: torch's own wrapper is called here, or by accelerate
+    where ``fsdp`` is the version that its launch asks for.
+    """
+
+    wrapper: str
+    scope: str = "full"
+    accumulation: int = 1
+    fsdp: int | None = None
+    ewc: bool = False
+
+
+APART = {
+    "ddp": Apart("DistributedDataParallel", accumulation=2),
+    "sharded": Apart("FSDPLlamaForCausalLM"),
+    "sharded, head": Apart("FSDPLlamaForCausalLM", scope="head"),
+    "fsdp 2": Apart("FSDPLlamaForCausalLM", fsdp=2, ewc=True, accumulation=2),
+    "fsdp 2, head": Apart("FSDPLlamaForCausalLM", scope="head", fsdp=2, ewc=True),
+    "fsdp 1": Apart("FullyShardedDataParallel", fsdp=1, ewc=True),
+}
+
+
+def wrapped_by_accelerate(version: int) -> dict[str, Any]:
+    """Settings of a Trainer with which accelerate shards as on GPUs; it has no FSDP on a CPU."""
+    from accelerate.state import AcceleratorState, PartialState
+    from accelerate.utils import DistributedType
+    from torch.distributed.fsdp import _init_utils
+
+    environment = {"FSDP_VERSION": str(version)}
+    if version == 1:
+        environment |= {"FSDP_CPU_RAM_EFFICIENT_LOADING": "false"}
+        environment |= {"FSDP_SYNC_MODULE_STATES": "false"}
+    os.environ.update(environment)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    PartialState(cpu=True).distributed_type = DistributedType.MULTI_GPU
+    _init_utils._get_device_from_device_id = lambda *_args, **_rest: torch.device("cpu")
+    return {"accelerator_config": {"use_configured_state": True}}
+
+
+def weights_of(model: nn.Module, wrapped: nn.Module) -> dict[str, Tensor]:
+    """Every weight, whole."""
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    def found() -> dict[str, Tensor]:
+        return {
+            name.replace("_fsdp_wrapped_module.", ""): (
+                p.full_tensor() if hasattr(p, "full_tensor") else p
+            )
+            .detach()
+            .clone()
+            for name, p in model.named_parameters()
+        }
+
+    if not isinstance(wrapped, FullyShardedDataParallel):
+        return found()
+    with FullyShardedDataParallel.summon_full_params(wrapped):
+        return found()
 
 
 def trained_apart(folder: Path, mode: str) -> None:
     """Train by as many processes as there are, 4 windows at a time in all; the first saves."""
     from torch.distributed.fsdp import fully_shard
 
+    how, processes = APART[mode], int(os.environ.get("WORLD_SIZE", 1))
+    apart = processes > 1
     tokenizer = train_tokenizer(SENTENCES * 3, 290)
     examples = Examples.of(Corpus.from_texts(SENTENCES * 3, tokenizer), CONTEXT)
+    by_accelerate = wrapped_by_accelerate(how.fsdp) if apart and how.fsdp else {}
     with quietly():
-        args = arguments(folder, **APART[mode])
-        processes = args.world_size
-        args.per_device_train_batch_size = 4 // processes
+        args = arguments(
+            folder,
+            per_device_train_batch_size=4 // processes,
+            gradient_accumulation_steps=how.accumulation,
+            **by_accelerate,
+        )
         model = small_model("llama")
-        apply_scope(model, "head" if mode.endswith("head") else "full")
+        apply_scope(model, how.scope)
         trainer: Any = RefineTrainer(
             model=model, args=args, train_dataset=examples, data_collator=examples.collated
         )
-        trainer.refine_with(PenaltyTerm(Objective("fisher"), 3.0))
-        if mode.startswith("fsdp") and processes > 1:
-            # On CPU accelerate wraps in DDP alone; this is what its FSDP 2 does elsewhere.
+        hook = HeadHook.of(model)
+        ewc = (300.0, Ewc.of(model, window_losses(hook, examples))) if how.ewc else None
+        trainer.refine_with(PenaltyTerm(Objective("fisher"), 3.0, ewc=ewc))
+        if mode.startswith("sharded") and apart:
+            # What a model has that transformers shards when it loads it.
             for layer in model.model.layers:
                 fully_shard(layer)
             fully_shard(model)
             trainer.is_distributed_loading_by_transformers = True
         trainer.train()
-    found = {
-        name: (p.full_tensor() if hasattr(p, "full_tensor") else p).detach().clone()
-        for name, p in model.named_parameters()
-    }
+    found = weights_of(model, trainer.model_wrapped)
     if args.process_index == 0:
         kind = type(trainer.model_wrapped).__name__
         torch.save({"weights": found, "losses": losses(trainer), "kind": kind}, folder / mode)
 
 
-def test_two_processes_train_as_one_with_twice_the_batch(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+def test_two_processes_of_accelerates_launch_train_as_one_with_twice_the_batch(
+    tmp_path: Path,
+) -> None:
+    launch = "launch --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
+    sharded = "--use_fsdp --fsdp_version 2 --fsdp_auto_wrap_policy TRANSFORMER_BASED_WRAP"
+    command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", *launch.split()]
     done = subprocess.run(
-        [*command, __file__, str(tmp_path)], capture_output=True, text=True, timeout=300
+        [*command, *sharded.split(), __file__, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    for mode, kind in (
-        ("ddp", "DistributedDataParallel"),
-        ("fsdp", "FSDPLlamaForCausalLM"),
-        ("fsdp head", "FSDPLlamaForCausalLM"),
-    ):
+    assert "UserWarning" not in done.stderr, done.stderr[-3000:]
+    (tmp_path / "alone").mkdir()
+    by_ewc = {}
+    for mode, how in APART.items():
         together = torch.load(tmp_path / mode)
-        (tmp_path / "alone").mkdir(exist_ok=True)
         trained_apart(tmp_path / "alone", mode)
         alone = torch.load(tmp_path / "alone" / mode)
-        assert (together["kind"], alone["kind"]) == (kind, "LlamaForCausalLM")
+        assert (together["kind"], alone["kind"]) == (how.wrapper, "LlamaForCausalLM")
         assert together["losses"] == pytest.approx(alone["losses"], rel=1e-6)
         start = {name: p.detach() for name, p in small_model("llama").named_parameters()}
         went = max(float((alone["weights"][n] - p).abs().max()) for n, p in start.items())
@@ -769,6 +838,10 @@ def test_two_processes_train_as_one_with_twice_the_batch(tmp_path: Path) -> None
             float((together["weights"][n] - w).abs().max()) for n, w in alone["weights"].items()
         )
         assert off < 1e-4 * went
+        by_ewc[mode] = alone["weights"]
+    # EWC is no rounding error: these two differ by it alone.
+    held = by_ewc["sharded, head"]["lm_head.weight"] - by_ewc["fsdp 2, head"]["lm_head.weight"]
+    assert float(held.abs().max()) > 1e-4
 
 
 if __name__ == "__main__":

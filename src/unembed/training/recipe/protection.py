@@ -77,12 +77,20 @@ class Ewc(ShortRepr):
         the items given: gradients of a batch's mean loss cancel before they are squared, and its
         Fisher is smaller, by up to the batch size. ``.grad`` is left alone.
 
-        Raises UnembedError where there is no item, nothing trainable, or a gradient that is not
-        finite.
+        Under FSDP make it of the whole model, before a Trainer cuts it, which then keeps of it
+        what fits its parts (``ShardedEwc``).
+
+        Raises UnembedError where there is no item, nothing trainable, a gradient that is not
+        finite, or a parameter that is cut.
         """
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         if not trained:
             raise UnembedError(f"{type(model).__name__} has no trainable parameter to protect")
+        if any(hasattr(p, "placements") or hasattr(p, "_is_flat_param") for p in trained.values()):
+            raise UnembedError(
+                f"{type(model).__name__} is sharded, and its Fisher is that of whole parameters: "
+                "make Ewc before the Trainer or fully_shard wraps it"
+            )
         fisher = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in trained.items()}
         items = 0
         for loss in losses:

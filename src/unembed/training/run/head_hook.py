@@ -94,7 +94,7 @@ class _Joined(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, value: Tensor, other: Tensor) -> Tensor:
         ctx.save_for_backward(other)
-        return value.view_as(value)
+        return value.clone()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:

@@ -38,7 +38,7 @@ def term_of(
         recipe.weight,
         ce_weight=recipe.ce_weight,
         weighting=table,
-        ewc=(held.ewc, Ewc.of(hook.model, _losses(hook, examples))) if held.ewc else None,
+        ewc=(held.ewc, Ewc.of(hook.model, window_losses(hook, examples))) if held.ewc else None,
         margin=MarginAnchor(held.margin) if held.margin else None,
         kl=KlAnchor.of(held.kl, held.classes, vocabulary, vocab) if held.kl else None,
         reference=_evaluating(start) if held.needs_reference else None,
@@ -50,7 +50,7 @@ def _evaluating(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model).eval() if model.training else model
 
 
-def _losses(hook: HeadHook, examples: Examples) -> Iterator[Float[Tensor, ""]]:
+def window_losses(hook: HeadHook, examples: Examples) -> Iterator[Float[Tensor, ""]]:
     """The mean NLL of single windows, with its graph."""
     hook.model.eval()
     every = max(1, len(examples) // EWC_SEQUENCES)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,8 @@ from unembed.head.head import Head, final_hidden
 from unembed.head.loss import HeadLoss, head_loss
 from unembed.head.sweep import Sweep, sweep
 from unembed.training.recipe.objectives import mean_loss
-from unembed.training.recipe.protection import HeadInput
+from unembed.training.recipe.protection import Ewc, HeadInput
+from unembed.training.recipe.sharded_ewc import ShardedEwc
 from unembed.training.run.engine import Trainer
 from unembed.training.run.head_hook import (
     IGNORED,
@@ -78,6 +79,8 @@ class RefineMixin:
     diagnose_every: int = 10
     _hook: HeadHook | None = None
     _step: SplitStep | None = None
+    _sharded: ShardedEwc | None = None
+    _asked_sharded: bool = False
 
     def refine_with(
         self, term: PenaltyTerm, *, token_ids: list[int] | None = None, diagnose_every: int = 10
@@ -122,6 +125,20 @@ class RefineMixin:
         if labels is None or bool((labels[..., 1:] != IGNORED).any()):
             self._refuse_nonfinite(loss[0] if return_outputs else loss)
         return loss
+
+    def training_step(self, model: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
+        """The Trainer's, and EWC of parameters that FSDP has cut: once a step, on their parts."""
+        base: Any = super()
+        sharded = self._sharded_ewc(model)
+        loss: Tensor = base.training_step(model, *args, **kwargs)
+        trainer: Any = self
+        if sharded is None or not trainer.accelerator.sync_gradients:
+            return loss
+        assert self.term is not None
+        assert self.term.ewc is not None
+        scaler = getattr(trainer.accelerator, "scaler", None)
+        scale = 1.0 if scaler is None else scaler.get_scale()
+        return loss + sharded.add_gradients(model, self.term.ewc[0], scale)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """The Trainer's log with the two parts of the loss and how their gradients compare."""
@@ -243,13 +260,28 @@ class RefineMixin:
         if self._gradients_due():
             where = rows if rows.requires_grad else head.weight
             self._compare_gradients(said.nll.sum() / max(1, of_step), loss.total, where)
-        if term.ewc is not None:
+        if term.ewc is not None and self._sharded is None:
             assert self._hook is not None
             penalty = term.ewc[0] * term.ewc[1].penalty(self._hook.model)
             total = total + (penalty if mass is None else penalty / mass.batches)
         if term.reference is not None:
             total = total + self._anchored(said, HeadInput(rows, head, precision), part)
         return total
+
+    def _sharded_ewc(self, model: nn.Module) -> ShardedEwc | None:
+        """The parts of EWC that this process holds, cut when the model is; None where it is whole.
+
+        What was kept of the whole model is let go.
+        """
+        term = self.term
+        if self._asked_sharded or self._hook is None or term is None or term.ewc is None:
+            return self._sharded
+        self._asked_sharded = True
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            self._sharded = ShardedEwc.of(term.ewc[1], model)
+        if self._sharded is not None:
+            self.term = replace(term, ewc=(term.ewc[0], Ewc({}, {})))
+        return self._sharded
 
     def _anchored(self, said: HeadLoss, reading: HeadInput, part: BatchPart) -> Float[Tensor, ""]:
         """The penalties of the anchors to the starting model, which reads the same batch."""
