@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -100,8 +100,3 @@ def shared_head(head: Head, peers: Peers, counts: Sequence[int] | None = None) -
 
     bias = None if head.bias is None else own(head.bias)
     return replace(head, weight=own(head.weight), bias=bias, share=share)
-
-
-def plain(value: Any) -> Any:
-    """Tensors as they are, without their graph."""
-    return value.detach() if isinstance(value, Tensor) else value

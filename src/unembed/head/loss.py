@@ -68,9 +68,13 @@ def head_loss(
     ignored, select the others before the call. ``precision`` comes from ``Precision.probe`` and is
     probed here where it is None, so give one in a training loop.
 
+    Where several processes hold the head's rows, all of them call this with the same positions, and
+    take the backward pass. All get the same numbers, and the whole gradient of ``hidden``; those of
+    ``head.weight`` and ``head.bias`` are each process's own rows'.
+
     Raises ValueError for shapes or targets that do not fit the head, and for a target that is not a
     token, whose NLL would be infinite, and RuntimeError where a second derivative is taken.
-    Source: theory §0, §1, §5.
+    Source: theory §0, §1, §5, §15.
     """
     check(hidden, head, targets, k, block)
     targets = targets.long()
@@ -100,12 +104,12 @@ class _HeadLoss(torch.autograd.Function):
         block: int,
     ) -> tuple[Tensor | None, ...]:
         with torch.autocast(hidden.device.type, enabled=False):
-            precision = precision or Precision.probe(weight, hidden.dtype)
+            precision = precision or head.precision(hidden.dtype)
             if hidden.dtype == torch.float64:
                 found = _float64_statistics(hidden, head, targets, k, block)
             else:
                 found = _float32_statistics(hidden, head, targets, k, precision, block)
-            between = row_cosines(weight, found.topk_ids, found.nll.dtype) if cosines else None
+            between = row_cosines(head, found.topk_ids, found.nll.dtype) if cosines else None
         if between is not None and not ctx.needs_input_grad[1]:
             ctx.mark_non_differentiable(between)
         ctx.set_materialize_grads(False)
@@ -162,11 +166,11 @@ class _HeadLoss(torch.autograd.Function):
             logsumexp,
             scale * flat,
             None if to_entropy is None else -scale * to_entropy,
-            torch.cat([targets[:, None], topk_ids], 1),
+            torch.cat([targets[:, None], topk_ids], 1) - ctx.head.first,
             scale * torch.cat([-to_nll[:, None], to_topk], 1),
         )
-        between = None if to_cosines is None else CosineGradient.of(weight, topk_ids, to_cosines)
         head = replace(ctx.head, weight=weight, bias=bias)
+        between = None if to_cosines is None else CosineGradient.of(head, topk_ids, to_cosines)
         needed = ctx.needs_input_grad[:3]
         with torch.autocast(hidden.device.type, enabled=False):
             return _gradients(hidden, head, incoming, between, needed, ctx.route, ctx.block)
@@ -176,7 +180,8 @@ class _HeadLoss(torch.autograd.Function):
 class _Incoming:
     """The loss's gradient in each row's logits, in as few numbers as it takes.
 
-    ``scale dL/dl_v = p_v (flat + slope log p_v)``, plus ``at_ids`` where v is among ``ids``. At
+    ``scale dL/dl_v = p_v (flat + slope log p_v)``, plus ``at_ids`` where v is among ``ids``, which
+    count from the first row that is held here and may lie outside these. At
     scale 1 an NLL gives g to ``flat`` and -g at its target, a logsumexp g to ``flat``, and an
     entropy H -g to ``slope`` and -g H to ``flat``, since ``dH/dl_v = -p_v (log p_v + H)``.
     """
@@ -231,6 +236,7 @@ def _gradients(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """The gradients of hidden, weight and bias that are needed, None for the others."""
     dtype, n = incoming.logsumexp.dtype, len(hidden)
+    share, head = head.share, head.own
     inputs = hidden.to(dtype)
     to_hidden = torch.zeros_like(inputs) if needed[0] else None
     to_weight = torch.zeros_like(head.weight) if needed[1] else None
@@ -267,6 +273,8 @@ def _gradients(
             to_weight[columns] = at_weight
         if to_bias is not None and at_bias is not None:
             to_bias[columns] = at_bias
+    if to_hidden is not None and share is not None:
+        to_hidden = share.peers.total(to_hidden)
     return None if to_hidden is None else to_hidden.to(hidden.dtype), to_weight, to_bias
 
 
@@ -295,6 +303,7 @@ def _float64_statistics(
 ) -> HeadLoss:
     """The same statistics in plain float64 operations, so that gradients can be checked."""
     n, k = len(hidden), min(k, head.tokens)
+    share, first, head = head.share, head.first, head.own
     values = hidden.new_full((n, k), -torch.inf)
     ids = torch.zeros_like(targets)[:, None].repeat(1, k)
     seen, parts = torch.zeros_like(hidden[:, 0]), []
@@ -305,11 +314,16 @@ def _float64_statistics(
         if head.valid is not None:
             logits.masked_fill_(~head.valid[span], NEVER)
         order = torch.cat([values, logits], 1).sort(dim=1, descending=True, stable=True)
-        ids = torch.cat([ids, span.expand(n, -1)], 1).gather(1, order.indices[:, :k])
+        ids = torch.cat([ids, (span + first).expand(n, -1)], 1).gather(1, order.indices[:, :k])
         values = order.values[:, :k]
-        seen += torch.where(targets[:, None] == span, logits, 0.0).sum(1)
+        seen += torch.where(targets[:, None] == span + first, logits, 0.0).sum(1)
         parts.append(torch.stack([logits.logsumexp(1), (logits.softmax(1) * logits).sum(1)]))
-    sums, means = torch.stack(parts, 2)
+    sums, means = torch.stack(parts, 2) if share is None else share.joined(torch.stack(parts, 2))
+    if share is not None:
+        values, ids = (torch.cat(share.peers.gather(own), 1) for own in (values, ids))
+        order = values.sort(dim=1, descending=True, stable=True)
+        values, ids = order.values[:, :k], ids.gather(1, order.indices[:, :k])
+        seen = share.collected(targets, seen[share.owns(targets)])
     logsumexp = sums.logsumexp(1)
     entropy = logsumexp - ((sums - logsumexp[:, None]).exp() * means).sum(1)
     return HeadLoss(logsumexp - seen, values, ids, entropy, logsumexp)

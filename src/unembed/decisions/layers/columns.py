@@ -53,7 +53,7 @@ def depth_columns(
     swept = found.swept
     columns = columns_of(hidden, head, targets, swept, ColumnChoice(top_k), precision)
     logits = swept.topk_values[:, :top_k]
-    cosines = pair_cosines(head.weight, swept.topk_ids[:, :top_k])
+    cosines = pair_cosines(head, swept.topk_ids[:, :top_k])
     own = {
         "final_rank": found.final_rank.to(torch.int32),
         "kl_final": found.kl_final,
