@@ -187,7 +187,7 @@ class Verbalizers(ShortRepr):
             )
         valid[ids] = True
         return Head.from_parts(
-            head.weight, head.bias, head.scale, head.softcap, valid, tied=head.tied
+            head.weight, head.bias, head.scale, head.softcap, valid, head.tied, head.share
         )
 
     def answers(self, corpus: Corpus) -> Corpus:

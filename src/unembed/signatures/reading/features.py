@@ -86,8 +86,9 @@ def features(
     empirical Fisher's two maps at m = 4096 and 24 MiB for the true one's three; what comes back is
     three rows of m numbers a sample (four with ``first``), so give a batch at a time. The true
     Fisher of a row that is sure of another token than its target (p within 1e-4 of 1) keeps fewer
-    digits. Raises UnembedError for a sketch that is not this head's, and for ``first`` of the true
-    Fisher, whose mean gradient is 0. Source: theory §7, §9.
+    digits. Where several processes hold the head's rows, all of them call this with the same
+    positions, and all get the same. Raises UnembedError for a sketch that is not this head's, and
+    for ``first`` of the true Fisher, whose mean gradient is 0. Source: theory §7, §9, §15.
     """
     passes = _passes(hidden, head, targets, sketch, fisher, precision, block, k, first)
     if sequence is None:
@@ -175,16 +176,18 @@ def _passes(
         raise UnembedError("the true Fisher's mean gradient is 0: ask for no first moment of it")
     precision = precision or head.precision(hidden.dtype)
     maps = (*sketch.error, sketch.error_squared) if fisher == "true" else sketch.error
-    tables = bucket_tables(maps) if precision.epilogue == "compiled" else None
+    columns = slice(head.first, head.first + head.own.vocab)
+    tables = bucket_tables(maps, columns) if precision.epilogue == "compiled" else None
     step = ROWS if hidden.device.type == "cpu" else WIDE_ROWS
     if tables is not None and block is None:
         block = 2 * BlockShape.of(hidden.device, len(hidden)).columns
     for top in range(0, max(len(hidden), 1), step):
         some, own = hidden[top : top + step], targets[top : top + step]
-        projections = Projections.of(own, maps, tables)
+        projections = Projections.of(own, maps, tables, head.share)
         found = sweep(
             some, head, own, k=k, precision=precision, block=block, observe=projections.take
         )
+        projections.merge()
         yield found, _factors(projections, some, found, sketch, top)
 
 

@@ -115,7 +115,7 @@ class Sketcher(ShortRepr):
             spec,
             options.unit,
             options.fisher,
-            _head_digest(head),
+            head.hash_of_rows().hexdigest(),
             reading.model_digest(),
             _tokenizer_digest(corpus.tokenizer),
             _support(head, len(token_ids(corpus.tokenizer))),
@@ -229,13 +229,6 @@ def _some(made: Features, kept: Bool[Tensor, " rows"]) -> Features:
         None if first is None else first[kept],
         None if norm is None else norm[kept],
     )
-
-
-def _head_digest(head: Head) -> str:
-    digest = hashlib.sha256(f"{head.scale!r} {head.softcap!r} {head.weight.dtype}".encode())
-    for tensor in (head.weight, head.bias):
-        digest.update(b"none" if tensor is None else bytes_of(tensor))
-    return digest.hexdigest()
 
 
 def _support(head: Head, known: int) -> str:
