@@ -48,6 +48,8 @@ def kl_to_reference(
     tokens, and RuntimeError where a second derivative is taken. Source: theory §5.
     """
     _check(hidden, head, reference_hidden, reference_head, block)
+    for one in (head, reference_head):
+        one.must_be_whole("the divergence from a reference")
     with torch.autocast(hidden.device.type, enabled=False):
         precision = precision or Precision.probe(head.weight, hidden.dtype)
         reference_precision = reference_precision or Precision.probe(

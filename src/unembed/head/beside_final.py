@@ -21,6 +21,7 @@ from unembed.head.blocks import (
 from unembed.head.head import Head
 from unembed.head.kernels import compiled, eager
 from unembed.head.kernels.running import SEGMENT
+from unembed.head.peers import RowShare
 from unembed.head.precision import Precision
 from unembed.head.product import TILE
 from unembed.head.sweep import Sweep, check, sweep_at_once
@@ -74,12 +75,15 @@ def sweep_beside_final(
     which are then let go; ``precision`` is for the final ones' dtype, others get their own. As one
     of float32 logits, the divergence is within 1e-5 of itself and 2e-7 of its root, the acceptance
     within 1e-5 of itself; equal states give exactly 0 and 1. On CPU a position's numbers are
-    bitwise the same whatever other positions are in the call.
-    Raises ValueError for shapes or targets that do not fit the head. Source: theory §3.
+    bitwise the same whatever other positions are in the call. Where several processes hold the
+    head's rows, all of them call this with the same positions, and all get the same.
+    Raises ValueError for shapes or targets that do not fit the head. Source: theory §3, §15.
     """
     check(final, head, targets, k, None)
     routes = {final.dtype: precision or head.precision(final.dtype)}
-    k, vocab, n = min(k, head.tokens), padded(head.vocab), len(final)
+    # As many positions at a time as fit into whichever process holds the most rows.
+    most_held = head.vocab if head.share is None else max(head.share.counts)
+    k, vocab, n = min(k, head.tokens), padded(most_held), len(final)
     fitting = HELD // (8 * vocab)
     step = ROWS if fitting >= ROWS else TILE  # blocks of a few rows more take longer a row
     most = min(most_rows(final.device), max(step, fitting // step * step))
@@ -128,6 +132,7 @@ class _Held:
     blocks: list[Block]
     top: Float[Tensor, " rows"]
     base: Float[Tensor, " rows"]
+    share: RowShare | None
 
     @staticmethod
     def of(
@@ -143,7 +148,7 @@ class _Held:
         kept: list[Block] = []
 
         def blocks(inputs: Float[Tensor, "rows dim"]) -> Iterator[Block]:
-            for block in logit_blocks(inputs, head, precision, columns, room):
+            for block in logit_blocks(inputs, head.own, precision, columns, room):
                 kept.append(block)
                 yield block
 
@@ -155,6 +160,7 @@ class _Held:
             kept,
             torch.nn.functional.pad(top, (0, more)),
             torch.nn.functional.pad((logsumexp - top).float(), (0, more)),
+            head.share,
         )
 
     def normalise_(self) -> None:
@@ -166,12 +172,15 @@ class _Held:
         """The logit of one token a row."""
         found = torch.zeros_like(self.top)
         tokens = torch.nn.functional.pad(tokens, (0, len(found) - len(tokens)))
+        held = tokens if self.share is None else self.share.local(tokens)
         for start, logits, rows in self.blocks:
-            local = tokens[rows] - start
+            local = held[rows] - start
             inside = (local >= 0) & (local < logits.shape[1])
             here = logits.gather(1, local.clamp(0, logits.shape[1] - 1)[:, None])[:, 0]
             found[rows] = torch.where(inside, here, found[rows])
-        return found
+        if self.share is None:
+            return found
+        return self.share.collected(tokens, found[self.share.owns(tokens)])
 
 
 def _beside(final: _Held, other: _Held, precision: Precision) -> BesideFinal:
@@ -187,6 +196,8 @@ def _beside(final: _Held, other: _Held, precision: Precision) -> BesideFinal:
         at = slice(start // SEGMENT, (start + logits.shape[1]) // SEGMENT)
         given = (other.top[span], other.base[span], bar[span])
         take_in(log_p, logits, given, sums[:, span, at])
+    if final.share is not None:
+        sums = final.share.joined(sums)
     mass_p, mass_q, apart, shared, larger = sums.double().sum(-1)[:, :n]
     # Both masses are 1 but for rounding, and sums of p log(p/q) - p + q hold what theirs is.
     off = mass_q / mass_p - 1

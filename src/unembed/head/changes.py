@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor
 
 from unembed.head.blocks import BLOCK, logit_blocks
 from unembed.head.divergence import SweptModel, check_alike, log_normaliser
+from unembed.head.paired_rows import paired_rows
+from unembed.head.peers import RowShare
 from unembed.head.product import pad_rows
 
 
@@ -87,15 +90,7 @@ def probability_changes(
     movers: tuple[list[_Found], list[_Found]] = ([], [])
     mass = torch.zeros(2, groups, 0, device=device)
     mass_ids = torch.zeros(groups, 0, dtype=torch.long, device=device)
-    blocks = zip(
-        *(
-            logit_blocks(rows, one.head, one.precision, block)
-            for one, rows in zip((first, second), inputs, strict=True)
-        ),
-        strict=False,
-    )
-    for (start, p, rows), (_start, q, _rows) in blocks:
-        p, q = p[:, : vocab - start], q[:, : vocab - start]
+    for start, p, q, rows in _paired_blocks((first, second), inputs, block):
         for logits, (tops, base) in zip((p, q), bases, strict=True):
             if tops is not None:
                 logits -= tops[rows, None]
@@ -115,11 +110,15 @@ def probability_changes(
         mass, mass_ids = torch.cat([mass, sums[:, :groups]], 2), torch.cat([mass_ids, ids], 1)
         if mass.shape[2] > kept:
             mass, mass_ids = _largest(mass, mass_ids, kept)
+    if (share := first.head.share or second.head.share) is not None:
+        moved = share.peers.total(moved)
+        mass, mass_ids = share.joined(mass), share.joined(mass_ids)
     mass, mass_ids = _largest(mass, mass_ids, min(kept, mass.shape[2]))
+    shift = moved[:n].float()
     return ProbabilityChanges(
-        moved[:n].float(),
-        _movers(movers[0], n, k, 1),
-        _movers(movers[1], n, k, -1),
+        shift,
+        _movers(movers[0], shift, k, 1, share),
+        _movers(movers[1], shift, k, -1, share),
         TokenMass(mass_ids, mass[0], mass[1]),
     )
 
@@ -136,14 +135,50 @@ def _largest(
     return mass.gather(2, most.expand(2, -1, -1)), ids.gather(1, most)
 
 
-def _movers(found: list[_Found], n: int, k: int, sign: int) -> Movers:
-    """The k largest changes of each position, of all blocks' candidates."""
+def _paired_blocks(
+    models: tuple[SweptModel, SweptModel], inputs: list[Tensor], block: int
+) -> Iterator[tuple[int, Tensor, Tensor, slice]]:
+    """The id of the first column of some logits, both models' logits, and their rows."""
+    for pair in paired_rows(*(one.head for one in models)):
+        heads = (pair.first, pair.second)
+        vocab = min(head.vocab for head in heads)
+        blocks = zip(
+            *(
+                logit_blocks(rows, head, one.precision, block)
+                for rows, head, one in zip(inputs, heads, models, strict=True)
+            ),
+            strict=False,
+        )
+        for (start, p, rows), (_start, q, _rows) in blocks:
+            yield pair.start + start, p[:, : vocab - start], q[:, : vocab - start], rows
+
+
+def _movers(
+    found: list[_Found],
+    moved: Float[Tensor, " positions"],
+    k: int,
+    sign: int,
+    share: RowShare | None,
+) -> Movers:
+    """The k largest changes of each position, of all blocks' candidates and all processes'."""
     tiles: dict[int, list[tuple[Tensor, ...]]] = {}
     for start, *candidates in found:
         tiles.setdefault(start, []).append(tuple(candidates))
     best = []
+    if not tiles:  # all rows that are held here pad the vocabulary
+        nothing = moved.new_zeros(len(moved), 0)
+        best.append([nothing.long(), nothing, nothing])
     for blocks in tiles.values():
-        ids, before, after = (torch.cat(some, 1) for some in zip(*blocks, strict=True))
-        order = (sign * (after - before)).topk(k, dim=1).indices
-        best.append([one.gather(1, order) for one in (ids, before, after)])
-    return Movers(*(torch.cat(some)[:n] for some in zip(*best, strict=True)))
+        candidates = [torch.cat(some, 1) for some in zip(*blocks, strict=True)]
+        best.append(_furthest(candidates, k, sign))
+    movers = [torch.cat(some)[: len(moved)] for some in zip(*best, strict=True)]
+    if share is not None:
+        movers = _furthest([share.joined(one) for one in movers], k, sign)
+    return Movers(*movers)
+
+
+def _furthest(candidates: list[Tensor], k: int, sign: int) -> list[Tensor]:
+    """Ids, probabilities before and after of the k largest changes among the candidates."""
+    ids, before, after = candidates
+    order = (sign * (after - before)).topk(min(k, ids.shape[1]), dim=1).indices
+    return [one.gather(1, order) for one in (ids, before, after)]

@@ -13,6 +13,7 @@ from unembed.head.blocks import BLOCK, NEVER, by_slices, logit_blocks
 from unembed.head.head import Head
 from unembed.head.kernels import compiled
 from unembed.head.kernels.running import LOG2_E, SEGMENT
+from unembed.head.paired_rows import paired_rows
 from unembed.head.precision import Precision
 from unembed.head.product import pad_rows
 
@@ -90,8 +91,10 @@ def divergence(first: SweptModel, second: SweptModel, *, block: int = BLOCK) -> 
 
     Both heads pass over the same blocks of the vocabulary, of which the larger one may hold padded
     rows more; the tokens must be the same. Two identical models give exactly 0. No probability has
-    a floor: a token that q gives ``exp(-10,000)`` counts as such.
-    Raises ValueError where the two do not have the same positions or tokens. Source: theory §4.
+    a floor: a token that q gives ``exp(-10,000)`` counts as such. Where several processes hold the
+    heads' rows, all of them call this with the same positions, and all get the same.
+    Raises ValueError where the two do not have the same positions or tokens.
+    Source: theory §4, §15.
     """
     check_alike(first, second)
     return by_slices(
@@ -112,25 +115,31 @@ def _divergence(first: SweptModel, second: SweptModel, block: int) -> Divergence
     take_in = (
         compiled.segment_divergences if first.precision.epilogue == "compiled" else segment_sums
     )
-    parts = -(-min(first.head.vocab, second.head.vocab) // SEGMENT)
-    sums = torch.zeros(5, len(a), parts, dtype=torch.float32, device=a.device)
-    for (start, p, rows), (_start, q, _rows) in zip(
-        logit_blocks(a, first.head, first.precision, block),
-        logit_blocks(b, second.head, second.precision, block),
-        strict=False,
-    ):
-        for logits, tops in ((p, tops_p), (q, tops_q)):
-            if tops is not None:
-                logits -= tops[rows, None]
-        columns = min(p.shape[1], q.shape[1])
-        at = slice(start // SEGMENT, (start + columns) // SEGMENT)
-        take_in(
-            p[:, :columns],
-            q[:, :columns],
-            (base_p[rows], base_q[rows]),
-            NEVER,
-            sums[:, rows, at],
-        )
+    pieces = [torch.zeros(5, len(a), 0, dtype=torch.float32, device=a.device)]
+    for pair in paired_rows(first.head, second.head):
+        parts = -(-min(pair.first.vocab, pair.second.vocab) // SEGMENT)
+        sums = torch.zeros(5, len(a), parts, dtype=torch.float32, device=a.device)
+        for (start, p, rows), (_start, q, _rows) in zip(
+            logit_blocks(a, pair.first, first.precision, block),
+            logit_blocks(b, pair.second, second.precision, block),
+            strict=False,
+        ):
+            for logits, tops in ((p, tops_p), (q, tops_q)):
+                if tops is not None:
+                    logits -= tops[rows, None]
+            columns = min(p.shape[1], q.shape[1])
+            at = slice(start // SEGMENT, (start + columns) // SEGMENT)
+            take_in(
+                p[:, :columns],
+                q[:, :columns],
+                (base_p[rows], base_q[rows]),
+                NEVER,
+                sums[:, rows, at],
+            )
+        pieces.append(sums)
+    sums = pieces[1] if len(pieces) == 2 else torch.cat(pieces, -1)
+    if (share := first.head.share or second.head.share) is not None:
+        sums = share.joined(sums)
     mass_p, mass_q, forward, backward, apart = sums.double().sum(-1)
     forward = forward / mass_p - mass_p.log() + mass_q.log()
     backward = backward / mass_q - mass_q.log() + mass_p.log()
@@ -177,8 +186,10 @@ def log_normaliser(
         return None, base
     tops = tops.where(wide, 0.0)
     mass = torch.zeros(len(base), dtype=torch.float64, device=base.device)
-    for _start, logits, rows in logit_blocks(inputs, voice.head, voice.precision, block):
+    for _start, logits, rows in logit_blocks(inputs, voice.head.own, voice.precision, block):
         mass[rows] += (logits - tops[rows, None]).double().exp().sum(1)
+    if voice.head.share is not None:
+        mass = voice.head.share.peers.total(mass)
     return tops, mass.log().float().where(wide, base)
 
 

@@ -166,7 +166,9 @@ def acceptances(
 
     ``held`` logits of each model are there at a time, whole rows of them, float32-exact. The two
     heads' tokens must be the same, but either may hold padded rows more. Two identical models give
-    exactly 1, and a row with a logit that is not finite NaN. Source: theory §4.
+    exactly 1, and a row with a logit that is not finite NaN. Where several processes hold the
+    heads' rows, all of them call this, each gets all logits of these positions from the others, and
+    all find the same. Source: theory §4.
     """
     vocab = min(target.head.vocab, draft.head.vocab)
     step = max(TILE, held // vocab // TILE * TILE)
@@ -183,11 +185,14 @@ def acceptances(
 
 def _logits(model: SweptModel, rows: slice, vocab: int) -> Float[Tensor, "rows vocab"]:
     """Some positions' logits of the first ``vocab`` rows of a head."""
-    hidden = model.hidden[rows]
+    hidden, head, share = model.hidden[rows], model.head.own, model.head.share
     inputs = pad_rows(hidden)
-    whole = torch.empty(len(inputs), vocab, dtype=torch.float32, device=inputs.device)
-    for start, logits, span in logit_blocks(inputs, model.head, model.precision):
-        stop = min(start + logits.shape[1], vocab)
+    held = min(vocab, head.vocab)
+    whole = torch.empty(len(inputs), held, dtype=torch.float32, device=inputs.device)
+    for start, logits, span in logit_blocks(inputs, head, model.precision):
+        stop = min(start + logits.shape[1], held)
         if start < stop:
             whole[span, start:stop] = logits[:, : stop - start]
+    if share is not None:
+        whole = share.joined(whole)[:, :vocab]
     return whole[: len(hidden)]
