@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -189,38 +186,55 @@ def test_an_environment_that_is_no_launch_is_refused(
         pass
 
 
-def test_processes_meet_over_a_port_and_a_port_in_use_is_refused() -> None:
-    code = """
-import sys
-from unembed.errors import UnembedError
-from unembed.runs.ranks import joined
-try:
-    with joined() as ranks:
-        print(ranks.process, ranks.shared("a value", ranks.process), flush=True)
-        sys.stdin.read()
-except UnembedError as error:
-    print(error)
-    sys.exit(2)
-"""
-
-    def start(process: int) -> subprocess.Popen[str]:
-        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-        return subprocess.Popen(
-            [sys.executable, "-c", code],
-            env=os.environ | where | {"RANK": str(process)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
+def test_processes_meet_over_a_port_and_one_that_is_in_use_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    both = [start(process) for process in range(2)]
-    assert [one.stdout.readline() for one in both if one.stdout] == ["0 [0, 1]\n", "1 [0, 1]\n"]
-    late = start(0)
-    assert late.communicate()[0].startswith(f"MASTER_PORT {port} is in use on 127.0.0.1")
-    assert late.returncode == 2
-    for one in both:
-        one.communicate()
-    assert [one.returncode for one in both] == [0, 0]
+    for name, value in (WHOLE | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}).items():
+        monkeypatch.setenv(name, value)
+    first = module._launched_ranks()
+    assert first._carries
+    monkeypatch.setenv("RANK", "1")
+    second = module._launched_ranks()
+    assert (second.process, second.processes, second._carries) == (1, 2, False)
+    found: list[Any] = []
+
+    def work(given: Ranks) -> None:
+        with joined(given) as ranks:
+            found.append(ranks.shared("a value", ranks.process))
+
+    other = threading.Thread(target=work, args=(second,))
+    other.start()
+    work(first)
+    other.join()
+    assert found == [[0, 1], [0, 1]]
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        monkeypatch.setenv("RANK", "0")
+        monkeypatch.setenv("MASTER_PORT", str(taken.getsockname()[1]))
+        with pytest.raises(UnembedError, match=r"MASTER_PORT \d+ is in use on 127.0.0.1: give"):
+            module._launched_ranks()
+
+
+def test_two_processes_that_say_they_are_one_are_refused() -> None:
+    store = HashStore()
+    store.add("here/0", 1)
+    with pytest.raises(OtherRankError, match="another process is rank 0 of this launch already"):
+        joined(Ranks(0, 2, store=store)).__enter__()
+    assert not store.check(["trouble"])
+
+
+def test_one_that_does_not_come_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "JOIN_SECONDS", 0.05)
+    with pytest.raises(UnembedError, match=r"1 of 3 ranks came within 0 s: rank 1, 2 did not"):
+        joined(Ranks(0, 3, store=HashStore())).__enter__()
+
+
+def test_each_process_of_a_machine_takes_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "5")
+    assert [module.own_gpu(gpus) for gpus in (8, 4, 1, 0)] == [5, 1, 0, 0]
+    monkeypatch.delenv("LOCAL_RANK")
+    assert module.own_gpu(8) == 0

@@ -11,6 +11,7 @@ from unembed.cli.compare_layers import compare_layers_command, given_layers
 from unembed.cli.compare_logs import compare_logs_command, given_logs
 from unembed.cli.help import Several, Verb, option, under
 from unembed.cli.ladder import asked_of, climb
+from unembed.cli.launch import refuse_launcher
 from unembed.cli.options import CONTEXT_IS, DEVICE_HELP, DEVICE_IS, PRINTING, opened
 from unembed.cli.printing import OUT, Output, typed, with_output
 from unembed.decisions.names import CLASSES, FREQUENCY_NAMES
@@ -233,6 +234,7 @@ def compare_command(
         (given_layers, compare_layers_command),
     ):
         if len(models) > 1 and are_given(models[0], models[1]):
+            refuse_launcher("comparing what was measured before")
             command_of(models[0], models[1], next(iter(models[2:]), None), output)
             return
     asked = asked_of(models, given["quantize"], more_texts)
@@ -263,6 +265,7 @@ def compare_command(
     if corpus is not None and (more_before or more_after):
         raise UnembedError(f"--seed-before and --seed-after {NO_SEEDS}")
     if corpus is None:
+        refuse_launcher("comparing two runs")
         names = [f"--{n.replace('_', '-')}" for n, value in given.items() if value is not None]
         if names:
             raise UnembedError(

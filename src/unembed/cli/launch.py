@@ -11,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from unembed.errors import UnembedError
 from unembed.runs.ranks import launched
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -46,6 +47,12 @@ def as_rank() -> Iterator[None]:
         sys.stdout, sys.stderr = streams
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def refuse_launcher(what: str) -> None:
+    """Raise UnembedError under a launcher, for what one process does."""
+    if launched():
+        raise UnembedError(f"{what} is the work of one process: leave the launcher out")
 
 
 def is_first() -> bool:

@@ -31,6 +31,7 @@ from unembed.models.size import refuse_larger
 from unembed.models.unused_weights import refuse_unused, set_left_out, towers_unused_on_text
 from unembed.models.weight_files import stored_tensors
 from unembed.runs.phases import START, current_phases
+from unembed.runs.ranks import launched, own_gpu
 from unembed.short_repr import ShortRepr
 
 CONTEXT_LIMIT = 2048
@@ -227,9 +228,14 @@ def refuse_pickles(folder: Path) -> None:
 
 
 def _device(asked: str | None) -> torch.device:
-    """The device asked for, tried with a tensor; a GPU if there is one by default."""
+    """The device asked for, tried with a tensor; a GPU if there is one by default.
+
+    Of the processes of one launch, each takes a GPU of its own.
+    """
     try:
         place = torch.device(asked or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if place == torch.device("cuda") and launched():
+            place = torch.device("cuda", own_gpu(torch.cuda.device_count()))
         if place.type == "meta":
             raise RuntimeError("it holds no numbers")
         torch.zeros(1, device=place)

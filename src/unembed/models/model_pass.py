@@ -286,8 +286,8 @@ class ModelPass(ShortRepr):
             even = self._even_parts(ranks.teams)
             remedy = f", or give --part-positions {even}" if even else ""
             raise UnembedError(
-                f"{ranks.teams} ranks have only {count} part{'s' * (count != 1)} of "
-                f"{self.plan.part_positions:,} positions to share: launch at most {count}{remedy}"
+                f"{ranks.teams} ranks have only {count} part{'s' * (count != 1)} to share "
+                f"(--part-positions {self.plan.part_positions}): launch at most {count}{remedy}"
             )
 
     def _even_parts(self, teams: int) -> int | None:

@@ -42,7 +42,7 @@ POLL_SECONDS = (0.002, 0.05)
 
 
 class OtherRankError(UnembedError):
-    """Another process of the launch failed or ended: process 0 prints its line."""
+    """Another process of the launch failed, ended, or does other work; process 0 prints it."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ class Ranks(ShortRepr):
                 raise UnembedError("one process makes no group: launch several, or leave --tp out")
             cuda = torch.cuda.is_available()
             if cuda:
-                torch.cuda.set_device(local_rank() % torch.cuda.device_count())
+                torch.cuda.set_device(own_gpu(torch.cuda.device_count()))
             dist.init_process_group(
                 "cpu:gloo,cuda:nccl" if cuda else "gloo",
                 store=_stores().PrefixStore("group", self.store),
@@ -188,7 +188,7 @@ class Ranks(ShortRepr):
         with _reached():
             theirs, value = json.loads(self.store.get(key))
         if theirs != what:
-            raise UnembedError(
+            raise OtherRankError(
                 f"rank {process} is at {theirs!r}, where rank {self.process} is at {what!r}: give "
                 "all of them the same command"
             )
@@ -219,9 +219,10 @@ def launched() -> bool:
     return os.environ.get("WORLD_SIZE", "1").strip() not in ("", "0", "1")
 
 
-def local_rank() -> int:
-    """The number of this process on its machine, which is that of its GPU."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
+def own_gpu(gpus: int) -> int:
+    """Which of a machine's GPUs is this process's: dealt out by LOCAL_RANK."""
+    place = os.environ.get("LOCAL_RANK", "").strip()
+    return int(place) % gpus if place.isdecimal() and gpus else 0
 
 
 @contextmanager
@@ -255,6 +256,9 @@ def joined(
         if watch.made_group:
             _leave_group()
         _leave(ranks, failed=False)
+    except SystemExit:
+        _leave(ranks, failed=False)
+        raise
     except BaseException as error:
         with suppress(OtherRankError):
             if isinstance(error, KeyboardInterrupt) and (line := watch.first_line()):

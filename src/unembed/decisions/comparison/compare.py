@@ -48,6 +48,7 @@ from unembed.runs.frames import frame_of
 from unembed.runs.listing import Listing
 from unembed.runs.manifest import FinishedRun
 from unembed.runs.provenance import SCHEMA, Provenance
+from unembed.runs.ranks import current_ranks
 from unembed.runs.run_record import RunRecord
 from unembed.runs.store import RunFolder
 from unembed.runs.table import as_text
@@ -269,8 +270,6 @@ def compare(
         )
     k = min(one.provenance.options["top_k"] for one in (*olds, *news))
     apart = [divergence] if isinstance(divergence, pa.Table) else divergence
-    parts = [ComparedRows.of(old, new, only, apart) for old in olds for new in news]
-    vocabulary = pooled_vocabulary([part.paired for part in parts])
     (first, *more_before), (second, *more_after) = (
         [one.provenance.to_json() for one in side] for side in (olds, news)
     )
@@ -288,6 +287,11 @@ def compare(
     }
     if readings:
         provenance["readings"] = {one.reader.name: one.reader.key for one in readings}
+
+    if out is not None and not current_ranks().first:
+        return Comparison.keep(out, provenance, lambda _folder: {}, command=command)
+    parts = [ComparedRows.of(old, new, only, apart) for old in olds for new in news]
+    vocabulary = pooled_vocabulary([part.paired for part in parts])
 
     def summarised(some: Sequence[ComparedRows]) -> ComparisonSummary:
         about = PairFacts(

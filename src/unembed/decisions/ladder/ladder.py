@@ -34,6 +34,7 @@ from unembed.runs.frames import Figures
 from unembed.runs.manifest import FinishedRun
 from unembed.runs.phases import current_phases
 from unembed.runs.progress import Steps
+from unembed.runs.ranks import OtherRankError, current_ranks
 from unembed.runs.record import record_from_json, record_to_json
 from unembed.runs.run_record import RunRecord
 from unembed.runs.store import RunFolder, holds_finished_run, reopen
@@ -137,16 +138,18 @@ def ladder(
         "only": only.words,
         **how,
     }
-    if holds_finished_run(out):
+    ranks = current_ranks()
+    if ranks.first and holds_finished_run(out):
         reopen(out)
 
     def measured(_folder: RunFolder) -> dict[str, Any]:
         steps = Steps(1 + len(variants))
-        missing = any(
-            not holds_finished_run(work.place(text, one.name) / AFTER)
+        there = [
+            holds_finished_run(work.place(text, one.name) / AFTER)
             for one in variants
             for text in texts
-        )
+        ]
+        missing = not all(ranks.from_first("which variants are finished", there))
         with steps(BASE):
             before = work.measure_base(base, out / STATES, needed=missing)
         facts: list[ModelFacts] = []
@@ -169,9 +172,10 @@ def ladder(
                         )
                         for text, (audited, apart) in audits.items()
                     }
-            except WriteError:
+            except (WriteError, OtherRankError):
                 raise
             except UnembedError as error:
+                ranks.wait(f"{one.name} could not be measured: {error}")
                 refused.append(Refused(one.name, one.given, str(error)))
                 continue
             facts.append(known)
@@ -188,11 +192,12 @@ def ladder(
             summary = summarise_ladder(
                 before.facts, facts, read, comparisons, only=only.words, refused=refused, **how
             )
-        shutil.rmtree(out / STATES, ignore_errors=True)
+        if ranks.first:
+            shutil.rmtree(out / STATES, ignore_errors=True)
         plain: dict[str, Any] = record_to_json(summary)
         return plain
 
-    return Ladder.keep(out, key, measured, command=command)
+    return Ladder.keep(out, key, measured, command=command, together=True)
 
 
 def headline(summary: LadderSummary) -> list[tuple[str, ...]]:

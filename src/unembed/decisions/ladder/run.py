@@ -44,6 +44,7 @@ from unembed.runs.files import check_room
 from unembed.runs.manifest import Part
 from unembed.runs.phases import Phases
 from unembed.runs.progress import progress_bar
+from unembed.runs.ranks import current_ranks
 from unembed.runs.store import RunFolder
 from unembed.stats.forms import in_bytes
 from unembed.text.batches import Batch
@@ -118,20 +119,22 @@ class Pass:
                 columns = run.columns(hidden, swept, batch)
             return columns, States.of(hidden, swept, batch) if needed else None
 
-        place = self.place(text, BASE)
+        place, ranks = self.place(text, BASE), current_ranks()
+        reading.check_shares(ranks)
         with RunFolder.open(place, run.provenance.to_json()) as folder:
             written = run.finished_parts(folder)
-            done = written & states.parts if needed else written
+            kept = ranks.from_first(f"the states in {states.folder}", sorted(states.parts))
+            done = written & frozenset(kept) if needed else written
             run.count_finished(folder, done)
             parts = [folder.done[token_file(part)] for part in done]
             said = self._checked_room(run, parts) if needed else ""
             with progress_bar("audit", "tok", positions, self.progress) as bar:
                 if said and not bar.disable:
                     bar.write(said, file=sys.stderr)
-                for part, pieces in reading.results(work, bar, self.phases, done=done):
+                for part, pieces in reading.results(work, bar, self.phases, done=done, ranks=ranks):
                     with self.phases("write"):
                         table = run.table([columns for columns, _states in pieces])
-                        if needed:
+                        if needed and ranks.writes:
                             states.write(part, [one for _columns, one in pieces])
                         if part not in written:
                             folder.write_table(token_file(part), table)
@@ -203,7 +206,12 @@ class Pass:
             run.check_room(place, written, DIVERGENCE_BYTES)
             with progress_bar("compare", "tok", positions, self.progress) as bar:
                 for part, pieces in run.reading.results(
-                    _Beside(run, base), bar, self.phases, others=[base.reading], done=done
+                    _Beside(run, base),
+                    bar,
+                    self.phases,
+                    others=[base.reading],
+                    done=done,
+                    ranks=after.ranks,
                 ):
                     with self.phases("write"):
                         own, apart_of = zip(*pieces, strict=True)
