@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from unembed.cli.help import Verb, option, under
-from unembed.cli.options import BATCHES, LOADING, PRINTING, TEXT, WINDOWS, Source
+from unembed.cli.options import BATCHES, LARGE_MODELS, LOADING, PRINTING, TEXT, WINDOWS, Source
 from unembed.cli.printing import OUT, Output, typed, with_output
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 @TEXT
 @BATCHES
 @LOADING
+@LARGE_MODELS
 @with_output
 def audit_command(
     model: str,

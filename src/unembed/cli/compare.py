@@ -12,7 +12,7 @@ from unembed.cli.compare_logs import compare_logs_command, given_logs
 from unembed.cli.help import Several, Verb, option, under
 from unembed.cli.ladder import asked_of, climb
 from unembed.cli.launch import refuse_launcher
-from unembed.cli.options import CONTEXT_IS, DEVICE_HELP, DEVICE_IS, PRINTING, opened
+from unembed.cli.options import CONTEXT_IS, DEVICE_HELP, DEVICE_IS, PRINTING, TP, opened
 from unembed.cli.printing import OUT, Output, typed, with_output
 from unembed.decisions.names import CLASSES, FREQUENCY_NAMES
 from unembed.errors import UnembedError
@@ -97,6 +97,7 @@ CLASS_HELP = "Targets of this token class; repeatable."
         default_is="as --dtype",
     ),
     option("--device", help=DEVICE_HELP, default_is=DEVICE_IS),
+    TP,
     option("--base", rare=True, help="The model below, of each side that is an adapter."),
     option("--max-nonfinite", type=int, rare=True, help="Bad rows allowed.", default_is="0"),
     option(

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from unembed.cli.help import Several, Verb, option, under
-from unembed.cli.options import LOADING, PRINTING, TEXT, WINDOWS, Source, batches
+from unembed.cli.options import LARGE_MODELS, LOADING, PRINTING, TEXT, WINDOWS, Source, batches
 from unembed.cli.printing import OUT, Output, typed, with_output
 from unembed.decisions.layers.names import LENSES, depths_of
 
@@ -72,6 +72,7 @@ ALL_LENSES = ",".join(LENSES)
 @TEXT
 @batches(1 << 13)
 @LOADING
+@LARGE_MODELS
 @with_output
 def layers_command(
     model: str,

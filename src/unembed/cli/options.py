@@ -30,6 +30,31 @@ def _profile_process(_context: click.Context, _option: click.Parameter, asked: b
         profile_process()
 
 
+class TeamSize(click.ParamType):  # type: ignore[type-arg]  # plain before click 8.2
+    """How many processes hold a model together: a number, or ALL of the launch."""
+
+    name = "integer"
+    ALL = "all"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | None:
+        """The number; None for all."""
+        if value is None or value == self.ALL:
+            return None
+        if not str(value).isdecimal() or int(value) < 1:
+            self.fail(f"{value!r} is no number of processes: give --tp 2, or --tp last", param, ctx)
+        return int(value)
+
+
+def _in_teams(context: click.Context, one: click.Parameter, size: int | None) -> None:
+    """Let the processes of this launch hold the model in teams, until the verb is done."""
+    if context.get_parameter_source(one.name or "") is ParameterSource.COMMANDLINE:
+        from unembed.runs.ranks import tensor_parallel
+
+        context.with_resource(tensor_parallel(size))
+
+
 WINDOWS = under(
     "Text",
     option("--context", type=int, help="Tokens a window.", default_is=CONTEXT_IS),
@@ -91,6 +116,27 @@ LOADING = under(
         "--trust-remote-code", rare=True, is_flag=True, help="Let the checkpoint run its own code."
     ),
 )
+TP = option(
+    "--tp",
+    type=TeamSize(),
+    is_flag=False,
+    flag_value=TeamSize.ALL,
+    rare=True,
+    expose_value=False,
+    callback=_in_teams,
+    help="Processes of a launch that hold the model together; all where no number is given.",
+    default_is="1",
+)
+LARGE_MODELS = under(
+    "Model",
+    TP,
+    option(
+        "--device-map",
+        type=click.Choice(["auto"]),
+        rare=True,
+        help="Spread the model over all devices, memory and disk.",
+    ),
+)
 NO_DEBIAS = option(
     "--no-debias",
     is_flag=True,
@@ -140,10 +186,15 @@ class Source:
     @staticmethod
     def taken(given: dict[str, Any]) -> Source:
         """Take these options out of all that were given."""
-        loading = ("dtype", "device", "base", "revision", "trust_remote_code")
+        loading = ("dtype", "device", "base", "revision", "trust_remote_code", "device_map")
         reading = ("text_column", "document", "completion_only")
         _refuse_without_model((*loading, *reading, "context", "overflow"))
-        return Source(*({name: given.pop(name) for name in some} for some in (loading, reading)))
+        return Source(
+            *(
+                {name: given.pop(name) for name in some if name in given}
+                for some in (loading, reading)
+            )
+        )
 
     def open(
         self,

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from unembed.errors import HeadError
+from unembed.head.held_rows import HeldRows, largest, peers_of, same_storage
 from unembed.head.peers import RowShare
 from unembed.head.precision import Precision
 from unembed.head.product import Route, float32_products
@@ -104,6 +105,23 @@ class Head(ShortRepr):
         own = held[flat[self.share.owns(flat)] - self.share.first]
         return self.share.collected(flat, own).view(*ids.shape, *held.shape[1:])
 
+    def gathered(self) -> Head:
+        """The same head with all its rows in this process's main memory; all of them call this.
+
+        For what reads a head some times and not at every position. It is the head itself where one
+        process holds it.
+        """
+        if self.share is None:
+            return self
+        share = self.share
+
+        def whole(held: Tensor) -> Tensor:
+            return torch.cat([rows.cpu() for rows in share.in_order(held)])
+
+        weight, bias = whole(self.weight), None if self.bias is None else whole(self.bias)
+        valid = None if self.valid is None else self.valid.cpu()
+        return replace(self, weight=weight, bias=bias, valid=valid, share=None)
+
     def must_be_whole(self, work: str) -> None:
         """Raise HeadError where several processes hold the rows between them.
 
@@ -132,25 +150,27 @@ class Head(ShortRepr):
         model's own logits of the other rows, and a change of a later token must leave earlier
         hidden states alone. All that is read off one forward pass.
 
+        Of a model that several processes hold together (tensor parallelism) all of them call this,
+        each proves the rows that it holds, and the head is shared between them.
+
         ``token_ids`` are the ids that are tokens (the tokenizer's); None takes every row. Rows that
         the model slices off the end of its logits, as padding, are no tokens.
         Raises HeadError where there is no head, where the recipe does not reproduce the logits, or
         where the model is not causal. Source: theory §0.
         """
         module = output_embedding(model)
-        weight, bias = module.weight.detach(), getattr(module, "bias", None)
+        held = HeldRows.of(model, module)
         with torch.no_grad(), float32_products("ieee"):
             probe = _Probe.of(model, module)
-            scale, softcap, kept = _recover_transform(model, module, probe)
-            _prove_recipe(model, module, probe, scale, softcap)
+            scale, softcap, kept = _recover_transform(model, held.vocab, probe)
+            _prove_recipe(model, held, probe, scale, softcap)
             _prove_causal(model, probe)
-        if token_ids is None and kept < weight.shape[0]:
+        if token_ids is None and kept < held.vocab:
             token_ids = range(kept)
-        valid = None if token_ids is None else _valid_rows(token_ids, weight, kept)
-        bias = None if bias is None else bias.detach()
+        valid = None if token_ids is None else _valid_rows(token_ids, held, kept)
         inputs = _input_embedding(model)
-        tied = inputs is not None and inputs.weight.data_ptr() == weight.data_ptr()
-        return Head.from_parts(weight, bias, scale, softcap, valid, tied)
+        tied = inputs is not None and same_storage(inputs.weight, module.weight)
+        return Head.from_parts(held.weight, held.bias, scale, softcap, valid, tied, held.share)
 
     @staticmethod
     def from_parts(
@@ -252,7 +272,7 @@ def final_hidden(
     try:
         model(input_ids=input_ids, use_cache=False)
     except _HeadReachedError as reached:
-        return reached.hidden
+        return reached.hidden.to(output_embedding(model).weight.device)
     finally:
         handle.remove()
     raise HeadError(f"{type(model).__name__} computed its output without calling its head")
@@ -268,7 +288,7 @@ def faster_body_route(model: nn.Module, precision: Precision) -> Route:
     """
     if precision.float32_route == "ieee":
         return "ieee"
-    ids = _probe_ids(model, output_embedding(model).weight.device)
+    ids = _probe_ids(model)
     with float32_products("ieee"):
         plain = final_hidden(model, ids)
     with float32_products(precision.float32_route):
@@ -277,7 +297,8 @@ def faster_body_route(model: nn.Module, precision: Precision) -> Route:
         same = bool((faster - plain).abs().max() <= 1e-5 * plain.abs().max())
     else:
         same = torch.equal(faster, plain)
-    return precision.float32_route if same else "ieee"
+    (differs,) = largest(peers_of(model), float(not same))
+    return "ieee" if differs else precision.float32_route
 
 
 def bytes_of(tensor: Tensor) -> memoryview:
@@ -290,11 +311,18 @@ def _input_embedding(model: nn.Module) -> Any:
     return find()
 
 
-def _probe_ids(model: nn.Module, device: torch.device) -> Int[Tensor, "batch seq"]:
+def input_device(model: nn.Module) -> torch.device:
+    """Where a model takes its tokens: where its input embedding lies, or where its head does."""
+    embedding = _input_embedding(model)
+    weight = output_embedding(model).weight if embedding is None else embedding.weight
+    return (output_embedding(model).weight if weight.is_meta else weight).device  # type: ignore[no-any-return]
+
+
+def _probe_ids(model: nn.Module) -> Int[Tensor, "batch seq"]:
     embedding = _input_embedding(model)
     rows = int(embedding.weight.shape[0]) if embedding is not None else 2
     spread = torch.arange(1, PROBE_TOKENS + 1) * 7919 % min(rows, 1 << 15)
-    return spread[None].to(embedding.weight.device if embedding is not None else device)
+    return spread[None].to(input_device(model))
 
 
 @dataclass(frozen=True)
@@ -310,14 +338,14 @@ class _Probe:
     @staticmethod
     def of(model: nn.Module, module: Any) -> _Probe:
         """Read the model once; HeadError where it gives not one row of logits for each token."""
-        ids = _probe_ids(model, module.weight.device)
+        ids = _probe_ids(model)
         half = PROBE_TOKENS // 2
         changed = torch.cat([ids[:, :half], ids[:, half:].roll(1, 1)], dim=1)
         hidden: list[Tensor] = []
         rows: list[int] = []
 
         def replace(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            hidden.append(args[0].flatten(0, -2))
+            hidden.append(args[0].flatten(0, -2).to(output.device))
             replaced = output.clone(memory_format=torch.contiguous_format)
             flat = replaced.view(-1, output.shape[-1])
             rows.append(len(flat))
@@ -356,11 +384,11 @@ def _known_outputs(height: int) -> Float[Tensor, "rows vocab"]:
 
 
 def _recover_transform(
-    model: nn.Module, module: Any, probe: _Probe
+    model: nn.Module, height: int, probe: _Probe
 ) -> tuple[float, float | None, int]:
     """Scale, soft-cap and number of logits, from what the model makes of known head outputs."""
     got = probe.logits[:PUT_ROWS]
-    height, kept = int(module.weight.shape[0]), int(got.shape[-1])
+    kept = int(got.shape[-1])
     if kept > height:
         raise HeadError(
             f"{type(model).__name__} returns {kept} logits from a head of "
@@ -406,16 +434,17 @@ def _snap(measured: float, constants: list[float], tolerance: float) -> float:
 
 
 def _prove_recipe(
-    model: nn.Module, module: Any, probe: _Probe, scale: float, softcap: float | None
+    model: nn.Module, held: HeldRows, probe: _Probe, scale: float, softcap: float | None
 ) -> None:
-    hidden, theirs = probe.hidden[PUT_ROWS:], probe.logits[PUT_ROWS:]
+    hidden = probe.hidden[PUT_ROWS:]
+    theirs = probe.logits[PUT_ROWS:, held.first : held.first + len(held.weight)]
     dtype = torch.promote_types(hidden.dtype, torch.float32)
-    hidden, bias = hidden.to(dtype), getattr(module, "bias", None)
+    hidden = hidden.to(dtype)
     size = worst = 0.0
     for start in range(0, theirs.shape[-1], PROOF_BLOCK):
         span = slice(start, min(start + PROOF_BLOCK, theirs.shape[-1]))
-        ours = hidden @ module.weight[span].to(dtype).T
-        ours = (ours if bias is None else ours + bias[span].to(dtype)) * scale
+        ours = hidden @ held.weight[span].to(dtype).T
+        ours = (ours if held.bias is None else ours + held.bias[span].to(dtype)) * scale
         if softcap is not None:
             ours = softcap * torch.tanh(ours / softcap)
         own = theirs[:, span].to(dtype)
@@ -423,6 +452,7 @@ def _prove_recipe(
         if bool(finite.any()):
             size = max(size, float(own[finite].abs().max()))
             worst = max(worst, float((ours - own)[finite].abs().max()))
+    size, worst = largest(None if held.share is None else held.share.peers, size, worst)
     if worst > max(8 * torch.finfo(probe.hidden.dtype).eps, 1e-4) * size:
         raise HeadError(
             f"the recovered head disagrees with {type(model).__name__}'s own logits by {worst:.3g} "
@@ -435,6 +465,7 @@ def _prove_causal(model: nn.Module, probe: _Probe) -> None:
     before, after = (row[:half] for row in probe.hidden.split(PROBE_TOKENS))
     size = float(before.float().abs().max())
     moved = float((before.float() - after.float()).abs().max())
+    size, moved = largest(peers_of(model), size, moved)
     if moved > max(8 * torch.finfo(before.dtype).eps, 1e-5) * size:
         raise HeadError(
             f"{type(model).__name__} is not causal: changing a later token moved earlier hidden "
@@ -443,10 +474,9 @@ def _prove_causal(model: nn.Module, probe: _Probe) -> None:
 
 
 def _valid_rows(
-    token_ids: Iterable[int], weight: Float[Tensor, "vocab dim"], kept: int
+    token_ids: Iterable[int], held: HeldRows, kept: int
 ) -> Bool[Tensor, " vocab"] | None:
-    rows = weight.shape[0]
     ids = torch.as_tensor([token for token in set(token_ids) if token < kept], dtype=torch.long)
-    valid = torch.zeros(rows, dtype=torch.bool, device=weight.device)
-    valid[ids.to(weight.device)] = True
+    valid = torch.zeros(held.vocab, dtype=torch.bool, device=held.weight.device)
+    valid[ids.to(held.weight.device)] = True
     return None if bool(valid.all()) else valid

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from unembed.errors import UnembedError
 from unembed.head.head import output_embedding
 from unembed.models.checkpoint import Checkpoint, hushed, load, refuse_pickles
+from unembed.models.placement import refuse_spread
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -98,6 +99,8 @@ def load_whole(name: str | Path, *, base: str | None = None, **loading: Any) -> 
     ``checkpoint.load``. Raises UnembedError as that does, for a base without an adapter, and for an
     adapter that does not fit its base.
     """
+    if is_adapter(name):
+        refuse_spread(str(name), loading.get("device_map"))
     if is_adapter_alone(name):
         below = load(base_of(name, base), **loading)
         return adapted(below, name, any_head=True)

@@ -27,11 +27,11 @@ from unembed.models.formats import (
 )
 from unembed.models.names import DTYPES
 from unembed.models.one_block import beside_other_blocks, with_one_block
+from unembed.models.placement import DeviceMap, Placement
 from unembed.models.size import refuse_larger
 from unembed.models.unused_weights import refuse_unused, set_left_out, towers_unused_on_text
 from unembed.models.weight_files import stored_tensors
 from unembed.runs.phases import START, current_phases
-from unembed.runs.ranks import launched, own_gpu
 from unembed.short_repr import ShortRepr
 
 CONTEXT_LIMIT = 2048
@@ -74,20 +74,23 @@ def load(
     device: str | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    device_map: DeviceMap | None = None,
     one_block: bool = False,
 ) -> Checkpoint:
     """Load a causal language model from a local folder or the hub.
 
     ``dtype`` "auto" keeps the checkpoint's own precision. ``device`` None takes a GPU if there is
-    one. With ``one_block`` the body is its first block alone, and no weight of the others is read:
-    for what needs the head and what lies before it. Raises UnembedError where the folder is
-    missing, holds no causal language model, lacks trained weights for some of it, or holds pickled
-    or damaged weights.
+    one. ``device_map`` "auto" spreads the model over all devices, and what they cannot hold over
+    memory and disk, by accelerate; or it is transformers' map of modules to devices. Within
+    ``tensor_parallel`` the model is split over the processes of a team. With ``one_block`` the body
+    is its first block alone, and no weight of the others is read: for what needs the head and what
+    lies before it. Raises UnembedError where the folder is missing, holds no causal language model,
+    lacks trained weights for some of it, holds pickled or damaged weights, or cannot be placed so.
     """
     name = str(name)
     if dtype not in DTYPES:
         raise UnembedError(f"--dtype {dtype!r} is not one of {', '.join(DTYPES)}")
-    place = _device(device)
+    place = Placement.of(device, device_map)
     config = configuration_of(name, revision, trust_remote_code)
     import transformers
 
@@ -106,10 +109,12 @@ def load(
         if one_block:
             config = with_one_block(config)
         refuse_larger(name, config, auto, stored, plain=method is None)
+        placed = place.loading(name, config, auto, method)
         with _one_line(name, *_failure(method)), _without_bars(method):
             loaded = auto.from_pretrained(
                 **source,
                 **_precision(dtype, config, method),
+                **placed,
                 config=config,
                 use_safetensors=None if method == "gguf" else True,
                 output_loading_info=True,
@@ -127,7 +132,7 @@ def load(
     if one_block:
         unexpected = beside_other_blocks(model, unexpected)
     left_out += refuse_unused(name, model, unexpected, stored)
-    model = model.to(place).eval()
+    model = place.put(name, model, placed).eval()
     if wrapper:
         left_out += towers_unused_on_text(name, model)
     set_left_out(model, left_out)
@@ -225,26 +230,6 @@ def refuse_pickles(folder: Path) -> None:
             f"{folder} holds its weights only as a pickle ({pickled[0]}), which can run code when "
             "loaded: save it again with model.save_pretrained, which writes safetensors"
         )
-
-
-def _device(asked: str | None) -> torch.device:
-    """The device asked for, tried with a tensor; a GPU if there is one by default.
-
-    Of the processes of one launch, each takes a GPU of its own.
-    """
-    try:
-        place = torch.device(asked or ("cuda" if torch.cuda.is_available() else "cpu"))
-        if place == torch.device("cuda") and launched():
-            place = torch.device("cuda", own_gpu(torch.cuda.device_count()))
-        if place.type == "meta":
-            raise RuntimeError("it holds no numbers")
-        torch.zeros(1, device=place)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UnembedError(
-            f"--device {asked} cannot be used ({_first_line(error)}): leave it out to take a GPU "
-            "if there is one, or give cpu"
-        ) from None
-    return place
 
 
 def _failure(method: str | None) -> tuple[str, str]:

@@ -11,7 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from unembed.errors import HeadError
-from unembed.head.head import final_hidden
+from unembed.head.head import final_hidden, input_device
+from unembed.head.held_rows import largest, peers_of
 from unembed.head.product import Route, float32_products
 from unembed.models.replicas import side_by_side
 from unembed.short_repr import ShortRepr
@@ -66,9 +67,10 @@ def prove_lengths(
     answers differently when asked twice, and for one that is not causal at that length.
     """
     model = models[0]
+    peers = peers_of(model)
     name, longest = type(model).__name__, int((windows.length + windows.prefixed).argmax())
     inputs = windows.inputs(longest)[None]
-    ids = inputs.to(next(model.parameters()).device)
+    ids = inputs.to(input_device(model))
     length = ids.shape[1]
     half = length // 2
     short = shortest_mixed(windows, plan) if mix else None
@@ -80,8 +82,11 @@ def prove_lengths(
                 return [_hidden(model, row) for row in rows]
             return list(side_by_side(models, _hidden, rows))
 
+    def apart(one: Float[Tensor, "1 _ dim"], other: Float[Tensor, "1 _ dim"]) -> float:
+        return largest(peers, _apart(one, other))[0]
+
     def refuse_random(tokens: Int[Tensor, "1 some"], before: Float[Tensor, "1 some dim"]) -> None:
-        moved = _apart(read(tokens)[0], before)
+        moved = apart(read(tokens)[0], before)
         if moved > _tolerance(model, STEPS_REFUSED):
             raise HeadError(
                 f"{name} answers differently when asked twice ({tokens.shape[1]} tokens, hidden "
@@ -94,7 +99,7 @@ def prove_lengths(
         if not half or torch.equal(changed, ids):
             refuse_random(ids, whole)
             return
-        moved = _apart(read(changed)[0][:, :half], whole[:, :half])
+        moved = apart(read(changed)[0][:, :half], whole[:, :half])
         if moved > _tolerance(model, STEPS_REFUSED):
             refuse_random(ids, whole)
             raise HeadError(
@@ -105,11 +110,11 @@ def prove_lengths(
 
     begin = ids[:, : half or length]
     whole, alone, *prefix = read(ids, begin, *([ids[:, :short]] if probe_short else []))
-    if _apart(alone, whole[:, : half or length]) > _tolerance(model, STEPS_REFUSED):
+    if apart(alone, whole[:, : half or length]) > _tolerance(model, STEPS_REFUSED):
         refuse_looking_ahead()
     mixed = mix and (short is None or probe_short)
     for row in prefix:
-        if _apart(whole[:, :short], row) > _tolerance(model, STEPS_MIXED):
+        if apart(whole[:, :short], row) > _tolerance(model, STEPS_MIXED):
             refuse_random(ids[:, :short], row)
             mixed = False
     return LengthProof(mixed, inputs, whole)

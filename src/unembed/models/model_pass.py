@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from unembed.errors import UnembedError
-from unembed.head.head import Head, faster_body_route, final_hidden
+from unembed.head.head import Head, faster_body_route, final_hidden, input_device
 from unembed.head.precision import Precision
 from unembed.head.product import Route, float32_products
 from unembed.head.sweep import Sweep
@@ -310,14 +310,14 @@ class ModelPass(ShortRepr):
         self, model: nn.Module, batch: Batch, phases: Phases
     ) -> Float[Tensor, "positions dim"]:
         """The final hidden states of a batch's predictions, by one of the models."""
-        device = self.head.weight.device
+        device = input_device(model)
         found = []
         with phases("body"), float32_products(self.body_route):
             for block in batch.blocks:
                 states = self.proof.answer_to(block.input_ids)
                 if states is None:
                     states = final_hidden(model, block.input_ids.to(device))
-                found.append(states[block.real.to(device)])
+                found.append(states[block.real.to(states.device)])
             return torch.cat(found)
 
     @torch.no_grad()

@@ -17,6 +17,7 @@ from unembed.errors import UnembedError
 from unembed.head.head import output_embedding
 from unembed.models.checkpoint import Checkpoint, hushed
 from unembed.models.names import BITS, SCHEMES
+from unembed.models.placement import refuse_placed
 from unembed.models.unused_weights import unused_on_text
 from unembed.short_repr import ShortRepr
 
@@ -38,6 +39,7 @@ def quantized(
     Source: theory §6.
     """
     check_scheme(scheme)
+    refuse_placed(checkpoint.model, f"--quantize {scheme} rounds")
     with hushed():
         import torchao.quantization as torchao
 

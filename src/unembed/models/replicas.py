@@ -31,8 +31,11 @@ def replicas_of(model: nn.Module, count: int) -> list[nn.Module]:
     """The model and ``count - 1`` copies: their modules and buffers are their own, so that forward
     passes cannot meet in them, and the parameters are shared.
 
-    The model alone where it cannot be copied.
+    The model alone where it cannot be copied, or where another function was put in the place of a
+    module's own, as tensor parallelism and offloading do: a copy would call the first one's.
     """
+    if any("forward" in vars(module) for module in model.modules()):
+        return [model]
     shared: dict[int, Any] = {id(parameter): parameter for parameter in model.parameters()}
     try:
         return [model, *(copy.deepcopy(model, dict(shared)) for _ in range(count - 1))]

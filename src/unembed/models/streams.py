@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from unembed.head.head import input_device
 from unembed.models.depths import Depths
 from unembed.short_repr import ShortRepr
 from unembed.text.batches import Batch
@@ -35,7 +36,7 @@ class Streams(ShortRepr):
         """
         depths.check(wanted)
         order = sorted(set(wanted))
-        device = next(model.parameters()).device
+        device = input_device(model)
         hidden: list[Tensor] = []
         states: dict[int, list[Tensor]] = {depth: [] for depth in order}
         replayed: dict[int, list[Tensor]] = {depth: [] for depth in order if depth < depths.blocks}

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from unembed.errors import UnembedError
+from unembed.head.head import input_device
 from unembed.models.weight_files import StoredTensor
 from unembed.runs.provenance import LEFT_OUT
 
@@ -93,7 +94,7 @@ def unused_on_text(model: Any) -> dict[str, nn.Module]:
         module.register_forward_pre_hook(lambda one, _args: called.add(one))
         for module in model.modules()
     ]
-    ids = torch.ones(1, 2, dtype=torch.long, device=next(model.parameters()).device)
+    ids = torch.ones(1, 2, dtype=torch.long, device=input_device(model))
     try:
         with torch.no_grad():
             model(input_ids=ids, use_cache=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -11,8 +12,9 @@ from threading import Thread
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from unembed.errors import UnembedError
 from unembed.head.head import Head, bytes_of
 from unembed.head.precision import Precision
 from unembed.short_repr import ShortRepr
@@ -143,20 +145,43 @@ def provenance_of(
 
 
 def digest_of(model: nn.Module) -> str:
-    """SHA-256 over the names, dtypes and bytes of a model's parameters and buffers."""
+    """SHA-256 over the names, dtypes and bytes of a model's parameters and buffers.
+
+    It is the same wherever the weights lie: on several processes, which all call this, or outside
+    of memory.
+    """
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(bytes_of(tensor))
+        digest.update(bytes_of(_whole(model, name, tensor)))
     return digest.hexdigest()
+
+
+def _whole(model: nn.Module, name: str, tensor: Tensor) -> Tensor:
+    """A weight with all its values, gathered from processes or read from where it was offloaded."""
+    if tensor.is_meta:
+        path, _, own = name.rpartition(".")
+        hook: Any = getattr(model.get_submodule(path), "_hf_hook", None)
+        for one in getattr(hook, "hooks", [hook]):
+            values = getattr(one, "weights_map", None)
+            if values is not None:
+                held: Tensor = values[own]
+                return held.to(tensor.dtype)
+        raise UnembedError(f"the weight {name} holds no values: load it somewhere")
+    gather: Callable[[], Tensor] | None = getattr(tensor, "full_tensor", None)
+    return tensor if gather is None else gather()
 
 
 def digest_meanwhile(model: nn.Module) -> Future[str]:
     """``digest_of(model)``, by a thread that nothing waits for unless it asks for the result.
 
-    Hashing takes one core, about a second for two gigabytes, and does not hold Python's lock.
+    Hashing takes one core, about a second for two gigabytes, and does not hold Python's lock. Of a
+    model on several processes it is made at once: what they send each other has one order.
     """
     found: Future[str] = Future()
+    if any(hasattr(one, "full_tensor") for one in model.parameters()):
+        found.set_result(digest_of(model))
+        return found
 
     def work() -> None:
         try:
@@ -173,10 +198,11 @@ def row_norm_cv(head: Head) -> float | None:
 
     None where a row is not finite.
     """
-    norms = torch.empty(head.vocab, dtype=torch.float64)
-    for start in range(0, head.vocab, 1024):
+    norms = torch.empty(len(head.weight), dtype=torch.float64)
+    for start in range(0, len(norms), 1024):
         rows = head.weight[start : start + 1024]
         norms[start : start + 1024] = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float32)
+    norms = norms if head.share is None else head.share.joined(norms)
     norms = norms if head.valid is None else norms[head.valid.cpu()]
     spread = float(norms.std(correction=0) / norms.mean())
     return spread if spread == spread and spread != float("inf") else None

@@ -143,9 +143,10 @@ class Ranks(ShortRepr):
             self._watch.check()
 
     def process_group(self) -> Any:
-        """torch.distributed's group of all processes: gloo on a CPU, NCCL on a GPU.
+        """torch.distributed's group of this process's team: gloo on a CPU, NCCL on a GPU.
 
-        It meets over the same store, and is left when the launch is.
+        It is all that torch.distributed knows of, so that what splits a model over its processes
+        splits it over the team. It meets over the same store, and is left when the launch is.
         """
         import torch
         import torch.distributed as dist
@@ -158,9 +159,9 @@ class Ranks(ShortRepr):
                 torch.cuda.set_device(own_gpu(torch.cuda.device_count()))
             dist.init_process_group(
                 "cpu:gloo,cuda:nccl" if cuda else "gloo",
-                store=_stores().PrefixStore("group", self.store),
-                rank=self.process,
-                world_size=self.processes,
+                store=_stores().PrefixStore(f"team/{self.team}", self.store),
+                rank=self.place,
+                world_size=self.tensor,
             )
             if self._watch is not None:
                 self._watch.made_group = True
@@ -271,6 +272,38 @@ def joined(
     finally:
         _CURRENT.reset(token)
         watch.stop()
+
+
+@contextmanager
+def tensor_parallel(processes: int | None = None) -> Iterator[Ranks]:
+    """Teams of so many processes of a launch each hold one model together; all of them by default.
+
+    A model that is loaded within is split over its team: the body by transformers' own plan, the
+    head by its rows. Several teams share the parts of a run as single processes do::
+
+        with unembed.joined(), unembed.tensor_parallel(2):
+            unembed.audit(unembed.load("my-model"), corpus, out="runs/reviews")
+
+    Raises UnembedError without a launch, and where the processes do not make such teams.
+    """
+    ranks = current_ranks()
+    if ranks.processes == 1:
+        raise UnembedError(
+            "--tp holds a model on several processes, and there is one: launch several "
+            "(torchrun --nproc-per-node 2 -m unembed ...), or leave it out"
+        )
+    wanted = ranks.processes if processes is None else processes
+    if wanted > ranks.processes:
+        raise UnembedError(
+            f"--tp {wanted} is more than the {ranks.processes} processes of this launch: launch "
+            f"{wanted}, or give at most {ranks.processes}"
+        )
+    ranks = ranks.in_teams(wanted)
+    token = _CURRENT.set(ranks)
+    try:
+        yield ranks
+    finally:
+        _CURRENT.reset(token)
 
 
 class _Watch(Thread):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from unembed.cli.help import Verb, Words, option, under
-from unembed.cli.options import BATCHES, LOADING, PRINTING, TEXT, WINDOWS, Source
+from unembed.cli.options import BATCHES, LARGE_MODELS, LOADING, PRINTING, TEXT, WINDOWS, Source
 from unembed.cli.printing import echo, say
 from unembed.errors import UnembedError
 from unembed.signatures.sketches.names import CONSTRUCTIONS, DEFAULT
@@ -102,6 +102,7 @@ FILE = click.Path(path_type=Path)
 @TEXT
 @BATCHES
 @LOADING
+@LARGE_MODELS
 def sketch_command(
     model: str,
     corpus: str,

@@ -349,30 +349,46 @@ def held_audit(run: AuditRun, table: pa.Table) -> Audit:
 def finish_audit(folder: RunFolder, run: AuditRun, command: str) -> Audit:
     """Complete a run whose parts are all written, if that is left to do, and open it."""
     if not folder.finished:
-        made = folder.by_first(lambda: _completed(folder, run, command))
+        drawn = None
+        if run.reading.head.share is not None:
+            # A model that several processes hold is read by all of them.
+            folder.by_first(lambda: _described(folder, run))
+            drawn = _slices(Audit._opened(folder.folder, run.provenance, _tables(folder)), run)
+        made = folder.by_first(lambda: _completed(folder, run, command, drawn))
         if made is not None:
             return made
-    files = sorted(path for path in folder.done if path.startswith(TABLES))
-    return Audit._opened(folder.folder, run.provenance, files)
+    return Audit._opened(folder.folder, run.provenance, _tables(folder))
 
 
-def _completed(folder: RunFolder, run: AuditRun, command: str) -> Audit:
-    files = sorted(path for path in folder.done if path.startswith(TABLES))
+def _tables(folder: RunFolder) -> list[str]:
+    return sorted(path for path in folder.done if path.startswith(TABLES))
+
+
+def _described(folder: RunFolder, run: AuditRun) -> None:
+    """Write the tables of what the parts are of."""
     if folder.ranks.processes > 1:
         # Each process has counted its own.
         replace(run, nonfinite=[]).count_finished(folder, run.finished_parts(folder))
     tables = (
         read_table(path, columns=[n for n in pq.read_schema(path).names if n in MENTIONED])
-        for path in (folder.folder / file for file in files)
+        for path in (folder.folder / file for file in _tables(folder))
     )
     windows = run.reading.windows
     folder.write_table("vocabulary.parquet", vocabulary_of(windows, tables).to_table())
     folder.write_table("documents.parquet", documents_of(windows))
-    done = Audit._opened(folder.folder, run.provenance, files)
+
+
+def _completed(
+    folder: RunFolder, run: AuditRun, command: str, drawn: tuple[DecisionSlice, ...] | None
+) -> Audit:
+    if drawn is None:
+        _described(folder, run)
+    done = Audit._opened(folder.folder, run.provenance, _tables(folder))
     if run.second_reader is not None:
         run.second_reader.finish(folder)
     if run.narrow is not None:
-        folder.write_bytes(SLICES, slices_to_json(_slices(done, run)))
+        drawn = _slices(done, run) if drawn is None else drawn
+        folder.write_bytes(SLICES, slices_to_json(drawn))
     folder.finish(command, summary_to_json(done.summary))
     return done
 
@@ -384,7 +400,9 @@ def _slices(done: Audit, run: AuditRun) -> tuple[DecisionSlice, ...]:
     rows = narrowest(done, run.narrow.wanted)
     places = list(zip(rows["doc"].to_pylist(), rows["pos"].to_pylist(), strict=True))
     hidden = states_at(run.reading, places, run.narrow)
-    return decision_slices(rows, hidden, run.reading.head, run.reading.windows.corpus.tokenizer)
+    return decision_slices(
+        rows, hidden, run.reading.head.gathered(), run.reading.windows.corpus.tokenizer
+    )
 
 
 def _summarise(audit: Audit) -> AuditSummary:
