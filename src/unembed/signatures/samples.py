@@ -107,6 +107,7 @@ class Pool:
 
 def check_samples(tasks: Sequence[Samples], head: Head) -> None:
     """Raise UnembedError, as ``Pool.of`` does, for tasks that do not fit the head."""
+    head.must_be_whole("an exact alignment or a baseline")
     if not tasks:
         raise UnembedError("no tasks to compare: give one at least")
     names = [task.name for task in tasks]

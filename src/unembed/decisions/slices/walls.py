@@ -122,6 +122,7 @@ def products(
     head: Head, vectors: Float[Tensor, "positions dim"]
 ) -> Float[np.ndarray, "positions vocab"]:
     """``vectors @ W.T`` in float64, some rows of the head at a time."""
+    head.must_be_whole("a slice")
     found = np.empty((len(vectors), head.vocab))
     for start in range(0, head.vocab, ROWS):
         rows = head.weight[start : start + ROWS].double()
@@ -131,7 +132,7 @@ def products(
 
 def rows_of(head: Head, tokens: Int[np.ndarray, " tokens"]) -> Float[Tensor, "tokens dim"]:
     """These rows of the head in float64."""
-    return head.weight[torch.from_numpy(tokens).to(head.weight.device)].double()
+    return head.rows_at(torch.from_numpy(tokens).to(head.weight.device)).double()
 
 
 def squares_of(head: Head) -> Float[np.ndarray, " vocab"]:

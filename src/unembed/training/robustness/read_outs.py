@@ -162,6 +162,7 @@ def read_outs(
     kept = [name for name in CHANGES if name in changes and name not in skipped]
     options = replace(options or AuditOptions(), top_k=2, facets=False, native_head=False)
     run = AuditRun.of(checkpoint.model.eval(), corpus, options, checkpoint.name)
+    run.reading.head.must_be_whole("a read-out of robustness")
     bodies = {}
     for name in kept:
         if name in BODIES:

@@ -50,6 +50,7 @@ def temperature(model: nn.Module, factor: float) -> Scaled:
     _check(factor)
     name = type(model).__name__
     head = Head.of(model)
+    head.must_be_whole("a temperature")
     if head.bias is not None or head.softcap is not None:
         part = "bias" if head.softcap is None else "soft-cap"
         raise UnembedError(

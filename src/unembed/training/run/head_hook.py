@@ -38,7 +38,9 @@ class HeadHook(ShortRepr):
         """The hook into an unwrapped model. Raises HeadError as ``Head.of`` does."""
         was = model.training
         try:
-            return HeadHook(model, Head.of(model.eval(), token_ids))
+            head = Head.of(model.eval(), token_ids)
+            head.must_be_whole("refinement")
+            return HeadHook(model, head)
         finally:
             model.train(was)
 
