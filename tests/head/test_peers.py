@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -8,6 +12,7 @@ from made_up.peers import ThreadPeers, at_peers, shared_head
 from unembed.errors import HeadError
 from unembed.head.head import Head
 from unembed.head.peers import RowShare
+from unembed.head.precision import Precision
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
@@ -79,3 +84,36 @@ def test_what_needs_every_row_says_so() -> None:
 
     at_peers(2, work)
     head.must_be_whole("a slice")
+
+
+def test_all_peers_take_one_precision_and_the_plain_one_where_theirs_differ() -> None:
+    own = [
+        Precision("onednn", 1e-7, True, "compiled", "onednn"),
+        Precision("onednn", 3e-7, True, "eager", "onednn"),
+        Precision("ieee", 2e-7, True, "eager", "onednn"),
+    ]
+    assert at_peers(1, lambda peers: own[0].agreed(peers)) == [own[0]]
+    for first, want in (
+        (0, Precision("onednn", 3e-7, True, "eager", "onednn")),
+        (1, Precision("ieee", 3e-7, False, "eager", "onednn")),
+    ):
+        found = at_peers(2, lambda peers, first=first: own[first + peers.place].agreed(peers))
+        assert found == [want, want]
+
+
+def test_processes_find_together_what_one_does() -> None:
+    """Audits, losses with gradients, comparisons and sketches, over gloo: by four, and by twos."""
+    launch = ("torch.distributed.run", "--standalone", "--nproc-per-node", "4")
+    done = subprocess.run(
+        [sys.executable, "-m", *launch, "-m", "made_up.rows_on_processes"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    said = done.stdout
+    for place in range(4):
+        assert said.count(f"process {place} agrees with 4") == 1
+        assert said.count(f"process {place} agrees with 2") == 1
