@@ -11,6 +11,8 @@ from unembed.decisions.comparison.drafts import DraftOptions, DraftReader
 from unembed.decisions.comparison.live import audit_both
 from unembed.decisions.comparison.mining import MiningReader
 from unembed.decisions.ladder.variants import Variant
+from unembed.decisions.layers.layers import layers
+from unembed.decisions.layers.options import LayersOptions
 from unembed.models.quantization import quantized
 from unembed.runs.ranks import joined
 from unembed.signatures.reading.sketcher import Sketcher, SketchOptions
@@ -21,7 +23,7 @@ SKETCH = SketchOptions(m=256, **READING)
 
 
 def measure_all(model: Path, text: Path, out: Path) -> None:
-    """An audit with a sketch in the same pass, a sketch, a live comparison and a ladder."""
+    """An audit with a sketch in the same pass, a sketch, a live comparison, a ladder and layers."""
     before, after = unembed.load(model), quantized(unembed.load(model), "int8", head=True)
     corpus = unembed.Corpus.read(text, before.tokenizer)
     unembed.audit(
@@ -44,6 +46,8 @@ def measure_all(model: Path, text: Path, out: Path) -> None:
     )
     base = Variant("base", str(model))
     unembed.ladder(base, [base.rounded("int4")], corpus, OPTIONS, out=out / "ladder", resamples=50)
+    depths = LayersOptions(depths=(1,), lenses=("fitted",), cloud_points=30, top_k=2, **READING)
+    layers(before.model, corpus, depths, out=out / "layers")
 
 
 if __name__ == "__main__":

@@ -43,14 +43,23 @@ class PartFiles:
         except (SafetensorError, FileNotFoundError) as error:
             raise self.damaged(part) from error
 
+    def every(self, part: str) -> dict[str, Tensor]:
+        """All of a part's by name, as ``tensors`` gives them."""
+        try:
+            with safe_open(self.folder / f"{part}{SUFFIX}", "pt") as file:
+                names = list(file.keys())
+        except (SafetensorError, FileNotFoundError) as error:
+            raise self.damaged(part) from error
+        return dict(zip(names, self.tensors(part, names), strict=True))
+
     def remove(self) -> None:
         """Delete the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def damaged(self, part: str) -> UnembedError:
-        """What is said of a part that lacks states."""
+        """What is said of a part that lacks something."""
         return UnembedError(
-            f"{self.folder} lacks hidden states ({part}): delete that folder, and repeat the same "
+            f"{self.folder} lacks what it held ({part}): delete that folder, and repeat the same "
             "command"
         )
 

@@ -190,8 +190,12 @@ class ModelPass(ShortRepr):
         others: Sequence[ModelPass] = (),
         done: frozenset[str] = frozenset(),
         ranks: Ranks = ALONE,
+        left_out: frozenset[str] = frozenset(),
     ) -> Iterator[tuple[str, Found]]:
-        """``results`` a batch at a time, each with its part's name: none is held for the others."""
+        """``results`` a batch at a time, each with its part's name: none is held for the others.
+
+        Parts that are ``left_out`` are nothing of this call's: the bar does not count them.
+        """
         if self.windows.longest > self.plan.batch_tokens and not bar.disable:
             bar.write(
                 f"windows of up to {self.windows.longest:,} tokens are longer than a batch "
@@ -212,7 +216,7 @@ class ModelPass(ShortRepr):
 
         with _kept_route(routes), self._memory_named():
             mixed = all(each.mixed for each in passes)
-            found = side_by_side(teams, one, self._planned(done, bar, mixed, ranks))
+            found = side_by_side(teams, one, self._planned(done, bar, mixed, ranks, left_out))
             for part, _count, piece in _counted(found, bar):
                 current_ranks().check()
                 yield part, piece
@@ -236,14 +240,20 @@ class ModelPass(ShortRepr):
             ) from error
 
     def _planned(
-        self, done: frozenset[str], bar: Any, mixed: bool, ranks: Ranks
+        self,
+        done: frozenset[str],
+        bar: Any,
+        mixed: bool,
+        ranks: Ranks,
+        left_out: frozenset[str],
     ) -> Iterator[tuple[str, Batch]]:
         """The batches of every part that is not done yet and is this team's, with its name."""
         todo: list[tuple[str, range]] = []
-        for number, part in enumerate(parts(self.windows, self.plan.part_positions)):
-            path = f"part-{number:05d}"
+        for path, part in self.parts_by_name().items():
+            if path in left_out:
+                continue
             if path in done:
-                bar.update(self._positions(part))
+                bar.update(self.positions_of(part))
                 bar.initial = bar.n
             else:
                 todo.append((path, part))
@@ -255,14 +265,20 @@ class ModelPass(ShortRepr):
             for batch in batches(self.windows, part, self.plan, mix=mixed)
         )
 
-    def _positions(self, part: range) -> int:
+    def parts_by_name(self) -> dict[str, range]:
+        """The windows of each part, in order of the text."""
+        found = parts(self.windows, self.plan.part_positions)
+        return {f"part-{number:05d}": part for number, part in enumerate(found)}
+
+    def positions_of(self, part: range) -> int:
+        """How many positions the windows of a part hold."""
         return int(self.windows.counts[part.start : part.stop].sum())
 
     def _share(
         self, todo: list[tuple[str, range]], bar: Any, ranks: Ranks
     ) -> list[tuple[str, range]]:
         """This team's of the parts; the bar then is of these, and says where all wait for one."""
-        sizes = [self._positions(part) for _path, part in todo]
+        sizes = [self.positions_of(part) for _path, part in todo]
         shares = [sum(sizes[team :: ranks.teams]) for team in range(ranks.teams)]
         own = [one for number, one in enumerate(todo) if ranks.owns(number)]
         if bar.disable:
@@ -281,7 +297,7 @@ class ModelPass(ShortRepr):
 
     def check_shares(self, ranks: Ranks) -> None:
         """Raise UnembedError where there are fewer parts than teams to share them."""
-        count = sum(1 for _part in parts(self.windows, self.plan.part_positions))
+        count = len(self.parts_by_name())
         if count < ranks.teams:
             even = self._even_parts(ranks.teams)
             remedy = f", or give --part-positions {even}" if even else ""
@@ -299,7 +315,7 @@ class ModelPass(ShortRepr):
             # A part ends where the next window would take it over its size.
             given = -(-windows.positions // (wanted * teams)) + most // 2
             for tried in (given, given + most // 4, given + most // 2, given + most):
-                found = [self._positions(part) for part in parts(windows, tried)]
+                found = [self.positions_of(part) for part in parts(windows, tried)]
                 shares = [sum(found[team::teams]) for team in range(teams)]
                 if tried <= size and max(shares) <= MOST_UNEVEN * windows.positions / teams:
                     return tried

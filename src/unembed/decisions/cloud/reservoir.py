@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,17 +118,20 @@ class Reservoir:
             tensors[_name(depth)] = torch.cat([one.states[depth] for one in pieces])
         self.files.write_tensors(part, tensors)
 
-    def read(self, depth: int) -> Float[np.ndarray, "points width"]:
+    def read(
+        self, depth: int, parts: Iterable[str] | None = None
+    ) -> Float[np.ndarray, "points width"]:
         """The states at a depth in float32 or wider, in the order of ``keys``.
 
-        Raises UnembedError where a position's are not there.
+        ``parts`` are those that were written, where a listing of the folder may not show them yet,
+        as of one that several machines share. Raises UnembedError where a position's are not there.
         """
         if depth not in self.depths:
             raise UnembedError(
                 f"depth {depth} was not kept: there are {', '.join(map(str, self.depths))}"
             )
         keys, states = [], []
-        for part in sorted(self.parts):
+        for part in sorted(self.parts if parts is None else parts):
             key, found = self.files.tensors(part, (KEY, _name(depth)))
             keys.append(key)
             states.append(found if found.dtype == torch.float64 else found.float())

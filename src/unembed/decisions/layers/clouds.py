@@ -15,9 +15,10 @@ from unembed.decisions.cloud.cloud import HEAD_INPUT, Cloud, cloud
 from unembed.decisions.cloud.controls import shuffled_windows
 from unembed.decisions.cloud.reservoir import Reservoir, Taken
 from unembed.models.depths import Depths
-from unembed.models.model_pass import ModelPass
+from unembed.models.model_pass import ALONE, ModelPass
 from unembed.models.streams import Streams
 from unembed.runs.phases import Phases
+from unembed.runs.ranks import Ranks
 from unembed.text.batches import Batch
 
 FOLDERS = ("states", "shuffled-states")
@@ -62,31 +63,38 @@ class Clouds:
         """Those of a batch of the text."""
         return _taken(self.text, streams, batch)
 
-    def read_shuffled(self, bar: Any, phases: Phases) -> None:
-        """Read the shuffled text, by the body alone."""
+    @staticmethod
+    def kept(one: Reservoir, ranks: Ranks) -> frozenset[str]:
+        """The parts whose states are there, as process 0 sees them."""
+        return frozenset(ranks.from_first(f"the states in {one.files.folder}", sorted(one.parts)))
+
+    def read_shuffled(self, bar: Any, phases: Phases, ranks: Ranks = ALONE) -> None:
+        """Read the shuffled text, by the body alone; ``ranks`` share its parts."""
         wanted = [depth for depth in self.shuffled.depths if depth != HEAD_INPUT]
 
         def work(team: tuple[nn.Module, ...], batch: Batch, share: Phases) -> Taken:
             streams = self.reading.streams(team[0], batch, share, self.depths, wanted)
             return _taken(self.shuffled, streams, batch)
 
-        for part, pieces in self.reading.results(work, bar, phases, done=self.shuffled.parts):
-            self.shuffled.write(part, pieces)
+        done = self.kept(self.shuffled, ranks)
+        for part, pieces in self.reading.results(work, bar, phases, done=done, ranks=ranks):
+            if ranks.writes:
+                self.shuffled.write(part, pieces)
 
     def measure(self, bar: Any, resamples: int) -> Cloud:
         """The shape of the cloud at every depth."""
-        kept = self.text
+        kept, parts = self.text, list(self.reading.parts_by_name())
 
         def read(depth: int) -> Float[np.ndarray, "points width"]:
             bar.update(depth != kept.depths[0])  # the one before is measured
-            return kept.read(depth)
+            return kept.read(depth, parts)
 
         found = cloud(
             read,
             kept.depths,
             kept.documents,
             seed=self.seed,
-            shuffled=self.shuffled.read,
+            shuffled=lambda depth: self.shuffled.read(depth, parts),
             resamples=resamples,
         )
         bar.update(1)

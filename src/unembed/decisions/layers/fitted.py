@@ -30,6 +30,7 @@ RIDGE = 0.1
 FEWEST_DOCUMENTS = 4
 """Two to fit on, and two to measure on: an interval takes two."""
 MOST_LETTERS = 160
+BY_DEPTH = ("x", "xx", "xy", "origin")
 
 Each = Callable[..., Iterable[Any]]
 """``map``, or that of a pool of threads."""
@@ -140,6 +141,53 @@ class NormalEquations:
         inputs = inputs - self.y_origin
         work = [partial(self._add_states, depth, states[depth], inputs) for depth in self.widths]
         list(each(lambda add: add(), [partial(self._add_inputs, inputs), *work]))
+
+    def merge(self, other: NormalEquations) -> None:
+        """Add the sums of other positions, moved by the difference ``d`` of the two origins.
+
+        ``sum (x + d)(x + d)' = sum x x' + x d' + d x' + n d d'``, entry by entry: the same bits
+        whatever the number of threads.
+        """
+        if other.n == 0:
+            return
+        if self.y_origin is None or other.y_origin is None:
+            for name in ("n", "x", "xx", "xy", "origin", "y_origin", "y", "yy"):
+                setattr(self, name, getattr(other, name))
+            return
+        n, e = other.n, other.y_origin - self.y_origin
+        for depth in self.widths:
+            x, y, d = other.x[depth], other.y, other.origin[depth] - self.origin[depth]
+            moved = torch.outer(x, d)
+            self.xx[depth] += other.xx[depth] + (moved + moved.T) + n * torch.outer(d, d)
+            self.xy[depth] += (
+                other.xy[depth] + torch.outer(x, e) + torch.outer(d, y) + n * torch.outer(d, e)
+            )
+            self.x[depth] += x + n * d
+        self.yy += other.yy + 2 * e * other.y + n * e.square()
+        self.y += other.y + n * e
+        self.n += n
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of it, by name; ``of_tensors`` reads it back."""
+        found = {"n": torch.tensor(self.n)}
+        if self.y_origin is None:
+            return found
+        found |= {"y": self.y, "yy": self.yy, "y_origin": self.y_origin}
+        for name in BY_DEPTH:
+            found |= {f"{name}.{depth}": one for depth, one in getattr(self, name).items()}
+        return found
+
+    @staticmethod
+    def of_tensors(
+        widths: Mapping[int, int], dim: int, tensors: Mapping[str, Tensor]
+    ) -> NormalEquations:
+        """What ``tensors`` gave."""
+        found = NormalEquations(widths, dim, int(tensors["n"]))
+        if found.n:
+            found.y, found.yy, found.y_origin = (tensors[name] for name in ("y", "yy", "y_origin"))
+            for name in BY_DEPTH:
+                setattr(found, name, {depth: tensors[f"{name}.{depth}"] for depth in widths})
+        return found
 
     def _add_inputs(self, y: Float64[Tensor, "positions dim"]) -> None:
         self.n += len(y)

@@ -17,10 +17,11 @@ from torch import nn
 
 from unembed.decisions.audit.run import documents_of, vocabulary_of
 from unembed.decisions.cloud.cloud import Cloud
-from unembed.decisions.kept_states import position_keys
+from unembed.decisions.kept_states import PartFiles, position_keys
 from unembed.decisions.layers.clouds import Clouds
 from unembed.decisions.layers.depth_rows import depth_rows
 from unembed.decisions.layers.early_exit import early_exit
+from unembed.decisions.layers.fit_sums import FOLDER as FIT_SUMS
 from unembed.decisions.layers.fitted import LENS_FILE, FittedLens
 from unembed.decisions.layers.names import LENSES, Lens
 from unembed.decisions.layers.options import LayersOptions
@@ -37,12 +38,14 @@ from unembed.decisions.quoting import CONTEXT_TOKENS, Quoting
 from unembed.decisions.tokens import classes_of, frequency_buckets
 from unembed.errors import UnembedError, need
 from unembed.models.mode import restores_mode
+from unembed.models.model_pass import ALONE
 from unembed.runs.arrays import number_array, numbers_of, read_table
 from unembed.runs.frames import frame_of
 from unembed.runs.manifest import FinishedRun, read_run
 from unembed.runs.phases import Phases, current_phases
 from unembed.runs.progress import Steps, progress_bar
 from unembed.runs.provenance import Provenance
+from unembed.runs.ranks import current_ranks
 from unembed.runs.record import record_from_json, record_to_json
 from unembed.runs.run_record import RunRecord
 from unembed.runs.store import TABLES, RunFolder
@@ -322,14 +325,15 @@ def layers(
         windows = run.reading.windows
         words = vocabulary_of(windows, whole.values())
         return Layers(run.provenance, words, documents_of(windows), lens, shape, in_memory=whole)
+    run.reading.check_shares(current_ranks())
     with RunFolder.open(out, run.provenance.to_json()) as folder:
         clouds = run.clouds(folder.folder)
         if not folder.finished:
-            _lens, shape, _tables = _measured(run, folder, clouds, progress, phases)
-            with phases("summary"):
-                _finish(folder, run, shape, command)
-        if clouds is not None:
-            clouds.remove()
+            _measured(run, folder, clouds, progress, phases, command)
+        if folder.ranks.first:
+            if clouds is not None:
+                clouds.remove()
+            PartFiles(folder.folder / FIT_SUMS).remove()
         return Layers.of_run(read_run(folder.folder))
 
 
@@ -339,9 +343,11 @@ def _measured(
     clouds: Clouds | None,
     progress: bool,
     phases: Phases,
+    command: str = "",
 ) -> tuple[FittedLens | None, Cloud | None, list[Tables]]:
-    """The fitted lens, the shape of the clouds and, without a folder to write to, the tables."""
+    """The fitted lens, the shape of the clouds and the tables; a folder is completed instead."""
     done: frozenset[str] = frozenset()
+    ranks = ALONE if folder is None else folder.ranks
     lens, held = run.given, []
     if folder is not None:
         done = run.finished_parts(folder, clouds)
@@ -356,32 +362,55 @@ def _measured(
     if run.fits:
         with steps("fitting the lens"), progress_bar("fit", "tok", positions, progress) as bar:
             if lens is None:
-                lens = run.fit(bar, phases)
-    if lens is not None and folder is not None and LENS_FILE not in folder.done:
-        folder.write_bytes(LENS_FILE, lens.to_bytes())
+                lens = run.fit(folder, bar, phases)
+    if run.split is not None and folder is not None and LENS_FILE not in folder.done:
+        lens = _written(lens, folder)
     with steps("measuring"), progress_bar("layers", "tok", positions, progress) as bar:
-        for part, tables, taken in run.parts(done, lens, clouds, bar, phases):
+        for part, tables, taken in run.parts(done, lens, clouds, bar, phases, ranks):
             with phases("write"):
-                if clouds is not None:
+                if clouds is not None and ranks.writes:
                     clouds.text.write(part, taken)
                 if folder is None:
                     held.append(tables)
                     continue
                 for place, table in tables.items():
                     folder.write_table(table_file(*place, part), table)
-    shape = None
     if clouds is not None:
         with steps("shuffled text"), progress_bar("states", "tok", positions, progress) as bar:
-            clouds.read_shuffled(bar, phases)
-        depths = len(clouds.text.depths)
-        with steps("shapes"), progress_bar("shapes", "depth", depths, progress) as bar:
-            shape = clouds.measure(bar, LAYERS_RESAMPLES)
+            clouds.read_shuffled(bar, phases, ranks)
+
+    def complete() -> Cloud | None:
+        shape = None
+        if clouds is not None:
+            depths = len(clouds.text.depths)
+            with steps("shapes"), progress_bar("shapes", "depth", depths, progress) as bar:
+                shape = clouds.measure(bar, LAYERS_RESAMPLES)
+        if folder is not None:
+            with phases("summary"):
+                _finish(folder, run, shape, command)
+        return shape
+
+    shape = complete() if folder is None else folder.by_first(complete)
     return lens, shape, held
+
+
+def _written(lens: FittedLens | None, folder: RunFolder) -> FittedLens:
+    """The lens that the first process made and now writes, on each of them."""
+
+    def write() -> FittedLens:
+        assert lens is not None
+        folder.write_bytes(LENS_FILE, lens.to_bytes())
+        return lens
+
+    return folder.by_first(write) or FittedLens.read(folder.folder / LENS_FILE)
 
 
 def _finish(folder: RunFolder, run: LayersRun, shape: Cloud | None, command: str) -> None:
     """Summarise a run whose parts are all written, and complete it."""
     files = sorted(path for path in folder.done if path.startswith(TABLES))
+    if folder.ranks.processes > 1:
+        # Each process has counted its own.
+        replace(run, nonfinite=[]).count_finished(folder, run.finished_parts(folder, None))
     ids = ("target", "top1", "top2", "topk_ids")
     tables = (read_table(folder.folder / file, ids) for file in files)
     windows = run.reading.windows

@@ -19,6 +19,7 @@ from unembed.decisions.cloud.reservoir import Taken
 from unembed.decisions.kept_states import position_keys
 from unembed.decisions.layers.clouds import Clouds
 from unembed.decisions.layers.columns import bytes_a_position, depth_columns, final_itself
+from unembed.decisions.layers.fit_sums import Chosen, FitSums
 from unembed.decisions.layers.fitted import (
     LENS_FILE,
     RIDGE,
@@ -31,7 +32,7 @@ from unembed.decisions.layers.options import LayersOptions
 from unembed.errors import NonFiniteError, UnembedError
 from unembed.head.beside_final import sweep_beside_final
 from unembed.models.depths import Depths
-from unembed.models.model_pass import ModelPass
+from unembed.models.model_pass import ALONE, ModelPass
 from unembed.models.replicas import single_threads
 from unembed.models.streams import Streams
 from unembed.runs.arrays import numbers_of, read_table
@@ -39,6 +40,7 @@ from unembed.runs.files import check_room
 from unembed.runs.memory import check_memory
 from unembed.runs.phases import Phases
 from unembed.runs.provenance import Provenance, provenance_of
+from unembed.runs.ranks import Ranks
 from unembed.runs.store import RunFolder
 from unembed.text.batches import Batch
 from unembed.text.corpus import Corpus
@@ -164,14 +166,19 @@ class LayersRun:
         """How wide the states of each measured depth are."""
         return {depth: self.depths.widths[depth] for depth in self.measured}
 
-    def fit(self, bar: Any, phases: Phases) -> FittedLens:
-        """Read the text once for the normal equations, on the half that is fitted on."""
-        assert self.split is not None
-        split, wanted = self.split, self.measured
+    def fit(self, folder: RunFolder | None, bar: Any, phases: Phases) -> FittedLens | None:
+        """Read the text once for the normal equations, on the half that is fitted on.
 
-        def work(
-            team: tuple[nn.Module, ...], batch: Batch, share: Phases
-        ) -> tuple[dict[int, Tensor], Tensor] | None:
+        Ranks share it, and the first makes the lens; None on the others. Raises UnembedError where
+        the sums do not fit on the disk.
+        """
+        assert self.split is not None
+        split, wanted, made = self.split, self.measured, self.provenance
+        parts = self.reading.parts_by_name()
+        ranks, where = (ALONE, None) if folder is None else (folder.ranks, folder.folder)
+        sums = FitSums.of(list(parts), self.widths, self.reading.head.dim, ranks, where)
+
+        def work(team: tuple[nn.Module, ...], batch: Batch, share: Phases) -> Chosen | None:
             chosen = ~split.measured(batch.doc)
             if not chosen.any():
                 return None
@@ -179,15 +186,18 @@ class LayersRun:
             rows = torch.from_numpy(chosen).to(streams.hidden.device)
             return {d: streams.states[d][rows] for d in wanted}, streams.hidden[rows]
 
-        sums, made = NormalEquations(self.widths, self.reading.head.dim), self.provenance
+        def read(own: frozenset[str]) -> Iterator[tuple[str, Chosen | None]]:
+            if len(own) < len(parts) and not bar.disable:
+                bar.reset(sum(self.reading.positions_of(parts[part]) for part in own))
+            return self.reading.each(work, bar, phases, left_out=frozenset(parts) - own)
+
         with single_threads(torch.get_num_threads()) as pool:
-            for _part, found in self.reading.each(work, bar, phases):
-                if found is not None:
-                    with phases("fit"):
-                        sums.add(*found, pool.map)
+            total = sums.total(read, pool.map, phases)
+            if total is None:
+                return None
             with phases("fit"):
                 about = (made.model, made.model_digest, made.text.digest)
-                return FittedLens.of(sums, split, *about, pool.map)
+                return FittedLens.of(total, split, *about, pool.map)
 
     def clouds(self, folder: Path) -> Clouds | None:
         """What keeps states in a folder for the shape of their clouds, if that was asked for."""
@@ -204,8 +214,12 @@ class LayersRun:
         clouds: Clouds | None,
         bar: Any,
         phases: Phases,
+        ranks: Ranks = ALONE,
     ) -> Iterator[tuple[str, Tables, list[Taken]]]:
-        """The parts that are not done yet: name, a table for each lens and depth, states kept."""
+        """The parts that are not done yet: name, a table for each lens and depth, states kept.
+
+        They are shared out among ``ranks``.
+        """
 
         def work(
             team: tuple[nn.Module, ...], batch: Batch, share: Phases
@@ -218,7 +232,7 @@ class LayersRun:
                 ]
             return columns, [] if clouds is None else [clouds.take(streams, batch)]
 
-        for part, pieces in self.reading.results(work, bar, phases, done=done):
+        for part, pieces in self.reading.results(work, bar, phases, done=done, ranks=ranks):
             tables = self._tables([one for columns, _taken in pieces for one in columns])
             yield part, tables, [one for _columns, taken in pieces for one in taken]
 
@@ -322,13 +336,16 @@ class LayersRun:
             )
 
     def finished_parts(self, folder: RunFolder, clouds: Clouds | None) -> frozenset[str]:
-        """The parts of which every lens and depth is written, and the states that are kept."""
+        """The parts of which every lens and depth is written, and the states that are kept.
+
+        What process 0 sees of these counts for all.
+        """
         written = [
             {Path(path).stem for path in folder.done if path.startswith(f"{folder_of(*place)}/")}
             for place in self.places
         ]
         done = frozenset(set.intersection(*written))
-        return done if clouds is None else done & clouds.text.parts
+        return done if clouds is None else done & clouds.kept(clouds.text, folder.ranks)
 
     def count_finished(self, folder: RunFolder, done: frozenset[str]) -> None:
         """Count the positions that the parts that are done leave out."""
@@ -377,7 +394,7 @@ def _check_fit(split: Split, reading: ModelPass, widths: Sequence[int]) -> None:
             "--max-positions, or --lens normed,raw"
         )
     check_memory(
-        NormalEquations.bytes_of(widths, dim),
+        2 * NormalEquations.bytes_of(widths, dim),
         f"the sums that a lens of {len(widths)} depths is fitted from",
         "give fewer --depths, or --lens normed,raw",
     )
