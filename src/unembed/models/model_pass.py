@@ -15,7 +15,6 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -28,7 +27,9 @@ from unembed.head.sweep import Sweep
 from unembed.models.checkpoint import Checkpoint, context_of, token_ids
 from unembed.models.depths import Depths
 from unembed.models.length_proof import LengthProof, prove_lengths
+from unembed.models.other_ids import refuse_other_ids
 from unembed.models.replicas import MOST_REPLICAS, replicas_of, side_by_side
+from unembed.models.stored_states import StoredStates
 from unembed.models.streams import Streams
 from unembed.runs.phases import Phases
 from unembed.runs.provenance import digest_meanwhile, digest_of
@@ -61,7 +62,8 @@ class ReadingOptions(ShortRepr):
     2,048 on CPU, where the body reads at most 512 of them at once, and 16,384 on a GPU; a window
     longer than that is read alone. A killed run loses at most the part it was writing, of
     ``part_positions``. Rows of different length share a batch where ``mix_lengths`` allows it and
-    padding is proved to be harmless at those lengths.
+    padding is proved to be harmless at those lengths. ``stored`` are hidden states on disk in place
+    of the body's: the text is theirs, and so is the context.
     """
 
     context: int | None = None
@@ -71,6 +73,7 @@ class ReadingOptions(ShortRepr):
     part_positions: int = PART_POSITIONS
     spread: bool = False
     mix_lengths: bool = True
+    stored: StoredStates | None = None
 
     @property
     def whole_windows(self) -> bool:
@@ -85,14 +88,16 @@ class ReadingOptions(ShortRepr):
 
     def check_model(self, checkpoint: Checkpoint) -> None:
         """Raise UnembedError for what this model cannot give, before a text is read."""
-        context_of(checkpoint.model, self.context)
+        if self.stored is None:
+            context_of(checkpoint.model, self.context)
 
 
 @dataclass(frozen=True)
 class ModelPass(ShortRepr):
     """A model, its head and the windows it reads; ``models`` work on batches side by side.
 
-    ``hashing`` is the model's digest, if that was asked for when the pass was made.
+    ``hashing`` is the model's digest, if that was asked for when the pass was made. With ``stored``
+    hidden states the body is never run, and nothing is ``proof`` of it.
     """
 
     models: list[nn.Module]
@@ -102,16 +107,19 @@ class ModelPass(ShortRepr):
     body_route: Route
     plan: BatchPlan
     threads: int
-    proof: LengthProof
+    proof: LengthProof | None
     hashing: Future[str] | None = None
+    stored: StoredStates | None = None
 
     @property
     def mixed(self) -> bool:
         """Whether rows of different length may share a batch."""
-        return self.proof.mixed
+        return self.proof is None or self.proof.mixed
 
     def model_digest(self) -> str:
-        """``digest_of`` the model."""
+        """``digest_of`` the model, or of what made the stored states as far as that is known."""
+        if self.stored is not None:
+            return self.stored.body
         return digest_of(self.models[0]) if self.hashing is None else self.hashing.result()
 
     @staticmethod
@@ -128,7 +136,9 @@ class ModelPass(ShortRepr):
         With ``hash_model`` the digest of the model is made beside the last of that.
         """
         head = Head.of(model, token_ids(corpus.tokenizer))
-        _refuse_other_ids(corpus, head, name)
+        refuse_other_ids(corpus, head, name)
+        if reading.stored is not None:
+            return _of_stored(model, head, corpus, reading, reading.stored)
         windows = Windows.of(
             corpus,
             context_of(model, reading.context),
@@ -326,6 +336,11 @@ class ModelPass(ShortRepr):
         self, model: nn.Module, batch: Batch, phases: Phases
     ) -> Float[Tensor, "positions dim"]:
         """The final hidden states of a batch's predictions, by one of the models."""
+        if self.stored is not None:
+            with phases("read states"):
+                hidden = self.stored.at(batch.doc, batch.pos, model)
+                return hidden.to(self.head.weight.device)
+        assert self.proof is not None
         device = input_device(model)
         found = []
         with phases("body"), float32_products(self.body_route):
@@ -349,8 +364,37 @@ class ModelPass(ShortRepr):
 
         Raises UnembedError for a depth that the model does not have.
         """
+        if self.stored is not None:
+            raise UnembedError(
+                "stored states are those of one depth: read the text itself to see the others"
+            )
         with phases("body"), float32_products(self.body_route):
             return Streams.of(model, batch, depths, wanted)
+
+
+def _of_stored(
+    model: nn.Module, head: Head, corpus: Corpus, reading: ReadingOptions, stored: StoredStates
+) -> ModelPass:
+    """A pass over stored states, whose windows are those that they were made of."""
+    if corpus.digest != stored.corpus.digest:
+        raise UnembedError("the text is not that of the stored states: give their own, .corpus")
+    windows = stored.windows(reading.context, reading.max_positions)
+    precision = Precision.probe(head.weight, stored.dtype)
+    plan = BatchPlan.of(head.weight.device, reading.batch_tokens, reading.part_positions)
+    on_cpu = head.weight.device.type == "cpu"
+    threads = torch.get_num_threads()
+    models = replicas_of(model, min(threads, MOST_REPLICAS) if on_cpu else 1)
+    return ModelPass(
+        models=models,
+        head=head,
+        windows=windows,
+        precision=precision,
+        body_route=precision.float32_route,
+        plan=plan,
+        threads=max(1, threads // len(models)),
+        proof=None,
+        stored=stored,
+    )
 
 
 @runtime_checkable
@@ -402,48 +446,3 @@ def _counted(found: Iterator[tuple[str, int, Found]], bar: Any) -> Iterator[tupl
     for piece in found:
         bar.update(piece[1])
         yield piece
-
-
-def _beyond(highest: int, tokenizer: Any, name: str, rows: int) -> str:
-    """Why the text holds a token that the model has no row for."""
-    fact = f"the text holds token id {highest}, but {name} has a vocabulary of {rows}"
-    added = tokenizer.added_tokens_decoder
-    if max(set(tokenizer.get_vocab().values()) - set(added), default=0) < rows:
-        first = str(added[min(token for token in added if token >= rows)])
-        return (
-            f"{fact}: the embeddings were not resized when {first!r} was added to the tokenizer of "
-            f"{len(tokenizer)} tokens; call model.resize_token_embeddings({len(tokenizer)}), train "
-            "the new rows and save the model, or leave such tokens out of the text"
-        )
-    return (
-        f"{fact}: the tokenizer does not belong to this model; it has {len(tokenizer)} tokens, "
-        "give the model's own"
-    )
-
-
-def _refuse_other_ids(corpus: Corpus, head: Head, name: str) -> None:
-    """Raise UnembedError where a text holds, or asks for, a token that this model does not have."""
-    step = 1 << 20
-    chunks = range(0, len(corpus.ids), step)
-    highest = max(int(corpus.ids[i : i + step].max()) for i in chunks)
-    if highest >= head.vocab:
-        raise UnembedError(_beyond(highest, corpus.tokenizer, name, head.vocab))
-    if head.valid is None:
-        return
-    valid = head.valid.cpu().numpy()
-    for i in chunks:
-        no_logit = ~valid[corpus.ids[i : i + step]]
-        if corpus.counted is None:
-            begins = corpus.starts[:-1]
-            here = (begins >= i) & (begins < i + step)
-            no_logit[begins[here] - i] = False  # nothing predicts the first token of a row
-        else:
-            no_logit &= corpus.counted[i : i + step]
-        if no_logit.any():
-            token = int(corpus.ids[i + int(no_logit.argmax())])
-            spelt = corpus.tokenizer.convert_ids_to_tokens(token)
-            raise UnembedError(
-                f"the text holds token id {token} ({spelt!r}), and {name} gives no logit for it: "
-                f"what lies beyond id {np.flatnonzero(valid)[-1]} is cut off as padding; leave "
-                "such tokens out of the text, or mend the model's vocabulary size"
-            )

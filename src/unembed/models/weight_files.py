@@ -14,12 +14,16 @@ MOST_HEADER_BYTES = 100 << 20
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor of a safetensors file, by its header; ``dtype`` as the format spells it: F32, I8."""
+    """A tensor of a safetensors file, by its header; ``dtype`` as the format spells it: F32, I8.
+
+    Its numbers are the ``bytes`` from byte ``begin`` of the file on.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     bytes: int = 0
+    begin: int = 0
 
     @property
     def is_integer(self) -> bool:
@@ -66,6 +70,7 @@ def tensors_of(*files: Path) -> tuple[StoredTensor, ...]:
                 str(entry["dtype"]),
                 tuple(entry["shape"]),
                 int(entry["data_offsets"][1]) - int(entry["data_offsets"][0]),
+                8 + length + int(entry["data_offsets"][0]),
             )
             for name, entry in header.items()
             if name != "__metadata__"

@@ -28,7 +28,7 @@ KINDS_OF_FILE: tuple[tuple[Callable[[int], bool], str], ...] = (
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def write_whole(path: Path, data: bytes, partial: str = PARTIAL) -> None:
+def write_whole(path: Path, data: bytes | bytearray, partial: str = PARTIAL) -> None:
     """Write to a neighbouring ``.part`` file, flush to disk, and rename into place.
 
     ``partial`` ends that file's name, and what was there is replaced. Raises UnembedError, leaving

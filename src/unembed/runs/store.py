@@ -102,7 +102,7 @@ class RunFolder:
         pq.write_table(table, sink, compression="zstd", use_dictionary=False, store_schema=True)
         return self.write_bytes(path, sink.getvalue().to_pybytes(), rows=table.num_rows)
 
-    def write_bytes(self, path: str, data: bytes, rows: int = 0) -> Part:
+    def write_bytes(self, path: str, data: bytes | bytearray, rows: int = 0) -> Part:
         """Write a file whole or not at all, and journal it; of a team, one process does."""
         part = Part(path, rows, hashlib.sha256(data).hexdigest())
         if self.ranks.writes:

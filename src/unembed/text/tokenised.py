@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from array import array
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -23,6 +23,8 @@ CHARACTERS_A_TOKEN = 8
 """More than nearly any text has, so that one batch or two are tokenised for a few positions."""
 LEAST_CHARACTERS = 1 << 14
 IN_MEMORY_TOKENS = 1 << 24
+TokenRow = tuple[str, Int[np.ndarray, " row_tokens"], Bool[np.ndarray, " row_tokens"] | None]
+"""A row's document, its token ids, and which of them count; None counts all."""
 DRAWN_FROM = 64
 LEAST_DRAWN_FROM = 1 << 20
 """Positions are drawn from so many times as many, and so many at least: what is read of a text of
@@ -97,7 +99,12 @@ class _Gathered:
         columns = array("q", [0]), array("i"), array("i")
         return _Gathered(spool, marks, *columns, {}, array("i"), hashlib.sha256())
 
-    def add(self, name: str, ids: list[int], marked: list[bool] | None) -> None:
+    def add(
+        self,
+        name: str,
+        ids: list[int] | Int[np.ndarray, " row_tokens"],
+        marked: list[bool] | Bool[np.ndarray, " row_tokens"] | None,
+    ) -> None:
         number = self.documents.setdefault(name, len(self.documents))
         if number == len(self.reached):
             _check_name(name)
@@ -112,6 +119,24 @@ class _Gathered:
         self.document.append(number)
         self.offset.append(self.reached[number])
         self.reached[number] += len(ids)
+
+    def tokenised(
+        self, bos: int | None, blank: int, short: int, stopped_after: int | None = None
+    ) -> Tokenised:
+        """All of them; the files may be closed then."""
+        return Tokenised(
+            self.tokens(),
+            np.array(self.ends, dtype=np.int64),
+            np.array(self.document, dtype=np.int32),
+            np.array(self.offset, dtype=np.int32),
+            tuple(self.documents),
+            bos,
+            blank,
+            short,
+            self.digest.hexdigest(),
+            self.counted(),
+            stopped_after,
+        )
 
     def tokens(self) -> Int[np.ndarray, " tokens"]:
         return self._read(self.spool, np.int32)
@@ -148,45 +173,63 @@ def tokenise(
     stopped = False
     bos = getattr(tokenizer, "bos_token_id", None)
     always_bos = bos is not None
+    with _gathering(completion_only) as kept:
+        for row, ids, marked in _encoded(rows, tokenizer, completion_only, _enough(limit)):
+            if limit is not None and reached >= limit.positions:
+                stopped = True
+                break
+            if ids is None:
+                blank += 1
+                continue
+            if len(ids) < 2 or not (marked is None or any(marked)):
+                short += 1
+                continue
+            kept.add(row.document, ids, marked)
+            always_bos = always_bos and ids[0] == bos
+            reached += 0 if limit is None else limit.given(ids, marked)
+        if not kept.document:
+            raise UnembedError(_nothing(where, blank, short, completion_only))
+        return kept.tokenised(
+            bos if always_bos else None, blank, short, reached if stopped else None
+        )
+
+
+def token_rows(
+    rows: Iterable[TokenRow], tokenizer: Any, where: str, *, marked: bool = False, blank: int = 0
+) -> Tokenised:
+    """Rows that are token ids already, as ``tokenise`` would have made them.
+
+    Those of fewer than two tokens are counted and left out. ``marked`` says that rows say which of
+    their tokens count. Raises UnembedError where no row is left.
+    """
+    short = 0
+    bos = getattr(tokenizer, "bos_token_id", None)
+    always_bos = bos is not None
+    with _gathering(marked) as kept:
+        for name, ids, counted in rows:
+            if len(ids) < 2:
+                short += 1
+                continue
+            kept.add(name, ids, counted)
+            always_bos = always_bos and int(ids[0]) == bos
+        if not kept.document:
+            raise UnembedError(_nothing(where, blank, short, marked))
+        return kept.tokenised(bos if always_bos else None, blank, short)
+
+
+@contextmanager
+def _gathering(marked: bool) -> Iterator[_Gathered]:
+    """Where rows are gathered; what the system refuses is one line."""
     try:
         with ExitStack() as files:
             spool = files.enter_context(tempfile.TemporaryFile())
-            marks = files.enter_context(tempfile.TemporaryFile()) if completion_only else None
-            kept = _Gathered.into(spool, marks)
-            for row, ids, marked in _encoded(rows, tokenizer, completion_only, _enough(limit)):
-                if limit is not None and reached >= limit.positions:
-                    stopped = True
-                    break
-                if ids is None:
-                    blank += 1
-                    continue
-                if len(ids) < 2 or not (marked is None or any(marked)):
-                    short += 1
-                    continue
-                kept.add(row.document, ids, marked)
-                always_bos = always_bos and ids[0] == bos
-                reached += 0 if limit is None else limit.given(ids, marked)
-            if not kept.document:
-                raise UnembedError(_nothing(where, blank, short, completion_only))
-            tokens, counted = kept.tokens(), kept.counted()
+            marks = files.enter_context(tempfile.TemporaryFile()) if marked else None
+            yield _Gathered.into(spool, marks)
     except OSError as error:
         raise UnembedError(
             f"the tokens could not be kept in {tempfile.gettempdir()}: {error.strerror}; "
             "set TMPDIR to a folder with more room"
         ) from error
-    return Tokenised(
-        tokens,
-        np.array(kept.ends, dtype=np.int64),
-        np.array(kept.document, dtype=np.int32),
-        np.array(kept.offset, dtype=np.int32),
-        tuple(kept.documents),
-        bos if always_bos else None,
-        blank,
-        short,
-        kept.digest.hexdigest(),
-        counted,
-        reached if stopped else None,
-    )
 
 
 def _encoded(

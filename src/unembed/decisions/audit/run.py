@@ -79,6 +79,11 @@ class AuditOptions(ReadingOptions):
                 f"--repeat-batching follows the leading candidates, and --top-k {self.top_k} keeps "
                 "too few: give at least 2"
             )
+        if self.repeat_batching and self.stored is not None:
+            raise UnembedError(
+                "--repeat-batching reads the text again in other batches, which stored states do "
+                "not hold: leave it out, or audit the text itself"
+            )
         if self.repeat_batching and self.logit_scale != 1.0:
             raise UnembedError(
                 f"--repeat-batching takes the model's own logits, and logit_scale "
@@ -153,6 +158,8 @@ class AuditRun:
             given["spread"] = True
         if not reading.mixed:
             given["mixed_lengths"] = False
+        if reading.stored is not None:
+            given |= reading.stored.made_by | {"hidden_states": reading.stored.key}
         if options.logprobs is not None:
             given["logprobs"] = options.logprobs.key
         if options.slices:
@@ -274,12 +281,15 @@ class AuditRun:
         self.nonfinite.append(len(doc))
         over = self.max_nonfinite - before
         if len(doc) > over:
+            stored = self.reading.stored is not None
+            whose = "the stored states give" if stored else f"{self.provenance.model} gives"
+            remedy = "write them again" if stored else "mend the weights"
             raise NonFiniteError(
-                f"{self.provenance.model} gives logits that are not finite at document "
+                f"{whose} logits that are not finite at document "
                 f"{self.reading.windows.corpus.names[int(doc[over])]!r} (doc {doc[over]}) position "
                 f"{pos[over]}, after {before + over} such before it: --max-nonfinite "
-                f"{self.max_nonfinite} allows no more; mend the weights, or raise the limit to "
-                "leave such positions out as nulls"
+                f"{self.max_nonfinite} allows no more; {remedy}, or raise the limit to leave such "
+                "positions out as nulls"
             )
 
     def count_finished(self, folder: RunFolder, done: frozenset[str]) -> None:
