@@ -11,14 +11,18 @@ import click
 from unembed.cli.help import Verb, option, under
 from unembed.cli.options import BATCHES, LARGE_MODELS, LOADING, PRINTING, TEXT, WINDOWS, Source
 from unembed.cli.printing import OUT, Output, typed, with_output
+from unembed.cli.states import OF_A_TEXT, hidden_options, open_stored, stored_in_place_of
 
 if TYPE_CHECKING:
     from unembed.decisions.audit.engine_logprobs import EngineLogprobs
+    from unembed.decisions.audit.run import AuditOptions
+    from unembed.models.checkpoint import Checkpoint
+    from unembed.text.corpus import Corpus
 
 
 @click.command("audit", cls=Verb)
 @click.argument("model")
-@click.argument("corpus")
+@click.argument("corpus", required=False)
 @OUT
 @PRINTING
 @under(
@@ -47,6 +51,7 @@ if TYPE_CHECKING:
     option("--max-positions", type=int, help="Stop after so many predicted tokens."),
     option("--max-nonfinite", type=int, default=0, rare=True, help="Bad rows allowed."),
 )
+@hidden_options
 @WINDOWS
 @TEXT
 @BATCHES
@@ -55,10 +60,12 @@ if TYPE_CHECKING:
 @with_output
 def audit_command(
     model: str,
-    corpus: str,
+    corpus: str | None,
     output: Output,
     sketch: bool,
     logprobs: Path | None,
+    hidden: Path | None,
+    states_are: str | None,
     **given: Any,
 ) -> None:
     """Measure every token decision of MODEL on CORPUS.
@@ -70,27 +77,31 @@ def audit_command(
     Example:
       unembed audit ./my-model reviews.jsonl -o runs/reviews --text-column body
       unembed audit ./my-model prompts.jsonl -o runs/server --logprobs server.jsonl
+      unembed audit ./my-model --hidden states/ -o runs/stored
     \f
     The run folder holds a table of the positions, a summary and a page. A killed run goes on with
     the same command. A record of --logprobs FILE (.jsonl or .parquet) is a row of CORPUS, in order:
     {"token_ids": [1, 317, 42], "logprobs": [null, -2.31, -0.08]}. --repeat-batching measures in the
-    precision of --dtype. With --sketch the folder holds RUN/signature.safetensors, as unembed
+    precision of --dtype. --hidden DIR reads hidden states in place of a body: those of unembed
+    states, a .safetensors file a request with token_ids and hidden_states as vLLM's extractor
+    writes them, or .parquet files with such columns; whether they lie before or after the final
+    norm is tested. With --sketch the folder holds RUN/signature.safetensors, as unembed
     sketch writes it.
     """
     from unembed.decisions.audit.audit import audit
-    from unembed.decisions.audit.engine_logprobs import EngineLogprobs
     from unembed.decisions.audit.run import AuditOptions
     from unembed.signatures.reading.sketcher import FILE, Sketcher, SketchOptions
 
+    stored = stored_in_place_of(corpus, hidden, states_are)
     source = Source.taken(given)
+    if stored:
+        given = {name: value for name, value in given.items() if name not in OF_A_TEXT}
     options = AuditOptions(**given)
-    stored = None if logprobs is None else _stored(logprobs, model, corpus, source)
-    checkpoint, text = source.open(model, corpus, quiet=output.quiet, options=options, notes=False)
-    if logprobs is not None:
-        if stored is None or stored[0] != text.digest:
-            whole = options.max_positions is None
-            stored = text.digest, EngineLogprobs.read(logprobs, text, whole=whole)
-        options = replace(options, logprobs=stored[1])
+    checkpoint, text, options = (
+        _open_stored(model, source, hidden, states_are, logprobs, options, output)
+        if hidden is not None
+        else _open(model, str(corpus), source, logprobs, options, output)
+    )
     done = audit(
         checkpoint.model,
         text,
@@ -106,6 +117,50 @@ def audit_command(
         ),
     )
     output.end(done, [("signature", output.folder / FILE)] if sketch else [])
+
+
+def _open(
+    model: str,
+    corpus: str,
+    source: Source,
+    logprobs: Path | None,
+    options: AuditOptions,
+    output: Output,
+) -> tuple[Checkpoint, Corpus, AuditOptions]:
+    """MODEL and CORPUS, and the options with another engine's log-probabilities."""
+    from unembed.decisions.audit.engine_logprobs import EngineLogprobs
+
+    stored = None if logprobs is None else _stored(logprobs, model, corpus, source)
+    checkpoint, text = source.open(model, corpus, quiet=output.quiet, options=options, notes=False)
+    if logprobs is not None:
+        if stored is None or stored[0] != text.digest:
+            whole = options.max_positions is None
+            stored = text.digest, EngineLogprobs.read(logprobs, text, whole=whole)
+        options = replace(options, logprobs=stored[1])
+    return checkpoint, text, options
+
+
+def _open_stored(
+    model: str,
+    source: Source,
+    hidden: Path,
+    states_are: str | None,
+    logprobs: Path | None,
+    options: AuditOptions,
+    output: Output,
+) -> tuple[Checkpoint, Corpus, AuditOptions]:
+    """The head and the tail of MODEL, the text of stored states, and the options with these."""
+    from unembed.decisions.audit.engine_logprobs import EngineLogprobs
+
+    options.check_stored()
+    checkpoint, stored = open_stored(model, source, hidden, states_are, quiet=output.quiet)
+    options = replace(options, stored=stored)
+    options.check_model(checkpoint)
+    if logprobs is not None:
+        whole = options.max_positions is None
+        read = EngineLogprobs.read(logprobs, stored.corpus, whole=whole)
+        options = replace(options, logprobs=read)
+    return checkpoint, stored.corpus, options
 
 
 def _stored(

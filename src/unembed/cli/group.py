@@ -30,20 +30,28 @@ from unembed.cli.layers import layers_command
 from unembed.cli.printing import echo
 from unembed.cli.refine import refine_command
 from unembed.cli.report import report_command
+from unembed.cli.states import states_command
 from unembed.errors import UnembedError
 from unembed.runs.phases import as_table, process_profile
 from unembed.runs.ranks import joined, launched
 
 JOBS = {
     "Start here": (demo_command,),
-    "Look": (check_command, audit_command, layers_command, compare_command, report_command),
+    "Look": (
+        check_command,
+        audit_command,
+        states_command,
+        layers_command,
+        compare_command,
+        report_command,
+    ),
     "Change": (refine_command, dose_command),
     "Choose": (sketch_command, align_command, rank_command, mix_command, index_command),
 }
 """The verbs, by what they are for."""
 
 
-MANY_RANKS = ("audit", "layers", "compare", "sketch", "refine")
+MANY_RANKS = ("audit", "states", "layers", "compare", "sketch", "refine")
 """The verbs that the processes of a launch share."""
 
 

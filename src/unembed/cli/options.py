@@ -158,12 +158,17 @@ PRINTING = under(
 )
 
 
-def opened(model: str, **loading: Any) -> Checkpoint:
-    """MODEL, or an adapter on its base, with a line for what takes no part, or is in place."""
+def opened(
+    model: str, *, by: Callable[..., Checkpoint] | None = None, **loading: Any
+) -> Checkpoint:
+    """MODEL, or an adapter on its base, with a line for what takes no part, or is in place.
+
+    ``by`` loads it in another way than ``load_whole``.
+    """
     from unembed.models.adapters import has_adapter_in_place, load_whole
     from unembed.models.unused_weights import left_out_of
 
-    checkpoint = load_whole(model, **loading)
+    checkpoint = (by or load_whole)(model, **loading)
     if has_adapter_in_place(checkpoint):
         click.echo(
             f"{model}: an adapter lies beside the weights and is in place; move its "

@@ -7,6 +7,9 @@ from .model_pass import HeadReader as HeadReader
 from .model_pass import ModelPass as ModelPass
 from .model_pass import ReadingOptions as ReadingOptions
 from .quantization import quantized as quantized
+from .states import StatesOptions as StatesOptions
+from .states import WrittenStates as WrittenStates
+from .stored_states import StoredStates as StoredStates
 from .streams import Streams as Streams
 
 __all__ = [
@@ -17,6 +20,10 @@ __all__ = [
     # Variants of a checkpoint
     "adapted",
     "quantized",
+    # Hidden states on disk, in place of a body
+    "StatesOptions",
+    "StoredStates",
+    "WrittenStates",
     # Its tokens
     "token_ids",
     # One pass of a model over a text, for measurements of your own

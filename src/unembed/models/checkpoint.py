@@ -128,10 +128,12 @@ def load(
     _refuse_unmatched(name, model, report)
     if method is None:
         refuse_unread(name, model, stored)
-    unexpected = report["unexpected_keys"]
+    unexpected, held = report["unexpected_keys"], stored
     if one_block:
         unexpected = beside_other_blocks(model, unexpected)
-    left_out += refuse_unused(name, model, unexpected, stored)
+        kept = set(beside_other_blocks(model, (one.name for one in stored)))
+        held = tuple(one for one in stored if one.name in kept)
+    left_out += refuse_unused(name, model, unexpected, held)
     model = place.put(name, model, placed).eval()
     if wrapper:
         left_out += towers_unused_on_text(name, model)

@@ -24,7 +24,7 @@ Side = Literal["after-norm", "before-norm"]
 SIDES: tuple[Side, ...] = ("after-norm", "before-norm")
 ROW_TOKENS = 32
 """Tokens of a row in which the tail is run: fewer than any model's context."""
-UNIT, FAR = 0.02, 0.25
+UNIT, FAR = 0.02, 0.05
 """Distance from 1 of the size of a state that a norm has made, at most (bfloat16 rounds each number
 to 0.4 %), and of one that none has, at least."""
 MOST, FEWEST = 0.99, 0.5
@@ -271,6 +271,6 @@ def _seen(unit: float | None, losses: dict[Side, Float[Tensor, " tried"]], guess
     """What both witnesses saw, in words."""
     told = []
     if unit is not None:
-        told.append(f"{unit:.0%} are of the size that the norm makes")
+        told.append(f"{100 * unit:.0f} % are of the size that the norm makes")
     told += [f"loss {float(loss.mean()):.2f} read {side}" for side, loss in losses.items()]
     return ", ".join(told) + f", guessing {guessing:.2f}"

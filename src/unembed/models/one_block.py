@@ -32,8 +32,8 @@ def with_one_block(config: Any) -> Any:
     return short
 
 
-def beside_other_blocks(model: nn.Module, unexpected: Iterable[str]) -> list[str]:
-    """The names in the files that a model of one block has no place for, other blocks' apart."""
+def beside_other_blocks(model: nn.Module, names: Iterable[str]) -> list[str]:
+    """Those of the names in the files that are no weights of blocks that a cut model lacks."""
     lists = {
         path.rpartition(".")[2]: len(module)
         for path, module in model.named_modules()
@@ -44,4 +44,4 @@ def beside_other_blocks(model: nn.Module, unexpected: Iterable[str]) -> list[str
         found = NUMBERED.search(name)
         return found is not None and int(found[2]) >= lists.get(found[1], 1 << 30)
 
-    return [name for name in unexpected if not of_another(name)]
+    return [name for name in names if not of_another(name)]

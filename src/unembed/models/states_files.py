@@ -9,14 +9,14 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
 from unembed.errors import UnembedError
@@ -39,6 +39,7 @@ DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionEr
 """What a file without a header of the safetensors format raises."""
 
 
+@runtime_checkable
 class StatesFile(Protocol):
     """Some rows of hidden states on disk."""
 
@@ -219,7 +220,7 @@ def safetensors_header(path: Path) -> dict[str, StoredTensor]:
     return found
 
 
-def integers(path: Path, tensor: StoredTensor) -> Int[np.ndarray, " numbers"]:
+def integers(path: Path, tensor: StoredTensor) -> Integer[np.ndarray, " numbers"]:
     """The whole numbers of a tensor, end to end."""
     if tensor.dtype not in INTEGERS:
         raise UnembedError(

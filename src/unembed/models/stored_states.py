@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from unembed.errors import HeadError, UnembedError, need
 from unembed.head.head import Head
-from unembed.models.checkpoint import Checkpoint, token_ids
+from unembed.models.checkpoint import Checkpoint, context_of, token_ids
 from unembed.models.head_and_tail import one_block_digest
 from unembed.models.norm_side import NormSide, Side, StoredTail, side_of
 from unembed.models.other_ids import refuse_other_ids
@@ -33,8 +33,9 @@ class StoredStates(ShortRepr):
     """Final hidden states on disk, with their text, checked against a model.
 
     ``corpus`` is the text, ``side`` on which side of the final norm the states lie, by test.
-    ``body`` identifies what made them, ``model`` its name where that is known. ``dtype`` is that of
-    the head's input that they give.
+    ``body`` identifies what made them. ``dtype`` is that of the head's input that they give,
+    ``context`` the tokens of a window; another engine's are one a row, and the model's own context
+    is taken, or that of the longest row.
     """
 
     layout: Layout
@@ -42,6 +43,7 @@ class StoredStates(ShortRepr):
     tail: StoredTail | None
     body: str
     dtype: torch.dtype
+    context: int
 
     @staticmethod
     def read(
@@ -76,7 +78,15 @@ class StoredStates(ShortRepr):
             str(folder), states, targets, model, head, tail, asked=states_are, written=written
         )
         used = tail if side.side == "before-norm" and not (tail and tail.empty) else None
-        return StoredStates(layout, side, used, body, dtype if used is None else head.weight.dtype)
+        longest = max(int(np.diff(layout.corpus.starts).max()), context_of(model))
+        return StoredStates(
+            layout,
+            side,
+            used,
+            body,
+            dtype if used is None else head.weight.dtype,
+            longest if layout.written is None else layout.written.text.context,
+        )
 
     @property
     def corpus(self) -> Corpus:
@@ -88,9 +98,7 @@ class StoredStates(ShortRepr):
 
         Raises UnembedError for another context, and for more positions than there are.
         """
-        written, held = self.layout.written, self.layout.spans.positions
-        longest = int(np.diff(self.corpus.starts).max())
-        own = longest if written is None else written.text.context
+        written, held, own = self.layout.written, self.layout.spans.positions, self.context
         if context not in (None, own):
             raise UnembedError(
                 f"--context {context} is not the {own} of the stored states: leave it out"
@@ -136,7 +144,7 @@ class StoredStates(ShortRepr):
         """What the provenance says of the body that made them."""
         written = self.layout.written
         if written is None:
-            return {"body_product": "another engine's", "block_tokens": 0}
+            return {"body_product": "another engine", "block_tokens": None}
         names = ("body_product", "block_tokens", "spread", "mixed_lengths")
         return {name: written.options[name] for name in names if name in written.options}
 

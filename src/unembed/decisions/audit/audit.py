@@ -208,6 +208,10 @@ class Audit(RunRecord):
 
     def _rows(self) -> list[tuple[str, str]]:
         notes = [("note", note) for note in self.provenance.text.notes]
+        stored = self.provenance.options.get("hidden_states")
+        if stored is not None:
+            side = str(stored["are"]).replace("-", " the final ")
+            notes.insert(0, ("hidden states", f"stored: {stored['from']}, {side}"))
         return headline(self.summary) + notes
 
     def read(self, columns: list[str] | None = None) -> pa.Table:

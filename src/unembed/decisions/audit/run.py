@@ -79,15 +79,20 @@ class AuditOptions(ReadingOptions):
                 f"--repeat-batching follows the leading candidates, and --top-k {self.top_k} keeps "
                 "too few: give at least 2"
             )
-        if self.repeat_batching and self.stored is not None:
-            raise UnembedError(
-                "--repeat-batching reads the text again in other batches, which stored states do "
-                "not hold: leave it out, or audit the text itself"
-            )
+        if self.stored is not None:
+            self.check_stored()
         if self.repeat_batching and self.logit_scale != 1.0:
             raise UnembedError(
                 f"--repeat-batching takes the model's own logits, and logit_scale "
                 f"{self.logit_scale:g} makes others: leave one of them out"
+            )
+
+    def check_stored(self) -> None:
+        """Raise UnembedError for what stored states cannot give."""
+        if self.repeat_batching:
+            raise UnembedError(
+                "--repeat-batching reads the text again in other batches, which stored states do "
+                "not hold: leave it out, or audit the text itself"
             )
 
     def check_model(self, checkpoint: Checkpoint) -> None:
@@ -182,6 +187,10 @@ class AuditRun:
             threads=reading.threads,
             model_digest=reading.model_digest(),
         )
+        if reading.stored is not None and reading.stored.layout.written is not None:
+            # One of its blocks is read now: what it left out is what it did then.
+            left_out = reading.stored.layout.written.left_out
+            provenance = replace(provenance, left_out=left_out)
         return AuditRun(
             reading=reading,
             wanted=wanted,

@@ -305,10 +305,10 @@ def _first_difference(before: Reading, after: Reading) -> str:
 
 
 def differences_in_words(before: Provenance, after: Provenance) -> tuple[str, ...]:
-    """What of ``MATTERS`` differs between two runs, one sentence each."""
+    """What of ``MATTERS`` differs between two runs, one sentence each; not what one has none of."""
     was, now = ({**vars(one), **one.options, **one.versions} for one in (before, after))
     return tuple(
         f"{words} differs: {was.get(name)} before, {now.get(name)} after"
         for name, words in MATTERS.items()
-        if was.get(name) != now.get(name)
+        if was.get(name) != now.get(name) and None not in (was.get(name, ""), now.get(name, ""))
     )

@@ -46,6 +46,8 @@ class LayersOptions(ReadingOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.stored is not None:
+            raise UnembedError("stored states are those of one depth: give the text itself")
         object.__setattr__(self, "lenses", lenses_of(self.lenses))
         if self.top_k < 2:
             raise UnembedError(

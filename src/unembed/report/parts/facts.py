@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from unembed.runs.manifest import MANIFEST, Facts, FinishedRun, read_run
 from unembed.runs.provenance import Provenance
@@ -17,6 +18,7 @@ def facts_of(provenance: Provenance, command: str) -> tuple[tuple[str, str], ...
     cv = provenance.row_norm_cv
     asked = dict(provenance.options)
     body = asked.pop("body_product")
+    stored = asked.pop("hidden_states", None)
     options = ", ".join(f"{name} {value}" for name, value in asked.items())
     facts = [
         ("Model", f"{provenance.model} ({provenance.architecture}, {provenance.model_dtype})"),
@@ -31,6 +33,7 @@ def facts_of(provenance: Provenance, command: str) -> tuple[tuple[str, str], ...
             "Spread of row norms",
             "not finite" if cv is None else f"{cv:.3f} (standard deviation / mean)",
         ),
+        *([("Hidden states", in_words(stored))] if stored else []),
         ("Text", text.corpus),
         ("Text digest", text.digest[:16]),
         ("Rows", f"{text.rows:,} in {text.documents:,} documents, {text.tokens:,} tokens"),
@@ -56,6 +59,13 @@ def facts_of(provenance: Provenance, command: str) -> tuple[tuple[str, str], ...
         ("Versions", ", ".join(f"{name} {v}" for name, v in provenance.versions.items())),
     ]
     return with_command(facts, command)
+
+
+def in_words(stored: Mapping[str, Any]) -> str:
+    """Where stored hidden states come from, and where they lie, by test."""
+    layer = f", {stored['layer']} layers" if "layer" in stored else ""
+    side = str(stored["are"]).replace("-", " the final ")
+    return f"{stored['from']}{layer}, {side}: of {stored['tried']} tried {stored['seen']}"
 
 
 def run_of(record: Drawn) -> FinishedRun | None:
