@@ -27,7 +27,17 @@ from unembed.decisions.ladder.variants import Variant
 from unembed.demo import HeadTraining, documents
 from unembed.errors import UnembedError
 from unembed.head import Precision
-from unembed.models import Depths, HeadReader, ModelPass, ReadingOptions, Streams, check
+from unembed.models import (
+    Depths,
+    HeadReader,
+    ModelPass,
+    ReadingOptions,
+    StatesOptions,
+    StoredStates,
+    Streams,
+    check,
+    states,
+)
 from unembed.runs import Phases, read_run
 from unembed.selection import JudgedTransfer, compared
 from unembed.short_repr import ShortRepr
@@ -99,6 +109,9 @@ def things(
         check(checkpoint),
         depths := Depths.of(llama),
         Streams.of(llama, batch, depths, (0, depths.blocks)),
+        states(llama, corpus, folder / "states", StatesOptions(max_positions=64)),
+        StoredStates.read(folder / "states", checkpoint),
+        StatesOptions(before_norm=True),
         # Looked at and compared
         audit,
         audit.summary,

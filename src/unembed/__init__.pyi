@@ -20,7 +20,6 @@ from .head.loss import HeadLoss as HeadLoss
 from .head.loss import head_loss as head_loss
 from .models.checkpoint import Checkpoint as Checkpoint
 from .models.checkpoint import load as load
-from .models.states import states as states
 from .selection.index.index import Index as Index
 from .selection.mixing.mixture import mix as mix
 from .selection.ranking.rank import rank as rank
@@ -46,7 +45,6 @@ __all__ = [
     "Audit",
     "audit",
     "layers",
-    "states",
     # Compare two models, or a base and several variants
     "Comparison",
     "Ladder",

@@ -18,10 +18,17 @@ from killing import killed_at
 from made_up.corpora import TEXTS
 from made_up.models import small_model
 from places import SHARED
-from unembed import Checkpoint, Corpus, audit, load, states
+from unembed import Checkpoint, Corpus, audit, load
 from unembed.decisions import AuditOptions, LayersOptions
 from unembed.errors import UnembedError
-from unembed.models import ModelPass, ReadingOptions, StatesOptions, StoredStates, WrittenStates
+from unembed.models import (
+    ModelPass,
+    ReadingOptions,
+    StatesOptions,
+    StoredStates,
+    WrittenStates,
+    states,
+)
 from unembed.models.head_and_tail import load_head_and_tail
 from unembed.runs import files
 from unembed.runs.phases import Phases

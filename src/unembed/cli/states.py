@@ -11,7 +11,16 @@ import click
 from click.core import ParameterSource
 
 from unembed.cli.help import Command, Verb, option, under
-from unembed.cli.options import BATCHES, LOADING, PRINTING, TEXT, WINDOWS, Source, opened
+from unembed.cli.options import (
+    BATCHES,
+    LARGE_MODELS,
+    LOADING,
+    PRINTING,
+    TEXT,
+    WINDOWS,
+    Source,
+    opened,
+)
 from unembed.cli.printing import OUT, Output, echo, say, typed, with_output
 
 if TYPE_CHECKING:
@@ -117,9 +126,10 @@ def open_stored(
 @TEXT
 @BATCHES
 @LOADING
+@LARGE_MODELS
 @with_output
 def states_command(model: str, corpus: str, output: Output, **given: Any) -> None:
-    """Store MODEL's final hidden states on CORPUS, for audits without its body.
+    """Store MODEL's final hidden states on CORPUS, for audits without it.
 
     MODEL is a local folder or a hub id. CORPUS is a .txt, .jsonl, .json, .csv, .tsv or .parquet
     file (.gz or .zst too), a folder of them, or a hub data set name[:config[:split]].
@@ -134,7 +144,7 @@ def states_command(model: str, corpus: str, output: Output, **given: Any) -> Non
     documents.parquet. A killed run goes on with the same command. An audit of them gives what one
     of the text gives, with head and tail in memory alone.
     """
-    from unembed.models.states import StatesOptions, states
+    from unembed.models.written_states import StatesOptions, states
     from unembed.runs.ranks import current_ranks
 
     source = Source.taken(given)

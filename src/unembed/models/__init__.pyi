@@ -7,10 +7,11 @@ from .model_pass import HeadReader as HeadReader
 from .model_pass import ModelPass as ModelPass
 from .model_pass import ReadingOptions as ReadingOptions
 from .quantization import quantized as quantized
-from .states import StatesOptions as StatesOptions
-from .states import WrittenStates as WrittenStates
 from .stored_states import StoredStates as StoredStates
 from .streams import Streams as Streams
+from .written_states import StatesOptions as StatesOptions
+from .written_states import WrittenStates as WrittenStates
+from .written_states import states as states
 
 __all__ = [
     # What is recovered and proved of a model
@@ -24,6 +25,7 @@ __all__ = [
     "StatesOptions",
     "StoredStates",
     "WrittenStates",
+    "states",
     # Its tokens
     "token_ids",
     # One pass of a model over a text, for measurements of your own

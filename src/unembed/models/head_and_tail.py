@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 from torch import nn
 
 from unembed.errors import HeadError, UnembedError
-from unembed.head.head import Head, bytes_of
+from unembed.head.head import Head
 from unembed.models.adapters import is_adapter, load_whole
 from unembed.models.checkpoint import Checkpoint, load
 from unembed.models.depths import Depths
+from unembed.runs.provenance import digest_of
 
 
 def load_head_and_tail(name: str, **loading: Any) -> tuple[Checkpoint, str | None]:
@@ -44,10 +44,4 @@ def one_block_digest(model: nn.Module) -> str | None:
         blocks = Depths.of(model).block_list
     except HeadError:
         return None
-    later = tuple(f"{blocks.path}.{number}." for number in blocks.numbers[1:])
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        if not name.startswith(later):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(bytes_of(tensor))
-    return digest.hexdigest()
+    return digest_of(model, tuple(f"{blocks.path}.{n}." for n in blocks.numbers[1:]))

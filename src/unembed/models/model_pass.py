@@ -379,7 +379,7 @@ def _of_stored(
     if corpus.digest != stored.corpus.digest:
         raise UnembedError("the text is not that of the stored states: give their own, .corpus")
     windows = stored.windows(reading.context, reading.max_positions)
-    precision = Precision.probe(head.weight, stored.dtype)
+    precision = head.precision(stored.dtype)
     plan = BatchPlan.of(head.weight.device, reading.batch_tokens, reading.part_positions)
     on_cpu = head.weight.device.type == "cpu"
     threads = torch.get_num_threads()

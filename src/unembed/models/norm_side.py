@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from unembed.errors import UnembedError
 from unembed.head.head import Head
-from unembed.head.precision import Precision
 from unembed.head.sweep import sweep
 from unembed.models.block_list import BlockList
 from unembed.models.depths import Depths
@@ -238,7 +237,7 @@ def _losses(
         assert tail is not None
         states = tail(model, states)
     hidden = states.to(head.weight.device)
-    precision = Precision.probe(head.weight, hidden.dtype)
+    precision = head.precision(hidden.dtype)
     swept = sweep(hidden, head, targets.to(hidden.device), precision=precision)
     return swept.nll.double().cpu()
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from unembed.errors import UnembedError
 from unembed.models.weight_files import StoredTensor, tensors_of
 from unembed.runs.manifest import Part, verify
+from unembed.short_repr import ShortRepr
 
 STATES, TOKENS = "hidden_states", "token_ids"
 DTYPES = {
@@ -64,7 +65,7 @@ class StatesFile(Protocol):
 
 
 @dataclass(frozen=True)
-class SafetensorsStates:
+class SafetensorsStates(ShortRepr):
     """States in a tensor of a safetensors file, ``[rows, width]`` or ``[rows, layers, width]``.
 
     Of several layers the last is read. No row is in memory but those that were asked for. With
@@ -140,7 +141,7 @@ class RowGroups:
 
 
 @dataclass(frozen=True)
-class ParquetStates:
+class ParquetStates(ShortRepr):
     """States of a row group of a Parquet file, whose column is a list of numbers, or of states.
 
     ``lengths`` is how many states each of its rows has.

@@ -9,11 +9,12 @@ from jaxtyping import Int
 
 from unembed.models.states_files import StatesFile
 from unembed.runs.provenance import Provenance
+from unembed.short_repr import ShortRepr
 from unembed.text.corpus import Corpus
 
 
 @dataclass(frozen=True)
-class Spans:
+class Spans(ShortRepr):
     """Positions of documents whose states lie in consecutive rows of a file.
 
     Span i is positions ``pos[i]`` to ``pos[i] + length[i] - 1`` of document ``doc[i]``, whose
@@ -38,7 +39,7 @@ class Spans:
 
 
 @dataclass(frozen=True)
-class Layout:
+class Layout(ShortRepr):
     """A folder of stored states: its text, where the state of each position lies, and its maker.
 
     ``name`` is that of the layout in words, ``layers`` how many each token has, ``digest`` stands

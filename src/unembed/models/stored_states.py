@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from unembed.models.head_and_tail import one_block_digest
 from unembed.models.norm_side import NormSide, Side, StoredTail, side_of
 from unembed.models.other_ids import refuse_other_ids
 from unembed.models.states_layout import Layout
-from unembed.models.states_opened import open_layout
+from unembed.models.states_others import open_layout
 from unembed.short_repr import ShortRepr
 from unembed.text.corpus import Corpus
 from unembed.text.windows import Windows
@@ -44,6 +45,11 @@ class StoredStates(ShortRepr):
     body: str
     dtype: torch.dtype
     context: int
+
+    def _phrases(self) -> Iterator[str]:
+        yield self.layout.name
+        yield f"{self.layout.spans.positions:,} positions of {self.layout.files[0].width:,}"
+        yield self.side.side
 
     @staticmethod
     def read(

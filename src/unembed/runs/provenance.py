@@ -144,14 +144,16 @@ def provenance_of(
     )
 
 
-def digest_of(model: nn.Module) -> str:
+def digest_of(model: nn.Module, without: tuple[str, ...] = ()) -> str:
     """SHA-256 over the names, dtypes and bytes of a model's parameters and buffers.
 
-    It is the same wherever the weights lie: on several processes, which all call this, or outside
-    of memory.
+    Those whose names begin with one of ``without`` are left out. It is the same wherever the
+    weights lie: on several processes, which all call this, or outside of memory.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
+        if name.startswith(without):
+            continue
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(bytes_of(_whole(model, name, tensor)))
     return digest.hexdigest()

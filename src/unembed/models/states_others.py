@@ -29,7 +29,7 @@ from unembed.models.states_files import (
     safetensors_header,
 )
 from unembed.models.states_layout import Layout, Spans
-from unembed.models.states_written import open_written
+from unembed.models.states_own import open_written
 from unembed.models.weight_files import StoredTensor
 from unembed.runs.manifest import JOURNAL, MANIFEST
 from unembed.text.corpus import Corpus

@@ -21,7 +21,7 @@ from unembed.models.mode import restores_mode
 from unembed.models.model_pass import ModelPass, ReadingOptions
 from unembed.models.norm_side import Side
 from unembed.models.states_files import DTYPES, STATES, TOKENS
-from unembed.models.states_written import DOCUMENTS, KIND, PARTS, TEXT
+from unembed.models.states_own import DOCUMENTS, KIND, PARTS, TEXT
 from unembed.runs.arrays import text_array
 from unembed.runs.files import check_room
 from unembed.runs.manifest import read_run, verified_run
