@@ -31,6 +31,9 @@ MOST, FEWEST = 0.99, 0.5
 ERRORS = 4.0
 """Standard errors by which the losses of the two readings must differ."""
 LEAST_TRIED = 8
+FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
+"""Scales of the logits at which each reading's loss is taken: without its norm a model may read
+colder or warmer, which alone can lower a loss."""
 
 
 @dataclass(frozen=True)
@@ -123,10 +126,12 @@ def side_of(
 ) -> NormSide:
     """Find out on which side of the final norm some states lie.
 
-    Two witnesses: a state that a norm has made is of the size that it makes, whatever the text; and
-    the loss under the wrong reading is higher than under the right one. What is ``asked`` for, or
-    was ``written`` with them, holds unless a witness speaks against it. Raises UnembedError, naming
-    ``where``, for states that fit no reading, and where the witnesses say nothing or differ.
+    A state that a norm has made is of the size that it makes, whatever the text. Where more than a
+    norm lies before the head, the loss decides: that of the right reading is the lower one, if each
+    may scale its logits, for states that no norm has scaled can be the better tempered ones. What
+    is ``asked`` for, or was ``written`` with them, holds unless the test speaks against it. Raises
+    UnembedError, naming ``where``, for states that fit no reading or are no better than guessing,
+    and where nothing decides.
     """
     width = states.shape[1]
     fits = [side for side in SIDES if width == _width(side, head, tail)]
@@ -142,13 +147,12 @@ def side_of(
             f"{where}: none of {len(states):,} states tried is finite: write it again"
         )
     states, targets = states[kept], targets[kept]
-    losses = {side: _losses(side, states, targets, model, head, tail) for side in fits}
+    inputs = {side: states if side == "after-norm" else _run(tail, model, states) for side in fits}
+    losses = {side: _losses(some, targets, head) for side, some in inputs.items()}
     off = None if tail is None or tail.norm is None else off_size(model, tail.norm, states)
     unit = None if off is None else float((off <= UNIT).double().mean())
-    witnesses = (_by_size(off), _by_loss(losses, head))
-    found: set[Side] = {said for said in witnesses if said is not None}
-    told = "the witnesses differ" if len(found) > 1 else "nothing decides"
-    found = found if len(found) == 1 else set()
+    said = _by_size(off) or _by_loss(inputs, targets, head)
+    found: set[Side] = set() if said is None else {said}
     side = asked or written
     guessing = math.log(head.tokens)
     seen = _seen(unit, losses, guessing)
@@ -170,7 +174,7 @@ def side_of(
         )
     if side is None and not found:
         raise UnembedError(
-            f"{where}: whether its states lie before or after the final norm is not clear, {told} "
+            f"{where}: whether its states lie before or after the final norm is not clear "
             f"({seen}): give --states-are before-norm or --states-are after-norm"
         )
     held: Side = next(iter(found)) if side is None else side
@@ -224,21 +228,19 @@ def _width(side: Side, head: Head, tail: StoredTail | None) -> int | None:
     return None if tail is None else tail.width
 
 
+def _run(
+    tail: StoredTail | None, model: nn.Module, states: Float[Tensor, "tried width"]
+) -> Float[Tensor, "tried dim"]:
+    assert tail is not None
+    return tail(model, states)
+
+
 def _losses(
-    side: Side,
-    states: Float[Tensor, "tried width"],
-    targets: Int[Tensor, " tried"],
-    model: nn.Module,
-    head: Head,
-    tail: StoredTail | None,
+    hidden: Float[Tensor, "tried dim"], targets: Int[Tensor, " tried"], head: Head
 ) -> Float[Tensor, " tried"]:
     """The loss of each state, in float64."""
-    if side == "before-norm":
-        assert tail is not None
-        states = tail(model, states)
-    hidden = states.to(head.weight.device)
-    precision = head.precision(hidden.dtype)
-    swept = sweep(hidden, head, targets.to(hidden.device), precision=precision)
+    hidden = hidden.to(head.weight.device)
+    swept = sweep(hidden, head, targets.to(hidden.device), precision=head.precision(hidden.dtype))
     return swept.nll.double().cpu()
 
 
@@ -251,23 +253,29 @@ def _by_size(off: Float[Tensor, " tried"] | None) -> Side | None:
     return "before-norm" if float((off <= FAR).double().mean()) <= FEWEST else None
 
 
-def _by_loss(losses: dict[Side, Float[Tensor, " tried"]], head: Head) -> Side | None:
-    """The reading of the lower loss, where that is lower than guessing and by more than noise."""
-    if len(losses) < 2:
+def _by_loss(
+    inputs: dict[Side, Float[Tensor, "tried dim"]], targets: Int[Tensor, " tried"], head: Head
+) -> Side | None:
+    """The reading of the lower loss, each at its best scale of the logits.
+
+    None where that is no better than guessing, or the difference is within noise.
+    """
+    if len(inputs) < 2 or len(targets) < LEAST_TRIED:
         return None
-    after, before = losses["after-norm"], losses["before-norm"]
-    apart = after - before
-    if len(apart) < LEAST_TRIED or not bool(torch.isfinite(apart).all()):
-        return None
+    best: dict[Side, Float[Tensor, " tried"]] = {}
+    for side, hidden in inputs.items():
+        tried = [_losses(hidden, targets, head.sharpened(factor)) for factor in FACTORS]
+        best[side] = min(tried, key=lambda loss: float(loss.mean()))
+    apart = best["after-norm"] - best["before-norm"]
     error = float(apart.std()) / math.sqrt(len(apart))
-    better: Side = "after-norm" if float(apart.mean()) < 0 else "before-norm"
-    if abs(float(apart.mean())) <= ERRORS * error:
+    if not abs(float(apart.mean())) > ERRORS * error:
         return None
-    return better if float(losses[better].mean()) < math.log(head.tokens) else None
+    better: Side = "after-norm" if float(apart.mean()) < 0 else "before-norm"
+    return better if float(best[better].mean()) < math.log(head.tokens) else None
 
 
 def _seen(unit: float | None, losses: dict[Side, Float[Tensor, " tried"]], guessing: float) -> str:
-    """What both witnesses saw, in words."""
+    """What was seen, in words."""
     told = []
     if unit is not None:
         told.append(f"{100 * unit:.0f} % are of the size that the norm makes")

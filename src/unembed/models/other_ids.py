@@ -42,8 +42,10 @@ def refuse_other_ids(corpus: Corpus, head: Head, name: str) -> None:
 def _beyond(highest: int, tokenizer: Any, name: str, rows: int) -> str:
     """Why the text holds a token that the model has no row for."""
     fact = f"the text holds token id {highest}, but {name} has a vocabulary of {rows}"
-    added = tokenizer.added_tokens_decoder
-    if max(set(tokenizer.get_vocab().values()) - set(added), default=0) < rows:
+    added, known = tokenizer.added_tokens_decoder, set(tokenizer.get_vocab().values())
+    if highest > max(known, default=0):
+        return f"{fact}, and the tokenizer none such: its ids were made by another tokenizer"
+    if max(known - set(added), default=0) < rows:
         first = str(added[min(token for token in added if token >= rows)])
         return (
             f"{fact}: the embeddings were not resized when {first!r} was added to the tokenizer of "

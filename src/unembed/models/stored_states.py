@@ -25,8 +25,9 @@ from unembed.short_repr import ShortRepr
 from unembed.text.corpus import Corpus
 from unembed.text.windows import Windows
 
-TRIED, RUN = 512, 16
-"""States that are tried, and how many of them follow each other."""
+TRIED, BY_LOSS, RUN = 512, 2048, 16
+"""States that are tried, and where the loss has to decide; and how many of them follow each
+other."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class StoredStates(ShortRepr):
         widest = torch.promote_types(layout.files[0].dtype, head.weight.dtype)
         dtype = widest if widest == head.weight.dtype else torch.float32
         written = None if layout.written is None else layout.written.options["states"]
-        doc, pos = _some(layout)
+        doc, pos = _some(layout, BY_LOSS if tail is None or tail.norm is None else TRIED)
         states = _at(layout, doc, pos).to(dtype)
         targets = torch.from_numpy(_next_tokens(layout.corpus, doc, pos))
         side = side_of(
@@ -197,12 +198,14 @@ def _keys(
     return keys
 
 
-def _some(layout: Layout) -> tuple[Int[np.ndarray, " tried"], Int[np.ndarray, " tried"]]:
-    """Positions from all over the text, in runs."""
+def _some(
+    layout: Layout, tried: int
+) -> tuple[Int[np.ndarray, " tried"], Int[np.ndarray, " tried"]]:
+    """So many positions from all over the text, in runs."""
     spans = layout.spans
     ends = np.cumsum(spans.length)
     total = int(ends[-1])
-    starts = np.unique(np.linspace(0, max(0, total - RUN), TRIED // RUN).astype(np.int64))
+    starts = np.unique(np.linspace(0, max(0, total - RUN), tried // RUN).astype(np.int64))
     chosen = np.unique((starts[:, None] + np.arange(RUN)).ravel())
     chosen = chosen[chosen < total]
     at = np.searchsorted(ends, chosen, side="right")
