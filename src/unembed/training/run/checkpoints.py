@@ -13,6 +13,7 @@ from torch import nn
 
 from unembed.errors import WriteError
 from unembed.runs.files import check_room
+from unembed.runs.ranks import current_ranks
 from unembed.training.recipe.recipe import Recipe
 from unembed.training.recipe.scope import Scoped
 from unembed.training.run.checkpoint_seal import damage
@@ -77,7 +78,18 @@ def saved_dtype(recipe: Recipe, start: nn.Module) -> torch.dtype:
 
 
 def _last_whole(checkpoints: Path) -> str | None:
-    """The newest checkpoint that is whole; the others are removed, each with a line on stderr."""
+    """The newest checkpoint that is whole; the others are removed, each with a line on stderr.
+
+    Of several processes the first looks.
+    """
+    ranks = current_ranks()
+    found: str | None = ranks.from_first(
+        f"the checkpoints in {checkpoints}", _first_whole(checkpoints) if ranks.first else None
+    )
+    return found
+
+
+def _first_whole(checkpoints: Path) -> str | None:
     found = sorted(checkpoints.glob("checkpoint-*"), key=_step, reverse=True)
     for i, folder in enumerate(found):
         wrong = damage(folder)

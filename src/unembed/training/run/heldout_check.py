@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from unembed.decisions.measure import ColumnChoice, measure
 from unembed.errors import UnembedError
 from unembed.head.head import Head
+from unembed.runs.ranks import current_ranks
 from unembed.text.batches import Batch
 from unembed.training.recipe.recipe import Budget
 from unembed.training.run.checkpoint_seal import seal
@@ -77,11 +78,13 @@ class HeldoutCheck:
             ]
         finally:
             model.train(was)
+            _cut_again(model)
         return {name: np.concatenate([one[name] for one in found]) for name in found[0]}
 
     def compare(self, model: nn.Module, step: int) -> WatchedStep:
-        """Compare the model as it is now with the start."""
-        return self._against_start(self.columns(model, f"after step {step}"), step)
+        """Compare the model as it is now with the start; what the first process finds counts."""
+        found = self._against_start(self.columns(model, f"after step {step}"), step)
+        return WatchedStep(**current_ranks().from_first(f"step {step}", asdict(found)))
 
     def at_start(self) -> WatchedStep:
         """The starting model itself, as step 0."""
@@ -234,6 +237,14 @@ class StopCallback(TrainerCallback):
                 self.good[name].copy_(parameter)
             else:
                 self.good[name] = parameter.detach().clone()
+
+
+def _cut_again(model: nn.Module) -> None:
+    """Have FSDP 2 take back the weights that it leaves whole where no backward pass follows."""
+    for module in model.modules():
+        if hasattr(module, "set_reshard_after_backward"):
+            cut: Any = module
+            cut.reshard()
 
 
 def _loss(logs: dict[str, float]) -> float:

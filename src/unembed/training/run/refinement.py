@@ -11,12 +11,13 @@ from typing import Any, ClassVar
 from unembed.decisions.audit.audit import Audit, audit
 from unembed.decisions.audit.run import AuditOptions
 from unembed.decisions.comparison.compare import Comparison, compare
-from unembed.errors import need
+from unembed.errors import UnembedError, need
 from unembed.models.checkpoint import Checkpoint, context_of
 from unembed.models.mode import restores_mode
 from unembed.runs.manifest import FinishedRun, read_run
 from unembed.runs.progress import Steps
 from unembed.runs.provenance import digest_of
+from unembed.runs.ranks import alone, current_ranks
 from unembed.runs.record import record_to_json
 from unembed.runs.run_record import RunRecord
 from unembed.runs.store import RunFolder, holds_finished_run
@@ -28,13 +29,14 @@ from unembed.training.recipe.recipe import Recipe, control_of
 from unembed.training.recipe.weighting import Positions
 from unembed.training.run.engine import check_accelerate, check_report_to
 from unembed.training.run.examples import split
+from unembed.training.run.processes import check_processes
 from unembed.training.run.summary import (
     CONTROL_STOPPED,
     RefinementSummary,
     headline,
     summarise_refinement,
 )
-from unembed.training.run.train import MODEL, train
+from unembed.training.run.train import MODEL, Trained, train
 
 BENCHMARKS = "benchmarks"
 SIDES = {"heldout": "held out", "training": "training text"}
@@ -113,15 +115,22 @@ def refine(
     the penalty adds to the training. ``positions`` lists those of the whole corpus that the penalty
     counts, with their weights. ``benchmarks`` are run on both models at the end, in
     ``out/benchmarks``: the checkpoint has to be one that ``load`` gives unchanged by its name.
-    ``report_to`` names loggers of the Trainer ("wandb", "tensorboard" ...). Raises UnembedError for
-    what cannot be trained, and where the run fails; the model given is never changed. Source:
-    theory §5.
+    ``report_to`` names loggers of the Trainer ("wandb", "tensorboard" ...). Under ``joined`` all
+    processes train together, each on its share of every batch, and the first measures. Raises
+    UnembedError for what cannot be trained, and where the run fails; the model given is never
+    changed. Source: theory §5.
     """
     need(checkpoint, Checkpoint, "give load(name) of unembed.models")
     need(corpus, Corpus, "give Corpus.read(path, tokenizer)")
     check_accelerate()
     check_report_to(report_to)
     recipe = recipe or Recipe()
+    check_processes(recipe)
+    if benchmarks is not None and current_ranks().processes > 1:
+        raise UnembedError(
+            "--benchmark is the work of one process: refine without it, and give it to the same "
+            "command without the launcher in another folder"
+        )
     plain = control_of(recipe) if control else None
     out = Path(out)
     part = split(corpus, recipe.heldout)
@@ -144,17 +153,20 @@ def refine(
         trained_context = context_of(checkpoint.model, recipe.context) - 1
         notes = Windows.of(corpus, trained_context).facts.notes
         steps = Steps(5 + (benchmarks is not None) + 2 * control)
+
+        def trained_by(recipe: Recipe, out: Path, report_to: tuple[str, ...] = ()) -> Trained:
+            sides = part.training, part.heldout
+            how: dict[str, Any] = {"progress": progress, "report_to": report_to}
+            return train(checkpoint, *sides, recipe, out, positions=placed, **how)
+
+        if not current_ranks().first:
+            # All train, and the first measures.
+            trained_by(recipe, out, report_to)
+            if plain is not None:
+                trained_by(plain, out / CONTROL)
+            return {}
         with steps("training"):
-            trained = train(
-                checkpoint,
-                part.training,
-                part.heldout,
-                recipe,
-                out,
-                positions=placed,
-                progress=progress,
-                report_to=report_to,
-            )
+            trained = trained_by(recipe, out, report_to)
         heldout, training = (
             _compared(checkpoint, trained.checkpoint, text, recipe, out / name, steps, progress)
             for name, text in (("heldout", part.heldout), ("training", part.training))
@@ -168,20 +180,13 @@ def refine(
         over_control = None
         if plain is not None:
             with steps("control, training"):
-                twin = train(
-                    checkpoint,
-                    part.training,
-                    part.heldout,
-                    plain,
-                    out / CONTROL,
-                    positions=placed,
-                    progress=progress,
-                )
+                twin = trained_by(plain, out / CONTROL)
             with steps("control, held out"):
                 named = replace(twin.checkpoint, name=f"{checkpoint.name} without the penalty")
                 one = _audited(named, part.heldout, plain, out / CONTROL / "heldout", progress)
             refined = Audit.load(out / "heldout" / "after")
-            over_control = compare(one, refined, out=out / OVER_CONTROL).summary
+            with alone():
+                over_control = compare(one, refined, out=out / OVER_CONTROL).summary
             if twin.note["stopped"] is not None:
                 notes = (*notes, f"{CONTROL_STOPPED} {twin.note['stopped']}")
         sides = heldout.summary, training.summary
@@ -190,7 +195,7 @@ def refine(
         values: dict[str, Any] = record_to_json(summary)
         return values
 
-    return Refinement.keep(out, key, measured, command=command, everything=True)
+    return Refinement.keep(out, key, measured, command=command, everything=True, together=True)
 
 
 def _compared(
@@ -206,12 +211,14 @@ def _compared(
     for side, one in (("before", before), ("after", after)):
         with steps(f"{part}, {side}"):
             sides.append(_audited(one, text, recipe, out / side, progress))
-    return compare(*sides, out=out)
+    with alone():
+        return compare(*sides, out=out)
 
 
 def _audited(one: Checkpoint, text: Corpus, recipe: Recipe, out: Path, progress: bool) -> Audit:
     options = AuditOptions(context=recipe.context, max_positions=recipe.audit_positions)
-    return audit(one.model, text, options, out=out, name=one.name, progress=progress)
+    with alone():
+        return audit(one.model, text, options, out=out, name=one.name, progress=progress)
 
 
 def _digest(positions: Positions) -> str:

@@ -21,13 +21,14 @@ from unembed.models.length_proof import prove_lengths
 from unembed.models.mode import kept_mode, restores_mode
 from unembed.runs.files import write_whole
 from unembed.runs.progress import progress_bar
+from unembed.runs.ranks import current_ranks
 from unembed.runs.record import record_to_json
 from unembed.text.batches import BatchPlan, batches
 from unembed.text.corpus import Corpus
 from unembed.text.vocabulary import Vocabulary
 from unembed.text.windows import Windows
 from unembed.training.recipe.recipe import Recipe, steps_of
-from unembed.training.recipe.scope import apply_scope, plain_model
+from unembed.training.recipe.scope import Scoped, apply_scope, plain_model
 from unembed.training.recipe.weighting import Positions, tokens_of_classes
 from unembed.training.run.checkpoints import (
     KEPT,
@@ -44,6 +45,11 @@ from unembed.training.run.engine import (
 from unembed.training.run.examples import Examples
 from unembed.training.run.head_hook import HeadHook
 from unembed.training.run.heldout_check import HeldoutCheck, StopCallback
+from unembed.training.run.processes import (
+    check_processes,
+    of_process,
+    training_together,
+)
 from unembed.training.run.rounding import Rounding
 from unembed.training.run.terms import term_of
 from unembed.training.run.trainer import RefineTrainer
@@ -81,17 +87,21 @@ def train(
 
     Goes on from the last checkpoint in ``out``, and does nothing where the training is done; the
     arguments are those of ``refine``. ``heldout`` is measured on the way and never trained on.
+    Under ``joined`` all processes train together, each on its share of every batch.
     """
     check_report_to(report_to)
-    out = Path(out)
+    check_processes(recipe)
+    out, ranks = Path(out), current_ranks()
     note = out / NOTE
-    if not note.exists():
+    if not ranks.from_first(f"whether {note} is there", note.exists()):
         job = _TrainingJob(checkpoint, training, heldout, recipe, out, progress)
         # A caller that measures does so without gradients, which a training needs.
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad(), training_together():
             found = job.run(positions, report_to)
-        write_whole(note, json.dumps(found).encode())
-        shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
+        if found is not None:
+            write_whole(note, json.dumps(found).encode())
+            shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
+        ranks.wait(f"the end of the training in {out}")
     device = next(checkpoint.model.parameters()).device
     refined = load(out / MODEL, device=str(device))
     return Trained(
@@ -110,14 +120,12 @@ class _TrainingJob:
     out: Path
     progress: bool
 
-    def run(self, positions: Positions | None, report_to: tuple[str, ...]) -> dict[str, Any]:
-        """Train, save the model, and return the note."""
+    def run(self, positions: Positions | None, report_to: tuple[str, ...]) -> dict[str, Any] | None:
+        """Train, save the model, and return the note; the first process alone has them."""
         recipe, start = self.recipe, self.checkpoint.model
         dtype = saved_dtype(recipe, start)
         torch.manual_seed(recipe.seed)
-        scoped = apply_scope(
-            copy.deepcopy(start).float(), recipe.scope, untie=recipe.untie, lora=recipe.lora
-        )
+        scoped = self._scoped()
         check_training_room(scoped, self.out / CHECKPOINTS, recipe, dtype)
         ids = token_ids(self.checkpoint.tokenizer)
         context = context_of(start, recipe.context) - 1
@@ -144,9 +152,12 @@ class _TrainingJob:
                 trainer.refine_with(term, token_ids=ids)
                 train_on(trainer, self.out / CHECKPOINTS)
                 # The Trainer trains without a cache; the model generates with one.
-                config: Any = scoped.model.config
+                whole = self._whole(trainer, scoped)
+                if whole is None:
+                    return None
+                config: Any = whole.model.config
                 config.use_cache = getattr(start.config, "use_cache", False)
-                refined = plain_model(scoped)
+                refined = plain_model(whole)
                 rounding = Rounding.of(start, refined, dtype)
                 save_model(refined, self.checkpoint.tokenizer, dtype, self.out / MODEL)
         return {
@@ -157,6 +168,23 @@ class _TrainingJob:
             "rounding": record_to_json(rounding),
             "log": trainer.state.log_history,
         }
+
+    def _scoped(self) -> Scoped:
+        """A copy of the model to train, in float32."""
+        recipe, start = self.recipe, copy.deepcopy(self.checkpoint.model)
+        return apply_scope(start.float(), recipe.scope, untie=recipe.untie, lora=recipe.lora)
+
+    def _whole(self, trainer: Any, scoped: Scoped) -> Scoped | None:
+        """What was trained, gathered where FSDP had cut it; None on all processes but the first."""
+        first = current_ranks().first
+        if not trainer.is_fsdp_enabled:
+            return scoped if first else None
+        weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+        if not first:
+            return None
+        whole = self._scoped()
+        whole.model.load_state_dict(weights)
+        return whole
 
     def _check(
         self, hook: HeadHook, context: int, vocabulary: Vocabulary, route: Route = "ieee"
@@ -192,7 +220,7 @@ def _arguments(
     less_memory: dict[str, Any] = {f"{way}_checkpointing": recipe.gradient_checkpointing}
     arguments = TrainingArguments(
         output_dir=str(folder),
-        **steps_of(recipe),
+        **steps_of(of_process(recipe)),
         **less_memory,
         logging_steps=1,
         save_strategy="steps",
