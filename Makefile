@@ -7,7 +7,7 @@ EXTRAS ?= data,faiss,plot,quant,train,dev
 MARKS ?= not slow
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-all test-fast test-slow wheel docs check format clean
+.PHONY: demo test test-all test-every test-fast test-slow wheel docs check format clean
 
 demo: $(STAMP)
 	$(BIN)/unembed demo -o runs/demo
@@ -18,7 +18,9 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal
 
 test: check test-fast
 
-test-all: check
+test-all: check test-every
+
+test-every: $(STAMP)
 	$(PYTEST)
 
 test-fast: $(STAMP)
