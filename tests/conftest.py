@@ -19,6 +19,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 import pytest
 import torch
 
+import type_checks  # noqa: F401  before anything of the package is imported
 from browser import chromium, opened
 from command_line import run
 from places import SHARED
