@@ -110,6 +110,13 @@ CLASS_HELP = "Targets of this token class; repeatable."
         help="Tokens a batch at most; a longer window is read alone.",
         default_is="2048 on CPU, 16384 on GPU",
     ),
+    option(
+        "--part-positions",
+        type=int,
+        rare=True,
+        help="Positions a file holds: a killed run loses at most one file, ranks share files.",
+        default_is="32768",
+    ),
     option("--mine", is_flag=True, default=None, help="What did the change teach?"),
 )
 @under(

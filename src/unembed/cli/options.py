@@ -98,7 +98,7 @@ def batches(part_positions: int) -> Callable[[Command], Command]:
             type=int,
             default=part_positions,
             rare=True,
-            help="Positions a file holds; a killed run loses at most one file.",
+            help="Positions a file holds: a killed run loses at most one file, ranks share files.",
         ),
     )
 
