@@ -37,7 +37,7 @@ import unembed.report.pages
 import unembed.signatures.reading.sketcher
 from unembed import cli
 from unembed.cli import printing
-from unembed.runs import ranks as ranks_module
+from unembed.runs import heartbeat
 
 MODULES = (transformers, unembed)
 RANKS = (1, 2, 4)
@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    ranks_module.BEAT_SECONDS = 0.2
+    heartbeat.BEAT_SECONDS = 0.2
     printing.draw = lambda _folder, _record: None
     rows = []
     for verb in given.verbs:

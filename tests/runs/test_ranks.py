@@ -12,14 +12,16 @@ import pytest
 from torch.distributed import HashStore
 
 from unembed.errors import UnembedError
+from unembed.runs import heartbeat
 from unembed.runs import ranks as module
-from unembed.runs.ranks import OtherRankError, Ranks, current_ranks, joined
+from unembed.runs.heartbeat import OtherRankError
+from unembed.runs.ranks import Ranks, current_ranks, joined
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "BEAT_SECONDS", 0.01)
-    monkeypatch.setattr(module, "SILENT_BEATS", 20)
+    monkeypatch.setattr(heartbeat, "BEAT_SECONDS", 0.01)
+    monkeypatch.setattr(heartbeat, "SILENT_BEATS", 20)
 
 
 def launch(processes: int, work: Callable[[Ranks], Any]) -> list[Any]:
@@ -120,13 +122,13 @@ def test_different_commands_are_told_apart() -> None:
 @pytest.mark.parametrize("silent", [0, 1])
 def test_one_that_is_not_heard_of_is_given_up(silent: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LEAVE_SECONDS", 0.1)
-    run = module._Watch.run
+    run = heartbeat.Watch.run
 
     def dies(self: Any) -> None:
-        if self.ranks.process != silent:
+        if self.process != silent:
             run(self)
 
-    monkeypatch.setattr(module._Watch, "run", dies)
+    monkeypatch.setattr(heartbeat.Watch, "run", dies)
     lines: list[str] = []
 
     def work(ranks: Ranks) -> None:

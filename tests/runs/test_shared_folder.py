@@ -12,11 +12,11 @@ import pytest
 from torch.distributed import HashStore
 
 from unembed.errors import UnembedError
-from unembed.runs import ranks as ranks_module
-from unembed.runs import store
+from unembed.runs import heartbeat, store
+from unembed.runs.heartbeat import OtherRankError
 from unembed.runs.lock import exclusive_lock
 from unembed.runs.manifest import verified_run
-from unembed.runs.ranks import OtherRankError, Ranks, joined
+from unembed.runs.ranks import Ranks, joined
 from unembed.runs.store import RunFolder
 
 KEY: dict[str, Any] = {"kind": "audit", "schema": 1, "text": {"digest": "d"}}
@@ -25,7 +25,7 @@ PARTS = [f"tokens/part-{number:05d}.parquet" for number in range(7)]
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranks_module, "BEAT_SECONDS", 0.01)
+    monkeypatch.setattr(heartbeat, "BEAT_SECONDS", 0.01)
 
 
 class Killed(BaseException):

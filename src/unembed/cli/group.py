@@ -89,7 +89,9 @@ class Verbs(Listing):
             )
         except Terminated:
             click.echo(
-                "unembed: ended by its launcher; the same command goes on from here", err=True
+                "unembed: ended from outside (SIGTERM), by its launcher where another rank ended "
+                "first; the same command goes on from here",
+                err=True,
             )
             sys.exit(143)
         except KeyboardInterrupt:

@@ -30,6 +30,8 @@ def as_rank() -> Iterator[None]:
     if not launched():
         yield
         return
+    # torch writes a trace of C++ where what carries the ranks' store has ended: a line says it.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     before = {number: signal.signal(number, _interrupt) for number in SIGNALS}
     streams = sys.stdout, sys.stderr
     try:

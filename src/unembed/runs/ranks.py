@@ -9,40 +9,29 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from threading import Event, Thread
 from typing import Any
 
 from unembed.errors import UnembedError
 from unembed.runs.differences import differing
+from unembed.runs.heartbeat import STOPPED, OtherRankError, Watch, reached
 from unembed.short_repr import ShortRepr
 
 LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """What a launcher puts into the environment of each process."""
 JOIN_SECONDS = 300.0
 """How long the processes of a launch wait for one that has not begun."""
-BEAT_SECONDS = 1.0
-SILENT_BEATS = 40
-"""A process that did not beat for so many of another's beats is taken to have ended.
-
-Counted in the other's own beats, so that a machine that slept for an hour accuses nobody.
-"""
-UNNOTICED_BEATS = 10
-"""How long after a failure elsewhere a process may work on before it is ended."""
 LEAVE_SECONDS = 10.0
 """How long a process that ends stays until the others have heard of it."""
-STOPPED = "stopped"
-"""The line of a process that was interrupted."""
-POLL_SECONDS = (0.002, 0.05)
-
-
-class OtherRankError(UnembedError):
-    """Another process of the launch failed, ended, or does other work; process 0 prints it."""
+POLL_SECONDS = (0.002, 0.02)
+LOOK_SECONDS = 0.5
+"""How often one that waits asks whether the other has left."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +47,7 @@ class Ranks(ShortRepr):
     tensor: int = 1
     store: Any = field(default=None, repr=False, compare=False)
     _calls: Iterator[int] = field(default_factory=itertools.count, repr=False, compare=False)
-    _watch: _Watch | None = field(default=None, repr=False, compare=False)
+    _watch: Watch | None = field(default=None, repr=False, compare=False)
     _carries: bool = field(default=False, repr=False, compare=False)
     """Whether the store ends with this process."""
 
@@ -168,7 +157,7 @@ class Ranks(ShortRepr):
         return dist.group.WORLD
 
     def _put(self, key: str, text: str) -> None:
-        with _reached():
+        with reached():
             self.store.set(key, text)
 
     def _said(self, call: int, what: str, process: int) -> Any:
@@ -176,7 +165,7 @@ class Ranks(ShortRepr):
         key, pause, since = f"said/{call}/{process}", POLL_SECONDS[0], time.monotonic()
         while not self._there(key):
             self.check()
-            if time.monotonic() - since > BEAT_SECONDS:
+            if time.monotonic() - since > LOOK_SECONDS:
                 since = time.monotonic()
                 # In this order: it may have said it and ended in between.
                 if self._there(f"left/{process}") and not self._there(key):
@@ -186,7 +175,7 @@ class Ranks(ShortRepr):
                     )
             time.sleep(pause)
             pause = min(2 * pause, POLL_SECONDS[1])
-        with _reached():
+        with reached():
             theirs, value = json.loads(self.store.get(key))
         if theirs != what:
             raise OtherRankError(
@@ -196,7 +185,7 @@ class Ranks(ShortRepr):
         return value
 
     def _there(self, key: str) -> bool:
-        with _reached():
+        with reached():
             return bool(self.store.check([key]))
 
 
@@ -247,12 +236,13 @@ def joined(
     if ranks.processes == 1:
         yield ranks
         return
-    watch = _Watch(ranks, unnoticed)
+    watch = Watch(ranks.store, ranks.process, ranks.processes, unnoticed)
     ranks = replace(ranks, _watch=watch)
     _gather(ranks)
     watch.start()
     token = _CURRENT.set(ranks)
     try:
+        ranks.agree("their packages", _versions())
         yield ranks
         if watch.made_group:
             _leave_group()
@@ -304,98 +294,6 @@ def tensor_parallel(processes: int | None = None) -> Iterator[Ranks]:
         yield ranks
     finally:
         _CURRENT.reset(token)
-
-
-class _Watch(Thread):
-    """Beats for this process, and hears of others: process 0 of all, the others of process 0."""
-
-    def __init__(self, ranks: Ranks, unnoticed: Callable[[str], None] | None) -> None:
-        super().__init__(name="unembed-ranks", daemon=True)
-        self.ranks = ranks
-        self.unnoticed = unnoticed
-        self.trouble: str | None = None
-        self.noticed = False
-        self.made_group = False
-        self.ended = Event()
-        self.heard: dict[int, tuple[bytes, int]] = {}
-
-    def check(self) -> None:
-        """Raise OtherRankError where there is trouble."""
-        if self.trouble is not None:
-            self.noticed = True
-            raise OtherRankError(self.trouble)
-
-    def report(self, line: str) -> None:
-        """Tell the others that this process fails, unless another did before."""
-        self.noticed = True
-        with _reached():
-            said = json.dumps({"rank": self.ranks.process, "line": line})
-            self.ranks.store.compare_set("trouble", "", said)
-
-    def look(self) -> str | None:
-        """The line of the process that failed first, if it is another one."""
-        store = self.ranks.store
-        if not store.check(["trouble"]):
-            return None
-        trouble = json.loads(store.get("trouble"))
-        if trouble["rank"] == self.ranks.process:
-            return None
-        return f"rank {trouble['rank']}: {trouble['line']}"
-
-    def first_line(self) -> str | None:
-        """``look``, now; None where the others are merely stopped as this process is."""
-        with _reached():
-            line = self.look()
-        return None if line is None or line.endswith(f": {STOPPED}") else line
-
-    def run(self) -> None:
-        """Beat until this process leaves."""
-        late = 0
-        for beat in itertools.count():
-            try:
-                self.ranks.store.set(f"beat/{self.ranks.process}", str(beat))
-                self.trouble = self.trouble or self.look() or self._silent(beat)
-            except RuntimeError:
-                # What carried the store has ended, and with it the launch.
-                self.trouble = self.trouble or LOST
-            late += self.trouble is not None and not self.noticed
-            if late > UNNOTICED_BEATS and self.unnoticed is not None:
-                self.unnoticed(str(self.trouble))
-            if self.ended.wait(BEAT_SECONDS):
-                return
-
-    def _silent(self, beat: int) -> str | None:
-        """Why a process is taken to have ended, if one is."""
-        ranks = self.ranks
-        for process in range(1, ranks.processes) if ranks.first else (0,):
-            last = ranks.store.get(f"beat/{process}")
-            said, when = self.heard.get(process, (b"", beat))
-            if last != said or ranks.store.check([f"left/{process}"]):
-                self.heard[process] = last, beat
-            elif beat - when > SILENT_BEATS:
-                seconds = SILENT_BEATS * BEAT_SECONDS
-                return f"rank {process} was not heard of for {seconds:.0f} s, and has ended"
-        return None
-
-    def stop(self) -> None:
-        """Beat no more."""
-        self.ended.set()
-        self.join(LEAVE_SECONDS)
-
-
-LOST = (
-    "the launch has ended: rank 0, or the launcher that carries what ranks tell each other, is not "
-    "there any more"
-)
-
-
-@contextmanager
-def _reached() -> Iterator[None]:
-    """Say what it means that the store does not answer."""
-    try:
-        yield
-    except RuntimeError as error:
-        raise OtherRankError(LOST) from error
 
 
 def _launched_ranks() -> Ranks:
@@ -460,7 +358,7 @@ def _stores() -> Any:
 def _gather(ranks: Ranks) -> None:
     """Wait for all processes of the launch to be there."""
     store, here = ranks.store, f"here/{ranks.process}"
-    with _reached():
+    with reached():
         if store.add(here, 1) > 1:
             raise OtherRankError(
                 f"another process is rank {ranks.process} of this launch already: give each launch "
@@ -481,23 +379,30 @@ def _gather(ranks: Ranks) -> None:
 
 
 def _leave(ranks: Ranks, *, failed: bool) -> None:
-    """Say that this process leaves, and stay until the others can do without it.
+    """Say that this process leaves, and stay until the others that live can do without it.
 
     Process 0 stays for all others, unless it failed and does not carry the store; one that failed
     stays until process 0 knows, as a launcher that sees it end would end process 0 too.
     """
     ranks._put(f"left/{ranks.process}", "1")
-    if failed == (ranks.first and not ranks._carries):
+    if failed if ranks.first and not ranks._carries else not (failed or ranks.first):
         return
-    awaited = [f"left/{one}" for one in range(1, ranks.processes)] if ranks.first else ["left/0"]
+    gone = set() if ranks._watch is None else ranks._watch.gone
+    awaited = set(range(1, ranks.processes)) if ranks.first else {0}
     until = time.monotonic() + LEAVE_SECONDS
-    while awaited := [key for key in awaited if not ranks._there(key)]:
+    while awaited := {one for one in awaited - gone if not ranks._there(f"left/{one}")}:
         if failed:
             if time.monotonic() > until:
                 return
         else:
             ranks.check()
         time.sleep(POLL_SECONDS[1])
+
+
+def _versions() -> dict[str, str]:
+    from unembed.runs.provenance import versions_of_packages
+
+    return {"python": platform.python_version(), **versions_of_packages()}
 
 
 def _leave_group() -> None:

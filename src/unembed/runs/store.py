@@ -72,7 +72,6 @@ class RunFolder:
         self.ranks = ranks
         self._finished = finished
         self._journal = folder / JOURNAL if ranks.first else _own(folder, ranks) / JOURNAL
-        self._partial = PARTIAL if ranks.first else f".{ranks.process}{PARTIAL}"
         self._untold: list[Part] = []
 
     @staticmethod
@@ -106,7 +105,7 @@ class RunFolder:
         """Write a file whole or not at all, and journal it; of a team, one process does."""
         part = Part(path, rows, hashlib.sha256(data).hexdigest())
         if self.ranks.writes:
-            write_whole(self.folder / path, data, self._partial)
+            write_whole(self.folder / path, data)
             self._note([part])
             self._untold.append(part)
         self.done[path] = part

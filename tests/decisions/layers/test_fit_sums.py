@@ -17,7 +17,7 @@ from unembed.decisions.layers import fit_sums
 from unembed.decisions.layers.fit_sums import FIT_GROUPS, Chosen, FitSums
 from unembed.decisions.layers.fitted import NormalEquations
 from unembed.errors import UnembedError
-from unembed.runs import ranks as ranks_module
+from unembed.runs import heartbeat
 from unembed.runs.phases import Phases
 from unembed.runs.ranks import Ranks, joined
 
@@ -62,7 +62,7 @@ def plain() -> tuple[Tensor, Tensor]:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranks_module, "BEAT_SECONDS", 0.01)
+    monkeypatch.setattr(heartbeat, "BEAT_SECONDS", 0.01)
 
 
 def together(processes: int, folder: Path, reader: Any = read) -> list[Any]:

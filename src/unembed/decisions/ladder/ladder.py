@@ -31,10 +31,11 @@ from unembed.decisions.ladder.variants import (
 )
 from unembed.errors import UnembedError, WriteError
 from unembed.runs.frames import Figures
+from unembed.runs.heartbeat import OtherRankError
 from unembed.runs.manifest import FinishedRun
 from unembed.runs.phases import current_phases
 from unembed.runs.progress import Steps
-from unembed.runs.ranks import OtherRankError, current_ranks
+from unembed.runs.ranks import current_ranks
 from unembed.runs.record import record_from_json, record_to_json
 from unembed.runs.run_record import RunRecord
 from unembed.runs.store import RunFolder, holds_finished_run, reopen
