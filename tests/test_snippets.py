@@ -8,6 +8,7 @@ import re
 import shlex
 import tomllib
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,8 +103,12 @@ def test_a_guide_runs_from_top_to_bottom(
     page: Path, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(place.folder)
-    known: dict[str, Any] = variables() if page.name == "head-loss.md" else {}
-    with altair.renderers.enable("default"):  # whatever a page chooses is undone
+    own_loop = page.name == "head-loss.md"
+    known: dict[str, Any] = variables() if own_loop else {}
+    with (
+        altair.renderers.enable("default"),  # whatever a page chooses is undone
+        group_of_one() if own_loop else nullcontext(),
+    ):
         for language, text in blocks(page):
             if language == "python":
                 exec(compile(text, names(page), "exec"), known)
@@ -173,6 +178,19 @@ def variables() -> dict[str, Any]:
     )
     hidden = final_hidden(checkpoint.model, ids)[0, :-1].detach().requires_grad_()
     return {"model": checkpoint.model, "hidden": hidden, "targets": ids[0, 1:]}
+
+
+@contextmanager
+def group_of_one() -> Iterator[None]:
+    """This process as a group of torch.distributed, such as a launch begins with."""
+    from torch import distributed
+
+    store: Any = distributed.HashStore()
+    distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize("page", QUOTED, ids=names)
