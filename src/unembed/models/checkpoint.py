@@ -134,7 +134,7 @@ def load(
         kept = set(beside_other_blocks(model, (one.name for one in stored)))
         held = tuple(one for one in stored if one.name in kept)
     left_out += refuse_unused(name, model, unexpected, held)
-    model = place.put(name, model, placed).eval()
+    model = place.put(name, model).eval()
     if wrapper:
         left_out += towers_unused_on_text(name, model)
     set_left_out(model, left_out)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import re
 from typing import Any
 
 import torch
+from torch import nn
 
 OFFLOADED = ("cpu", "disk")
 
@@ -44,7 +46,21 @@ def head_resident(config: Any, auto: Any) -> str | dict[str, Any]:
     if all(_place(found, path) not in away for path in held):
         return found
     memory[main] = max(0, memory[main] - head.numel() * dtype.itemsize)
-    return {**mapped(), **dict.fromkeys(held, main)}
+    return _with(mapped(), model, held, main)
+
+
+def _with(
+    device_map: dict[str, Any], model: nn.Module, held: set[str], device: Any
+) -> dict[str, Any]:
+    """The map with these modules on one device, and those around them mapped by their parts."""
+    found = dict(device_map)
+    for path in held:
+        above = [""] + [path[: at.start()] for at in re.finditer(r"\.", path)]
+        for outer in (one for one in above if one in found):
+            place = found.pop(outer)
+            for name, _part in model.get_submodule(outer).named_children():
+                found.setdefault(f"{outer}.{name}" if outer else name, place)
+    return found | dict.fromkeys(held, device)
 
 
 def _place(device_map: dict[str, Any], path: str) -> Any:

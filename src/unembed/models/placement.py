@@ -62,17 +62,19 @@ class Placement(ShortRepr):
         device_map = self.device_map
         if device_map == "auto":
             device_map = head_resident(config, auto)
-        return {"device_map": device_map, "offload_folder": tempfile.mkdtemp(prefix="unembed-")}
+        # Here lies what accelerate writes again, because files hold it in another shape.
+        folder = tempfile.mkdtemp(prefix="unembed-")
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        return {"device_map": device_map, "offload_folder": folder}
 
-    def put(self, name: str, model: Any, loading: Mapping[str, Any]) -> Any:
+    def put(self, name: str, model: Any) -> Any:
         """The loaded model in its place. Raises UnembedError where it does not run there."""
         if self.split:
             refuse_unrunnable(name, model)
             return model
         if self.device_map is None:
             return model.to(self.device)
-        # Here lies what accelerate had to write again, because files hold it in another shape.
-        weakref.finalize(model, shutil.rmtree, loading["offload_folder"], ignore_errors=True)
+        model.unembed_placement = self  # Its folder is there as long as the model is.
         if output_embedding(model).weight.is_meta:
             raise UnembedError(
                 f"{name}: the device map offloads the output head, which every position needs: "
