@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from torch.distributed import HashStore
+from torch.distributed import DistNetworkError, HashStore
 
 from unembed.errors import UnembedError
 from unembed.runs import heartbeat
@@ -106,6 +106,39 @@ def test_one_that_fails_ends_the_others_with_its_line() -> None:
     assert type(third) is UnembedError
     assert {type(first), type(second)} == {OtherRankError}
     assert str(first) == str(second) == "rank 2: part 7 is damaged: mend it"
+
+
+GLOO = "[gloo/transport/tcp/pair.cc:537] Read error [127.0.0.1]:53904: Connection reset by peer"
+
+
+@pytest.mark.parametrize("lost", [RuntimeError(GLOO), DistNetworkError("closed")])
+def test_one_whose_team_has_lost_a_process_says_so_in_a_line(lost: RuntimeError) -> None:
+    """The process that ended says nothing; each of the others meets it where it waits for it."""
+
+    def work(ranks: Ranks) -> None:
+        assert ranks._watch is not None
+        ranks._watch.made_group = True
+        ranks.wait("here")
+        raise lost
+
+    for one in launch(2, work):
+        assert isinstance(one, OtherRankError)
+        assert str(one).removeprefix("rank 0: ").removeprefix("rank 1: ") == heartbeat.PARTNER_LOST
+
+
+def test_the_line_of_one_that_failed_goes_before_what_its_team_met() -> None:
+    def work(ranks: Ranks) -> None:
+        assert ranks._watch is not None
+        ranks._watch.made_group = True
+        if ranks.process == 1:
+            raise UnembedError("the text ends in the middle")
+        while ranks._watch.first_line() is None:
+            pass
+        raise RuntimeError(GLOO)
+
+    first, second = launch(2, work)
+    assert str(first) == "rank 1: the text ends in the middle"
+    assert str(second) == "the text ends in the middle"
 
 
 def test_one_that_ends_early_is_not_waited_for() -> None:

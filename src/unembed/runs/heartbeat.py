@@ -26,6 +26,10 @@ LOST = (
     "the launch has ended: rank 0, or the launcher that carries what ranks tell each other, is not "
     "there any more"
 )
+PARTNER_LOST = (
+    "a process that holds the model together with others has ended: the same command goes on from "
+    "here"
+)
 
 
 class OtherRankError(UnembedError):
@@ -81,6 +85,14 @@ class Watch(Thread):
         with reached():
             line = self.look()
         return None if line is None or line.endswith(f": {STOPPED}") else line
+
+    def lost(self) -> OtherRankError:
+        """Why what the processes of a team send each other did not arrive, which all are told."""
+        line = self.first_line()
+        if line is None:
+            line = PARTNER_LOST
+            self.report(line)
+        return OtherRankError(line)
 
     def run(self) -> None:
         """Beat until this process leaves."""

@@ -255,6 +255,8 @@ def joined(
             if isinstance(error, KeyboardInterrupt) and (line := watch.first_line()):
                 # A launcher ends all where it sees one end: that one's line is the reason.
                 error = OtherRankError(line)
+            if watch.made_group and _is_of_the_group(error):
+                error = watch.lost()
             if not isinstance(error, OtherRankError):
                 watch.report(_line_of(error))
             _leave(ranks, failed=True)
@@ -409,6 +411,15 @@ def _leave_group() -> None:
     import torch.distributed as dist
 
     dist.destroy_process_group()
+
+
+def _is_of_the_group(error: BaseException) -> bool:
+    """Whether torch.distributed could not send or receive: gloo says so in words alone."""
+    import torch.distributed as dist
+
+    if not isinstance(error, RuntimeError):
+        return False
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
 def _line_of(error: BaseException) -> str:
