@@ -13,6 +13,7 @@ from unembed.decisions.comparison.mining import MiningReader
 from unembed.decisions.ladder.variants import Variant
 from unembed.decisions.layers.layers import layers
 from unembed.decisions.layers.options import LayersOptions
+from unembed.models import StatesOptions, StoredStates, states
 from unembed.models.quantization import quantized
 from unembed.runs.ranks import joined
 from unembed.signatures.reading.sketcher import Sketcher, SketchOptions
@@ -23,7 +24,9 @@ SKETCH = SketchOptions(m=256, **READING)
 
 
 def measure_all(model: Path, text: Path, out: Path) -> None:
-    """An audit with a sketch in the same pass, a sketch, a live comparison, a ladder and layers."""
+    """An audit with a sketch in the same pass, a sketch, a live comparison, a ladder, layers, and
+    stored states with an audit of them.
+    """
     before, after = unembed.load(model), quantized(unembed.load(model), "int8", head=True)
     corpus = unembed.Corpus.read(text, before.tokenizer)
     unembed.audit(
@@ -48,6 +51,10 @@ def measure_all(model: Path, text: Path, out: Path) -> None:
     unembed.ladder(base, [base.rounded("int4")], corpus, OPTIONS, out=out / "ladder", resamples=50)
     depths = LayersOptions(depths=(1,), lenses=("fitted",), cloud_points=30, top_k=2, **READING)
     layers(before.model, corpus, depths, out=out / "layers")
+    states(before.model, corpus, out / "states", StatesOptions(**READING))
+    stored = StoredStates.read(out / "states", before)
+    options = AuditOptions(part_positions=READING["part_positions"], stored=stored)
+    unembed.audit(before.model, stored.corpus, options, out=out / "stored")
 
 
 if __name__ == "__main__":
