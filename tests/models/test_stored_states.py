@@ -18,6 +18,7 @@ from made_up.corpora import TEXTS
 from made_up.models import ARCHITECTURES, small_model
 from unembed import Checkpoint, Corpus, audit, load
 from unembed.decisions import AuditOptions
+from unembed.decisions.slices.states import check_given
 from unembed.demo.text import documents
 from unembed.errors import UnembedError
 from unembed.head.head import Head
@@ -133,6 +134,8 @@ def test_a_file_a_request_is_read_as_vllm_writes_it(
     changed = unembed.compare(direct, made)
     assert changed.summary.flips.churn.value == 0
     assert "another engine after" in "\n".join(changed.summary.notes)
+    with pytest.raises(UnembedError, match="made of stored states, whose body is not known"):
+        check_given(made.provenance, load(BUNDLED), stored.corpus, "audit")
 
 
 def unembed_digest(made: unembed.Audit) -> str:

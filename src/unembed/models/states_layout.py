@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Int
@@ -27,6 +28,11 @@ class Spans(ShortRepr):
     file: Int[np.ndarray, " spans"]
     row: Int[np.ndarray, " spans"]
 
+    @cached_property
+    def keys(self) -> Int[np.ndarray, " spans"]:
+        """Where each begins, in the order of ``keys_of``; the spans must be sorted."""
+        return keys_of(self.doc, self.pos)
+
     @property
     def positions(self) -> int:
         """How many there are in all."""
@@ -35,7 +41,7 @@ class Spans(ShortRepr):
     def sorted(self) -> Spans:
         """The same in order of document and position."""
         order = np.lexsort((self.pos, self.doc))
-        return Spans(**{name: column[order] for name, column in vars(self).items()})
+        return Spans(*(getattr(self, one.name)[order] for one in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -54,3 +60,11 @@ class Layout(ShortRepr):
     digest: str
     notes: tuple[str, ...] = ()
     written: Provenance | None = None
+
+
+def keys_of(
+    doc: Int[np.ndarray, " positions"], pos: Int[np.ndarray, " positions"]
+) -> Int[np.ndarray, " positions"]:
+    """A number for each position, in order of document and position."""
+    keys: Int[np.ndarray, " positions"] = (doc.astype(np.int64) << 32) + pos
+    return keys

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,8 @@ def open_written(place: Path, tokenizer: Any) -> Layout:
         files.append(file)
         spans.append(found)
     corpus = _written_text(place, run, facts, tokenizer)
-    columns = zip(*(vars(one).values() for one in spans), strict=True)
+    names = [one.name for one in fields(Spans)]
+    columns = ([getattr(one, name) for one in spans] for name in names)
     whole = Spans(*(np.concatenate(column) for column in columns)).sorted()
     _refuse_gaps(place, whole, facts.text.positions)
     return Layout(

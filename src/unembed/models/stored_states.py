@@ -19,7 +19,7 @@ from unembed.models.checkpoint import Checkpoint, context_of, token_ids
 from unembed.models.head_and_tail import one_block_digest
 from unembed.models.norm_side import NormSide, Side, StoredTail, side_of
 from unembed.models.other_ids import refuse_other_ids
-from unembed.models.states_layout import Layout
+from unembed.models.states_layout import Layout, keys_of
 from unembed.models.states_others import open_layout
 from unembed.short_repr import ShortRepr
 from unembed.text.corpus import Corpus
@@ -171,10 +171,9 @@ def _at(
 ) -> Float[Tensor, "positions width"]:
     """The states of these positions as they are stored."""
     spans = layout.spans
-    keys = _keys(spans.doc, spans.pos)
-    wanted = _keys(doc, pos)
-    at = np.searchsorted(keys, wanted, side="right") - 1
-    beyond = wanted - keys[at]
+    wanted = keys_of(doc, pos)
+    at = np.searchsorted(spans.keys, wanted, side="right") - 1
+    beyond = wanted - spans.keys[at]
     missing = np.flatnonzero((at < 0) | (beyond >= spans.length[at]))
     if missing.size:
         first = int(missing[0])
@@ -189,13 +188,6 @@ def _at(
         one = layout.files[int(file[start])]
         found[start:end] = one.read(int(row[start]), int(row[end - 1]) + 1)
     return found
-
-
-def _keys(
-    doc: Int[np.ndarray, " positions"], pos: Int[np.ndarray, " positions"]
-) -> Int[np.ndarray, " positions"]:
-    keys: Int[np.ndarray, " positions"] = (doc.astype(np.int64) << 32) + pos
-    return keys
 
 
 def _some(
@@ -216,9 +208,9 @@ def _next_tokens(
     corpus: Corpus, doc: Int[np.ndarray, " tried"], pos: Int[np.ndarray, " tried"]
 ) -> Int[np.ndarray, " tried"]:
     """The token after each position."""
-    keys = _keys(corpus.document, corpus.offset)
+    keys = keys_of(corpus.document, corpus.offset)
     order = np.argsort(keys, kind="stable")
-    row = order[np.searchsorted(keys[order], _keys(doc, pos), side="right") - 1]
+    row = order[np.searchsorted(keys[order], keys_of(doc, pos), side="right") - 1]
     return np.asarray(corpus.ids[corpus.starts[row] + pos - corpus.offset[row] + 1], dtype=np.int64)
 
 

@@ -69,6 +69,11 @@ def check_given(facts: Provenance, checkpoint: Checkpoint, corpus: Corpus, run: 
         )
     digest = digest_of(checkpoint.model)
     if digest != facts.model_digest:
+        if "hidden_states" in facts.options:
+            raise UnembedError(
+                f"the {run} was made of stored states, whose body is not known: ask for slices "
+                "with the audit itself, --slices"
+            )
         raise UnembedError(
             f"{checkpoint.name} is not the {done} model (digest {digest[:12]}, the {run} has "
             f"{facts.model_digest[:12]}): give {facts.model} as it was, or measure it again"
