@@ -2,6 +2,7 @@
 
     python benchmarks/shared_rows.py
     python benchmarks/shared_rows.py --shares 1 2 4 --vocabulary 151936 --width 1024 --work audit
+    python benchmarks/shared_rows.py --device cuda --dtype bfloat16 --positions 16384
 
 Each point is a launch of fresh processes on one thread each, over gloo, every one with its own rows
 of one head of random numbers alone. ``seconds`` is the time of the slowest process, the least of
@@ -11,7 +12,8 @@ not stretch; ``exchange_seconds`` what exchanging took, waiting for others inclu
 ``added_mib`` its peak above them and the hidden states, the largest of any process. ``same`` says
 that ids and ranks are those of one process, and ``off`` how far the losses are from its.
 ``--work`` is the ``sweep`` alone, the columns of an ``audit`` with facets, the ``loss`` with its
-gradients, or a ``sketch``.
+gradients, or a ``sketch``. On CUDA each process takes a GPU, over NCCL, or all take the only one,
+over gloo, and memory is the allocator's; that has not been tried.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=1_024)
     parser.add_argument("--positions", type=int, default=1_024)
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--work", choices=WORK, default="sweep")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
@@ -106,9 +109,14 @@ def measure(given: argparse.Namespace) -> None:
     from unembed.signatures.sketches.constructions import sketch_of
     from unembed.signatures.sketches.sketch import SketchSpec
 
-    distributed.init_process_group("gloo")
+    gpus = torch.cuda.device_count() if given.device == "cuda" else 0
+    place = int(os.environ["RANK"])
+    device = torch.device("cuda", place % gpus) if gpus else torch.device(given.device)
+    if gpus:
+        torch.cuda.set_device(device)
+    distributed.init_process_group("nccl" if 1 < int(os.environ["WORLD_SIZE"]) <= gpus else "gloo")
     peers = Timed(ProcessGroupPeers.of())
-    place, count = peers.place, peers.count
+    count = peers.count
     dtype, vocabulary = getattr(torch, given.dtype), given.vocabulary
     height = -(-vocabulary // (SEGMENT * count)) * SEGMENT
     held = range(min(vocabulary, place * height), min(vocabulary, (place + 1) * height))
@@ -121,11 +129,14 @@ def measure(given: argparse.Namespace) -> None:
     generator = torch.Generator().manual_seed(vocabulary + 1)
     hidden = torch.randn(given.positions, given.width, generator=generator).to(dtype)
     targets = torch.randint(0, vocabulary, (given.positions,), generator=generator)
+    weight, hidden, targets = weight.to(device), hidden.to(device), targets.to(device)
     share = RowShare.of(len(weight), peers) if count > 1 else None
     head = Head.from_parts(weight, share=share)
     precision = head.precision()
     if given.work == "sketch":
-        sketch = sketch_of(SketchSpec(vocabulary, given.width, "complex_tensorsketch", 4_096, 0))
+        sketch = sketch_of(
+            SketchSpec(vocabulary, given.width, "complex_tensorsketch", 4_096, 0), device
+        )
 
     def work(rows: int) -> Any:
         states, own = hidden[:rows], targets[:rows]
@@ -147,9 +158,15 @@ def measure(given: argparse.Namespace) -> None:
     for _ in range(given.rounds):
         distributed.barrier()
         peers.seconds, peers.received = 0.0, 0
+        if gpus:
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+            held_before = torch.cuda.memory_allocated()
         start, busy = time.perf_counter(), time.process_time()
         with PeakMemory() as peak:
             found = work(given.positions)
+            if gpus:
+                torch.cuda.synchronize()
         took = time.perf_counter() - start
         if not best or took < best["seconds"]:
             best = {
@@ -159,6 +176,8 @@ def measure(given: argparse.Namespace) -> None:
                 "received_mib": peers.received / 2**20,
                 "added_mib": peak.mib - before,
             }
+            if gpus:
+                best["added_mib"] = (torch.cuda.max_memory_allocated() - held_before) / 2**20
     best["rows_mib"] = weight.nbytes / 2**20
     own = torch.tensor(list(best.values()), dtype=torch.float64)
     worst = torch.stack(peers.gather(own)).amax(0).tolist()
@@ -167,7 +186,7 @@ def measure(given: argparse.Namespace) -> None:
     digest = hashlib.sha256()
     for name in names:
         if name in columns:
-            digest.update(torch.as_tensor(columns[name]).numpy().tobytes())
+            digest.update(torch.as_tensor(columns[name]).cpu().numpy().tobytes())
     nll = found["nll"] if isinstance(found, dict) else found.nll
     if place == 0:
         columns_of_all = {name: round(value, 3) for name, value in zip(best, worst, strict=True)}
