@@ -37,6 +37,11 @@ def test_states_and_then_an_audit_of_them(
     assert "of 300 tried 100 % are of the size that the norm makes" in page
     direct = run("audit", llama_folder, text, "-o", tmp_path / "b", *HOW, "--slices", "0")
     assert direct.code == 0
+    signature = tmp_path / "s.safetensors"
+    quick = ("--size", "64", "--quiet")
+    sketched = run("sketch", llama_folder, "--hidden", folder, "-o", signature, *quick)
+    assert sketched.code == 0, sketched.err
+    assert "300" in sketched.out
     tables = [Audit.load(tmp_path / name).table for name in ("a", "b")]
     assert tables[0].equals(tables[1])
 

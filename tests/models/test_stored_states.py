@@ -25,6 +25,7 @@ from unembed.head.head import Head
 from unembed.models import Depths, StoredStates
 from unembed.models.head_and_tail import load_head_and_tail
 from unembed.models.norm_side import StoredTail, side_of
+from unembed.text.windows import Windows
 
 BUNDLED = Path(unembed.__file__).parent / "demo" / "model"
 SENTENCES = [TEXTS[0], TEXTS[2], *(f"{text} Return the value of the name." for text in TEXTS)] * 2
@@ -399,3 +400,9 @@ def test_a_sketch_of_stored_states_is_that_of_the_text(
     assert made.identity == direct.identity
     aligned = unembed.align([direct, made])
     assert float(aligned.joint.value[0, 1]) == pytest.approx(1, abs=1e-6)
+    few = stored.windows(None, 50, spread=True)
+    wanted = Windows.of(text, few.context, max_positions=50, spread=True)
+    assert (few.start.tolist(), few.length.tolist()) == (
+        wanted.start.tolist(),
+        wanted.length.tolist(),
+    )

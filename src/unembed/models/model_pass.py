@@ -378,7 +378,12 @@ def _of_stored(
     """A pass over stored states, whose windows are those that they were made of."""
     if corpus.digest != stored.corpus.digest:
         raise UnembedError("the text is not that of the stored states: give their own, .corpus")
-    windows = stored.windows(reading.context, reading.max_positions)
+    windows = stored.windows(
+        reading.context,
+        reading.max_positions,
+        spread=reading.spread,
+        whole_windows=reading.whole_windows,
+    )
     precision = head.precision(stored.dtype)
     plan = BatchPlan.of(head.weight.device, reading.batch_tokens, reading.part_positions)
     on_cpu = head.weight.device.type == "cpu"

@@ -100,10 +100,18 @@ class StoredStates(ShortRepr):
         """The text that they were made of."""
         return self.layout.corpus
 
-    def windows(self, context: int | None, max_positions: int | None) -> Windows:
-        """The windows that the states were made of, or those of the first so many positions.
+    def windows(
+        self,
+        context: int | None,
+        max_positions: int | None,
+        *,
+        spread: bool = False,
+        whole_windows: bool = False,
+    ) -> Windows:
+        """The windows that the states were made of, or so many positions of them.
 
-        Raises UnembedError for another context, and for more positions than there are.
+        Fewer are those of the text's beginning or, with ``spread``, from all over it. Raises
+        UnembedError for another context, and for more positions than there are.
         """
         written, held, own = self.layout.written, self.layout.spans.positions, self.context
         if context not in (None, own):
@@ -114,12 +122,18 @@ class StoredStates(ShortRepr):
             raise UnembedError(
                 f"--max-positions {max_positions:,} is more than the {held:,} stored: leave it out"
             )
-        if written is None:
-            return Windows.of(self.corpus, own, max_positions=max_positions)
-        overflow: Any = written.text.overflow
-        spread = bool(written.options.get("spread", False))
-        most = held if max_positions is None else max_positions
-        return Windows.of(self.corpus, own, overflow, most, spread=spread)
+        overflow: Any = "windows" if written is None else written.text.overflow
+        if max_positions in (None, held):
+            max_positions = held
+            spread = written is not None and bool(written.options.get("spread", False))
+        return Windows.of(
+            self.corpus,
+            own,
+            overflow,
+            max_positions,
+            spread=spread,
+            whole_windows=whole_windows,
+        )
 
     @property
     def notes(self) -> tuple[str, ...]:

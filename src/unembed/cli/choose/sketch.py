@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import click
 from unembed.cli.help import Verb, Words, option, under
 from unembed.cli.options import BATCHES, LARGE_MODELS, LOADING, PRINTING, TEXT, WINDOWS, Source
 from unembed.cli.printing import echo, say
+from unembed.cli.states import OF_A_TEXT, hidden_options, open_stored, stored_in_place_of
 from unembed.errors import UnembedError
 from unembed.signatures.sketches.names import CONSTRUCTIONS, DEFAULT
 
@@ -23,7 +24,7 @@ FILE = click.Path(path_type=Path)
 
 @click.command("sketch", cls=Verb)
 @click.argument("model")
-@click.argument("corpus")
+@click.argument("corpus", required=False)
 @under(
     "Output",
     option("-o", "--out", type=FILE, required=True, help="Signature to write, .safetensors."),
@@ -98,6 +99,7 @@ FILE = click.Path(path_type=Path)
         default_is="all",
     ),
 )
+@hidden_options
 @WINDOWS
 @TEXT
 @BATCHES
@@ -105,7 +107,9 @@ FILE = click.Path(path_type=Path)
 @LARGE_MODELS
 def sketch_command(
     model: str,
-    corpus: str,
+    corpus: str | None,
+    hidden: Path | None,
+    states_are: str | None,
     out: Path,
     task: str | None,
     verbalizers: Path | None,
@@ -127,8 +131,8 @@ def sketch_command(
     over the text. unembed align tells from two of them how alike the moves are. Signatures compare
     where model, construction, size, seed, unit and labels are the same. With --labels model there
     is no label noise, and the text needs no right next tokens. --max-positions draws from the first
-    million positions of the text, or from 64 times as many. A killed run goes on with the same
-    command.
+    million positions of the text, or from 64 times as many. --hidden DIR reads stored states in
+    place of a body, as in unembed audit. A killed run goes on with the same command.
     """
     from unembed.runs.ranks import current_ranks
     from unembed.signatures.alignment.tables import signature_text
@@ -150,11 +154,18 @@ def sketch_command(
         raise UnembedError("--restrict needs --verbalizers: the words to restrict the softmax to")
     if words is not None and not given["completion_only"]:
         raise UnembedError("--verbalizers needs --completion-only: answers are completions")
+    of_states = stored_in_place_of(corpus, hidden, states_are)
     source = Source.taken(given)
+    if of_states:
+        given = {name: value for name, value in given.items() if name not in OF_A_TEXT}
     options = SketchOptions(**given)
-    checkpoint, text = source.open(
-        model, corpus, quiet=quiet, verbalizers=words, options=options, notes=False
-    )
+    if hidden is not None:
+        checkpoint, stored = open_stored(model, source, hidden, states_are, quiet=quiet)
+        text, options = stored.corpus, replace(options, stored=stored)
+    else:
+        checkpoint, text = source.open(
+            model, str(corpus), quiet=quiet, verbalizers=words, options=options, notes=False
+        )
     if words is not None and not words.restrict and not quiet:
         _say_several_tokens(words, text.tokenizer)
     before = out.exists()
