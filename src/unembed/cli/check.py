@@ -12,6 +12,8 @@ from unembed.cli.printing import say
 from unembed.errors import UnembedError
 from unembed.models.names import SCHEMES
 
+OF_COST = ("run", "ranks")
+
 
 @click.command("check", cls=Verb)
 @click.argument("model")
@@ -27,6 +29,17 @@ from unembed.models.names import SCHEMES
     option("--quantize", type=click.Choice(list(SCHEMES)), help="With its weights rounded."),
     option("--quantize-head", is_flag=True, help="The head's weights too."),
 )
+@under(
+    "Cost",
+    option(
+        "--cost",
+        "corpus",
+        metavar="CORPUS",
+        help="What a run would take on this text, or on so many tokens (1e9).",
+    ),
+    option("--run", metavar="VERB", help="Whose: audit, layers, compare or sketch.", default_is="audit"),
+    option("--ranks", type=int, help="Processes, a device each.", default_is="1"),
+)
 @LOADING
 def check_command(
     model: str,
@@ -34,6 +47,9 @@ def check_command(
     context: int | None,
     quantize: str | None,
     quantize_head: bool,
+    corpus: str | None,
+    run: str | None,
+    ranks: int | None,
     **loading: Any,
 ) -> None:
     """Say what was recovered and proved of MODEL, and what to mind.
@@ -43,12 +59,24 @@ def check_command(
     \b
     Example:
       unembed check ./my-model
+      unembed check ./my-model --cost 1e9 --device h100 --ranks 8
     \f
     The head is recovered and must give the model's own logits; later tokens are changed, and must
     move no earlier hidden state; a short row is read beside a long one. A model that cannot be
     measured is refused in one line, with exit status 2, as every verb would. A run proves its own
     body again, at the lengths that it reads.
+
+    --cost reads no weights, so that a folder with config.json alone will do. It says the time,
+    memory and disk of a run, by what they are made of and how far they may be off, at the published
+    rates of --device h100, h200, a100, l40s or rtx4090, or at those of this machine, which are
+    measured.
     """
+    if corpus is not None:
+        _say_cost(model, corpus, as_json, context, run, ranks, loading)
+        return
+    for name, value in (("--run", run), ("--ranks", ranks)):
+        if value is not None:
+            raise UnembedError(f"{name} {value} is of a cost: add --cost with a text, or 1e9 tokens")
     from unembed.models.adapters import load_whole
     from unembed.models.model_check import check
     from unembed.models.quantization import check_scheme, quantized
@@ -62,4 +90,30 @@ def check_command(
     if quantize is not None:
         checkpoint = quantized(checkpoint, quantize, head=quantize_head)
     found = check(checkpoint, context=context)
+    say(str(found), {"verdict": found.verdict, **record_to_json(found)}, as_json)
+
+
+def _say_cost(
+    model: str,
+    corpus: str,
+    as_json: bool,
+    context: int | None,
+    run: str | None,
+    ranks: int | None,
+    loading: dict[str, Any],
+) -> None:
+    """Print what a run would take."""
+    from unembed.models.cost.cost import cost
+    from unembed.runs.record import record_to_json
+
+    source = {name: loading[name] for name in ("dtype", "device", "revision", "trust_remote_code")}
+    found = cost(
+        model,
+        corpus,
+        run=run or "audit",
+        ranks=1 if ranks is None else ranks,
+        tp=loading.get("tp") or 1,
+        context=context,
+        **source,
+    )
     say(str(found), {"verdict": found.verdict, **record_to_json(found)}, as_json)

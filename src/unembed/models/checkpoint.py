@@ -105,7 +105,7 @@ def load(
             refuse_unscaled(name, stored)
         ask_for_plain_weights(method, config)
         wrapper = _is_wrapper(config)
-        auto: Any = _wrapper_class() if wrapper else transformers.AutoModelForCausalLM
+        auto = automatic_class(config)
         if one_block:
             config = with_one_block(config)
         refuse_larger(name, config, auto, stored, plain=method is None)
@@ -120,7 +120,7 @@ def load(
                 output_loading_info=True,
             )
             model, report = loaded
-            wide = _stored_dtype(config) in WIDE and model.dtype not in WIDE
+            wide = stored_dtype(config) in WIDE and model.dtype not in WIDE
             left_out: tuple[str, ...] = (WIDE_LEFT_OUT,) if wide and dtype == "auto" else ()
             if method is not None:
                 model, rounded = make_plain(name, model, method)
@@ -142,11 +142,18 @@ def load(
 
 
 def configuration_of(
-    name: str, revision: str | None = None, trust_remote_code: bool = False
+    name: str,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    *,
+    weights: bool = True,
 ) -> Any:
-    """A checkpoint's configuration, without its weights. Raises UnembedError as ``load`` does."""
+    """A checkpoint's configuration, without its weights. Raises UnembedError as ``load`` does.
+
+    Without ``weights`` a folder that holds none of them yet will do.
+    """
     with _one_line(name, "cannot be read", "give the folder of a checkpoint that you may read"):
-        _check_file_names(name)
+        _check_file_names(name, weights)
     with current_phases()(START):
         import transformers
 
@@ -203,7 +210,7 @@ def token_ids(tokenizer: Any) -> list[int]:
     return sorted({int(i) for i in tokenizer.get_vocab().values()})
 
 
-def _check_file_names(name: str) -> None:
+def _check_file_names(name: str, weights: bool) -> None:
     """Refuse what can be recognised from the file names, before anything is read."""
     folder = Path(name)
     if gguf_file(name) is not None:
@@ -218,6 +225,8 @@ def _check_file_names(name: str) -> None:
         return
     if not (folder / "config.json").exists():
         raise UnembedError(f"{name} holds no config.json: give a Hugging Face checkpoint folder")
+    if not weights:
+        return
     if not any(folder.glob("*.safetensors")):
         refuse_pickles(folder)
         raise UnembedError(f"{name} holds no .safetensors weights")
@@ -287,7 +296,7 @@ def _precision(dtype: str, config: Any, method: str | None) -> dict[str, Any]:
     import transformers
 
     asked: Any = "auto" if dtype == "auto" else getattr(torch, dtype)
-    if asked == "auto" and _stored_dtype(config) in WIDE:
+    if asked == "auto" and stored_dtype(config) in WIDE:
         asked = torch.float32
     if method != "gguf":
         return {"dtype": asked}
@@ -298,9 +307,16 @@ def _precision(dtype: str, config: Any, method: str | None) -> dict[str, Any]:
     }
 
 
-def _stored_dtype(config: Any) -> Any:
+def stored_dtype(config: Any) -> Any:
     """The precision that a configuration states, of the whole or of its text part."""
     return getattr(config, "dtype", None) or getattr(config.get_text_config(), "dtype", None)
+
+
+def automatic_class(config: Any) -> Any:
+    """The class of transformers' own that makes a configuration's model."""
+    import transformers
+
+    return _wrapper_class() if _is_wrapper(config) else transformers.AutoModelForCausalLM
 
 
 def _wrapper_class() -> Any:

@@ -104,6 +104,19 @@ def batches(windows: Windows, part: range, plan: BatchPlan, *, mix: bool = True)
         yield _batch(windows, [chosen for chosen, _widths in blocks])
 
 
+def blocks_of(widths: Int[np.ndarray, " windows"], plan: BatchPlan) -> tuple[int, int]:
+    """How many blocks windows of these lengths make, as one part, and of how many padded tokens."""
+    ordered = -np.sort(-widths)
+    most, at, blocks, padded = min(plan.block_tokens, plan.batch_tokens), 0, 0, 0
+    for stop in _batch_ends(ordered, plan):
+        while at < stop:
+            count = _block_size(ordered[at:stop], most, True)
+            padded += count * int(ordered[at])
+            blocks += 1
+            at += count
+    return blocks, padded
+
+
 def shortest_mixed(windows: Windows, plan: BatchPlan) -> int | None:
     """Length of the shortest window that a plan pads to that of a longer one; None where every
     block has one length."""

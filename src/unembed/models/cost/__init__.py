@@ -1,0 +1,1 @@
+"""What a run will take before it is begun: seconds, memory and disk, from shapes and rates."""
