@@ -1,4 +1,4 @@
-"""What a run takes against what was foretold of it: whole commands, shapes that nothing was fitted on.
+"""What a run takes against what was foretold: whole commands, at shapes that nothing was fitted on.
 
     python benchmarks/cost.py                              # every held-out shape, audits
     python benchmarks/cost.py --fit                        # the constants of models/cost/host.py
@@ -77,7 +77,9 @@ def main() -> None:
     parser.add_argument("--run", choices=("audit", "layers", "compare", "sketch"), default="audit")
     parser.add_argument("--ranks", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=1)
-    parser.add_argument("--fit", action="store_true", help="print constants for models/cost/host.py")
+    parser.add_argument(
+        "--fit", action="store_true", help="print constants for models/cost/host.py"
+    )
     parser.add_argument("--folder", type=Path, help="where models and texts are kept, used again")
     parser.add_argument("--make", action="store_true", help="write them and end")
     parser.add_argument("--json", type=Path)

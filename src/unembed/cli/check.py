@@ -12,8 +12,6 @@ from unembed.cli.printing import say
 from unembed.errors import UnembedError
 from unembed.models.names import SCHEMES
 
-OF_COST = ("run", "ranks")
-
 
 @click.command("check", cls=Verb)
 @click.argument("model")
@@ -37,8 +35,16 @@ OF_COST = ("run", "ranks")
         metavar="CORPUS",
         help="What a run would take on this text, or on so many tokens (1e9).",
     ),
-    option("--run", metavar="VERB", help="Whose: audit, layers, compare or sketch.", default_is="audit"),
+    option("--run", metavar="VERB", help="audit, layers, compare or sketch.", default_is="audit"),
     option("--ranks", type=int, help="Processes, a device each.", default_is="1"),
+    option("--tp", type=int, help="Of them hold one model together.", default_is="1"),
+    option(
+        "--part-positions",
+        type=int,
+        rare=True,
+        help="Positions a file holds; ranks share files.",
+        default_is="the verb's",
+    ),
 )
 @LOADING
 def check_command(
@@ -50,6 +56,8 @@ def check_command(
     corpus: str | None,
     run: str | None,
     ranks: int | None,
+    tp: int | None,
+    part_positions: int | None,
     **loading: Any,
 ) -> None:
     """Say what was recovered and proved of MODEL, and what to mind.
@@ -69,14 +77,21 @@ def check_command(
     --cost reads no weights, so that a folder with config.json alone will do. It says the time,
     memory and disk of a run, by what they are made of and how far they may be off, at the published
     rates of --device h100, h200, a100, l40s or rtx4090, or at those of this machine, which are
-    measured.
+    measured. A comparison is taken to be of two such models.
     """
+    asked = {"run": run, "ranks": ranks, "tp": tp, "part_positions": part_positions}
+    given = {name: value for name, value in asked.items() if value is not None}
     if corpus is not None:
-        _say_cost(model, corpus, as_json, context, run, ranks, loading)
+        for name, value in (("--quantize", quantize), ("--base", loading["base"])):
+            if value is not None:
+                raise UnembedError(f"{name} {value} has no cost of its own: leave it out of --cost")
+        _say_cost(model, corpus, as_json, context=context, **given, **loading)
         return
-    for name, value in (("--run", run), ("--ranks", ranks)):
-        if value is not None:
-            raise UnembedError(f"{name} {value} is of a cost: add --cost with a text, or 1e9 tokens")
+    for name, value in given.items():
+        raise UnembedError(
+            f"--{name.replace('_', '-')} {value} is of a cost: add --cost with a text, or with a "
+            "number of tokens such as 1e9"
+        )
     from unembed.models.adapters import load_whole
     from unembed.models.model_check import check
     from unembed.models.quantization import check_scheme, quantized
@@ -93,27 +108,11 @@ def check_command(
     say(str(found), {"verdict": found.verdict, **record_to_json(found)}, as_json)
 
 
-def _say_cost(
-    model: str,
-    corpus: str,
-    as_json: bool,
-    context: int | None,
-    run: str | None,
-    ranks: int | None,
-    loading: dict[str, Any],
-) -> None:
+def _say_cost(model: str, corpus: str, as_json: bool, **given: Any) -> None:
     """Print what a run would take."""
     from unembed.models.cost.cost import cost
     from unembed.runs.record import record_to_json
 
-    source = {name: loading[name] for name in ("dtype", "device", "revision", "trust_remote_code")}
-    found = cost(
-        model,
-        corpus,
-        run=run or "audit",
-        ranks=1 if ranks is None else ranks,
-        tp=loading.get("tp") or 1,
-        context=context,
-        **source,
-    )
+    del given["base"]
+    found = cost(model, corpus, **given)
     say(str(found), {"verdict": found.verdict, **record_to_json(found)}, as_json)

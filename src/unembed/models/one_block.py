@@ -15,10 +15,15 @@ NUMBERED = re.compile(r"(?:^|\.)(\w+)\.(\d+)\.")
 
 
 def with_one_block(config: Any) -> Any:
-    """The configuration of the same model with its first block alone.
+    """The configuration of the same model with its first block alone. See ``with_blocks``."""
+    return with_blocks(config, 1)
 
-    What the configuration lists a block at a time is cut to one. Raises UnembedError where it does
-    not say how many blocks there are.
+
+def with_blocks(config: Any, kept: int) -> Any:
+    """The configuration of the same model with its first blocks alone.
+
+    What the configuration lists a block at a time is cut to as many. Raises UnembedError where it
+    does not say how many blocks there are.
     """
     short = copy.deepcopy(config)
     text = short.get_text_config()
@@ -27,8 +32,8 @@ def with_one_block(config: Any) -> Any:
         raise UnembedError(f"{type(config).__name__} does not say how many blocks there are")
     for setting, value in list(vars(text).items()):
         if isinstance(value, list | tuple) and len(value) == blocks > 1:
-            setattr(text, setting, value[:1])
-    text.num_hidden_layers = 1
+            setattr(text, setting, value[:kept])
+    text.num_hidden_layers = kept
     return short
 
 

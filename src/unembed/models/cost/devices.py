@@ -48,12 +48,14 @@ DEVICES = {
 
 @dataclass(frozen=True)
 class Rates(ShortRepr):
-    """Seconds of one process for a token of the body, and for a position's pass over the vocabulary.
+    """Seconds of one process: of a token of the body, and of a position's pass over the vocabulary.
 
-    A block, which a body reads at once, takes ``body_block`` beside its tokens. The pass is a ``product`` with the head's rows and ``statistics`` of its logits; ``exchange`` is
-    what processes that hold a model together send for a token. At best and at worst all these take
+    A block, which a body reads at once, takes ``body_block`` beside its tokens. The pass is a
+    ``product`` with the head's rows and ``statistics`` of its logits; ``exchange`` is what
+    processes that hold a model together send for a token. At best and at worst all these take
     ``fastest`` and ``slowest`` times as long. ``host`` is how many times as long as on the machine
-    where constants were fitted Python's own work takes; ``memory`` None: what the machine has.
+    where constants were fitted Python's own work takes; ``memory`` is the device's, None on a CPU.
+    ``replicas`` of the body read side by side; ``said`` is where all this is from.
     """
 
     device: str
@@ -67,6 +69,7 @@ class Rates(ShortRepr):
     host: float = 1.0
     memory: float | None = None
     gpu: bool = True
+    measured: bool = False
     replicas: int = 1
     said: str = ""
 

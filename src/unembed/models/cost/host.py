@@ -1,4 +1,4 @@
-"""What Python, the disk and the page take of a run: fitted on whole commands, by hardware scaled."""
+"""What Python, the disk and the page take of a run, fitted on whole commands."""
 
 from __future__ import annotations
 

@@ -15,10 +15,10 @@ class RunKind(ShortRepr):
     ``reads`` of every position by the body of each of ``models``; ``products`` and ``statistics``
     of whole passes over the vocabulary, with so many more of each for a depth; ``row_bytes`` of a
     position in its tables, before they are packed, and for a depth. ``position_seconds`` are what
-    else a position takes, ``squares`` the float64 operations of it for a depth, over the width's
-    square; ``depth_seconds`` what a depth takes whatever the text. At most ``most_positions`` are
-    read; a part is of so many. ``summaries`` are those of an audit that its end takes, with
-    ``end_seconds`` of its own, and ``slices`` says that it cuts the cells around the narrowest decisions.
+    else a position takes, ``depth_seconds`` what a depth does whatever the text, and ``held_bytes``
+    what a batch holds beside its states. At most ``most_positions`` are read; a part is of so many.
+    ``summaries`` are those of an audit that its end takes, with ``end_seconds`` of its own, and
+    ``slices`` says that it cuts the cells around the narrowest decisions.
     """
 
     name: str
@@ -31,8 +31,8 @@ class RunKind(ShortRepr):
     row_bytes: float = 97.0
     depth_row_bytes: float = 0.0
     position_seconds: float = 0.0
-    squares: float = 0.0
     depth_seconds: float = 0.0
+    held_bytes: float = 0.0
     most_positions: int | None = None
     part_positions: int = 1 << 15
     summaries: float = 1.0
@@ -62,8 +62,8 @@ KINDS = {
         depth_products=2.5,
         depth_statistics=5.0,
         depth_row_bytes=2.5 * 100.0,
-        squares=2.0,
         depth_seconds=2.0,
+        held_bytes=2 * 134e6,
         most_positions=20_000,
         part_positions=1 << 13,
     ),

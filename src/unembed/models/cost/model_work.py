@@ -20,7 +20,6 @@ from unembed.head.head import final_hidden, output_embedding
 from unembed.models.checkpoint import (
     CONTEXT_LIMIT,
     automatic_class,
-    configuration_of,
     configured_context,
     quietly,
     stored_dtype,
@@ -93,42 +92,36 @@ class ModelWork(ShortRepr):
         return min(most or CONTEXT_LIMIT, CONTEXT_LIMIT) if asked is None else asked
 
     @staticmethod
-    def of(name: str, *, dtype: str = "auto", **source: Any) -> ModelWork:
-        """Count a checkpoint's work from its configuration, and from nothing else.
+    def of(name: str, config: Any, dtype: str = "auto") -> ModelWork:
+        """Count a model's work from its configuration, and from nothing else.
 
-        The folder may hold config.json alone. The model is made of tensors without numbers and
-        read at two lengths, so that any architecture is counted as it is. Raises UnembedError
-        where the configuration makes no causal language model.
+        It is made of tensors without numbers and read at two lengths, so that any architecture is
+        counted as it is. Raises UnembedError for what makes no causal language model.
         """
-        config = configuration_of(name, weights=False, **source)
-        return counted(name, config, dtype)
-
-
-def counted(name: str, config: Any, dtype: str = "auto") -> ModelWork:
-    """``ModelWork.of`` from a configuration."""
-    with one_line(name), quietly(), FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        model = skeleton(config, precision_of(config, dtype))
-        head = output_embedding(model).weight
-        flops, peaks = zip(*(_read(model, tokens) for tokens in (SHORT, LONG)), strict=True)
-        inputs = model.get_input_embeddings()
-        text = config.get_text_config()
-        (flops_each, flops_squared), (bytes_each, bytes_squared) = map(_by_length, (flops, peaks))
-        return ModelWork(
-            name,
-            type(model).__name__,
-            next(model.parameters()).dtype,
-            sum(parameter.numel() for parameter in model.parameters()),
-            int(head.shape[0]),
-            int(head.shape[1]),
-            inputs is not None and inputs.weight is head,
-            flops_each,
-            CAUSAL * flops_squared,
-            bytes_each,
-            bytes_squared,
-            configured_context(config),
-            getattr(text, "num_hidden_layers", 1),
-            getattr(text, "num_attention_heads", None) or 1,
-        )
+        fake: Any = FakeTensorMode(allow_non_fake_inputs=True)
+        with _one_line(name), quietly(), fake, torch.no_grad():
+            model = _skeleton(config, precision_of(config, dtype))
+            head: Any = output_embedding(model).weight
+            flops, peaks = zip(*(_read(model, tokens) for tokens in (SHORT, LONG)), strict=True)
+            per_token, squared = _by_length(flops)
+            state_bytes, attention_bytes = _by_length(peaks)
+            text = config.get_text_config()
+            return ModelWork(
+                name=name,
+                architecture=type(model).__name__,
+                dtype=next(model.parameters()).dtype,
+                parameters=sum(parameter.numel() for parameter in model.parameters()),
+                rows=int(head.shape[0]),
+                width=int(head.shape[1]),
+                tied=model.get_input_embeddings().weight is head,
+                flops=per_token,
+                attention_flops=CAUSAL * squared,
+                state_bytes=state_bytes,
+                attention_bytes=attention_bytes,
+                most_context=configured_context(config),
+                layers=getattr(text, "num_hidden_layers", 1),
+                heads=getattr(text, "num_attention_heads", None) or 1,
+            )
 
 
 def _by_length(counts: Sequence[float]) -> tuple[float, float]:
@@ -139,7 +132,7 @@ def _by_length(counts: Sequence[float]) -> tuple[float, float]:
 
 
 @contextlib.contextmanager
-def one_line(name: str) -> Iterator[None]:
+def _one_line(name: str) -> Iterator[None]:
     """Turn what making a model of a configuration raises into one line with a remedy."""
     try:
         yield
@@ -161,26 +154,19 @@ def precision_of(config: Any, dtype: str) -> torch.dtype:
     return asked if asked in (torch.float16, torch.bfloat16) else torch.float32
 
 
-def skeleton(config: Any, dtype: torch.dtype) -> nn.Module:
-    """A model of a configuration, to be made inside a mode or on a device without numbers.
+def _skeleton(config: Any, dtype: torch.dtype) -> Any:
+    """A model of a configuration, to be made inside a mode without numbers.
 
     Experts are taken by products of all tokens at once where the architecture has them, since which
     token goes where is not known without numbers.
     """
-    own = copy.deepcopy(config)
-    auto = automatic_class(own)
-    for implementation in ("batched_mm", None):
-        if implementation is not None:
-            own._experts_implementation = implementation
-        else:
-            own = copy.deepcopy(config)
-        try:
-            model: nn.Module = auto.from_config(own, dtype=dtype)
-            return model.eval()
-        except (ValueError, NotImplementedError):
-            if implementation is None:
-                raise
-    raise AssertionError("a configuration is tried as it is at last")
+    auto = automatic_class(config)
+    at_once = copy.deepcopy(config)
+    at_once._experts_implementation = "batched_mm"
+    try:
+        return auto.from_config(at_once, dtype=dtype).eval()
+    except (ValueError, NotImplementedError):  # an architecture that chooses among no experts
+        return auto.from_config(copy.deepcopy(config), dtype=dtype).eval()
 
 
 def _read(model: nn.Module, tokens: int) -> tuple[float, int]:
@@ -198,7 +184,7 @@ class _Held(TorchDispatchMode):
     """
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.most = 0
         held = (*model.parameters(), *model.buffers())
         self.weights = {one.untyped_storage()._cdata for one in held}
@@ -208,11 +194,11 @@ class _Held(TorchDispatchMode):
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         made = function(*args, **(kwargs or {}))
-        if function is torch.ops.aten.index.Tensor:
-            if args[0].untyped_storage()._cdata in self.weights:
-                copied = made.untyped_storage()
-                self.seen.add(copied._cdata)
-                weakref.finalize(copied, self.seen.discard, copied._cdata)
+        chosen = function is torch.ops.aten.index.Tensor
+        if chosen and args[0].untyped_storage()._cdata in self.weights:
+            copied = made.untyped_storage()
+            self.seen.add(copied._cdata)
+            weakref.finalize(copied, self.seen.discard, copied._cdata)
         for one in made if isinstance(made, tuple | list) else (made,):
             if isinstance(one, torch.Tensor):
                 self._note(one.untyped_storage())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -15,12 +15,19 @@ from torch import Tensor, nn
 from unembed.head.blocks import BLOCK, ROWS
 from unembed.head.head import Head, faster_body_route, final_hidden
 from unembed.head.precision import Precision
-from unembed.head.product import WIDE_BLOCK, WIDE_ROWS, float32_products, left_operand
-from unembed.head.product import multiply, right_operand
+from unembed.head.product import (
+    WIDE_BLOCK,
+    WIDE_ROWS,
+    float32_products,
+    left_operand,
+    multiply,
+    right_operand,
+)
 from unembed.head.sweep import sweep
 from unembed.models.checkpoint import automatic_class, quietly
 from unembed.models.cost.devices import BATCH_TOKENS, Rates
-from unembed.models.cost.model_work import ModelWork, counted
+from unembed.models.cost.model_work import ModelWork
+from unembed.models.one_block import with_blocks
 from unembed.models.replicas import MOST_REPLICAS, replicas_of, side_by_side
 from unembed.runs.provenance import describe_device
 
@@ -87,26 +94,24 @@ def measured(
         statistics=(whole - product_of_all) * work.rows / rows,
         host=host_factor(),
         gpu=not cpu,
+        measured=True,
         replicas=count,
         memory=None if cpu else float(torch.cuda.get_device_properties(device).total_memory),
-        said=f"rates of {describe_device(device)} with {threads} threads, measured just now",
+        said=f"rates of this machine's {describe_device(device)}, measured just now by {threads} "
+        f"thread{'s' * (threads > 1)}",
     )
 
 
 def seconds_of(
     work: Callable[[Worker], object], workers: Sequence[Worker], device: torch.device
 ) -> float:
-    """Seconds of one call where all workers call side by side, the least of a few rounds."""
+    """Seconds of one call where all workers call side by side, the median of a few rounds."""
     items = len(workers)
 
     def timed(count: int) -> float:
         begin = time.perf_counter()
-        if items == 1:
-            for _ in range(count):
-                work(workers[0])
-        else:
-            for _ in side_by_side(workers, lambda worker, _item: work(worker), range(count)):
-                pass
+        for _ in side_by_side(workers, lambda worker, _item: work(worker), range(count)):
+            pass
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         return (time.perf_counter() - begin) / count
@@ -114,12 +119,10 @@ def seconds_of(
     once = timed(items)
     calls = max(items, min(50 * items, round(LEAST_SECONDS / REPEATS / max(once, 1e-6))))
     calls = -(-calls // items) * items
-    return min(timed(calls) for _ in range(REPEATS))
+    return statistics.median(timed(calls) for _ in range(REPEATS))
 
 
-def _some_of(
-    work: ModelWork, config: Any, device: torch.device
-) -> tuple[nn.Module | None, float]:
+def _some_of(work: ModelWork, config: Any, device: torch.device) -> tuple[nn.Module | None, float]:
     """A body with random numbers, and how many times its work the whole one's is; None: too large.
 
     It has a short embedding and as many of the blocks as MOST_NUMBERS allow.
@@ -130,22 +133,17 @@ def _some_of(
         return None, 1.0
     few = shortened(config, layers)
     try:
-        own = counted(work.name, few, str(work.dtype).removeprefix("torch."))
+        own = ModelWork.of(work.name, few, str(work.dtype).removeprefix("torch."))
         model = automatic_class(few).from_config(few, dtype=work.dtype).to(device).eval()
     except Exception:  # what one architecture or other needs of a whole configuration
         return None, 1.0
     return model, work.flops / own.flops
 
 
-def shortened(config: Any, layers: int) -> Any:
-    """A configuration with fewer blocks, a number for each of them where there are lists of such."""
-    few = copy.deepcopy(config)
+def shortened(config: Any, blocks: int) -> Any:
+    """A configuration with fewer blocks and a short embedding."""
+    few = with_blocks(config, blocks)
     text = few.get_text_config()
-    whole = text.num_hidden_layers
-    for name, value in list(vars(text).items()):
-        if isinstance(value, list) and len(value) == whole:
-            setattr(text, name, value[:layers])
-    text.num_hidden_layers = layers
     text.vocab_size = min(text.vocab_size, FEW_ROWS)
     for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
         setattr(text, name, None)
