@@ -1,7 +1,7 @@
 """What a run takes against what was foretold: whole commands, at shapes that nothing was fitted on.
 
     python benchmarks/cost.py                              # every held-out shape, audits
-    python benchmarks/cost.py --fit                        # the constants of models/cost/host.py
+    python benchmarks/cost.py --fit                        # the constants of models/costs/host.py
     python benchmarks/cost.py --run layers --shapes narrow deep --repeats 3
     python benchmarks/cost.py --ranks 2 --shapes long
 
@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument(
-        "--fit", action="store_true", help="print constants for models/cost/host.py"
+        "--fit", action="store_true", help="print constants for models/costs/host.py"
     )
     parser.add_argument("--folder", type=Path, help="where models and texts are kept, used again")
     parser.add_argument("--make", action="store_true", help="write them and end")
@@ -254,33 +254,51 @@ def total(cost: dict[str, Any], key: str) -> float:
 
 
 def fitted(found: list[dict[str, Any]]) -> dict[str, float]:
-    """The constants that the phases of these runs make most likely, in seconds of this machine."""
+    """The constants that the phases of these runs make most likely, in seconds of this machine.
+
+    Few runs tell a few of them; what a position takes of a summary is that of millions of them
+    (``benchmarks/scale.py``).
+    """
     import numpy as np
+
+    from unembed.models.costs.host import HOST
 
     def phase(name: str) -> Any:
         return np.array([one["phases"].get(name, 0.0) / one["foretold"]["host"] for one in found])
+
+    def column(take: Any) -> Any:
+        return np.array([float(take(one)) for one in found])
 
     def slope(values: Any, *columns: Any) -> list[float]:
         return [float(x) for x in np.linalg.lstsq(np.stack(columns, 1), values, rcond=None)[0]]
 
     ones = np.ones(len(found))
-    weights = np.array([one["foretold"]["memory"][0]["bytes"] for one in found])
-    positions = np.array([float(one["foretold"]["positions"]) for one in found])
-    characters = np.array([float(one["foretold"]["text"]["characters"]) for one in found])
-    load, load_byte = slope(phase("load"), ones, weights)
-    prepare, digest_byte = slope(phase("prepare"), ones, weights)
-    summary, summary_position = slope(phase("summary"), ones, positions)
+    shapes = [SHAPES[one["shape"]] for one in found]
+    positions = column(lambda one: one["foretold"]["positions"])
+    rows = column(lambda one: one["foretold"]["text"]["rows"])
+    weights = column(lambda one: one["foretold"]["memory"][0]["bytes"])
+    head = np.array([float(shape.vocab * shape.width) for shape in shapes])
+    both, load_byte = slope(phase("start") + phase("load"), ones, weights)
+    summary = phase("summary") - HOST.summary_position * positions
+    of_all, of_row, of_number = slope(summary, ones, rows, head)
+    disk_byte, files = slope(column(lambda one: one["disk"]), positions, ones)
+    others = column(
+        lambda one: sum(s["bytes"] for s in one["foretold"]["memory"] if s["name"] != "process")
+    )
     return {
-        "start": float(np.median(phase("start"))),
-        "load": load,
+        "start and load": both,
         "load_byte": load_byte,
-        "prepare": prepare,
-        "digest_byte": digest_byte,
-        "character": slope(phase("read"), characters)[0],
+        "character": slope(
+            phase("read"), column(lambda one: one["foretold"]["text"]["characters"])
+        )[0],
         "write_position": slope(phase("write"), positions)[0],
-        "summary": summary,
-        "summary_position": summary_position,
+        "summary": of_all,
+        "summary_row": of_row,
+        "slice_number": of_number,
         "page": float(np.median(phase("page"))),
+        "process_bytes": float(np.median(column(lambda one: one["memory"]) - others)),
+        "disk bytes a position": disk_byte,
+        "file_bytes": files,
     }
 
 

@@ -110,7 +110,7 @@ def check_command(
 
 def _say_cost(model: str, corpus: str, as_json: bool, **given: Any) -> None:
     """Print what a run would take."""
-    from unembed.models.cost.cost import cost
+    from unembed.models.costs.cost import cost
     from unembed.runs.record import record_to_json
 
     del given["base"]

@@ -1,5 +1,7 @@
 from .adapters import adapted as adapted
 from .checkpoint import token_ids as token_ids
+from .costs.cost import cost as cost
+from .costs.record import Cost as Cost
 from .depths import Depths as Depths
 from .model_check import ModelCheck as ModelCheck
 from .model_check import check as check
@@ -18,6 +20,9 @@ __all__ = [
     "Depths",
     "ModelCheck",
     "check",
+    # What a run of it will take
+    "Cost",
+    "cost",
     # Variants of a checkpoint
     "adapted",
     "quantized",

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from unembed.models.cost.text_size import TextSize
+from unembed.models.costs.text_size import TextSize
 from unembed.runs.table import as_text
 from unembed.short_repr import ShortRepr
 from unembed.stats.forms import in_bytes

@@ -9,13 +9,13 @@ import torch
 
 from unembed.errors import UnembedError
 from unembed.models.checkpoint import automatic_class, configuration_of
-from unembed.models.cost.devices import HERE, device_named, published
-from unembed.models.cost.estimate import PlannedRun, positions_at_once, positions_of
-from unembed.models.cost.kinds import kind_named
-from unembed.models.cost.model_work import ModelWork
-from unembed.models.cost.probe import measured
-from unembed.models.cost.record import Cost
-from unembed.models.cost.text_size import TextSize
+from unembed.models.costs.devices import HERE, device_named, published
+from unembed.models.costs.estimate import PlannedRun, positions_at_once, positions_of
+from unembed.models.costs.kinds import kind_named
+from unembed.models.costs.model_work import ModelWork
+from unembed.models.costs.probe import measured
+from unembed.models.costs.record import Cost
+from unembed.models.costs.text_size import TextSize
 from unembed.models.placement import usable_device
 from unembed.models.tensor_parallel import refuse_unsplit
 from unembed.text.batches import BatchPlan

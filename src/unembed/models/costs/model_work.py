@@ -169,12 +169,12 @@ def _skeleton(config: Any, dtype: torch.dtype) -> Any:
         return auto.from_config(copy.deepcopy(config), dtype=dtype).eval()
 
 
-def _read(model: nn.Module, tokens: int) -> tuple[float, int]:
+def _read(model: nn.Module, tokens: int) -> tuple[float, float]:
     """Operations of the body on one row of so many tokens, and the most bytes held at once."""
     counter = FlopCounterMode(display=False, custom_mapping=_ON_CPU)
     with _Held(model) as held, counter:
         final_hidden(model, torch.zeros(1, tokens, dtype=torch.long))
-    return float(counter.get_total_flops()), held.most
+    return float(counter.get_total_flops()), float(held.most)
 
 
 class _Held(TorchDispatchMode):

@@ -18,7 +18,8 @@ class RunKind(ShortRepr):
     else a position takes, ``depth_seconds`` what a depth does whatever the text, and ``held_bytes``
     what a batch holds beside its states. At most ``most_positions`` are read; a part is of so many.
     ``summaries`` are those of an audit that its end takes, with ``end_seconds`` of its own, and
-    ``slices`` says that it cuts the cells around the narrowest decisions.
+    ``slices`` says that it cuts the cells around the narrowest decisions. ``file_bytes`` are those
+    of its summary and page.
     """
 
     name: str
@@ -39,6 +40,7 @@ class RunKind(ShortRepr):
     end_seconds: float = 0.0
     slices: bool = False
     pages: float = 1.0
+    file_bytes: float = 7.2e5
 
 
 KINDS = {
@@ -51,18 +53,27 @@ KINDS = {
         statistics=2.5,
         row_bytes=2 * 97.0 + 24.0 + 60.0,
         summaries=2.0,
-        end_seconds=2.5,
+        end_seconds=3.5,
     ),
     "sketch": RunKind(
-        "sketch", statistics=3.4, row_bytes=0.0, position_seconds=6.4e-5, summaries=0.0, pages=0.0
+        "sketch",
+        statistics=3.4,
+        row_bytes=0.0,
+        position_seconds=6.4e-5,
+        summaries=0.0,
+        pages=0.0,
+        file_bytes=4e5,
     ),
     "layers": RunKind(
         "run of layers",
         reads=2.0,
         depth_products=2.5,
-        depth_statistics=5.0,
-        depth_row_bytes=2.5 * 100.0,
-        depth_seconds=2.0,
+        depth_statistics=3.3,
+        row_bytes=0.0,
+        depth_row_bytes=2.5 * 108.0,
+        depth_seconds=2.65,
+        end_seconds=2.2,
+        pages=1.7,
         held_bytes=2 * 134e6,
         most_positions=20_000,
         part_positions=1 << 13,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from unembed.errors import UnembedError
-from unembed.models.cost.model_work import ModelWork
+from unembed.models.costs.model_work import ModelWork
 from unembed.short_repr import ShortRepr
 
 HERE = "here"

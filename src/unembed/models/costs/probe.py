@@ -25,8 +25,8 @@ from unembed.head.product import (
 )
 from unembed.head.sweep import sweep
 from unembed.models.checkpoint import automatic_class, quietly
-from unembed.models.cost.devices import BATCH_TOKENS, Rates
-from unembed.models.cost.model_work import ModelWork
+from unembed.models.costs.devices import BATCH_TOKENS, Rates
+from unembed.models.costs.model_work import ModelWork
 from unembed.models.one_block import with_blocks
 from unembed.models.replicas import MOST_REPLICAS, replicas_of, side_by_side
 from unembed.runs.provenance import describe_device
@@ -174,7 +174,7 @@ def _body_seconds(
     for tokens in (full, full // 4):
         length = min(max(2, round(window)), max(tokens, round(window) * tokens // full))
         ids = torch.arange(max(1, tokens // length) * length, device=device).view(-1, length)
-        read = partial(_read, ids=ids % FEW_ROWS)
+        read = partial(_read, ids=ids % min(FEW_ROWS, work.rows))
         taken.append((ids.numel(), share * seconds_of(read, workers, device)))
     (many, long), (few, short) = taken
     token = min(long / many, (long - short) / (many - few))

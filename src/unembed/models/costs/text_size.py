@@ -6,6 +6,7 @@ import re
 from array import array
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -68,7 +69,7 @@ class TextSize(ShortRepr):
                 sampled += len(row.text)
         if not sample:
             raise UnembedError(f"{corpus} holds no text: give one, or a number of tokens (1e9)")
-        ids = load_tokenizer(model)(sample, verbose=False)["input_ids"]
+        ids = _tokenizer(model)(sample, verbose=False)["input_ids"]
         exact = len(sample) == len(characters)
         every = np.asarray(characters, dtype=np.float64)
         counts = np.array([len(row) for row in ids], dtype=np.float64)
@@ -93,6 +94,16 @@ class TextSize(ShortRepr):
             characters=int(every.sum()),
             exact=exact,
         )
+
+
+def _tokenizer(model: str) -> Any:
+    try:
+        return load_tokenizer(model)
+    except UnembedError as error:
+        reason = str(error).partition(": give a causal")[0]
+        raise UnembedError(
+            f"{reason}: give a number of tokens in place of the text (1e9)"
+        ) from None
 
 
 def _of_a_part(windows: np.ndarray, plan: BatchPlan) -> np.ndarray:

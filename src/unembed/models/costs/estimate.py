@@ -11,11 +11,11 @@ import torch
 from unembed.errors import UnembedError
 from unembed.head.blocks import BlockShape, most_rows
 from unembed.head.kernels.running import SEGMENT
-from unembed.models.cost.devices import Rates
-from unembed.models.cost.host import HOST, HostWork
-from unembed.models.cost.kinds import RunKind
-from unembed.models.cost.model_work import ModelWork
-from unembed.models.cost.record import (
+from unembed.models.costs.devices import Rates
+from unembed.models.costs.host import HOST, HostWork
+from unembed.models.costs.kinds import RunKind
+from unembed.models.costs.model_work import ModelWork
+from unembed.models.costs.record import (
     EACH,
     FIRST,
     ROOM,
@@ -28,7 +28,7 @@ from unembed.models.cost.record import (
     in_time,
     times,
 )
-from unembed.models.cost.text_size import TextSize
+from unembed.models.costs.text_size import TextSize
 from unembed.short_repr import ShortRepr
 from unembed.stats.forms import in_bytes
 from unembed.text.batches import LEAST_SHARE, BatchPlan
@@ -116,7 +116,9 @@ class PlannedRun(ShortRepr):
         kind, work, text, rates, host = self.kind, self.work, self.text, self.rates, self.host
         slow, mine = rates.host, self.positions * -(-self.parts // self.teams) / self.parts
         weights = kind.models * work.weight_bytes / self.tp
-        yield Term("start", host.start * slow, EACH, "Python and its libraries")
+        several = self.ranks > 1
+        start = (host.start + several * host.launch) * slow
+        yield Term("start", start, EACH, "Python and its libraries" + ", launched" * several)
         loaded = host.load * slow + weights * host.load_byte
         yield Term("load", loaded, EACH, f"{in_bytes(int(weights))} of weights, on a local disk")
         characters = text.characters * self.positions / text.positions
@@ -160,7 +162,9 @@ class PlannedRun(ShortRepr):
             yield Term("further readers", further, SHARED, f"what else {article(kind.name)} takes")
         written = mine * host.write_position * slow
         yield Term("writing", written, SHARED, "tables, packed and hashed")
-        end = kind.summaries * (host.summary + host.summary_position * self.positions)
+        rows = text.rows * self.positions / text.positions
+        end = host.summary + host.summary_position * self.positions + host.summary_row * rows
+        end *= kind.summaries
         end += kind.end_seconds + kind.slices * work.rows * work.width * host.slice_number
         yield Term("summary", end * slow, FIRST, f"of {self.positions:,} positions")
         yield Term("page", kind.pages * host.page * slow, FIRST, "drawn once")
@@ -172,7 +176,7 @@ class PlannedRun(ShortRepr):
         over = f" over {tp} processes" * (tp > 1)
         yield Size("weights", weights, f"{kind.models * work.parameters:,} numbers{over}")
         block = max(min(plan.block_tokens, plan.batch_tokens), text.longest) * rates.replicas
-        states = block * work.body_bytes(text.longest)
+        states = block * work.body_bytes(float(text.longest))
         yield Size("states", states, f"of {block:,} tokens that are read at once")
         place = torch.device("cuda" if rates.gpu else "cpu")
         held = max(plan.batch_tokens, text.longest) * rates.replicas
@@ -187,6 +191,8 @@ class PlannedRun(ShortRepr):
             wide = kind.row_bytes + kind.depth_row_bytes * depths
             results = 2 * min(self.positions, plan.part_positions) * wide
             yield Size("results", results, "of a part, before it is written")
+            held_columns = min(self.positions, self.host.most_held) * self.host.held_position
+            yield Size("summary", held_columns * kind.summaries, "columns of positions")
             yield Size("process", self.host.process_bytes, "Python, its libraries, the page")
 
     def disk(self) -> Iterator[Size]:
@@ -194,7 +200,7 @@ class PlannedRun(ShortRepr):
         wide = self.kind.row_bytes + self.kind.depth_row_bytes * (self.work.layers + 1)
         packed = self.positions * wide * self.host.packed
         yield Size("tables", packed, f"{wide:,.0f} bytes a position, packed")
-        yield Size("summary and page", self.host.page_bytes, "whatever the text")
+        yield Size("summary and page", self.kind.file_bytes, "whatever the text")
 
     def fitting(self) -> int | None:
         """The least ``tp`` at which a process' share fits in its device's memory."""
