@@ -29,8 +29,8 @@ from unembed.text.windows import Windows
 
 LARGE: dict[str, Any] = {
     "vocab_size": 128_256,
-    "hidden_size": 8192,
-    "intermediate_size": 28_672,
+    "hidden_size": 16_384,
+    "intermediate_size": 65_536,
     "num_attention_heads": 64,
     "num_key_value_heads": 8,
     "max_position_embeddings": 8192,
@@ -40,9 +40,9 @@ LARGE: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight blocks of a model of 70 billion parameters, as a configuration and nothing else."""
+    """Two wide blocks and a head, 12 billion parameters, as a configuration and nothing else."""
     folder = tmp_path_factory.mktemp("large")
-    tf.LlamaConfig(**LARGE, num_hidden_layers=8).save_pretrained(folder)
+    tf.LlamaConfig(**LARGE, num_hidden_layers=2).save_pretrained(folder)
     return folder
 
 
@@ -70,7 +70,7 @@ def test_experts_that_are_not_chosen_cost_nothing() -> None:
     assert ModelWork.of("a model", twice).flops - few.flops == 2 * of_one
 
 
-@pytest.mark.parametrize("name", ["gemma3", "gpt2", "mamba", "opt", "qwen3", "qwen3_next"])
+@pytest.mark.parametrize("name", ["gemma3", "gpt2", "opt", "qwen3", "qwen3_next"])
 def test_sizes_are_those_of_the_model_itself(name: str) -> None:
     model = ARCHITECTURES[name]()
     work, head = ModelWork.of(name, model.config), model.get_output_embeddings().weight
@@ -159,16 +159,15 @@ def test_ranks_share_what_they_share_and_repeat_the_rest(large: Path) -> None:
     assert seconds_by(uneven, "shared") == pytest.approx(seconds_by(alone, "shared") * 2 / 3)
 
 
-def test_what_does_not_fit_says_what_does(large: Path, tmp_path: Path) -> None:
+def test_what_does_not_fit_says_what_does(large: Path) -> None:
     assert cost(str(large), "1e9", device="h100").fits
-    tf.LlamaConfig(**LARGE, num_hidden_layers=40).save_pretrained(tmp_path)
-    found = cost(str(tmp_path), "1e9", device="rtx4090", ranks=8)
+    found = cost(str(large), "1e9", device="rtx4090", ranks=8)
     assert not found.fits
     assert found.fitting_tp is not None
     assert found.fitting_tp > 1
     assert "does not fit in the 24.0\u00a0GB of one RTX 4090" in found.verdict
     assert f"give --tp {found.fitting_tp}." in found.verdict
-    split = cost(str(tmp_path), "1e9", device="rtx4090", ranks=8, tp=found.fitting_tp)
+    split = cost(str(large), "1e9", device="rtx4090", ranks=8, tp=found.fitting_tp)
     assert split.fits
     assert "8 × RTX 4090" in split.verdict
     assert "exchange" in [term.name for term in split.terms]

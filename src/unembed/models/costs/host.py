@@ -11,7 +11,7 @@ from unembed.short_repr import ShortRepr
 class HostWork(ShortRepr):
     """Seconds and bytes of a run that no rate of a device decides, of one process.
 
-    Seconds are those of the machine that ``benchmarks/cost.py --fit`` fitted them on, and
+    Seconds are those of the machine that ``benchmarks/run_cost.py --fit`` fitted them on, and
     ``Rates.host`` scales them. The summary takes so much a position (as ``benchmarks/scale.py``
     found), a row of the text, and a number of the head where it cuts cells; ``held_position`` are
     the bytes that it holds of each of at most ``most_held``. ``packed`` is the share of its bytes

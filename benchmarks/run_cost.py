@@ -1,9 +1,9 @@
 """What a run takes against what was foretold: whole commands, at shapes that nothing was fitted on.
 
-    python benchmarks/cost.py                              # every held-out shape, audits
-    python benchmarks/cost.py --fit                        # the constants of models/costs/host.py
-    python benchmarks/cost.py --run layers --shapes narrow deep --repeats 3
-    python benchmarks/cost.py --ranks 2 --shapes long
+    python benchmarks/run_cost.py                  # every held-out shape, audits
+    python benchmarks/run_cost.py --fit            # the constants of models/costs/host.py
+    python benchmarks/run_cost.py --run layers --shapes narrow long --repeats 3
+    python benchmarks/run_cost.py --ranks 2 --shapes long
 
 Models have random weights, of the widths, depths and vocabularies below; their text is the bundled
 model's, whole documents or single lines, cut to so many positions. Each measurement is a fresh
