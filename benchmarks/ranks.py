@@ -8,6 +8,8 @@ Each measurement is a whole command, from the interpreter's start to the page, i
 with one thread each. ``torchrun`` is its own program, which imports torch before it starts a rank;
 ``direct`` starts the ranks with RANK and WORLD_SIZE set, as srun and mpirun do. Rounds of all
 settings take turns, the shortest time of each counts, and a ratio is to one rank in the same table.
+``measuring`` is what of it is neither the start of Python and its libraries, nor loading the model,
+nor drawing the page, by ``--profile`` of rank 0.
 ``--vocab`` widens the bundled model's head with rows of random numbers.
 """
 
@@ -30,7 +32,7 @@ import unembed.demo
 
 BUNDLED = Path(unembed.demo.__file__).parent / "model"
 LAUNCHERS = ("direct", "torchrun")
-MIB = 1 << 20
+APART = ("start", "load", "page", "rest")
 
 
 def main() -> None:
@@ -54,11 +56,12 @@ def main() -> None:
     if given.json:
         print(json.dumps(rows, indent=1))
         return
-    print("   vocab  ranks  launcher  seconds  ratio  CPU s MiB a rank")
+    print("   vocab  ranks  launcher  seconds  ratio measuring  ratio  CPU s MiB a rank")
     for row in rows:
         print(
             f"{row['vocab']:>8,} {row['ranks']:>6} {row['launcher']:>9} {row['seconds']:>8.2f} "
-            f"{row['ratio']:>6.3f} {row['cpu_s']:>6.1f} {row['rank_mib']:>10.0f}"
+            f"{row['ratio']:>6.3f} {row['measuring']:>9.2f} {row['measuring_ratio']:>6.3f} "
+            f"{row['cpu_s']:>6.1f} {row['rank_mib']:>10.0f}"
         )
 
 
@@ -82,7 +85,12 @@ def measured(given: argparse.Namespace, work: Path) -> list[dict[str, Any]]:
         config = json.loads((model / "config.json").read_text())
         for (ranks, launcher), one in best.items():
             named = {"vocab": config["vocab_size"], "ranks": ranks, "launcher": launcher}
-            rows.append(named | one | {"ratio": one["seconds"] / best[settings[0]]["seconds"]})
+            alone = best[settings[0]]
+            ratios = {
+                "ratio": one["seconds"] / alone["seconds"],
+                "measuring_ratio": one["measuring"] / alone["measuring"],
+            }
+            rows.append(named | one | ratios)
     return rows
 
 
@@ -91,7 +99,8 @@ def in_fresh_process(
 ) -> dict[str, Any]:
     """What a command takes, by a process whose children are all that it started."""
     ranks, launcher = setting
-    audit = ["audit", model, given.text, "-o", out, "--max-positions", given.positions, "--quiet"]
+    audit = ["audit", model, given.text, "-o", out, "--max-positions", given.positions]
+    audit += ["--quiet", "--profile", "--json"]
     if given.part_positions:
         audit += ["--part-positions", given.part_positions]
     argv = [sys.executable, __file__, "--text", "-", "--child", ranks, launcher, *audit]
@@ -109,12 +118,16 @@ def run_measured(argv: list[str]) -> dict[str, Any]:
         children = [begun([*launch, "unembed", *audit], {})]
     else:
         children = [begun(["unembed", *audit], one) for one in environments(int(ranks))]
+    said = children[0].communicate()[0]
     codes = [child.wait() for child in children]
     seconds = time.monotonic() - start
     assert codes == [0] * len(codes), codes
+    phases = json.loads(said)["profile_seconds"]
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return {
         "seconds": round(seconds, 2),
+        "measuring": round(sum(phases[name] for name in phases if name not in APART), 2),
+        "phases": {name: round(spent, 2) for name, spent in phases.items()},
         "cpu_s": round(used.ru_utime + used.ru_stime, 1),
         "rank_mib": round(used.ru_maxrss / 1024),
     }
@@ -122,8 +135,7 @@ def run_measured(argv: list[str]) -> dict[str, Any]:
 
 def begun(argv: list[str], more: dict[str, str]) -> subprocess.Popen[bytes]:
     environment = os.environ | {"OMP_NUM_THREADS": "1"} | more
-    null = subprocess.DEVNULL
-    return subprocess.Popen([sys.executable, "-m", *argv], env=environment, stdout=null)
+    return subprocess.Popen([sys.executable, "-m", *argv], env=environment, stdout=subprocess.PIPE)
 
 
 def environments(ranks: int) -> list[dict[str, str]]:

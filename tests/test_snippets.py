@@ -144,6 +144,8 @@ def check_program(words: list[str]) -> None:
             name, _, extras = what.rstrip("]").partition("[")
             assert name == project["name"]
             assert set(filter(None, extras.split(","))) <= set(project["optional-dependencies"])
+        case ["torchrun" | "accelerate", *launched] if "unembed" in launched:
+            check_options(launched[launched.index("unembed") + 1 :])
         case ["python", file, *_]:
             assert (ROOT / file).exists(), file
         case ["lm_eval", *_, "--log_samples", "--output_path", folder]:

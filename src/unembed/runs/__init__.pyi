@@ -6,6 +6,8 @@ from .phases import Phases as Phases
 from .progress import progress_bar as progress_bar
 from .provenance import Provenance as Provenance
 from .provenance import digest_of as digest_of
+from .ranks import joined as joined
+from .ranks import tensor_parallel as tensor_parallel
 
 __all__ = [
     # What a run says of itself
@@ -15,6 +17,9 @@ __all__ = [
     "read_run",
     # Records that show as a table
     "Listing",
+    # Many processes
+    "joined",
+    "tensor_parallel",
     # Long work of your own
     "Phases",
     "progress_bar",

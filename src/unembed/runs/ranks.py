@@ -223,7 +223,7 @@ def joined(
 
     Around what every process calls alike::
 
-        with unembed.joined():
+        with unembed.runs.joined():
             unembed.audit(model, corpus, out="runs/reviews")
 
     The launch is that of torchrun, or of any launcher that sets RANK, WORLD_SIZE, MASTER_ADDR and
@@ -273,7 +273,7 @@ def tensor_parallel(processes: int | None = None) -> Iterator[Ranks]:
     A model that is loaded within is split over its team: the body by transformers' own plan, the
     head by its rows. Several teams share the parts of a run as single processes do::
 
-        with unembed.joined(), unembed.tensor_parallel(2):
+        with joined(), tensor_parallel(2):  # of unembed.runs
             unembed.audit(unembed.load("my-model"), corpus, out="runs/reviews")
 
     Raises UnembedError without a launch, and where the processes do not make such teams.
