@@ -275,29 +275,20 @@ def test_a_run_in_a_folder_is_that_in_memory(
     assert partitioned.num_rows == sum(found.table(*place).num_rows for place in found.places)
 
 
-@pytest.mark.parametrize(
-    ("owner", "method", "number"),
-    [
+def test_a_run_that_is_killed_again_and_again_ends_in_the_same_bytes(
+    llama: Any, corpus: Corpus, lens_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each time it goes on from what the one before left."""
+    short = replace(OPTIONS, depths=(1,))
+    for owner, method, number in (
         (ModelPass, "streams", 2),  # while the lens is fitted
         (RunFolder, "write_bytes", 1),  # before it is written
         (RunFolder, "write_table", 1),
         (RunFolder, "write_table", 8),  # within the second part
         (RunFolder, "finish", 1),
-    ],
-)
-def test_a_killed_run_ends_in_the_same_bytes(
-    owner: type,
-    method: str,
-    number: int,
-    llama: Any,
-    corpus: Corpus,
-    lens_file: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    short = replace(OPTIONS, depths=(1,))
-    with killed_at(monkeypatch, owner, method, number):
-        layers(llama, corpus, short, out=tmp_path / "killed")
+    ):
+        with killed_at(monkeypatch, owner, method, number):
+            layers(llama, corpus, short, out=tmp_path / "killed")
     layers(llama, corpus, short, out=tmp_path / "killed")
     assert everything(tmp_path / "killed") == everything(lens_file.parent)
 
@@ -507,51 +498,43 @@ def clouded(llama: Any, corpus: Corpus, tmp_path_factory: pytest.TempPathFactory
 def test_the_cloud_is_of_the_states_at_each_depth(
     llama: Any, corpus: Corpus, clouded: Path
 ) -> None:
-    done = Layers.load(clouded)
-    *states, last = plain_states(llama, corpus, done)
-    found = done.summary.cloud
+    found = Layers.load(clouded).summary.cloud
     assert found is not None
     assert [row.depth for row in found.rows] == [1, 2, -1]
     assert found.points == 60
-    whole = replace(CLOUD, cloud_points=10**6)
-    every = layers(llama, corpus, whole).summary.cloud
+    few = Corpus.from_texts(SOME[:9], corpus.tokenizer)
+    done = layers(llama, few, replace(CLOUD, cloud_points=10**6))
+    *states, last = plain_states(llama, few, done)
+    every = done.summary.cloud
     assert every is not None
     for row, own in zip(every.rows, (states[1], states[2], last), strict=True):
         norms = own.norm(dim=1).mean()
         assert row.spectrum.mean_norm.value == pytest.approx(float(norms), rel=1e-4)
         assert row.spectrum.n == len(done)
         assert row.shuffled is not None
-    ends = layers(llama, corpus, replace(CLOUD, cloud_last=True)).summary.cloud
+    ends = layers(llama, few, replace(CLOUD, cloud_last=True)).summary.cloud
     assert ends is not None
-    assert (ends.points, ends.documents) == (len(SOME), len(SOME))
+    assert (ends.points, ends.documents) == (9, 9)
 
 
 def test_states_are_gone_once_the_run_is_finished(clouded: Path) -> None:
     assert not list(clouded.glob("*states*"))
 
 
-@pytest.mark.parametrize(
-    ("owner", "method", "number"),
-    [
+def test_a_run_with_a_cloud_that_is_killed_again_and_again_ends_in_the_same_bytes(
+    llama: Any, corpus: Corpus, clouded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each time it goes on from what the one before left."""
+    assert len({path.name for path in clouded.glob("tokens/**/*.parquet")}) == 3
+    for owner, method, number in (
         (Reservoir, "write", 2),  # of the text
-        (RunFolder, "write_table", 3),  # states of the second part are there, a table is not
-        (Reservoir, "write", 4),  # of the shuffled text
+        (RunFolder, "write_table", 3),  # states of the third part are there, a table is not
+        (Reservoir, "write", 3),  # the second of the shuffled text, after the third of the text
         (Reservoir, "read", 2),
         (Reservoir, "remove", 1),  # finished
-    ],
-)
-def test_a_run_with_a_cloud_that_is_killed_ends_in_the_same_bytes(
-    owner: type,
-    method: str,
-    number: int,
-    llama: Any,
-    corpus: Corpus,
-    clouded: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    with killed_at(monkeypatch, owner, method, number):
-        layers(llama, corpus, CLOUD, out=tmp_path / "run")
+    ):
+        with killed_at(monkeypatch, owner, method, number):
+            layers(llama, corpus, CLOUD, out=tmp_path / "run")
     layers(llama, corpus, CLOUD, out=tmp_path / "run")
     assert everything(tmp_path / "run") == everything(clouded)
 
@@ -626,8 +609,9 @@ def test_states_that_are_the_same_everywhere_are_said_to_be(
     model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
     with torch.no_grad():
         model.model.embed_tokens.weight[:] = model.model.embed_tokens.weight[0].clone()
-    layers(model, corpus, replace(OPTIONS, cloud_points=60), out=tmp_path / "run")
-    summary = Layers.load(tmp_path / "run").summary
+    options = replace(OPTIONS, cloud_points=60, depths=(0,))
+    done = layers(model, corpus, options, out=tmp_path / "run")
+    summary = done.summary
     assert summary.cloud is not None
     entering = summary.cloud.at(0).geometry
     assert entering.copies == 59
@@ -637,7 +621,7 @@ def test_states_that_are_the_same_everywhere_are_said_to_be(
     assert first.correlations[0].with_final.reason
     assert summary.fit is not None
     assert summary.fit.explained["0"] == 0
-    assert str(Layers.load(tmp_path / "run"))
+    assert str(done)
 
 
 def test_completions_alone_are_measured(llama: Any, tokenizer: Any) -> None:
