@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 import pytest
 from torch.distributed import DistNetworkError, HashStore
 
+from threads_as_ranks import launch
 from unembed.errors import UnembedError
 from unembed.runs import heartbeat
 from unembed.runs import ranks as module
@@ -22,26 +22,6 @@ from unembed.runs.ranks import Ranks, current_ranks, joined
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heartbeat, "BEAT_SECONDS", 0.01)
     monkeypatch.setattr(heartbeat, "SILENT_BEATS", 20)
-
-
-def launch(processes: int, work: Callable[[Ranks], Any]) -> list[Any]:
-    """What each process found, or the error it ended with."""
-    store, found = HashStore(), [None] * processes
-
-    def one(process: int) -> None:
-        try:
-            with joined(Ranks(process, processes, store=store)) as ranks:
-                found[process] = work(ranks)
-        except BaseException as error:
-            found[process] = error
-
-    threads = [threading.Thread(target=one, args=(process,)) for process in range(processes)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-        assert not thread.is_alive()
-    return found
 
 
 def test_alone_nothing_is_waited_for() -> None:

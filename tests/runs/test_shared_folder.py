@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
-from torch.distributed import HashStore
 
+from threads_as_ranks import launch
 from unembed.errors import UnembedError
 from unembed.runs import heartbeat, store
 from unembed.runs.heartbeat import OtherRankError
 from unembed.runs.lock import exclusive_lock
 from unembed.runs.manifest import verified_run
-from unembed.runs.ranks import Ranks, joined
+from unembed.runs.ranks import Ranks
 from unembed.runs.store import RunFolder
 
 KEY: dict[str, Any] = {"kind": "audit", "schema": 1, "text": {"digest": "d"}}
@@ -30,26 +29,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 class Killed(BaseException):
     """As if the process were no more: nothing is told to anybody, and nothing tidied up."""
-
-
-def launch(processes: int, work: Callable[[Ranks], Any]) -> list[Any]:
-    """What each process returned, or the error that it ended with."""
-    shared, found = HashStore(), [None] * processes
-
-    def one(process: int) -> None:
-        try:
-            with joined(Ranks(process, processes, store=shared)) as ranks:
-                found[process] = work(ranks)
-        except BaseException as error:
-            found[process] = error
-
-    threads = [threading.Thread(target=one, args=(process,)) for process in range(processes)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-        assert not thread.is_alive()
-    return found
 
 
 def fill(folder: Path, key: dict[str, Any] = KEY, stop_after: int = 9) -> Callable[[Ranks], Any]:

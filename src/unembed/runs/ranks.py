@@ -169,6 +169,10 @@ class Ranks(ShortRepr):
                 since = time.monotonic()
                 # In this order: it may have said it and ended in between.
                 if self._there(f"left/{process}") and not self._there(key):
+                    with reached():
+                        line = None if self._watch is None else self._watch.look()
+                    if line is not None:
+                        raise OtherRankError(line)
                     raise OtherRankError(
                         f"rank {process} has ended, and rank {self.process} waits for it ({what}): "
                         "give all of them the same command"

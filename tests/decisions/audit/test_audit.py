@@ -18,6 +18,7 @@ import reference.sweep
 import unembed.models.model_pass as model_pass
 from made_up.corpora import TEXTS
 from made_up.models import ARCHITECTURES, small_model
+from threads_as_ranks import launch
 from unembed import Audit, Corpus, audit
 from unembed.decisions import AuditOptions
 from unembed.decisions.audit.excerpt import excerpts
@@ -30,6 +31,7 @@ from unembed.head.precision import Precision
 from unembed.models.checkpoint import token_ids
 from unembed.runs import files
 from unembed.runs.manifest import FinishedRun
+from unembed.runs.ranks import Ranks
 
 
 @pytest.fixture(scope="session")
@@ -213,6 +215,30 @@ def test_the_native_head_is_what_the_model_itself_decides(llama: Any, corpus: Co
     assert native.distinct_margins < native.distinct_margins_float32
     with pytest.raises(UnembedError, match="float32, so its native head is the exact one"):
         audit(llama, corpus, AuditOptions(native_head=True))
+
+
+def test_the_limit_of_bad_rows_counts_those_of_all_ranks(
+    llama: Any, corpus: Corpus, tmp_path: Path
+) -> None:
+    bad = int(corpus.ids[corpus.starts[1] + 2])
+    models = [copy.deepcopy(llama), copy.deepcopy(llama)]
+    for model in models:
+        with torch.no_grad():
+            model.get_input_embeddings().weight[bad] = torch.nan
+    given = AuditOptions(context=24, batch_tokens=64, part_positions=60)
+    allowed = audit(models[0], corpus, replace(given, max_nonfinite=corpus.tokens))
+    whole = allowed.summary.n_nonfinite
+
+    def work(limit: int, out: Path) -> Callable[[Ranks], Audit]:
+        options = replace(given, max_nonfinite=limit)
+        return lambda ranks: audit(models[ranks.process], corpus, options, out=out)
+
+    first, second = launch(2, work(whole - 1, tmp_path / "run"))
+    assert isinstance(first, NonFiniteError)
+    assert f"after {whole - 1} such before it" in str(first)
+    assert str(second) == f"rank 0: {first}"
+    for found in launch(2, work(whole, tmp_path / "run")):
+        assert found.table.equals(allowed.table)
 
 
 def test_bad_rows_are_named_counted_and_left_out(llama: Any, corpus: Corpus) -> None:
