@@ -260,6 +260,10 @@ def _with(**more: Any) -> Spoil:
         (_with(hidden_states=lambda x: x[:, 1:]), "has 1 layers of 192"),
         (_with(hidden_states=lambda x: x[..., :64]), "hs_3.* has 2 layers of 64 numbers"),
         (_with(hidden_states=lambda x: x[:, 0, 0]), r"hidden_states of shape \(\d+,\): give token"),
+        (
+            _with(hidden_states=lambda x: x[:, :0]),
+            r"of shape \(\d+, 0, 192\), which are no numbers",
+        ),
         (_with(token_ids=lambda x: x.float()), "holds token_ids as F32: give whole numbers"),
         (_with(token_ids=lambda x: x - 9000), "among its token_ids, which is no token"),
         (_with(token_ids=lambda x: x + 9000), "the text holds token id .* has a vocabulary of"),
@@ -295,6 +299,15 @@ def test_a_folder_without_stored_states_is_refused(
         (tmp_path / name).write_bytes(data)
     with pytest.raises(UnembedError, match=words):
         StoredStates.read(tmp_path, head)
+
+
+def test_states_that_nobody_wrote_are_refused(head: Checkpoint, rows: Any, tmp_path: Path) -> None:
+    # Equal logits lose log V to a rounding, which lies on either side of guessing.
+    ids, states = rows[1]
+    blank = torch.zeros_like(states)
+    folder = requests(tmp_path / "v", [rows[0], (ids, blank), *rows[2:]])
+    with pytest.raises(UnembedError, match=r"\d+ of \d+ states tried are nothing but zeros"):
+        StoredStates.read(folder, head)
 
 
 def test_more_that_is_refused_of_folders(head: Checkpoint, rows: Any, tmp_path: Path) -> None:

@@ -147,6 +147,12 @@ def side_of(
             f"{where}: none of {len(states):,} states tried is finite: write it again"
         )
     states, targets = states[kept], targets[kept]
+    blank = int((states == 0).all(dim=1).sum())
+    if written is None and blank:
+        raise UnembedError(
+            f"{where}: {blank} of {len(states):,} states tried are nothing but zeros, "
+            "as where none was written: write it again"
+        )
     inputs = {side: states if side == "after-norm" else _run(tail, model, states) for side in fits}
     losses = {side: _losses(some, targets, head) for side, some in inputs.items()}
     off = None if tail is None or tail.norm is None else off_size(model, tail.norm, states)

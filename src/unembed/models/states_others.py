@@ -155,6 +155,11 @@ def _by_token(path: Path, tensor: StoredTensor, tokens: int) -> StoredTensor:
         )
     if len(tensor.shape) not in (2, 3):
         raise UnembedError(f"{path} holds hidden_states of shape {tensor.shape}: give {LAYOUT}")
+    if 0 in tensor.shape[1:]:
+        raise UnembedError(
+            f"{path} holds hidden_states of shape {tensor.shape}, which are no numbers: give "
+            + LAYOUT
+        )
     if tensor.shape[0] not in (tokens, tokens - 1):
         raise UnembedError(
             f"{path} holds {tensor.shape[0]:,} states (shape {tensor.shape}) of {tokens:,} tokens: "

@@ -63,7 +63,9 @@ def cost(
     place = (
         usable_device(None if name == HERE else device) if named is None else torch.device("cuda")
     )
-    plan = BatchPlan.of(place, None, part_positions or kind.part_positions)
+    plan = BatchPlan.of(
+        place, None, kind.part_positions if part_positions is None else part_positions
+    )
     size = TextSize.of(text, model, window, plan)
     if named is None:
         at_once = positions_at_once(positions_of(kind, size), plan)

@@ -23,7 +23,7 @@ ASSUMED_CHARACTERS = 4.0
 ASSUMED_ROW = 1000
 """Tokens of a row, where no text is given."""
 MOST_TOKENS = 1e15
-NUMBER = re.compile(r"\d[\d_,]*(\.\d*)?([eE]\+?\d+)?")
+NUMBER = re.compile(r"[-+]?(\d[\d_,]*(\.\d*)?([eE][-+]?\d+)?|nan|inf|infinity)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
