@@ -21,8 +21,8 @@ import transformers as tf
 
 from unembed.errors import UnembedError
 from unembed.head.head import Head, final_hidden, output_embedding
-from unembed.models.placement import Placement
-from unembed.models.tensor_parallel import refuse_unrunnable
+from unembed.models.devices.placement import Placement
+from unembed.models.devices.tensor_parallel import refuse_unrunnable
 from unembed.runs.provenance import digest_of
 from unembed.runs.ranks import current_ranks, joined, tensor_parallel
 

@@ -26,7 +26,7 @@ from unembed.decisions import AuditOptions, LayersOptions, PositionFilter
 from unembed.decisions.ladder.variants import Variant
 from unembed.demo import HeadTraining, documents
 from unembed.errors import UnembedError
-from unembed.head import Precision
+from unembed.head import Precision, ProcessGroupPeers, RowShare
 from unembed.models import (
     Depths,
     HeadReader,
@@ -36,6 +36,7 @@ from unembed.models import (
     StoredStates,
     Streams,
     check,
+    cost,
     states,
 )
 from unembed.runs import Phases, read_run
@@ -86,6 +87,7 @@ def things(
     hidden = torch.randn(4, head.dim)
     sketches = unembed.SketchOptions(m=64)
     grid = doses.Grid(n=150)
+    llama.config.save_pretrained(folder / "config")
     table = dose_table(grid.start, grid.points(seeds=(0,), objectives=("fisher",)), resamples=20)
     transfer, verdicts = selection.transfer(4), selection.verdicts()
     objective = Objective("fisher")
@@ -97,6 +99,7 @@ def things(
         head,
         unembed.head_loss(hidden, head, torch.arange(4), k=2),
         Precision.probe(head.weight),
+        RowShare.of(4, ProcessGroupPeers.of()),
         ReadingOptions(),
         reading,
         batch := next(batches(windows, next(iter(parts(windows, 64))), BatchPlan(256))),
@@ -107,6 +110,7 @@ def things(
         next(documents("heldout")),
         HeadTraining(),
         check(checkpoint),
+        cost(str(folder / "config"), "1e6", device="h100"),
         depths := Depths.of(llama),
         Streams.of(llama, batch, depths, (0, depths.blocks)),
         states(llama, corpus, folder / "states", StatesOptions(max_positions=64)),

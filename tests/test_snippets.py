@@ -8,7 +8,6 @@ import re
 import shlex
 import tomllib
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,10 +104,7 @@ def test_a_guide_runs_from_top_to_bottom(
     monkeypatch.chdir(place.folder)
     own_loop = page.name == "head-loss.md"
     known: dict[str, Any] = variables() if own_loop else {}
-    with (
-        altair.renderers.enable("default"),  # whatever a page chooses is undone
-        group_of_one() if own_loop else nullcontext(),
-    ):
+    with altair.renderers.enable("default"):  # whatever a page chooses is undone
         for language, text in blocks(page):
             if language == "python":
                 exec(compile(text, names(page), "exec"), known)
@@ -180,19 +176,6 @@ def variables() -> dict[str, Any]:
     )
     hidden = final_hidden(checkpoint.model, ids)[0, :-1].detach().requires_grad_()
     return {"model": checkpoint.model, "hidden": hidden, "targets": ids[0, 1:]}
-
-
-@contextmanager
-def group_of_one() -> Iterator[None]:
-    """This process as a group of torch.distributed, such as a launch begins with."""
-    from torch import distributed
-
-    store: Any = distributed.HashStore()
-    distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
-    try:
-        yield
-    finally:
-        distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize("page", QUOTED, ids=names)

@@ -25,7 +25,7 @@ from unembed.cli.printing import OUT, Output, echo, say, typed, with_output
 
 if TYPE_CHECKING:
     from unembed.models.checkpoint import Checkpoint
-    from unembed.models.stored_states import StoredStates
+    from unembed.models.stored.states import StoredStates
 
 SIDES = ("before-norm", "after-norm")
 OF_A_TEXT = ("text_column", "document", "completion_only", "context", "overflow")
@@ -84,8 +84,8 @@ def open_stored(
 ) -> tuple[Checkpoint, StoredStates]:
     """The head and the tail of MODEL, and the stored states, with a line for what was found."""
     from unembed.errors import UnembedError
-    from unembed.models.head_and_tail import load_head_and_tail
-    from unembed.models.stored_states import StoredStates
+    from unembed.models.stored.head_and_tail import load_head_and_tail
+    from unembed.models.stored.states import StoredStates
     from unembed.runs.phases import current_phases
 
     if not hidden.exists():
@@ -144,7 +144,7 @@ def states_command(model: str, corpus: str, output: Output, **given: Any) -> Non
     documents.parquet. A killed run goes on with the same command. An audit of them gives what one
     of the text gives, with head and tail in memory alone.
     """
-    from unembed.models.written_states import StatesOptions, states
+    from unembed.models.stored.written import StatesOptions, states
     from unembed.runs.ranks import current_ranks
 
     source = Source.taken(given)

@@ -69,9 +69,11 @@ class ProcessGroupPeers(ShortRepr):
 
     @staticmethod
     def of(group: Any = None) -> ProcessGroupPeers:
-        """The processes of this group, of all of them where it is None."""
+        """The processes of this group; of None all, or this one alone where there is no group."""
         from torch import distributed
 
+        if group is None and not distributed.is_initialized():
+            return ProcessGroupPeers(0, 1, torch.device("cpu"))
         on_gpu = distributed.get_backend(group) == "nccl"
         device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else "cpu"
         return ProcessGroupPeers(
@@ -85,6 +87,8 @@ class ProcessGroupPeers(ShortRepr):
         """Every peer's tensor, in order of their places."""
         from torch import distributed
 
+        if self.count == 1:
+            return [tensor.detach().clone()]
         own = self._as_bytes(tensor)
         every = [torch.empty_like(own) for _ in range(self.count)]
         distributed.all_gather(every, own, group=self.group)
@@ -94,6 +98,8 @@ class ProcessGroupPeers(ShortRepr):
         """The tensor of the peer at this place."""
         from torch import distributed
 
+        if self.count == 1:
+            return tensor.detach().clone()
         held = self._as_bytes(tensor).clone()
         distributed.broadcast(held, group_src=place, group=self.group)
         return self._as_given(held, tensor)

@@ -9,11 +9,11 @@ from .model_pass import HeadReader as HeadReader
 from .model_pass import ModelPass as ModelPass
 from .model_pass import ReadingOptions as ReadingOptions
 from .quantization import quantized as quantized
-from .stored_states import StoredStates as StoredStates
+from .stored.states import StoredStates as StoredStates
+from .stored.written import StatesOptions as StatesOptions
+from .stored.written import WrittenStates as WrittenStates
+from .stored.written import states as states
 from .streams import Streams as Streams
-from .written_states import StatesOptions as StatesOptions
-from .written_states import WrittenStates as WrittenStates
-from .written_states import states as states
 
 __all__ = [
     # What is recovered and proved of a model

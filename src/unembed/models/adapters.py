@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from unembed.errors import UnembedError
 from unembed.head.head import output_embedding
 from unembed.models.checkpoint import Checkpoint, hushed, load, refuse_pickles
-from unembed.models.placement import refuse_spread
+from unembed.models.devices.placement import refuse_spread
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"

@@ -17,6 +17,7 @@ from torch import nn
 
 from unembed.errors import UnembedError
 from unembed.models.causes import missing_package, refuse_unreadable, untied_head
+from unembed.models.devices.placement import DeviceMap, Placement
 from unembed.models.formats import (
     ask_for_plain_weights,
     make_plain,
@@ -26,9 +27,8 @@ from unembed.models.formats import (
     refuse_unscaled,
 )
 from unembed.models.names import DTYPES
-from unembed.models.one_block import beside_other_blocks, with_one_block
-from unembed.models.placement import DeviceMap, Placement
 from unembed.models.size import refuse_larger
+from unembed.models.stored.one_block import beside_other_blocks, with_one_block
 from unembed.models.unused_weights import refuse_unused, set_left_out, towers_unused_on_text
 from unembed.models.weight_files import stored_tensors
 from unembed.runs.phases import START, current_phases

@@ -29,7 +29,7 @@ from unembed.models.depths import Depths
 from unembed.models.length_proof import LengthProof, prove_lengths
 from unembed.models.other_ids import refuse_other_ids
 from unembed.models.replicas import MOST_REPLICAS, replicas_of, side_by_side
-from unembed.models.stored_states import StoredStates
+from unembed.models.stored.states import StoredStates
 from unembed.models.streams import Streams
 from unembed.runs.phases import Phases
 from unembed.runs.provenance import digest_meanwhile, digest_of

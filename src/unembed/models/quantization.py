@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from unembed.errors import UnembedError
 from unembed.head.head import output_embedding
 from unembed.models.checkpoint import Checkpoint, hushed
+from unembed.models.devices.placement import refuse_placed
 from unembed.models.names import BITS, SCHEMES
-from unembed.models.placement import refuse_placed
 from unembed.models.unused_weights import unused_on_text
 from unembed.short_repr import ShortRepr
 

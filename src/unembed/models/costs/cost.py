@@ -16,8 +16,8 @@ from unembed.models.costs.model_work import ModelWork
 from unembed.models.costs.probe import measured
 from unembed.models.costs.record import Cost
 from unembed.models.costs.text_size import TextSize
-from unembed.models.placement import usable_device
-from unembed.models.tensor_parallel import refuse_unsplit
+from unembed.models.devices.placement import usable_device
+from unembed.models.devices.tensor_parallel import refuse_unsplit
 from unembed.text.batches import BatchPlan
 
 

@@ -27,8 +27,8 @@ from unembed.head.sweep import sweep
 from unembed.models.checkpoint import automatic_class, quietly
 from unembed.models.costs.devices import BATCH_TOKENS, Rates
 from unembed.models.costs.model_work import ModelWork
-from unembed.models.one_block import with_blocks
 from unembed.models.replicas import MOST_REPLICAS, replicas_of, side_by_side
+from unembed.models.stored.one_block import with_blocks
 from unembed.runs.provenance import describe_device
 
 Worker = TypeVar("Worker")

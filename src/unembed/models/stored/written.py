@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from unembed.errors import UnembedError, need
 from unembed.models.depths import Depths
-from unembed.models.head_and_tail import one_block_digest
 from unembed.models.mode import restores_mode
 from unembed.models.model_pass import ModelPass, ReadingOptions
-from unembed.models.norm_side import Side
-from unembed.models.states_files import DTYPES, STATES, TOKENS
-from unembed.models.states_own import DOCUMENTS, KIND, PARTS, TEXT
+from unembed.models.stored.files import DTYPES, STATES, TOKENS
+from unembed.models.stored.head_and_tail import one_block_digest
+from unembed.models.stored.norm_side import Side
+from unembed.models.stored.own import DOCUMENTS, KIND, PARTS, TEXT
 from unembed.runs.arrays import text_array
 from unembed.runs.files import check_room
 from unembed.runs.manifest import read_run, verified_run

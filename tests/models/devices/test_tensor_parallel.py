@@ -23,9 +23,9 @@ from made_up.models import SMALL
 from places import ROOT
 from runs.test_many_ranks import files, torchrun
 from unembed.errors import UnembedError
-from unembed.models import placement, tensor_parallel
 from unembed.models.adapters import load_whole
 from unembed.models.checkpoint import load
+from unembed.models.devices import placement, tensor_parallel
 from unembed.runs import ranks as ranks_module
 from unembed.runs.ranks import Ranks, joined
 

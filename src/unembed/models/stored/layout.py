@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Int
 
-from unembed.models.states_files import StatesFile
+from unembed.models.stored.files import StatesFile
 from unembed.runs.provenance import Provenance
 from unembed.short_repr import ShortRepr
 from unembed.text.corpus import Corpus

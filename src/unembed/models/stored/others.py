@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Int
 
 from unembed.errors import UnembedError
-from unembed.models.states_files import (
+from unembed.models.stored.files import (
     DTYPES,
     STATES,
     TOKENS,
@@ -28,8 +28,8 @@ from unembed.models.states_files import (
     is_list,
     safetensors_header,
 )
-from unembed.models.states_layout import Layout, Spans
-from unembed.models.states_own import open_written
+from unembed.models.stored.layout import Layout, Spans
+from unembed.models.stored.own import open_written
 from unembed.models.weight_files import StoredTensor
 from unembed.runs.manifest import JOURNAL, MANIFEST
 from unembed.text.corpus import Corpus

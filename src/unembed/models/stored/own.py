@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from unembed.errors import UnembedError
-from unembed.models.states_files import (
+from unembed.models.stored.files import (
     STATES,
     TOKENS,
     SafetensorsStates,
@@ -18,7 +18,7 @@ from unembed.models.states_files import (
     integers,
     safetensors_header,
 )
-from unembed.models.states_layout import Layout, Spans
+from unembed.models.stored.layout import Layout, Spans
 from unembed.runs.arrays import read_table
 from unembed.runs.manifest import FinishedRun, Part, read_run, verify
 from unembed.runs.provenance import Provenance

@@ -15,8 +15,8 @@ import torch
 
 from unembed.errors import UnembedError
 from unembed.head.head import output_embedding
-from unembed.models.device_map import head_resident
-from unembed.models.tensor_parallel import refuse_unrunnable, refuse_unsplit, split_over
+from unembed.models.devices.device_map import head_resident
+from unembed.models.devices.tensor_parallel import refuse_unrunnable, refuse_unsplit, split_over
 from unembed.runs.ranks import Ranks, current_ranks, launched, own_gpu
 from unembed.short_repr import ShortRepr
 

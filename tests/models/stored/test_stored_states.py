@@ -23,8 +23,8 @@ from unembed.demo.text import documents
 from unembed.errors import UnembedError
 from unembed.head.head import Head
 from unembed.models import Depths, StoredStates
-from unembed.models.head_and_tail import load_head_and_tail
-from unembed.models.norm_side import StoredTail, side_of
+from unembed.models.stored.head_and_tail import load_head_and_tail
+from unembed.models.stored.norm_side import StoredTail, side_of
 from unembed.text.windows import Windows
 
 BUNDLED = Path(unembed.__file__).parent / "demo" / "model"

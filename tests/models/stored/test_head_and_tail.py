@@ -15,7 +15,7 @@ from unembed import load
 from unembed.errors import UnembedError
 from unembed.head.head import Head
 from unembed.models.depths import Depths
-from unembed.models.head_and_tail import load_head_and_tail, one_block_digest
+from unembed.models.stored.head_and_tail import load_head_and_tail, one_block_digest
 
 Save = Callable[..., Path]
 

@@ -29,7 +29,7 @@ from unembed.models import (
     WrittenStates,
     states,
 )
-from unembed.models.head_and_tail import load_head_and_tail
+from unembed.models.stored.head_and_tail import load_head_and_tail
 from unembed.runs import files
 from unembed.runs.phases import Phases
 from unembed.runs.store import RunFolder

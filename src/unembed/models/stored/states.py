@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from unembed.errors import HeadError, UnembedError, need
 from unembed.head.head import Head
 from unembed.models.checkpoint import Checkpoint, context_of, token_ids
-from unembed.models.head_and_tail import one_block_digest
-from unembed.models.norm_side import NormSide, Side, StoredTail, side_of
 from unembed.models.other_ids import refuse_other_ids
-from unembed.models.states_layout import Layout, keys_of
-from unembed.models.states_others import open_layout
+from unembed.models.stored.head_and_tail import one_block_digest
+from unembed.models.stored.layout import Layout, keys_of
+from unembed.models.stored.norm_side import NormSide, Side, StoredTail, side_of
+from unembed.models.stored.others import open_layout
 from unembed.short_repr import ShortRepr
 from unembed.text.corpus import Corpus
 from unembed.text.windows import Windows

@@ -19,8 +19,8 @@ from made_up.corpora import TEXTS
 from made_up.models import SMALL
 from unembed.decisions import AuditOptions
 from unembed.errors import UnembedError
-from unembed.models import placement
 from unembed.models.adapters import load_whole
+from unembed.models.devices import placement
 from unembed.models.quantization import quantized
 from unembed.models.replicas import replicas_of
 from unembed.runs.provenance import digest_of
