@@ -33,7 +33,7 @@ from unembed.cli.report import report_command
 from unembed.cli.states import states_command
 from unembed.errors import UnembedError
 from unembed.runs.phases import as_table, process_profile
-from unembed.runs.ranks import joined, launched
+from unembed.runs.ranks import NoFirstRankError, joined, launched
 
 JOBS = {
     "Start here": (demo_command,),
@@ -72,6 +72,8 @@ class Verbs(Listing):
                 done = copy_context().run(self._profiled, ctx)
             sys.stdout.flush()
             return done
+        except NoFirstRankError as error:
+            end_now(str(error), first=True)
         except UnembedError as error:
             _fail(str(error))
         except click.ClickException as error:

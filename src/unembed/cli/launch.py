@@ -62,9 +62,12 @@ def is_first() -> bool:
     return not launched() or os.environ.get("RANK", "0").strip() in ("", "0")
 
 
-def end_now(line: str) -> None:
-    """End this process, which is busy, as another one of the launch has failed."""
-    if is_first():
+def end_now(line: str, *, first: bool | None = None) -> None:
+    """End this process, which is busy, as another one of the launch has failed.
+
+    It prints the line where it is the ``first``, or speaks for that one.
+    """
+    if is_first() if first is None else first:
         os.write(2, f"unembed: {' '.join(line.split())}\n".encode(errors="backslashreplace"))
     os._exit(2)
 

@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import platform
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -27,11 +28,17 @@ LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """What a launcher puts into the environment of each process."""
 JOIN_SECONDS = 300.0
 """How long the processes of a launch wait for one that has not begun."""
+KNOCK_SECONDS = 5.0
+"""How long one try to reach process 0 may take."""
 LEAVE_SECONDS = 10.0
 """How long a process that ends stays until the others have heard of it."""
 POLL_SECONDS = (0.002, 0.02)
 LOOK_SECONDS = 0.5
 """How often one that waits asks whether the other has left."""
+
+
+class NoFirstRankError(UnembedError):
+    """Process 0 is not reached: nobody but the process that misses it can say so."""
 
 
 @dataclass(frozen=True)
@@ -331,6 +338,12 @@ def _connect(process: int, port: int, carries: bool) -> Any:
     """The store of this launch: torchrun's own, or one that process 0 carries."""
     environment, stores = os.environ, _stores()
     host = environment["MASTER_ADDR"]
+    unreached = (
+        f"rank {process} cannot reach rank 0 at {host}:{port} (MASTER_ADDR, MASTER_PORT) within "
+        f"{JOIN_SECONDS:.0f} s: start it, and give an address and a port that every rank reaches"
+    )
+    if not carries and not _answers(host, port):
+        raise NoFirstRankError(unreached)
     try:
         store = stores.TCPStore(
             host,
@@ -345,14 +358,31 @@ def _connect(process: int, port: int, carries: bool) -> Any:
             raise UnembedError(
                 f"MASTER_PORT {port} is in use on {host}: give a free one, the same to every rank"
             ) from None
-        raise UnembedError(
-            f"rank {process} cannot reach rank 0 at {host}:{port} (MASTER_ADDR, MASTER_PORT): give "
-            "an address and a port that every rank reaches"
-        ) from None
+        raise NoFirstRankError(unreached) from None
     run = environment.get("TORCHELASTIC_RUN_ID", "")
     # Ranks that a launcher starts again must not hear what those before them said.
     again = environment.get("TORCHELASTIC_RESTART_COUNT", "0")
     return stores.PrefixStore(f"unembed/{run}/{again}", store)
+
+
+def _answers(host: str, port: int) -> bool:
+    """Whether somebody listens there, before the others are given up.
+
+    torch's own wait takes no Ctrl-C, and tries again for as long where it has waited in vain.
+    """
+    until, pause = time.monotonic() + JOIN_SECONDS, POLL_SECONDS[0]
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=KNOCK_SECONDS).close()
+        except OSError:
+            if time.monotonic() > until:
+                return False
+            time.sleep(pause)
+            pause = min(2 * pause, LOOK_SECONDS)
+        except (OverflowError, UnicodeError):
+            return False  # No port, no name of a host.
+        else:
+            return True
 
 
 def _stores() -> Any:
