@@ -144,6 +144,9 @@ def check_program(words: list[str]) -> None:
             check_options(launched[launched.index("unembed") + 1 :])
         case ["python", file, *_]:
             assert (ROOT / file).exists(), file
+        case ["torchrun" | "accelerate", *launched]:
+            [file] = [word for word in launched if word.endswith(".py")]
+            assert (ROOT / file).exists(), file
         case ["lm_eval", *_, "--log_samples", "--output_path", folder]:
             write_logs(Path(folder), {"arc_challenge": {"acc": [0.0, 1.0, 1.0, 0.0, 1.0]}})
         case _:

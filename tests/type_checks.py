@@ -16,10 +16,12 @@ from functools import partial, wraps
 from typing import Any, get_args, get_type_hints
 
 import jaxtyping
-from beartype import beartype
+from beartype import BeartypeConf, beartype
 from jaxtyping import AbstractArray
 
 with_axes = jaxtyping.jaxtyped
+AS_JAXTYPING = BeartypeConf(violation_type=jaxtyping.TypeCheckError)
+"""A TypeError, as without checks what does not fit raises one sooner or later."""
 
 
 def checked(thing: Any = None, *, typechecker: Any) -> Any:
@@ -67,7 +69,7 @@ def names_an_axis(hint: Any) -> bool:
 def without_axes(function: Callable[..., Any], hints: dict[str, Any]) -> Callable[..., Any]:
     written, function.__annotations__ = function.__annotations__, hints
     try:
-        plain: Callable[..., Any] = beartype(function)
+        plain: Callable[..., Any] = beartype(function, conf=AS_JAXTYPING)
     finally:
         function.__annotations__ = written
     if plain is function:

@@ -234,6 +234,18 @@ def test_processes_meet_over_a_port_and_one_that_is_in_use_is_refused(
             module._launched_ranks()
 
 
+def test_a_rank_that_reaches_nobody_says_so_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "JOIN_SECONDS", 0.05)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    place = {"RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    for name, value in (WHOLE | place).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(module.NoFirstRankError, match=f"rank 1 cannot reach rank 0 at .*:{port}"):
+        module._launched_ranks()
+
+
 def test_two_processes_that_say_they_are_one_are_refused() -> None:
     store = HashStore()
     store.add("here/0", 1)
