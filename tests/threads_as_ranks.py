@@ -11,8 +11,8 @@ from torch.distributed import HashStore
 from unembed.runs.ranks import Ranks, joined
 
 
-def launch(processes: int, work: Callable[[Ranks], Any]) -> list[Any]:
-    """What each process returned, or the error that it ended with."""
+def launch(processes: int, work: Callable[[Ranks], Any], *, within: float = 60) -> list[Any]:
+    """What each process returned, or the error that it ended with; all end ``within`` seconds."""
     store, found = HashStore(), [None] * processes
 
     def one(process: int) -> None:
@@ -26,6 +26,6 @@ def launch(processes: int, work: Callable[[Ranks], Any]) -> list[Any]:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(within)
         assert not thread.is_alive()
     return found

@@ -116,6 +116,12 @@ class ModelPass(ShortRepr):
         """Whether rows of different length may share a batch."""
         return self.proof is None or self.proof.mixed
 
+    def how_read(self, options: ReadingOptions) -> dict[str, Any]:
+        """What a run's numbers depend on of its reading, beside the plan in its provenance."""
+        found = {"body_product": self.body_route, "block_tokens": self.plan.block_tokens}
+        spread = {"spread": True} if options.spread else {}
+        return found | spread | ({} if self.mixed else {"mixed_lengths": False})
+
     def model_digest(self) -> str:
         """``digest_of`` the model, or of what made the stored states as far as that is known."""
         if self.stored is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.distributed import HashStore
 
+from threads_as_ranks import launch
 from unembed.decisions.layers import fit_sums
 from unembed.decisions.layers.fit_sums import FIT_GROUPS, Chosen, FitSums
 from unembed.decisions.layers.fitted import NormalEquations
 from unembed.errors import UnembedError
 from unembed.runs import heartbeat
 from unembed.runs.phases import Phases
-from unembed.runs.ranks import Ranks, joined
+from unembed.runs.ranks import Ranks
 
 WIDTHS, DIM = {0: 5, 2: 7}, 3
 PARTS = [f"part-{number:05d}" for number in range(19)]
@@ -67,22 +66,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def together(processes: int, folder: Path, reader: Any = read) -> list[Any]:
     """What each process of a launch was given, or its error."""
-    store, found = HashStore(), [None] * processes
-
-    def one(process: int) -> None:
-        try:
-            with joined(Ranks(process, processes, store=store)) as ranks:
-                found[process] = total(ranks, folder, reader)
-        except BaseException as error:
-            found[process] = error
-
-    threads = [threading.Thread(target=one, args=(process,)) for process in range(processes)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-        assert not thread.is_alive()
-    return found
+    return launch(processes, lambda ranks: total(ranks, folder, reader), within=30)
 
 
 def test_sums_of_groups_are_those_of_every_position() -> None:

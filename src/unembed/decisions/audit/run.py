@@ -156,13 +156,8 @@ class AuditRun:
         wanted = ColumnChoice(options.top_k, options.facets, native)
         given = {
             **vars(wanted),
-            "body_product": reading.body_route,
-            "block_tokens": reading.plan.block_tokens,
+            **reading.how_read(options),
         }
-        if options.spread:
-            given["spread"] = True
-        if not reading.mixed:
-            given["mixed_lengths"] = False
         if reading.stored is not None:
             given |= reading.stored.made_by | {"hidden_states": reading.stored.key}
         if options.logprobs is not None:

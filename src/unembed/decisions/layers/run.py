@@ -110,13 +110,8 @@ class LayersRun:
             "lenses": list(lenses),
             "not_measured": dict(not_measured),
             "top_k": options.top_k,
-            "body_product": reading.body_route,
-            "block_tokens": reading.plan.block_tokens,
+            **reading.how_read(options),
         }
-        if options.spread:
-            fixed["spread"] = True
-        if not reading.mixed:
-            fixed["mixed_lengths"] = False
         if given is not None:
             fixed["fitted_lens"] = given.digest
         elif split is not None:

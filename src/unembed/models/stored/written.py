@@ -156,13 +156,8 @@ def states(
             "states": side,
             "width": width,
             "one_block": one_block_digest(model),
-            "body_product": reading.body_route,
-            "block_tokens": reading.plan.block_tokens,
+            **reading.how_read(options),
         }
-        if options.spread:
-            given["spread"] = True
-        if not reading.mixed:
-            given["mixed_lengths"] = False
         provenance = provenance_of(
             KIND,
             name,
