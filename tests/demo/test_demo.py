@@ -20,7 +20,6 @@ from unembed.errors import UnembedError
 from unembed.head.head import Head
 from unembed.models.checkpoint import Checkpoint, load
 from unembed.report.pages import GALLERY, write_gallery
-from unembed.runs.progress import Steps
 from unembed.text.corpus import Corpus
 from unembed.training.run import engine
 from unembed.training.run.refinement import Refinement
@@ -122,22 +121,6 @@ def test_the_demo_audits_heldout_text(tmp_path: Path, monkeypatch: pytest.Monkey
     assert [one.summary for one in again.rounded.values()] == [
         one.summary for one in told.rounded.values()
     ]
-
-
-@pytest.mark.slow
-def test_no_topic_of_the_demo_has_few_samples(tmp_path: Path) -> None:
-    checkpoint = load(story.bundled_model())
-    alike, judged, dropped = story._topics(checkpoint, tmp_path, Steps(2), False, "")
-    assert dropped == {}
-    assert len(alike.tasks) >= 10
-    assert all((task.samples, task.status[:2]) == (5000, "ok") for task in alike.tasks)
-    assert np.nanmedian(alike.joint.value) > 0.1
-    transfer = judged.transfer
-    assert len(transfer.tasks) == 12
-    kinds = np.arange(12) // 3
-    [gains] = transfer.gains
-    own, others = kinds[:, None] == kinds, kinds[:, None] != kinds
-    assert gains[own].mean() > 5 * abs(gains[others].mean())
 
 
 def test_the_demo_never_clears_a_folder_of_yours(tmp_path: Path) -> None:
