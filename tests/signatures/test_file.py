@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -17,18 +18,20 @@ from unembed.errors import UnembedError
 from unembed.signatures.alignment.align import align
 from unembed.signatures.file import (
     COMPACT_FILE,
-    KEY,
     Dtype,
-    _seal,
     as_bytes,
     export,
     from_bytes,
     load,
     save,
 )
-from unembed.signatures.signature import Signature, merge, scaled, subtract
+from unembed.signatures.sealed import OF_HEAD as KEY
+from unembed.signatures.sealed import seal
+from unembed.signatures.signature import Identity, Signature, merge, scaled, subtract
 from unembed.signatures.sketches.constructions import sketch_of
-from unembed.signatures.state import SUMMED, empty
+from unembed.signatures.sketches.sketch import SketchSpec
+from unembed.signatures.state import SUMMED, State, empty
+from unembed.signatures.sums import Sums
 
 A, B = (language_like(200, seed, tilt=0.3, per_document=4) for seed in (1, 2))
 
@@ -158,7 +161,7 @@ def forged(whole: Signature, tensors: dict[str, object], **changes: object) -> S
     )
     header.pop("sha256")
     header.update(changes)
-    header["sha256"] = _seal(header, made)
+    header["sha256"] = seal(header, made)
     return from_bytes(tensors_as_bytes(made, {KEY: json.dumps(header)}), "x")
 
 
@@ -254,3 +257,37 @@ def test_a_task_without_samples_is_refused_and_not_called_damaged(tmp_path: Path
     with pytest.raises(UnembedError, match=r"a.safetensors holds 0 samples: sketch a text"):
         load(tmp_path / "a.safetensors")
     assert torch.get_default_dtype() == torch.float32
+
+
+def test_the_bytes_of_a_heads_file_are_those_of_every_version_of_its_schema() -> None:
+    """So that what lies beside a model, and a run that goes on, stay what they were."""
+    weight = np.array([3.0, 2.0])
+    sums = Sums(np.arange(32.0).reshape(2, 16), np.array([1.0, 2.0]), np.ones((2, 16)))
+    state = State(
+        joint=sums,
+        activation=sums,
+        error=None,
+        first=None,
+        weight=weight,
+        weight_squared=weight,
+        document_weight_squared=weight,
+        block_weight=weight,
+        trace=1.5,
+        documents=5,
+        hashes=np.arange(5, dtype=np.uint64),
+    )
+    identity = Identity(SketchSpec(7, 3, m=16), "token", "empirical", "a", "b", "c")
+    data = as_bytes(Signature("task", identity, state, {"text": "of old"}))
+    assert (
+        hashlib.sha256(data).hexdigest()
+        == "660abce8e9157ce0fd79744d92b2f12be26494fa26dbd0101c8c8ae410836912"
+    )
+    assert list(identity.plain()) == [
+        "spec",
+        "unit",
+        "fisher",
+        "head_digest",
+        "model_digest",
+        "tokenizer",
+        "support",
+    ]

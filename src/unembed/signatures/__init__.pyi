@@ -5,10 +5,14 @@ from .alignment.texts import align_texts as align_texts
 from .alignment.texts import samples_of as samples_of
 from .batch_sums import BatchSums as BatchSums
 from .batch_sums import whole_state as whole_state
+from .network.file import load_network as load_network
+from .network.file import save_network as save_network
+from .network.merging import merge as merge
+from .network.modules import NetworkModule as NetworkModule
+from .network.signature import NetworkSignature as NetworkSignature
 from .reading.features import features as features
 from .reading.sketcher import Sketcher as Sketcher
 from .samples import Samples as Samples
-from .signature import merge as merge
 from .sketches.constructions import sketch_of as sketch_of
 from .verbalizers import Verbalizers as Verbalizers
 
@@ -20,6 +24,11 @@ __all__ = [
     # What signatures are made of
     "Verbalizers",
     "merge",
+    # Signatures of a whole network
+    "NetworkModule",
+    "NetworkSignature",
+    "load_network",
+    "save_network",
     # Positions with their hidden states
     "Samples",
     "samples_of",

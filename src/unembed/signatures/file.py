@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Shaped
-from safetensors import SafetensorError
-from safetensors.numpy import load as read_tensors
-from safetensors.numpy import save as tensors_as_bytes
 
 from unembed.errors import UnembedError
 from unembed.runs.files import check_output, write_output
 from unembed.signatures.alignment.estimators import squared_norm
+from unembed.signatures.sealed import (
+    OF_HEAD,
+    Tensors,
+    damage,
+    file_bytes,
+    is_signature,
+    sealed,
+    unsealed,
+)
 from unembed.signatures.signature import Identity, Signature, refuse_empty
 from unembed.signatures.sketches.sketch import SketchSpec
 from unembed.signatures.state import SUMMED, WEIGHTS, State
@@ -25,17 +27,8 @@ from unembed.signatures.sums import KEPT, Sums
 
 Dtype = Literal["float32", "float16", "int8"]
 
-KEY = "unembed.signature"
-SCHEMA = 1
 COMPACT_FILE = "fisher_signature.safetensors"
 """What a compact signature is called in a model's or an adapter's folder."""
-
-LENGTH_BYTES = 8
-LONGEST_HEADER = 1 << 20
-LARGEST_FILE = 1 << 30
-MOST_LETTERS = 160
-
-Tensors = dict[str, Shaped[np.ndarray, "..."]]
 
 
 def save(signature: Signature, path: str | Path) -> None:
@@ -47,15 +40,6 @@ def save(signature: Signature, path: str | Path) -> None:
     """
     refuse_empty(signature)
     write_output(Path(path), as_bytes(signature), is_signature)
-
-
-def is_signature(start: bytes) -> bool:
-    """Whether a file that begins so is a signature."""
-    try:
-        _described(start, "")
-    except UnembedError:
-        return False
-    return True
 
 
 def check_signature_output(path: str | Path) -> None:
@@ -74,22 +58,7 @@ def load(path: str | Path) -> Signature:
 
     Raises UnembedError, in one line, for anything else.
     """
-    path = Path(path)
-    try:
-        if path.is_dir():
-            raise UnembedError(f"{path} is a folder: give the signature's file in it")
-        with path.open("rb") as stream:
-            start = stream.read(LENGTH_BYTES + LONGEST_HEADER)
-            _described(start, str(path))
-            # Room is taken at once for as much as is asked for.
-            left = path.stat().st_size - len(start) if path.is_file() else LARGEST_FILE
-            return from_bytes(start + stream.read(min(max(left, 0), LARGEST_FILE)), str(path))
-    except FileNotFoundError:
-        raise UnembedError(f"{path} does not exist: give the file of a signature") from None
-    except (OSError, ValueError) as error:
-        if isinstance(error, UnembedError):
-            raise
-        raise UnembedError(f"{path} cannot be read: {error}") from None
+    return from_bytes(file_bytes(path, OF_HEAD), str(path))
 
 
 def as_bytes(signature: Signature) -> bytes:
@@ -142,86 +111,29 @@ def export(signature: Signature, path: str | Path, *, dtype: Dtype = "float32") 
 
 def from_bytes(data: bytes, where: str) -> Signature:
     """The signature of a file's content; ``where`` names it in errors (UnembedError)."""
-    values = _described(data, where)
-    try:
-        header = json.loads(values)
-        schema = header["schema"]
-        if schema != SCHEMA:
-            raise UnembedError(
-                f"{where} is a signature of schema {schema!r}, this version reads {SCHEMA}: "
-                "install the version that wrote it"
-            )
-        stated = header.pop("sha256")
-        tensors = read_tensors(data)
-        if stated != _seal(header, tensors):
-            raise ValueError("its SHA-256 is not the one it states")
+    with damage(where):
+        header, tensors = unsealed(data, where, OF_HEAD)
         state = _state(header, tensors)
         identity = Identity(spec=SketchSpec(**header["spec"]), **header["identity"])
         if not state.weight.any():
             raise UnembedError(f"{where} holds 0 samples: sketch a text, or subtract less of it")
-        _check(state, identity)
+        check_state(state, identity.spec.m)
         facts = {str(key): str(value) for key, value in header["facts"].items()}
         return Signature(str(header["name"]), identity, state, facts)
-    except UnembedError:
-        raise
-    except (SafetensorError, ArithmeticError, AttributeError, LookupError, TypeError) as error:
-        reason = str(error)
-    except (ValueError, RecursionError, MemoryError) as error:
-        reason = str(error)
-    brief = " ".join(reason.split())[:MOST_LETTERS]
-    raise UnembedError(f"{where} is damaged ({brief}): copy it again, or repeat the sketch")
-
-
-def _described(data: bytes, where: str) -> str:
-    """The signature's own part of the header of a safetensors file that may go on after ``data``.
-
-    Read before the tensors are, so that a model of many gigabytes is not.
-    """
-    length = int.from_bytes(data[:LENGTH_BYTES], "little")
-    if len(data) < LENGTH_BYTES or data[LENGTH_BYTES : LENGTH_BYTES + 1] != b"{":
-        raise UnembedError(f"{where} is no safetensors file: give the file of a signature")
-    if length > LONGEST_HEADER:
-        raise UnembedError(
-            f"{where} claims a header of {length:,} bytes, a signature's has at most "
-            f"{LONGEST_HEADER:,}: give the file of a signature"
-        )
-    if LENGTH_BYTES + length > len(data):
-        raise UnembedError(f"{where} is cut short within its header: copy it again")
-    try:
-        header = json.loads(data[LENGTH_BYTES : LENGTH_BYTES + length])
-        found = header.get("__metadata__", {}).get(KEY)
-    except (ValueError, AttributeError, RecursionError):
-        raise UnembedError(f"{where} is damaged in its header: copy it again") from None
-    if not isinstance(found, str):
-        raise UnembedError(
-            f"{where} is a safetensors file, but no signature: give one that `unembed sketch` wrote"
-        )
-    return found
 
 
 def _sealed(signature: Signature, values: dict[str, Any], tensors: Tensors) -> bytes:
-    identity = {k: v for k, v in vars(signature.identity).items() if k != "spec"}
+    identity = signature.identity.plain()
     header = {
-        "schema": SCHEMA,
         "name": signature.name,
-        "spec": asdict(signature.identity.spec),
+        "spec": identity.pop("spec"),
         "identity": identity,
         "facts": signature.facts,
         "documents": signature.state.documents,
         "trace": signature.state.trace,
         **values,
     }
-    header["sha256"] = _seal(header, tensors)
-    # One key alone: of several, the order in the file would be left to chance.
-    return tensors_as_bytes(tensors, {KEY: json.dumps(header, sort_keys=True, allow_nan=False)})
-
-
-def _seal(header: dict[str, Any], tensors: Tensors) -> str:
-    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
-    for name, array in sorted(tensors.items()):
-        digest.update(f"{name} {array.dtype} {array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
+    return sealed(OF_HEAD, header, tensors)
 
 
 def _state(header: dict[str, Any], tensors: Tensors) -> State:
@@ -267,11 +179,11 @@ def _state(header: dict[str, Any], tensors: Tensors) -> State:
     return State(**kinds, **weights, trace=trace, documents=documents, hashes=hashes)
 
 
-def _check(state: State, identity: Identity) -> None:
-    """Raise ValueError where the numbers do not fit the spec, or each other."""
-    folds, m = state.joint.total.shape
-    if m != identity.spec.m or folds not in (1, 2):
-        raise ValueError(f"sums of {folds} folds of {m} numbers, for m = {identity.spec.m}")
+def check_state(state: State, m: int) -> None:
+    """Raise ValueError where the numbers of a file do not fit m, or each other."""
+    folds, width = state.joint.total.shape
+    if width != m or folds not in (1, 2):
+        raise ValueError(f"sums of {folds} folds of {width} numbers, for m = {m}")
     weight, squared = state.weight, state.weight_squared
     total = float(weight.sum())
     if not total > 0 or (weight < 0).any() or ((weight > 0) != (squared > 0)).any():

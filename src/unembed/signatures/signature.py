@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,7 +18,10 @@ Fisher = Literal["empirical", "true"]
 
 MOST_LETTERS = 24
 LONGEST_FACT = 400
+DEFAULT_PART = "blocks"
+"""The part of a network's signature that is compared where none is named."""
 REMEDIES = {
+    "part": "compare the same part of both: give --part",
     "vocab": "a sketch lives in one vocabulary",
     "dim": "sketch both on the same backbone",
     "construction": "sketch both with the same --construction",
@@ -30,7 +33,11 @@ REMEDIES = {
     "model_digest": "sketch both on the same backbone",
     "tokenizer": "sketch both with the same tokenizer",
     "support": "restrict both to the same answer tokens",
+    "modules": "sketch both with the same --modules",
+    "backward": "run both backward passes in the same dtype",
 }
+ABSENT = {"support": "of all tokens", "part": "head", "modules": "head", "backward": "none"}
+"""What a field is called where it is "", which is left out of files."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +46,10 @@ class Identity(ShortRepr):
 
     ``head_digest`` is that of the output head, ``model_digest`` that of the body, which gives the
     basis of the activations; ``tokenizer`` a digest too. ``support`` is a digest of the answer
-    tokens that the head was restricted to, or "".
+    tokens that the head was restricted to, or "". Of a part of a network's signature ``part`` is
+    its name, ``modules`` a digest of the names and shapes of the modules it is made of, and
+    ``backward`` the dtype of the backward pass; all three are "" of the head, which no backward
+    pass is needed for.
     """
 
     spec: SketchSpec
@@ -49,6 +59,17 @@ class Identity(ShortRepr):
     model_digest: str
     tokenizer: str
     support: str = ""
+    part: str = ""
+    modules: str = ""
+    backward: str = ""
+
+    def plain(self) -> dict[str, Any]:
+        """Plain values for files and keys; of those of a network, only what is not ""."""
+        left_out = [name for name in OF_NETWORKS if not getattr(self, name)]
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
+
+
+OF_NETWORKS = ("part", "modules", "backward")
 
 
 def mismatch(
@@ -66,7 +87,9 @@ def mismatch(
         if ours[field] != theirs[field]:
             word = field.replace("_", " ")
             first, second = (
-                str(x[field])[:MOST_LETTERS] or "of all tokens" for x in (ours, theirs)
+                (str(x[field]) if field == "part" else str(x[field])[:MOST_LETTERS])
+                or ABSENT[field]
+                for x in (ours, theirs)
             )
             return f"{names[0]} has {word} {first} and {names[1]} {word} {second}: {remedy}"
     return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -201,6 +201,6 @@ def _plain(made: Signature, out: Path) -> dict[str, Any]:
         "name": made.name,
         "samples": state.samples,
         "documents": state.documents,
-        **asdict(made.identity),
+        **made.identity.plain(),
         "facts": made.facts,
     }

@@ -102,7 +102,12 @@ class Header:
 
     def as_bytes(self) -> bytes:
         """The content of ``index.json``, with its own SHA-256."""
-        values = {"kind": "index", "schema": SCHEMA, **asdict(self)}
+        values = {
+            "kind": "index",
+            "schema": SCHEMA,
+            **asdict(self),
+            "identity": self.identity.plain(),
+        }
         return json.dumps({**values, "sha256": _seal(values)}, indent=1).encode()
 
     @staticmethod

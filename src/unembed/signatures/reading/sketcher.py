@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
 
@@ -149,7 +149,7 @@ class Sketcher(ShortRepr):
     @property
     def key(self) -> dict[str, Any]:
         """The plain values that the sketch depends on, but for the pass."""
-        return {**asdict(self.identity), "first_moment": self.first, "blocks": self.blocks}
+        return {**self.identity.plain(), "first_moment": self.first, "blocks": self.blocks}
 
     def swept(
         self,
