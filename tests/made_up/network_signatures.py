@@ -5,7 +5,6 @@ Each module's maps are its own; a sample's features are those of theory §12.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from functools import cache
 
@@ -17,6 +16,7 @@ from unembed.signatures.batch_sums import accumulate
 from unembed.signatures.network.modules import HEAD, NetworkModule
 from unembed.signatures.network.signature import NetworkSignature, module_part
 from unembed.signatures.sketches.constructions import sketch_of
+from unembed.signatures.sketches.names import DEFAULT
 from unembed.signatures.sketches.sketch import Sketch, SketchSpec
 from unembed.signatures.state import Features, State, empty
 
@@ -75,10 +75,7 @@ def network_task(
 @cache
 def sketch_for(module: NetworkModule, m: int, seed: int) -> Sketch:
     """A module's own maps; the head's are those of its own spec."""
-    if module.name != HEAD:
-        digest = hashlib.sha256(f"{seed}/{module.name}".encode()).digest()
-        seed = int.from_bytes(digest[:8], "big") & ((1 << 63) - 1)
-    return sketch_of(SketchSpec(module.outputs, module.inputs, m=m, seed=seed))
+    return sketch_of(module.spec(DEFAULT, m, seed))
 
 
 def network_signed(
