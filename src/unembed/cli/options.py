@@ -13,6 +13,7 @@ from click.core import ParameterSource
 from unembed.cli.help import Command, option, under
 from unembed.models.names import DTYPES
 from unembed.runs.phases import current_phases, profile_process
+from unembed.signatures.network.names import DEFAULT_PART
 
 if TYPE_CHECKING:
     from unembed.models.checkpoint import Checkpoint
@@ -142,6 +143,12 @@ NO_DEBIAS = option(
     is_flag=True,
     was="--plug-in",
     help="Leave in a sample's pairs with itself: for one set of prompts.",
+)
+PART = option(
+    "--part",
+    metavar="PART",
+    help="Of networks' signatures: full, blocks, head, depth:N, kind:NAME or module:NAME.",
+    default_is=DEFAULT_PART,
 )
 PRINTING = under(
     "Output",

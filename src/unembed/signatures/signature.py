@@ -10,6 +10,7 @@ import numpy as np
 
 from unembed.errors import UnembedError
 from unembed.short_repr import ShortRepr
+from unembed.signatures.network.names import DEFAULT_PART as DEFAULT_PART
 from unembed.signatures.sketches.sketch import SketchSpec
 from unembed.signatures.state import SUMMED, State
 
@@ -18,8 +19,6 @@ Fisher = Literal["empirical", "true"]
 
 MOST_LETTERS = 24
 LONGEST_FACT = 400
-DEFAULT_PART = "blocks"
-"""The part of a network's signature that is compared where none is named."""
 REMEDIES = {
     "part": "compare the same part of both: give --part",
     "vocab": "a sketch lives in one vocabulary",

@@ -111,7 +111,7 @@ def test_nothing_can_be_told() -> None:
     assert words.change == "Found: none of 3 sources has a weight."
     assert words.next.startswith("unembed mix ")
     nearer = replace(mixture(3), shares=shares, total=Estimate(0.0, 0.0, 0.1))
-    assert sentence(nearer) == "No mixture of these sources moves the head as field notes would."
+    assert sentence(nearer) == "No mixture of these sources pushes as field notes would."
 
 
 def test_few_documents_are_told() -> None:

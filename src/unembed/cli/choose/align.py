@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from unembed.cli.help import Verb, option, under
-from unembed.cli.options import LOADING, NO_DEBIAS, PRINTING, TEXT, Source
+from unembed.cli.options import LOADING, NO_DEBIAS, PART, PRINTING, TEXT, Source
 from unembed.cli.printing import OUT, Output, typed, with_output
 from unembed.errors import UnembedError
 
@@ -25,6 +25,7 @@ from unembed.errors import UnembedError
         default_is="exact up to 1,000 tokens",
     ),
     NO_DEBIAS,
+    PART,
 )
 @under("Model", option("--model", help="Read TASKS as texts, and sketch them on this model."))
 @LOADING
@@ -36,6 +37,7 @@ def align_command(
     model: str | None,
     exact: bool | None,
     no_debias: bool,
+    part: str | None,
     **given: Any,
 ) -> None:
     """Say how alike several texts would move the head.
@@ -68,8 +70,12 @@ def align_command(
     if model is None:
         if exact is not None:
             raise UnembedError("--exact needs --model and texts: a signature is a sketch")
-        done = align(load_all(tasks), **kept)
+        done = align(load_all(tasks, part), **kept)
     else:
+        if part not in (None, "head"):
+            raise UnembedError(
+                f"--part {part} needs signatures: sketch the texts with unembed sketch --network"
+            )
         checkpoint, texts = source.open_all(model, tasks, quiet=output.quiet)
         done = align_texts(checkpoint, texts, exact=exact, progress=output.progress, **kept)
     output.end(done)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace as with_name
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import click
 
 from unembed.cli.choose.index_build import JSON, WAIT, build_command
 from unembed.cli.help import Listing, option, under
-from unembed.cli.options import CONTEXT_IS, LOADING, PRINTING, TEXT, Source
+from unembed.cli.options import CONTEXT_IS, LOADING, PART, PRINTING, TEXT, Source
 from unembed.cli.printing import say
 from unembed.errors import UnembedError
 from unembed.selection.scores import FEATURES
@@ -71,6 +72,7 @@ index_command.add_command(build_command)
         help="How a new index stores numbers.",
         default_is="float32",
     ),
+    PART,
 )
 @WAIT
 @JSON
@@ -84,6 +86,7 @@ def add_command(
     replace: bool,
     by: Any,
     dtype: Any,
+    part: str | None,
     wait: float,
     as_json: bool,
 ) -> None:
@@ -106,10 +109,10 @@ def add_command(
     if name is not None:
         check_name(name)
     label = Label(tags, licence, note)
-    loaded = [_signature(path) for path in signatures]
-    digests = [digest for _signed, digest in loaded]
-    named = [with_name(signed, name=name or signed.name) for signed, _digest in loaded]
     there = Index.open(index, check=False, wait_s=wait) if (index / HEADER).exists() else None
+    part = part if there is None else _part_of(there, part)
+    loaded, digests = _signatures(signatures, part)
+    named = [with_name(signed, name=name or signed.name) for signed in loaded]
     kind: str = by or "joint"
     identity = named[0].identity
     if there is not None:
@@ -195,9 +198,9 @@ def query_command(index: Path, signature: Path, top: int, approximate: bool, as_
     from unembed.selection.index.index import Index
     from unembed.selection.index.text import answer_text
 
-    signed, digest = _signature(signature)
     there = Index.open(index)
     _note(there)
+    (signed,), (digest,) = _signatures([signature], _part_of(there))
     answer = there.query(signed, top, digest=digest, approximate=approximate)
     say(answer_text(answer), answer.to_json(), as_json)
 
@@ -349,11 +352,20 @@ def _listed(names: list[str]) -> str:
     return first if len(names) == 1 else f"{first} and {len(names) - 1:,} more"
 
 
-def _signature(path: Path) -> tuple[Signature, str]:
-    """A signature, and the SHA-256 of its file."""
-    from unembed.signatures.file import load
-    from unembed.signatures.reading.files import file_of
+def _part_of(index: Index, asked: str | None = None) -> str:
+    """The part of networks that an index is of, which must be the one that is asked for."""
+    found = index.identity.part or "head"
+    if asked not in (None, found):
+        raise UnembedError(
+            f"{index.folder} is of part {found!r} and --part is {asked}: leave it out, or give "
+            "another index"
+        )
+    return found
 
-    file = file_of(path)
-    signed = load(file)
-    return signed, hashlib.sha256(file.read_bytes()).hexdigest()
+
+def _signatures(paths: Sequence[Path], part: str | None) -> tuple[list[Signature], list[str]]:
+    """Signatures of files, or a part of them, and the SHA-256 of the files."""
+    from unembed.signatures.reading.files import file_of, load_any, parts_of
+
+    found = parts_of([(str(path), load_any(path)) for path in paths], part)
+    return found, [hashlib.sha256(file_of(path).read_bytes()).hexdigest() for path in paths]

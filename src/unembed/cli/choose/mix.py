@@ -8,7 +8,7 @@ import click
 
 from unembed.cli.choose.tasks import signatures_of
 from unembed.cli.help import Verb, option, under
-from unembed.cli.options import LOADING, NO_DEBIAS, PRINTING, TEXT, WINDOWS, Source
+from unembed.cli.options import LOADING, NO_DEBIAS, PART, PRINTING, TEXT, WINDOWS, Source
 from unembed.cli.printing import OUT, Output, typed, with_output
 from unembed.errors import UnembedError
 from unembed.selection.scores import FEATURES
@@ -28,6 +28,7 @@ from unembed.selection.scores import FEATURES
         help="What the mixture and TARGET have in common",
     ),
     NO_DEBIAS,
+    PART,
 )
 @under(
     "Model",
@@ -53,6 +54,7 @@ def mix_command(
     probe: str | None,
     max_positions: int | None,
     no_debias: bool,
+    part: str | None,
     **given: Any,
 ) -> None:
     """Say how much of each source to mix, to move a head as TARGET would.
@@ -91,6 +93,7 @@ def mix_command(
         out=output.folder,
         quiet=output.quiet,
         probe=probe,
+        part=part,
     )
     done = mix(wanted, others, by=by, debias=not no_debias, out=output.folder, command=typed())
     output.end(done, interleave=interleave_line(done))

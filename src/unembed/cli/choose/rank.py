@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from unembed.cli.help import Verb, option, under
-from unembed.cli.options import LOADING, NO_DEBIAS, PRINTING, TEXT, WINDOWS, Source
+from unembed.cli.options import LOADING, NO_DEBIAS, PART, PRINTING, TEXT, WINDOWS, Source
 from unembed.cli.printing import OUT, Output, typed, with_output
 from unembed.errors import UnembedError
 from unembed.selection.scores import BASELINES, MODEL_BASELINES, SCORES, SIGNATURE_SCORES
@@ -35,6 +35,7 @@ POSITIONS = 2000
         f"{', '.join(BASELINES)}; of adapters: {', '.join(MODEL_BASELINES)}.",
     ),
     NO_DEBIAS,
+    PART,
     option(
         "--blocks",
         type=int,
@@ -69,6 +70,7 @@ def rank_command(
     model: str | None,
     probe: str | None,
     no_debias: bool,
+    part: str | None,
     max_positions: int | None,
     blocks: int | None,
     **given: Any,
@@ -100,14 +102,16 @@ def rank_command(
             output,
             by,
             debias=not no_debias,
+            part=part,
             model=model,
             probe=probe,
             source=source,
             reading={"max_positions": max_positions, **given},
         )
     else:
-        if no_debias or probe is not None:
+        if no_debias or probe is not None or part is not None:
             asked = "--no-debias" if no_debias else f"--probe {probe}"
+            asked = asked if part is None else f"--part {part}"
             raise UnembedError(f"{asked} is for scores of signatures: {by} is a baseline")
         done = _by_samples(
             tasks,
@@ -128,6 +132,7 @@ def _by_signatures(
     by: str,
     *,
     debias: bool,
+    part: str | None,
     model: str | None,
     probe: str | None,
     source: Source,
@@ -148,6 +153,7 @@ def _by_signatures(
         out=output.folder,
         quiet=output.quiet,
         probe=probe,
+        part=part,
     )
     return rank(first, rest, by=by, debias=debias, out=output.folder, command=typed())
 

@@ -98,8 +98,11 @@ def signatures_of(
     out: Path,
     quiet: bool,
     probe: str | None = None,
+    part: str | None = None,
 ) -> list[Signature]:
     """The signatures of some tasks, in their order; texts are sketched on ``model``, into ``out``.
+
+    Of networks' signatures it is a ``part`` of each, as ``parts_of``.
 
     Without a model every task is a signature's file, an audit's folder, or the folder of an adapter
     with a compact signature in it: that of the text it was trained on. An adapter without one is
@@ -110,7 +113,8 @@ def signatures_of(
     """
     from unembed.runs.progress import Steps
     from unembed.signatures.file import COMPACT_FILE, load
-    from unembed.signatures.reading.files import file_of
+    from unembed.signatures.network.modules import HEAD
+    from unembed.signatures.reading.files import Loaded, load_any, parts_of
     from unembed.signatures.reading.run import sketch
 
     check_once(given)
@@ -122,12 +126,20 @@ def signatures_of(
         )
     texts = [name for name in given if forms[name] == "text" and model is not None]
     adapters = [name for name in given if forms[name] == "adapter"]
-    found: dict[str, Signature] = {}
+    loaded: dict[str, Loaded] = {}
     for name in given:
         if forms[name] == "compact":
-            found[name] = replace(load(Path(name) / COMPACT_FILE), name=name_of(name))
+            loaded[name] = replace(load(Path(name) / COMPACT_FILE), name=name_of(name))
         elif name not in texts and name not in adapters:
-            found[name] = load(file_of(Path(name)))
+            loaded[name] = load_any(Path(name))
+    parts = parts_of(list(loaded.items()), part)
+    found = dict(zip(loaded, parts, strict=True))
+    of = next((one.identity.part for one in parts), part or "")
+    if (texts or adapters) and of not in ("", HEAD):
+        raise UnembedError(
+            f"{[*texts, *adapters][0]} is no signature and part {of!r} of one is wanted: sketch it "
+            "with unembed sketch --network, or give --part head"
+        )
     if adapters:
         probe = _probe(adapters[0], given[0] if given[0] in texts else None, model, probe)
         source.check(probe)

@@ -13,6 +13,7 @@ from unembed.report.alignment.pairs import (
     FORMS,
     MEANINGS,
     NAMES,
+    OF_PARTS,
     OK,
     by_joint,
     estimate,
@@ -31,6 +32,7 @@ from unembed.report.verdicts.alignment import verdict
 from unembed.runs.manifest import FinishedRun
 from unembed.signatures.alignment.ordering import Dendrogram, dendrogram
 from unembed.signatures.alignment.records import Alignments
+from unembed.signatures.network.names import part_words
 
 MOST_NOTED = 5
 """Tasks named above the page for lacking samples; the table names them all."""
@@ -126,7 +128,8 @@ def terms(alignments: Alignments) -> tuple[GlossaryTerm, ...]:
             if determined(one := estimate(alignments, kind, pair), FORMS[kind])
         ]
         span = dict.fromkeys((two(min(values)), two(max(values)))) if values else ("none",)
-        found.append(GlossaryTerm(NAMES[kind], " to ".join(span), meaning))
+        said = OF_PARTS.get(kind, meaning) if alignments.part else meaning
+        found.append(GlossaryTerm(NAMES[kind], " to ".join(span), said))
     return tuple(found)
 
 
@@ -264,5 +267,5 @@ def _some(drawn: int, pairs: int) -> str:
 
 def page_of_run(alignments: Alignments, run: FinishedRun | None, _links: Mapping[str, str]) -> str:
     """The page of alignments."""
-    title = f"How alike {len(alignments.tasks)} tasks would move the head"
+    title = f"How alike {len(alignments.tasks)} tasks would move {part_words(alignments.part)}"
     return alignment_page(alignments, title=title, facts=kept_facts(run), command=command_of(run))

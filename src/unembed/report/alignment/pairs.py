@@ -21,6 +21,15 @@ NAMES = {kind: one.label for kind, one in ALIGNMENT_KINDS.items()}
 
 MEANINGS = {kind: one.meaning for kind, one in ALIGNMENT_KINDS.items() if one.meaning}
 """What each quantity of an alignment asks of two tasks."""
+OF_PARTS = {
+    "joint": "Do two tasks push this part of the network along the same directions? 1: the same "
+    "ones. 0: none in common. Which way along them does not count.",
+    "activation": "The input side alone: does the module read alike activations?",
+    "error": "The output side alone: are the errors that come back to it alike?",
+    "first_moment": "The cosine of mean gradients, with its sign. Above 0 the tasks pull this part "
+    "the same way, below 0 against each other.",
+}
+"""The same of a part of a network other than its head."""
 
 FORMS = {kind: one.form for kind, one in ALIGNMENT_KINDS.items()}
 """How each quantity is written."""

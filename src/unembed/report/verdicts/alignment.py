@@ -97,7 +97,7 @@ def _quality(alignments: Alignments) -> str:
     pairs = by_joint(alignments)
     if not pairs:
         return "there is no number to judge."
-    scale = "1: the same push on the head, 0: nothing in common"
+    scale = "1: the same push, 0: nothing in common"
     who = _named(alignments, pairs[0])
     return f"the highest joint alignment is {_joint(alignments, pairs[0])}, of {who} ({scale})."
 

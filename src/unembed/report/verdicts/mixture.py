@@ -43,7 +43,7 @@ def sentence(mixture: Mixture) -> str:
         return f"What {target} is made of cannot be told: {residual.reason}."
     used = _used(mixture)
     if not used:
-        return f"No mixture of these sources moves the head as {target} would."
+        return f"No mixture of these sources pushes as {target} would."
     if mixture.mostly_left:
         return (
             f"No mixture of these sources makes {target}: {residual_words(residual)} of it is "

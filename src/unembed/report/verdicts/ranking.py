@@ -140,9 +140,9 @@ def _quality(ranking: Ranking, scored: Sequence[Ranked]) -> str:
 def _scale(score: Score) -> str:
     """What the ends of a score mean."""
     if score.cosine and score.signed:
-        return "1: the same pull on the head, −1: the opposite one"
+        return "1: the same pull, −1: the opposite one"
     if score.cosine:
-        return "1: the same push on the head, 0: nothing in common"
+        return "1: the same push, 0: nothing in common"
     return "above 0 helps" if score.signed else "larger promises more"
 
 

@@ -93,6 +93,7 @@ def align(
         unit=identity.unit,
         fisher=identity.fisher,
         debiased=debias,
+        part=identity.part,
     )
 
 

@@ -66,6 +66,7 @@ class Alignments(RunRecord, Figures):
     ``joint`` is the cosine of head Fishers; ``activation`` and ``error`` those of its marginals;
     ``proxy`` their product; ``coupling`` ``joint / proxy``; ``first_moment`` the signed cosine of
     mean gradients, None where it was not kept. ``method`` is "exact" or the construction's name.
+    Of networks ``part`` is the one that was compared, "" of the head.
     """
 
     KIND: ClassVar[str] = "alignment"
@@ -81,6 +82,7 @@ class Alignments(RunRecord, Figures):
     unit: str
     fisher: str
     debiased: bool
+    part: str = ""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -103,6 +105,8 @@ class Alignments(RunRecord, Figures):
             "debiased": self.debiased,
             "tasks": [vars(task) for task in self.tasks],
         }
+        if self.part:
+            plain["part"] = self.part
         for kind in KINDS:
             pairs = self.pairs(kind)
             plain[kind] = None if pairs is None else {k: _plain(v) for k, v in vars(pairs).items()}

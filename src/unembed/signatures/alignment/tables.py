@@ -31,6 +31,8 @@ def signature_text(signature: Signature) -> str:
         ("sketch", f"{spec.construction}, m = {spec.m:,}, seed {spec.seed}"),
         ("head", f"{spec.vocab:,} x {spec.dim:,} of {signature.facts.get('model', 'a model')}"),
     ]
+    if identity.part:
+        rows.append(("part", f"{identity.part} of the network, {identity.backward} backward"))
     if identity.support:
         rows.append(("softmax", f"over answer words alone ({identity.support[:12]})"))
     if "notes" in signature.facts:

@@ -13,14 +13,13 @@ import numpy as np
 
 from unembed.errors import UnembedError
 from unembed.short_repr import ShortRepr
-from unembed.signatures.network.modules import HEAD, NetworkModule
+from unembed.signatures.network.modules import DEPTH, HEAD, KIND, NetworkModule
+from unembed.signatures.network.names import BLOCKS, FULL, MODULE
 from unembed.signatures.signature import Identity, Signature, Unit, mismatch
 from unembed.signatures.sketches.sketch import SketchSpec
 from unembed.signatures.state import SUMMED, WEIGHTS, State
 from unembed.signatures.sums import Sums
 
-FULL, BLOCKS = "full", "blocks"
-DEPTH, MODULE, KIND = "depth:", "module:", "kind:"
 MOST_LISTED = 8
 
 

@@ -1,0 +1,23 @@
+"""What the parts of a network's signature are called."""
+
+from __future__ import annotations
+
+FULL, BLOCKS = "full", "blocks"
+"""Of all modules: gradients as one vector, and each module by itself."""
+MODULE = "module:"
+"""Before the name of a module."""
+DEFAULT_PART = BLOCKS
+"""The part that is compared where none is named."""
+
+
+def part_words(part: str) -> str:
+    """What would be moved, in plain words: "the head", "depth 7"."""
+    kind, _, name = part.partition(":")
+    return {
+        "": "the head",
+        "head": "the head",
+        FULL: "the whole network",
+        BLOCKS: "the network’s modules",
+        "depth": f"depth {name}",
+        "kind": f"every {name}",
+    }.get(kind, name)

@@ -1,0 +1,81 @@
+"""``--part`` of the verbs that compare signatures, on signatures of whole networks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from command_line import Run
+from made_up.network_signatures import network_signed, network_task
+from unembed.signatures.alignment.align import align
+from unembed.signatures.alignment.records import Alignments
+from unembed.signatures.file import save
+from unembed.signatures.network.file import load_network, save_network
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Three networks' signatures, and the head of the last."""
+    folder = tmp_path_factory.mktemp("networks")
+    for seed, name in enumerate(("target", "one", "two")):
+        made = network_signed(name, network_task(80, seed, tilt=0.4), m=256)
+        save_network(made, folder / f"{name}.safetensors")
+    save(load_network(folder / "two.safetensors").part("head"), folder / "head.safetensors")
+    return [folder / f"{name}.safetensors" for name in ("target", "one", "two", "head")]
+
+
+def test_align_compares_a_part(run: Run, files: list[Path], tmp_path: Path) -> None:
+    networks = [load_network(file) for file in files[:2]]
+    for part in ("depth:1", "kind:q_proj", "head"):
+        out = tmp_path / part.replace(":", "-")
+        done = run("align", *files[:2], "--part", part, "-o", out)
+        assert done.code == 0, done.err
+        want = align([one.part(part) for one in networks])
+        assert Alignments.load(out).joint.value.tolist() == want.joint.value.tolist()
+    assert "depth 1" in (tmp_path / "depth-1" / "report.html").read_text()
+    other = run("align", *files[:2], "-o", tmp_path / "head", "--part", "full")
+    assert "another run" in other.line
+    mixed = run("align", files[0], files[3], "-o", tmp_path / "x")
+    assert "of an output head alone: give --part head" in mixed.line
+    assert run("align", files[0], files[3], "--part", "head", "-o", tmp_path / "y").code == 0
+    assert "has no part 'depth:7': give one of its 11, depth:" in (
+        run("align", *files[:2], "--part", "depth:7", "-o", tmp_path / "z").line
+    )
+    assert not (tmp_path / "z").exists()
+
+
+def test_rank_and_mix_take_a_part(run: Run, files: list[Path], tmp_path: Path) -> None:
+    ranked = run("rank", *files[:3], "--part", "full", "-o", tmp_path / "rank", "--json")
+    assert ranked.code == 0, ranked.err
+    assert len(json.loads(ranked.out)["summary"]["sources"]) == 2
+    plain = run("rank", *files[:3], "-o", tmp_path / "plain", "--by", "gradient", "--no-debias")
+    assert plain.code == 0, plain.err
+    mixed = run("mix", *files[:3], "--part", "depth:0", "-o", tmp_path / "mix", "--json")
+    assert mixed.code == 0, mixed.err
+    sides = run("rank", *files[:3], "--by", "activation", "-o", tmp_path / "sides")
+    assert "activation" in sides.line
+    assert "\n" not in sides.line.strip()
+    words = run("rank", *files[:3], "--part", "full", "--by", "loss", "-o", tmp_path / "loss")
+    assert "--part full is for scores of signatures" in words.line
+
+
+def test_an_index_is_of_one_part(run: Run, files: list[Path], tmp_path: Path) -> None:
+    index = tmp_path / "index"
+    assert run("index", "add", index, files[1], "--part", "full").code == 0
+    assert run("index", "add", index, files[2]).code == 0
+    assert "is of part 'full' and --part is head: leave it out" in (
+        run("index", "add", index, files[0], "--part", "head").line
+    )
+    found = run("index", "query", index, files[1], "--json")
+    assert found.code == 0, found.err
+    matches = json.loads(found.out)["matches"]
+    assert matches[0]["name"] == "one"
+    assert matches[0]["cosine"]["value"] == 1
+    assert "has no part 'full': sketch its text with --network" in (
+        run("index", "query", index, files[3]).line
+    )
+    heads = tmp_path / "heads"
+    assert run("index", "add", heads, files[3]).code == 0
+    assert run("index", "query", heads, files[0]).code == 0
