@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -85,6 +86,35 @@ def head_loss(
     return HeadLoss(
         *differentiable(hidden, head.weight, head.bias, head, targets, k, cosines, precision, block)
     )
+
+
+Observer = Callable[[Float[Tensor, "rows block"], int, slice], None]
+"""Takes a block of the loss's gradient in ``W h + b``, its first column and the rows it is of."""
+
+
+@torch.no_grad()
+def hidden_gradient(
+    hidden: Float[Tensor, "positions dim"],
+    head: Head,
+    targets: Int[Tensor, " positions"],
+    logsumexp: Float[Tensor, " positions"],
+    *,
+    precision: Precision,
+    observe: Observer | None = None,
+    block: int = BLOCK,
+) -> Float[Tensor, "positions dim"]:
+    """The gradient of the summed NLL, in nats, in the head's input, where a sweep has been made.
+
+    ``head_loss(hidden, ...).nll.sum().backward()`` without the pass over the vocabulary that
+    ``logsumexp`` comes from. ``observe`` sees the gradient in ``W h + b``, block by block, which
+    is ``scale (softmax - onehot)`` times the slope of a soft-cap. In the dtype of ``hidden``.
+    """
+    numbers = torch.full_like(logsumexp, head.scale)
+    incoming = _Incoming(logsumexp, numbers, None, targets[:, None] - head.first, -numbers[:, None])
+    needed, route = (True, False, False), precision.float32_route
+    found = _gradients(hidden, head, incoming, None, needed, route, block, observe)[0]
+    assert found is not None
+    return found
 
 
 class _HeadLoss(torch.autograd.Function):
@@ -233,6 +263,7 @@ def _gradients(
     needed: tuple[bool, ...],
     route: Route,
     block: int,
+    observe: Observer | None = None,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """The gradients of hidden, weight and bias that are needed, None for the others."""
     dtype, n = incoming.logsumexp.dtype, len(hidden)
@@ -260,6 +291,8 @@ def _gradients(
             _logit_gradient(logits, incoming.tile(rows), start, head.softcap)
             if barred is not None:
                 logits.masked_fill_(barred, 0.0)
+            if observe is not None:
+                observe(logits, start, rows)
             with float32_products(route):
                 if to_hidden is not None:
                     to_hidden[rows].addmm_(logits, weight)

@@ -9,7 +9,10 @@ from .network.file import load_network as load_network
 from .network.file import save_network as save_network
 from .network.merging import merge as merge
 from .network.modules import NetworkModule as NetworkModule
+from .network.modules import network_modules as network_modules
+from .network.run import sketch_network as sketch_network
 from .network.signature import NetworkSignature as NetworkSignature
+from .network.sketcher import NetworkOptions as NetworkOptions
 from .reading.features import features as features
 from .reading.sketcher import Sketcher as Sketcher
 from .samples import Samples as Samples
@@ -26,9 +29,12 @@ __all__ = [
     "merge",
     # Signatures of a whole network
     "NetworkModule",
+    "NetworkOptions",
     "NetworkSignature",
     "load_network",
+    "network_modules",
     "save_network",
+    "sketch_network",
     # Positions with their hidden states
     "Samples",
     "samples_of",

@@ -39,6 +39,9 @@ class FeatureFactors:
     squared_norm: Float[Tensor, " rows"]
 
 
+Sides = tuple[Float[Tensor, "rows sketch"], Float[Tensor, "rows sketch"]]
+"""``r·g`` and ``s·g`` of some samples, packed: what their joint features are products of."""
+
 Passes = Iterator[tuple[Sweep, Iterator[tuple[slice, FeatureFactors]]]]
 """Some rows' sweep, then the factors of SLICE of them at a time, with where these are."""
 
@@ -92,17 +95,43 @@ def features(
     """
     passes = _passes(hidden, head, targets, sketch, fisher, precision, block, k, first)
     if sequence is None:
-        return _of_positions(passes, len(hidden), sketch, hidden.device, first)
-    return _of_sequences(passes, sequence, sketch, fisher, first)
+        kinds = 4 if first else 3
+        swept, packed, norm = _of_positions(passes, len(hidden), sketch, hidden.device, kinds)
+        joint, activation, error = packed[:3]
+        return swept, Features(joint, activation, error, packed[3] if first else None, norm)
+    return _of_sequences(passes, sequence, sketch, fisher, first)[:2]
+
+
+@torch.no_grad()
+def features_and_sides(
+    hidden: Float[Tensor, "positions dim"],
+    head: Head,
+    targets: Int[Tensor, " positions"],
+    sketch: Sketch,
+    *,
+    sequence: Int[Tensor, " positions"] | None = None,
+    precision: Precision | None = None,
+    first: bool = False,
+) -> tuple[Sweep, Features, Sides]:
+    """``features`` of the empirical Fisher, bitwise, and the two sides that the joint ones are of.
+
+    Both sides take as much memory as two more kinds of features. Raises UnembedError as that does.
+    """
+    passes = _passes(hidden, head, targets, sketch, "empirical", precision, None, 2, first)
+    if sequence is None:
+        swept, packed, norm = _of_positions(passes, len(hidden), sketch, hidden.device, 5)
+        joint, activation, error, one, other = packed
+        found = Features(joint, activation, error, one if first else None, norm)
+        return swept, found, (one, other)
+    return _of_sequences(passes, sequence, sketch, "empirical", first)
 
 
 def _of_positions(
-    passes: Passes, count: int, sketch: Sketch, device: torch.device, first: bool
-) -> tuple[Sweep, Features]:
-    """Each position's features, in its row."""
+    passes: Passes, count: int, sketch: Sketch, device: torch.device, kinds: int
+) -> tuple[Sweep, list[Float[Tensor, "rows sketch"]], Float[Tensor, " rows"]]:
+    """Each position's features in its row, by kind: joint, activation, error and the two sides."""
     packed = [
-        torch.empty(count, sketch.spec.m, dtype=torch.float32, device=device)
-        for _ in range(4 if first else 3)
+        torch.empty(count, sketch.spec.m, dtype=torch.float32, device=device) for _ in range(kinds)
     ]
     norm = torch.empty(count, dtype=torch.float32, device=device)
     swept: list[Sweep] = []
@@ -110,19 +139,18 @@ def _of_positions(
         swept.append(found)
         for at, some in factors:
             made = [some.activation * some.error, some.activation, some.error]
-            if first and some.sides is not None:
-                made.append(some.sides[0])
-            for into, each in zip(packed, made, strict=True):
+            if some.sides is not None:
+                made.extend(some.sides)
+            for into, each in zip(packed, made, strict=False):
                 into[at] = sketch.pack(each)
             norm[at] = some.squared_norm
-    joint, activation, error = packed[:3]
-    return _joined(swept), Features(joint, activation, error, packed[3] if first else None, norm)
+    return _joined(swept), packed, norm
 
 
 def _of_sequences(
     passes: Passes, sequence: Int[Tensor, " positions"], sketch: Sketch, fisher: Fisher, first: bool
-) -> tuple[Sweep, Features]:
-    """The sums over each sequence's positions, multiplied afterwards."""
+) -> tuple[Sweep, Features, Sides]:
+    """The sums over each sequence's positions, multiplied afterwards; both sides before that."""
     count, device = int(sequence.max()) + 1 if len(sequence) else 0, sequence.device
     kinds = 3 if fisher == "true" else 4
     summed = [
@@ -143,11 +171,12 @@ def _of_sequences(
                 into.index_add_(0, sequence[at], sketch.pack(each))
             norm.index_add_(0, sequence[at], some.squared_norm)
     if fisher == "true":
-        return _joined(swept), Features(joint, activation, error, None, norm)
+        return _joined(swept), Features(joint, activation, error, None, norm), (joint, joint)
     other = summed[3]
     norm = (joint.square().mean(1) + other.square().mean(1)) / 2
     product = sketch.pack(sketch.unpack(joint) * sketch.unpack(other))
-    return _joined(swept), Features(product, activation, error, joint if first else None, norm)
+    made_of = Features(product, activation, error, joint if first else None, norm)
+    return _joined(swept), made_of, (joint, other)
 
 
 def _passes(

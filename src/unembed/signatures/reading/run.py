@@ -72,12 +72,8 @@ def sketch(
         corpus = verbalizers.answers(corpus)
     with current_phases()("prepare"):
         reading = ModelPass.of(checkpoint.model, corpus, options, checkpoint.name, hash_model=True)
-    asked, positions = options.max_positions, reading.windows.positions
-    if asked is not None and positions < asked and not at_most:
-        raise UnembedError(
-            f"the text has {positions:,} positions and {asked:,} were asked for: give more text, "
-            "or ask for fewer"
-        )
+    if not at_most:
+        refuse_too_few(reading, options)
     if verbalizers is not None:
         head = verbalizers.head(reading.head, corpus.tokenizer)
         reading = replace(reading, head=head)
@@ -107,6 +103,16 @@ def sketch(
     if ranks.first:
         shutil.rmtree(unfinished)
     return load(path) if signature is None else signature
+
+
+def refuse_too_few(reading: ModelPass, options: SketchOptions) -> None:
+    """Raise UnembedError for a text with fewer positions than were asked for."""
+    asked, positions = options.max_positions, reading.windows.positions
+    if asked is not None and positions < asked:
+        raise UnembedError(
+            f"the text has {positions:,} positions and {asked:,} were asked for: give more text, "
+            "or ask for fewer"
+        )
 
 
 def _pieces(

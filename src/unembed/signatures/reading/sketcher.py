@@ -161,9 +161,6 @@ class Sketcher(ShortRepr):
         precision: Precision,
     ) -> tuple[Sweep, BatchSums]:
         """The sweep of a batch, and its samples; rows not finite are left out."""
-        hashes = self.hashes[batch.doc]
-        _, same, here = np.unique(hashes, return_inverse=True, return_counts=True)
-        whole = here[same] == self.sizes[batch.doc]
         sequence = None
         if self.identity.unit == "sequence":
             sequence = torch.from_numpy(batch.window).to(hidden.device)
@@ -182,13 +179,23 @@ class Sketcher(ShortRepr):
         if sequence is not None:
             bad = torch.zeros(len(made.joint), dtype=torch.float32, device=hidden.device)
             kept = bad.index_add_(0, sequence, (~found.finite).float()) == 0
-            _, where = np.unique(sequence.cpu().numpy(), return_index=True)
+        return found, self.summed(made, batch, None if bool(kept.all()) else kept)
+
+    def summed(
+        self, made: Features, batch: Batch, kept: Bool[Tensor, " samples"] | None = None
+    ) -> BatchSums:
+        """The sums of a batch's samples; None keeps all of them."""
+        hashes = self.hashes[batch.doc]
+        _, same, here = np.unique(hashes, return_inverse=True, return_counts=True)
+        whole = here[same] == self.sizes[batch.doc]
+        if self.identity.unit == "sequence":
+            _, where = np.unique(batch.window, return_index=True)
             hashes, whole = hashes[where], whole[where]
-        if not bool(kept.all()):
+        if kept is not None:
             some = kept.cpu().numpy()
             made, hashes, whole = _some(made, kept), hashes[some], whole[some]
         like = empty(self.identity.spec.m, first=self.first, blocks=self.blocks)
-        return found, batch_sums(like, made, hashes, whole)
+        return batch_sums(like, made, hashes, whole)
 
     def signature(self, states: Sequence[State]) -> Signature:
         """The signature of all samples, of the states of the parts."""

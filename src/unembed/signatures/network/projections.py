@@ -1,0 +1,189 @@
+"""Both projections of one module's gradients, sample by sample, from its inputs and errors.
+
+With the maps r and s of a module's own sketch and its ``factor`` f, a sample's projections are
+``x = Σ f(r δ) f(r a)`` and ``y = Σ f(s δ) f(s a)`` over its positions (theory §12).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+from unembed.signatures.network.block_samples import BlockSamples, runs_of, within
+from unembed.signatures.reading.features import SLICE
+from unembed.signatures.sketches.sketch import LinearMap, Sketch
+
+
+@dataclass(frozen=True)
+class ModuleSums:
+    """Of one module in a block: sums over each document of its samples' features.
+
+    ``joint`` are those of ``x y``, ``activation`` of ``Σ f(r a) f(s a)``, ``error`` of
+    ``Σ f(r δ) f(s δ)``, and ``first`` of x. ``trace`` is ``Σ ‖g‖²`` over all samples, exact where
+    a sample is one row, else estimated by the means of ``x²`` and ``y²``.
+    """
+
+    joint: Shaped[Tensor, "documents features"]
+    activation: Shaped[Tensor, "documents features"]
+    error: Shaped[Tensor, "documents features"]
+    first: Shaped[Tensor, "documents features"]
+    trace: float
+
+
+@dataclass(frozen=True)
+class Factors:
+    """Of some rows, a position each: features of the error and of the input by r and by s."""
+
+    u: Shaped[Tensor, "rows features"]
+    v: Shaped[Tensor, "rows features"]
+    alpha: Shaped[Tensor, "rows features"]
+    beta: Shaped[Tensor, "rows features"]
+
+
+AddSides = Callable[[slice, Tensor, Tensor], None]
+"""Takes some samples' x and y."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The inputs and errors of one call of a module, a position each, and whose they are."""
+
+    inputs: Float[Tensor, "rows inputs"]
+    errors: Float[Tensor, "rows outputs"]
+    numbers: Int[np.ndarray, " rows"]
+
+    @property
+    def every(self) -> bool:
+        """Whether each sample has one row, and the rows are in the order of samples."""
+        return np.array_equal(self.numbers, np.arange(len(self.numbers)))
+
+
+def single_sums(sketch: Sketch, rows: Rows, samples: BlockSamples, add: AddSides) -> ModuleSums:
+    """The sums where every sample is one row, in their order."""
+    count = len(samples.documents.hashes)
+    sums: list[Tensor] = []
+    for at, some in factors(sketch, rows):
+        x, y = some.u * some.alpha, some.v * some.beta
+        add(at, x, y)
+        made = (x * y, some.alpha * some.beta, some.u * some.v, x)
+        sums = sums or [x.new_zeros(count, x.shape[1]) for _ in made]
+        for document, begin, end in within(samples.document_runs, at.start, at.stop):
+            for into, each in zip(sums, made, strict=True):
+                into[document] += each[begin:end].sum(0)
+    joint, activation, error, first = sums
+    return ModuleSums(joint, activation, error, first, float(_squared_norms(rows).sum()))
+
+
+def grouped_sums(
+    sketch: Sketch, calls: list[Rows], samples: BlockSamples, add: AddSides
+) -> ModuleSums:
+    """The sums where a sample has any number of rows, of several calls of the module."""
+    sums: list[Tensor] = []
+    for call in calls:
+        runs = runs_of(call.numbers)
+        for at, some in factors(sketch, call):
+            made = (
+                some.u * some.alpha,
+                some.v * some.beta,
+                some.alpha * some.beta,
+                some.u * some.v,
+            )
+            sums = sums or [each.new_zeros(samples.count, each.shape[1]) for each in made]
+            for sample, begin, end in within(runs, at.start, at.stop):
+                for into, each in zip(sums, made, strict=True):
+                    into[sample] += each[begin:end].sum(0)
+    x, y, activation, error = sums
+    add(slice(0, samples.count), x, y)
+    joint, activation, error, first = (
+        by_document(each, samples) for each in (x * y, activation, error, x)
+    )
+    return ModuleSums(joint, activation, error, first, trace_of(sketch, x, y))
+
+
+def by_document(
+    rows: Shaped[Tensor, "samples features"], samples: BlockSamples
+) -> Shaped[Tensor, "documents features"]:
+    """The sum of the rows of each document."""
+    sums = rows.new_zeros(len(samples.documents.hashes), rows.shape[1])
+    for document, first, last in samples.document_runs:
+        sums[document] += rows[first:last].sum(0)
+    return sums
+
+
+def trace_of(
+    sketch: Sketch, x: Shaped[Tensor, "samples features"], y: Shaped[Tensor, "samples features"]
+) -> float:
+    """An estimate of ``Σ ‖g‖²``: the mean of both sides' squares."""
+    squares = [sketch.pack(side).double().square().mean(1).sum() for side in (x, y)]
+    return float(sum(squares) / 2)
+
+
+def factors(sketch: Sketch, rows: Rows) -> Iterator[tuple[slice, Factors]]:
+    """The factors of SLICE rows at a time, so that they stay in the cache."""
+    for top in range(0, len(rows.numbers), SLICE):
+        at = slice(top, min(top + SLICE, len(rows.numbers)))
+        errors, inputs = rows.errors[at].float(), rows.inputs[at].float()
+        u, v = (sketch.factor(mapped(side, errors)) for side in sketch.error)
+        alpha, beta = (sketch.factor(mapped(side, inputs)) for side in sketch.activation)
+        yield at, Factors(u, v, alpha, beta)
+
+
+def _squared_norms(rows: Rows) -> Float[Tensor, " rows"]:
+    """``‖δ‖² ‖a‖²`` of each row."""
+    errors, inputs = (each.double().square().sum(1) for each in (rows.errors, rows.inputs))
+    return errors * inputs
+
+
+def mapped(side: LinearMap, rows: Float[Tensor, "rows dim"]) -> Float[Tensor, "rows width"]:
+    """``rows @ S.T`` of a map S."""
+    into = torch.zeros(len(rows), side.width, dtype=torch.float32, device=rows.device)
+    side.add(rows, 0, into)
+    return into
+
+
+class ErrorsProjected:
+    """Both projections of a head's errors, taken from blocks of the vocabulary; in place."""
+
+    def __init__(self, sketch: Sketch, rows: int, device: torch.device) -> None:
+        self._sketch = sketch
+        self._raw = [
+            torch.zeros(rows, side.width, dtype=torch.float32, device=device)
+            for side in sketch.error
+        ]
+        self._squares = torch.zeros(rows, dtype=torch.float64, device=device)
+
+    def take(self, errors: Float[Tensor, "rows block"], start: int, rows: slice) -> None:
+        """Take a block of columns of some rows' errors, the first of them ``start``."""
+        for side, raw in zip(self._sketch.error, self._raw, strict=True):
+            side.add(errors, start, raw[rows])
+        self._squares[rows] += errors.double().square().sum(1)
+
+    def sides(
+        self,
+        hidden: Float[Tensor, "positions dim"],
+        sequence: Int[Tensor, " positions"] | None,
+        count: int,
+    ) -> tuple[Tensor, Tensor, float]:
+        """x and y of every sample, and ``Σ ‖g‖²``, as ``ModuleSums`` says."""
+        sketch, made = self._sketch, list[Tensor]()
+        for raw, side in zip(self._raw, sketch.activation, strict=True):
+            rows = [
+                sketch.factor(raw[top : top + SLICE])
+                * sketch.factor(mapped(side, hidden[top : top + SLICE].float()))
+                for top in range(0, len(hidden), SLICE)
+            ]
+            made.append(torch.cat(rows))
+        x, y = made
+        if sequence is None:
+            norms = self._squares * hidden.double().square().sum(1)
+            return x, y, float(norms.sum())
+        sums = [side.new_zeros(count, side.shape[1]) for side in made]
+        for number, first, last in runs_of(sequence.cpu().numpy()):
+            for into, each in zip(sums, made, strict=True):
+                into[number] += each[first:last].sum(0)
+        return sums[0], sums[1], trace_of(sketch, sums[0], sums[1])
