@@ -255,10 +255,10 @@ def dense_maps(sketch: Sketch) -> list[Tensor]:
 
 
 def projections(sketch: Sketch, gradient: Tensor) -> tuple[Tensor, Tensor]:
-    """``r·g`` and ``s·g`` of an outputs x inputs matrix, feature by feature."""
+    """``r·g`` and ``s·g`` of (samples x) outputs x inputs, feature by feature."""
     r, s, a, b = dense_maps(sketch)
     g = gradient.to(r.dtype)
-    return ((g @ a) * r).sum(0), ((g @ b) * s).sum(0)
+    return ((g @ a) * r).sum(-2), ((g @ b) * s).sum(-2)
 
 
 def marginals(sketch: Sketch, one: Positions) -> tuple[Tensor, Tensor]:
