@@ -13,6 +13,7 @@ the document as large as the setting says; all ten pairs hold at once or the run
 ``layers``: positions that are hard by an effect of their document and their own, in documents of
 lognormal sizes; hard ones settle late, are wrong and lose more, and a penalty goes with their loss
 as the paper has it: not at all, against it, and strongly with it. ``harder`` has a larger effect.
+``networks``: alignments of parts of a network's signatures (``network_coverage.py``).
 A run without an interval is counted in ``none`` and neither held nor missed. With 300 runs the
 standard error of a coverage of 95 % is 1.3 %.
 """
@@ -33,6 +34,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from network_coverage import networks
 from unembed.decisions.comparison.divergences import DivergenceColumns, summarise_divergences
 from unembed.decisions.layers.settling import settling
 from unembed.decisions.layers.stack import LensStack
@@ -48,7 +50,7 @@ from unembed.stats.rank_correlations import RankCorrelations
 from unembed.stats.simultaneous import Sums, simultaneous_means
 from unembed.stats.studentised import mean_estimates
 
-FAMILIES = ("verdicts", "mixtures", "divergences", "pairs", "layers")
+FAMILIES = ("verdicts", "mixtures", "divergences", "pairs", "layers", "networks")
 TARGETS, SEEDS = (6, 12, 16), (1, 3)
 DOCUMENTS = (20, 60, 200)
 LAYERS_DOCUMENTS = (5, 10, 20, 60, 200)
@@ -409,6 +411,7 @@ SETTINGS = {
     "divergences": divergences,
     "pairs": pairs,
     "layers": layers,
+    "networks": networks,
 }
 
 if __name__ == "__main__":

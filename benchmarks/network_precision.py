@@ -2,7 +2,7 @@
 
     python benchmarks/network_precision.py                       # the bundled model
     python benchmarks/network_precision.py --model MODEL --text TEXT
-    python benchmarks/network_precision.py --made-up             # 4 blocks of width 256, not trained
+    python benchmarks/network_precision.py --made-up             # 4 blocks of width 256, untrained
 
 Every window's gradient of every linear module, whole, by plain autograd: once with the model in
 float32, once with weights, activations and errors in bfloat16 (``all``), and once with the weights
