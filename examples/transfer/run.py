@@ -3,6 +3,7 @@
     python examples/transfer/run.py -o transfer            # 16 domains, 3 seeds, head and LoRA
     python examples/transfer/run.py -o quick --quick       # in less than a minute
     python examples/transfer/run.py -o more --tasks 24 --wikitext wiki.train.raw
+    python examples/transfer/run.py -o network --network --subsets 24
     unembed report transfer/head -o transfer.html
 
 The domains are real text of this machine: documentation, code, headers, logs, listings, tables,
@@ -10,7 +11,9 @@ licences, translations. For each target the other domains are the candidate sour
 measured: a copy of the bundled model is trained on each source (its head alone, then LoRA), and
 each target's loss falls, or rises, on held-out text. Scores read only text to train on. A third
 setting asks for properties of generated strings: there activations and errors are the same for all
-tasks, and only their coupling differs. A killed run goes on when it is called again.
+tasks, and only their coupling differs. With --network scores come from signatures of the whole
+network too, and from adapters; with --subsets random halves of the sources are trained on as
+mixtures. A killed run goes on when it is called again.
 """
 
 from __future__ import annotations
@@ -19,7 +22,9 @@ import argparse
 import json
 import shlex
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -30,19 +35,23 @@ from domains import sources
 from jaxtyping import Float
 from kept import kept
 from methods import CURVE, POSITIONS, Found, from_models, from_samples, from_signatures
+from network import ADAPTERS, NetworkSetup, adapter_steps, from_adapters, from_network
 from passages import Domain, TooLittleError, split
-from tables import as_json, lines
+from subsets import Foreseen, foreseen, measure_subsets
+from tables import as_json, lines, lines_of_subsets
 from tasks import Sizes, Task, read
 
 from training import LoraTraining, Training, key_of
 from training import measure as train
 from unembed import Checkpoint, Head, load
 from unembed.demo import HeadTraining, bundled_model
-from unembed.runs import digest_of, progress_bar
+from unembed.runs import digest_of, progress_bar, write_whole
 from unembed.selection import MODEL_BASELINES, Scores, Transfer, judge_transfer
 
 QUICK = ("manual", "docstrings", "character names", "number series", "C headers", "French")
 SETTINGS = ("head", "lora", "strings")
+FEW = ("unigram", "unigram_loss", "random")
+"""Baselines that need no hidden states."""
 
 
 SIZES, LORA = Sizes(), LoraTraining()
@@ -68,6 +77,8 @@ class Setup:
     curve: tuple[int, ...] = CURVE
     baselines: tuple[str, ...] = tuple(POSITIONS)
     models: tuple[str, ...] = MODEL_BASELINES
+    network: NetworkSetup | None = None
+    subsets: int = 0
     strings: int = 1_200
     word_training: HeadTraining = WORDS
     wikitext: Path | None = None
@@ -115,6 +126,7 @@ class Seed:
 
     gains: Float[np.ndarray, "sources targets"]
     found: list[Found]
+    foreseen: list[Foreseen] = field(default_factory=list)
 
 
 def on_domains(
@@ -138,19 +150,66 @@ def on_domains(
         ) -> list[dict[str, Any]]:
             found = from_signatures(checkpoint, tasks, setup.m, setup.curve, shown)
             found += from_samples(tasks, head, seconds, setup.baselines, seed, shown)
-            return [{**vars(one), "values": one.values.tolist()} for one in found]
+            return as_plain(found)
 
         key = [digest_of(checkpoint.model), key_of(tasks), setup.m, setup.curve, setup.baselines]
         place = folder and folder / f"seed-{seed}" / "scores.json"
-        plain = kept(place, key, scored)
-        found = [Found(**{**one, "values": np.array(one["values"], float)}) for one in plain]
+        found = as_found(kept(place, key, scored))
+        if setup.network:
+            found += of_network(checkpoint, tasks, head, setup, seed, folder, shown)
         for how, training in asked.items():
             truth = train(checkpoint, tasks, head, training, seed, setup.models, folder, shown)
             more = from_models(truth, setup.models, how)
+            if how == "lora" and setup.network and folder:
+                place = folder / f"seed-{seed}" / how
+                more += adapter_steps(checkpoint, tasks, head, setup.lora, place)
             if how == "lora" and "head" in seeds:
                 more.append(Found("gains of the head", seeds["head"][seed].gains))
-            seeds[how].append(Seed(truth.gains, [*found, *more]))
+            predicted = []
+            if setup.subsets and seed == 0:
+                given = (tasks, head, training, setup.subsets, seed, folder, shown)
+                subsets = measure_subsets(checkpoint, *given)
+                truth_too = Found("gains of each", truth.gains)
+                predicted = [foreseen(subsets, one) for one in (*found, *more, truth_too)]
+            seeds[how].append(Seed(truth.gains, [*found, *more], predicted))
     return seeds
+
+
+def of_network(
+    checkpoint: Checkpoint,
+    tasks: list[Task],
+    head: Head,
+    setup: Setup,
+    seed: int,
+    folder: Path | None,
+    shown: bool,
+) -> list[Found]:
+    """Scores by every part of the network's signatures, of the model and of its adapters."""
+    network = setup.network or NetworkSetup()
+    found = []
+    for unit in network.units:
+        own = replace(network, units=(unit,))
+        key = [digest_of(checkpoint.model), key_of(tasks), asdict(own)]
+        place = folder and folder / f"seed-{seed}" / f"network-{unit}.json"
+        made = partial(from_network, checkpoint, tasks, own, shown)
+        found += as_found(kept(place, key, lambda made=made: as_plain(made())))
+    for state in network.adapters:
+        own = replace(network, adapters=(state,))
+        key = [digest_of(checkpoint.model), key_of(tasks), asdict(own), asdict(setup.lora)]
+        place = folder and folder / f"seed-{seed}" / f"adapters-{state}.json"
+        made = partial(from_adapters, checkpoint, tasks, head, setup.lora, own, seed, shown)
+        found += as_found(kept(place, key, lambda made=made: as_plain(made())))
+    return found
+
+
+def as_plain(found: list[Found]) -> list[dict[str, Any]]:
+    """Scores as plain values."""
+    return [{**vars(one), "values": one.values.tolist()} for one in found]
+
+
+def as_found(plain: list[dict[str, Any]]) -> list[Found]:
+    """Scores from what ``as_plain`` gave."""
+    return [Found(**{**one, "values": np.array(one["values"], float)}) for one in plain]
 
 
 def transfer_of(name: str, tasks: tuple[str, ...], training: str, seeds: list[Seed]) -> Transfer:
@@ -172,6 +231,18 @@ def transfer_of(name: str, tasks: tuple[str, ...], training: str, seeds: list[Se
     return Transfer(name, tasks, training, gains, tuple(scores))
 
 
+def first_tasks(transfer: Transfer, count: int) -> Transfer:
+    """The first so many tasks, as if no others had been measured."""
+    some = slice(count)
+    return replace(
+        transfer,
+        name=f"the first {count} of {transfer.name}",
+        tasks=transfer.tasks[some],
+        gains=transfer.gains[:, some, some],
+        scores=tuple(replace(x, values=x.values[:, some, some]) for x in transfer.scores),
+    )
+
+
 def on_strings(checkpoint: Checkpoint, setup: Setup, shown: bool) -> Transfer:
     """Every seed of the tasks on generated strings."""
     seeds = []
@@ -185,7 +256,15 @@ def on_strings(checkpoint: Checkpoint, setup: Setup, shown: bool) -> Transfer:
     return transfer_of("properties of strings", names, training, seeds)
 
 
-def run(setup: Setup, out: Path | None, command: str = "", shown: bool = False) -> list[Transfer]:
+@dataclass(frozen=True)
+class Measured:
+    """A setting's gains and scores, and how these foresaw training on halves of the sources."""
+
+    transfer: Transfer
+    foreseen: list[Foreseen] = field(default_factory=list)
+
+
+def run(setup: Setup, out: Path | None, command: str = "", shown: bool = False) -> list[Measured]:
     """Every setting; with ``out`` each is kept in a run folder there."""
     checkpoint = load(bundled_model())
     domains: list[Domain] = []
@@ -197,16 +276,21 @@ def run(setup: Setup, out: Path | None, command: str = "", shown: bool = False) 
     work = out and out / "work"
     measured_seeds = on_domains(checkpoint, domains, setup, work, shown)
     names = tuple(one.name for one in domains)
-    found = [
-        transfer_of(f"{len(names)} domains, {how}", names, words[how], seeds)
+    found = {
+        how: Measured(
+            transfer_of(f"{len(names)} domains, {how}", names, words[how], seeds),
+            seeds[0].foreseen,
+        )
         for how, seeds in measured_seeds.items()
-    ]
+    }
     if "strings" in setup.settings:
-        found.append(on_strings(checkpoint, setup, shown))
-    if out:
-        for how, one in zip((*measured_seeds, "strings"), found, strict=False):
-            judge_transfer(one, out=out / how, command=command)
-    return found
+        found["strings"] = Measured(on_strings(checkpoint, setup, shown))
+    for how, one in found.items() if out else ():
+        judge_transfer(one.transfer, out=out / how, command=command)
+        if one.foreseen:
+            plain = [asdict(each) for each in one.foreseen]
+            write_whole(out / f"{how}-subsets.json", json.dumps(plain, indent=1).encode())
+    return list(found.values())
 
 
 def main() -> None:
@@ -224,6 +308,12 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=plain.tasks)
     parser.add_argument("--seeds", type=int)
     parser.add_argument("--m", type=int, default=plain.m)
+    parser.add_argument("--network", action="store_true", help="score by the whole network too")
+    parser.add_argument("--network-m", type=int, default=NetworkSetup().m)
+    parser.add_argument("--adapters", default=",".join(ADAPTERS), help="which of these to sketch")
+    parser.add_argument("--subsets", type=int, default=0, help="random halves to train on")
+    parser.add_argument("--scores", choices=("all", "few"), default="all", help="beside the truth")
+    parser.add_argument("--judge", type=int, help="judge the first so many domains alone too")
     parser.add_argument("--steps", type=int, help="of the head's training")
     parser.add_argument("--rate", type=float, help="of the head's training")
     parser.add_argument("--optimizer", choices=("adamw", "gd"))
@@ -233,9 +323,15 @@ def main() -> None:
     setup = Setup.quick() if given.quick else plain
     head = {n: v for n in ("steps", "rate", "optimizer") if (v := getattr(given, n)) is not None}
     lora = {"steps": given.lora_steps, "rate": given.lora_rate}
+    states = tuple(x for x in ADAPTERS if x in given.adapters.split(","))
+    network = NetworkSetup(given.network_m, adapters=states)
+    if given.scores == "few":
+        setup = replace(setup, curve=(), baselines=FEW, models=("loss",))
     setup = replace(
         setup,
         tasks=given.tasks,
+        network=network if given.network else setup.network,
+        subsets=given.subsets or setup.subsets,
         seeds=given.seeds or setup.seeds,
         m=given.m,
         settings=tuple(given.settings.split(",")),
@@ -248,7 +344,14 @@ def main() -> None:
     if strange:
         parser.error(f"setting {min(strange)!r} is not one of {', '.join(SETTINGS)}")
     for one in run(setup, given.out, shlex.join(["python", *sys.argv]), shown=True):
-        for line in [json.dumps(as_json(one))] if given.json else lines(one):
+        whole = one.transfer
+        parts = [whole] if given.judge is None else [whole, first_tasks(whole, given.judge)]
+        if given.json:
+            halves = [asdict(each) for each in one.foreseen]
+            for part in parts:
+                print(json.dumps(as_json(part) | {"subsets": halves}), flush=True)
+            continue
+        for line in chain(*map(lines, parts), lines_of_subsets(one.foreseen)):
             print(line, flush=True)
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+from subsets import Foreseen
 
 from unembed import Estimate
 from unembed.selection import Difference, Transfer, compared, judge
@@ -20,6 +21,21 @@ PAIRS = (
     ("joint, plug-in", "joint"),
     ("joint, plug-in", "error, plug-in"),
     ("joint, plug-in", "gradient, plug-in"),
+    *(
+        (f"joint {part}, {unit}", other)
+        for part in ("full", "blocks", "profile")
+        for unit in ("token", "sequence")
+        for other in ("joint", f"joint head, {unit}")
+    ),
+    *(
+        (f"gradient {part}, token", other)
+        for part in ("full", "profile")
+        for other in ("joint", "gradient")
+    ),
+    ("joint full of warm adapters", "joint"),
+    ("joint blocks of warm adapters", "joint"),
+    ("adapter's step", "joint"),
+    ("adapter's step", "loss, lora trained"),
     ("step", "gradient"),
     ("step", "joint"),
     ("step", "unigram_loss"),
@@ -42,7 +58,7 @@ def lines(transfer: Transfer) -> Iterator[str]:
     )
     heads = ("top-1 %", "share %", "regret, nats", "Spearman", "p", "s", "MiB", "KiB kept")
     widths = (22, 24, 26, 24, 9, 9, 8, 10)
-    yield f"{'method':24}" + "".join(f"{h:>{w}}" for h, w in zip(heads, widths, strict=True))
+    yield f"{'method':40}" + "".join(f"{h:>{w}}" for h, w in zip(heads, widths, strict=True))
     both = list(zip(transfer.scores, judge(transfer), strict=True))
     for scores, one in sorted(both, key=lambda pair: pair[1].regret.value or 0.0):
         cells = (
@@ -55,7 +71,7 @@ def lines(transfer: Transfer) -> Iterator[str]:
             "" if scores.mib is None else f"{scores.mib:.0f}",
             "" if scores.bytes is None else f"{scores.bytes / 1024:.1f}",
         )
-        row = f"{scores.method:24}" + "".join(
+        row = f"{scores.method:40}" + "".join(
             f"{c:>{w}}" for c, w in zip(cells, widths, strict=True)
         )
         yield row + (f"  {one.unknown} unknown" if one.unknown else "")
@@ -64,6 +80,16 @@ def lines(transfer: Transfer) -> Iterator[str]:
             f"{found.first} less {found.second}: top-1 {cell(found.top1, 100, '+.1f')} %, regret "
             f"{cell(found.regret, 1, '+.4f')} nats, Spearman {cell(found.spearman, 1, '+.3f')}"
         )
+
+
+def lines_of_subsets(found: list[Foreseen]) -> Iterator[str]:
+    """How well sums of each method's scores foresaw training on halves of the sources."""
+    if not found:
+        return
+    yield ""
+    yield f"{'correlation over subsets':40}{'all subsets':>24}{'without its own domain':>26}"
+    for one in sorted(found, key=lambda one: -(one.every.value or 0.0)):
+        yield f"{one.method:40}{cell(one.every, 1, '.3f'):>24}{cell(one.others, 1, '.3f'):>26}"
 
 
 def differences(transfer: Transfer) -> list[Difference]:

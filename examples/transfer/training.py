@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -12,18 +12,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from kept import kept
+from safetensors.torch import save
 from tasks import Task, positions
 from torch import Tensor
 
 from unembed import Checkpoint, Corpus, Head, head_loss
 from unembed.demo import HeadTraining, samples_loss, trained_head
 from unembed.head import Precision, final_hidden
-from unembed.runs import digest_of, progress_bar
+from unembed.runs import digest_of, progress_bar, write_whole
 from unembed.selection import score
 from unembed.signatures import Samples
 from unembed.training import Lora, apply_scope, plain_model
+from unembed.training.recipe.scope import Scoped
 
 MODEL_POSITIONS = 500
 """Of a target's text, that a trained model is scored on."""
@@ -85,7 +87,8 @@ def measure(
 ) -> Truth:
     """Train on each source of one seed; results that lie in ``folder`` already are read.
 
-    ``names`` are scores to take of each trained model on each target's training text.
+    ``names`` are scores to take of each trained model on each target's training text. Adapters are
+    kept beside the results.
     """
     before = np.array([samples_loss(task.heldout, head) for task in tasks])
     key = [
@@ -100,13 +103,16 @@ def measure(
     def one(source: int) -> dict[str, Any]:
         if isinstance(training, HeadTraining):
             return asdict(_by_head(tasks, source, head, replace(training, seed=seed), names))
-        return asdict(_by_lora(checkpoint, tasks, source, head, training, seed, names))
+        adapter = place_of(source, ".safetensors")
+        return asdict(_by_lora(checkpoint, tasks, source, head, training, seed, names, adapter))
+
+    def place_of(source: int, ending: str) -> Path | None:
+        return folder and folder / f"seed-{seed}" / what / f"{tasks[source].name}{ending}"
 
     outcomes = []
     with progress_bar(f"{what}, seed {seed}", "source", len(tasks), shown) as bar:
-        for i, task in enumerate(tasks):
-            place = folder and folder / f"seed-{seed}" / what / f"{task.name}.json"
-            outcomes.append(Outcome(**kept(place, key, partial(one, i))))
+        for i in range(len(tasks)):
+            outcomes.append(Outcome(**kept(place_of(i, ".json"), key, partial(one, i))))
             bar.update()
     gains = np.stack([before - np.array(one.losses) for one in outcomes])
     return Truth(gains, outcomes)
@@ -146,25 +152,17 @@ def _by_lora(
     training: LoraTraining,
     seed: int,
     names: tuple[str, ...],
+    adapter: Path | None,
 ) -> Outcome:
     start = time.perf_counter()
-    model = copy.deepcopy(checkpoint.model)
-    scoped = apply_scope(model, "lora", lora=Lora(training.rank, 2 * training.rank, seed=seed))
-    moving = [p for p in scoped.model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(moving, training.rate, weight_decay=0.0)
-    precision = Precision.probe(head.weight)
-    for ids, targets, real in _row_batches(tasks[source].text.train, training, seed):
-        optimizer.zero_grad()
-        hidden = final_hidden(model, ids)[real]
-        loss = head_loss(hidden, head, targets, precision=precision).nll.mean()
-        loss.backward()
-        optimizer.step()
+    scoped = adapted(checkpoint, [tasks[source].text.train], head, training, seed)
     seconds = time.perf_counter() - start
+    moved = {n: p.detach() for n, p in scoped.model.named_parameters() if p.requires_grad}
+    if adapter is not None:
+        adapter.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(adapter, save(moved))
     after = Checkpoint(checkpoint.name, plain_model(scoped).eval(), checkpoint.tokenizer)
-    losses = []
-    for task in tasks:
-        heldout, _ = positions(after, task.text.heldout, task.name, len(task.heldout.targets))
-        losses.append(samples_loss(heldout, head))
+    losses = heldout_losses(after, tasks, head)
     read = []
     for task in tasks if names else []:
         at = time.perf_counter()
@@ -172,7 +170,41 @@ def _by_lora(
         own, _ = positions(after, task.text.train, task.name, most)
         read.append((own, time.perf_counter() - at))
     scores, scored = _scores(read, head, names)
-    return Outcome(losses, scores, seconds, 4 * sum(p.numel() for p in moving), scored)
+    return Outcome(losses, scores, seconds, 4 * sum(p.numel() for p in moved.values()), scored)
+
+
+def adapted(
+    checkpoint: Checkpoint,
+    texts: Sequence[Corpus],
+    head: Head,
+    training: LoraTraining,
+    seed: int,
+) -> Scoped:
+    """A copy of the model with adapters in place, trained on the rows of all texts together.
+
+    Without texts they are as they begin: their second matrix is 0.
+    """
+    model = copy.deepcopy(checkpoint.model)
+    scoped = apply_scope(model, "lora", lora=Lora(training.rank, 2 * training.rank, seed=seed))
+    moving = [p for p in scoped.model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(moving, training.rate, weight_decay=0.0)
+    precision = Precision.probe(head.weight)
+    for ids, targets, real in _row_batches(texts, training, seed) if texts else ():
+        optimizer.zero_grad()
+        hidden = final_hidden(scoped.model, ids)[real]
+        loss = head_loss(hidden, head, targets, precision=precision).nll.mean()
+        loss.backward()
+        optimizer.step()
+    return scoped
+
+
+def heldout_losses(after: Checkpoint, tasks: list[Task], head: Head) -> list[float]:
+    """The loss of each task's held-out text when a trained body reads it."""
+    losses = []
+    for task in tasks:
+        heldout, _ = positions(after, task.text.heldout, task.name, len(task.heldout.targets))
+        losses.append(samples_loss(heldout, head))
+    return losses
 
 
 def few(samples: Samples, most: int = MODEL_POSITIONS) -> Samples:
@@ -202,23 +234,38 @@ def _scores(
     return scores, scored
 
 
+def every_row(text: Corpus, rows: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """All rows of a text once, in their order, so many at a time; as ``_padded`` gives them."""
+    cut = _rows(text)
+    return (_padded(cut[start : start + rows]) for start in range(0, len(cut), rows))
+
+
 def _row_batches(
-    text: Corpus, training: LoraTraining, seed: int
+    texts: Sequence[Corpus], training: LoraTraining, seed: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Rows padded on the right, the tokens that they predict, and where."""
+    """The rows of each step, as ``_padded`` gives them."""
     drawn = torch.Generator().manual_seed(seed)
-    rows = [text.ids[a:b] for a, b in zip(text.starts[:-1], text.starts[1:], strict=True)]
+    rows = [row for text in texts for row in _rows(text)]
     size = min(training.rows, len(rows))
     order: list[int] = []
     for _ in range(training.steps):
         if len(order) < size:
             order = torch.randperm(len(rows), generator=drawn).tolist()
         some, order = [rows[i] for i in order[:size]], order[size:]
-        width = max(len(row) for row in some) - 1
-        ids = torch.zeros(size, width, dtype=torch.long)
-        real = torch.zeros(size, width, dtype=torch.bool)
-        for i, row in enumerate(some):
-            ids[i, : len(row) - 1] = torch.from_numpy(np.array(row[:-1], dtype=np.int64))
-            real[i, : len(row) - 1] = True
-        targets = torch.from_numpy(np.concatenate([row[1:] for row in some]).astype(np.int64))
-        yield ids, targets, real
+        yield _padded(some)
+
+
+def _rows(text: Corpus) -> list[Int[np.ndarray, " tokens"]]:
+    return [text.ids[a:b] for a, b in zip(text.starts[:-1], text.starts[1:], strict=True)]
+
+
+def _padded(rows: list[Int[np.ndarray, " tokens"]]) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows padded on the right, the tokens that they predict, and where."""
+    width = max(len(row) for row in rows) - 1
+    ids = torch.zeros(len(rows), width, dtype=torch.long)
+    real = torch.zeros(len(rows), width, dtype=torch.bool)
+    for i, row in enumerate(rows):
+        ids[i, : len(row) - 1] = torch.from_numpy(np.array(row[:-1], dtype=np.int64))
+        real[i, : len(row) - 1] = True
+    targets = torch.from_numpy(np.concatenate([row[1:] for row in rows]).astype(np.int64))
+    return ids, targets, real

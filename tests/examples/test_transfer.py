@@ -26,8 +26,20 @@ from unembed.selection.transfer.verdicts import judge
 from unembed.signatures.samples import Samples
 
 sys.path.insert(0, str(ROOT / "examples" / "transfer"))
-NAMES = ("domains", "kept", "passages", "produced", "run", "strings", "tasks", "training")
-domains, kept, passages, produced, run, strings, tasks, training = map(import_module, NAMES)
+NAMES = (
+    "domains",
+    "kept",
+    "network",
+    "passages",
+    "produced",
+    "run",
+    "strings",
+    "tasks",
+    "training",
+)
+domains, kept, network, passages, produced, run, strings, tasks, training = map(
+    import_module, NAMES
+)
 
 SIZES = tasks.Sizes(400, 200)
 SOME = ("number series", "character names", "entities")
@@ -254,6 +266,8 @@ def test_the_whole_of_it_is_measured_kept_and_printed(
         curve=(200,),
         baselines=("unigram", "unigram_loss", "random"),
         models=("loss",),
+        network=network.NetworkSetup(64, ("token",), adapters=("fresh",)),
+        subsets=2,
         strings=60,
         word_training=HeadTraining(5, 1_000, 1.0, "gd"),
     )
@@ -272,6 +286,18 @@ def test_the_whole_of_it_is_measured_kept_and_printed(
         assert by_name["oracle"].regret.value == 0
         assert by_name["chance"].top1.value == pytest.approx(1 / (count - 1))
         assert all(f"\n{method} " in said for method in by_name)
+    measured = {
+        one.method: one for one in JudgedTransfer.load(tmp_path / "out" / "lora").transfer.scores
+    }
+    depths = [measured[f"joint depth:{n}, token"].values for n in range(5)]
+    assert measured["joint profile, token"].values == pytest.approx(np.mean(depths, 0), nan_ok=True)
+    assert measured["joint head, token"].bytes == 256
+    # The mean gradient of the body is that of its modules, of which projections keep the angles.
+    exact = measured["step of the body, exact"].values
+    assert {"joint full of fresh adapters", "adapter's step"} <= measured.keys()
+    assert (np.diagonal(exact[0]) > 0).all()
+    halves = json.loads((tmp_path / "out" / "lora-subsets.json").read_text())
+    assert {"gains of each", "joint full, token"} <= {one["method"] for one in halves}
     # All tasks on strings read the same states.
     scores = {one.method: one.values for one in done.transfer.scores}
     assert np.abs(scores["activation, plug-in"] - 1).max() < 1e-9
@@ -284,3 +310,31 @@ def test_the_whole_of_it_is_measured_kept_and_printed(
     run.main()
     plain = json.loads(capsys.readouterr().out)
     assert [one["method"] for one in plain["verdicts"]] == [one.method for one in head.scores]
+
+
+def test_an_adapter_s_step_is_the_fall_of_loss_to_first_order(
+    checkpoint: Checkpoint, read_tasks: tuple[list[Any], Head], tmp_path: Path
+) -> None:
+    found, head = read_tasks
+    few, lora = found[:2], training.LoraTraining(steps=2, rate=3e-5)
+    training.measure(checkpoint, few, head, lora, 0, (), tmp_path, False)
+    place = tmp_path / "seed-0" / "lora"
+    step, cosine, *_ = network.adapter_steps(checkpoint, few, head, lora, place)
+    # As a loss falls on the text itself; that of another text is of another gradient.
+    scoped = training.adapted(checkpoint, [few[0].text.train], head, lora, 0)
+    after = Checkpoint("after", training.plain_model(scoped).eval(), checkpoint.tokenizer)
+    for t, task in enumerate(few):
+        rows = list(training.every_row(task.text.train, 8))
+        fall = nats(checkpoint.model, rows) - nats(after.model, rows)
+        assert step.values[0, t] == pytest.approx(fall, rel=0.05, abs=1e-6)
+    assert (np.abs(cosine.values) <= 1).all()
+    assert step.values[0, 0] > step.values[1, 0]
+
+
+@torch.no_grad()
+def nats(model: Any, rows: list[tuple[torch.Tensor, ...]]) -> float:
+    total, count = 0.0, 0
+    for ids, targets, real in rows:
+        total += float(cross_entropy(model(ids).logits[real].double(), targets, reduction="sum"))
+        count += len(targets)
+    return total / count
