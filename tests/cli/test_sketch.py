@@ -159,3 +159,37 @@ def test_answers_of_several_tokens_are_told_of(
     assert done.code == 0, done.err
     assert "note: 1 of 2 answer words are of several tokens (' certainly indeed')" in done.err
     assert "--restrict to count each answer once" in done.err
+
+
+def test_a_whole_network_is_sketched(
+    run: Run, llama_folder: Path, texts: list[Path], tmp_path: Path
+) -> None:
+    out, chosen = tmp_path / "text0.safetensors", ("--modules", "depth:1, head")
+    made = run("sketch", llama_folder, texts[0], "-o", out, *QUICK, "--network", *chosen)
+    assert made.code == 0, made.err
+    assert "8 (q_proj, k_proj, v_proj" in made.out
+    assert "7 not asked for" in made.out
+    again = run("sketch", llama_folder, texts[0], "-o", out, *QUICK, "--network", *chosen, "--json")
+    assert "finished before" in again.err
+    summary = json.loads(again.out)
+    assert summary["parts"][:4] == [
+        "full",
+        "blocks",
+        "depth:1",
+        "module:model.layers.1.self_attn.q_proj",
+    ]
+    head = run("sketch", llama_folder, texts[0], "-o", tmp_path / "head.safetensors", *QUICK)
+    assert head.code == 0
+    aligned = run(
+        "align", out, tmp_path / "head.safetensors", "--part", "head", "-o", tmp_path / "a"
+    )
+    assert aligned.code == 0, aligned.err
+    for options, said in (
+        (("--modules", "head"), "--modules head is of --network: give that too"),
+        (("--network", "--export", "e"), "--export e is of the head alone"),
+        (("--network", "--modules", "kind:x"), "'kind:x' matches no module: its kinds are q_proj"),
+        (("--network", "--dtype", "bfloat16"), "is in bfloat16 (a gradient in it can be noise)"),
+    ):
+        refused = run("sketch", llama_folder, texts[0], "-o", tmp_path / "no", *QUICK, *options)
+        assert refused.code == 2
+        assert said in refused.line

@@ -120,6 +120,12 @@ def test_frozen_modules_are_left_out_and_said_so() -> None:
         network_modules(model.requires_grad_(False))
 
 
+def test_modules_that_were_not_asked_for_are_no_frozen_ones(llama: torch.nn.Module) -> None:
+    said = str(left_out(llama, network_modules(llama, ["depth:0", "head"])))
+    assert "7 not asked for (model.layers.1.self_attn.q_proj" in said
+    assert "frozen" not in said
+
+
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing")
 def test_of_an_adapter_its_matrices_alone_train() -> None:
     adapted = peft.get_peft_model(

@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from killing import killed_at
 from made_up.networks import network_model
 from reference import network
+from threads_as_ranks import launch
+from unembed.errors import NonFiniteError, UnembedError
 from unembed.models.checkpoint import Checkpoint, hushed
 from unembed.models.model_pass import ModelPass
+from unembed.runs.store import RunFolder
 from unembed.signatures.file import as_bytes
+from unembed.signatures.network.file import load_network, network_as_bytes
 from unembed.signatures.network.modules import HEAD, network_modules
 from unembed.signatures.network.run import sketch_network
 from unembed.signatures.network.signature import module_part
 from unembed.signatures.network.sketcher import NetworkOptions
-from unembed.signatures.reading.run import sketch
+from unembed.signatures.reading.run import UNFINISHED, sketch
 from unembed.signatures.reading.sketcher import SketchOptions
 from unembed.signatures.sketches.constructions import sketch_of
+from unembed.signatures.state import SUMMED
 from unembed.text.corpus import Corpus
 from unembed.text.rows import PromptCompletion
 
@@ -163,3 +171,191 @@ def test_gradients_that_were_required_are_so_again_and_no_hook_stays(
     assert model.training
     assert all(one.grad is None for one in model.parameters())
     assert not any(module._forward_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("unit", ["token", "sequence"])
+def test_the_bytes_are_the_same_at_any_number_of_threads_and_ranks_and_after_a_kill(
+    made: Callable[[str], Checkpoint],
+    text: Corpus,
+    unit: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    checkpoint, options = made("llama"), replace(OPTIONS, unit=unit)
+
+    def file(name: str, given: Checkpoint = checkpoint) -> Path:
+        sketch_network(given, text, options, out=tmp_path / name, task="text")
+        return tmp_path / name
+
+    threads = torch.get_num_threads()
+    whole = []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            whole.append(file(f"{count}").read_bytes())
+    finally:
+        torch.set_num_threads(threads)
+    assert whole[0] == whole[1]
+    memory = sketch_network(checkpoint, text, options, task="text")
+    kept = load_network(tmp_path / "1")
+    assert network_as_bytes(replace(kept, facts={})) == network_as_bytes(replace(memory, facts={}))
+    if unit == "token":
+        return
+    with killed_at(monkeypatch, RunFolder, "write_bytes", 2):
+        file("killed")
+    assert len(list((tmp_path / f"killed{UNFINISHED}" / "sketch").iterdir())) == 1
+    assert file("killed").read_bytes() == whole[0]
+    assert not list(tmp_path.glob(f"*{UNFINISHED}"))
+    # Ranks that are threads must not listen to each other's models.
+    apart = [
+        Checkpoint("llama", copy.deepcopy(checkpoint.model), checkpoint.tokenizer) for _ in range(2)
+    ]
+    ended = launch(2, lambda ranks: file("ranks", apart[ranks.process]))
+    assert ended == [tmp_path / "ranks"] * 2
+    assert (tmp_path / "ranks").read_bytes() == whole[0]
+
+
+def test_parts_of_the_text_and_batches_change_nothing(
+    made: Callable[[str], Checkpoint], text: Corpus
+) -> None:
+    """Documents lie in several blocks, batches and parts of one run, and whole in another's."""
+    checkpoint = made("gpt2")
+    for unit in ("token", "sequence"):
+        one, two = (
+            sketch_network(
+                checkpoint, text, replace(OPTIONS, unit=unit, part_positions=p, batch_tokens=b)
+            )
+            for p, b in ((10_000, 16), (10_000, 2048))
+        )
+        for part, state in one.states.items():
+            for kind in SUMMED:
+                ours, theirs = state.sums(kind), two.states[part].sums(kind)
+                assert (ours is None) == (theirs is None)
+                if ours is None or theirs is None:
+                    continue
+                for name in ("total", "own", "blocks"):
+                    a, b = getattr(ours, name), getattr(theirs, name)
+                    assert np.abs(a - b).max() < 1e-5 * np.abs(b).max(), (part, kind, name)
+
+
+def test_chosen_modules_have_the_same_parts_as_beside_all_others(
+    made: Callable[[str], Checkpoint], text: Corpus
+) -> None:
+    every = sketch_network(made("llama"), text, OPTIONS)
+    some = sketch_network(made("llama"), text, replace(OPTIONS, modules=("depth:1",)))
+    assert HEAD not in some.states
+    assert "depth:0" not in some.states
+    for part in some.states.keys() - {"full", "blocks"}:
+        ours, theirs = some.states[part].joint.total, every.states[part].joint.total
+        assert np.array_equal(ours, theirs), part
+    assert np.array_equal(some.states["blocks"].joint.total, some.states["depth:1"].joint.total)
+
+
+def test_a_module_that_runs_twice_adds_up(
+    made: Callable[[str], Checkpoint], text: Corpus, small_tokenizer: Any
+) -> None:
+    shared = copy.deepcopy(model_of("llama"))
+    shared.model.layers[0].mlp.up_proj = shared.model.layers[0].mlp.gate_proj
+    checkpoint = Checkpoint("shared", shared, small_tokenizer)
+    for unit in ("token", "sequence"):
+        options = replace(OPTIONS, unit=unit)
+        got = sketch_network(checkpoint, text, options)
+        name = "model.layers.0.mlp.gate_proj"
+        spec = next(one for one in got.modules if one.name == name).spec(
+            options.construction, options.m, 0
+        )
+        apart = copy.deepcopy(model_of("llama"))
+        apart.model.layers[0].mlp.up_proj.weight = apart.model.layers[0].mlp.gate_proj.weight
+        windows = network.windows_of(ModelPass.of(shared, text, options, "").windows)
+        with hushed():
+            model = network.in_float64(apart)
+        valid = torch.arange(300) < 290
+        total: Any = 0
+        for window in windows:
+            at = network.window_positions(model, window, valid)
+            both = [at[f"model.layers.0.mlp.{kind}"] for kind in ("gate_proj", "up_proj")]
+            outer = sum(torch.einsum("to,ti->toi", one.errors, one.inputs) for one in both)
+            samples = [outer.sum(0)]  # type: ignore[union-attr]
+            if unit == "token":
+                samples = list(outer[window.counted])  # type: ignore[index]
+            for sample in samples:
+                x, y = network.projections(sketch_of(spec), sample)
+                total = total + x * y
+        want = sketch_of(spec).pack(total[None])[0].numpy()
+        found = got.states[f"module:{name}"].joint.total.sum(0)
+        assert np.abs(found - want).max() < 1e-5 * np.abs(want).max()
+
+
+def test_a_gradient_that_is_not_finite_names_module_and_document(
+    made: Callable[[str], Checkpoint], text: Corpus, small_tokenizer: Any
+) -> None:
+    broken = copy.deepcopy(model_of("llama"))
+
+    def bad(_module: Any, _given: Any, output: torch.Tensor) -> torch.Tensor:
+        return output + 0 * (output.detach() * 0 + (output - output.detach()).abs().sqrt())
+
+    broken.model.layers[1].mlp.down_proj.register_forward_hook(bad)
+    with pytest.raises(NonFiniteError) as ended:
+        sketch_network(Checkpoint("broken", broken, small_tokenizer), text, OPTIONS)
+    said = r"not finite at model.layers.1.mlp.(up|gate)_proj in document 'text \d' \(doc \d\)"
+    assert re.search(said, str(ended.value))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"fisher": "true", "first_moment": False}, "fisher 'true' is of the head alone"),
+        ({"modules": ("kind:c_attn",)}, "'kind:c_attn' matches no module"),
+        (
+            {"backward": "bfloat16"},
+            "llama is in float32 and the backward pass is to be in",
+        ),
+        ({"max_positions": 10_000}, "positions and 10,000 were asked for"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_a_line(
+    made: Callable[[str], Checkpoint], text: Corpus, change: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(UnembedError, match=said):
+        sketch_network(made("llama"), text, replace(OPTIONS, **change))
+
+
+def test_a_bfloat16_model_is_refused_or_labelled(small_tokenizer: Any, text: Corpus) -> None:
+    model = copy.deepcopy(model_of("llama")).bfloat16()
+    checkpoint = Checkpoint("narrow", model, small_tokenizer)
+    with pytest.raises(UnembedError, match=r"narrow is in bfloat16 \(a gradient in it can be"):
+        sketch_network(checkpoint, text, OPTIONS)
+    made = sketch_network(checkpoint, text, replace(OPTIONS, backward="bfloat16"))
+    assert made.part("full").identity.backward == "bfloat16"
+    assert made.part(HEAD).identity.backward == ""
+
+
+def test_a_module_that_does_not_run_on_the_text_is_named(
+    made: Callable[[str], Checkpoint], text: Corpus, small_tokenizer: Any
+) -> None:
+    model = copy.deepcopy(model_of("llama"))
+    layer = model.model.layers[0].mlp
+
+    def short(states: torch.Tensor) -> torch.Tensor:
+        if states.shape[1] > 11:  # longer than a probe
+            return states
+        return layer.down_proj(layer.act_fn(layer.gate_proj(states)) * layer.up_proj(states))
+
+    layer.forward = short
+    with pytest.raises(UnembedError, match=r"model.layers.0.mlp.gate_proj, .* did not run"):
+        sketch_network(Checkpoint("short", model, small_tokenizer), text, OPTIONS)
+
+
+def test_another_networks_file_is_not_written_over(
+    made: Callable[[str], Checkpoint], text: Corpus, tmp_path: Path
+) -> None:
+    out = tmp_path / "a.safetensors"
+    options = replace(OPTIONS, modules=("head",))
+    sketch_network(made("llama"), text, options, out=out)
+    before = out.read_bytes()
+    sketch_network(made("llama"), text, options, out=out)
+    with pytest.raises(UnembedError, match=r"another signature of a network .a, 1 modules"):
+        sketch_network(made("llama"), text, OPTIONS, out=out)
+    assert out.read_bytes() == before
+    with pytest.raises(UnembedError, match=r"takes 4.3 GiB, of 4 at most: give a smaller --size"):
+        sketch_network(made("llama"), text, replace(OPTIONS, m=1 << 22), out=tmp_path / "b")

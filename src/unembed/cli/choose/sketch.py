@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from unembed.signatures.verbalizers import Verbalizers
 
 FILE = click.Path(path_type=Path)
+BACKWARD = ("float32", "bfloat16", "float16")
 
 
 @click.command("sketch", cls=Verb)
@@ -91,6 +92,23 @@ FILE = click.Path(path_type=Path)
     ),
 )
 @under(
+    "Network",
+    option("--network", is_flag=True, help="Sketch the gradients of every linear module."),
+    option(
+        "--modules",
+        metavar="PATTERNS",
+        help="Only these, with commas between: names with *, depth:3-7, kind:q_proj, head.",
+        default_is="all",
+    ),
+    option(
+        "--backward",
+        type=click.Choice(BACKWARD),
+        help="Dtype of the backward pass, which must be the model's.",
+        rare=True,
+        default_is="float32",
+    ),
+)
+@under(
     "Text",
     option(
         "--max-positions",
@@ -118,13 +136,17 @@ def sketch_command(
     export_dtype: Any,
     as_json: bool,
     quiet: bool,
+    network: bool,
+    modules: str | None,
+    backward: Any,
     **given: Any,
 ) -> None:
-    """Sketch how training on CORPUS would move MODEL's head.
+    """Sketch how training on CORPUS would move MODEL's head, or all of it.
 
     \b
     Example:
       unembed sketch ./my-model reviews.txt -o reviews.safetensors
+      unembed sketch ./my-model reviews.txt -o reviews.safetensors --network
       unembed sketch ./my-model answers.jsonl -o answers.safetensors --completion-only
     \f
     Nothing is trained. The signature is a random projection of the Fisher of the head's gradients
@@ -133,6 +155,10 @@ def sketch_command(
     is no label noise, and the text needs no right next tokens. --max-positions draws from the first
     million positions of the text, or from 64 times as many. --hidden DIR reads stored states in
     place of a body, as in unembed audit. A killed run goes on with the same command.
+    With --network a backward pass follows, and the signature has parts: the whole network (full),
+    its modules without the products of two (blocks), each depth, each module, and the head, which
+    is the signature that is made without it. Verbs that read it take --part. A gradient in bfloat16
+    can be noise: give --dtype float32 to such a model.
     """
     from unembed.runs.ranks import current_ranks
     from unembed.signatures.alignment.tables import signature_text
@@ -147,6 +173,9 @@ def sketch_command(
         raise UnembedError(f"{out} is a folder: give a file, such as {out / 'task.safetensors'}")
     if task is not None:
         check_name(task)
+    for name, value in (("modules", modules), ("backward", backward)):
+        if value is not None and not network:
+            raise UnembedError(f"--{name} {value} is of --network: give that too, or leave it out")
     for file in (out, *(() if export is None else (export_path(export),))):
         check_signature_output(file)
     words = None if verbalizers is None else Verbalizers.read(verbalizers, restrict)
@@ -158,6 +187,20 @@ def sketch_command(
     source = Source.taken(given)
     if of_states:
         given = {name: value for name, value in given.items() if name not in OF_A_TEXT}
+    if network:
+        for name, value in (
+            ("--hidden", hidden),
+            ("--verbalizers", verbalizers),
+            ("--export", export),
+        ):
+            if value is not None:
+                raise UnembedError(
+                    f"{name} {value} is of the head alone: leave it out, or --network"
+                )
+        _sketch_network(
+            model, str(corpus), source, given, modules, backward, as_json, quiet, task=task, out=out
+        )
+        return
     options = SketchOptions(**given)
     if hidden is not None:
         checkpoint, stored = open_stored(model, source, hidden, states_are, quiet=quiet)
@@ -178,6 +221,48 @@ def sketch_command(
         export = exported(made, export, dtype=export_dtype)
     places = (("signature", out), ("compact signature", export))
     say(signature_text(made), _plain(made, out), as_json, places)
+
+
+def _sketch_network(
+    model: str,
+    corpus: str,
+    source: Source,
+    given: dict[str, Any],
+    modules: str | None,
+    backward: Any,
+    as_json: bool,
+    quiet: bool,
+    *,
+    task: str | None,
+    out: Path,
+) -> None:
+    """What ``--network`` does."""
+    from unembed.models.devices.placement import refuse_spread
+    from unembed.signatures.alignment.tables import network_text
+    from unembed.signatures.network.run import sketch_network
+    from unembed.signatures.network.sketcher import NetworkOptions
+
+    refuse_spread(model, source.loading.get("device_map"))
+    patterns = tuple(one.strip() for one in (modules or "").split(",") if one.strip())
+    options = NetworkOptions(**given, modules=patterns, backward=backward or "float32")
+    checkpoint, text = source.open(model, corpus, quiet=quiet, options=options, notes=False)
+    before = out.exists()
+    made = sketch_network(checkpoint, text, options, out=out, task=task, progress=not quiet)
+    if before:
+        echo(f"{out} was finished before: verified, nothing computed again", err=True)
+    first = next(iter(made.states.values()))
+    plain = {
+        "signature": str(out),
+        "name": made.name,
+        "samples": first.samples,
+        "documents": first.documents,
+        "unit": made.unit,
+        "backward": made.precision,
+        "parts": list(made.parts),
+        "modules": [asdict(one) for one in made.modules],
+        "facts": made.facts,
+    }
+    say(network_text(made), plain, as_json, (("signature", out),))
 
 
 def _say_several_tokens(words: Verbalizers, tokenizer: Any) -> None:

@@ -8,10 +8,14 @@ from unembed.runs.columns import columns
 from unembed.runs.table import NAME_WIDTH
 from unembed.signatures.alignment.kinds import ALIGNMENT_KINDS, KINDS
 from unembed.signatures.alignment.records import Alignments, Pairs
+from unembed.signatures.network.signature import NetworkSignature
 from unembed.signatures.signature import Signature
 from unembed.stats.forms import cosine, determined, full, plus_minus, two
 
 CELL_WIDTH = 14
+LABEL = ": a gradient in it can be noise"
+LABELS = {"float32": ""}
+"""What is said of the dtype of a backward pass."""
 MOST_IN_MATRIX = 8
 """Tasks whose matrix fits a terminal; of more, so many pairs at each end are listed."""
 MOST_IN_NOTEBOOK = 24
@@ -38,6 +42,25 @@ def signature_text(signature: Signature) -> str:
     if "notes" in signature.facts:
         rows.append(("note", signature.facts["notes"]))
     return columns(rows, NAME_WIDTH)
+
+
+def network_text(signature: NetworkSignature) -> str:
+    """A line for each thing that tells signatures of networks apart."""
+    state, spec = next(iter(signature.states.values())), signature.head
+    kinds = ", ".join(signature.kinds) or "the head alone"
+    rows = [
+        ("task", signature.name),
+        ("samples", f"{state.samples:,.0f} {signature.unit}s in {state.documents:,} documents"),
+        ("sample", signature.facts.get("sample", "")),
+        ("modules", f"{len(signature.modules):,} ({kinds})"),
+        ("left out", signature.facts.get("left_out", "")),
+        ("backward", f"{signature.precision}{LABELS.get(signature.precision, LABEL)}"),
+        ("sketch", f"{spec.construction}, m = {spec.m:,} a module, seed {spec.seed}"),
+        ("model", signature.facts.get("model", "a model")),
+    ]
+    if "notes" in signature.facts:
+        rows.append(("note", signature.facts["notes"]))
+    return columns([(name, said) for name, said in rows if said], NAME_WIDTH)
 
 
 def alignments_text(found: Alignments) -> str:

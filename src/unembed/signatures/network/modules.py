@@ -54,15 +54,17 @@ class NetworkModule(ShortRepr):
 
 @dataclass(frozen=True)
 class LeftOut(ShortRepr):
-    """Of the modules that run and have weights, those that are not sketched, and why not."""
+    """Of what runs and has weights, what is not sketched: modules by why not, others by class."""
 
     frozen: tuple[str, ...]
+    not_asked: tuple[str, ...]
     others: dict[str, int]
 
     def __str__(self) -> str:
         found = [f"{count} {kind}" for kind, count in sorted(self.others.items())]
-        if self.frozen:
-            found.append(f"{len(self.frozen)} frozen ({some_of(self.frozen)})")
+        for names, why in ((self.frozen, "frozen"), (self.not_asked, "not asked for")):
+            if names:
+                found.append(f"{len(names)} {why} ({some_of(names)})")
         return ", ".join(found)
 
 
@@ -110,15 +112,19 @@ def network_modules(model: nn.Module, patterns: Sequence[str] = ()) -> tuple[Net
 
 def left_out(model: nn.Module, chosen: Sequence[NetworkModule]) -> LeftOut:
     """What runs and has weights of its own, but is not among the modules that were chosen."""
-    names = {one.name for one in chosen}
-    frozen = [one.name for one in _running(model) if one.name not in names]
+    names, trained = ({one.name for one in some} for some in (chosen, network_modules(model)))
+    rest = [one.name for one in _running(model) if one.name not in names]
     head, others = output_embedding(model), dict[str, int]()
     for _name, module in model.named_modules():
         own = list(module.parameters(recurse=False))
         if own and not _is_linear(module) and module is not head:
             kind = type(module).__name__
             others[kind] = others.get(kind, 0) + 1
-    return LeftOut(tuple(frozen), others)
+    return LeftOut(
+        tuple(name for name in rest if name not in trained),
+        tuple(name for name in rest if name in trained),
+        others,
+    )
 
 
 def some_of(names: Sequence[str]) -> str:

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
 from itertools import groupby
@@ -25,6 +25,7 @@ from unembed.runs.progress import progress_bar
 from unembed.runs.provenance import SCHEMA
 from unembed.runs.ranks import Ranks, current_ranks
 from unembed.runs.store import RunFolder
+from unembed.signatures.documents import FOLDS
 from unembed.signatures.file import check_signature_output
 from unembed.signatures.network.capture import Capture, frozen
 from unembed.signatures.network.file import (
@@ -33,16 +34,21 @@ from unembed.signatures.network.file import (
     network_from_bytes,
     save_network,
 )
-from unembed.signatures.network.signature import NetworkSignature
+from unembed.signatures.network.modules import NetworkModule, network_modules
+from unembed.signatures.network.signature import NetworkSignature, parts_kept
 from unembed.signatures.network.sketcher import NetworkBatch, NetworkOptions, NetworkSketcher
 from unembed.signatures.reading.run import UNFINISHED, refuse_too_few
+from unembed.signatures.sealed import LARGEST_FILE
 from unembed.signatures.signature import check_name
 from unembed.signatures.state import State
+from unembed.signatures.sums import KEPT
 from unembed.text.batches import Batch
 from unembed.text.corpus import Corpus
 
 KIND = "network signature"
 PARTS = "sketch/"
+BLOCK_TOKENS = 2048
+"""Tokens that are read forward and backward at once: what lies between is held for each."""
 
 States = Mapping[str, State]
 
@@ -81,10 +87,14 @@ def sketch_network(
     options.check_model(checkpoint)
     if out is not None:
         check_signature_output(out)
+        check_size(network_modules(checkpoint.model, options.modules), options)
     checkpoint.model.eval()
     task = task or (Path(out).name.removesuffix(".safetensors") if out else "text")
     with current_phases()("prepare"):
         reading = ModelPass.of(checkpoint.model, corpus, options, checkpoint.name, hash_model=True)
+        plan = reading.plan
+        block = min(plan.block_tokens, BLOCK_TOKENS)
+        reading = replace(reading, plan=replace(plan, block_tokens=block))
         if not at_most:
             refuse_too_few(reading, options)
         sketcher = NetworkSketcher.of(reading, options, checkpoint, task)
@@ -115,6 +125,19 @@ def sketch_network(
     if ranks.first:
         shutil.rmtree(unfinished)
     return load_network(path) if signature is None else signature
+
+
+def check_size(modules: Sequence[NetworkModule], options: NetworkOptions) -> None:
+    """Raise UnembedError for a signature whose file would be larger than one that is read."""
+    m, first = options.m, options.first_moment
+    others = len(parts_kept(modules)) - len(modules)
+    entries = len(modules) * (3 + first) + others * (1 + first)
+    size = entries * 8 * (FOLDS * (m + 1) + options.blocks * min(KEPT, m))
+    if size > LARGEST_FILE:
+        raise UnembedError(
+            f"a signature of {len(modules):,} modules at --size {m} takes {size / 2**30:.1f} GiB, "
+            f"of {LARGEST_FILE / 2**30:.0f} at most: give a smaller --size, or fewer --modules"
+        )
 
 
 def _pieces(

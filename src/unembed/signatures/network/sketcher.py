@@ -317,7 +317,15 @@ class Gathering:
 
 
 def check_dtype(checkpoint: Checkpoint, backward: str) -> None:
-    """Raise UnembedError where a model is of another dtype than its backward pass should be."""
+    """Raise UnembedError where a model is of another dtype than its backward pass should be, or
+    lies on several devices.
+    """
+    devices = {str(one.device) for one in checkpoint.model.parameters()}
+    if len(devices) > 1:
+        raise UnembedError(
+            f"{checkpoint.name} lies on {' and '.join(sorted(devices))}: a sketch of a network "
+            "needs it on one device (no --device-map)"
+        )
     found = {
         str(one.dtype).removeprefix("torch.")
         for one in checkpoint.model.parameters()
@@ -325,11 +333,13 @@ def check_dtype(checkpoint: Checkpoint, backward: str) -> None:
     }
     if found == {backward}:
         return
-    narrow = min(found - {backward})
-    label = f", or say so with --backward {narrow}" if found == {narrow} else ""
+    other = min(found - {backward})
+    label = f", or say so with --backward {other}" if found == {other} else ""
+    if other == "float32":
+        label = ", or leave --backward out"
     noise = " (a gradient in it can be noise)" if backward == "float32" else ""
     raise UnembedError(
-        f"{checkpoint.name} is in {narrow}{noise} and the backward pass is to be in {backward}: "
+        f"{checkpoint.name} is in {other}{noise} and the backward pass is to be in {backward}: "
         f"load it with --dtype {backward}{label}"
     )
 
