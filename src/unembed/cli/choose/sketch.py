@@ -141,7 +141,7 @@ def sketch_command(
     backward: Any,
     **given: Any,
 ) -> None:
-    """Sketch how training on CORPUS would move MODEL's head, or all of it.
+    """Sketch how training on CORPUS would move MODEL's head.
 
     \b
     Example:
