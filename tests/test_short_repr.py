@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import unembed
-from made_up import alignments, doses, selection, signatures
+from made_up import alignments, doses, network_signatures, selection, signatures
 from made_up.comparisons import make_comparison
 from made_up.ladders import make_ladder
 from made_up.layers import make_layers, make_layers_comparison
@@ -42,7 +42,7 @@ from unembed.models import (
 from unembed.runs import Phases, read_run
 from unembed.selection import JudgedTransfer, compared
 from unembed.short_repr import ShortRepr
-from unembed.signatures import Sketcher, Verbalizers, samples_of
+from unembed.signatures import NetworkOptions, Sketcher, Verbalizers, samples_of
 from unembed.signatures.batch_sums import batch_sums
 from unembed.signatures.state import Features, empty
 from unembed.stats.estimate import Estimate
@@ -165,6 +165,9 @@ def things(
         Verbalizers(("yes", "no"), (" yes", " no"), True, "0f"),
         batch_sums(empty(8), features_of(6), np.array([1, 1, 2, 2, 3, 3])),
         *(alignments.example(n) for n in (1, 12, 40)),
+        network_signatures.network_signed("a task", network_signatures.network_task(6, 1)),
+        NetworkOptions(m=64),
+        network_signatures.network_alignments(3),
         selection.ranking(12, missing=2),
         selection.mixture(7),
         transfer,

@@ -13,7 +13,9 @@ import torch
 
 from made_up.tasks import hashes
 from unembed.signatures.batch_sums import accumulate
+from unembed.signatures.network.align import align_networks
 from unembed.signatures.network.modules import HEAD, NetworkModule
+from unembed.signatures.network.records import NetworkAlignments
 from unembed.signatures.network.signature import NetworkSignature, module_part
 from unembed.signatures.sketches.constructions import sketch_of
 from unembed.signatures.sketches.names import DEFAULT
@@ -61,11 +63,15 @@ def network_task(
     """Low-rank errors and inputs around centres that are partly the task's own."""
     common, own = np.random.default_rng(5), np.random.default_rng([seed, 1])
     errors, activations = {}, {}
+    # What a position is about shows in every module, so that their gradients go together.
+    about = [own.normal(0.5, size=(n, positions, 3)) for _ in range(2)]
     for module in modules() if of is None else of:
-        for into, width in ((errors, module.outputs), (activations, module.inputs)):
+        sides = ((errors, module.outputs), (activations, module.inputs))
+        for topic, (into, width) in zip(about, sides, strict=True):
             shared = common.normal(size=(3, width))
-            mine = shared + tilt * own.normal(size=(3, width))
-            rows = own.normal(size=(n, positions, 3)) @ mine
+            unlike = tilt if module.depth is None else tilt * (module.depth + 1) / 2
+            mine = shared + unlike * own.normal(size=(3, width))
+            rows = topic @ mine
             rows = rows + 0.3 * own.normal(size=(n, positions, width))
             into[module.name] = torch.tensor(rows).float()
     document = np.repeat(hashes(-(-n // per_document), seed), per_document)[:n]
@@ -141,3 +147,14 @@ def _mapped(sketch: Sketch, linear: object, rows: torch.Tensor) -> torch.Tensor:
     linear.add(flat, 0, into)  # type: ignore[attr-defined]
     features = sketch.factor(into)
     return features.reshape(*rows.shape[:2], -1)
+
+
+@cache
+def network_alignments(tasks: int, *, depths: int = 6, m: int = 256) -> NetworkAlignments:
+    """Of several tasks, the more unlike the deeper."""
+    of = modules(depths)
+    made = []
+    for seed, name in enumerate(("reviews", "manuals", "poems", "law")[:tasks]):
+        task = network_task(200, seed, tilt=0.5, of=of)
+        made.append(network_signed(name, task, of=of, m=m))
+    return align_networks(made)

@@ -13,6 +13,7 @@ from made_up.doses import Grid
 from made_up.ladders import make_ladder
 from made_up.layers import make_layers, make_layers_comparison
 from made_up.logs import compared_benchmarks
+from made_up.network_signatures import network_alignments
 from made_up.refinements import make_summary as make_refinement
 from made_up.selection import METHODS, mixture, plane, ranking, transfer, verdicts
 from made_up.slices import made_slices
@@ -29,6 +30,7 @@ from unembed.report.index.page import index_page
 from unembed.report.ladder.page import ladder_page
 from unembed.report.layers.page import page_of_run as layers_page_of_run
 from unembed.report.mixture.page import mixture_page
+from unembed.report.network.page import network_page
 from unembed.report.parts.kin import Kin
 from unembed.report.ranking.page import ranking_page
 from unembed.report.refinement.page import refinement_page
@@ -93,6 +95,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "alignment": lambda: alignment_page(
         example(12, missing=(4,)), title="Who is like whom", facts=FACTS
     ),
+    "network": lambda: network_page(network_alignments(4), title="Where", facts=FACTS),
     "ranking": lambda: ranking_page(ranking(12, missing=2), title="Which text", facts=FACTS),
     "mixture": lambda: mixture_page(mixture(6), title="What it is made of", facts=FACTS),
     "transfer": lambda: transfer_page(

@@ -16,6 +16,7 @@ from made_up.doses import Grid, disturbed
 from made_up.ladders import make_ladder
 from made_up.layers import make_layers, make_layers_comparison
 from made_up.logs import compared_benchmarks
+from made_up.network_signatures import network_alignments
 from made_up.refinements import make_summary
 from made_up.selection import mixture, plane, ranking, transfer, verdicts
 from made_up.slices import made_slices
@@ -122,6 +123,7 @@ RECORDS: dict[str, Callable[[], Drawn]] = {
     "ranking": cache(lambda: ranking(5, missing=1, shift=-0.4)),
     "mixture": cache(lambda: mixture(5)),
     "transfer": cache(lambda: JudgedTransfer(transfer(5), verdicts())),
+    "network": cache(lambda: network_alignments(3)),
     "index": cache(lambda: plane(30)),
 }
 """How the record of each kind is made, once."""

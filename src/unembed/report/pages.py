@@ -39,6 +39,7 @@ RECORDS = {
     "refinement": "unembed.training.run.refinement:Refinement",
     "dose": "unembed.training.doses.dose:Doses",
     "alignment": "unembed.signatures.alignment.records:Alignments",
+    "network": "unembed.signatures.network.records:NetworkAlignments",
     "ranking": "unembed.selection.ranking.records:Ranking",
     "mixture": "unembed.selection.mixing.record:Mixture",
     "transfer": "unembed.selection.transfer.judged:JudgedTransfer",

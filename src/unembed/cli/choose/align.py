@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from unembed.cli.help import Verb, option, under
-from unembed.cli.options import LOADING, NO_DEBIAS, PART, PRINTING, TEXT, Source
+from unembed.cli.options import LOADING, NO_DEBIAS, PRINTING, TEXT, Source
 from unembed.cli.printing import OUT, Output, typed, with_output
 from unembed.errors import UnembedError
 
@@ -25,7 +25,12 @@ from unembed.errors import UnembedError
         default_is="exact up to 1,000 tokens",
     ),
     NO_DEBIAS,
-    PART,
+    option(
+        "--part",
+        metavar="PART",
+        help="Of networks' signatures: full, blocks, head, depth:N, kind:NAME or module:NAME.",
+        default_is="a map of all",
+    ),
 )
 @under("Model", option("--model", help="Read TASKS as texts, and sketch them on this model."))
 @LOADING
@@ -40,7 +45,7 @@ def align_command(
     part: str | None,
     **given: Any,
 ) -> None:
-    """Say how alike several texts would move the head.
+    """Say how alike several texts would move the head, or a whole network.
 
     TASKS are files of unembed sketch, or folders of unembed audit --sketch; with --model, texts.
 
@@ -53,6 +58,9 @@ def align_command(
     none in common. activation and error are what the inputs and the mistakes alone say; coupling is
     the joint over their product. Intervals hold the sketch's error and the sample's.
 
+    Of files of unembed sketch --network it is a map of the joint along the network: by depth, by
+    kind of module, of the head and of all. --part compares one part of them as heads are compared.
+
     \b
     From the texts on:
       unembed sketch ./my-model reviews.txt -o reviews.safetensors
@@ -61,7 +69,8 @@ def align_command(
     """
     from unembed.signatures.alignment.align import align
     from unembed.signatures.alignment.texts import align_texts
-    from unembed.signatures.reading.files import load_all
+    from unembed.signatures.network.align import align_networks
+    from unembed.signatures.reading.files import loaded, networks_of, parts_of
 
     if len(tasks) < 2:
         raise UnembedError(f"{len(tasks)} task has nothing to compare with: give two or more")
@@ -70,7 +79,12 @@ def align_command(
     if model is None:
         if exact is not None:
             raise UnembedError("--exact needs --model and texts: a signature is a sketch")
-        done = align(load_all(tasks, part), **kept)
+        given_files = loaded(tasks)
+        networks = networks_of(given_files)
+        if part is None and len(networks) == len(tasks):
+            output.end(align_networks(networks, **kept))
+            return
+        done = align(parts_of(given_files, part), **kept)
     else:
         if part not in (None, "head"):
             raise UnembedError(

@@ -20,6 +20,7 @@ KINDS_IN_WORDS = {
     "benchmarks": "comparison of benchmarks",
     "depths": "comparison of depths",
     "layers": "run of layers",
+    "network": "map of alignments",
 }
 """The kinds of runs that are called otherwise than their pages."""
 

@@ -71,6 +71,7 @@ class OverDepths:
     """What a chart over depths shows: up to three curves in one form, of so many blocks.
 
     ``unit`` names the vertical axis, which holds 0 where ``zero``; ``levels`` are drawn across it.
+    ``axis`` names the other.
     """
 
     name: str
@@ -82,6 +83,7 @@ class OverDepths:
     blocks: int
     zero: bool = False
     levels: tuple[Level, ...] = ()
+    axis: str = "depth: blocks run"
 
     @property
     def depths(self) -> tuple[int, ...]:
@@ -132,7 +134,7 @@ def depth_chart(shown: OverDepths) -> tuple[Spec, bool]:
     rows = [_rows(one, at, shown.form) for at, one in enumerate(shown.curves)]
     scale = _scale(shown, rows)
     channels: Channels = {
-        "x": depth_axis(shown.blocks),
+        "x": depth_axis(shown.blocks, shown.axis),
         "y": scaled(scale, None, grid=True),
     }
     layers: list[Spec] = [
@@ -184,13 +186,13 @@ def _within(row: Spec, scale: Scale) -> Spec:
     return row | ends
 
 
-def depth_axis(blocks: int) -> Spec:
+def depth_axis(blocks: int, title: str = "depth: blocks run") -> Spec:
     """The axis of depths, 0 to the number of blocks, in whole steps."""
     step = max(1, -(-blocks // (MOST_TICKS - 1)))
     ticks = sorted({*range(0, blocks + 1, step), blocks})
     if len(ticks) > 1 and ticks[-1] - ticks[-2] < step:
         ticks.pop(-2)
-    axis = {"title": "depth: blocks run", "grid": False, "values": ticks, "format": "d"}
+    axis = {"title": title, "grid": False, "values": ticks, "format": "d"}
     return quantity(axis | KEPT_APART, domain=[0, max(1, blocks)], nice=False, padding=8)
 
 

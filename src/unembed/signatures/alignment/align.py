@@ -79,10 +79,9 @@ def align(
     for start in range(0, len(states), rows):
         span = slice(start, start + rows)
         cosines = _cosines(kinds, span, others[span] & debias)
-        found.append({name: _numbers(one, ratio, name) for name, one in cosines.items()})
+        found.append({name: numbers(one, ratio, name) for name, one in cosines.items()})
     pairs: dict[str, Any] = {
-        name: _joined([part[name] for part in found]) if name in found[0] else None
-        for name in KINDS
+        name: joined([part[name] for part in found]) if name in found[0] else None for name in KINDS
     }
     if pairs["coupling"] is not None:
         pairs["coupling"] = _determined(*(pairs[x] for x in ("coupling", "activation", "error")))
@@ -112,26 +111,34 @@ def _cosines(
     return found
 
 
-def _numbers(cosine: Cosine, ratio: float, kind: str) -> Float[np.ndarray, "5 rows tasks"]:
-    """The fields of ``Pairs``; ``ratio`` is the share of the features that blocks are kept of.
-
-    The product of a block's shares in two separate halves of those features has the square of its
-    true share as its mean; the square of their mean has the noise of few features in it too. The
-    variance is the first, with the part of that noise that would be left with all features. Where
-    that is negative, as the noise is large, it is the second, an upper bound.
-    """
+def numbers(cosine: Cosine, ratio: float, kind: str) -> Float[np.ndarray, "5 rows tasks"]:
+    """The fields of ``Pairs``; ``ratio`` is the share of the features that blocks are kept of."""
     value = cosine.value
     sketch = np.sqrt(np.square(cosine.sketch).sum(0))
     sampling = np.full_like(value, np.nan)
     if cosine.sampling is not None:
-        first, second = cosine.sampling
-        free = (first * second).sum(0)
-        noisy = np.square((first + second) / 2).sum(0)
-        variance = free + (noisy - free) * ratio
-        sampling = np.sqrt(np.where(variance < 0, noisy, variance))
+        sampling = sampling_error(cosine.sampling, ratio)
     scale: Scale = "ratio" if kind == "coupling" else "cosine"
     low, high = interval(value, np.hypot(sketch, sampling), scale)
     return np.stack([value, sketch, sampling, low, high])
+
+
+def sampling_error(
+    shares: Float[np.ndarray, "halves blocks *rest"], ratio: float
+) -> Float[np.ndarray, "*rest"]:
+    """The standard error of what blocks of documents have these shares of.
+
+    The product of a block's shares in two separate halves of the features that blocks are kept of
+    has the square of its true share as its mean; the square of their mean has the noise of few
+    features in it too. The variance is the first, with the part of that noise that would be left
+    with all features. Where that is negative, as the noise is large, it is the second, an upper
+    bound.
+    """
+    first, second = shares
+    free = (first * second).sum(0)
+    noisy = np.square((first + second) / 2).sum(0)
+    variance = free + (noisy - free) * ratio
+    return np.asarray(np.sqrt(np.where(variance < 0, noisy, variance)))
 
 
 def _determined(coupling: Pairs, activation: Pairs, error: Pairs) -> Pairs:
@@ -163,7 +170,7 @@ def interval(
     return np.where(inside, ends[0], low), np.where(inside, ends[1], high)
 
 
-def _joined(parts: list[Float[np.ndarray, "5 rows tasks"]]) -> Pairs:
+def joined(parts: list[Float[np.ndarray, "5 rows tasks"]]) -> Pairs:
     """The rows of all tasks as one record; a task and itself are 1 exactly, without an error."""
     fields = np.concatenate(parts, 1)
     itself = np.eye(fields.shape[1], dtype=bool) & np.isfinite(fields[0])

@@ -21,3 +21,11 @@ def part_words(part: str) -> str:
         "depth": f"depth {name}",
         "kind": f"every {name}",
     }.get(kind, name)
+
+
+def place_words(part: str) -> str:
+    """A part's name where parts are listed: "depth 7", "blocks", "q_proj", "all of it"."""
+    kind, _, name = part.partition(":")
+    if kind == "depth":
+        return f"depth {name}"
+    return {BLOCKS: "all modules (blocks)", FULL: "whole network (full)"}.get(kind, name or kind)

@@ -36,29 +36,33 @@ def load_any(path: Path) -> Loaded:
 def load_all(files: Sequence[str | Path], part: str | None = None) -> list[Signature]:
     """The signatures of some files, or of folders of audits that hold one.
 
-    Of networks' files a ``part`` of each, as ``parts_of``. Two that bear one name are called by
-    their files. Raises UnembedError as ``load`` and ``parts_of`` do.
+    Of networks' files a ``part`` of each. Raises UnembedError as ``loaded`` and ``parts_of`` do.
     """
-    loaded = [(Path(file), load_any(Path(file))) for file in files]
-    names = [one.name for _path, one in loaded]
-    return parts_of(
-        [
-            (str(path), replace(one, name=str(path)) if names.count(one.name) > 1 else one)
-            for path, one in loaded
-        ],
-        part,
-    )
+    return parts_of(loaded(files), part)
 
 
-def parts_of(loaded: Sequence[tuple[str, Loaded]], part: str | None) -> list[Signature]:
+def loaded(files: Sequence[str | Path]) -> list[tuple[str, Loaded]]:
+    """Signatures of any kind with their files; two that bear one name are called by their files.
+
+    Raises UnembedError as ``load`` does.
+    """
+    found = [(Path(file), load_any(Path(file))) for file in files]
+    names = [one.name for _path, one in found]
+    return [
+        (str(path), replace(one, name=str(path)) if names.count(one.name) > 1 else one)
+        for path, one in found
+    ]
+
+
+def parts_of(given: Sequence[tuple[str, Loaded]], part: str | None) -> list[Signature]:
     """One part of each of some signatures, which are given with where they came from.
 
     Without a ``part`` networks give ``DEFAULT_PART``, and signatures of heads and of parts
     themselves. Raises UnembedError in one line where a part is not there, where networks and
     others are mixed and no part is named, and where networks' modules differ.
     """
-    networks = [(where, one) for where, one in loaded if isinstance(one, NetworkSignature)]
-    others = [(where, one) for where, one in loaded if isinstance(one, Signature)]
+    networks = [(where, one) for where, one in given if isinstance(one, NetworkSignature)]
+    others = [(where, one) for where, one in given if isinstance(one, Signature)]
     if part is None and networks and others:
         where, other = others[0]
         raise UnembedError(
@@ -76,7 +80,12 @@ def parts_of(loaded: Sequence[tuple[str, Loaded]], part: str | None) -> list[Sig
         words = network_mismatch(networks[0][1], network, wanted)
         if words is not None:
             raise UnembedError(words)
-    return [one if isinstance(one, Signature) else one.part(wanted) for _where, one in loaded]
+    return [one if isinstance(one, Signature) else one.part(wanted) for _where, one in given]
+
+
+def networks_of(given: Sequence[tuple[str, Loaded]]) -> list[NetworkSignature]:
+    """The signatures of whole networks among some."""
+    return [one for _where, one in given if isinstance(one, NetworkSignature)]
 
 
 def _of(signature: Signature) -> str:
