@@ -75,6 +75,7 @@ class Setup:
     ``softmax`` restricted is over the answer words alone, in scores as in training. Training is
     full-batch gradient descent; a step is ``rate`` over the mean square of the activations. The
     ``start`` is the model's head, or flat: the answer words share the mean of their rows.
+    ``words`` are answers, as many as there are classes or more; ``ending`` follows every text.
     """
 
     classes: int = 4
@@ -87,6 +88,8 @@ class Setup:
     rate: float = 2.0
     m: int = 4096
     seeds: int = 10
+    words: tuple[str, ...] = WORDS
+    ending: str = ENDING
 
     @property
     def counts(self) -> list[int]:
@@ -120,9 +123,9 @@ class Half:
     @staticmethod
     def of(checkpoint: Checkpoint, prompts: list[tuple[str, int]], setup: Setup) -> Half:
         """Read the prompts, each with the number of its kind."""
-        words = WORDS[: setup.classes]
+        words = setup.words[: setup.classes]
         answers = Verbalizers.of([(w, w) for w in words], setup.softmax == "restricted")
-        pairs = [PromptCompletion(text + ENDING, words[kind]) for text, kind in prompts]
+        pairs = [PromptCompletion(text + setup.ending, words[kind]) for text, kind in prompts]
         corpus = Corpus.from_pairs(pairs, checkpoint.tokenizer)
         reading = ModelPass.of(
             checkpoint.model, answers.answers(corpus), SketchOptions(), checkpoint.name
@@ -183,14 +186,16 @@ def signatures_of(
             for _, some in reading.results(work, bar, Phases())
         ]
     return [
-        replace(sketcher, name=name(task)).signature([states[t] for states in parts])
+        replace(sketcher, name=name(task, setup)).signature([states[t] for states in parts])
         for t, task in enumerate(tasks)
     ]
 
 
 def exact_of(half: Half, tasks: list[Task], setup: Setup, debias: bool = True) -> Alignments:
     """The alignments of all tasks from Gram matrices; ``debias`` as in ``exact_alignments``."""
-    samples = [replace(half.samples, name=name(task), targets=half.targets(task)) for task in tasks]
+    samples = [
+        replace(half.samples, name=name(task, setup), targets=half.targets(task)) for task in tasks
+    ]
     head = half.reading.head
     if setup.softmax == "restricted":
         # A softmax over some rows is that of a head of those rows, at their cost.
@@ -256,9 +261,14 @@ class Measured:
 
 def measure(checkpoint: Checkpoint, found: list[Document], setup: Setup, seed: int) -> Measured:
     """Score and train every pair of tasks on one split of the documents."""
-    first, second = (
-        Half.of(checkpoint, prompts, setup) for prompts in prompts_of(found, setup, seed)
-    )
+    return measure_prompts(checkpoint, prompts_of(found, setup, seed), setup, seed)
+
+
+def measure_prompts(
+    checkpoint: Checkpoint, prompts: list[list[tuple[str, int]]], setup: Setup, seed: int
+) -> Measured:
+    """Score every pair of tasks on the first of two lists of prompts, measure it on the second."""
+    first, second = (Half.of(checkpoint, some, setup) for some in prompts)
     tasks = setup.choice(seed)
     signatures = signatures_of(first, tasks, checkpoint, setup)
     ways = {
@@ -370,9 +380,9 @@ def by_matches(seeds: list[Measured]) -> list[dict[str, float]]:
     return rows
 
 
-def name(task: Task) -> str:
+def name(task: Task, setup: Setup) -> str:
     """A task's words, one a kind."""
-    return " ".join(WORDS[i].strip() for i in task)
+    return " ".join(setup.words[i].strip() for i in task)
 
 
 def run(setup: Setup, checkpoint: Checkpoint, found: list[Document]) -> list[Measured]:
@@ -420,7 +430,9 @@ def main() -> None:
         "start": ("model", "flat"),
     }
     for field, value in asdict(Setup()).items():
-        parser.add_argument(f"--{field}", type=type(value), default=value, choices=known.get(field))
+        if field not in ("words", "ending"):
+            kind = type(value)
+            parser.add_argument(f"--{field}", type=kind, default=value, choices=known.get(field))
     parser.add_argument("-o", "--out", type=Path)
     given = vars(parser.parse_args())
     out = given.pop("out")

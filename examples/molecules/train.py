@@ -33,7 +33,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 sys.path.insert(0, str(Path(__file__).parent))
 from data import Split, molecules
-from tokenizer import ASK, CONTEXT, WORDS, train_tokenizer
+from tokenizer import CONTEXT, WORDS, train_tokenizer
 
 TOKENIZER_STRINGS = 400_000
 HELD_OUT = 4_000

@@ -52,7 +52,7 @@ PROPERTIES: dict[str, Callable[[str], float]] = {
 
 @dataclass(frozen=True)
 class StringTask:
-    """A property, and which word names its small, middle and large values."""
+    """A property, and the number of the word that is right for each string."""
 
     name: str
     labels: Int[np.ndarray, " strings"]
@@ -109,7 +109,7 @@ def _thirds(values: Float[np.ndarray, " strings"]) -> Int[np.ndarray, " strings"
 
 @dataclass(frozen=True)
 class Strings:
-    """The states after each string, the three words' rows of the head, and every task's answers."""
+    """The states after each string, the answer words' rows of the head, and all tasks' answers."""
 
     hidden: Float[Tensor, "strings dim"]
     head: Head
@@ -120,9 +120,24 @@ class Strings:
     def of(checkpoint: Checkpoint, count: int, seed: int) -> Strings:
         """Read so many strings."""
         said, thirds = balanced(count, seed)
-        answers = Verbalizers.of([(word, word) for word in WORDS], True)
+        tasks = tuple(
+            StringTask(name + ", turned" * (turn > 0), np.array(words)[thirds[:, i]])
+            for i, name in enumerate(PROPERTIES)
+            for turn, words in enumerate(ORDERS)
+        )
+        return Strings.read(checkpoint, [s + ENDING for s in said], tasks, WORDS)
+
+    @staticmethod
+    def read(
+        checkpoint: Checkpoint,
+        prompts: list[str],
+        tasks: tuple[StringTask, ...],
+        words: tuple[str, ...],
+    ) -> Strings:
+        """Read prompts, no two alike, that every task answers by one of some words."""
+        answers = Verbalizers.of([(word, word) for word in words], True)
         corpus = Corpus.from_pairs(
-            [PromptCompletion(s + ENDING, WORDS[0]) for s in said], checkpoint.tokenizer
+            [PromptCompletion(one, words[0]) for one in prompts], checkpoint.tokenizer
         )
         reading = ModelPass.of(
             checkpoint.model, answers.answers(corpus), SketchOptions(), checkpoint.name
@@ -132,11 +147,6 @@ class Strings:
         places = {h: i for i, h in enumerate(corpus.document_hashes().tolist())}
         order = np.argsort([places[h] for h in samples.document.tolist()])
         ids = torch.from_numpy(answers.token_ids(checkpoint.tokenizer))
-        tasks = tuple(
-            StringTask(name + ", turned" * (turn > 0), np.array(words)[thirds[:, i]])
-            for i, name in enumerate(PROPERTIES)
-            for turn, words in enumerate(ORDERS)
-        )
         # A softmax over some rows is that of a head of those rows.
         head = Head.from_parts(reading.head.weight[ids])
         return Strings(
@@ -160,7 +170,14 @@ def measure(
     checkpoint: Checkpoint, count: int, training: HeadTraining, seed: int
 ) -> tuple[tuple[str, ...], Float[np.ndarray, "sources targets"], list[Found]]:
     """The tasks' names, measured gains on held-out strings, and scores from the others."""
-    strings = Strings.of(checkpoint, count, seed)
+    return measured(Strings.of(checkpoint, count, seed), training, seed)
+
+
+def measured(
+    strings: Strings, training: HeadTraining, seed: int
+) -> tuple[tuple[str, ...], Float[np.ndarray, "sources targets"], list[Found]]:
+    """What ``measure`` gives, of strings that were read: scores from every second one."""
+    count = len(strings.document)
     train, heldout = (strings.samples(np.arange(i, count, 2)) for i in (0, 1))
     gains = head_gains(train, heldout, strings.head, replace(training, seed=seed))
     found = []

@@ -170,7 +170,8 @@ def test_a_restricted_softmax_is_a_head_of_the_words_alone(halves: list) -> None
     tasks = SETUP.choice(0)
     few = shift.exact_of(half, tasks, SETUP)
     samples = [
-        shift.replace(half.samples, name=shift.name(t), targets=half.targets(t)) for t in tasks
+        shift.replace(half.samples, name=shift.name(t, SETUP), targets=half.targets(t))
+        for t in tasks
     ]
     masked = exact_alignments(samples, half.reading.head)
     for kind in ("joint", "error", "first_moment"):
