@@ -44,7 +44,6 @@ def count(mol: Mol, *numbers: int) -> int:
 
 TESTS: dict[str, Callable[[Mol], bool]] = {
     "no aromatic ring": lambda mol: rdMolDescriptors.CalcNumAromaticRings(mol) == 0,
-    "one ring": lambda mol: rdMolDescriptors.CalcNumRings(mol) <= 1,
     "four rings": lambda mol: rdMolDescriptors.CalcNumRings(mol) >= 4,
     "small": lambda mol: mol.GetNumHeavyAtoms() <= 18,
     "basic amine": lambda mol: mol.HasSubstructMatch(BASIC_AMINE),
@@ -52,6 +51,7 @@ TESTS: dict[str, Callable[[Mol], bool]] = {
     "sulfonyl": lambda mol: mol.HasSubstructMatch(SULFONYL),
     "halogens": lambda mol: count(mol, *HALOGENS) >= 2,
     "nitrogen rich": lambda mol: count(mol, 7) >= 5,
+    "oxygen rich": lambda mol: count(mol, 8) >= 4,
 }
 """Each domain's own test: scaffold, number of rings, size, charge, heteroatoms."""
 

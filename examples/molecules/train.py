@@ -26,14 +26,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from data import Split, molecules
 from jaxtyping import Int
+from tokenizer import CONTEXT, WORDS, train_tokenizer
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-sys.path.insert(0, str(Path(__file__).parent))
-from data import Split, molecules
-from tokenizer import CONTEXT, WORDS, train_tokenizer
 
 TOKENIZER_STRINGS = 400_000
 HELD_OUT = 4_000
