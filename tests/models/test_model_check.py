@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import torch
 import transformers as tf
-from tokenizers import normalizers
+from tokenizers import Tokenizer, normalizers
+from tokenizers.models import BPE
+from transformers import PreTrainedTokenizerFast
 
 from command_line import Run
 from made_up.adapters import save_adapter
@@ -170,3 +172,13 @@ def test_a_rounded_head_is_no_longer_tied(run: Run) -> None:
     values = json.loads(run(*asked, "--json").out)
     assert values["tied"] is False
     assert " in int4 with its head (torchao " in values["model"]
+
+
+def test_a_tokenizer_of_other_strings_is_told_from_one_that_changes_spaces(
+    small_llama: Any,
+) -> None:
+    backend = Tokenizer(BPE({"<unk>": 0, "C": 1, "O": 2, "c": 3}, [], unk_token="<unk>"))
+    chemist = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>")
+    said = "\n".join(checked(small_llama, chemist, context=32).to_mind)
+    assert "pieces of an English sentence are read as '<unk>'" in said
+    assert "spaces or letters change" not in said

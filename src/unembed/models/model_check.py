@@ -181,13 +181,12 @@ def check(checkpoint: Checkpoint, *, context: int | None = None) -> ModelCheck:
     }
     beyond = sum(token >= head.vocab for token in token_ids(tokenizer))
     found = ModelCheck(**facts, to_mind=())
-    return ModelCheck(**facts, to_mind=tuple(_to_mind(found, model, tokenizer.bos_token, beyond)))
+    return ModelCheck(**facts, to_mind=tuple(_to_mind(found, model, tokenizer, beyond)))
 
 
-def _to_mind(
-    found: ModelCheck, model: nn.Module, unused_bos: str | None, beyond: int
-) -> Iterator[str]:
+def _to_mind(found: ModelCheck, model: nn.Module, tokenizer: Any, beyond: int) -> Iterator[str]:
     """What to know of a model before its figures are read, a sentence each."""
+    unused_bos = tokenizer.bos_token
     broken = [path for path, weight in model.named_parameters() if not _is_finite(weight)]
     if broken:
         yield (
@@ -225,7 +224,14 @@ def _to_mind(
             "knows them"
         )
     if not found.lossless:
-        yield "its tokenizer does not give back the text that it is given: spaces or letters change"
+        unknown = _unknown(tokenizer)
+        yield (
+            "its tokenizer does not give back the text that it is given: spaces or letters change"
+            if not unknown
+            else f"its tokenizer does not give back the text that it is given: {unknown} pieces of "
+            f"an English sentence are read as {tokenizer.unk_token!r}, so give it strings of the "
+            "kind that it was made for"
+        )
     if found.no_depths is not None:
         yield found.no_depths
     if found.tail is None or not found.tail.exact:
@@ -250,7 +256,7 @@ def _tail(model: torch.nn.Module) -> tuple[Tail | None, str | None]:
 def _corpus(tokenizer: Any, context: int) -> Corpus:
     """A row longer than a context, one of two words, and two short ones that share a block."""
     once = " ".join(SENTENCES)
-    tokens = max(1, len(tokenizer(once)["input_ids"]))
+    tokens = max(1, len(tokenizer(once, verbose=False)["input_ids"]))
     long = " ".join([once] * (context // tokens + 2))
     rows = [long, long[: long.index(" ", 4)], *_almost_alike(once, tokenizer)]
     return Corpus.from_texts(rows, tokenizer)
@@ -260,7 +266,7 @@ def _almost_alike(text: str, tokenizer: Any) -> list[str]:
     """Two beginnings of a text, as short as rows of unlike length that are read together can be."""
     shorter, fewer = "", 0
     for end in range(1, len(text)):
-        read = len(tokenizer(text[:end])["input_ids"]) - 1
+        read = len(tokenizer(text[:end], verbose=False)["input_ids"]) - 1
         if read > fewer > 0 and 2 * read <= MOST_PADDING * (read + fewer):
             return [shorter, text[:end]]
         shorter, fewer = text[:end], read
@@ -269,9 +275,16 @@ def _almost_alike(text: str, tokenizer: Any) -> list[str]:
 
 def _gives_back(tokenizer: Any) -> bool:
     """Whether decoding undoes encoding, but for space around the text."""
-    ids = tokenizer(SENTENCES[0])["input_ids"]
+    ids = tokenizer(SENTENCES[0], verbose=False)["input_ids"]
     back = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return bool(back.strip() == SENTENCES[0])
+
+
+def _unknown(tokenizer: Any) -> int:
+    """How many tokens of a sentence stand for what the tokenizer does not know."""
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    ids = tokenizer(SENTENCES[0], verbose=False)["input_ids"]
+    return 0 if unknown is None else list(ids).count(unknown)
 
 
 def _is_finite(weight: torch.Tensor) -> bool:
