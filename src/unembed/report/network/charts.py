@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from unembed.report.parts.drawing import Spec, heading
+from unembed.report.parts.drawing import NARROW_SIZE, Spec, heading
 from unembed.report.parts.marks import (
     NO_SCALE,
     Channels,
@@ -22,10 +22,12 @@ from unembed.stats.forms import Form, cosine, determined
 
 STEPS = 5
 """Steps used of the scale ``--seq-1`` … ``--seq-9``: ink does not show on the darker half."""
-MOST_COLUMNS_WITH_NUMBERS = 8
-"""Columns in whose cells there is room for a number on a narrow screen."""
+NUMBER_WIDTH = 33.0
+"""Pixels of a cell on a narrow screen from which on its number is written into it."""
 MOST_COLUMNS_NAMED = 14
-NAME_LETTERS = 22
+NAME_LETTERS = 18
+BROKEN = {"labelExpr": "split(datum.label, '|')", "labelLineHeight": 14, "labelLimit": 190}
+"""Of an axis of names: their lines."""
 HUNDREDTHS = Form(decimals=2)
 
 
@@ -38,11 +40,14 @@ def cells_map(
 ) -> Spec:
     """A cell for every row and column that has a value, darker the nearer that is to 1.
 
-    Hatched where none is determined; numbers are written where there is room.
+    Grey where none is determined; numbers are written where there is room. ``|`` in a row's name
+    breaks its line.
     """
-    numbered = len(columns) <= MOST_COLUMNS_WITH_NUMBERS
+    shown = ["|".join(short(line, NAME_LETTERS) for line in row.split("|")) for row in rows]
+    room = room_for(shown)
+    numbered = NUMBER_WIDTH * len(columns) <= NARROW_SIZE[0] - room - 30
     cells: list[Spec] = []
-    for row in rows:
+    for row, name in zip(rows, shown, strict=True):
         for column in columns:
             one = values.get((row, column))
             if one is None:
@@ -51,19 +56,18 @@ def cells_map(
             step = 1 + round((STEPS - 1) * min(max(one.value or 0.0, 0.0), 1.0))
             cells.append(
                 {
-                    "row": row,
+                    "row": name,
                     "column": column,
                     "fill": f"var(--seq-{step})" if known else "var(--few)",
                     "label": HUNDREDTHS(one.value or 0.0) if numbered and known else "",
-                    "tip": f"{row}\n{column}\n{full(one, cosine)}",
+                    "tip": f"{row.replace('|', ', ')}\n{column}\n{full(one, cosine)}",
                 }
             )
-    shown = [short(row, NAME_LETTERS) for row in rows]
     every = -(-len(columns) // MOST_COLUMNS_NAMED)
     named = [column for at, column in enumerate(columns) if at % every == 0]
     place = {
         "x": _names("column", columns, {"title": across, "labelAngle": 0, "values": named}),
-        "y": _names("row", rows, {"title": None, "minExtent": room_for(shown), "labelLimit": 190}),
+        "y": _names("row", shown, {"title": None, "minExtent": room} | BROKEN),
     }
     text = {"type": "text", "color": "var(--ink)", "aria": False, "fontSize": 12.5}
     colours = {"color": {"field": "fill"} | NO_SCALE, "description": {"field": "tip"}}

@@ -255,11 +255,11 @@ def _pairs_figure(found: NetworkAlignments) -> list[Figure]:
     shown = ranked if len(ranked) <= MOST_PAIRS else [*ranked[:half], *ranked[-half:]]
     columns = {place: place_words(place).removeprefix("depth ") for place in found.places}
     values = {
-        (task_pair(found, pair), columns[place]): found.estimate(place, pair)
+        (task_pair(found, pair, "|"), columns[place]): found.estimate(place, pair)
         for pair in shown
         for place in found.places
     }
-    rows = [task_pair(found, pair) for pair in shown]
+    rows = [task_pair(found, pair, "|") for pair in shown]
     chart = draw(
         cells_map(rows, list(columns.values()), values, "pair", AXIS), "Joint by pair and place"
     )
@@ -317,7 +317,7 @@ def _profile_figure(found: NetworkAlignments) -> list[Figure]:
                 "profile",
                 "Where each task pushes",
                 "The share of a task’s Fisher, in squared norm of its modules’, that lies at a "
-                "depth. The rest lies outside of the blocks, most of it in the head.",
+                "depth. The rest lies outside of the blocks, as in the head.",
                 "share of ‖F‖²",
                 part,
                 tuple(curves),
