@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from command_line import Run
+from command_line import QUICK, Run, write_texts
 from made_up.network_signatures import network_signed, network_task
+from unembed.report.pages import load_run
 from unembed.signatures.alignment.align import align
 from unembed.signatures.alignment.records import Alignments
-from unembed.signatures.file import save
+from unembed.signatures.file import load, save
 from unembed.signatures.network.file import load_network, save_network
+from unembed.signatures.network.records import NetworkAlignments
 
 
 @pytest.fixture(scope="module")
@@ -79,3 +81,48 @@ def test_an_index_is_of_one_part(run: Run, files: list[Path], tmp_path: Path) ->
     heads = tmp_path / "heads"
     assert run("index", "add", heads, files[3]).code == 0
     assert run("index", "query", heads, files[0]).code == 0
+
+
+def test_texts_are_sketched_for_a_part(
+    run: Run, llama_folder: Path, topics: list[str], tmp_path: Path
+) -> None:
+    """Of the modules it is made of alone; and as signatures of networks that are given were."""
+    texts = write_texts(tmp_path, topics, ("target", "one", "two"))
+    asked = ("--model", llama_folder, "--context", "32", "--no-debias")
+    ranked = run("rank", *texts, *asked, "--part", "depth:1", "-o", tmp_path / "rank", "--json")
+    assert ranked.code == 0, ranked.err
+    kept = sorted((tmp_path / "rank" / "signatures").glob("*.safetensors"))
+    assert [{m.depth for m in load_network(file).modules} for file in kept] == [{1}] * 3
+    whole = tmp_path / "whole.safetensors"
+    compact = tmp_path / "compact.safetensors"
+    exporting = ("--export", compact, "--part", "depth:1")
+    made = run("sketch", llama_folder, texts[0], "-o", whole, "--network", *QUICK, *exporting)
+    assert made.code == 0, made.err
+    part = load(compact)
+    assert part.identity == load_network(whole).identity("depth:1")
+    mixed = ("mix", whole, *texts[1:], *asked, "-o", tmp_path / "mix")
+    assert run(*mixed).code == 0
+    kept = sorted((tmp_path / "mix" / "signatures").glob("*.safetensors"))
+    assert [load_network(file).modules for file in kept] == [load_network(whole).modules] * 2
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text("{}")
+    refused = run("rank", whole, adapter, "--model", llama_folder, "-o", tmp_path / "no")
+    assert "whose modules are not those of its model: compare it by --part head" in refused.line
+    index = tmp_path / "index"
+    assert run("index", "add", index, compact).code == 0
+    routed = run("index", "route", index, "--model", llama_folder, texts[1], "--quiet", "--json")
+    assert routed.code == 0, routed.err
+    assert json.loads(routed.out)["answers"][0]["matches"][0]["name"] == "whole"
+
+
+def test_align_maps_whole_networks(run: Run, files: list[Path], tmp_path: Path) -> None:
+    done = run("align", *files[:2], "-o", tmp_path / "run")
+    assert done.code == 0, done.err
+    record = load_run(tmp_path / "run")
+    assert isinstance(record, NetworkAlignments)
+    assert done.out.startswith(str(record.verdict).replace("\u00a0", " "))
+    assert "whole network (full)" in done.out
+    assert "By kind and depth" in (tmp_path / "run" / "report.html").read_text()
+    again = run("align", *files[:2], "-o", tmp_path / "run", "--json")
+    assert json.loads(again.out)["summary"] == json.loads(json.dumps(record.to_json()))

@@ -186,7 +186,12 @@ def test_a_whole_network_is_sketched(
     assert aligned.code == 0, aligned.err
     for options, said in (
         (("--modules", "head"), "--modules head is of --network: give that too"),
-        (("--network", "--export", "e"), "--export e is of the head alone"),
+        (("--part", "full"), "--part full is of --export"),
+        (("--part", "full", "--export", "e"), "--part full is of --network"),
+        (
+            ("--network", "--export", "e", "--part", "depth:9"),
+            "the signature has no part 'depth:9': give one of its ",
+        ),
         (("--network", "--modules", "kind:x"), "'kind:x' matches no module: its kinds are q_proj"),
         (("--network", "--dtype", "bfloat16"), "is in bfloat16 (a gradient in it can be noise)"),
     ):

@@ -13,6 +13,7 @@ from unembed.cli.options import BATCHES, LARGE_MODELS, LOADING, PRINTING, TEXT, 
 from unembed.cli.printing import echo, say
 from unembed.cli.states import OF_A_TEXT, hidden_options, open_stored, stored_in_place_of
 from unembed.errors import UnembedError
+from unembed.signatures.network.names import DEFAULT_PART
 from unembed.signatures.sketches.names import CONSTRUCTIONS, DEFAULT
 
 if TYPE_CHECKING:
@@ -107,6 +108,13 @@ BACKWARD = ("float32", "bfloat16", "float16")
         rare=True,
         default_is="float32",
     ),
+    option(
+        "--part",
+        metavar="PART",
+        help="The part that --export holds.",
+        rare=True,
+        default_is=DEFAULT_PART,
+    ),
 )
 @under(
     "Text",
@@ -139,6 +147,7 @@ def sketch_command(
     network: bool,
     modules: str | None,
     backward: Any,
+    part: str | None,
     **given: Any,
 ) -> None:
     """Sketch how training on CORPUS would move MODEL's head.
@@ -173,7 +182,9 @@ def sketch_command(
         raise UnembedError(f"{out} is a folder: give a file, such as {out / 'task.safetensors'}")
     if task is not None:
         check_name(task)
-    for name, value in (("modules", modules), ("backward", backward)):
+    if part is not None and export is None:
+        raise UnembedError(f"--part {part} is of --export: give that too, or leave it out")
+    for name, value in (("modules", modules), ("backward", backward), ("part", part)):
         if value is not None and not network:
             raise UnembedError(f"--{name} {value} is of --network: give that too, or leave it out")
     for file in (out, *(() if export is None else (export_path(export),))):
@@ -188,17 +199,24 @@ def sketch_command(
     if of_states:
         given = {name: value for name, value in given.items() if name not in OF_A_TEXT}
     if network:
-        for name, value in (
-            ("--hidden", hidden),
-            ("--verbalizers", verbalizers),
-            ("--export", export),
-        ):
+        for name, value in (("--hidden", hidden), ("--verbalizers", verbalizers)):
             if value is not None:
                 raise UnembedError(
                     f"{name} {value} is of the head alone: leave it out, or --network"
                 )
+        exporting = None if export is None else (export, export_dtype, part or DEFAULT_PART)
         _sketch_network(
-            model, str(corpus), source, given, modules, backward, as_json, quiet, task=task, out=out
+            model,
+            str(corpus),
+            source,
+            given,
+            modules,
+            backward,
+            as_json,
+            quiet,
+            task=task,
+            out=out,
+            exporting=exporting,
         )
         return
     options = SketchOptions(**given)
@@ -235,21 +253,34 @@ def _sketch_network(
     *,
     task: str | None,
     out: Path,
+    exporting: tuple[Path, Any, str] | None,
 ) -> None:
-    """What ``--network`` does."""
+    """What ``--network`` does; ``exporting`` is a place, a dtype and the part that goes there."""
     from unembed.models.devices.placement import refuse_spread
+    from unembed.runs.ranks import current_ranks
     from unembed.signatures.alignment.tables import network_text
+    from unembed.signatures.file import export as exported
+    from unembed.signatures.network.modules import KIND, network_modules
     from unembed.signatures.network.run import sketch_network
+    from unembed.signatures.network.signature import check_part, kinds_of, parts_kept
     from unembed.signatures.network.sketcher import NetworkOptions
 
     refuse_spread(model, source.loading.get("device_map"))
     patterns = tuple(one.strip() for one in (modules or "").split(",") if one.strip())
     options = NetworkOptions(**given, modules=patterns, backward=backward or "float32")
     checkpoint, text = source.open(model, corpus, quiet=quiet, options=options, notes=False)
+    if exporting is not None:
+        found = network_modules(checkpoint.model, patterns)
+        kinds = (f"{KIND}{kind}" for kind in kinds_of(found))
+        check_part(exporting[2], (*parts_kept(found), *kinds), "the signature")
     before = out.exists()
     made = sketch_network(checkpoint, text, options, out=out, task=task, progress=not quiet)
     if before:
         echo(f"{out} was finished before: verified, nothing computed again", err=True)
+    export = None
+    if exporting is not None and current_ranks().first:
+        place, dtype, part = exporting
+        export = exported(made.part(part), place, dtype=dtype)
     first = next(iter(made.states.values()))
     plain = {
         "signature": str(out),
@@ -262,7 +293,8 @@ def _sketch_network(
         "modules": [asdict(one) for one in made.modules],
         "facts": made.facts,
     }
-    say(network_text(made), plain, as_json, (("signature", out),))
+    places = (("signature", out), ("compact signature", export))
+    say(network_text(made), plain, as_json, places)
 
 
 def _say_several_tokens(words: Verbalizers, tokenizer: Any) -> None:

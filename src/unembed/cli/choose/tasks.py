@@ -102,7 +102,8 @@ def signatures_of(
 ) -> list[Signature]:
     """The signatures of some tasks, in their order; texts are sketched on ``model``, into ``out``.
 
-    Of networks' signatures it is a ``part`` of each, as ``parts_of``.
+    Of networks' signatures it is a ``part`` of each, as ``parts_of``, and texts are sketched for
+    that part.
 
     Without a model every task is a signature's file, an audit's folder, or the folder of an adapter
     with a compact signature in it: that of the text it was trained on. An adapter without one is
@@ -114,8 +115,9 @@ def signatures_of(
     from unembed.runs.progress import Steps
     from unembed.signatures.file import COMPACT_FILE, load
     from unembed.signatures.network.modules import HEAD
+    from unembed.signatures.network.signature import NetworkSignature
+    from unembed.signatures.network.sketch_part import sketch_part
     from unembed.signatures.reading.files import Loaded, load_any, parts_of
-    from unembed.signatures.reading.run import sketch
 
     check_once(given)
     forms = {name: form_of(name) for name in given}
@@ -134,12 +136,13 @@ def signatures_of(
             loaded[name] = load_any(Path(name))
     parts = parts_of(list(loaded.items()), part)
     found = dict(zip(loaded, parts, strict=True))
-    of = next((one.identity.part for one in parts), part or "")
-    if (texts or adapters) and of not in ("", HEAD):
+    wanted = next((one.identity.part for one in parts), part or "") or HEAD
+    if adapters and wanted != HEAD:
         raise UnembedError(
-            f"{[*texts, *adapters][0]} is no signature and part {of!r} of one is wanted: sketch it "
-            "with unembed sketch --network, or give --part head"
+            f"{adapters[0]} is an adapter, whose modules are not those of its model: compare it by "
+            f"--part {HEAD}, not by {wanted!r}"
         )
+    network = next((one for one in loaded.values() if isinstance(one, NetworkSignature)), None)
     if adapters:
         probe = _probe(adapters[0], given[0] if given[0] in texts else None, model, probe)
         source.check(probe)
@@ -156,10 +159,12 @@ def signatures_of(
         steps = Steps(len(texts) + len(adapters), alike=True)
         for number, name in enumerate(texts):
             with steps(f"sketch of {name_of(name)}"):
-                found[name] = sketch(
+                found[name] = sketch_part(
                     reader.checkpoint,
                     corpora[name],
+                    wanted,
                     options,
+                    like=network,
                     at_most=True,
                     out=out / FOLDER / f"{number:03d}-{name_of(name)}.safetensors",
                     task=name_of(name),

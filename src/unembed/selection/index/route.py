@@ -15,7 +15,7 @@ from unembed.models.checkpoint import Checkpoint
 from unembed.runs.provenance import digest_of
 from unembed.selection.index.index import Index
 from unembed.selection.index.query import Answer
-from unembed.signatures.reading.run import sketch
+from unembed.signatures.network.sketch_part import sketch_part
 from unembed.signatures.reading.sketcher import SketchOptions
 from unembed.signatures.signature import Identity, merge
 from unembed.text.corpus import Corpus
@@ -50,7 +50,18 @@ def route(
             "signatures are of"
         )
     options = replace(options_of(identity, index.by == "gradient"), context=context)
-    made = [sketch(checkpoint, text, options, task=name, progress=progress) for text in texts]
+    made = [
+        sketch_part(
+            checkpoint,
+            text,
+            identity.part,
+            options,
+            backward=identity.backward or "float32",
+            task=name,
+            progress=progress,
+        )
+        for text in texts
+    ]
     return index.query(reduce(merge, made), top, approximate=approximate)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from unembed.errors import UnembedError
 from unembed.signatures.network.block_samples import BlockSamples
-from unembed.signatures.network.modules import HEAD, NetworkModule
+from unembed.signatures.network.modules import DEPTH, HEAD, NetworkModule
 from unembed.signatures.network.names import BLOCKS, FULL
 from unembed.signatures.network.part_sums import Entry, PartSums
 from unembed.signatures.network.projections import (
@@ -21,7 +21,7 @@ from unembed.signatures.network.projections import (
     single_sums,
     trace_of,
 )
-from unembed.signatures.network.signature import DEPTH, module_part
+from unembed.signatures.network.signature import module_part
 from unembed.signatures.sketches.sketch import Sketch
 from unembed.signatures.state import SUMMED
 

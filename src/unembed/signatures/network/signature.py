@@ -39,6 +39,23 @@ def parts_kept(modules: Sequence[NetworkModule]) -> tuple[str, ...]:
     )
 
 
+def kinds_of(modules: Sequence[NetworkModule]) -> tuple[str, ...]:
+    """The kinds of some modules, such as "q_proj", whose parts are added up when asked for."""
+    return tuple(dict.fromkeys(one.kind for one in modules if one.name != HEAD))
+
+
+def check_part(name: str, parts: Sequence[str], whose: str) -> None:
+    """Raise UnembedError for a part that there is not, with the nearest of those that there are."""
+    if name in parts:
+        return
+    near = get_close_matches(name, parts, MOST_LISTED, 0.4)
+    listed = [*near, *(part for part in parts if part not in near)][:MOST_LISTED]
+    raise UnembedError(
+        f"{whose} has no part {name!r}: give one of its {len(parts)}, {', '.join(listed)}"
+        + " …" * (len(listed) < len(parts))
+    )
+
+
 @dataclass(frozen=True)
 class NetworkSignature(ShortRepr):
     """A text's states by part of the network, all of one pass, with what they are states of.
@@ -77,8 +94,7 @@ class NetworkSignature(ShortRepr):
     @property
     def kinds(self) -> tuple[str, ...]:
         """The kinds of its modules, such as "q_proj", whose parts ``part`` adds up."""
-        kept = [one.kind for one in self.modules if self._has(one) and one.name != HEAD]
-        return tuple(dict.fromkeys(kept))
+        return kinds_of([one for one in self.modules if module_part(one) in self.states])
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -113,8 +129,7 @@ class NetworkSignature(ShortRepr):
 
     def modules_of(self, name: str) -> tuple[NetworkModule, ...]:
         """The modules that a part is made of. Raises UnembedError as ``part`` does."""
-        if name not in self._known:
-            raise UnembedError(self._unknown(name))
+        check_part(name, self._parts, self.name)
         return tuple(
             one
             for one in self.modules
@@ -124,25 +139,13 @@ class NetworkSignature(ShortRepr):
         )
 
     @cached_property
-    def _known(self) -> frozenset[str]:
-        return frozenset(self.parts)
-
-    def _has(self, module: NetworkModule) -> bool:
-        return module_part(module) in self.states
+    def _parts(self) -> tuple[str, ...]:
+        return self.parts
 
     def _state(self, name: str) -> State:
         if name in self.states:
             return self.states[name]
         return together([self.states[module_part(one)] for one in self.modules_of(name)])
-
-    def _unknown(self, name: str) -> str:
-        near = get_close_matches(name, self.parts, MOST_LISTED, 0.4)
-        listed = [*near, *(part for part in self.parts if part not in near)][:MOST_LISTED]
-        more = len(self.parts) - len(listed)
-        return (
-            f"{self.name} has no part {name!r}: give one of its {len(self.parts)}, "
-            f"{', '.join(listed)}{' …' if more else ''}"
-        )
 
     def _phrases(self) -> Iterator[str]:
         state = next(iter(self.states.values()))
