@@ -5,11 +5,13 @@ from .alignment.texts import align_texts as align_texts
 from .alignment.texts import samples_of as samples_of
 from .batch_sums import BatchSums as BatchSums
 from .batch_sums import whole_state as whole_state
+from .network.align import align_networks as align_networks
 from .network.file import load_network as load_network
 from .network.file import save_network as save_network
 from .network.merging import merge as merge
 from .network.modules import NetworkModule as NetworkModule
 from .network.modules import network_modules as network_modules
+from .network.records import NetworkAlignments as NetworkAlignments
 from .network.run import sketch_network as sketch_network
 from .network.signature import NetworkSignature as NetworkSignature
 from .network.sketcher import NetworkOptions as NetworkOptions
@@ -28,9 +30,11 @@ __all__ = [
     "Verbalizers",
     "merge",
     # Signatures of a whole network
+    "NetworkAlignments",
     "NetworkModule",
     "NetworkOptions",
     "NetworkSignature",
+    "align_networks",
     "load_network",
     "network_modules",
     "save_network",

@@ -160,6 +160,10 @@ GLOSSARY: dict[str, str] = {
         "The cosine of two texts' mean gradients: below 0, training on one undoes what training "
         "on the other does."
     ),
+    "profile cosine": (
+        "How alike two texts spread over a network: the cosine of the sizes of their Fishers, "
+        "place by place."
+    ),
     "participation ratio": (
         "About how many directions a text's gradients spread over: (Σλ)²/Σλ² of the Fisher's "
         "eigenvalues λ."
