@@ -59,9 +59,11 @@ def network_task(
     per_document: int = 2,
     tilt: float = 1.0,
     of: tuple[NetworkModule, ...] | None = None,
+    law: int | None = None,
 ) -> NetworkTask:
-    """Low-rank errors and inputs around centres that are partly the task's own."""
+    """Low-rank errors and inputs around centres that are partly the task's own, by its ``law``."""
     common, own = np.random.default_rng(5), np.random.default_rng([seed, 1])
+    laws = own if law is None else np.random.default_rng([law, 1])
     errors, activations = {}, {}
     # What a position is about shows in every module, so that their gradients go together.
     about = [own.normal(0.5, size=(n, positions, 3)) for _ in range(2)]
@@ -70,7 +72,7 @@ def network_task(
         for topic, (into, width) in zip(about, sides, strict=True):
             shared = common.normal(size=(3, width))
             unlike = tilt if module.depth is None else tilt * (module.depth + 1) / 2
-            mine = shared + unlike * own.normal(size=(3, width))
+            mine = shared + unlike * laws.normal(size=(3, width))
             rows = topic @ mine
             rows = rows + 0.3 * own.normal(size=(n, positions, width))
             into[module.name] = torch.tensor(rows).float()

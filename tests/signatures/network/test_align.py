@@ -17,7 +17,7 @@ from made_up.network_signatures import (
 )
 from unembed.errors import UnembedError
 from unembed.signatures.alignment.align import align
-from unembed.signatures.network.align import align_networks, halves, places_of
+from unembed.signatures.network.align import EstimatedPart, align_networks, halves, places_of
 from unembed.signatures.network.identities import alignment_of_blocks, full_between
 from unembed.signatures.network.records import NetworkAlignments, joint_of
 from unembed.signatures.network.signature import NetworkSignature
@@ -157,18 +157,24 @@ def test_a_run_is_kept_and_found_again(signatures: list[NetworkSignature], tmp_p
 
 
 @pytest.mark.slow
-def test_the_mean_over_pairs_has_the_error_that_it_says() -> None:
-    """Over other documents and other maps; of two places' difference likewise."""
-    values, said = [], []
+def test_errors_of_means_and_of_differences_of_places_are_as_said() -> None:
+    """Over other documents of the same tasks, and other maps."""
+    values: dict[str, list[float]] = {"mean": [], "difference": []}
+    errors: dict[str, list[float]] = {"mean": [], "difference": []}
     for seed in range(60):
-        made = [
-            network_signed(n, network_task(80, 100 * seed + i, tilt=0.0), m=256, seed=seed)
-            for i, n in enumerate("abc")
+        states = []
+        for task in range(3):
+            drawn = network_task(80, 3 * seed + task, tilt=0.5, law=task)
+            states.append(network_signed("x", drawn, m=256, seed=seed).states)
+        parts = [
+            EstimatedPart.of([one[part] for one in states], np.eye(3, dtype=bool), True)
+            for part in ("depth:0", "head")
         ]
-        found = align_networks(made, debias=True)
-        mean = found.estimate("depth:0")
-        assert mean.low is not None
-        assert mean.high is not None
-        values.append(float(mean))
-        said.append((mean.high - mean.low) / 2 / 1.96)
-    assert 0.6 < np.mean(said) / np.std(values) < 1.8
+        ratio = parts[0].ratio
+        first, last = (one.pair(0, 1) for one in parts)
+        values["difference"].append(first.value - last.value)
+        errors["difference"].append(first.error_of_difference(last, ratio))
+        values["mean"].append(parts[0].mean.value)
+        errors["mean"].append(parts[0].mean.error(ratio))
+    for name, some in values.items():
+        assert 0.75 < np.mean(errors[name]) / np.std(some) < 1.35, name

@@ -94,7 +94,7 @@ def align_networks(
     modules = {module_part(one) for one in first.modules} - set(places)
     kept, parts = {}, []
     for part, some in states.items():
-        one = _Estimated.of(some, shared, debias)
+        one = EstimatedPart.of(some, shared, debias)
         parts.append(one.record(part, some, pairwise=few or part not in modules))
         if part not in modules:
             kept[part] = one
@@ -125,7 +125,7 @@ def places_of(signature: NetworkSignature) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class _Estimated:
+class EstimatedPart:
     """One part of all tasks; ``ratio`` is the share of the features that blocks are kept of."""
 
     joint: Kind
@@ -136,12 +136,13 @@ class _Estimated:
     @staticmethod
     def of(
         states: Sequence[State], shared: Bool[np.ndarray, "tasks tasks"], debias: bool
-    ) -> _Estimated:
+    ) -> EstimatedPart:
+        """From each task's state of it; ``shared`` are those that have documents in common."""
         among = shared & ~np.eye(len(states), dtype=bool) & debias
         joint, first = (Kind.of(states, name, debias) for name in ("joint", "first"))
         assert joint is not None
         m = states[0].joint.total.shape[1]
-        return _Estimated(
+        return EstimatedPart(
             joint,
             joint.cosines(slice(None), among),
             None if first is None else first.cosines(slice(None), among),
@@ -162,17 +163,17 @@ class _Estimated:
     def _pairs(self, cosine: Cosine) -> Pairs:
         return joined([numbers(cosine, self.ratio, "joint")])
 
-    def pair(self, i: int, j: int) -> _Shares:
+    def pair(self, i: int, j: int) -> WithShares:
         """The joint of two tasks with its shares."""
         sampling = self.cosine.sampling
-        return _Shares(
+        return WithShares(
             float(self.cosine.value[i, j]),
             self.cosine.sketch[:, i, j],
             None if sampling is None else sampling[:, :, i, j],
         )
 
     @property
-    def mean(self) -> _Shares:
+    def mean(self) -> WithShares:
         """The mean of the joint over all pairs whose joint is known.
 
         A block of documents is left out of all tasks at once: of tasks that share none, that is as
@@ -182,19 +183,19 @@ class _Estimated:
         known = np.isfinite(self.cosine.value[i, j])
         i, j = i[known], j[known]
         if not len(i):
-            return _Shares(np.nan, np.full(1, np.nan), None)
+            return WithShares(np.nan, np.full(1, np.nan), None)
         sampling = self.cosine.sampling
         both = None
         if sampling is not None:
             some = sampling[:, :, i, j].mean(-1)
             both = some.reshape(2, 2, -1).sum(1)
-        return _Shares(
+        return WithShares(
             float(self.cosine.value[i, j].mean()), self.cosine.sketch[:, i, j].mean(-1), both
         )
 
 
 @dataclass(frozen=True)
-class _Shares:
+class WithShares:
     """A number, with the shares of groups of features and of blocks of documents in it."""
 
     value: float
@@ -206,7 +207,7 @@ class _Shares:
         sampling = np.nan if self.sampling is None else float(sampling_error(self.sampling, ratio))
         return float(np.hypot(np.sqrt(np.square(self.sketch).sum()), sampling))
 
-    def error_of_difference(self, other: _Shares, ratio: float) -> float:
+    def error_of_difference(self, other: WithShares, ratio: float) -> float:
         """Of the difference to another place, of maps of its own and the same documents."""
         if self.sampling is None or other.sampling is None:
             return float("nan")
@@ -240,7 +241,7 @@ def halves(state: State) -> float:
     return across / float(np.sqrt(norms.prod())) if (norms > 0).all() else float("nan")
 
 
-def _extremes(places: dict[str, _Estimated], tasks: int) -> tuple[Extremes, ...]:
+def _extremes(places: dict[str, EstimatedPart], tasks: int) -> tuple[Extremes, ...]:
     """Where every two tasks are most and least alike, and all pairs on average where many."""
     pairs = list(combinations(range(tasks), 2))
     found = [
@@ -252,7 +253,7 @@ def _extremes(places: dict[str, _Estimated], tasks: int) -> tuple[Extremes, ...]
 
 
 def _ends(
-    shares: dict[str, _Shares], places: dict[str, _Estimated]
+    shares: dict[str, WithShares], places: dict[str, EstimatedPart]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The places that cannot be told from the most and from the least alike."""
     known = {name: one for name, one in shares.items() if not np.isnan(one.value)}
@@ -274,7 +275,7 @@ def _ends(
     return ends[0], ends[1]
 
 
-def _off_diagonal(blocks: _Estimated, whole: _Estimated) -> tuple[Estimate, ...]:
+def _off_diagonal(blocks: EstimatedPart, whole: EstimatedPart) -> tuple[Estimate, ...]:
     """η of each task, with the interval of the ratio of squared norms that it is of."""
     near, far = blocks.joint, whole.joint
     groups = len(near.norms)

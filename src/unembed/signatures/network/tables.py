@@ -49,7 +49,7 @@ def _ends(found: NetworkAlignments, part: str) -> list[str]:
     known = [
         (value, pair)
         for pair in found.pairs
-        if (value := found.estimate(part, pair).value) is not None
+        if (value := found.estimate(part, pair).value) is not None and cosine.allows(value)
     ]
     return [_pair(found, part, choose(known)[1]) if known else "none" for choose in (max, min)]
 
