@@ -85,6 +85,11 @@ def shift(checkpoint: Checkpoint, seeds: int) -> list[Row]:
     found = [*documents("train"), *documents("heldout")]
     measured = verbaliser_shift.run(setup, checkpoint, found)
     where = f"verbaliser shift, five choices, {seeds} splits of the documents, head trained"
+    return shift_rows(measured, where)
+
+
+def shift_rows(measured: list[verbaliser_shift.Measured], where: str) -> list[Row]:
+    """How each score chose among five other namings, beside the published figures."""
     rows = []
     for line in (verbaliser_shift.judged(method, measured) for method in SHIFT_METHODS):
         share = Estimate(None, reason="no gain") if line.share is None else _estimate(line.share)
