@@ -167,9 +167,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=plain.seeds)
     parser.add_argument("--m", type=int, default=plain.m)
     parser.add_argument("--settings", default=",".join(plain.settings))
-    parser.add_argument(
-        "--network", action="store_true", help="signatures of the network too"
-    )
+    parser.add_argument("--network", action="store_true", help="signatures of the network too")
     parser.add_argument("--lora-steps", type=int, default=plain.lora.steps)
     given = parser.parse_args()
     setup = replace(

@@ -1,6 +1,7 @@
 """The molecules of MOSES as the ``molsets`` package carries them, read from its files.
 
     python examples/molecules/data.py              # how many molecules each split holds, and a few
+    python examples/molecules/data.py -o heldout.txt --split scaffolds --molecules 4000
 
 Needs ``pip install --no-deps molsets``: 1.58 million molecules for training, and two held-out
 splits, ``test`` drawn at random and ``scaffolds``, whose ring systems never occur in the others.
@@ -9,6 +10,7 @@ The package itself is never imported: its code needs old versions of others, its
 
 from __future__ import annotations
 
+import argparse
 import gzip
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
@@ -42,8 +44,25 @@ def file_of(split: Split) -> Path:
     return Path(str(next(f.locate() for f in listed if f.name == FILES[split])))
 
 
+def spread(split: Split, count: int) -> list[str]:
+    """So many molecules from all over a split."""
+    every = molecules(split)
+    return every[:: max(1, len(every) // count)][:count]
+
+
 def main() -> None:
-    """Print the sizes of the splits."""
+    """Print the sizes of the splits, or write some molecules of one, a line each."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("-o", "--out", type=Path, help="a text file to write")
+    parser.add_argument("--split", choices=list(FILES), default="scaffolds")
+    parser.add_argument("--molecules", type=int, default=4_000)
+    given = parser.parse_args()
+    if given.out:
+        given.out.parent.mkdir(parents=True, exist_ok=True)
+        given.out.write_text("\n".join(spread(given.split, given.molecules)) + "\n")
+        return
     for split in FILES:
         strings = molecules(split)
         print(f"{split:10} {len(strings):>9,} molecules, e.g. {', '.join(strings[:3])}")

@@ -133,8 +133,12 @@ class Strings:
         prompts: list[str],
         tasks: tuple[StringTask, ...],
         words: tuple[str, ...],
+        flat: bool = False,
     ) -> Strings:
-        """Read prompts, no two alike, that every task answers by one of some words."""
+        """Read prompts, no two alike, that every task answers by one of some words.
+
+        With ``flat`` the words share the mean of their rows, so that they begin equally likely.
+        """
         answers = Verbalizers.of([(word, word) for word in words], True)
         corpus = Corpus.from_pairs(
             [PromptCompletion(one, words[0]) for one in prompts], checkpoint.tokenizer
@@ -148,7 +152,8 @@ class Strings:
         order = np.argsort([places[h] for h in samples.document.tolist()])
         ids = torch.from_numpy(answers.token_ids(checkpoint.tokenizer))
         # A softmax over some rows is that of a head of those rows.
-        head = Head.from_parts(reading.head.weight[ids])
+        weight = reading.head.weight[ids]
+        head = Head.from_parts(weight.mean(0, keepdim=True).repeat(len(ids), 1) if flat else weight)
         return Strings(
             samples.hidden[torch.from_numpy(order)], head, samples.document[order], tasks
         )

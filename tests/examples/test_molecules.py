@@ -6,8 +6,10 @@ import gzip
 import itertools
 import math
 import sys
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,8 @@ Chem = import_module("rdkit.Chem")
 sys.path.insert(0, str(ROOT / "examples" / "molecules"))
 NAMES = ("data", "evaluate", "kinds", "properties", "tokenizer", "train")
 data, evaluate, kinds, properties, tokenizer, train = map(import_module, NAMES)
+LATER = ("answer_words", "cross_domain", "find_domain")
+answer_words, cross_domain, find_domain = map(import_module, LATER)
 
 STRINGS = [
     "CCCS(=O)c1ccc2[nH]c(=NC(=O)OC)[nH]c2c1",
@@ -206,3 +210,39 @@ def test_molecules_are_read_from_the_package_alone(
     )
     with pytest.raises(SystemExit, match="pip install --no-deps molsets"):
         data.molecules("test")
+
+
+def test_a_property_is_asked_of_two_halves_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    strings = [f"C{'C' * (i % 6)}O{'C' * (i // 6)}N" for i in range(30)]
+    monkeypatch.setattr(answer_words, "drawn", lambda count, seed: strings[:count])
+    setup = replace(answer_words.SHIFT, classes=5, prompts=3)
+    halves = answer_words.prompts_of("weight", setup, 0)
+    assert [[kind for _, kind in half] for half in halves] == [
+        [k for k in range(5) for _ in "123"]
+    ] * 2
+    said = [text for half in halves for text, _ in half]
+    assert sorted(said) == sorted(strings)
+    weights = [properties.values([text])[0, 0] for half in halves for text, _ in half]
+    kinds_said = [kind for half in halves for _, kind in half]
+    order = np.argsort(weights, kind="stable")
+    assert np.all(np.diff(np.array(kinds_said)[order]) >= 0)
+
+
+def test_a_side_of_a_domain_holds_enough_positions_and_no_molecule_more(made: Any) -> None:
+    checkpoint = SimpleNamespace(tokenizer=made)
+    sizes = [len(made(one)["input_ids"]) - 1 for one in STRINGS]
+    count = sizes[0] + sizes[1] + 1 - cross_domain.SPARE
+    found = cross_domain.enough(checkpoint, STRINGS, "all", count)
+    assert found.names == tuple(STRINGS[:3])
+    with pytest.raises(SystemExit, match="9,050 needed"):
+        cross_domain.enough(checkpoint, STRINGS, "all", 9_000)
+
+
+def test_token_counts_leave_out_what_every_molecule_has(made: Any) -> None:
+    checkpoint = SimpleNamespace(tokenizer=made)
+    found = find_domain.counted(checkpoint, STRINGS[:2])
+    assert np.linalg.norm(found) == pytest.approx(1)
+    assert found[[made.bos_token_id, made.eos_token_id]].tolist() == [0, 0]
+    ids = made.convert_tokens_to_ids([t for one in STRINGS[:2] for t in made.tokenize(one)])
+    assert set(np.flatnonzero(found)) == set(ids)
+    assert found @ find_domain.counted(checkpoint, STRINGS[:2][::-1]) == pytest.approx(1)
