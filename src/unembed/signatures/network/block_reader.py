@@ -11,6 +11,7 @@ from torch import Tensor
 
 from unembed.errors import UnembedError
 from unembed.signatures.network.block_samples import BlockSamples
+from unembed.signatures.network.capture import Call
 from unembed.signatures.network.modules import DEPTH, HEAD, NetworkModule
 from unembed.signatures.network.names import BLOCKS, FULL
 from unembed.signatures.network.part_sums import Entry, PartSums
@@ -47,7 +48,7 @@ class BlockReader:
         self.calls: Sequence[int] = ()
         self._first, self._blocks = first, blocks
         self._sides: tuple[Tensor, Tensor] | None = None
-        self._waiting: dict[int, list[Rows]] = {}
+        self._waiting: dict[int, list[Call]] = {}
         self._shared: dict[str, dict[str, Tensor]] = {}
         self._held: dict[Entry, Float[np.ndarray, "open sketch"]] = {}
 
@@ -63,10 +64,10 @@ class BlockReader:
         joint, first = (by_document(each, self.samples) for each in (x * y, x))
         self._share(head, joint, first, trace)
 
-    def take(self, number: int, given: Tensor, gradient: Tensor) -> None:
-        """Take one call's input and the gradient at its output."""
+    def take(self, number: int, call: Call) -> None:
+        """Take one call of a module, and what came back to it."""
         waiting = self._waiting.setdefault(number, [])
-        waiting.append(rows_of(given, gradient, self.samples.numbers, self.modules[number].name))
+        waiting.append(call)
         if len(waiting) == self.calls[number]:
             self._project(number, self._waiting.pop(number))
 
@@ -93,13 +94,14 @@ class BlockReader:
         for into, each in zip(self._sides, (x, y), strict=True):
             into[rows] += each
 
-    def _project(self, number: int, calls: list[Rows]) -> None:
+    def _project(self, number: int, calls: list[Call]) -> None:
         module, sketch = self.modules[number], self.sketches[number]
-        single = len(calls) == 1 and self.samples.unit == "token" and calls[0].every
+        given = [rows for call in calls for rows in rows_of(call, self.samples.numbers, module)]
+        single = len(given) == 1 and self.samples.unit == "token" and given[0].every
         made = (
-            single_sums(sketch, calls[0], self.samples, self._add_sides)
+            single_sums(sketch, given[0], self.samples, self._add_sides)
             if single
-            else grouped_sums(sketch, calls, self.samples, self._add_sides)
+            else grouped_sums(sketch, given, self.samples, self._add_sides)
         )
         if not (torch.isfinite(made.joint.real).all() and torch.isfinite(made.error.real).all()):
             bad = ~torch.isfinite(made.joint.real + made.error.real).all(1)
@@ -131,19 +133,41 @@ class BlockReader:
             self._held[part, kind] = held
 
 
-def rows_of(
-    given: Float[Tensor, "*shape inputs"],
-    gradient: Float[Tensor, "*shape outputs"],
-    numbers: Int[Tensor, "batch seq"],
-    name: str,
-) -> Rows:
+def rows_of(call: Call, numbers: Int[Tensor, "batch seq"], module: NetworkModule) -> list[Rows]:
     """The rows of a module's call that are of a sample, in the order of samples.
 
-    A module may see positions in rows, flattened, or several rows of each (such as heads).
-    Raises UnembedError where its rows are not by position.
+    A module may see positions in rows, flattened, several rows of each (such as heads), or some
+    that were chosen; of fused experts, each has its rows apart. Raises UnembedError where nothing
+    says whose rows they are.
     """
-    lead, (batch, seq) = tuple(given.shape[:-1]), numbers.shape
-    if lead[:2] == (batch, seq):
+    inputs = call.inputs.reshape(-1, call.inputs.shape[-1])
+    errors = call.errors.reshape(-1, call.errors.shape[-1])
+    own = _numbers(call, numbers, len(inputs), module.name)
+    groups = [(0, 0, len(own))] if call.groups is None else call.groups
+    found = []
+    for expert, first, last in groups:
+        each = own[first:last]
+        kept = np.flatnonzero(each >= 0)
+        order = kept[np.argsort(each[kept], kind="stable")]
+        rows = (inputs[first:last], errors[first:last])
+        if not np.array_equal(order, np.arange(len(each))):
+            index = torch.from_numpy(order).to(inputs.device)
+            rows = (rows[0][index], rows[1][index])
+        found.append(Rows(*rows, each[order], expert * errors.shape[1]))
+    return found
+
+
+def _numbers(
+    call: Call, numbers: Int[Tensor, "batch seq"], rows: int, name: str
+) -> Int[np.ndarray, " rows"]:
+    """The sample that each row of a call is of, -1 for none."""
+    lead, (batch, seq) = tuple(call.inputs.shape[:-1]), numbers.shape
+    if call.selection is not None and (call.groups is not None or lead == (len(call.selection),)):
+        chosen: Int[np.ndarray, " rows"] = numbers.reshape(-1)[call.selection].numpy()
+        return chosen
+    if call.groups is not None:
+        own = None
+    elif lead[:2] == (batch, seq):
         own = numbers.view(batch, seq, *[1] * (len(lead) - 2))
     elif lead[:1] == (batch * seq,):
         own = numbers.reshape(-1, *[1] * (len(lead) - 1))
@@ -153,19 +177,14 @@ def rows_of(
     elif lead[:2] == (seq, batch):
         own = numbers.T.reshape(seq, batch, *[1] * (len(lead) - 2))
     else:
+        own = None
+    if own is None:
         raise UnembedError(
             f"{name} is given {' x '.join(map(str, lead))} rows for {batch} x {seq} positions, so "
             "that nothing says which is whose: leave it out with --modules"
         )
-    each = own.expand(lead).reshape(-1).numpy()
-    inputs, errors = given.reshape(-1, given.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
-    kept = np.flatnonzero(each >= 0)
-    order = kept[np.argsort(each[kept], kind="stable")]
-    chosen = each[order]
-    if not np.array_equal(order, np.arange(len(each))):
-        index = torch.from_numpy(order).to(inputs.device)
-        inputs, errors = inputs[index], errors[index]
-    return Rows(inputs, errors, chosen)
+    found: Int[np.ndarray, " rows"] = own.expand(lead).reshape(-1).numpy()
+    return found
 
 
 class NotFiniteAtError(Exception):

@@ -16,6 +16,7 @@ from unembed.errors import UnembedError
 from unembed.head.head import output_embedding
 from unembed.models.running_lists import LISTS, run_probe, running_lists
 from unembed.short_repr import ShortRepr
+from unembed.signatures.network.fused import fused_weights, widths_met
 from unembed.signatures.sketches.sketch import SketchSpec
 
 HEAD = "head"
@@ -77,7 +78,9 @@ def seed_of(seed: int, name: str) -> int:
 def network_modules(model: nn.Module, patterns: Sequence[str] = ()) -> tuple[NetworkModule, ...]:
     """The linear modules that a model's forward pass runs, in order, the output head last.
 
-    These are ``nn.Linear`` and the transposed ``Conv1D`` of GPT-2. Where an adapter is in place
+    These are ``nn.Linear``, the transposed ``Conv1D`` of GPT-2, and the fused experts of a mixture,
+    by the name of their parameter: one map whose ``outputs`` are those of all experts, one after
+    the other, so that each has random numbers of its own. Where an adapter is in place
     they are its matrices; else modules whose weight requires no gradient are left out. A pattern
     is a name with ``*`` and ``?`` as in file names, ``depth:3``, ``depth:3-7``, ``kind:q_proj``, or
     ``head``; a module is taken where one of them matches, and all are without any.
@@ -115,9 +118,11 @@ def left_out(model: nn.Module, chosen: Sequence[NetworkModule]) -> LeftOut:
     names, trained = ({one.name for one in some} for some in (chosen, network_modules(model)))
     rest = [one.name for one in _running(model) if one.name not in names]
     head, others = output_embedding(model), dict[str, int]()
-    for _name, module in model.named_modules():
-        own = list(module.parameters(recurse=False))
-        if own and not _is_linear(module) and module is not head:
+    running = {*names, *rest}
+    for path, module in model.named_modules():
+        own = [name for name, _ in module.named_parameters(recurse=False)]
+        fused = any(f"{path}.{name}" in running for name in own)
+        if own and not fused and not _is_linear(module) and module is not head:
             kind = type(module).__name__
             others[kind] = others.get(kind, 0) + 1
     return LeftOut(
@@ -134,8 +139,17 @@ def some_of(names: Sequence[str]) -> str:
 
 
 def weight_of(model: nn.Module, name: str) -> Any:
-    """The module of a name, the output embedding for ``HEAD``."""
-    return output_embedding(model) if name == HEAD else model.get_submodule(name)
+    """The weight of a module by its name, that of the output embedding for ``HEAD``."""
+    if name == HEAD:
+        return output_embedding(model).weight
+    path, _, own = name.rpartition(".")
+    found = getattr(model.get_submodule(path), own)
+    return found if isinstance(found, nn.Parameter) else found.weight
+
+
+def is_routed(name: str) -> bool:
+    """Whether a module may be one of several in its block, which not every text reaches."""
+    return sum(piece.isdecimal() for piece in name.split(".")) > 1
 
 
 def is_transposed(module: nn.Module) -> bool:
@@ -155,6 +169,7 @@ def _running(model: nn.Module) -> list[NetworkModule]:
         for name, module in model.named_modules()
         if _is_linear(module) and module is not head
     }
+    fused = fused_weights(model)
     lists = [name for name, module in model.named_modules() if isinstance(module, LISTS)]
     with contextlib.ExitStack() as stack:
         for name, module in linear.items():
@@ -163,20 +178,27 @@ def _running(model: nn.Module) -> list[NetworkModule]:
                 ran.add(which)
 
             stack.callback(module.register_forward_pre_hook(note).remove)
+        widths = stack.enter_context(widths_met(fused))
         run_probe(model)
     blocks = next((one.path for one in running_lists(model) if one.in_order), None)
     found = []
-    for name, module in linear.items():
-        if name in ran or any(
-            f".{path}.".startswith(f".{blocks}.") and path != blocks and _within(name, path, ran)
-            for path in lists
+    for path, module in model.named_modules():
+        if path in linear and (
+            path in ran
+            or any(one.startswith(f"{blocks}.") and _within(path, one, ran) for one in lists)
         ):
             outputs, inputs = module.weight.shape
             if is_transposed(module):
                 outputs, inputs = inputs, outputs
             found.append(
-                NetworkModule(name, int(outputs), int(inputs), _depth(name, blocks), _kind(name))
+                NetworkModule(path, int(outputs), int(inputs), _depth(path, blocks), _kind(path))
             )
+        for own, weight in module.named_parameters(recurse=False):
+            name = f"{path}.{own}"
+            if name in widths:
+                outputs, inputs = widths[name]
+                depth = _depth(name, blocks)
+                found.append(NetworkModule(name, len(weight) * outputs, inputs, depth, own))
     rows, dim = output_embedding(model).weight.shape
     return [*found, NetworkModule(HEAD, int(rows), int(dim), None, HEAD)]
 
@@ -215,7 +237,7 @@ def _trains(model: nn.Module, name: str, adapter: bool) -> bool:
         return True
     if adapter and "base_layer" in name.split("."):
         return False
-    return bool(weight_of(model, name).weight.requires_grad)
+    return bool(weight_of(model, name).requires_grad)
 
 
 def _matches(pattern: str, module: NetworkModule) -> bool:

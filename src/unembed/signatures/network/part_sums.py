@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -91,13 +91,19 @@ class PartSums:
         for number in sorted(self.open):
             self._close(number)
 
-    def states(self, like: State) -> dict[str, State]:
-        """Each part's state, with the weights and the documents of another state of its samples."""
+    def states(self, like: State, entries: Iterable[Entry]) -> dict[str, State]:
+        """Each part's state, with the weights and the documents of another state of its samples.
+
+        Entries that no sample reached are 0.
+        """
         kinds: dict[str, dict[str, Any]] = {}
-        for (part, kind), sums in self.sums.items():
-            kinds.setdefault(part, dict.fromkeys(SUMMED))[kind] = sums
+        zero = Sums.zero(like.joint.total.shape[1], len(like.block_weight))
+        for part, kind in entries:
+            found = kinds.setdefault(part, dict.fromkeys(SUMMED))
+            found[kind] = self.sums.get((part, kind), zero)
         return {
-            part: replace(like, **found, trace=self.traces[part]) for part, found in kinds.items()
+            part: replace(like, **found, trace=self.traces.get(part, 0.0))
+            for part, found in kinds.items()
         }
 
     def _add(self, entry: Entry, sums: Sums) -> None:

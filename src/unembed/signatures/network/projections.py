@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Float64, Int, Shaped
 from torch import Tensor
 
 from unembed.signatures.network.block_samples import BlockSamples, runs_of, within
@@ -25,7 +25,7 @@ class ModuleSums:
 
     ``joint`` are those of ``x y``, ``activation`` of ``Σ f(r a) f(s a)``, ``error`` of
     ``Σ f(r δ) f(s δ)``, and ``first`` of x. ``trace`` is ``Σ ‖g‖²`` over all samples, exact where
-    a sample is one row, else estimated by the means of ``x²`` and ``y²``.
+    a sample is one row (of each expert), else estimated by the means of ``x²`` and ``y²``.
     """
 
     joint: Shaped[Tensor, "documents features"]
@@ -45,17 +45,26 @@ class Factors:
     beta: Shaped[Tensor, "rows features"]
 
 
+LEAST_RUN = 4
+"""Rows of one sample that follow each other, on average, from which they are summed run by run."""
+COLUMNS = 512
+"""Multiples of which a map's blocks of columns begin at."""
+
 AddSides = Callable[[slice, Tensor, Tensor], None]
 """Takes some samples' x and y."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The inputs and errors of one call of a module, a position each, and whose they are."""
+    """The inputs and errors of one call of a module, a position each, and whose they are.
+
+    ``start`` is the column of the module's errors that the first of these is, of an expert its own.
+    """
 
     inputs: Float[Tensor, "rows inputs"]
     errors: Float[Tensor, "rows outputs"]
     numbers: Int[np.ndarray, " rows"]
+    start: int = 0
 
     @property
     def every(self) -> bool:
@@ -86,6 +95,8 @@ def grouped_sums(
     sums: list[Tensor] = []
     for call in calls:
         runs = runs_of(call.numbers)
+        scattered = len(runs) * LEAST_RUN > len(call.numbers)
+        index = torch.from_numpy(call.numbers).to(call.inputs.device)
         for at, some in factors(sketch, call):
             made = (
                 some.u * some.alpha,
@@ -94,6 +105,10 @@ def grouped_sums(
                 some.u * some.v,
             )
             sums = sums or [each.new_zeros(samples.count, each.shape[1]) for each in made]
+            if scattered:
+                for into, each in zip(sums, made, strict=True):
+                    into.index_add_(0, index[at], each)
+                continue
             for sample, begin, end in within(runs, at.start, at.stop):
                 for into, each in zip(sums, made, strict=True):
                     into[sample] += each[begin:end].sum(0)
@@ -102,7 +117,11 @@ def grouped_sums(
     joint, activation, error, first = (
         by_document(each, samples) for each in (x * y, activation, error, x)
     )
-    return ModuleSums(joint, activation, error, first, trace_of(sketch, x, y))
+    apart = samples.unit == "token" and _apart(calls)
+    trace = sum(float(_squared_norms(one).sum()) for one in calls) if apart else None
+    return ModuleSums(
+        joint, activation, error, first, trace_of(sketch, x, y) if trace is None else trace
+    )
 
 
 def by_document(
@@ -128,21 +147,36 @@ def factors(sketch: Sketch, rows: Rows) -> Iterator[tuple[slice, Factors]]:
     for top in range(0, len(rows.numbers), SLICE):
         at = slice(top, min(top + SLICE, len(rows.numbers)))
         errors, inputs = rows.errors[at].float(), rows.inputs[at].float()
-        u, v = (sketch.factor(mapped(side, errors)) for side in sketch.error)
+        u, v = (sketch.factor(mapped(side, errors, rows.start)) for side in sketch.error)
         alpha, beta = (sketch.factor(mapped(side, inputs)) for side in sketch.activation)
         yield at, Factors(u, v, alpha, beta)
 
 
-def _squared_norms(rows: Rows) -> Float[Tensor, " rows"]:
+def _apart(calls: list[Rows]) -> bool:
+    """Whether a sample's rows are of different experts each, so that their squares add up."""
+    rows = np.concatenate(
+        [np.stack([one.numbers, 0 * one.numbers + one.start]) for one in calls], 1
+    )
+    return bool(np.unique(rows, axis=1).shape[1] == rows.shape[1])
+
+
+def _squared_norms(rows: Rows) -> Float64[Tensor, " rows"]:
     """``‖δ‖² ‖a‖²`` of each row."""
-    errors, inputs = (each.double().square().sum(1) for each in (rows.errors, rows.inputs))
-    return errors * inputs
+    errors, inputs = (each.float() for each in (rows.errors, rows.inputs))
+    found: Float64[Tensor, " rows"] = (errors * errors).sum(1).double()
+    found *= (inputs * inputs).sum(1).double()
+    return found
 
 
-def mapped(side: LinearMap, rows: Float[Tensor, "rows dim"]) -> Float[Tensor, "rows width"]:
-    """``rows @ S.T`` of a map S."""
+def mapped(
+    side: LinearMap, rows: Float[Tensor, "rows dim"], start: int = 0
+) -> Float[Tensor, "rows width"]:
+    """``rows @ S.T`` of a map S, or of its columns from ``start`` on."""
     into = torch.zeros(len(rows), side.width, dtype=torch.float32, device=rows.device)
-    side.add(rows, 0, into)
+    before = start % COLUMNS  # a map is taken from multiples of this
+    if before:
+        rows = torch.nn.functional.pad(rows, (before, 0))
+    side.add(rows, start - before, into)
     return into
 
 

@@ -28,12 +28,17 @@ from unembed.signatures.network.capture import Capture, refuse_never_run
 from unembed.signatures.network.modules import HEAD, NetworkModule, left_out, network_modules
 from unembed.signatures.network.part_sums import PartSums
 from unembed.signatures.network.projections import ErrorsProjected
-from unembed.signatures.network.signature import NetworkSignature, modules_digest, parts_kept
+from unembed.signatures.network.signature import (
+    NetworkSignature,
+    module_part,
+    modules_digest,
+    parts_kept,
+)
 from unembed.signatures.reading.features import Sides, features_and_sides
 from unembed.signatures.reading.sketcher import Sketcher, SketchOptions
 from unembed.signatures.sketches.constructions import sketch_of
 from unembed.signatures.sketches.sketch import Sketch
-from unembed.signatures.state import Features, State
+from unembed.signatures.state import SUMMED, Features, State
 from unembed.text.batches import Batch, Block
 
 BlockSides = tuple[Shaped[Tensor, "samples features"], Shaped[Tensor, "samples features"]]
@@ -44,6 +49,8 @@ SAMPLES = {
     "sequence": "the gradient of a window's summed loss",
 }
 """What a sample is, by unit, as facts say."""
+MARGINALS = ("activation", "error")
+"""Kinds of features that only a module by itself has."""
 
 
 @dataclass(frozen=True)
@@ -200,7 +207,11 @@ class NetworkSketcher(ShortRepr):
         reader = BlockReader(
             self.modules, self.sketches, samples, first=self.head.first, blocks=self.head.blocks
         )
-        with phases("body"), float32_products(reading.body_route), capture.forward(reader.take):
+        with (
+            phases("body"),
+            float32_products(reading.body_route),
+            capture.forward(reader.take, block.input_ids.numel()),
+        ):
             states = final_hidden(model, block.input_ids.to(input_device(model)))
             hidden = states[block.real.to(states.device)]
         refuse_never_run(capture.never_ran())
@@ -310,7 +321,16 @@ class Gathering:
         """The states of all samples; documents that are open end here."""
         self._parts.end()
         head, modules = whole_state(self._heads), self._sketcher.modules
-        made = self._parts.states(head)
+        own = {module_part(one) for one in modules}
+        entries = [
+            (part, kind)
+            for part in parts_kept(modules)
+            for kind in SUMMED
+            if part != HEAD
+            and (kind != "first" or self._sketcher.head.first)
+            and (part in own or kind not in MARGINALS)
+        ]
+        made = self._parts.states(head, entries)
         if modules[-1].name == HEAD:
             made[HEAD] = head
         return {part: made[part] for part in parts_kept(modules)}
