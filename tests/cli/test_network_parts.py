@@ -10,6 +10,7 @@ import pytest
 from command_line import QUICK, Run, write_texts
 from made_up.network_signatures import network_signed, network_task
 from unembed.report.pages import load_run
+from unembed.selection.ranking.records import Ranking
 from unembed.signatures.alignment.align import align
 from unembed.signatures.alignment.records import Alignments
 from unembed.signatures.file import load, save
@@ -52,6 +53,9 @@ def test_rank_and_mix_take_a_part(run: Run, files: list[Path], tmp_path: Path) -
     ranked = run("rank", *files[:3], "--part", "full", "-o", tmp_path / "rank", "--json")
     assert ranked.code == 0, ranked.err
     assert len(json.loads(ranked.out)["summary"]["sources"]) == 2
+    assert Ranking.load(tmp_path / "rank").part == "full"
+    page = (tmp_path / "rank" / "report.html").read_text()
+    assert "Do source and target push the whole network along the same directions?" in page
     plain = run("rank", *files[:3], "-o", tmp_path / "plain", "--by", "gradient", "--no-debias")
     assert plain.code == 0, plain.err
     mixed = run("mix", *files[:3], "--part", "depth:0", "-o", tmp_path / "mix", "--json")

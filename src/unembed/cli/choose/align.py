@@ -45,7 +45,7 @@ def align_command(
     part: str | None,
     **given: Any,
 ) -> None:
-    """Say how alike several texts would move the head, or a whole network.
+    """Say how alike several texts would move the head or network.
 
     TASKS are files of unembed sketch, or folders of unembed audit --sketch; with --model, texts.
 

@@ -22,6 +22,7 @@ from unembed.runs.manifest import FinishedRun
 from unembed.selection.ranking.records import Ranked, Ranking
 from unembed.selection.ranking.text import chance, score_form, score_of
 from unembed.selection.scores import Score, named
+from unembed.signatures.network.names import said_of
 
 MOST_NOTED = 3
 """Sources named above the page for lacking samples; the table names them all."""
@@ -47,7 +48,7 @@ def ranking_page(
         extent=extent(ranking),
         notes=notes(ranking),
         score=score.label,
-        meaning=score.meaning,
+        meaning=said_of(score.meaning, ranking.part),
         forest=forest(ranking) if scored else None,
         certain=len(scored) > 1 and any(source.best is not None for source in scored),
         unscored=unscored_table(unscored) if unscored else None,
@@ -78,7 +79,8 @@ def extent(ranking: Ranking) -> str:
     score = named(ranking.by)
     if _debiasable(score):
         words += "Debiased. " if ranking.debiased else "Not debiased. "
-    return words + f"Score: {score.label}. Method: {ranking.method}."
+    part = f"Part of the network: {ranking.part}. " if ranking.part else ""
+    return words + f"{part}Score: {score.label}. Method: {ranking.method}."
 
 
 def notes(ranking: Ranking) -> tuple[str, ...]:

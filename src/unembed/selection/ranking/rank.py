@@ -88,6 +88,7 @@ def rank(
         documents=first.documents,
         status=first.status,
         debiased=debias,
+        part=target.identity.part,
     )
 
 

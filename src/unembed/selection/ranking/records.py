@@ -47,7 +47,8 @@ class Ranking(RunRecord, Figures):
     """The sources of a target, best first; those without a score last, in the order given.
 
     ``by`` is the score's name, ``method`` what it is from ("complex_tensorsketch", "samples").
-    ``samples``, ``documents`` and ``status`` are the target's.
+    ``samples``, ``documents`` and ``status`` are the target's. Of networks ``part`` is the one that
+    was compared, "" of the head.
     """
 
     KIND: ClassVar[str] = "ranking"
@@ -60,10 +61,14 @@ class Ranking(RunRecord, Figures):
     documents: int
     status: str
     debiased: bool
+    part: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return {**vars(self), "sources": [vars(source) for source in self.sources]}
+        plain = {**vars(self), "sources": [vars(source) for source in self.sources]}
+        if not self.part:
+            del plain["part"]
+        return plain
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Ranking:

@@ -29,3 +29,11 @@ def place_words(part: str) -> str:
     if kind == "depth":
         return f"depth {name}"
     return {BLOCKS: "all modules (blocks)", FULL: "whole network (full)"}.get(kind, name or kind)
+
+
+def said_of(words: str, part: str) -> str:
+    """Words about the head, of the part that they are of."""
+    if not part:
+        return words
+    named = part_words(part)
+    return words.replace("the output head", named).replace("the head", named)
