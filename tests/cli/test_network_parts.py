@@ -60,6 +60,10 @@ def test_rank_and_mix_take_a_part(run: Run, files: list[Path], tmp_path: Path) -
     assert plain.code == 0, plain.err
     mixed = run("mix", *files[:3], "--part", "depth:0", "-o", tmp_path / "mix", "--json")
     assert mixed.code == 0, mixed.err
+    assert json.loads(mixed.out)["summary"]["part"] == "depth:0"
+    page = (tmp_path / "mix" / "report.html").read_text()
+    assert "in part depth:0 of the network" in page
+    assert "The directions along which a text pushes depth 0" in page
     sides = run("rank", *files[:3], "--by", "activation", "-o", tmp_path / "sides")
     assert "activation" in sides.line
     assert "\n" not in sides.line.strip()

@@ -297,6 +297,7 @@ def map_command(index: Path, out: Path, as_json: bool) -> None:
         ("Entries", f"{shown:,}" + f", drawn from {len(there):,}" * (shown < len(there))),
         ("Compared by", f"{there.by} features, {there.identity.fisher} Fisher"),
         ("Sketch", f"{spec.construction}, m = {spec.m:,}, seed {spec.seed}"),
+        *([("Part of the network", there.identity.part)] if there.identity.part else []),
         ("Output head", f"{spec.vocab:,} x {spec.dim:,}, {there.identity.head_digest[:12]}"),
     ]
     page = index_page(found, title=f"A map of {index.name}", facts=facts)

@@ -15,6 +15,7 @@ from unembed.runs.manifest import FinishedRun
 from unembed.selection.mixing.record import Mixture, Share
 from unembed.selection.mixing.text import by_weight, interleave_line
 from unembed.selection.scores import named
+from unembed.signatures.network.names import said_of
 
 
 def mixture_page(
@@ -35,7 +36,7 @@ def mixture_page(
         extent=extent(mixture),
         notes=mixture.warnings,
         forest=forest(mixture),
-        matched=named(mixture.by).matched,
+        matched=said_of(named(mixture.by).matched, mixture.part),
         line=None if mixture.mostly_left else interleave_line(mixture),
         vague=vague(mixture),
         facts=with_command(facts, command),
@@ -55,7 +56,8 @@ def extent(mixture: Mixture) -> str:
         f"{count(used)} of {counted(len(mixture.shares), 'source')} used, "
         f"{counted(sum(one.samples for one in mixture.shares), 'sample')}; target: "
         f"{counted(mixture.samples, 'sample')} of {counted(mixture.documents, 'document')}. "
-        f"Matched by {named(mixture.by).label}."
+        f"Matched by {named(mixture.by).label}"
+        + (f" in part {mixture.part} of the network." if mixture.part else ".")
     )
 
 

@@ -111,6 +111,7 @@ def mix(
         _n(target),
         target.state.documents,
         (),
+        target.identity.part,
     )
     said = warnings_of(mixed, target, sources, left[1:], products, found, FEATURES[by])
     return Mixture(**{**vars(mixed), "warnings": said})
@@ -244,6 +245,7 @@ def _none(
         _n(target),
         target.state.documents,
         tuple(said),
+        target.identity.part,
     )
 
 

@@ -40,6 +40,7 @@ class Mixture(RunRecord, Figures):
     out. ``total`` is the weights' sum before it was made 1: about 1 where the target is a blend
     of the sources. ``residual`` is the share of the target's squared norm that no mixture of them
     expresses, debiased. ``warnings`` say in a sentence each what a reader must know before use.
+    Of networks ``part`` is the one that was mixed, "" of the head.
     """
 
     KIND: ClassVar[str] = "mixture"
@@ -52,6 +53,7 @@ class Mixture(RunRecord, Figures):
     samples: int
     documents: int
     warnings: tuple[str, ...]
+    part: str = ""
 
     @property
     def mostly_left(self) -> bool:
@@ -60,7 +62,7 @@ class Mixture(RunRecord, Figures):
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if value or name != "part"}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Mixture:
