@@ -37,13 +37,12 @@ class Published:
         return f"{self.value:{self.form}}{plus}"
 
 
-SHIFT_TOP1 = Published("verbaliser shift", "best source chosen", 0.667, ".1%", 0.2)
-SHIFT_SHARE = Published("verbaliser shift", "share of the oracle's transfer", 0.957, ".1%")
+CHOSEN, SHARE = "best source chosen", "share of the oracle's transfer"
+SHIFT_TOP1 = Published("verbaliser shift", CHOSEN, 0.667, ".1%", 0.2)
+SHIFT_SHARE = Published("verbaliser shift", SHARE, 0.957, ".1%")
 SHIFT_STATES = Published("verbaliser shift", "S(M) over pairs", 1.0013, ".4f", error=0.0006)
-NATURAL_TOP1 = Published("natural shift", "best source chosen", 0.457, ".1%", 1 / 24, 0.05)
-NATURAL_SHARE = Published(
-    "natural shift", "share of the oracle's transfer", 0.9844, ".1%", error=0.003
-)
+NATURAL_TOP1 = Published("natural shift", CHOSEN, 0.457, ".1%", 1 / 24, 0.05)
+NATURAL_SHARE = Published("natural shift", SHARE, 0.9844, ".1%", error=0.003)
 STRINGS_RHO = Published("nine string domains", "Spearman, score against fall", 0.53, ".2f", 0.0)
 
 
@@ -113,7 +112,11 @@ def _ranks(score: Float[np.ndarray, "sources targets"]) -> Float[np.ndarray, " p
 
 @dataclass(frozen=True)
 class Row:
-    """One of our figures beside a published one (None where none was published)."""
+    """One of our figures beside a published one (None where none was published).
+
+    ``chance`` is what choosing at random has here, where that is not what was published. A
+    ``sentence`` stands in place of the one by the interval.
+    """
 
     published: Published | None
     setting: str
@@ -121,6 +124,8 @@ class Row:
     statistic: str
     estimate: Estimate
     note: str = ""
+    chance: float | None = None
+    sentence: str = ""
 
     @property
     def verdict(self) -> str:
@@ -129,14 +134,15 @@ class Row:
         Reproduced: the interval holds the published figure (with its own error), or is above it.
         The effect alone: it is below, but above chance. Not reproduced: it holds chance too.
         """
-        if self.published is None:
-            return self.note
+        if self.published is None or self.sentence:
+            return self.sentence or self.note
         end = "" if not self.note else f"; {self.note}"
         low, high = self.estimate.low, self.estimate.high
         if self.estimate.value is None or low is None or high is None:
             return f"not comparable: {self.estimate.reason or 'there is no interval'}{end}"
         off = self.published.error or 0.0
-        value, chance = self.published.value, self.published.chance
+        value = self.published.value
+        chance = self.published.chance if self.chance is None else self.chance
         if chance is not None and low <= chance:
             wide = ", nor told apart from the published figure" if high >= value - off else ""
             return f"not reproduced: it is not told apart from chance{wide}{end}"
@@ -162,13 +168,13 @@ def choice_rows(
 ) -> list[Row]:
     """Best source chosen, and share of the oracle's transfer, of some methods by ``judge``."""
     rows = []
-    for one in judge(transfer):
+    verdicts = judge(transfer)
+    at_random = next((one.share.value for one in verdicts if one.method == "chance"), None)
+    for one in verdicts:
         if one.method in methods:
             note = "" if not one.unknown else f"{one.unknown} pairs had no score"
-            rows.append(Row(top1, setting, one.method, "best source chosen", one.top1, note))
-            rows.append(
-                Row(share, setting, one.method, "share of the oracle's transfer", one.share, note)
-            )
+            rows.append(Row(top1, setting, one.method, CHOSEN, one.top1, note))
+            rows.append(Row(share, setting, one.method, SHARE, one.share, note, at_random))
     return rows
 
 
@@ -187,7 +193,8 @@ def table(rows: list[Row]) -> list[str]:
         if row.setting != setting:
             setting = row.setting
             lines += ["", setting]
-        form = ".2f" if row.published is None else row.published.form
+        plain = ".1%" if row.statistic in (CHOSEN, SHARE) else ".2f"
+        form = plain if row.published is None else row.published.form
         said = "" if row.published is None else str(row.published)
         cell = f"{row.estimate:{form}}" if row.estimate.value is not None else "none"
         lines.append(

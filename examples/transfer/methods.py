@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from cost import Cost, measured
@@ -61,12 +61,21 @@ class Found:
 
 
 def from_signatures(
-    checkpoint: Checkpoint, tasks: list[Task], m: int, curve: Sequence[int], shown: bool
+    checkpoint: Checkpoint,
+    tasks: list[Task],
+    m: int,
+    curve: Sequence[int],
+    shown: bool,
+    *,
+    others: bool = True,
 ) -> list[Found]:
-    """Alignments from sketches of every position, by sequences, of the true Fisher, and of few."""
+    """Alignments from sketches of every position, and of few; with ``others`` by sequences and of
+    the true Fisher too.
+    """
     most = len(tasks[0].train.targets)
     found = []
-    with progress_bar("sketch", "task", len(tasks) * (3 + len(curve)), shown) as bar:
+    passes = len(tasks) * (1 + 2 * others + len(curve))
+    with progress_bar("sketch", "task", passes, shown) as bar:
 
         def signed(options: SketchOptions) -> tuple[list[Signature], Cost]:
             signatures = []
@@ -81,12 +90,11 @@ def from_signatures(
         found += aligned(signatures, tuple(KINDS), "", reading, m)
         found += aligned(signatures, tuple(KINDS), ", plug-in", reading, m, debias=False)
         found.append(steps(signatures, reading, m))
-        sequence = SketchOptions(
-            m=m, max_positions=most, blocks=0, first_moment=True, unit="sequence"
-        )
-        found += aligned(*_swapped(signed(sequence), tuple(KINDS), ", sequence"), m)
-        true = SketchOptions(m=m, max_positions=most, blocks=0, fisher="true")
-        found += aligned(*_swapped(signed(true), ("joint", "error", "proxy"), ", true"), m)
+        if others:
+            sequence = replace(options, unit="sequence")
+            found += aligned(*_swapped(signed(sequence), tuple(KINDS), ", sequence"), m)
+            true = replace(options, first_moment=False, fisher="true")
+            found += aligned(*_swapped(signed(true), ("joint", "error", "proxy"), ", true"), m)
         for n in curve:
             if n <= most:
                 fewer = SketchOptions(m=m, max_positions=n, blocks=0, first_moment=True)

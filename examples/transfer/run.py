@@ -75,6 +75,7 @@ class Setup:
     head: HeadTraining = HEAD
     lora: LoraTraining = LORA
     curve: tuple[int, ...] = CURVE
+    others: bool = True
     baselines: tuple[str, ...] = tuple(POSITIONS)
     models: tuple[str, ...] = MODEL_BASELINES
     network: NetworkSetup | None = None
@@ -148,11 +149,14 @@ def on_domains(
             seconds: float = reading.seconds * share,
             seed: int = seed,
         ) -> list[dict[str, Any]]:
-            found = from_signatures(checkpoint, tasks, setup.m, setup.curve, shown)
+            found = from_signatures(
+                checkpoint, tasks, setup.m, setup.curve, shown, others=setup.others
+            )
             found += from_samples(tasks, head, seconds, setup.baselines, seed, shown)
             return as_plain(found)
 
-        key = [digest_of(checkpoint.model), key_of(tasks), setup.m, setup.curve, setup.baselines]
+        asked_for = (setup.m, setup.curve, setup.others, setup.baselines)
+        key = [digest_of(checkpoint.model), key_of(tasks), *asked_for]
         place = folder and folder / f"seed-{seed}" / "scores.json"
         found = as_found(kept(place, key, scored))
         if setup.network:
@@ -161,8 +165,7 @@ def on_domains(
             truth = train(checkpoint, tasks, head, training, seed, setup.models, folder, shown)
             more = from_models(truth, setup.models, how)
             if how == "lora" and setup.network and folder:
-                place = folder / f"seed-{seed}" / how
-                more += adapter_steps(checkpoint, tasks, head, setup.lora, place)
+                more += of_steps(checkpoint, tasks, head, setup.lora, folder / f"seed-{seed}")
             if how == "lora" and "head" in seeds:
                 more.append(Found("gains of the head", seeds["head"][seed].gains))
             predicted = []
@@ -200,6 +203,15 @@ def of_network(
         made = partial(from_adapters, checkpoint, tasks, head, setup.lora, own, seed, shown)
         found += as_found(kept(place, key, lambda made=made: as_plain(made())))
     return found
+
+
+def of_steps(
+    checkpoint: Checkpoint, tasks: list[Task], head: Head, lora: LoraTraining, folder: Path
+) -> list[Found]:
+    """Scores by the steps of adapters that were trained in this folder of a seed."""
+    made = partial(adapter_steps, checkpoint, tasks, head, lora, folder / "lora")
+    key = [digest_of(checkpoint.model), key_of(tasks), asdict(lora)]
+    return as_found(kept(folder / "adapter-steps.json", key, lambda: as_plain(made())))
 
 
 def as_plain(found: list[Found]) -> list[dict[str, Any]]:
@@ -326,7 +338,7 @@ def main() -> None:
     states = tuple(x for x in ADAPTERS if x in given.adapters.split(","))
     network = NetworkSetup(given.network_m, adapters=states)
     if given.scores == "few":
-        setup = replace(setup, curve=(), baselines=FEW, models=("loss",))
+        setup = replace(setup, curve=(), others=False, baselines=FEW, models=("loss",))
     setup = replace(
         setup,
         tasks=given.tasks,

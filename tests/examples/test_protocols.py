@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -78,6 +79,15 @@ def test_a_sentence_goes_by_the_interval(ends: tuple[float, float, float], said:
     assert row.verdict.startswith(said)
     assert row.verdict.endswith("; n small")
     assert said in published.table([row])[-1]
+
+
+def test_chance_may_be_another_here_and_a_sentence_may_be_given() -> None:
+    share = Estimate(0.5, 0.4, 0.6)
+    row = published.Row(published.SHIFT_SHARE, "here", "joint", "share", share)
+    assert row.verdict == "not reproduced: it is below the published figure"
+    assert replace(row, chance=0.3).verdict.startswith("the effect is reproduced, and is smaller")
+    assert replace(row, chance=0.45).verdict.startswith("not reproduced: it is not told apart")
+    assert replace(row, sentence="all tie").verdict == "all tie"
 
 
 def test_no_sentence_without_a_figure_or_an_interval() -> None:
