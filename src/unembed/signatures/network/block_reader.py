@@ -15,6 +15,7 @@ from unembed.signatures.network.capture import Call
 from unembed.signatures.network.modules import DEPTH, HEAD, NetworkModule
 from unembed.signatures.network.names import BLOCKS, FULL
 from unembed.signatures.network.part_sums import Entry, PartSums
+from unembed.signatures.network.products import EntrySums
 from unembed.signatures.network.projections import (
     Rows,
     by_document,
@@ -38,12 +39,14 @@ class BlockReader:
         self,
         modules: Sequence[NetworkModule],
         sketches: Sequence[Sketch],
+        entries: Sequence[EntrySums | None],
         samples: BlockSamples,
         *,
         first: bool,
         blocks: int,
     ) -> None:
         self.modules, self.sketches, self.samples = modules, sketches, samples
+        self._entries = entries
         self.parts = PartSums()
         self.calls: Sequence[int] = ()
         self._first, self._blocks = first, blocks
@@ -101,7 +104,7 @@ class BlockReader:
         made = (
             single_sums(sketch, given[0], self.samples, self._add_sides)
             if single
-            else grouped_sums(sketch, given, self.samples, self._add_sides)
+            else grouped_sums(sketch, given, self.samples, self._add_sides, self._entries[number])
         )
         if not (torch.isfinite(made.joint.real).all() and torch.isfinite(made.error.real).all()):
             bad = ~torch.isfinite(made.joint.real + made.error.real).all(1)

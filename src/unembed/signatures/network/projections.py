@@ -6,7 +6,7 @@ With the maps r and s of a module's own sketch and its ``factor`` f, a sample's 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,9 +14,11 @@ import torch
 from jaxtyping import Float, Float64, Int, Shaped
 from torch import Tensor
 
-from unembed.signatures.network.block_samples import BlockSamples, runs_of, within
+from unembed.signatures.network.block_samples import BlockSamples, Runs, runs_of, within
+from unembed.signatures.network.products import EntrySums
 from unembed.signatures.reading.features import SLICE
 from unembed.signatures.sketches.sketch import LinearMap, Sketch
+from unembed.signatures.sketches.tensorsketch import ComplexTensorSketch, CountSketch
 
 
 @dataclass(frozen=True)
@@ -74,44 +76,48 @@ class Rows:
 
 def single_sums(sketch: Sketch, rows: Rows, samples: BlockSamples, add: AddSides) -> ModuleSums:
     """The sums where every sample is one row, in their order."""
-    count = len(samples.documents.hashes)
-    sums: list[Tensor] = []
+    sums = _zeros(sketch, 4, len(samples.documents.hashes), rows.inputs.device)
     for at, some in factors(sketch, rows):
         x, y = some.u * some.alpha, some.v * some.beta
         add(at, x, y)
         made = (x * y, some.alpha * some.beta, some.u * some.v, x)
-        sums = sums or [x.new_zeros(count, x.shape[1]) for _ in made]
-        for document, begin, end in within(samples.document_runs, at.start, at.stop):
-            for into, each in zip(sums, made, strict=True):
-                into[document] += each[begin:end].sum(0)
+        _add_runs(sums, made, within(samples.document_runs, at.start, at.stop))
     joint, activation, error, first = sums
     return ModuleSums(joint, activation, error, first, float(_squared_norms(rows).sum()))
 
 
 def grouped_sums(
-    sketch: Sketch, calls: list[Rows], samples: BlockSamples, add: AddSides
+    sketch: Sketch,
+    calls: list[Rows],
+    samples: BlockSamples,
+    add: AddSides,
+    entries: EntrySums | None = None,
 ) -> ModuleSums:
-    """The sums where a sample has any number of rows, of several calls of the module."""
-    sums: list[Tensor] = []
+    """The sums where a sample has any number of rows, of several calls of the module.
+
+    With ``entries`` samples that it pays for are taken entry by entry, which is the same but for
+    rounding.
+    """
+    sums = _zeros(sketch, 4, samples.count, calls[0].inputs.device)
     for call in calls:
-        runs = runs_of(call.numbers)
-        scattered = len(runs) * LEAST_RUN > len(call.numbers)
-        index = torch.from_numpy(call.numbers).to(call.inputs.device)
-        for at, some in factors(sketch, call):
+        rest = call
+        if entries is not None and call.start == 0:
+            rest = _by_entries(entries, call, sums)
+        runs = runs_of(rest.numbers)
+        scattered = len(runs) * LEAST_RUN > len(rest.numbers)
+        index = torch.from_numpy(rest.numbers).to(rest.inputs.device)
+        for at, some in factors(sketch, rest):
             made = (
                 some.u * some.alpha,
                 some.v * some.beta,
                 some.alpha * some.beta,
                 some.u * some.v,
             )
-            sums = sums or [each.new_zeros(samples.count, each.shape[1]) for each in made]
             if scattered:
                 for into, each in zip(sums, made, strict=True):
                     into.index_add_(0, index[at], each)
-                continue
-            for sample, begin, end in within(runs, at.start, at.stop):
-                for into, each in zip(sums, made, strict=True):
-                    into[sample] += each[begin:end].sum(0)
+            else:
+                _add_runs(sums, made, within(runs, at.start, at.stop))
     x, y, activation, error = sums
     add(slice(0, samples.count), x, y)
     joint, activation, error, first = (
@@ -122,6 +128,34 @@ def grouped_sums(
     return ModuleSums(
         joint, activation, error, first, trace_of(sketch, x, y) if trace is None else trace
     )
+
+
+def _by_entries(entries: EntrySums, call: Rows, sums: Sequence[Tensor]) -> Rows:
+    """Add the samples that entries pay for; what comes back are the rows of the others."""
+    left = np.ones(len(call.numbers), dtype=bool)
+    for sample, begin, end in runs_of(call.numbers):
+        if entries.pays(end - begin):
+            left[begin:end] = False
+            made = entries.features(call.errors[begin:end], call.inputs[begin:end])
+            for into, each in zip(sums, made, strict=True):
+                into[sample] += each
+    if left.all():
+        return call
+    index = torch.from_numpy(left).to(call.inputs.device)
+    return Rows(call.inputs[index], call.errors[index], call.numbers[left])
+
+
+def _add_runs(sums: Sequence[Tensor], rows: Sequence[Tensor], runs: Runs) -> None:
+    """Add each run's rows to its own sum."""
+    for number, begin, end in runs:
+        for into, each in zip(sums, rows, strict=True):
+            into[number] += each[begin:end].sum(0)
+
+
+def _zeros(sketch: Sketch, kinds: int, rows: int, device: torch.device) -> list[Tensor]:
+    """Sums of features of nothing, as the sketch's factors are."""
+    none = torch.zeros(rows, sketch.spec.m, dtype=torch.float32, device=device)
+    return [torch.zeros_like(sketch.unpack(none)) for _ in range(kinds)]
 
 
 def by_document(
@@ -147,9 +181,28 @@ def factors(sketch: Sketch, rows: Rows) -> Iterator[tuple[slice, Factors]]:
     for top in range(0, len(rows.numbers), SLICE):
         at = slice(top, min(top + SLICE, len(rows.numbers)))
         errors, inputs = rows.errors[at].float(), rows.inputs[at].float()
-        u, v = (sketch.factor(mapped(side, errors, rows.start)) for side in sketch.error)
-        alpha, beta = (sketch.factor(mapped(side, inputs)) for side in sketch.activation)
+        u, v = (_factor(sketch, side, errors, rows.start) for side in sketch.error)
+        alpha, beta = (_factor(sketch, side, inputs) for side in sketch.activation)
         yield at, Factors(u, v, alpha, beta)
+
+
+def _factor(
+    sketch: Sketch, side: LinearMap, rows: Float[Tensor, "rows dim"], start: int = 0
+) -> Shaped[Tensor, "rows features"]:
+    """``sketch.factor`` of mapped rows, to the bit.
+
+    Complex buckets are filled as they lie in memory, which saves a pass over them.
+    """
+    if not (isinstance(sketch, ComplexTensorSketch) and isinstance(side, CountSketch)):
+        return sketch.factor(mapped(side, rows, start))
+    at = slice(start, start + rows.shape[1])
+    index, sign = side.index[at].long(), side.sign[at]
+    buckets = side.width // 2
+    into = torch.zeros(len(rows), side.width, dtype=torch.float32, device=rows.device)
+    where = (index % buckets) * 2 + index // buckets
+    into.scatter_add_(1, where.expand_as(rows), rows * sign)
+    found: Tensor = torch.fft.fft(torch.view_as_complex(into.view(len(rows), buckets, 2)))
+    return found
 
 
 def _apart(calls: list[Rows]) -> bool:

@@ -27,6 +27,7 @@ from unembed.signatures.network.block_samples import BlockSamples
 from unembed.signatures.network.capture import Capture, refuse_never_run
 from unembed.signatures.network.modules import HEAD, NetworkModule, left_out, network_modules
 from unembed.signatures.network.part_sums import PartSums
+from unembed.signatures.network.products import EntrySums
 from unembed.signatures.network.projections import ErrorsProjected
 from unembed.signatures.network.signature import (
     NetworkSignature,
@@ -96,14 +97,16 @@ class NetworkSketcher(ShortRepr):
     """A reader of a pass that runs each batch forward and backward and sums up projections.
 
     ``head`` is the reader of the head's own signature, which the head's part is bitwise.
-    ``sketches`` are those of ``modules``, in their order. Memory does not depend on the length of
-    the text: sums of three kinds of features of each module and one of each other part, and, until
-    its part of the text ends, a document's own that lies in several blocks of windows.
+    ``sketches`` are those of ``modules``, in their order, and ``entries`` the way of those that are
+    taken entry by entry. Memory does not depend on the length of the text: sums of three kinds of
+    features of each module and one of each other part, and, until its part of the text ends, a
+    document's own that lies in several blocks of windows.
     """
 
     head: Sketcher
     modules: tuple[NetworkModule, ...]
     sketches: tuple[Sketch, ...]
+    entries: tuple[EntrySums | None, ...]
     precision: str
     facts: dict[str, str]
 
@@ -129,7 +132,10 @@ class NetworkSketcher(ShortRepr):
             "sample": SAMPLES[options.unit],
             "backward": options.backward,
         }
-        return NetworkSketcher(head, modules, tuple(sketches), options.backward, facts)
+        by_entry = tuple(
+            EntrySums.of(one) if options.unit == "sequence" else None for one in sketches
+        )
+        return NetworkSketcher(head, modules, tuple(sketches), by_entry, options.backward, facts)
 
     @property
     def key(self) -> dict[str, Any]:
@@ -205,7 +211,12 @@ class NetworkSketcher(ShortRepr):
             unit, block.real, self.head.hashes[doc].astype(np.uint64), self.head.sizes[doc]
         )
         reader = BlockReader(
-            self.modules, self.sketches, samples, first=self.head.first, blocks=self.head.blocks
+            self.modules,
+            self.sketches,
+            self.entries,
+            samples,
+            first=self.head.first,
+            blocks=self.head.blocks,
         )
         with (
             phases("body"),
