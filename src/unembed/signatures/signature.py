@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from unembed.errors import UnembedError
+from unembed.errors import UnembedError, need
 from unembed.short_repr import ShortRepr
 from unembed.signatures.network.names import DEFAULT_PART as DEFAULT_PART
 from unembed.signatures.sketches.sketch import SketchSpec
@@ -180,6 +180,7 @@ def check_name(name: str) -> None:
 def agree_all(signatures: Sequence[Signature]) -> None:
     """Raise UnembedError for one without name or samples, two of one name, one unlike the first."""
     for signature in signatures:
+        need(signature, Signature, "give a network's part, as network.part('blocks')")
         check_name(signature.name)
         refuse_empty(signature)
     names = [signature.name for signature in signatures]

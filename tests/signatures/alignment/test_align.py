@@ -22,7 +22,7 @@ from made_up.tasks import (
 from reference.alignment import alignment
 from unembed.errors import UnembedError
 from unembed.head.head import Head
-from unembed.signatures.alignment.align import _numbers, align, interval
+from unembed.signatures.alignment.align import align, interval, numbers
 from unembed.signatures.alignment.estimators import Cosine, Kind
 from unembed.signatures.alignment.exact import exact_alignments
 from unembed.signatures.alignment.kinds import KINDS
@@ -430,7 +430,7 @@ def test_the_sampling_variance_takes_out_the_noise_of_few_features() -> None:
     signal = rng.normal(size=4000)
     halves = np.stack([signal + 2 * rng.normal(size=4000) for _ in range(2)])[:, :, None, None]
     cosine = Cosine(np.array([[0.1]]), np.zeros((8, 1, 1)), halves)
-    found = _numbers(cosine, 0.25, "cosine")
+    found = numbers(cosine, 0.25, "cosine")
     assert found is not None
     assert found[2, 0, 0] ** 2 / 4000 == pytest.approx(1 + 0.25 * 2, rel=0.1)
 

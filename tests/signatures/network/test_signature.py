@@ -120,6 +120,8 @@ def test_other_parts_modules_and_dtypes_do_not_compare(
         "a has backward float32 and b backward bfloat16: run both backward passes in the same dtype"
     )
     align([a.part("head"), rough.part("head")])
+    with pytest.raises(UnembedError, match=r"a NetworkSignature is no Signature: give a network's"):
+        align([a, b])  # type: ignore[list-item]
     other = replace(b, unit="token")
     assert "a has unit sequence and b unit token" in words(a.part("full"), other.part("full"))
     seeded = network_signed("b", B, seed=3)
