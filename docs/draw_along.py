@@ -15,8 +15,8 @@ from unembed.demo.story import bundled_model
 from unembed.demo.text import documents
 from unembed.signatures import NetworkOptions, align_networks, sketch_network
 
-POSITIONS = 8_000
-LETTERS = 1_000
+POSITIONS = 10_000
+LETTERS = 2_000
 """Of each document, so that there are many of them."""
 SPLITS: tuple[Literal["train", "heldout"], ...] = ("train", "heldout")
 KINDS = {"language reference": "topic:", "tests": "test/"}
@@ -25,7 +25,7 @@ KINDS = {"language reference": "topic:", "tests": "test/"}
 def main() -> None:
     """Sketch both kinds of text on the whole network, and draw their alignment by depth."""
     checkpoint = unembed.load(str(bundled_model()))
-    options = NetworkOptions(unit="sequence", context=128, max_positions=POSITIONS)
+    options = NetworkOptions(context=128, max_positions=POSITIONS, m=2048)
     made = []
     for name, start in KINDS.items():
         every = (one for split in SPLITS for one in documents(split))
