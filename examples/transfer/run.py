@@ -37,19 +37,26 @@ from kept import kept
 from methods import CURVE, POSITIONS, Found, from_models, from_samples, from_signatures
 from network import ADAPTERS, NetworkSetup, adapter_steps, from_adapters, from_network
 from passages import Domain, TooLittleError, split
-from subsets import Foreseen, foreseen, measure_subsets
+from subsets import Foreseen, correlations, foreseen, measure_subsets
 from tables import as_json, lines, lines_of_subsets
 from tasks import Sizes, Task, read
 
 from training import LoraTraining, Training, key_of
 from training import measure as train
-from unembed import Checkpoint, Head, load
+from unembed import Checkpoint, Estimate, Head, load
 from unembed.demo import HeadTraining, bundled_model
 from unembed.runs import digest_of, progress_bar, write_whole
 from unembed.selection import MODEL_BASELINES, Scores, Transfer, judge_transfer
 
 QUICK = ("manual", "docstrings", "character names", "number series", "C headers", "French")
 SETTINGS = ("head", "lora", "strings")
+OF_SUBSETS = tuple(
+    (method, than)
+    for method in ("step full, sequence", "gradient full, sequence", "gradient full, token",
+                   "joint profile, sequence", "joint full, token", "joint blocks, token")
+    for than in ("joint", "gradient", "step", "unigram_loss", "gains of each")
+)  # fmt: skip
+"""Of how well they foresaw mixtures, these are compared in pairs."""
 FEW = ("unigram", "unigram_loss", "random")
 """Baselines that need no hidden states."""
 
@@ -128,6 +135,7 @@ class Seed:
     gains: Float[np.ndarray, "sources targets"]
     found: list[Found]
     foreseen: list[Foreseen] = field(default_factory=list)
+    apart: list[tuple[str, Estimate]] = field(default_factory=list)
 
 
 def on_domains(
@@ -168,13 +176,20 @@ def on_domains(
                 more += of_steps(checkpoint, tasks, head, setup.lora, folder / f"seed-{seed}")
             if how == "lora" and "head" in seeds:
                 more.append(Found("gains of the head", seeds["head"][seed].gains))
-            predicted = []
+            predicted: list[Foreseen] = []
+            apart: list[tuple[str, Estimate]] = []
             if setup.subsets and seed == 0:
                 given = (tasks, head, training, setup.subsets, seed, folder, shown)
                 subsets = measure_subsets(checkpoint, *given)
-                truth_too = Found("gains of each", truth.gains)
-                predicted = [foreseen(subsets, one) for one in (*found, *more, truth_too)]
-            seeds[how].append(Seed(truth.gains, [*found, *more], predicted))
+                every = (*found, *more, Found("gains of each", truth.gains))
+                predicted = [foreseen(subsets, one) for one in every]
+                by_name = {one.method: correlations(subsets, one) for one in every}
+                apart = [
+                    (f"{a} less {b}", (by_name[a] - by_name[b]).estimate(1))
+                    for a, b in OF_SUBSETS
+                    if {a, b} <= by_name.keys()
+                ]
+            seeds[how].append(Seed(truth.gains, [*found, *more], predicted, apart))
     return seeds
 
 
@@ -274,6 +289,7 @@ class Measured:
 
     transfer: Transfer
     foreseen: list[Foreseen] = field(default_factory=list)
+    apart: list[tuple[str, Estimate]] = field(default_factory=list)
 
 
 def run(setup: Setup, out: Path | None, command: str = "", shown: bool = False) -> list[Measured]:
@@ -292,6 +308,7 @@ def run(setup: Setup, out: Path | None, command: str = "", shown: bool = False) 
         how: Measured(
             transfer_of(f"{len(names)} domains, {how}", names, words[how], seeds),
             seeds[0].foreseen,
+            seeds[0].apart,
         )
         for how, seeds in measured_seeds.items()
     }
@@ -363,7 +380,7 @@ def main() -> None:
             for part in parts:
                 print(json.dumps(as_json(part) | {"subsets": halves}), flush=True)
             continue
-        for line in chain(*map(lines, parts), lines_of_subsets(one.foreseen)):
+        for line in chain(*map(lines, parts), lines_of_subsets(one.foreseen, one.apart)):
             print(line, flush=True)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from kept import kept
 from methods import Found
 from tasks import Task
@@ -27,6 +27,8 @@ from unembed.signatures import Samples
 from unembed.stats.rank_correlation import standard_ranks
 from unembed.stats.student import student_t
 from unembed.training import plain_model
+
+PERMUTATIONS = 200
 
 
 @dataclass(frozen=True)
@@ -105,39 +107,100 @@ class Foreseen:
     """Mean over targets of the correlation of predicted and measured gains over subsets.
 
     ``others`` takes, of each target, the subsets alone that do not hold its own domain: there the
-    question is which others help.
+    question is which others help. ``p`` is the share of orders of the sources, one for all targets,
+    in which ``others`` is as large, the one found among them.
     """
 
     method: str
     every: Estimate
     others: Estimate
+    p: float
+
+
+@dataclass(frozen=True)
+class Correlations:
+    """``of[i, k, t]``: of target t over subsets, all (i = 0) or without its own domain (i = 1).
+
+    k = 0 takes all pairs of complements, and k + 1 all but pair k.
+    """
+
+    of: Float[np.ndarray, "2 deletions targets"]
+
+    def estimate(self, which: int) -> Estimate:
+        """The mean over targets, with a 95 % interval.
+
+        Targets share the subsets, so that both count: to the variance of a mean of targets is added
+        the jackknife's over pairs of complements, with Student's t of the fewer of the two.
+        """
+        each, deleted = self.of[which, 0], self.of[which, 1:].mean(1)
+        targets, pairs = len(each), len(deleted)
+        mean = float(each.mean())
+        if min(targets, pairs) < 2:
+            return Estimate(mean, n=targets)
+        drawn = (pairs - 1) / pairs * np.square(deleted - deleted.mean()).sum()
+        se = np.sqrt(each.var(ddof=1) / targets + drawn)
+        reach = student_t(min(targets, pairs) - 1) * float(se)
+        return Estimate(mean, mean - reach, mean + reach, n=targets)
+
+    def __sub__(self, other: Correlations) -> Correlations:
+        return Correlations(self.of - other.of)
+
+
+def correlations(subsets: Subsets, found: Found) -> Correlations:
+    """How the mean of a method's scores over a subset's members orders the subsets, by target.
+
+    An unknown score counts as the target's least.
+    """
+    predicted = _predicted(subsets, _known(found.values))
+    count, targets = subsets.gains.shape
+    pair = np.arange(count) // 2
+    of = np.zeros((2, 1 + pair[-1] + 1, targets))
+    for t in range(targets):
+        for k in range(of.shape[1]):
+            kept = pair != k - 1
+            for which, rows in enumerate((kept, kept & ~subsets.members[:, t])):
+                of[which, k, t] = _rho(predicted[rows, t], subsets.gains[rows, t])
+    return Correlations(of)
 
 
 def foreseen(subsets: Subsets, found: Found) -> Foreseen:
-    """How well the mean of a method's scores over a subset orders the subsets, by target.
+    """How well sums of a method's scores foresaw training on mixtures."""
+    made = correlations(subsets, found)
+    return Foreseen(found.method, made.estimate(0), made.estimate(1), _permuted(subsets, found))
 
-    Intervals are Student's t over targets. An unknown score counts as the target's least.
-    """
-    scores = found.values.copy()
-    for target in range(scores.shape[1]):
-        column = scores[:, target]
-        known = column[~np.isnan(column)]
-        column[np.isnan(column)] = known.min() if len(known) else 0.0
-    predicted = subsets.members @ scores / subsets.members.sum(1, keepdims=True)
-    every, others = [], []
-    for target in range(scores.shape[1]):
-        apart = ~subsets.members[:, target]
-        every.append(_rho(predicted[:, target], subsets.gains[:, target]))
-        others.append(_rho(predicted[apart, target], subsets.gains[apart, target]))
-    return Foreseen(found.method, _mean(every), _mean(others))
+
+def _known(scores: Float[np.ndarray, "sources targets"]) -> Float[np.ndarray, "sources targets"]:
+    known = scores.copy()
+    for column in known.T:
+        there = column[~np.isnan(column)]
+        column[np.isnan(column)] = there.min() if len(there) else 0.0
+    return known
+
+
+def _predicted(
+    subsets: Subsets, scores: Float[np.ndarray, "sources targets"]
+) -> Float[np.ndarray, "subsets targets"]:
+    mean: Float[np.ndarray, "subsets targets"] = subsets.members @ scores
+    return np.round(mean / subsets.members.sum(1, keepdims=True), 9)
+
+
+def _permuted(subsets: Subsets, found: Found) -> float:
+    """The share of orders of the sources that foresee the others as well."""
+    scores = _known(found.values)
+    rng = np.random.default_rng(0)
+    targets = range(scores.shape[1])
+    apart = [~subsets.members[:, t] for t in targets]
+    gains = [standard_ranks(subsets.gains[apart[t], t]) for t in targets]
+
+    def mean(order: Int[np.ndarray, " sources"]) -> float:
+        predicted = _predicted(subsets, scores[order])
+        each = [standard_ranks(predicted[apart[t], t]) @ gains[t] for t in targets]
+        return float(np.mean(each))
+
+    there = mean(np.arange(len(scores)))
+    drawn = [mean(rng.permutation(len(scores))) for _ in range(PERMUTATIONS)]
+    return (1 + sum(one >= there - 1e-9 for one in drawn)) / (1 + PERMUTATIONS)
 
 
 def _rho(a: Float[np.ndarray, " subsets"], b: Float[np.ndarray, " subsets"]) -> float:
-    return float(standard_ranks(np.round(a, 9)) @ standard_ranks(b))
-
-
-def _mean(values: list[float]) -> Estimate:
-    some = np.array(values)
-    reach = student_t(len(some) - 1) * some.std(ddof=1) / np.sqrt(len(some))
-    mean = float(some.mean())
-    return Estimate(mean, max(-1.0, mean - reach), min(1.0, mean + reach), n=len(some))
+    return float(standard_ranks(a) @ standard_ranks(b))

@@ -82,14 +82,17 @@ def lines(transfer: Transfer) -> Iterator[str]:
         )
 
 
-def lines_of_subsets(found: list[Foreseen]) -> Iterator[str]:
+def lines_of_subsets(found: list[Foreseen], apart: list[tuple[str, Estimate]]) -> Iterator[str]:
     """How well sums of each method's scores foresaw training on halves of the sources."""
     if not found:
         return
     yield ""
     yield f"{'correlation over subsets':40}{'all subsets':>24}{'without its own domain':>26}"
     for one in sorted(found, key=lambda one: -(one.every.value or 0.0)):
-        yield f"{one.method:40}{cell(one.every, 1, '.3f'):>24}{cell(one.others, 1, '.3f'):>26}"
+        cells = f"{cell(one.every, 1, '.3f'):>24}{cell(one.others, 1, '.3f'):>26}"
+        yield f"{one.method:40}{cells}   p {one.p:.3f}"
+    for words, difference in apart:
+        yield f"{words}: without its own domain {cell(difference, 1, '+.3f')}"
 
 
 def differences(transfer: Transfer) -> list[Difference]:

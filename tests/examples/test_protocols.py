@@ -145,6 +145,11 @@ def test_scores_that_add_up_to_the_gains_foresee_them() -> None:
     other = np.random.default_rng(1).normal(size=(8, 8))
     wrong = subsets.foreseen(measured, methods.Found("wrong", other))
     assert wrong.every.low < 0.5
+    assert right.p < 0.02 < wrong.p
+    a, b = (subsets.correlations(measured, methods.Found("", x)) for x in (scores, other))
+    gap = (a - b).estimate(1)
+    assert gap.value == pytest.approx(right.others.value - wrong.others.value)
+    assert gap.low < gap.value < gap.high
     # A target's own score alone says which half holds it, and nothing of the others.
     own = subsets.foreseen(measured, methods.Found("own", np.eye(8)))
     assert own.others.value == 0
