@@ -203,4 +203,4 @@ def _permuted(subsets: Subsets, found: Found) -> float:
 
 
 def _rho(a: Float[np.ndarray, " subsets"], b: Float[np.ndarray, " subsets"]) -> float:
-    return float(standard_ranks(a) @ standard_ranks(b))
+    return float(standard_ranks(a) @ standard_ranks(b)) if len(a) > 1 else 0.0
