@@ -166,7 +166,7 @@ def backward(given: argparse.Namespace, rows: list[list[int]], _size: int) -> Wo
 def sketch(given: argparse.Namespace, rows: list[list[int]], _size: int) -> Work:
     import numpy as np
 
-    from unembed.models import load
+    from unembed.models.checkpoint import load
     from unembed.signatures.network.file import network_as_bytes
     from unembed.signatures.network.run import NetworkOptions, sketch_network
     from unembed.text.corpus import Corpus
