@@ -224,6 +224,55 @@ def test_one_window_has_the_projections_of_its_gradient(name: str, one_window_ea
 
 
 @pytest.mark.parametrize("unit", ["sequence", "token"])
+def test_pairs_within_documents_blocks_and_traces_are_exact(
+    unit: Any, topics: list[str], small_tokenizer: Any
+) -> None:
+    """Of documents of several windows, in several batches of one part."""
+    text = Corpus.from_texts([topic[:90] for topic in topics[2:5]], small_tokenizer)
+    options = replace(OPTIONS, unit=unit, part_positions=10_000, batch_tokens=40)
+    checkpoint, model = checkpoint_of("llama", text.tokenizer), exact_of("llama", text.tokenizer)
+    got = sketch_network(checkpoint, text, options)
+    reading = ModelPass.of(checkpoint.model, text, options, "llama")
+    valid = Head.of(checkpoint.model, token_ids(text.tokenizer)).valid
+    maps = {
+        one.name: network.dense_maps(sketch_of(one.spec(options.construction, 128, 0)))
+        for one in got.modules
+    }
+    pack = sketch_of(got.head).pack
+    of_document: dict[str, dict[int, np.ndarray]] = {part: {} for part in got.states}
+    traces = dict.fromkeys(got.states, 0.0)
+    for window in network.windows_of(reading.windows):
+        at = network.window_positions(model, window, valid)
+        error = network.head_errors(model, window, valid)
+        samples = sample_features(at, error, window, maps, unit)
+        for features in samples:
+            for part, kinds in features.items():
+                sums = of_document[part].setdefault(window.document, np.zeros(128))
+                sums += pack(kinds["joint"][None])[0].numpy()
+        gradients = network.position_gradients(at, window)
+        if unit == "sequence":
+            gradients = network.window_gradients(model, [window], valid)
+        for sample in gradients:
+            for name, g in sample.items():
+                square = float(g.square().sum())
+                part = "head" if name == network.HEAD else f"module:{name}"
+                for each in ("full", "blocks", part, f"depth:{depth_of(name)}"):
+                    if each in traces:
+                        traces[each] += square
+    for part, documents in of_document.items():
+        state = got.states[part]
+        assert state.joint.blocks.shape == (4, 128)
+        own, blocks = np.zeros(2), np.zeros((4, 128))
+        for document, sums in documents.items():
+            own[document & 1] += sums @ sums / 128
+            blocks[document >> 1 & 3] += sums
+        np.testing.assert_allclose(state.joint.own, own, rtol=2e-5)
+        assert np.abs(state.joint.blocks - blocks).max() < CLOSE * np.abs(blocks).max()
+        close = 1e-5 if unit == "token" else 0.35
+        assert state.trace == pytest.approx(traces[part], rel=close), part
+
+
+@pytest.mark.parametrize("unit", ["sequence", "token"])
 def test_context_alone_is_no_token_but_a_part_of_its_window(
     unit: Any, small_tokenizer: Any
 ) -> None:
