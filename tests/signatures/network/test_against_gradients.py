@@ -32,7 +32,7 @@ from unembed.signatures.state import SUMMED
 from unembed.text.rows import PromptCompletion
 
 OPTIONS = NetworkOptions(
-    m=128, context=24, batch_tokens=64, part_positions=90, first_moment=True, blocks=4
+    m=128, context=24, batch_tokens=200, part_positions=90, first_moment=True, blocks=4
 )
 HERE = tuple(name for name in NETWORKS if name != "mixtral")
 CLOSE = 1e-5
@@ -328,7 +328,7 @@ def test_the_part_of_the_head_is_the_signature_of_the_head(
 @pytest.mark.parametrize("unit", ["sequence", "token"])
 def test_bytes_are_the_same_with_one_thread_and_two(unit: Any, text: Corpus) -> None:
     """Of a pass of its own each, with as many models side by side as threads."""
-    options, found = replace(OPTIONS, unit=unit), []
+    options, found = replace(OPTIONS, unit=unit, batch_tokens=40), []
     checkpoint, threads = checkpoint_of("llama", text.tokenizer), torch.get_num_threads()
     try:
         for count in (1, 2):
