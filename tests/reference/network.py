@@ -186,24 +186,29 @@ def _with_zeros(
         return forward
 
     def experts(name: str, module: Any) -> Any:
-        """Every expert on every position, weighted 0 where a position is not routed to it."""
+        """Every expert on every position, weighted 0 where a position is not routed to it.
+
+        Inputs that an expert was not given are noted as 0.
+        """
 
         def forward(x: Tensor, index: Tensor, share: Tensor) -> Tensor:
             out = torch.zeros_like(x)
             width = 2 * module.down_proj.shape[2]
             up = torch.zeros(module.num_experts, len(x), width, dtype=x.dtype, requires_grad=True)
             down = torch.zeros(module.num_experts, *x.shape, dtype=x.dtype, requires_grad=True)
-            middle = []
+            middle, routed = [], []
             for e in range(module.num_experts):
                 gate, linear = (x @ module.gate_up_proj[e].T + up[e]).chunk(2, -1)
                 middle.append(module.act_fn(gate) * linear)
                 coefficient = torch.where(index == e, share, 0).sum(-1, keepdim=True)
+                routed.append((index == e).any(-1, keepdim=True))
                 out = out + coefficient * (middle[e] @ module.down_proj[e].T + down[e])
             for own, zero, given in (
                 ("gate_up_proj", up, x.expand(module.num_experts, *x.shape)),
                 ("down_proj", down, torch.stack(middle)),
             ):
-                inputs[f"{name}.{own}"], zeros[f"{name}.{own}"] = given, zero
+                inputs[f"{name}.{own}"] = given * torch.stack(routed)
+                zeros[f"{name}.{own}"] = zero
             return out
 
         return forward
@@ -255,17 +260,15 @@ def dense_maps(sketch: Sketch) -> list[Tensor]:
 
 
 def projections(sketch: Sketch, gradient: Tensor) -> tuple[Tensor, Tensor]:
-    """``r·g`` and ``s·g`` of (samples x) outputs x inputs, feature by feature."""
+    """``r·g`` and ``s·g`` of (samples x) outputs x inputs, feature by feature.
+
+    The outputs of several experts are one after another.
+    """
     r, s, a, b = dense_maps(sketch)
     g = gradient.to(r.dtype)
+    if g.shape[-2] < sketch.spec.vocab:
+        g = g.flatten(0, 1)
     return ((g @ a) * r).sum(-2), ((g @ b) * s).sum(-2)
-
-
-def marginals(sketch: Sketch, one: Positions) -> tuple[Tensor, Tensor]:
-    """``Σ f(r a) f(s a)`` over positions, and the errors' ``Σ f(r δ) f(s δ)``."""
-    r, s, a, b = dense_maps(sketch)
-    x, d = one.inputs.to(r.dtype), one.errors.to(r.dtype)
-    return ((x @ a) * (x @ b)).sum(-2), ((d @ r) * (d @ s)).sum(-2)
 
 
 # Exact alignments
