@@ -23,6 +23,7 @@ import neighbours  # noqa: F401
 import numpy as np
 import strings
 import verbaliser_shift as shift
+from jaxtyping import Int
 from measure import shift_rows
 from properties import FIFTHS, PROPERTIES, drawn, parts, values
 from published import Row, table
@@ -63,16 +64,26 @@ def shifted(checkpoint: Checkpoint, setup: shift.Setup, draws: int) -> list[shif
     ]
 
 
+def labelled(found: list[str]) -> dict[str, Int[np.ndarray, " strings"]]:
+    """Each task's answer for every molecule, balanced among the even ones and among the odd ones.
+
+    Balanced over all of them together, an answer that is too frequent in one half would be too rare
+    in the other, and whatever learns how often each is would look harmful.
+    """
+    labels = {}
+    for name, column in zip(PROPERTIES, values(found).T, strict=True):
+        fifths = np.empty(len(found), dtype=int)
+        for half in (0, 1):
+            fifths[half::2] = parts(column[half::2], found[half::2], len(FIFTHS))
+        for turn, order in enumerate(TURNS):
+            labels[name + ", turned" * (turn > 0)] = np.array(order)[fifths]
+    return labels
+
+
 def of_properties(checkpoint: Checkpoint, count: int, seed: int) -> tuple[tuple[str, ...], Seed]:
     """All properties in both orders of the letters, on the same molecules."""
     found = drawn(count, seed)
-    tasks = tuple(
-        strings.StringTask(
-            name + ", turned" * (turn > 0), np.array(order)[parts(column, found, len(order))]
-        )
-        for name, column in zip(PROPERTIES, values(found).T, strict=True)
-        for turn, order in enumerate(TURNS)
-    )
+    tasks = tuple(strings.StringTask(name, labels) for name, labels in labelled(found).items())
     read = strings.Strings.read(checkpoint, [one + ASK for one in found], tasks, FIFTHS, True)
     names, *rest = strings.measured(read, WORDS, seed)
     return names, Seed(*rest)

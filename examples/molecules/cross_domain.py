@@ -17,6 +17,7 @@ import argparse
 import hashlib
 import shlex
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -78,7 +79,7 @@ class Setup:
     network: NetworkSetup | None = None
 
 
-def read(checkpoint: Checkpoint, folder: Path, seed: int, sizes: Sizes) -> tuple[list[Task], Head]:
+def read(checkpoint: Checkpoint, folder: Path, sizes: Sizes, seed: int) -> tuple[list[Task], Head]:
     """The nine domains in one seed, each with as many positions as the others, and the head."""
     tasks: list[Task] = []
     for name in TESTS:
@@ -115,14 +116,21 @@ def _order(texts: Any, seed: int) -> list[int]:
 
 
 def measure(
-    checkpoint: Checkpoint, folder: Path, setup: Setup, out: Path, shown: bool
+    checkpoint: Checkpoint,
+    what: str,
+    read_seed: Callable[[int], tuple[list[Task], Head]],
+    setup: Setup,
+    out: Path,
+    shown: bool,
 ) -> dict[str, Transfer]:
-    """Every setting: gains of all pairs, and every score of them."""
+    """Every setting: gains of all pairs of the tasks that each seed reads, and every score."""
     every: dict[str, Training] = {"head": setup.head, "lora": setup.lora}
     trainings = {how: every[how] for how in setup.settings}
     seeds: dict[str, list[Seed]] = {how: [] for how in trainings}
+    names: tuple[str, ...] = ()
     for seed in range(setup.seeds):
-        tasks, head = read(checkpoint, folder, seed, setup.sizes)
+        tasks, head = read_seed(seed)
+        names = tuple(task.name for task in tasks)
         found = from_signatures(checkpoint, tasks, setup.m, (), shown)
         found += from_samples(tasks, head, 0.0, BASELINES, seed, shown)
         if setup.network is not None:
@@ -136,7 +144,7 @@ def measure(
             seeds[how].append(Seed(truth.gains, [*found, *from_models(truth, MODELS, how)]))
     words = {"head": f"the head alone, {setup.head.words}", "lora": setup.lora.words}
     return {
-        how: transfer_of(f"nine domains of molecules, {how}", tuple(TESTS), words[how], some)
+        how: transfer_of(f"{len(names)} {what}, {how}", names, words[how], some)
         for how, some in seeds.items()
     }
 
@@ -180,7 +188,9 @@ def main() -> None:
     )
     rows: list[Row] = []
     checkpoint = load(given.model)
-    for how, one in measure(checkpoint, given.domains, setup, given.out, shown=True).items():
+    what = "domains of molecules"
+    reader = partial(read, checkpoint, given.domains, setup.sizes)
+    for how, one in measure(checkpoint, what, reader, setup, given.out, shown=True).items():
         judge_transfer(one, out=given.out / how, command=shlex.join(["python", *sys.argv]))
         print("\n".join(lines(one)), flush=True)
         rows += beside_published(one)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from kept import kept
 from safetensors.torch import save
 from tasks import Task, positions
@@ -255,17 +255,23 @@ def _row_batches(
         yield _padded(some)
 
 
-def _rows(text: Corpus) -> list[Int[np.ndarray, " tokens"]]:
-    return [text.ids[a:b] for a, b in zip(text.starts[:-1], text.starts[1:], strict=True)]
+Row = tuple[Int[np.ndarray, " tokens"], Bool[np.ndarray, " tokens"]]
+"""The tokens of a row, and whether the prediction of each counts: completions' alone, if marked."""
 
 
-def _padded(rows: list[Int[np.ndarray, " tokens"]]) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows padded on the right, the tokens that they predict, and where."""
-    width = max(len(row) for row in rows) - 1
+def _rows(text: Corpus) -> list[Row]:
+    counted = np.ones(len(text.ids), dtype=bool) if text.counted is None else text.counted
+    ends = zip(text.starts[:-1], text.starts[1:], strict=True)
+    return [(text.ids[a:b], counted[a:b]) for a, b in ends]
+
+
+def _padded(rows: list[Row]) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows padded on the right, the tokens that they predict and count, and where."""
+    width = max(len(row) for row, _ in rows) - 1
     ids = torch.zeros(len(rows), width, dtype=torch.long)
     real = torch.zeros(len(rows), width, dtype=torch.bool)
-    for i, row in enumerate(rows):
+    for i, (row, counted) in enumerate(rows):
         ids[i, : len(row) - 1] = torch.from_numpy(np.array(row[:-1], dtype=np.int64))
-        real[i, : len(row) - 1] = True
-    targets = torch.from_numpy(np.concatenate([row[1:] for row in rows]).astype(np.int64))
-    return ids, targets, real
+        real[i, : len(row) - 1] = torch.from_numpy(np.array(counted[1:]))
+    targets = np.concatenate([row[1:][counted[1:]] for row, counted in rows]).astype(np.int64)
+    return ids, torch.from_numpy(targets), real

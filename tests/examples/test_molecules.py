@@ -246,3 +246,14 @@ def test_token_counts_leave_out_what_every_molecule_has(made: Any) -> None:
     ids = made.convert_tokens_to_ids([t for one in STRINGS[:2] for t in made.tokenize(one)])
     assert set(np.flatnonzero(found)) == set(ids)
     assert found @ find_domain.counted(checkpoint, STRINGS[:2][::-1]) == pytest.approx(1)
+
+
+def test_answers_are_balanced_in_each_half_and_turned_by_one() -> None:
+    strings = [f"C{'C' * (i % 6)}O{'C' * (i // 6)}N" for i in range(30)]
+    found = answer_words.labelled(strings)
+    assert len(found) == 2 * len(properties.PROPERTIES)
+    for name in properties.PROPERTIES:
+        plain, turned = found[name], found[f"{name}, turned"]
+        assert np.array_equal(turned, (plain + 1) % 5)
+        for half in (0, 1):
+            assert np.bincount(plain[half::2]).tolist() == [3] * 5

@@ -24,6 +24,8 @@ from unembed.models.checkpoint import Checkpoint, load
 from unembed.selection.transfer.judged import JudgedTransfer
 from unembed.selection.transfer.verdicts import judge
 from unembed.signatures.samples import Samples
+from unembed.text.corpus import Corpus
+from unembed.text.rows import PromptCompletion
 
 sys.path.insert(0, str(ROOT / "examples" / "transfer"))
 NAMES = (
@@ -338,3 +340,18 @@ def nats(model: Any, rows: list[tuple[torch.Tensor, ...]]) -> float:
         total += float(cross_entropy(model(ids).logits[real].double(), targets, reduction="sum"))
         count += len(targets)
     return total / count
+
+
+def test_adapters_are_trained_on_completions_alone_where_there_are_any(
+    checkpoint: Checkpoint,
+) -> None:
+    said = [("def f(x):\n    return", " x"), ("import", " os\nimport sys")]
+    text = Corpus.from_pairs([PromptCompletion(*one) for one in said], checkpoint.tokenizer)
+    [(ids, targets, real)] = training.every_row(text, 2)
+    counted = [checkpoint.tokenizer(words)["input_ids"] for _, words in said]
+    assert targets.tolist() == [token for row in counted for token in row]
+    assert real.sum(1).tolist() == [len(row) for row in counted]
+    rows = [text.ids[a:b].tolist() for a, b in zip(text.starts[:-1], text.starts[1:], strict=True)]
+    for row, whole, where in zip(ids.tolist(), rows, real.tolist(), strict=True):
+        assert row[: len(whole) - 1] == whole[:-1]
+        assert where.index(True) == len(whole) - 1 - sum(where)
