@@ -40,7 +40,7 @@ BLENDS: tuple[dict[str, float], ...] = (
 
 @dataclass(frozen=True)
 class Setup:
-    """Positions that a signature is of, molecules asked together, and questions of a domain."""
+    """Positions that a signature is of, molecules asked together, and most questions of a domain."""
 
     learned: tuple[int, ...] = (200, 3_000)
     asked: tuple[int, ...] = (1, 8, 25)
@@ -111,14 +111,15 @@ def routed(
                 right: tuple[list[Estimate], list[Estimate]] = ([], [])
                 for name, texts in held_out.items():
                     hits = np.zeros(2, dtype=int)
-                    for question in range(setup.questions):
+                    questions = min(setup.questions, len(texts) // asked)
+                    for question in range(questions):
                         own = texts[question * asked : (question + 1) * asked]
                         corpus = Corpus.from_texts(own, checkpoint.tokenizer, names=own)
                         best = route(index, checkpoint, [corpus], top=1).matches[0].entry.name
                         mine = counted(checkpoint, own)
                         hits += (best == name, max(counts, key=lambda c: counts[c] @ mine) == name)
                     for into, each in zip(right, hits.tolist(), strict=True):
-                        into.append(share(each, setup.questions))
+                        into.append(share(each, questions))
                     bar.update()
                 found.append(Routed(positions, asked, *map(mean_estimate, right)))
     return found
@@ -164,7 +165,7 @@ def main() -> None:
     checkpoint = load(given.model)
     learned, held_out = (side(given.domains, which, setup.seed) for which in ("train", "heldout"))
     lines = routed(checkpoint, learned, held_out, setup)
-    print(f"right domain of nine, {setup.questions} questions of each; chance {1 / 9:.1%}")
+    print(f"right domain of nine, {setup.questions} questions of each at most; chance {1 / 9:.1%}")
     for one in lines:
         print(
             f"signatures of {one.learned:,} positions, {one.asked} molecules asked: "
