@@ -40,7 +40,7 @@ BLENDS: tuple[dict[str, float], ...] = (
 
 @dataclass(frozen=True)
 class Setup:
-    """Positions that a signature is of, molecules asked together, and most questions of a domain."""
+    """Positions that a signature is of, molecules asked together, and questions of a domain."""
 
     learned: tuple[int, ...] = (200, 3_000)
     asked: tuple[int, ...] = (1, 8, 25)
