@@ -131,7 +131,7 @@ def measure(
     for seed in range(setup.seeds):
         tasks, head = read_seed(seed)
         names = tuple(task.name for task in tasks)
-        found = from_signatures(checkpoint, tasks, setup.m, (), shown)
+        found = from_signatures(checkpoint, tasks, setup.m, (), shown, others=False)
         found += from_samples(tasks, head, 0.0, BASELINES, seed, shown)
         if setup.network is not None:
             key = [digest_of(checkpoint.model), key_of(tasks), asdict(setup.network)]
