@@ -32,6 +32,7 @@ from unembed.demo.story import bundled_model
 from unembed.head.product import float32_products
 from unembed.models.checkpoint import Checkpoint, load
 from unembed.models.model_pass import ModelPass
+from unembed.signatures.network.modules import network_modules
 from unembed.signatures.network.run import _pieces
 from unembed.signatures.network.sketcher import NetworkOptions, NetworkSketcher
 from unembed.text.batches import batches
@@ -126,7 +127,8 @@ def opened(
         unit=unit, m=m, context=CONTEXT, max_positions=given.positions, spread=False
     )
     reading = ModelPass.of(checkpoint.model, corpus, options, "random", hash_model=True)
-    return reading, NetworkSketcher.of(reading, options, checkpoint, "text")
+    modules = network_modules(checkpoint.model)
+    return reading, NetworkSketcher.of(reading, options, checkpoint, "text", modules)
 
 
 def trained(model: Any, reading: ModelPass) -> Callable[[], None]:

@@ -35,12 +35,12 @@ from domains import sources
 from jaxtyping import Float
 from kept import kept
 from methods import CURVE, POSITIONS, Found, from_models, from_samples, from_signatures
-from network import ADAPTERS, NetworkSetup, adapter_steps, from_adapters, from_network
 from passages import Domain, TooLittleError, split
 from subsets import Foreseen, correlations, foreseen, measure_subsets
 from tables import as_json, lines, lines_of_subsets
 from tasks import Sizes, Task, read
 
+from network import ADAPTERS, NetworkSetup, adapter_steps, from_adapters, from_network
 from training import LoraTraining, Training, key_of
 from training import measure as train
 from unembed import Checkpoint, Estimate, Head, load

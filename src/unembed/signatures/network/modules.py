@@ -87,10 +87,7 @@ def network_modules(model: nn.Module, patterns: Sequence[str] = ()) -> tuple[Net
     Raises UnembedError for a pattern that matches nothing, or frozen modules alone, and for a model
     with nothing to train.
     """
-    running = _running(model)
-    adapter = any(_of_adapter(one.name) for one in running)
-    trained = [one for one in running if _trains(model, one.name, adapter)]
-    frozen = [one for one in running if one not in trained]
+    trained, frozen, adapter = _by_training(model, _running(model))
     if not trained:
         raise UnembedError(
             f"all {len(frozen)} linear modules are frozen ({some_of([x.name for x in frozen])}): "
@@ -115,8 +112,10 @@ def network_modules(model: nn.Module, patterns: Sequence[str] = ()) -> tuple[Net
 
 def left_out(model: nn.Module, chosen: Sequence[NetworkModule]) -> LeftOut:
     """What runs and has weights of its own, but is not among the modules that were chosen."""
-    names, trained = ({one.name for one in some} for some in (chosen, network_modules(model)))
-    rest = [one.name for one in _running(model) if one.name not in names]
+    found = _running(model)
+    names = {one.name for one in chosen}
+    trained = {one.name for one in _by_training(model, found)[0]}
+    rest = [one.name for one in found if one.name not in names]
     head, others = output_embedding(model), dict[str, int]()
     running = {*names, *rest}
     for path, module in model.named_modules():
@@ -229,6 +228,15 @@ def _kind(name: str) -> str:
 
 def _of_adapter(name: str) -> bool:
     return not set(ADAPTER).isdisjoint(name.split("."))
+
+
+def _by_training(
+    model: nn.Module, running: Sequence[NetworkModule]
+) -> tuple[list[NetworkModule], list[NetworkModule], bool]:
+    """What training would move, what is frozen, and whether an adapter is in place."""
+    adapter = any(_of_adapter(one.name) for one in running)
+    trained = [one for one in running if _trains(model, one.name, adapter)]
+    return trained, [one for one in running if one not in trained], adapter
 
 
 def _trains(model: nn.Module, name: str, adapter: bool) -> bool:

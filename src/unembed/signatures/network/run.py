@@ -36,7 +36,12 @@ from unembed.signatures.network.file import (
 )
 from unembed.signatures.network.modules import NetworkModule, network_modules
 from unembed.signatures.network.signature import NetworkSignature, parts_kept
-from unembed.signatures.network.sketcher import NetworkBatch, NetworkOptions, NetworkSketcher
+from unembed.signatures.network.sketcher import (
+    NetworkBatch,
+    NetworkOptions,
+    NetworkSketcher,
+    check_dtype,
+)
 from unembed.signatures.reading.run import UNFINISHED, refuse_too_few
 from unembed.signatures.sealed import LARGEST_FILE
 from unembed.signatures.signature import check_name
@@ -84,10 +89,11 @@ def sketch_network(
     need(checkpoint, Checkpoint, "give load(name) of unembed.models")
     need(corpus, Corpus, "give Corpus.read(path, tokenizer)")
     options = options or NetworkOptions()
-    options.check_model(checkpoint)
+    check_dtype(checkpoint, options.backward)
+    modules = network_modules(checkpoint.model, options.modules)
     if out is not None:
         check_signature_output(out)
-        check_size(network_modules(checkpoint.model, options.modules), options)
+        check_size(modules, options)
     checkpoint.model.eval()
     task = task or (Path(out).name.removesuffix(".safetensors") if out else "text")
     with current_phases()("prepare"):
@@ -97,7 +103,7 @@ def sketch_network(
         reading = replace(reading, plan=replace(plan, block_tokens=block))
         if not at_most:
             refuse_too_few(reading, options)
-        sketcher = NetworkSketcher.of(reading, options, checkpoint, task)
+        sketcher = NetworkSketcher.of(reading, options, checkpoint, task, modules)
     if out is None:
         found = _pieces(reading, sketcher, frozenset(), progress)
         return sketcher.signature(reduce(_both, (states for _part, states in found)))

@@ -112,12 +112,14 @@ class NetworkSketcher(ShortRepr):
 
     @staticmethod
     def of(
-        reading: ModelPass, options: NetworkOptions, checkpoint: Checkpoint, task: str
+        reading: ModelPass,
+        options: NetworkOptions,
+        checkpoint: Checkpoint,
+        task: str,
+        modules: tuple[NetworkModule, ...],
     ) -> NetworkSketcher:
-        """For this pass. Raises UnembedError as ``network_modules`` does, and for another dtype."""
+        """For this pass and these modules, which are those of ``network_modules``."""
         reading.head.must_be_whole("a sketch of a whole network")
-        check_dtype(checkpoint, options.backward)
-        modules = network_modules(checkpoint.model, options.modules)
         head = Sketcher.of(reading, options, checkpoint, task)
         device = reading.head.weight.device
         sketches = [
