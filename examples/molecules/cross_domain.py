@@ -28,13 +28,13 @@ import pandas as pd
 from kept import kept
 from kinds import TESTS, file_of, is_held_out
 from methods import from_models, from_samples, from_signatures
-from network import NetworkSetup, from_network
 from passages import Split
 from published import STRINGS_RHO, Row, cross_domain, table
 from run import Seed, as_found, as_plain, transfer_of
 from tables import lines
 from tasks import Sizes, Task, positions
 
+from network import NetworkSetup, from_network
 from training import LoraTraining, Training, key_of
 from training import measure as train
 from unembed import Checkpoint, Corpus, Head, load

@@ -21,7 +21,6 @@ from pathlib import Path
 import neighbours  # noqa: F401
 from answer_words import labelled
 from cross_domain import LORA, MODEL, Setup, beside_published, measure
-from network import NetworkSetup
 from passages import Split
 from properties import FIFTHS, drawn
 from published import table
@@ -29,6 +28,7 @@ from tables import lines
 from tasks import Task, positions
 from tokenizer import ASK
 
+from network import NetworkSetup
 from unembed import Checkpoint, Corpus, Head, load
 from unembed.selection import judge_transfer
 from unembed.text import PromptCompletion
