@@ -29,7 +29,6 @@ sys.path[:0] = [str(Path(__file__).parents[1] / "transfer"), str(Path(__file__).
 import run as transfer
 import verbaliser_shift
 from articles import article_domains
-from network import NetworkSetup
 from passages import Domain
 from published import (
     NATURAL_SHARE,
@@ -41,12 +40,14 @@ from published import (
     Row,
     choice_rows,
     cross_domain,
+    cross_domain_difference,
     spread,
     table,
 )
 from string_domains import string_domains
 from tasks import Sizes
 
+from network import UNITS, NetworkSetup
 from unembed import Checkpoint, Estimate, load
 from unembed.demo import bundled_model, documents
 from unembed.selection import Transfer, compared
@@ -81,7 +82,13 @@ METHODS = (
 """What is shown of text and of strings, where it was measured; controls last."""
 SIGNATURES = ("joint", "joint blocks, token", "joint full, token", "joint profile, sequence")
 """What stands beside the published figures; the others are baselines and controls."""
-STRING_SIZES, STRING_SEEDS = Sizes(3_000, 1_500), 2
+STRING_PAIRS = (
+    ("joint", "activation"),
+    ("joint", "unigram_loss"),
+    *((method, "joint") for method in SIGNATURES[1:]),
+    ("gradient profile, token", "gradient"),
+)
+STRING_SIZES = Sizes(3_000, 1_500)
 ARTICLE_SIZES = Sizes(4_000, 1_500)
 
 
@@ -182,6 +189,12 @@ def strings(found: dict[str, Transfer]) -> list[Row]:
             rows.append(
                 Row(published, where, scores.method, STRINGS_RHO.statistic, judged.rho, said)
             )
+        by_name = {scores.method: scores.values for scores in one.scores}
+        for method, than in STRING_PAIRS:
+            if {method, than} <= by_name.keys():
+                difference = cross_domain_difference(one.gains, by_name[method], by_name[than])
+                name = f"{method} less {than}"
+                rows.append(Row(None, where, name, "difference of Spearman", difference))
     return rows
 
 
@@ -196,17 +209,19 @@ def main() -> None:
     parser.add_argument("--model", help="another model than the bundled one")
     parser.add_argument("--articles", type=Path, nargs="+", help="WikiText, an article a domain")
     parser.add_argument("--transfer", type=Path, help="a folder of examples/transfer/run.py")
-    parser.add_argument("--seeds", type=int, default=2, help="of the natural shift")
+    parser.add_argument("--seeds", type=int, default=2, help="draws of texts")
     parser.add_argument("--tasks", type=int, default=25)
     parser.add_argument("--settings", default="head,lora", help="what is trained")
     parser.add_argument("--network-m", type=int, default=NetworkSetup().m, help="0 for none")
+    parser.add_argument("--units", default=",".join(UNITS), help="of the network's samples")
     given = parser.parse_args()
     asked = given.only.split(",")
     if set(asked) - set(PROTOCOLS):
         parser.error(f"{min(set(asked) - set(PROTOCOLS))!r} is not one of {', '.join(PROTOCOLS)}")
     checkpoint = load(given.model or bundled_model())
     # Adapters are compared in the transfer benchmark.
-    network = NetworkSetup(given.network_m, adapters=()) if given.network_m else None
+    units = tuple(unit for unit in UNITS if unit in given.units.split(","))
+    network = NetworkSetup(given.network_m, units, adapters=()) if given.network_m else None
     few = transfer.Setup(
         tasks=given.tasks,
         settings=tuple(given.settings.split(",")),
@@ -233,7 +248,7 @@ def main() -> None:
         what = "articles" if given.articles else "domains of text"
         rows += natural(of_domains(checkpoint, domains, setup, folder), what)
     if "strings" in asked:
-        setup = replace(few, seeds=STRING_SEEDS, sizes=STRING_SIZES, settings=("head", "lora"))
+        setup = replace(few, seeds=given.seeds, sizes=STRING_SIZES, settings=("head", "lora"))
         domains = string_domains()
         rows += strings(of_domains(checkpoint, domains, setup, given.out / "strings" / "work"))
     for line in table(rows):

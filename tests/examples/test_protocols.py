@@ -50,6 +50,16 @@ def test_pairs_of_domains_correlate_as_their_ranks_do() -> None:
         published.cross_domain(gains[:, :3, :3], scores[:, :3, :3])
 
 
+def test_scores_of_the_same_domains_are_compared_in_pairs() -> None:
+    gains, better, worse = drawn(0), drawn(0) + 0.3 * drawn(1), drawn(0) + 3 * drawn(2)
+    got = published.cross_domain_difference(gains, better, worse)
+    rhos = [published.cross_domain(gains, x).rho.value for x in (better, worse)]
+    assert got.value == pytest.approx(rhos[0] - rhos[1])
+    assert 0 < got.low < got.value < got.high
+    same = published.cross_domain_difference(gains, better, 2 * better)
+    assert (same.low, same.value, same.high) == (0, 0, 0)
+
+
 def test_pairs_that_share_domains_make_the_interval_wider(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(published, "PERMUTATIONS", 1)
     widths: dict[str, list[float]] = {"shared": [], "free": []}
