@@ -47,7 +47,9 @@ def main() -> None:
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(given.model)
     model = made_up(len(tokenizer)) if given.made_up else untied(given.model)
-    windows = [w for text in texts(given.text) for w in cut(tokenizer, text, given)]
+    tasks = [cut(tokenizer, text, given) for text in texts(given.text)]
+    each = min(map(len, tasks))
+    windows = [window for task in tasks for window in task[:each]]
     with torch.no_grad():
         nll = np.mean([float(loss(model, w)) / (w.shape[1] - 1) for w in windows])
     found: dict[str, dict[str, Tensor]] = {}

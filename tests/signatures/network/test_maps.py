@@ -124,7 +124,7 @@ def test_cosines_spread_as_far_as_those_of_normal_features() -> None:
 @pytest.mark.slow
 def test_cosines_spread_as_far_as_those_of_normal_features_over_400_seeds() -> None:
     ratios = spread_over_normal(1024, 400)
-    assert all(0.88 < ratio < 1.12 for ratio in ratios.values()), ratios
+    assert all(0.85 < ratio < 1.25 for ratio in ratios.values()), ratios
 
 
 def test_seeds_of_modules_are_their_own() -> None:
