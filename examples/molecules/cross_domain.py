@@ -154,7 +154,7 @@ def beside_published(transfer: Transfer) -> list[Row]:
     rows = []
     for scores in transfer.scores:
         trained = scores.method.endswith(" trained")
-        if scores.method in SHOWN or trained or scores.method == "gains of another seed":
+        if scores.method in SHOWN or trained:
             found = cross_domain(transfer.gains, scores.values)
             published = STRINGS_RHO if scores.method == "joint" else None
             statistic = "Spearman, score against fall"

@@ -284,3 +284,22 @@ def test_equal_margins_at_the_window_s_end_are_told():
         assert max(betas) <= ends[1] + 0.002
         assert "equal margins at the window's lower end" in fit.tied.in_words
     assert len({fit.fixed.beta.value for fit in fits}) == 1
+
+
+def test_one_decision_that_is_asked_again_and_again_is_told():
+    """The first of every row behind one token: the rest of the curve has a slope of 1."""
+    rng = np.random.default_rng(0)
+    margins, documents = rng.exponential(1.0, 8000), np.repeat(np.arange(1000), 8)
+    plain = fit_gap(margins, documents, resamples=20)
+    assert plain.step is None
+    assert plain.to_mind == ""
+    margins[::8] = 0.055
+    fit = fit_gap(margins, documents, resamples=20)
+    assert fit.step is not None
+    assert fit.step.low < 0.055 <= fit.step.high
+    # Those of one decision, and the few others that lie between the same two points.
+    assert 1000 <= fit.step.margins <= 1100
+    assert fit.published.beta.value > 1.2 > 1.1 > plain.published.beta.value
+    assert "the slope is largely theirs" in fit.to_mind
+    few = fit_gap(margins[:240], documents[:240], resamples=20)
+    assert few.step is None

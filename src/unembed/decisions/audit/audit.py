@@ -306,8 +306,8 @@ def headline(summary: AuditSummary) -> list[tuple[str, str]]:
         rows.append(("gap", f"undefined: {summary.gap_reason}"))
     else:
         rows.append(("gap slope (published fit)", bounded(summary.gap.published.beta, decimal)))
-        if summary.gap.tied is not None:
-            rows.append(("gap slope, to mind", summary.gap.tied.in_words))
+        if summary.gap.to_mind:
+            rows.append(("gap slope, to mind", summary.gap.to_mind))
         rows.append(("gap density at zero", bounded(summary.gap.density_at_zero, decimal)))
     if summary.bfloat16 is not None:
         rows.append(("margin within a bfloat16 step", bounded(summary.bfloat16.within_step, share)))

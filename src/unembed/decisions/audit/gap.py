@@ -52,6 +52,10 @@ float32 margin. Rounding decides on which side of a window's end they fall."""
 TIE_EFFECT = 0.002
 """Least effect on the slope that margins at the window's end are told for."""
 
+STEP_GROWTH, STEP_SHARE, STEP_MARGINS = 1.5, 0.02, 50
+"""A step is where the curve grows by this factor from one of its points to the next, and by this
+share of all margins and so many of them; a curve of slope 1 grows by 1.1."""
+
 
 class GapUndefined(ValueError):
     """The margins do not determine a gap fit; the message says why."""
@@ -107,6 +111,29 @@ class TiedEnd(ShortRepr):
 
 
 @dataclass(frozen=True)
+class GapStep(ShortRepr):
+    """So many margins, a ``share`` of all, between two neighbours of the curve's points.
+
+    A decision that is asked again and again has one margin: the first of every row, where each
+    begins with the same token. No power of epsilon has a step, and a slope across it is the step's.
+    """
+
+    margins: int
+    share: float
+    low: float
+    high: float
+
+    @property
+    def in_words(self) -> str:
+        """What to mind, beside the slope."""
+        return (
+            f"{self.margins:,} margins, {self.share:.0%} of all, lie between {self.low:.3g} and "
+            f"{self.high:.3g} logits, as those of one decision that is asked again and again do (a "
+            "row's first): the slope is largely theirs"
+        )
+
+
+@dataclass(frozen=True)
 class GapFit(ShortRepr):
     """The gap curve with its fits.
 
@@ -129,6 +156,25 @@ class GapFit(ShortRepr):
     local_slope: tuple[float, ...]
     density_at_zero: Estimate
     tied: TiedEnd | None = None
+
+    @property
+    def step(self) -> GapStep | None:
+        """The largest step of the curve, None where it has none."""
+        eta = np.array(self.eta)
+        grown = np.diff(eta)
+        steep = (eta[1:] >= STEP_GROWTH * eta[:-1]) & (grown >= STEP_SHARE)
+        if not steep.any():
+            return None
+        at = int(np.argmax(np.where(steep, grown, 0.0)))
+        share = float(grown[at])
+        if round(share * self.n) < STEP_MARGINS:
+            return None
+        return GapStep(round(share * self.n), share, self.epsilon[at], self.epsilon[at + 1])
+
+    @property
+    def to_mind(self) -> str:
+        """What to mind with the published fit, empty where there is nothing."""
+        return "; ".join(one.in_words for one in (self.step, self.tied) if one is not None)
 
 
 def fit_line(

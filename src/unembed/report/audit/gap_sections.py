@@ -21,8 +21,8 @@ def gap_section(summary: AuditSummary) -> Section:
     gap = summary.gap
     if gap is None:
         return Section("gap", title, f"{lead} Not fitted here: {summary.gap_reason}.")
-    if gap.tied is not None:
-        lead += f" To mind with the published fit: {gap.tied.in_words}."
+    if gap.to_mind:
+        lead += f" To mind with the published fit: {gap.to_mind}."
     fixed = () if gap.fixed is None else (Key("dashed", "fixed-window fit"),)
     band = " The band is its pointwise 95 % interval." if gap.eta_low is not None else ""
     slopes = table_of(

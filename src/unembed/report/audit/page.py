@@ -134,8 +134,8 @@ def cards(summary: AuditSummary) -> tuple[Card, ...]:
     )
     facet = "distance to the runner-up’s facet, relative to the hidden norm"
     fit = "" if gap is None else f"published fit, R² {gap.published.r_squared:.4f}"
-    if gap is not None and gap.tied is not None:
-        fit += f"; to mind: {gap.tied.in_words}"
+    if gap is not None and gap.to_mind:
+        fit += f"; to mind: {gap.to_mind}"
     perplexity = f"perplexity {bounded(summary.perplexity, decimal)}"
     entropy = f"probability of top-1; mean entropy {point(summary.entropy_nats, decimal)} nats"
     close: tuple[Card, ...] = ()

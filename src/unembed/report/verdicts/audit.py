@@ -162,7 +162,7 @@ def noise_words(noise: BatchNoise) -> str:
 
 def _slope(summary: AuditSummary) -> str:
     """How the share of close calls shrinks with their width, where its interval tells."""
-    if summary.gap is None:
+    if summary.gap is None or summary.gap.step is not None:
         return ""
     beta = summary.gap.published.beta
     if beta.value is None or beta.low is None or beta.high is None:
