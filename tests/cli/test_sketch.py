@@ -192,6 +192,7 @@ def test_a_whole_network_is_sketched(
             ("--network", "--export", "e", "--part", "depth:9"),
             "the signature has no part 'depth:9': give one of its ",
         ),
+        (("--network", "--modules", " , "), "--modules ' , ' names none: give a pattern"),
         (("--network", "--modules", "kind:x"), "'kind:x' matches no module: its kinds are q_proj"),
         (("--network", "--dtype", "bfloat16"), "is in bfloat16 (a gradient in it can be noise)"),
     ):

@@ -346,6 +346,8 @@ def test_a_gradient_that_is_not_finite_names_module_and_document(
             "llama is in float32 and the backward pass is to be in",
         ),
         ({"max_positions": 10_000}, "positions and 10,000 were asked for"),
+        ({"modules": ("",)}, "a pattern of modules is empty"),
+        ({"modules": ("depth:3-1",)}, "'depth:3-1' ends before it begins: give depth:1-3"),
     ],
 )
 def test_what_cannot_be_is_refused_in_a_line(
@@ -353,6 +355,29 @@ def test_what_cannot_be_is_refused_in_a_line(
 ) -> None:
     with pytest.raises(UnembedError, match=said):
         sketch_network(made("llama"), text, replace(OPTIONS, **change))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("backward", "int8", "backward 'int8' is not one of float32, bfloat16, float16"),
+        ("modules", "depth:1", "modules 'depth:1' is one word: give a tuple"),
+    ],
+)
+def test_options_of_other_types_are_refused(name: str, value: str, said: str) -> None:
+    options = replace(OPTIONS)
+    # Outside of tests nothing else looks at the types.
+    object.__setattr__(options, name, value)
+    with pytest.raises(UnembedError, match=said):
+        options.__post_init__()
+
+
+def test_inference_mode_is_refused(made: Callable[[str], Checkpoint], text: Corpus) -> None:
+    with (
+        torch.inference_mode(),
+        pytest.raises(UnembedError, match="inference mode keeps no gradients"),
+    ):
+        sketch_network(made("llama"), text, OPTIONS)
 
 
 def test_a_bfloat16_model_is_refused_or_labelled(small_tokenizer: Any, text: Corpus) -> None:

@@ -267,6 +267,10 @@ def _sketch_network(
 
     refuse_spread(model, source.loading.get("device_map"))
     patterns = tuple(one.strip() for one in (modules or "").split(",") if one.strip())
+    if modules is not None and not patterns:
+        raise UnembedError(
+            f"--modules {modules!r} names none: give a pattern such as depth:3, or leave it out"
+        )
     options = NetworkOptions(**given, modules=patterns, backward=backward or "float32")
     checkpoint, text = source.open(model, corpus, quiet=quiet, options=options, notes=False)
     if exporting is not None:

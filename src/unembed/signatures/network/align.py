@@ -64,7 +64,7 @@ def align_networks(
     """
     if len(signatures) < 2:
         raise UnembedError(
-            f"{len(signatures)} signature has nothing to compare with: give two or more"
+            f"{len(signatures) or 'no'} signature has nothing to compare with: give two or more"
         )
     first = signatures[0]
     for part in dict.fromkeys(part for one in signatures for part in one.states):

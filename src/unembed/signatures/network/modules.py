@@ -262,6 +262,8 @@ def _depths(pattern: str) -> tuple[int, int]:
     first, dash, last = pattern.removeprefix(DEPTH).partition("-")
     if not first.isdecimal() or (dash and not last.isdecimal()):
         raise UnembedError(f"{pattern!r} is no depth: give one, such as depth:3, or depth:3-7")
+    if dash and int(last) < int(first):
+        raise UnembedError(f"{pattern!r} ends before it begins: give depth:{last}-{first}")
     return int(first), int(last) if dash else int(first)
 
 

@@ -14,6 +14,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from unembed.errors import UnembedError, need
@@ -86,9 +87,14 @@ def sketch_network(
     """
     if task is not None:
         check_name(task)
-    need(checkpoint, Checkpoint, "give load(name) of unembed.models")
+    need(checkpoint, Checkpoint, "give unembed.load(name)")
     need(corpus, Corpus, "give Corpus.read(path, tokenizer)")
     options = options or NetworkOptions()
+    if torch.is_inference_mode_enabled():
+        raise UnembedError(
+            "inference mode keeps no gradients: call sketch_network outside of "
+            "torch.inference_mode()"
+        )
     check_dtype(checkpoint, options.backward)
     modules = network_modules(checkpoint.model, options.modules)
     if out is not None:

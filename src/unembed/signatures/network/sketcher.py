@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -69,6 +69,17 @@ class NetworkOptions(SketchOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.backward not in get_args(Backward):
+            known = ", ".join(get_args(Backward))
+            raise UnembedError(f"backward {self.backward!r} is not one of {known}")
+        if isinstance(self.modules, str):
+            raise UnembedError(
+                f"modules {self.modules!r} is one word: give a tuple, ({self.modules!r},)"
+            )
+        if not all(self.modules):
+            raise UnembedError(
+                "a pattern of modules is empty: give one such as depth:3, or none for all modules"
+            )
         if self.fisher != "empirical":
             raise UnembedError(
                 f"fisher {self.fisher!r} is of the head alone: of a network the labels are the "

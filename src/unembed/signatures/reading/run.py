@@ -61,7 +61,7 @@ def sketch(
     """
     if task is not None:
         check_name(task)
-    need(checkpoint, Checkpoint, "give load(name) of unembed.models")
+    need(checkpoint, Checkpoint, "give unembed.load(name)")
     need(corpus, Corpus, "give Corpus.read(path, tokenizer)")
     options = options or SketchOptions()
     if out is not None:

@@ -120,7 +120,7 @@ def refine(
     UnembedError for what cannot be trained, and where the run fails; the model given is never
     changed. Source: theory §5.
     """
-    need(checkpoint, Checkpoint, "give load(name) of unembed.models")
+    need(checkpoint, Checkpoint, "give unembed.load(name)")
     need(corpus, Corpus, "give Corpus.read(path, tokenizer)")
     check_accelerate()
     check_report_to(report_to)
