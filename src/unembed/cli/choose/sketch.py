@@ -98,7 +98,7 @@ BACKWARD = ("float32", "bfloat16", "float16")
     option(
         "--modules",
         metavar="PATTERNS",
-        help="Only these, with commas between: names with *, depth:3-7, kind:q_proj, head.",
+        help="Only these, with commas between: patterns of names, depth:3-7, kind:q_proj, head.",
         default_is="all",
     ),
     option(
