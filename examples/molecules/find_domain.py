@@ -28,7 +28,7 @@ from kinds import TESTS, file_of
 from unembed import Checkpoint, Corpus, Estimate, Index, Signature, SketchOptions, load, mix, sketch
 from unembed.runs import progress_bar, write_whole
 from unembed.selection import Mixture, route
-from unembed.stats.several import mean_estimate
+from unembed.stats import mean_estimate
 
 MODEL = Path(__file__).parent / "model"
 BLENDS: tuple[dict[str, float], ...] = (

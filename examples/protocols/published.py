@@ -14,8 +14,7 @@ from jaxtyping import Float
 
 from unembed import Estimate
 from unembed.selection import Scores, Transfer, judge
-from unembed.stats.rank_correlation import standard_ranks
-from unembed.stats.student import student_t
+from unembed.stats import standard_ranks, student_t
 
 PERMUTATIONS = 10_000
 SEED = 0

@@ -28,7 +28,6 @@ from torch.nn.functional import normalize
 from training import LoraTraining, adapted, every_row
 from unembed import Checkpoint, Head, head_loss
 from unembed.head import Precision, final_hidden
-from unembed.models.quantization import is_linear
 from unembed.runs import progress_bar
 from unembed.signatures import NetworkOptions, NetworkSignature, sketch_network
 
@@ -102,7 +101,7 @@ def adapter_steps(
     mean gradients of sources with those of targets, to which sketched ones must come close.
     """
     model = copy.deepcopy(checkpoint.model).eval()
-    layers = {n: m for n, m in model.named_modules() if is_linear(m) and m.weight is not None}
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
     moves = [_moves(folder / f"{task.name}.safetensors", layers, training) for task in tasks]
     for parameter in model.parameters():
         parameter.requires_grad_(False)

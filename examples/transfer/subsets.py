@@ -24,8 +24,7 @@ from unembed import Checkpoint, Estimate, Head
 from unembed.demo import samples_loss, trained_head
 from unembed.runs import digest_of, progress_bar
 from unembed.signatures import Samples
-from unembed.stats.rank_correlation import standard_ranks
-from unembed.stats.student import student_t
+from unembed.stats import standard_ranks, student_t
 from unembed.training import plain_model
 
 PERMUTATIONS = 200

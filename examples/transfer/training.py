@@ -25,7 +25,6 @@ from unembed.runs import digest_of, progress_bar, write_whole
 from unembed.selection import score
 from unembed.signatures import Samples
 from unembed.training import Lora, apply_scope, plain_model
-from unembed.training.recipe.scope import Scoped
 
 MODEL_POSITIONS = 500
 """Of a target's text, that a trained model is scored on."""
@@ -179,8 +178,8 @@ def adapted(
     head: Head,
     training: LoraTraining,
     seed: int,
-) -> Scoped:
-    """A copy of the model with adapters in place, trained on the rows of all texts together.
+) -> Any:
+    """What ``apply_scope`` makes of a copy of the model, trained on the rows of all texts together.
 
     Without texts they are as they begin: their second matrix is 0.
     """
