@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -23,7 +21,6 @@ from unembed.models.mode import restores_mode
 from unembed.models.model_pass import ALONE, ModelPass
 from unembed.runs.phases import Phases, current_phases
 from unembed.runs.progress import progress_bar
-from unembed.runs.provenance import SCHEMA
 from unembed.runs.ranks import Ranks, current_ranks
 from unembed.runs.store import RunFolder
 from unembed.signatures.documents import FOLDS
@@ -43,7 +40,7 @@ from unembed.signatures.network.sketcher import (
     NetworkSketcher,
     check_dtype,
 )
-from unembed.signatures.reading.run import UNFINISHED, refuse_too_few
+from unembed.signatures.reading.run import UNFINISHED, refuse_too_few, run_digest, run_key
 from unembed.signatures.sealed import LARGEST_FILE
 from unembed.signatures.signature import check_name
 from unembed.signatures.state import State
@@ -114,7 +111,7 @@ def sketch_network(
         found = _pieces(reading, sketcher, frozenset(), progress)
         return sketcher.signature(reduce(_both, (states for _part, states in found)))
     path = Path(out)
-    key = _key(reading, sketcher)
+    key = run_key(KIND, reading, sketcher.key, sketcher.facts)
     ranks = current_ranks()
     if ranks.from_first(f"whether {path} is there", path.exists()):
         return _finished(path, key)
@@ -129,7 +126,7 @@ def sketch_network(
 
         def save_all() -> NetworkSignature:
             made = sketcher.signature(reduce(_both, _kept(folder)))
-            signature = replace(made, facts=made.facts | {"run": _digest(key)})
+            signature = replace(made, facts=made.facts | {"run": run_digest(key)})
             save_network(signature, path)
             return signature
 
@@ -191,30 +188,10 @@ def _kept(folder: RunFolder) -> Iterator[States]:
         yield network_from_bytes((folder.folder / path).read_bytes(), path).states
 
 
-def _key(reading: ModelPass, sketcher: NetworkSketcher) -> dict[str, Any]:
-    """The plain values that a signature's numbers depend on."""
-    return {
-        "kind": KIND,
-        "schema": SCHEMA,
-        **sketcher.key,
-        "text": sketcher.facts["text_digest"],
-        "context": sketcher.facts["context"],
-        "positions": reading.windows.positions,
-        "batch_tokens": reading.plan.batch_tokens,
-        "block_tokens": reading.plan.block_tokens,
-        "part_positions": reading.plan.part_positions,
-        **({} if reading.mixed else {"mixed_lengths": False}),
-    }
-
-
-def _digest(key: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-
-
 def _finished(path: Path, key: dict[str, Any]) -> NetworkSignature:
     """The signature that lies at the path, if it is this run's."""
     there = load_network(path)
-    if there.facts.get("run") != _digest(key):
+    if there.facts.get("run") != run_digest(key):
         raise UnembedError(
             f"{path} holds another signature of a network ({there.name}, {len(there.modules)} "
             f"modules, unit {there.unit}): give another -o, or delete it"

@@ -36,7 +36,7 @@ from unembed.signatures.network.signature import (
     parts_kept,
 )
 from unembed.signatures.reading.features import Sides, features_and_sides
-from unembed.signatures.reading.sketcher import Sketcher, SketchOptions
+from unembed.signatures.reading.sketcher import Sketcher, SketchOptions, refuse_not_finite
 from unembed.signatures.sketches.constructions import sketch_of
 from unembed.signatures.sketches.sketch import Sketch
 from unembed.signatures.state import SUMMED, Features, State
@@ -254,7 +254,7 @@ class NetworkSketcher(ShortRepr):
                 precision=reading.precision,
                 first=self.head.first,
             )
-            self._refuse_not_finite(reading, swept, batch, rows)
+            refuse_not_finite(reading, swept, batch, self.facts["model"], rows.start)
             gradient, sides, trace = self._head(
                 reading, final, targets, swept, sides, made, sequence
             )
@@ -303,18 +303,6 @@ class NetworkSketcher(ShortRepr):
         gradient = calls(observe=observer.take)
         x, y, trace = observer.sides(hidden, sequence, len(made.joint))
         return gradient, (x, y), trace
-
-    def _refuse_not_finite(
-        self, reading: ModelPass, swept: Sweep, batch: Batch, rows: slice
-    ) -> None:
-        if bool(swept.finite.all()):
-            return
-        row = rows.start + int((~swept.finite).nonzero()[0, 0])
-        raise NonFiniteError(
-            f"{self.facts['model']} gives logits that are not finite at document "
-            f"{reading.windows.corpus.names[int(batch.doc[row])]!r} (doc {batch.doc[row]}) "
-            f"position {batch.pos[row]}: mend the weights"
-        )
 
     def _refuse_gradient(self, reading: ModelPass, bad: NotFiniteAtError) -> None:
         doc = int(np.flatnonzero(self.head.hashes.astype(np.uint64) == bad.document)[0])

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from unembed.errors import NonFiniteError, UnembedError, need
+from unembed.errors import UnembedError, need
 from unembed.models.checkpoint import Checkpoint
 from unembed.models.mode import restores_mode
 from unembed.models.model_pass import ALONE, ModelPass
@@ -23,7 +23,7 @@ from unembed.runs.ranks import Ranks, current_ranks
 from unembed.runs.store import RunFolder
 from unembed.signatures.batch_sums import BatchSums, whole_state
 from unembed.signatures.file import check_signature_output, load, save
-from unembed.signatures.reading.sketcher import Sketcher, SketchOptions
+from unembed.signatures.reading.sketcher import Sketcher, SketchOptions, refuse_not_finite
 from unembed.signatures.signature import Signature, check_name, mismatch
 from unembed.signatures.verbalizers import Verbalizers
 from unembed.text.batches import Batch
@@ -82,7 +82,7 @@ def sketch(
         found = _pieces(reading, sketcher, frozenset(), progress)
         return sketcher.signature([whole_state(pieces) for _part, pieces in found])
     path = Path(out)
-    key = _key(reading, sketcher)
+    key = run_key(KIND, reading, sketcher.key, sketcher.facts)
     ranks = current_ranks()
     if ranks.from_first(f"whether {path} is there", path.exists()):
         return _finished(path, sketcher, key)
@@ -95,7 +95,7 @@ def sketch(
 
         def save_all() -> Signature:
             made = sketcher.gathered(folder)
-            signature = replace(made, facts=made.facts | {"run": _digest(key)})
+            signature = replace(made, facts=made.facts | {"run": run_digest(key)})
             save(signature, path)
             return signature
 
@@ -130,27 +130,23 @@ def _pieces(
         with phases("head"):
             given = (hidden, reading.head, targets, batch, 2, reading.precision)
             swept, found = sketcher.swept(*given)
-        if not bool(swept.finite.all()):
-            row = int((~swept.finite).nonzero()[0, 0])
-            raise NonFiniteError(
-                f"{sketcher.facts['model']} gives logits that are not finite at document "
-                f"{reading.windows.corpus.names[int(batch.doc[row])]!r} (doc {batch.doc[row]}) "
-                f"position {batch.pos[row]}: mend the weights"
-            )
+        refuse_not_finite(reading, swept, batch, sketcher.facts["model"])
         return found
 
     with progress_bar("sketch", "tok", reading.windows.positions, progress) as bar:
         yield from reading.results(work, bar, current_phases(), done=done, ranks=ranks)
 
 
-def _key(reading: ModelPass, sketcher: Sketcher) -> dict[str, Any]:
-    """The plain values that a signature's numbers depend on."""
+def run_key(
+    kind: str, reading: ModelPass, sketched: dict[str, Any], facts: dict[str, str]
+) -> dict[str, Any]:
+    """The plain values that a signature's numbers depend on; ``sketched`` are its sketcher's."""
     return {
-        "kind": KIND,
+        "kind": kind,
         "schema": SCHEMA,
-        **sketcher.key,
-        "text": sketcher.facts["text_digest"],
-        "context": sketcher.facts["context"],
+        **sketched,
+        "text": facts["text_digest"],
+        "context": facts["context"],
         "positions": reading.windows.positions,
         "batch_tokens": reading.plan.batch_tokens,
         "block_tokens": reading.plan.block_tokens,
@@ -159,14 +155,15 @@ def _key(reading: ModelPass, sketcher: Sketcher) -> dict[str, Any]:
     }
 
 
-def _digest(key: dict[str, Any]) -> str:
+def run_digest(key: dict[str, Any]) -> str:
+    """What a signature's facts hold of its run's key."""
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
 
 
 def _finished(path: Path, sketcher: Sketcher, key: dict[str, Any]) -> Signature:
     """The signature that lies at the path, if it is this run's."""
     there = load(path)
-    if there.facts.get("run") != _digest(key):
+    if there.facts.get("run") != run_digest(key):
         names = (str(path), "this run")
         differs = mismatch(there.identity, sketcher.identity, names)
         raise UnembedError(

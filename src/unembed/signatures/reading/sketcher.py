@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from unembed.errors import UnembedError
+from unembed.errors import NonFiniteError, UnembedError
 from unembed.head.head import Head, bytes_of
 from unembed.head.precision import Precision
 from unembed.head.sweep import Sweep
@@ -220,6 +220,20 @@ class Sketcher(ShortRepr):
         return self.signature(
             [from_bytes((folder.folder / path).read_bytes(), path).state for path in paths]
         )
+
+
+def refuse_not_finite(
+    reading: ModelPass, swept: Sweep, batch: Batch, model: str, first_row: int = 0
+) -> None:
+    """Raise NonFiniteError for a logit that is not, at a row of a batch from ``first_row`` on."""
+    if bool(swept.finite.all()):
+        return
+    row = first_row + int((~swept.finite).nonzero()[0, 0])
+    raise NonFiniteError(
+        f"{model} gives logits that are not finite at document "
+        f"{reading.windows.corpus.names[int(batch.doc[row])]!r} (doc {batch.doc[row]}) "
+        f"position {batch.pos[row]}: mend the weights"
+    )
 
 
 def _file(part: str) -> str:
