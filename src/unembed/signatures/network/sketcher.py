@@ -109,7 +109,7 @@ class NetworkSketcher(ShortRepr):
 
     ``head`` is the reader of the head's own signature, which the head's part is bitwise.
     ``sketches`` are those of ``modules``, in their order, and ``entries`` the way of those that are
-    taken entry by entry. Memory does not depend on the length of the text: sums of three kinds of
+    taken entry by entry. Sums held do not grow with the text: of three kinds of
     features of each module and one of each other part, and, until its part of the text ends, a
     document's own that lies in several blocks of windows.
     """
