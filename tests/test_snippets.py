@@ -197,3 +197,17 @@ def test_no_block_of_the_guides_is_left_out() -> None:
         assert not re.search(r"^```(sh|shell|console|py)$", page.read_text("utf-8"), re.MULTILINE)
         for _language, text in blocks(page):
             assert text.strip(), page
+
+
+def test_no_two_commands_of_the_guides_write_to_one_place() -> None:
+    """A reader who follows two guides in one folder loses nothing, and neither is refused."""
+    written: dict[str, str] = {}
+    for page in GUIDES:
+        for language, text in blocks(page):
+            for command in commands(text) if language == "bash" else ():
+                words = shlex.split(command)
+                if words[0] != "unembed" or "-o" not in words:
+                    continue
+                place = words[words.index("-o") + 1]
+                first = written.setdefault(place, command)
+                assert first == command, f"{place} of {names(page)}"

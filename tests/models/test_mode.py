@@ -55,7 +55,7 @@ def test_what_is_no_model_no_text_and_no_audit(
         (audit, ("./model", corpus), "'./model' is no Module: give the model itself"),
         (audit, (checkpoint, corpus), r"a Checkpoint is no Module: .*load\(name\).model"),
         (audit, (llama, "text.txt"), "'text.txt' is no Corpus: give Corpus.read"),
-        (sketch, (llama, corpus), r"a \w+ is no Checkpoint: give load\(name\)"),
+        (sketch, (llama, corpus), r"a \w+ is no Checkpoint: give unembed.load\(name\)"),
         (compare, ("runs/a", "runs/b"), "'runs/a' before is no audit: give Audit.load"),
         (compare, ([1], [2]), "1 is no Audit: give Audit.load"),
     ]
