@@ -14,7 +14,6 @@ from unembed.report.alignment.pairs import (
     MEANINGS,
     NAMES,
     OF_PARTS,
-    OK,
     by_joint,
     estimate,
     every_pair,
@@ -29,13 +28,11 @@ from unembed.report.parts.page import template
 from unembed.report.parts.parts import Figure, Key, Section
 from unembed.report.parts.wording import count, counted, determined, two
 from unembed.report.verdicts.alignment import verdict
+from unembed.report.verdicts.samples import OK, doubted_notes
 from unembed.runs.manifest import FinishedRun
 from unembed.signatures.alignment.ordering import Dendrogram, dendrogram
 from unembed.signatures.alignment.records import Alignments
 from unembed.signatures.network.names import part_words
-
-MOST_NOTED = 5
-"""Tasks named above the page for lacking samples; the table names them all."""
 
 
 @dataclass(frozen=True)
@@ -104,10 +101,7 @@ def extent(alignments: Alignments) -> str:
 
 def notes(alignments: Alignments) -> tuple[str, ...]:
     """What a reader must know before trusting a number."""
-    doubted = [task for task in alignments.tasks if task.status != OK]
-    found = [f"{task.name}: {task.status}." for task in doubted[:MOST_NOTED]]
-    if len(doubted) > MOST_NOTED:
-        found.append(f"{counted(len(doubted) - MOST_NOTED, 'more task')}: see the table of tasks.")
+    found = doubted_notes([(task.name, task.status) for task in alignments.tasks], "task")
     if not alignments.debiased:
         found.append(
             "The norms count each sample against itself: the fewer the samples, the lower every "

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 
 from unembed.report.parts import wording
 from unembed.report.parts.page import as_script
+from unembed.report.verdicts.samples import OK
 from unembed.signatures.alignment.kinds import ALIGNMENT_KINDS, KINDS
 from unembed.signatures.alignment.records import Alignments
 from unembed.stats.estimate import Estimate
@@ -33,9 +34,6 @@ OF_PARTS = {
 
 FORMS = {kind: one.form for kind, one in ALIGNMENT_KINDS.items()}
 """How each quantity is written."""
-
-OK = "ok"
-"""The status of a task that has enough samples."""
 
 
 @dataclass(frozen=True)

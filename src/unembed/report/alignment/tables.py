@@ -8,7 +8,6 @@ from functools import partial
 from unembed.report.alignment.pairs import (
     FORMS,
     NAMES,
-    OK,
     TaskPair,
     by_joint,
     estimate,
@@ -28,6 +27,7 @@ from unembed.report.parts.wording import (
     side_of,
     three,
 )
+from unembed.report.verdicts.samples import OK
 from unembed.signatures.alignment.records import Alignments
 
 PAIRS_AT_END = 20

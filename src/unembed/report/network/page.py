@@ -13,7 +13,8 @@ from unembed.report.parts.facts import command_of, kept_facts, with_command
 from unembed.report.parts.page import template
 from unembed.report.parts.parts import Card, Figure, Key, Section, Table, card, table_of
 from unembed.report.parts.wording import cell, count, counted, full, known, possible_part
-from unembed.report.verdicts.network import OK, task_pair, verdict
+from unembed.report.verdicts.network import task_pair, verdict
+from unembed.report.verdicts.samples import OK, doubted_notes
 from unembed.runs.manifest import FinishedRun
 from unembed.signatures.network.align import whole_parts
 from unembed.signatures.network.identities import alignment_of_blocks
@@ -24,8 +25,6 @@ from unembed.signatures.network.signature import module_part
 from unembed.stats.estimate import Estimate
 from unembed.stats.forms import cosine, part, three, two
 
-MOST_NOTED = 5
-"""Tasks named above the page for lacking samples; the table names them all."""
 MOST_PAIRS = 24
 """Pairs of a map; of more, half are the most and half the least alike."""
 AXIS = "depth: number of the block"
@@ -82,10 +81,7 @@ def extent(found: NetworkAlignments) -> str:
 
 def notes(found: NetworkAlignments) -> tuple[str, ...]:
     """What a reader must know before trusting a number."""
-    doubted = [task for task in found.tasks if task.status != OK]
-    said = [f"{task.name}: {task.status}." for task in doubted[:MOST_NOTED]]
-    if len(doubted) > MOST_NOTED:
-        said.append(f"{counted(len(doubted) - MOST_NOTED, 'more task')}: see the table of tasks.")
+    said = doubted_notes([(task.name, task.status) for task in found.tasks], "task")
     if found.unit == "token":
         said.append(
             "A sample is a position: below the head its error carries the losses of later tokens "

@@ -17,7 +17,8 @@ from unembed.report.parts.page import template
 from unembed.report.parts.parts import Section, Table, table_of
 from unembed.report.parts.scales import scale_of
 from unembed.report.parts.wording import Wording, count, counted, interval, point, possible_part
-from unembed.report.verdicts.ranking import OK, contenders, parted, verdict
+from unembed.report.verdicts.ranking import contenders, parted, verdict
+from unembed.report.verdicts.samples import OK, doubted_notes
 from unembed.runs.manifest import FinishedRun
 from unembed.selection.ranking.records import Ranked, Ranking
 from unembed.selection.ranking.text import chance, score_form, score_of
@@ -89,10 +90,7 @@ def notes(ranking: Ranking) -> tuple[str, ...]:
     found = []
     if ranking.status != OK:
         found.append(f"The target, {ranking.target}: {ranking.status}.")
-    doubted = [source for source in scored if source.status != OK]
-    found += [f"{source.name}: {source.status}." for source in doubted[:MOST_NOTED]]
-    if len(doubted) > MOST_NOTED:
-        found.append(f"{counted(len(doubted) - MOST_NOTED, 'more source')}: see the table.")
+    found += doubted_notes([(one.name, one.status) for one in scored], "source", MOST_NOTED)
     if not ranking.debiased and _debiasable(named(ranking.by)):
         found.append(
             "The norms count each sample against itself: the fewer a source’s samples, the lower "

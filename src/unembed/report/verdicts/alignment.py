@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from unembed.report.alignment.pairs import (
     FORMS,
-    OK,
     TaskPair,
     by_joint,
     estimate,
@@ -15,7 +14,7 @@ from unembed.report.alignment.pairs import (
     why_not,
 )
 from unembed.report.parts.wording import count, counted, full, listed, side_of
-from unembed.report.verdicts.samples import doubted_words, few_documents
+from unembed.report.verdicts.samples import OK, doubted_words, few_documents
 from unembed.report.verdicts.verdict import Verdict
 from unembed.signatures.alignment.records import Alignments
 

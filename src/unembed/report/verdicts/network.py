@@ -8,15 +8,13 @@ import numpy as np
 
 from unembed.report.parts.wording import counted, full, known, listed
 from unembed.report.verdicts.depths import ranges
-from unembed.report.verdicts.samples import doubted_words, few_documents
+from unembed.report.verdicts.samples import OK, doubted_words, few_documents
 from unembed.report.verdicts.verdict import Verdict
 from unembed.signatures.network.modules import DEPTH, HEAD
 from unembed.signatures.network.names import BLOCKS, FULL
 from unembed.signatures.network.records import NetworkAlignments
 from unembed.stats.forms import cosine, part, three, two
 
-OK = "ok"
-"""The status of a task that has enough samples."""
 MOSTLY = 0.5
 """A place that counts for more than this is named alone."""
 

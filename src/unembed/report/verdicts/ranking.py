@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from unembed.report.parts.wording import capital, count, counted, full, listed
-from unembed.report.verdicts.samples import doubted_words, few_documents, times_to_tell, times_words
+from unembed.report.verdicts.samples import (
+    OK,
+    doubted_words,
+    few_documents,
+    times_to_tell,
+    times_words,
+)
 from unembed.report.verdicts.verdict import Verdict
 from unembed.selection.ranking.records import Ranked, Ranking
 from unembed.selection.ranking.text import chance, score_form, score_of
 from unembed.selection.scores import FEATURES, RANDOM, Score, named
-
-OK = "ok"
-"""The status of a task that has enough samples."""
 
 SURE = 0.95
 """The chance from which on one source is called the best; the fewest that hold it together are

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from statistics import NormalDist
 
 from unembed.report.parts.wording import count, counted
 from unembed.stats.forms import FEW_DOCUMENTS
 
+OK = "ok"
+"""The status of a task that has enough samples."""
+MOST_NOTED = 5
+"""Tasks named above a page for lacking samples; its table names them all."""
 SURE = 0.95
 MOST_TIMES = 100
 """How much more text is worth to ask for; beyond, the figure is no advice."""
@@ -19,6 +23,20 @@ def few_documents(documents: int) -> str:
     if documents >= FEW_DOCUMENTS:
         return ""
     return f"A text has {counted(documents, 'document')} alone: intervals are rough."
+
+
+def doubted_notes(
+    statuses: Iterable[tuple[str, str]], noun: str, most: int = MOST_NOTED
+) -> list[str]:
+    """A sentence for each of the first ``most`` with a warning, and one that counts the others.
+
+    ``statuses`` are names and statuses.
+    """
+    doubted = [(name, status) for name, status in statuses if status != OK]
+    said = [f"{name}: {status}." for name, status in doubted[:most]]
+    if len(doubted) > most:
+        said.append(f"{counted(len(doubted) - most, f'more {noun}')}: see the table of {noun}s.")
+    return said
 
 
 def doubted_words(doubted: Sequence[tuple[str, str]], of: str) -> str:
