@@ -60,6 +60,7 @@ from unembed.training import (
     Positions,
     Protection,
     RefineMixin,
+    Schedule,
     Weighting,
 )
 from unembed.training.doses.table import dose_table
@@ -153,6 +154,7 @@ def things(
         objective,
         Positions(np.arange(3), np.ones(3, dtype=np.float32)),
         Protection(),
+        Schedule(after=0.5),
         Weighting(),
         Examples.of(corpus, 64),
         HeadHook.of(llama),

@@ -4,6 +4,7 @@ from .recipe.objectives import Objective as Objective
 from .recipe.objectives import mean_loss as mean_loss
 from .recipe.protection import Protection as Protection
 from .recipe.recipe import Budget as Budget
+from .recipe.schedule import Schedule as Schedule
 from .recipe.scope import apply_scope as apply_scope
 from .recipe.scope import plain_model as plain_model
 from .recipe.weighting import Positions as Positions
@@ -21,6 +22,7 @@ __all__ = [
     "Objective",
     "Positions",
     "Protection",
+    "Schedule",
     "Weighting",
     # In a Trainer of your own
     "Examples",

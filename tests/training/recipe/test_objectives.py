@@ -266,3 +266,88 @@ def test_what_no_objective_can_have_is_refused() -> None:
     for weight in (-0.1, math.inf, math.nan):
         with pytest.raises(UnembedError, match=f"weight {weight} is no weight of a loss"):
             mean_loss(said, Objective("none"), weight)
+
+
+@pytest.mark.parametrize("name", ["margin", "fisher", "entropy", "cosine"])
+def test_a_gradient_share_is_that_of_two_gradients_taken_apart(name: str) -> None:
+    objective, (hidden, head, targets) = OBJECTIVES[name], make(dtype=torch.float64)
+    want, by_entropy, by_penalty = reference.objectives.share_weight(
+        0.1, hidden, head.weight, targets, name
+    )
+    assert want > 0
+    said = hear(objective, hidden, head, targets)
+    loss = mean_loss(said, objective, gradient_share=0.1, at=hidden)
+    assert loss.weight == pytest.approx(want, rel=1e-9)
+    assert loss.sizes is not None
+    assert math.sqrt(loss.sizes.cross_entropy) == pytest.approx(by_entropy, rel=1e-9)
+    assert math.sqrt(loss.sizes.penalty) == pytest.approx(by_penalty, rel=1e-9)
+    # What is minimised has the gradient of a plain weight, in the rows too: none is lambda's own.
+    parts = [hidden, head.weight]
+    found = torch.autograd.grad(loss.total, parts)
+    again = mean_loss(hear(objective, hidden, head, targets), objective, loss.weight)
+    for one, other in zip(found, torch.autograd.grad(again.total, parts), strict=True):
+        assert torch.equal(one, other)
+    assert again.weight == loss.weight
+    # The ratio reached, from the total alone.
+    bare = mean_loss(hear(objective, hidden, head, targets), objective).total
+    [plain] = torch.autograd.grad(bare, [hidden])
+    assert float((found[0] - plain).norm() / plain.norm()) == pytest.approx(0.1, rel=1e-9)
+
+
+def test_a_share_is_of_the_cross_entropy_as_it_counts_and_of_what_is_weighed() -> None:
+    objective, (hidden, head, targets) = OBJECTIVES["fisher"], make()
+    weights = torch.arange(8.0)
+    said = hear(objective, hidden, head, targets)
+    loss = mean_loss(
+        said, objective, gradient_share=0.3, at=hidden, ce_weight=0.25, weights=weights
+    )
+    spread = weighted_mean(penalties(objective, said), weights)
+    [by_penalty] = torch.autograd.grad(loss.weight * spread, hidden, retain_graph=True)
+    [by_entropy] = torch.autograd.grad(0.25 * said.nll.mean(), hidden)
+    assert float(by_penalty.norm() / by_entropy.norm()) == pytest.approx(0.3, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_share_of_nothing_is_cross_entropy_bit_for_bit(name: str) -> None:
+    objective, (hidden, head, targets) = OBJECTIVES[name], make()
+    totals, gradients = [], []
+    for kind, how in ((objective, {"gradient_share": 0.0}), (Objective("none"), {})):
+        loss = mean_loss(hear(kind, hidden, head, targets), kind, at=hidden, **how)
+        assert loss.weight == 0.0
+        totals.append(loss.total.detach())
+        gradients.append(torch.autograd.grad(loss.total, [hidden, head.weight]))
+    assert torch.equal(*totals)
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+def test_where_the_penalty_has_no_gradient_its_weight_is_zero() -> None:
+    hidden, head, targets = make()
+    for objective in (Objective("margin", threshold=1e-9), Objective("none")):
+        said = hear(objective, hidden, head, targets)
+        loss = mean_loss(said, objective, gradient_share=0.1, at=hidden)
+        assert loss.weight == 0.0
+        assert torch.equal(loss.total, said.nll.mean())
+    nobody, head, targets = make(n=0)
+    for objective in OBJECTIVES.values():
+        said = hear(objective, nobody, head, targets)
+        assert mean_loss(said, objective, gradient_share=0.1, at=nobody).weight == 0.0
+
+
+def test_shares_that_cannot_be_are_refused() -> None:
+    hidden, head, targets = make()
+    objective = OBJECTIVES["margin"]
+    said = hear(objective, hidden, head, targets)
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"gradient_share": -0.1}, "gradient_share -0.1 is no share"),
+        ({"gradient_share": math.nan}, "gradient_share nan is no share"),
+        ({"gradient_share": 0.1, "weight": 0.6}, "weight 0.6 and gradient_share 0.1 both say"),
+        ({"gradient_share": 0.1, "ce_weight": 0.0}, "with ce_weight 0 is nothing"),
+    ]
+    for how, message in wrong:
+        with pytest.raises(UnembedError, match=message):
+            mean_loss(said, objective, at=hidden, **how)
+    for at in (None, hidden.detach()):
+        with pytest.raises(ValueError, match="needs at="):
+            mean_loss(said, objective, gradient_share=0.1, at=at)
+    with pytest.raises(ValueError, match="of a whole step"):
+        mean_loss(said, objective, gradient_share=0.1, at=hidden, positions=16.0)

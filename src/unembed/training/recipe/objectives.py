@@ -17,6 +17,9 @@ from unembed.head.penalties import cosine_penalty, fisher_penalty
 from unembed.short_repr import ShortRepr
 from unembed.training.recipe.names import DIRECTIONS, OBJECTIVES
 
+LEAST_GRADIENT = torch.finfo(torch.float32).tiny
+"""A penalty whose gradient is shorter is taken to have none: no float32 weight would match it."""
+
 
 @dataclass(frozen=True)
 class Objective(ShortRepr):
@@ -80,12 +83,60 @@ class Penalties:
 
 
 @dataclass(frozen=True)
+class GradientSizes:
+    """Squared lengths of CE' and P', and their product, in the head's input at some positions.
+
+    Those of several batches of a step add up where each is of its part of the step's means.
+    """
+
+    cross_entropy: float = 0.0
+    penalty: float = 0.0
+    product: float = 0.0
+
+    @staticmethod
+    def of(
+        cross_entropy: Float[Tensor, ""], penalty: Float[Tensor, ""], at: Float[Tensor, "..."]
+    ) -> GradientSizes:
+        """Of two losses whose graphs hold ``at``, and are left as they are."""
+        by_entropy, by_penalty = (
+            torch.autograd.grad(loss, at, retain_graph=True)[0].flatten()
+            if loss.requires_grad
+            else torch.zeros_like(at).flatten()
+            for loss in (cross_entropy, penalty)
+        )
+        dtype = torch.promote_types(at.dtype, torch.float32)
+        return GradientSizes.between(by_entropy.to(dtype), by_penalty.to(dtype))
+
+    @staticmethod
+    def between(by_entropy: Float[Tensor, " n"], by_penalty: Float[Tensor, " n"]) -> GradientSizes:
+        """Of two gradients."""
+        return GradientSizes(
+            float(by_entropy.norm()) ** 2,
+            float(by_penalty.norm()) ** 2,
+            float(by_entropy @ by_penalty),
+        )
+
+    def weight(self, share: float) -> float:
+        """lambda, for which ``|lambda P'| = share |CE'|``; 0 where P' is 0."""
+        penalty = math.sqrt(self.penalty)
+        if penalty < LEAST_GRADIENT:
+            return 0.0
+        return share * math.sqrt(self.cross_entropy) / penalty
+
+
+@dataclass(frozen=True)
 class MeanLoss:
-    """``total`` is what to minimise; its two parts, without their factors, carry no graph."""
+    """``total`` is what to minimise; its two parts, without their factors, carry no graph.
+
+    ``weight`` is the lambda that the penalty has in it, and ``sizes`` what that was chosen by where
+    a share was given.
+    """
 
     total: Float[Tensor, ""]
     cross_entropy: Float[Tensor, ""]
     penalty: Float[Tensor, ""]
+    weight: float = 0.0
+    sizes: GradientSizes | None = None
 
 
 def penalties(objective: Objective, said: HeadLoss) -> Penalties:
@@ -162,8 +213,10 @@ def weighted_mean(
 def mean_loss(
     said: HeadLoss,
     objective: Objective,
-    weight: float,
+    weight: float = 0.0,
     *,
+    gradient_share: float | None = None,
+    at: Float[Tensor, "positions dim"] | None = None,
     ce_weight: float = 1.0,
     weights: Float[Tensor, " positions"] | None = None,
     positions: float | None = None,
@@ -174,18 +227,61 @@ def mean_loss(
     ``weights`` are the penalty's alone, and every position counts in the cross-entropy. At
     ``weight`` 0 the total is the cross-entropy's, bit for bit, whatever the objective. Without
     positions both parts are 0. Where the positions given are a part of a step's, ``positions`` is
-    how many that has, and ``mass`` its ``sum w c``: the losses of the parts add up. Raises
-    UnembedError for a negative weight. Source: theory §5.
+    how many that has, and ``mass`` its ``sum w c``: the losses of the parts add up.
+
+    With ``gradient_share`` r the weight is chosen anew at every call, from the hidden states ``at``
+    that were given to ``head_loss``, all positions of the step at once::
+
+        weight = r * norm(grad(ce_weight * mean(nll), at)) / norm(grad(weighted_mean(P), at))
+
+    It is a plain number, takes no gradient and keeps no state, and is 0 where P's gradient is 0; at
+    r = 0 nothing is computed. One r serves objectives of different units.
+
+    Raises UnembedError for a negative weight or share, and where both are given; ValueError for a
+    share of a part of a step, and for ``at`` that is missing or in no graph. Source: theory §5.
     """
+    refuse_weights(weight, ce_weight, gradient_share)
+    cross_entropy = said.nll.sum() / max(1, len(said.nll) if positions is None else positions)
+    penalty = weighted_mean(penalties(objective, said), weights, mass)
+    total, sizes = ce_weight * cross_entropy, None
+    if gradient_share:
+        if positions is not None or mass is not None:
+            raise ValueError(
+                "gradient_share is of a whole step: with positions or mass, of a part, give weight"
+            )
+        if at is None or not at.requires_grad:
+            raise ValueError(
+                "gradient_share needs at=, the hidden states that head_loss was given, in its graph"
+            )
+        sizes = GradientSizes.of(total, penalty, at)
+        weight = sizes.weight(gradient_share)
+    if weight > 0:
+        total = total + weight * penalty
+    return MeanLoss(total, cross_entropy.detach(), penalty.detach(), weight, sizes)
+
+
+def refuse_weights(weight: float, ce_weight: float, gradient_share: float | None) -> None:
+    """Raise UnembedError for weights of a loss that cannot be, or not together."""
     for name, value in (("weight", weight), ("ce_weight", ce_weight)):
         if not 0 <= value < math.inf:
             raise UnembedError(f"{name} {value} is no weight of a loss: give 0 or more")
-    cross_entropy = said.nll.sum() / max(1, len(said.nll) if positions is None else positions)
-    penalty = weighted_mean(penalties(objective, said), weights, mass)
-    total = ce_weight * cross_entropy
+    if gradient_share is None:
+        return
+    if not 0 <= gradient_share < math.inf:
+        raise UnembedError(
+            f"gradient_share {gradient_share} is no share of a gradient: give 0 or more, such as "
+            "0.1"
+        )
     if weight > 0:
-        total = total + weight * penalty
-    return MeanLoss(total, cross_entropy.detach(), penalty.detach())
+        raise UnembedError(
+            f"weight {weight} and gradient_share {gradient_share} both say how much the penalty "
+            "counts: give one of them"
+        )
+    if ce_weight == 0 and gradient_share > 0:
+        raise UnembedError(
+            f"gradient_share {gradient_share} of a cross-entropy with ce_weight 0 is nothing: give "
+            "a weight"
+        )
 
 
 def _function(objective: Objective, name: str) -> Any:
