@@ -21,7 +21,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
@@ -34,34 +34,35 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from unembed import Corpus, HeadLoss, audit, head_loss, load
+from unembed import Corpus, audit, head_loss, load
 from unembed.decisions import AuditOptions
 from unembed.demo import bundled_model, documents
 from unembed.head import final_hidden
-from unembed.training import HeadHook, Objective, mean_loss
+from unembed.training import HeadHook, Objective, Schedule, mean_loss
 
 PENALTIES = ("margin", "fisher", "cosine")
-STARTS = {"start": 0.0, "half": 0.5}
+FROM_START = Schedule()
+STARTS = {"start": FROM_START, "half": Schedule(after=0.5)}
 CHARACTERS = 4_000
 
 
 @dataclass(frozen=True)
 class Arm:
-    """A penalty, or none, and the share of the steps after which it counts."""
+    """A penalty, or none, and when it begins."""
 
     penalty: str = "none"
-    after: float = 0.0
+    start: str = "start"
 
     @property
     def name(self) -> str:
         """Of its folder, and on the command line."""
         if self.penalty == "none":
             return "cross-entropy"
-        return f"{self.penalty}-{next(name for name, at in STARTS.items() if at == self.after)}"
+        return f"{self.penalty}-{self.start}"
 
 
 # In the order in which they are trained: those from half-way find their first half done.
-ARMS = (Arm(), *(Arm(penalty, after) for after in STARTS.values() for penalty in PENALTIES))
+ARMS = (Arm(), *(Arm(penalty, start) for start in STARTS for penalty in PENALTIES))
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Training:
     """Steps of AdamW: a linear warm-up, and a cosine down to the share ``floor`` of the rate."""
 
     penalty: str = "none"
-    after: float = 0.0
+    schedule: Schedule = FROM_START
     gradient_share: float = 0.1
     steps: int = 2_400
     batch: int = 4
@@ -88,7 +89,7 @@ class Training:
 
     def penalised(self, step: int) -> bool:
         """Whether the penalty counts at this step."""
-        return self.penalty != "none" and step >= round(self.after * self.steps)
+        return self.penalty != "none" and self.schedule.factor(step, self.steps) > 0
 
     def rate(self, step: int) -> float:
         """The learning rate of this step."""
@@ -110,7 +111,7 @@ class Size:
     context: int = 128
     training: Training = Training()
     refinement: Training = Training(
-        gradient_share=0.0, steps=200, learning_rate=1e-4, floor=0.0, weight_decay=0.01, clip=10.0
+        steps=200, learning_rate=1e-4, floor=0.0, weight_decay=0.01, clip=10.0, watched=1
     )
     watched_positions: int = 4_000
 
@@ -186,16 +187,6 @@ def new_model(size: Size, seed: int) -> LlamaForCausalLM:
     return LlamaForCausalLM(config)
 
 
-def weight_by_share(found: HeadLoss, objective: Objective, at: Tensor, share: float) -> float:
-    """The weight at which the penalty's gradient ``at`` the head's input is that share of the CE's.
-
-    It is a number of this step, without a gradient of its own; 0 where the penalty has none.
-    """
-    parts = (found.nll.mean(), mean_loss(found, objective, 1.0, ce_weight=0.0).total)
-    ce, penalty = (torch.autograd.grad(one, at, retain_graph=True)[0].norm() for one in parts)
-    return float(share * ce / penalty) if penalty > 0 else 0.0
-
-
 def train(
     model: LlamaForCausalLM,
     rows: Tensor,
@@ -224,7 +215,11 @@ def train(
     )
     state: dict[str, Any] = {"step": 0, "log": [], "curve": []}
     begun = file if file.exists() else half
-    if begun is not None and begun.exists() and (begun == file or training.after == 0.5):
+    if (
+        begun is not None
+        and begun.exists()
+        and (begun == file or training.schedule == STARTS["half"])
+    ):
         state = torch.load(begun, weights_only=True)
         model.load_state_dict(state.pop("model"))
         optimizer.load_state_dict(state.pop("optimizer"))
@@ -252,10 +247,8 @@ def train(
             cosines=counts.cosines_needed,
             precision=precision,
         )
-        weight = 0.0
-        if counts.name != "none":
-            weight = weight_by_share(found, counts, hidden, training.gradient_share)
-        loss = mean_loss(found, counts, weight)
+        share = training.gradient_share * training.schedule.factor(step, training.steps)
+        loss = mean_loss(found, counts, gradient_share=share, at=hidden)
         loss.total.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), training.clip)
         for group in optimizer.param_groups:
@@ -263,7 +256,7 @@ def train(
         optimizer.step()
         optimizer.zero_grad()
         state["step"] = step + 1
-        state["log"].append((float(loss.cross_entropy), float(loss.penalty), weight))
+        state["log"].append((float(loss.cross_entropy), float(loss.penalty), loss.weight))
         at = step + 1
         if at in watched:
             state["curve"].append({"step": at, **glance(model)})
@@ -306,7 +299,7 @@ def glancer(size: Size, text: Corpus) -> Callable[[PreTrainedModel], dict[str, f
 
 
 @dataclass(frozen=True)
-class atomically:  # noqa: N801
+class atomically:
     """A name to write under, which becomes ``where`` if nothing goes wrong."""
 
     where: Path
@@ -332,7 +325,7 @@ def work(out: Path, size: Size, arm: Arm, seed: int, only: str) -> None:
     with lock:
         text = heldout_text()
         training, _refinement = rows_of(size, out)
-        how = replace(size.training, penalty=arm.penalty, after=arm.after, seed=seed)
+        how = replace(size.training, penalty=arm.penalty, schedule=STARTS[arm.start], seed=seed)
         half = folder.parent / "half.pt"
         train(new_model(size, seed), training, how, folder / "trained", glancer(size, text), half)
 
