@@ -87,9 +87,11 @@ class Training:
         """The steps of the first half."""
         return self.steps // 2
 
-    def penalised(self, step: int) -> bool:
-        """Whether the penalty counts at this step."""
-        return self.penalty != "none" and self.schedule.factor(step, self.steps) > 0
+    def share(self, step: int) -> float:
+        """Of the cross-entropy's gradient, what the penalty's is at this step."""
+        if self.penalty == "none":
+            return 0.0
+        return self.gradient_share * self.schedule.factor(step, self.steps)
 
     def rate(self, step: int) -> float:
         """The learning rate of this step."""
@@ -237,7 +239,8 @@ def train(
     model.train()
     while (step := state["step"]) < training.steps:
         chosen = order[np.arange(step * training.batch, (step + 1) * training.batch) % len(rows)]
-        counts = objective if training.penalised(step) else Objective("none")
+        share = training.share(step)
+        counts = objective if share else Objective("none")
         hidden = final_hidden(model, rows[chosen, :-1]).flatten(0, 1)
         found = head_loss(
             hidden,
@@ -247,7 +250,6 @@ def train(
             cosines=counts.cosines_needed,
             precision=precision,
         )
-        share = training.gradient_share * training.schedule.factor(step, training.steps)
         loss = mean_loss(found, counts, gradient_share=share, at=hidden)
         loss.total.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), training.clip)
