@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
+from shaped_measures import TRAINED, Sample, measure, tables
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
@@ -40,8 +41,15 @@ from unembed.demo import bundled_model, documents
 from unembed.head import final_hidden
 from unembed.training import HeadHook, Objective, Schedule, mean_loss
 
+# Each model is refined without a penalty, and with one at two doses.
+REFINEMENTS = {
+    "control": ("none", 0.0),
+    "fisher-0.1": ("fisher", 0.1),
+    "fisher-0.3": ("fisher", 0.3),
+}
 PENALTIES = ("margin", "fisher", "cosine")
 FROM_START = Schedule()
+SAMPLE = Sample(128)
 STARTS = {"start": FROM_START, "half": Schedule(after=0.5)}
 CHARACTERS = 4_000
 
@@ -115,6 +123,7 @@ class Size:
     refinement: Training = Training(
         steps=200, learning_rate=1e-4, floor=0.0, weight_decay=0.01, clip=10.0, watched=1
     )
+    sample: Sample = SAMPLE
     watched_positions: int = 4_000
 
 
@@ -125,6 +134,7 @@ QUICK = Size(
     context=32,
     training=replace(Size.training, steps=60, watched=3),
     refinement=replace(Size.refinement, steps=10),
+    sample=Sample(32, 1_000, 500, 200),
     watched_positions=500,
 )
 
@@ -325,11 +335,21 @@ def work(out: Path, size: Size, arm: Arm, seed: int, only: str) -> None:
     except Timeout:
         return
     with lock:
-        text = heldout_text()
-        training, _refinement = rows_of(size, out)
+        text, trained = heldout_text(), folder / TRAINED
+        training, refinement = rows_of(size, out)
+        glance = glancer(size, text)
         how = replace(size.training, penalty=arm.penalty, schedule=STARTS[arm.start], seed=seed)
         half = folder.parent / "half.pt"
-        train(new_model(size, seed), training, how, folder / "trained", glancer(size, text), half)
+        if only != "measure":
+            train(new_model(size, seed), training, how, trained, glance, half)
+        if only == "train" or not (trained / "model").exists():
+            return
+        measure(trained, text, size.sample, whole=True)
+        for name, (penalty, share) in REFINEMENTS.items():
+            how = replace(size.refinement, penalty=penalty, gradient_share=share, seed=seed)
+            model = LlamaForCausalLM.from_pretrained(trained / "model")
+            train(model, refinement, how, folder / name, glance)
+            measure(folder / name, text, size.sample, whole=False)
 
 
 def main() -> None:
@@ -341,7 +361,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", choices=[arm.name for arm in ARMS])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=1, help="processes, of a core each")
-    parser.add_argument("--only", choices=("train", "all"), default="all")
+    parser.add_argument("--only", choices=("train", "measure"))
     parser.add_argument("--quick", action="store_true", help="everything tiny")
     given = parser.parse_args()
     size = QUICK if given.quick else Size()
@@ -354,10 +374,12 @@ def main() -> None:
     if given.jobs == 1:
         for one in todo:
             work(*one)
-        return
-    with ProcessPoolExecutor(given.jobs, mp_context=get_context("spawn")) as pool:
-        for done in [pool.submit(work, *one) for one in todo]:
-            done.result()
+    else:
+        with ProcessPoolExecutor(given.jobs, mp_context=get_context("spawn")) as pool:
+            for done in [pool.submit(work, *one) for one in todo]:
+                done.result()
+    if given.only != "train":
+        print(tables(given.out, [arm.name for arm in ARMS], tuple(REFINEMENTS)))
 
 
 def same_size(file: Path, size: Size) -> None:
