@@ -7,21 +7,23 @@ interval holds documents, which are resampled, and seeds, by Student's t of thei
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from unembed import Checkpoint, Corpus, audit, layers, load
+from unembed import Checkpoint, Corpus, Estimate, audit, layers, load
 from unembed.decisions import AuditOptions, LayersOptions
 from unembed.models import quantized
+from unembed.stats import student_t
 
 SCHEMES = ("int8", "int4")
 FACTORS = tuple(float(f) for f in np.geomspace(0.5, 2.0, 9))
 RESAMPLES = 400
-TRAINED = "trained"
+TRAINED, CONTROL, PLAIN = "trained", "control", "cross-entropy"
 COLUMNS = ("doc", "target", "top1", "margin", "relative_distance", "nll")
 
 
@@ -106,6 +108,360 @@ def _write(file: Path, content: bytes) -> None:
 # All of them
 
 
+@dataclass(frozen=True)
+class Resamples:
+    """How often each document is drawn: once as observed, then in every resample of documents."""
+
+    counts: np.ndarray
+
+    @staticmethod
+    def of(documents: int) -> Resamples:
+        """The same ones whenever they are asked for."""
+        even = [1 / documents] * documents
+        drawn = np.random.default_rng(0).multinomial(documents, even, RESAMPLES)
+        return Resamples(np.vstack([np.ones(documents, int), drawn]))
+
+    def mean(self, values: np.ndarray, doc: np.ndarray) -> np.ndarray:
+        """Of a value a position."""
+        documents = self.counts.shape[1]
+        sums, sizes = (np.bincount(doc, weights, documents) for weights in (values, None))
+        return (self.counts @ sums) / (self.counts @ sizes)
+
+    def sorted(self, values: np.ndarray, doc: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The values in order, and for every resample the share that lies up to each."""
+        order = np.argsort(values)
+        below = self.counts[:, doc[order]].cumsum(1, dtype=np.float64)
+        return values[order], below / below[:, -1:]
+
+    def median(self, values: np.ndarray, doc: np.ndarray) -> np.ndarray:
+        """Of a value a position."""
+        ordered, below = self.sorted(values, doc)
+        return ordered[(below < 0.5).sum(1)]
+
+    def gap_slope(self, margins: np.ndarray, doc: np.ndarray) -> np.ndarray:
+        """The slope of the published fit of the expressibility gap (theory §2)."""
+        ordered, below = self.sorted(margins, doc)
+        found = []
+        for shares in below:
+            low, high = ordered[np.searchsorted(shares, (0.01, 0.25))]
+            epsilon = np.geomspace(max(low, 1e-6), high, 32)
+            eta = shares[np.maximum(np.searchsorted(ordered, epsilon) - 1, 0)]
+            found.append(np.polyfit(np.log10(epsilon[eta > 0]), np.log10(eta[eta > 0]), 1)[0])
+        return np.array(found)
+
+
+Draws = np.ndarray
+Seeds = Mapping[int, Draws]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A model's columns and its cloud, by depth; -1 is the head's input."""
+
+    columns: Mapping[str, np.ndarray]
+    cloud: Mapping[int, Mapping[str, list[float]]]
+    resamples: Resamples
+
+    @staticmethod
+    def read(folder: Path, resamples: Resamples) -> Measured:
+        """Of a folder that ``measure`` wrote."""
+        with np.load(folder / "measures.npz") as held:
+            columns = {name: held[name] for name in held.files}
+        rows = json.loads((folder / "cloud.json").read_text())
+        return Measured(columns, {row["depth"]: row for row in rows}, resamples)
+
+    def mean(self, values: np.ndarray) -> Draws:
+        """Over the positions."""
+        return self.resamples.mean(values, self.columns["doc"])
+
+    @cached_property
+    def figures(self) -> dict[str, Draws]:
+        """Draws of everything that one model has."""
+        c, doc = self.columns, self.columns["doc"]
+        found = {
+            "loss": self.mean(c["nll"]),
+            "accuracy, %": 100 * self.mean(c["top1"] == c["target"]),
+            "median margin": self.resamples.median(c["margin"], doc),
+            "scale-free": self.resamples.median(c["relative_distance"], doc),
+            "below .5, %": 100 * self.mean(c["margin"] < 0.5),
+            "gap slope": self.resamples.gap_slope(c["margin"], doc),
+        }
+        for scheme in SCHEMES:
+            found[f"{scheme} flips, %"] = 100 * self.mean(c[f"{scheme} top1"] != c["top1"])
+        return found | {"int4 loss": self.mean(c["int4 nll"] - c["nll"])}
+
+    @cached_property
+    def tempered(self) -> tuple[Draws, Draws]:
+        """The loss at ``exp(x)`` times the logits: x, and a row of losses for each."""
+        doc = self.columns["tempered doc"]
+        rows = [self.resamples.mean(row, doc) for row in self.columns["tempered"]]
+        fit = np.polyfit(np.log(FACTORS), np.stack(rows), 4)
+        x = np.linspace(np.log(FACTORS[0]), np.log(FACTORS[-1]), 401)
+        return x, np.vander(x, 5) @ fit
+
+    def loss_at(self, factor: Draws) -> Draws:
+        """The loss with so many times the logits, in every resample."""
+        x, losses = self.tempered
+        at = np.abs(x[:, None] - np.log(factor)).argmin(0)
+        return losses[at, np.arange(losses.shape[1])]
+
+    @property
+    def loss_at_best(self) -> Draws:
+        """The least loss that a temperature gives."""
+        return self.tempered[1].min(0)
+
+
+def over_seeds(draws: Seeds) -> Estimate | None:
+    """The mean over seeds, its interval over documents and, by Student's t, over seeds.
+
+    None without a seed, and where it is undefined in one.
+    """
+    each = list(draws.values())
+    if not each:
+        return None
+    mean = np.mean(each, axis=0)
+    if not np.isfinite(mean[0]):
+        return None
+    low, high = np.percentile(mean[np.isfinite(mean)][1:], [2.5, 97.5])
+    observed = [float(one[0]) for one in each]
+    spread = 0.0
+    if len(each) > 1:
+        spread = student_t(len(each) - 1) ** 2 * float(np.var(observed, ddof=1)) / len(each)
+    value = float(mean[0])
+    ends = (value - np.hypot(value - low, spread**0.5), value + np.hypot(high - value, spread**0.5))
+    return Estimate(value, float(min(ends)), float(max(ends)))
+
+
+def of_clouds(pairs: Sequence[tuple[list[float], list[float]]]) -> Estimate | None:
+    """A difference of two clouds' figures, whose intervals over documents are not paired."""
+    if not pairs:
+        return None
+    differences = [a[0] - b[0] for a, b in pairs]
+    value = float(np.mean(differences))
+    within = float(np.mean([((a[2] - a[1]) ** 2 + (b[2] - b[1]) ** 2) / 4 for a, b in pairs]))
+    if len(pairs) > 1:
+        spread = float(np.var(differences, ddof=1)) / len(pairs)
+        within += student_t(len(pairs) - 1) ** 2 * spread
+    return Estimate(value, value - within**0.5, value + within**0.5)
+
+
+@dataclass(frozen=True)
+class Study:
+    """Every model that is measured: by seed, arm, and what was done to it last."""
+
+    models: Mapping[tuple[int, str, str], Measured]
+    arms: Sequence[str]
+    curves: Mapping[tuple[int, str], list[dict[str, float]]]
+
+    @staticmethod
+    def read(out: Path, arms: Sequence[str]) -> Study:
+        """What is there."""
+        files = sorted(out.glob("seed-*/*/*/measures.npz"))
+        documents = 0
+        for file in files[:1]:
+            with np.load(file) as held:
+                documents = int(held["doc"].max()) + 1
+        resamples = Resamples.of(max(1, documents))
+        models, curves = {}, {}
+        for file in files:
+            seed, arm, state = file.parts[-4:-1]
+            number = int(seed.removeprefix("seed-"))
+            models[number, arm, state] = Measured.read(file.parent, resamples)
+            if state == TRAINED:
+                curves[number, arm] = json.loads((file.parent / "curve.json").read_text())
+        return Study(models, [arm for arm in arms if any(k[1] == arm for k in models)], curves)
+
+    def seeds(self, *wanted: tuple[str, str]) -> list[int]:
+        """Those that have all of these (arm, state)."""
+        every = sorted({seed for seed, _arm, _state in self.models})
+        return [s for s in every if all((s, *one) in self.models for one in wanted)]
+
+    def level(self, arm: str, state: str, of: Callable[[Measured], Draws]) -> Estimate | None:
+        """A figure of one arm."""
+        return over_seeds({s: of(self.models[s, arm, state]) for s in self.seeds((arm, state))})
+
+    def change(
+        self, one: tuple[str, str], other: tuple[str, str], of: Callable[[Measured], Draws]
+    ) -> Estimate | None:
+        """A figure of one less that of another, seed by seed."""
+        both = self.seeds(one, other)
+        return over_seeds({s: of(self.models[s, *one]) - of(self.models[s, *other]) for s in both})
+
+    def cloud(self, arm: str, state: str, depth: int, what: str) -> Estimate | None:
+        """A figure of the cloud, less that of cross-entropy's in the same state."""
+        plain = (PLAIN, state)
+        pairs = [
+            tuple(self.models[s, *one].cloud[depth][what] for one in ((arm, state), plain))
+            for s in self.seeds((arm, state), plain)
+        ]
+        return of_clouds(pairs)  # type: ignore[arg-type]
+
+
 def tables(out: Path, arms: Sequence[str], refinements: Sequence[str]) -> str:
-    """What there is."""
-    return ""
+    """Everything that can be said of what is measured so far, as Markdown."""
+    study = Study.read(out, arms)
+    if not study.models:
+        return "nothing is measured yet"
+    counts = ", ".join(f"{arm} {len(study.seeds((arm, TRAINED)))}" for arm in study.arms)
+    parts = [f"Seeds: {counts}."]
+    names = list(next(iter(study.models.values())).figures)
+    for title, state in (("At the end of training", TRAINED), ("After the control's", CONTROL)):
+        parts.append(_table(f"{title}: the figure itself", study, names, state, False))
+        parts.append(_table(f"{title}: less cross-entropy's", study, names, state, True))
+    parts += [_shape(study), _tempered(study), _refined(study, refinements)]
+    return "\n\n".join(parts)
+
+
+def _table(title: str, study: Study, names: Sequence[str], state: str, paired: bool) -> str:
+    rows = []
+    for arm in study.arms:
+        row = []
+        for name in names:
+            of = lambda one, name=name: one.figures[name]  # noqa: E731
+            if not paired:
+                row.append(study.level(arm, state, of))
+            elif arm != PLAIN:
+                row.append(study.change((arm, state), (PLAIN, state), of))
+        if row:
+            rows.append((arm, row))
+    return _markdown(title, names, rows)
+
+
+def _shape(study: Study) -> str:
+    parts = []
+    for what in ("effective_rank", "two_nn", "levina_bickel"):
+        depths = sorted({d for k, m in study.models.items() if k[2] == TRAINED for d in m.cloud})
+        depths = [*depths[1:], -1]
+        rows: list[tuple[str, list[Any]]] = []
+        for arm in study.arms:
+            values = [
+                [
+                    study.models[s, arm, TRAINED].cloud[d][what][0]
+                    for s in study.seeds((arm, TRAINED))
+                ]
+                for d in depths
+            ]
+            rows.append((arm, [f"{np.mean(one):.1f}" for one in values]))
+            if arm != PLAIN:
+                found = [study.cloud(arm, TRAINED, d, what) for d in depths]
+                rows.append((f"{arm}, less cross-entropy", found))
+        title = f"{what.replace('_', ' ')} by depth"
+        named = [f"depth {d}" if d >= 0 else "head's input" for d in depths]
+        parts.append(_markdown(title, named, rows))
+    return "\n\n".join(parts)
+
+
+def _tempered(study: Study) -> str:
+    """What a temperature explains, and what cross-entropy had when its loss was the arm's."""
+    rows: list[tuple[str, list[Any]]] = []
+    for arm in study.arms[1:]:
+        one, plain = (arm, TRAINED), (PLAIN, TRAINED)
+        matched, best, earlier = {}, {}, {}
+        for seed in study.seeds(one, plain):
+            mine, theirs = study.models[seed, *one], study.models[seed, *plain]
+            factor = theirs.figures["median margin"] / mine.figures["median margin"]
+            unscaled = np.ones_like(factor)
+            matched[seed] = mine.loss_at(factor) - theirs.loss_at(unscaled)
+            best[seed] = mine.loss_at_best - theirs.loss_at_best
+            curve = study.curves[seed, PLAIN]
+            losses = [point["loss"] for point in curve]
+            loss = study.curves[seed, arm][-1]["loss"]
+            then = np.interp(-loss, [-x for x in losses], [p["scale-free"] for p in curve])
+            earlier[seed] = np.full(2, study.curves[seed, arm][-1]["scale-free"] - then)
+        rows.append((arm, [over_seeds(matched), over_seeds(best), over_seeds(earlier)]))
+    columns = (
+        "loss at cross-entropy's median margin",
+        "loss at its best temperature",
+        "scale-free margin, less cross-entropy's when its loss was the same",
+    )
+    return _markdown("What a temperature and the loss explain", columns, rows)
+
+
+def _refined(study: Study, refinements: Sequence[str]) -> str:
+    """What each refinement gains and costs over its own control."""
+    parts = []
+    for name in refinements:
+        if name == CONTROL:
+            continue
+        rows: list[tuple[str, list[Any]]] = []
+        for arm in study.arms:
+            found: dict[str, dict[int, Draws]] = {what: {} for what in GAINS}
+            for seed in study.seeds((arm, name), (arm, CONTROL)):
+                pair = study.models[seed, arm, name], study.models[seed, arm, CONTROL]
+                for what, draws in gains(*pair).items():
+                    found[what][seed] = draws
+            rows.append((arm, [over_seeds(found[what]) for what in GAINS]))
+        parts.append(_markdown(f"{name}, over the control's 200 steps", GAINS, rows))
+    doses = [name for name in refinements if name != CONTROL]
+    rows = []
+    for arm in study.arms:
+        costs: dict[str, dict[int, Draws]] = {what: {} for what in COSTS}
+        for seed in study.seeds(*[(a, s) for a in (arm, PLAIN) for s in refinements]):
+            mine, theirs = (_curve(study, seed, a, doses) for a in (arm, PLAIN))
+            for what in COSTS:
+                at = cost_at(MATCHED, mine, what)
+                costs[what][seed] = at
+                if arm != PLAIN:
+                    costs[what][seed] = at - cost_at(MATCHED, theirs, what)
+        label = arm if arm == PLAIN else f"{arm}, less cross-entropy's"
+        rows.append((label, [over_seeds(costs[what]) for what in COSTS]))
+    title = f"Cost of {MATCHED:.0f} % more scale-free margin than the control's"
+    return "\n\n".join([*parts, _markdown(title, COSTS, rows)])
+
+
+def gains(refined: Measured, control: Measured) -> dict[str, Draws]:
+    """What a refinement did that its control did not, by the names of ``GAINS``."""
+    after, before = refined.columns, control.columns
+    target = before["target"]
+    right, was = after["top1"] == target, before["top1"] == target
+
+    def ratio(name: str) -> Draws:
+        return 100 * (refined.figures[name] / control.figures[name] - 1)
+
+    return {
+        "median margin, %": ratio("median margin"),
+        "scale-free, %": ratio("scale-free"),
+        "loss": refined.figures["loss"] - control.figures["loss"],
+        "R→W, %": 100 * refined.mean(was & ~right),
+        "W→R, %": 100 * refined.mean(~was & right),
+        "int8 flips, %": refined.figures["int8 flips, %"] - control.figures["int8 flips, %"],
+        "int4 flips, %": refined.figures["int4 flips, %"] - control.figures["int4 flips, %"],
+    }
+
+
+GAINS = (
+    "median margin, %",
+    "scale-free, %",
+    "loss",
+    "R→W, %",
+    "W→R, %",
+    "int8 flips, %",
+    "int4 flips, %",
+)
+COSTS = ("loss", "R→W, %")
+MATCHED = 10.0
+
+
+def _curve(study: Study, seed: int, arm: str, doses: Sequence[str]) -> list[dict[str, Draws]]:
+    control = study.models[seed, arm, CONTROL]
+    return [gains(study.models[seed, arm, dose], control) for dose in doses]
+
+
+def cost_at(gain: float, doses: Sequence[Mapping[str, Draws]], what: str) -> Draws:
+    """The cost where the scale-free margin has gained so much, on the line 0, dose, dose."""
+    first, last = doses[0], doses[-1]
+    g, c = first["scale-free, %"], first[what]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rise = (last[what] - c) / (last["scale-free, %"] - g)
+        return np.where(gain <= g, c * gain / g, c + rise * (gain - g))
+
+
+def _markdown(title: str, columns: Sequence[str], rows: Sequence[tuple[str, Sequence[Any]]]) -> str:
+    lines = [f"### {title}", "", f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    for name, values in rows:
+        lines.append(f"| {name} | {' | '.join(map(_cell, values))} |")
+    return "\n".join(lines)
+
+
+def _cell(value: Any) -> str:
+    return "–" if value is None else str(value)

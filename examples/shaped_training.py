@@ -226,15 +226,12 @@ def train(
         betas=(0.9, 0.95),
     )
     state: dict[str, Any] = {"step": 0, "log": [], "curve": []}
-    begun = file if file.exists() else half
-    if (
-        begun is not None
-        and begun.exists()
-        and (begun == file or training.schedule == STARTS["half"])
-    ):
-        state = torch.load(begun, weights_only=True)
+    begun = [file] if half is None or training.schedule != STARTS["half"] else [file, half]
+    for found in filter(Path.exists, begun):
+        state = torch.load(found, weights_only=True)
         model.load_state_dict(state.pop("model"))
         optimizer.load_state_dict(state.pop("optimizer"))
+        break
 
     def keep(where: Path) -> None:
         kept = state | {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
@@ -328,6 +325,8 @@ def work(out: Path, size: Size, arm: Arm, seed: int, only: str) -> None:
     """Everything of one arm and seed that is not done, unless another process is at it."""
     torch.set_num_threads(1)
     folder = out / f"seed-{seed}" / arm.name
+    if only == "measure" and not (folder / TRAINED / "model").exists():
+        return
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(f"{folder}.lock")
     try:
@@ -342,7 +341,7 @@ def work(out: Path, size: Size, arm: Arm, seed: int, only: str) -> None:
         half = folder.parent / "half.pt"
         if only != "measure":
             train(new_model(size, seed), training, how, trained, glance, half)
-        if only == "train" or not (trained / "model").exists():
+        if only == "train":
             return
         measure(trained, text, size.sample, whole=True)
         for name, (penalty, share) in REFINEMENTS.items():
