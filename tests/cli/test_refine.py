@@ -24,6 +24,7 @@ from unembed.training.recipe.lora import Lora
 from unembed.training.recipe.objectives import Objective
 from unembed.training.recipe.protection import Protection
 from unembed.training.recipe.recipe import Budget, Recipe
+from unembed.training.recipe.schedule import Schedule
 from unembed.training.recipe.weighting import Weighting
 from unembed.training.run.refinement import Refinement
 
@@ -134,6 +135,8 @@ def test_every_option_reaches_the_recipe() -> None:
         audit_positions=77,
     )
     assert recipe_of(given(scope="head", untie=True)) == Recipe(scope="head", untie=True)
+    asked = given(gradient_share=0.1, penalty_after=0.5, penalty_ramp=0.25)
+    assert recipe_of(asked) == Recipe(gradient_share=0.1, schedule=Schedule(0.5, 0.25))
 
 
 def test_the_help_names_the_defaults_of_the_recipe() -> None:
@@ -231,6 +234,11 @@ def test_a_changed_file_of_a_refinement_is_named(
 BAD = [
     (["--objective", "hinge"], "'--objective': 'hinge' is not one of 'none', 'margin'"),
     (["--weight", "-1"], "weight is -1.0: give a number from 0 up"),
+    (["--gradient-share", "-0.1"], "gradient_share -0.1 is no share of a gradient: give 0 or"),
+    (["--gradient-share", "nan"], "gradient_share nan is no share of a gradient: give 0 or more"),
+    (["--gradient-share", "0.1", "--weight", "0.6"], "--weight 0.6 and --gradient-share 0.1 both"),
+    (["--penalty-after", "1"], "after 1.0 of the steps: give a share from 0 up and below 1"),
+    (["--penalty-after", "0.7", "--penalty-ramp", "0.5"], "after 0.7 and ramp 0.5 make 1.2 of"),
     (["--k", "1"], "k 1 is less than the 2 tokens"),
     (["--direction", "sideways"], "'--direction': 'sideways' is not one of 'contract', 'expand'"),
     (["--scope", "tail"], "scope 'tail' is not one of full"),
@@ -282,13 +290,15 @@ def test_a_control_and_little_text_are_told(
     assert "note:" not in run(*asked).err
 
 
-@pytest.mark.parametrize("options", [("--objective", "none"), ("--weight", "0")])
+@pytest.mark.parametrize(
+    "options", [("--objective", "none"), ("--weight", "0"), ("--gradient-share", "0")]
+)
 def test_a_control_of_a_control_is_refused_before_the_model_is_loaded(
     options: tuple[str, str], run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoint, "load", lambda *_a, **_k: pytest.fail("it was loaded"))
     ended = run("refine", "m", "c", "-o", tmp_path / "run", *options, "--control")
-    assert f"{options[0][2:]} {options[1]} is the control itself" in ended.line
+    assert f"{options[0][2:].replace('-', ' ')} {options[1]} is the control itself" in ended.line
     assert "leave out --control" in ended.line
 
 

@@ -31,6 +31,7 @@ from unembed.report.verdicts.refinement import verdict
 from unembed.stats.forms import bounded
 from unembed.training.benchmarks.run import BenchmarkComparison, compare_benchmarks
 from unembed.training.recipe.recipe import Recipe
+from unembed.training.recipe.schedule import Schedule
 from unembed.training.run.rounding import Rounding
 from unembed.training.run.summary import RefinementSummary, Step
 from unembed.training.run.summary import headline as printed
@@ -169,6 +170,23 @@ def test_curves_hold_what_was_logged(summary: RefinementSummary) -> None:
     )
     [only] = training_section(control, 0.0).figures
     assert only.tables[0].rows[0] == ("1", wording.decimal(4.0))
+
+
+def test_a_share_and_a_schedule_are_told(summary: RefinementSummary) -> None:
+    late = replace(
+        summary,
+        weight=0.0,
+        gradient_share=0.1,
+        schedule=Schedule(after=0.5),
+        log=tuple(replace(one, weight=0.01 * max(0, one.step - 250)) for one in summary.log),
+    )
+    assert late.has_penalty
+    words = extent(late).replace("\u00a0", " ")
+    share = "10.0 % of the loss's gradient, after 50.0 % of the steps"
+    assert words.startswith(f"Cross-entropy + fisher at {share}, 500 steps")
+    figures = {figure.name: figure for figure in training_section(late, 0.0).figures}
+    assert figures["penalty-weight"].tables[0].rows[-1] == ("500", wording.decimal(2.5))
+    assert "--objective fisher --gradient-share 0.1 --penalty-after 0.5" in verdict(late).next
 
 
 def test_one_step_is_words_and_no_chart_of_one_dot(summary: RefinementSummary) -> None:

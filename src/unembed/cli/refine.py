@@ -30,6 +30,25 @@ TERM = under(
     ),
     option("--weight", type=float, help="Of the penalty.", default_is="0.6"),
     option(
+        "--gradient-share",
+        type=float,
+        help="Set the weight so that its gradient is this share of the loss's.",
+    ),
+    option(
+        "--penalty-after",
+        type=float,
+        rare=True,
+        help="The penalty begins after this share of the steps.",
+        default_is="0",
+    ),
+    option(
+        "--penalty-ramp",
+        type=float,
+        rare=True,
+        help="It rises over this share of the steps.",
+        default_is="0",
+    ),
+    option(
         "--k",
         type=int,
         rare=True,
@@ -316,6 +335,7 @@ def recipe_of(given: Given) -> Recipe:
     from unembed.training.recipe.objectives import Objective
     from unembed.training.recipe.protection import Protection
     from unembed.training.recipe.recipe import Budget, Recipe
+    from unembed.training.recipe.schedule import Schedule
     from unembed.training.recipe.weighting import Weighting
 
     options = {name: value for name, value in given.items() if value not in (None, ())}
@@ -323,6 +343,13 @@ def recipe_of(given: Given) -> Recipe:
     objective = Objective(
         asked, **_part(options, k="k", threshold="threshold", direction="direction")
     )
+    share, weight = options.get("gradient_share"), options.get("weight")
+    if share is not None and weight is not None:
+        raise UnembedError(
+            f"--weight {weight:g} and --gradient-share {share:g} both say how much the penalty "
+            "counts: give one of them"
+        )
+    schedule = Schedule(**_part(options, penalty_after="after", penalty_ramp="ramp"))
     adapters = _part(options, lora_rank="rank", lora_alpha="alpha", lora_targets="targets")
     weighting = Weighting(
         classes=_weights(options.pop("weight_classes", ())),
@@ -356,6 +383,7 @@ def recipe_of(given: Given) -> Recipe:
         weighting=weighting,
         protection=protection,
         budget=budget,
+        schedule=schedule,
         **options,
     )
 

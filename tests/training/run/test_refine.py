@@ -36,7 +36,8 @@ from unembed.text.windows import Windows
 from unembed.training.recipe.lora import Lora
 from unembed.training.recipe.objectives import Objective
 from unembed.training.recipe.protection import Protection
-from unembed.training.recipe.recipe import Budget, Recipe
+from unembed.training.recipe.recipe import Budget, Recipe, control_of
+from unembed.training.recipe.schedule import Schedule
 from unembed.training.recipe.weight_files import read_values
 from unembed.training.recipe.weighting import Positions, Weighting
 from unembed.training.run import refinement
@@ -228,6 +229,7 @@ def test_a_control_is_the_same_training_without_its_penalty(
     [
         (replace(QUICK, objective=Objective("none")), "objective none is the control itself"),
         (replace(QUICK, weight=0.0), "weight 0 is the control itself"),
+        (replace(QUICK, gradient_share=0.0), "gradient share 0 is the control itself"),
     ],
 )
 def test_a_control_has_no_control(
@@ -237,6 +239,38 @@ def test_a_control_has_no_control(
         refine(llama, corpus, recipe, out=tmp_path / "run", control=True)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_share_and_a_schedule_are_told_step_by_step(
+    llama: Checkpoint, corpus: Corpus, tmp_path: Path
+) -> None:
+    recipe = replace(QUICK, gradient_share=0.5, schedule=Schedule(after=0.5, ramp=0.25))
+    assert recipe.weight == 0.0
+    run = refine(llama, corpus, recipe, out=tmp_path / "run")
+    summary = run.summary
+    assert summary.has_penalty
+    assert (summary.gradient_share, summary.schedule) == (0.5, recipe.schedule)
+    weights = [step.weight for step in summary.log]
+    assert weights[:4] == [0.0] * 4  # the fourth is the ramp's foot
+    assert all(weight is not None and weight > 0 for weight in weights[4:])
+    ratios = [step.gradient_ratio for step in summary.log]
+    assert ratios[:4] == [None] * 4
+    assert ratios[4:] == pytest.approx([0.5 * 2 / 3, 0.5], rel=1e-5)
+    words = "fisher at 50.0 % of the loss's gradient, after 50.0 % of the steps, rising over 25.0 %"
+    assert words in str(run).replace("\u00a0", " ")
+    assert Refinement.load(run.folder).summary == summary
+
+
+def test_a_recipe_of_an_earlier_version_has_the_key_it_had() -> None:
+    plain = Recipe().to_json()
+    assert "gradient_share" not in plain
+    assert "schedule" not in plain
+    shared = Recipe(gradient_share=0.1, schedule=Schedule(after=0.5)).to_json()
+    assert (shared["weight"], shared["gradient_share"]) == (0.0, 0.1)
+    assert shared["schedule"] == {"after": 0.5, "ramp": 0.0}
+    assert control_of(Recipe(gradient_share=0.1)) == control_of(Recipe())
+    with pytest.raises(UnembedError, match="both say"):
+        Recipe(weight=0.3, gradient_share=0.1)
 
 
 def test_a_refinement_without_gradients_and_of_a_model_in_training(

@@ -68,8 +68,11 @@ FEW = [
     ("entropy", "right", "free"),
     ("cosine", "classes", "margin"),
     ("none", "even", "kl"),
+    ("fisher %", "frequency", "free"),
+    ("margin %", "narrow", "kl"),
+    ("entropy %", "listed", "margin"),
 ]
-"""Every objective, weighting and protection at least once or nearly so."""
+"""Every objective, weighting and protection at least once or nearly so; % is by gradient share."""
 
 
 def text() -> Corpus:
@@ -87,9 +90,11 @@ def one_step(
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
     """What a step at rate 1 subtracts, and what it logs."""
     objective, weighting, protection = what
+    by_share = objective.endswith(" %")
     recipe = Recipe(
-        objective=OBJECTIVES[objective],
-        weight=0.7,
+        objective=OBJECTIVES[objective.removesuffix(" %")],
+        weight=0.0 if by_share else 0.7,
+        gradient_share=0.3 if by_share else None,
         weighting=WEIGHTINGS[weighting],
         protection=PROTECTIONS[protection],
     )
@@ -141,7 +146,8 @@ def one_step(
     return found, {k: logged[k] for k in LOGGED if k in logged}
 
 
-LOGGED = ("loss", "cross_entropy", "penalty", "gradient_ratio", "gradient_cosine")
+LOGGED = ("loss", "cross_entropy", "penalty", "penalty_weight", "gradient_ratio",
+          "gradient_cosine")  # fmt: skip
 
 
 def assert_same_step(

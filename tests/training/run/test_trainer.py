@@ -28,6 +28,7 @@ from unembed.text.corpus import Corpus
 from unembed.text.vocabulary import Vocabulary
 from unembed.training.recipe.objectives import Objective
 from unembed.training.recipe.protection import Ewc
+from unembed.training.recipe.schedule import Schedule
 from unembed.training.recipe.scope import apply_scope
 from unembed.training.recipe.weighting import Positions, Weighting
 from unembed.training.run.engine import Trainer, TrainingArguments
@@ -510,7 +511,7 @@ def test_a_broken_model_is_one_line(weight: float, corpus: Corpus, tmp_path: Pat
 
 def test_what_a_term_cannot_be(corpus: Corpus, tmp_path: Path) -> None:
     for given in ({"weight": -1.0}, {"weight": 1.0, "ce_weight": float("nan")}):
-        with pytest.raises(UnembedError, match="is no factor"):
+        with pytest.raises(UnembedError, match="is no weight of a loss"):
             PenaltyTerm(Objective("fisher"), **given)
     with quietly():
         trainer: Any = RefineTrainer(model=small_model("llama"), args=arguments(tmp_path))
@@ -724,6 +725,7 @@ class Apart:
     accumulation: int = 1
     fsdp: int | None = None
     ewc: bool = False
+    share: float | None = None
 
 
 APART = {
@@ -733,6 +735,9 @@ APART = {
     "fsdp 2": Apart("FSDPLlamaForCausalLM", fsdp=2, ewc=True, accumulation=2),
     "fsdp 2, head": Apart("FSDPLlamaForCausalLM", scope="head", fsdp=2, ewc=True),
     "fsdp 1": Apart("FullyShardedDataParallel", fsdp=1, ewc=True),
+    "ddp, share": Apart("DistributedDataParallel", accumulation=2, share=0.5),
+    "fsdp 2, share": Apart("FSDPLlamaForCausalLM", fsdp=2, share=0.5, accumulation=2),
+    "fsdp 2, head, share": Apart("FSDPLlamaForCausalLM", scope="head", fsdp=2, share=0.5),
 }
 
 
@@ -796,7 +801,11 @@ def trained_apart(folder: Path, mode: str) -> None:
         )
         hook = HeadHook.of(model)
         ewc = (300.0, Ewc.of(model, window_losses(hook, examples))) if how.ewc else None
-        trainer.refine_with(PenaltyTerm(Objective("fisher"), 3.0, ewc=ewc))
+        term = PenaltyTerm(Objective("fisher"), 3.0, ewc=ewc)
+        if how.share is not None:
+            late = Schedule(after=0.3, ramp=0.6)  # the first step of three is the plain Trainer's
+            term = replace(term, weight=0.0, gradient_share=how.share, schedule=late)
+        trainer.refine_with(term)
         if mode.startswith("sharded") and apart:
             # What a model has that transformers shards when it loads it.
             for layer in model.model.layers:

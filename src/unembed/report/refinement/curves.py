@@ -114,6 +114,13 @@ def training_section(summary: RefinementSummary, clip: float) -> Section:
             {"penalty": "penalty"},
         ),
         StepFigure(
+            "penalty-weight",
+            "Weight of the penalty",
+            "λ, which the schedule and the share of the gradient set.",
+            "λ",
+            {"λ": "weight"},
+        ),
+        StepFigure(
             "gradient-norm", "Length of the gradient", norm, "length", {"length": "gradient_norm"}
         ),
         StepFigure(

@@ -102,6 +102,8 @@ def extent(summary: RefinementSummary) -> str:
     what = "cross-entropy alone"
     if summary.has_penalty:
         what = f"cross-entropy + {summary.weight:g} · {summary.objective}"
+        if summary.options != f"--weight {summary.weight:g}":
+            what = f"cross-entropy + {summary.objective} at {summary.strength}"
     sides = [size(one.n_positions, one.n_documents) for one in (summary.heldout, summary.training)]
     saved = ""
     if summary.rounding is not None:

@@ -145,7 +145,7 @@ def _next(summary: RefinementSummary) -> str:
     if few or summary.control is None:
         more = few and _lacking(summary) == "more text"
         text = "MORE_TEXT" if more else "CORPUS"
-        same = f" --objective {summary.objective} --weight {summary.weight:g}"
+        same = f" --objective {summary.objective} {summary.options}"
         longer = " --audit-positions N" if few and not more else ""
         return f"unembed refine MODEL {text}{same}{longer} --control -o RUN"
     return f"unembed dose MODEL CORPUS --objectives {summary.objective} -o RUN"

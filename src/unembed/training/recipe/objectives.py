@@ -125,6 +125,26 @@ class GradientSizes:
 
 
 @dataclass(frozen=True)
+class LossParts:
+    """The two means of a loss, or these positions' part of them, with their graphs."""
+
+    cross_entropy: Float[Tensor, ""]
+    penalty: Float[Tensor, ""]
+    ce_weight: float = 1.0
+
+    def sizes(self, at: Float[Tensor, "positions dim"]) -> GradientSizes:
+        """Of the gradients of both in ``at``, that of the cross-entropy with its factor."""
+        return GradientSizes.of(self.ce_weight * self.cross_entropy, self.penalty, at)
+
+    def joined(self, weight: float, sizes: GradientSizes | None = None) -> MeanLoss:
+        """The loss at this lambda."""
+        total = self.ce_weight * self.cross_entropy
+        if weight > 0:
+            total = total + weight * self.penalty
+        return MeanLoss(total, self.cross_entropy.detach(), self.penalty.detach(), weight, sizes)
+
+
+@dataclass(frozen=True)
 class MeanLoss:
     """``total`` is what to minimise; its two parts, without their factors, carry no graph.
 
@@ -241,9 +261,7 @@ def mean_loss(
     share of a part of a step, and for ``at`` that is missing or in no graph. Source: theory §5.
     """
     refuse_weights(weight, ce_weight, gradient_share)
-    cross_entropy = said.nll.sum() / max(1, len(said.nll) if positions is None else positions)
-    penalty = weighted_mean(penalties(objective, said), weights, mass)
-    total, sizes = ce_weight * cross_entropy, None
+    parts = loss_parts(said, objective, ce_weight, weights, positions, mass)
     if gradient_share:
         if positions is not None or mass is not None:
             raise ValueError(
@@ -253,11 +271,24 @@ def mean_loss(
             raise ValueError(
                 "gradient_share needs at=, the hidden states that head_loss was given, in its graph"
             )
-        sizes = GradientSizes.of(total, penalty, at)
-        weight = sizes.weight(gradient_share)
-    if weight > 0:
-        total = total + weight * penalty
-    return MeanLoss(total, cross_entropy.detach(), penalty.detach(), weight, sizes)
+        sizes = parts.sizes(at)
+        return parts.joined(sizes.weight(gradient_share), sizes)
+    return parts.joined(weight)
+
+
+def loss_parts(
+    said: HeadLoss,
+    objective: Objective,
+    ce_weight: float = 1.0,
+    weights: Float[Tensor, " positions"] | None = None,
+    positions: float | None = None,
+    mass: float | None = None,
+) -> LossParts:
+    """The two parts of ``mean_loss``."""
+    cross_entropy = said.nll.sum() / max(1, len(said.nll) if positions is None else positions)
+    return LossParts(
+        cross_entropy, weighted_mean(penalties(objective, said), weights, mass), ce_weight
+    )
 
 
 def refuse_weights(weight: float, ce_weight: float, gradient_share: float | None) -> None:

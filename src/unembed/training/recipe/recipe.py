@@ -12,8 +12,9 @@ from unembed.runs.record import record_to_json
 from unembed.short_repr import ShortRepr
 from unembed.training.recipe.lora import Lora
 from unembed.training.recipe.names import SAVE_DTYPES
-from unembed.training.recipe.objectives import Objective
+from unembed.training.recipe.objectives import Objective, refuse_weights
 from unembed.training.recipe.protection import Protection
+from unembed.training.recipe.schedule import Schedule
 from unembed.training.recipe.scope import check_scope
 from unembed.training.recipe.weighting import Weighting, refuse_unknown_classes
 
@@ -55,13 +56,15 @@ class Budget(ShortRepr):
 class Recipe(ShortRepr):
     """Everything that decides a refinement but the model and the text (theory §5).
 
-    ``weight`` is lambda. A step takes ``batch_size * accumulation`` windows of ``context`` tokens;
-    AdamW warms up linearly over a share ``warmup`` of the ``steps`` and decays linearly to 0.
-    ``heldout`` is the share of documents that is never trained on. Every ``watch_every`` steps
-    ``watch_positions`` of them are measured, the budget is checked and a checkpoint is written.
-    ``audit_positions`` bounds the audits before and after, on either part of the text.
-    Weights are trained in float32; ``bf16`` computes the body in bfloat16. ``save_dtype`` is that
-    of the saved model, None for the starting model's: a coarse one rounds small changes away.
+    ``weight`` is lambda; with ``gradient_share`` it is 0 here, and chosen anew at each step as by
+    ``mean_loss``. ``schedule`` says when in the training the penalty counts. A step takes
+    ``batch_size * accumulation`` windows of ``context`` tokens; AdamW warms up linearly over a
+    share ``warmup`` of the ``steps`` and decays linearly to 0. ``heldout`` is the share of
+    documents that is never trained on. Every ``watch_every`` steps ``watch_positions`` of them are
+    measured, the budget is checked and a checkpoint is written. ``audit_positions`` bounds the
+    audits before and after, on either part of the text. Weights are trained in float32; ``bf16``
+    computes the body in bfloat16. ``save_dtype`` is that of the saved model, None for the starting
+    model's: a coarse one rounds small changes away.
     """
 
     objective: Objective = field(default_factory=lambda: Objective("fisher"))
@@ -89,11 +92,16 @@ class Recipe(ShortRepr):
     bf16: bool = False
     save_dtype: str | None = None
     gradient_checkpointing: bool = False
+    gradient_share: float | None = None
+    schedule: Schedule = field(default_factory=Schedule)
 
     def __post_init__(self) -> None:
+        if self.gradient_share is not None and self.weight == Recipe.weight:
+            object.__setattr__(self, "weight", 0.0)  # It was left out.
         for name in ("weight", "ce_weight", "weight_decay", "clip"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UnembedError(f"{name} is {getattr(self, name)}: give a number from 0 up")
+        refuse_weights(self.weight, self.ce_weight, self.gradient_share)
         whole = ("steps", "batch_size", "accumulation", "watch_every", "watch_positions")
         for name in (*whole, "audit_positions"):
             if getattr(self, name) < 1:
@@ -123,11 +131,15 @@ class Recipe(ShortRepr):
     @property
     def has_penalty(self) -> bool:
         """Whether anything but cross-entropy and what holds the model is minimised."""
-        return self.objective.name != "none" and self.weight > 0
+        return self.objective.name != "none" and max(self.weight, self.gradient_share or 0.0) > 0
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for a manifest."""
+        """Plain values for a manifest; what earlier versions lack is there where it is given."""
         plain: dict[str, Any] = record_to_json(self)
+        if self.gradient_share is None:
+            del plain["gradient_share"]
+        if self.schedule == Schedule():
+            del plain["schedule"]
         return plain
 
 
@@ -136,17 +148,26 @@ def control_of(recipe: Recipe) -> Recipe:
 
     Equivalent to::
 
-        replace(recipe, objective=Objective("none"), weight=0.0)
+        replace(recipe, objective=Objective("none"), weight=0.0, gradient_share=None,
+                schedule=Schedule())
 
     Raises UnembedError where the recipe has no penalty to take away.
     """
     if not recipe.has_penalty:
-        given = "weight 0" if recipe.weight == 0 else "objective none"
+        given = "objective none"
+        if recipe.objective.name != "none":
+            given = "weight 0" if recipe.gradient_share is None else "gradient share 0"
         raise UnembedError(
             f"{given} is the control itself, and there is no penalty to hold against it: leave out "
             "--control, or give an --objective and a --weight above 0"
         )
-    return replace(recipe, objective=Objective("none"), weight=0.0)
+    return replace(
+        recipe,
+        objective=Objective("none"),
+        weight=0.0,
+        gradient_share=None,
+        schedule=Schedule(),
+    )
 
 
 def steps_of(recipe: Recipe) -> Mapping[str, Any]:

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from unembed.training.recipe.objectives import MeanLoss
+from unembed.training.recipe.objectives import GradientSizes, MeanLoss
 
 
 @dataclass
 class LossLog:
-    """Sums over the batches since the last log.
+    """Sums over the batches since the last log; ``weight`` of each position's lambda.
 
     ``gradients`` has a row for each step at which they were compared: the squared lengths of
     ``lambda P'`` and ``CE'``, and their product, over the step's batches.
@@ -23,6 +23,7 @@ class LossLog:
     positions: float = 0
     cross_entropy: float = 0.0
     penalty: float = 0.0
+    weight: float = 0.0
     gradients: dict[int, list[float]] = field(default_factory=dict)
 
     def add(self, loss: MeanLoss, own: int, of_step: float) -> None:
@@ -30,22 +31,27 @@ class LossLog:
         self.positions += own
         self.cross_entropy += float(loss.cross_entropy) * of_step
         self.penalty += float(loss.penalty) * of_step
+        self.weight += loss.weight * own
 
-    def compare(self, step: int, by_penalty: Tensor, by_entropy: Tensor) -> None:
+    def compare(self, step: int, sizes: GradientSizes) -> None:
         """Count both gradients of a batch, in the inputs that are this batch's alone."""
         row = self.gradients.setdefault(step, [0.0, 0.0, 0.0])
-        row[0] += float(by_penalty.norm()) ** 2
-        row[1] += float(by_entropy.norm()) ** 2
-        row[2] += float(by_penalty @ by_entropy)
+        for i, value in enumerate((sizes.penalty, sizes.cross_entropy, sizes.product)):
+            row[i] += value
+
+    def compared(self, step: int, sizes: GradientSizes, weight: float) -> None:
+        """Count the gradients of a whole step, the penalty's times its lambda."""
+        row = [weight**2 * sizes.penalty, sizes.cross_entropy, weight * sizes.product]
+        self.gradients[step] = row
 
     def summed(self, total: Callable[[Tensor], Tensor]) -> LossLog:
         """The log of all processes; ``total`` sums a tensor over them."""
         rows = [value for row in self.gradients.values() for value in row]
-        plain = [self.positions, self.cross_entropy, self.penalty, *rows]
+        plain = [self.positions, self.cross_entropy, self.penalty, self.weight, *rows]
         sums = total(torch.tensor(plain, dtype=torch.float64)).tolist()
-        positions, cross_entropy, penalty, *rest = sums
+        *means, rest = *sums[:4], sums[4:]
         gradients = {s: rest[3 * i : 3 * i + 3] for i, s in enumerate(self.gradients)}
-        return LossLog(positions, cross_entropy, penalty, gradients)
+        return LossLog(*means, gradients)
 
     def means(self) -> dict[str, float]:
         """Means over the positions, and over the steps whose gradients were compared."""
@@ -54,6 +60,7 @@ class LossLog:
         found = {
             "cross_entropy": self.cross_entropy / self.positions,
             "penalty": self.penalty / self.positions,
+            "penalty_weight": self.weight / self.positions,
         }
         lengths = [
             (math.sqrt(row[0]), math.sqrt(row[1]), row[2]) for row in self.gradients.values()

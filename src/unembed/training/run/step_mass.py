@@ -11,7 +11,7 @@ from torch import Tensor
 
 from unembed.head.loss import HeadLoss
 from unembed.head.sweep import Sweep
-from unembed.training.recipe.objectives import counted
+from unembed.training.recipe.objectives import GradientSizes, counted
 from unembed.training.recipe.protection import AnchorSums
 from unembed.training.run.head_hook import Targets
 from unembed.training.run.penalty_term import PenaltyTerm
@@ -23,7 +23,7 @@ class StepMass:
 
     ``positions`` have a target, ``penalty`` is ``sum w c`` of ``weighted_mean``, ``protected`` are
     the positions that the KL anchor reads. ``margin`` and ``logsumexp`` are those of
-    ``AnchorSums``.
+    ``AnchorSums``; the others those of ``GradientSizes``, of the sums ``nll`` and ``w c P``.
     """
 
     batches: float = 1.0
@@ -32,6 +32,9 @@ class StepMass:
     protected: float = 0.0
     margin: float = 0.0
     logsumexp: float = 0.0
+    nll_gradient: float = 0.0
+    penalty_gradient: float = 0.0
+    gradient_product: float = 0.0
 
     @staticmethod
     def of_batch(
@@ -40,8 +43,10 @@ class StepMass:
         listed: Float[Tensor, " positions"] | None,
         said: HeadLoss | None = None,
         start: HeadLoss | Sweep | None = None,
+        gradients: GradientSizes | None = None,
     ) -> StepMass:
         """Of one batch. ``said`` is needed where the term is gated, ``start`` for the anchor."""
+        sizes = gradients or GradientSizes()
         ids, penalty = targets.ids, 0.0
         if term.penalised:
             weights = term.weights(ids, listed, said)
@@ -57,7 +62,8 @@ class StepMass:
                 float(difference.double().sum())
                 for difference in term.margin.differences(said, start)
             )
-        return StepMass(1.0, float(len(ids)), penalty, protected, margin, logsumexp)
+        own = (1.0, float(len(ids)), penalty, protected, margin, logsumexp)
+        return StepMass(*own, sizes.cross_entropy, sizes.penalty, sizes.product)
 
     @staticmethod
     def total(masses: Iterable[StepMass]) -> StepMass:
@@ -69,6 +75,16 @@ class StepMass:
     def values(self) -> list[float]:
         """The fields in their order."""
         return [getattr(self, one.name) for one in fields(self)]
+
+    def sizes(self, ce_weight: float) -> GradientSizes:
+        """Those of the two means of the step."""
+        by_entropy = ce_weight / max(1.0, self.positions)
+        by_penalty = 1 / self.penalty if self.penalty > 0 else 1.0
+        return GradientSizes(
+            by_entropy**2 * self.nll_gradient,
+            by_penalty**2 * self.penalty_gradient,
+            by_entropy * by_penalty * self.gradient_product,
+        )
 
     @property
     def anchor(self) -> AnchorSums:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from unembed.stats.estimate import Estimate
 from unembed.stats.forms import bounded, full, points, share, signed
 from unembed.training.benchmarks.run import BenchmarkComparison
 from unembed.training.recipe.recipe import Recipe
+from unembed.training.recipe.schedule import Schedule
 from unembed.training.run.rounding import Rounding
 
 WIDTH = 100
@@ -36,7 +37,11 @@ LOGGED = ("step", "loss", "cross_entropy", "penalty", "grad_norm", "gradient_rat
 
 @dataclass(frozen=True)
 class Step(ShortRepr):
-    """One step as it was logged; the gradients are compared at some steps only."""
+    """One step as it was logged; the gradients are compared at some steps only.
+
+    ``weight`` is the penalty's lambda, where that goes by a share or a schedule. Before a schedule
+    begins the parts of the loss are not told apart.
+    """
 
     step: int
     loss: float
@@ -45,6 +50,7 @@ class Step(ShortRepr):
     gradient_norm: float | None
     gradient_ratio: float | None
     gradient_cosine: float | None
+    weight: float | None = None
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,7 @@ class RefinementSummary(ShortRepr, Figures):
     ``notes`` say what is to mind of the text, and which rows were cut. ``control`` compares the
     same training without the penalty, before, with the refined model, after, held out.
     ``documents`` counts those of the text that are trained on, and those held out.
+    ``gradient_share`` and ``schedule`` are the recipe's.
     """
 
     objective: str
@@ -99,15 +106,42 @@ class RefinementSummary(ShortRepr, Figures):
     rounding: Rounding | None = None
     control: ComparisonSummary | None = None
     documents: tuple[int, int] | None = None
+    gradient_share: float | None = None
+    schedule: Schedule = field(default_factory=Schedule)
 
     @property
     def has_penalty(self) -> bool:
         """Whether there was one; without, the run is a control."""
-        return self.objective != "none" and self.weight > 0
+        return self.objective != "none" and max(self.weight, self.gradient_share or 0.0) > 0
+
+    @property
+    def strength(self) -> str:
+        """How much the penalty counts, and when."""
+        words = f"{self.weight:g}"
+        if self.gradient_share is not None:
+            words = f"{share(self.gradient_share)} of the loss's gradient"
+        if self.schedule.after:
+            words += f", after {share(self.schedule.after)} of the steps"
+        if self.schedule.ramp:
+            words += f", rising over {share(self.schedule.ramp)} of them"
+        return words
+
+    @property
+    def options(self) -> str:
+        """The options of the command line that ask for this strength."""
+        asked = {
+            "--weight": self.weight if self.gradient_share is None else None,
+            "--gradient-share": self.gradient_share,
+            "--penalty-after": self.schedule.after or None,
+            "--penalty-ramp": self.schedule.ramp or None,
+        }
+        return " ".join(f"{name} {value:g}" for name, value in asked.items() if value is not None)
 
     def _phrases(self) -> Iterator[str]:
         yield f"objective {self.objective}"
-        if self.weight:
+        if self.gradient_share is not None:
+            yield f"gradient share {self.gradient_share:g}"
+        elif self.weight:
             yield f"weight {self.weight:g}"
         yield f"scope {self.scope}"
         yield f"{self.steps:,} steps"
@@ -137,6 +171,9 @@ def summarise_refinement(
     watched = [WatchedStep(**line["watched"]) for line in note["log"] if "watched" in line]
     rounding = note.get("rounding")
     clipped = float(np.mean([n > recipe.clip for n in norms])) if norms and recipe.clip else None
+    weights: list[float | None] = [None] * len(lines)
+    if recipe.gradient_share is not None or recipe.schedule != Schedule():
+        weights = [line.get("penalty_weight") for line in lines]
     return RefinementSummary(
         objective=recipe.objective.name,
         weight=recipe.weight,
@@ -150,7 +187,10 @@ def summarise_refinement(
         clipped=clipped,
         gradient_ratio=_mean(lines, "gradient_ratio"),
         gradient_cosine=_mean(lines, "gradient_cosine"),
-        log=tuple(Step(*map(line.get, LOGGED)) for line in lines),
+        log=tuple(
+            Step(*map(line.get, LOGGED), weight=weight)
+            for line, weight in zip(lines, weights, strict=True)
+        ),
         watched=tuple(watched),
         heldout=heldout,
         training=training,
@@ -159,12 +199,14 @@ def summarise_refinement(
         rounding=None if rounding is None else Rounding(**rounding),
         control=control,
         documents=documents,
+        gradient_share=recipe.gradient_share,
+        schedule=recipe.schedule,
     )
 
 
 def headline(summary: RefinementSummary) -> list[tuple[str, str]]:
     """The short table that a refinement prints: held out, and on the training text."""
-    what = f"{summary.objective} at {summary.weight:g}" if summary.objective != "none" else "none"
+    what = f"{summary.objective} at {summary.strength}" if summary.objective != "none" else "none"
     steps = f"{summary.steps:,}"
     if summary.clipped is not None:
         steps += f", clipped at {summary.clipped:.0%}"

@@ -42,6 +42,8 @@ def term_of(
         margin=MarginAnchor(held.margin) if held.margin else None,
         kl=KlAnchor.of(held.kl, held.classes, vocabulary, vocab) if held.kl else None,
         reference=_evaluating(start) if held.needs_reference else None,
+        gradient_share=recipe.gradient_share,
+        schedule=recipe.schedule,
     )
 
 

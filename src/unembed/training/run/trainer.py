@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import MutableMapping
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,12 @@ from torch import Tensor, nn
 from unembed.head.head import Head, final_hidden
 from unembed.head.loss import HeadLoss, head_loss
 from unembed.head.sweep import Sweep, sweep
-from unembed.training.recipe.objectives import mean_loss
+from unembed.training.recipe.objectives import (
+    GradientSizes,
+    LossParts,
+    MeanLoss,
+    loss_parts,
+)
 from unembed.training.recipe.protection import Ewc, HeadInput
 from unembed.training.recipe.sharded_ewc import ShardedEwc
 from unembed.training.run.engine import Trainer
@@ -71,8 +76,13 @@ class RefineMixin:
     the Trainer runs as it is, to the bit. Gradient accumulation, devices and mixed precision are
     the Trainer's. Every mean is over what counts in the whole step, over its batches and its
     processes (over a process's own where ``average_tokens_across_devices`` is off). Where the
-    model's decisions say what counts, a step of several batches has a pass without gradients
-    before it. Source: theory §5.
+    model's decisions say what counts, a step of several batches, or of several processes, has a
+    pass of the body without gradients before it; under a gradient share a step of several batches.
+
+    A term's schedule goes by the Trainer's own number of steps, so that a run that is resumed has
+    the factors it would have had. Steps at which nothing of the term counts are the plain
+    Trainer's, to the bit, at its cost. The log has ``penalty_weight``, the mean lambda since the
+    last, and ``gradient_ratio``, at every step under a share. Source: theory §5.
     """
 
     term: PenaltyTerm | None = None
@@ -81,6 +91,7 @@ class RefineMixin:
     _step: SplitStep | None = None
     _sharded: ShardedEwc | None = None
     _asked_sharded: bool = False
+    _plainly_scaled: bool | None = None
 
     def refine_with(
         self, term: PenaltyTerm, *, token_ids: list[int] | None = None, diagnose_every: int = 10
@@ -96,8 +107,9 @@ class RefineMixin:
         refuse_processes_with_several_devices(trainer)
         if not term.plain:
             refuse_other_losses(trainer)
+            if self._hook is None:
+                self._plainly_scaled = getattr(trainer, "loss_is_scaled_for_ga", None)
             self._hook = HeadHook.of(trainer.model, token_ids)
-            trainer.loss_is_scaled_for_ga = True
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         """The Trainer's batches of a step, which are kept at hand until it is taken."""
@@ -114,8 +126,12 @@ class RefineMixin:
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """The loss of one batch, with its graph; evaluation is the Trainer's own."""
-        labels = inputs.get("labels")
-        if self._hook is None or self.term is None or return_outputs:
+        labels, trainer = inputs.get("labels"), self._trainer
+        plain = self._hook is None or self.term is None or self._term_now.plain
+        if self._hook is not None:
+            # Asked by the Trainer after this call; a refined loss is divided here.
+            trainer.loss_is_scaled_for_ga = self._plainly_scaled if plain else True
+        if plain or return_outputs:
             inputs.pop(POSITION_WEIGHTS, None)
             base: Any = super()
             loss = base.compute_loss(model, inputs, return_outputs, num_items_in_batch)
@@ -143,8 +159,10 @@ class RefineMixin:
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """The Trainer's log with the two parts of the loss and how their gradients compare."""
         if "loss" in logs and self.term is not None:
-            logs = {**logs, **self._loss_log.summed(self._over_processes).means()}
-            self._loss_log = LossLog()
+            means = self._loss_log.summed(self._over_processes).means()
+            if self._hook is not None and not means:
+                means = {"penalty_weight": 0.0}  # Before the schedule begins.
+            logs, self._loss_log = {**logs, **means}, LossLog()
         base: Any = super()
         base.log(logs, *args, **kwargs)
 
@@ -155,6 +173,18 @@ class RefineMixin:
         trainer: Any = self
         if POSITION_WEIGHTS not in trainer._signature_columns:
             trainer._signature_columns.append(POSITION_WEIGHTS)
+
+    @property
+    def _trainer(self) -> Any:
+        """This, as the Trainer that it is mixed into."""
+        return self
+
+    @property
+    def _term_now(self) -> PenaltyTerm:
+        """The term as it counts at the step that is being taken."""
+        state = self._trainer.state
+        assert self.term is not None
+        return self.term.at(state.global_step, max(1, state.max_steps))
 
     def _refined(
         self, model: nn.Module, inputs: dict[str, Any], items: Tensor | int | None
@@ -202,11 +232,10 @@ class RefineMixin:
 
     def _masses(self, model: nn.Module, batches: list[Any]) -> list[StepMass]:
         """Of each batch; where its decisions count, by a pass with the dropout that follows."""
-        term, hook = self.term, self._hook
-        trainer: Any = self
-        assert term is not None
+        term, hook, trainer = self._term_now, self._hook, self._trainer
         assert hook is not None
-        if not term.gated:
+        sized = term.shared and len(batches) > 1
+        if not (term.gated or sized):
             parts = [BatchPart.of(dict(batch)) for batch in batches]
             return [StepMass.of_batch(term, part.targets, part.listed) for part in parts]
         masses = []
@@ -214,59 +243,102 @@ class RefineMixin:
         with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
             for batch in batches:
                 part = BatchPart.of(dict(trainer._prepare_inputs(batch)))
-                masses.append(hook.at_head(model, part.inputs, partial(self._mass_at_head, part)))
+                read = partial(self._mass_at_head, part, sized=sized)
+                masses.append(hook.at_head(model, part.inputs, read))
         return masses
 
     def _mass_at_head(
-        self, part: BatchPart, hidden: Float[Tensor, "batch seq dim"], head: Head
+        self,
+        part: BatchPart,
+        hidden: Float[Tensor, "batch seq dim"],
+        head: Head,
+        sized: bool = False,
     ) -> StepMass:
-        term, rows = self.term, hidden[part.targets.kept]
-        assert term is not None
+        term, rows = self._term_now, hidden[part.targets.kept]
         self._refuse_nonfinite(rows)
-        said = head_loss(
-            rows, head, part.targets.ids, precision=self._precisions.of(head.weight, rows)
-        )
         start = None if term.margin is None else self._start_sweep(self._start(part), part)
-        return StepMass.of_batch(term, part.targets, part.listed, said, start)
+        if not sized:
+            precision = self._precisions.of(head.weight, rows)
+            said = head_loss(rows, head, part.targets.ids, precision=precision)
+            return StepMass.of_batch(term, part.targets, part.listed, said, start)
+        with torch.enable_grad():
+            rows = rows.detach().requires_grad_()
+            bias = None if head.bias is None else head.bias.detach()
+            fixed = replace(head, weight=head.weight.detach(), bias=bias)
+            said = self._said(term, rows, fixed, part.targets)
+            weights = term.weights(part.targets.ids, part.listed, said)
+            gradients = loss_parts(said, term.objective, 1.0, weights, 1.0, 1.0).sizes(rows)
+        return StepMass.of_batch(term, part.targets, part.listed, said, start, gradients)
 
-    def _loss_at_head(
-        self, part: BatchPart, hidden: Float[Tensor, "batch seq dim"], head: Head
-    ) -> Float[Tensor, ""]:
-        term, targets, mass = self.term, part.targets, part.mass
-        rows = hidden[targets.kept]
-        assert term is not None
-        self._refuse_nonfinite(rows)
-        precision = self._precisions.of(head.weight, rows)
-        said = head_loss(
+    def _said(
+        self, term: PenaltyTerm, rows: Float[Tensor, "positions dim"], head: Head, targets: Targets
+    ) -> HeadLoss:
+        return head_loss(
             rows,
             head,
             targets.ids,
             term.objective.k_needed,
             cosines=term.objective.cosines_needed,
-            precision=precision,
+            precision=self._precisions.of(head.weight, rows),
         )
-        loss = mean_loss(
+
+    def _loss_at_head(
+        self, part: BatchPart, hidden: Float[Tensor, "batch seq dim"], head: Head
+    ) -> Float[Tensor, ""]:
+        term, targets, mass = self._term_now, part.targets, part.mass
+        rows = hidden[targets.kept]
+        self._refuse_nonfinite(rows)
+        if term.shared and not rows.requires_grad:
+            rows.requires_grad_()  # Nothing before the head is trained.
+        said = self._said(term, rows, head, targets)
+        parts = loss_parts(
             said,
             term.objective,
-            term.weight,
-            ce_weight=term.ce_weight,
-            weights=term.weights(targets.ids, part.listed, said),
-            positions=None if mass is None else mass.positions,
-            mass=None if mass is None else mass.penalty,
+            term.ce_weight,
+            term.weights(targets.ids, part.listed, said),
+            None if mass is None else mass.positions,
+            None if mass is None else mass.penalty,
         )
+        loss = self._joined(term, parts, rows, mass)
         of_step = float(len(rows)) if mass is None else mass.positions
         self._loss_log.add(loss, len(rows), of_step)
         total = loss.total
-        if self._gradients_due():
+        if self._gradients_due(term):
             where = rows if rows.requires_grad else head.weight
-            self._compare_gradients(said.nll.sum() / max(1, of_step), loss.total, where)
+            self._compare_gradients(parts, loss, where)
         if term.ewc is not None and self._sharded is None:
             assert self._hook is not None
             penalty = term.ewc[0] * term.ewc[1].penalty(self._hook.model)
             total = total + (penalty if mass is None else penalty / mass.batches)
         if term.reference is not None:
+            precision = self._precisions.of(head.weight, rows)
             total = total + self._anchored(said, HeadInput(rows, head, precision), part)
         return total
+
+    def _joined(
+        self,
+        term: PenaltyTerm,
+        parts: LossParts,
+        rows: Float[Tensor, "positions dim"],
+        mass: StepMass | None,
+    ) -> MeanLoss:
+        """The loss at the step's lambda, which a share takes from the gradients of all its parts.
+
+        Those of other batches come from the pass before; of a process's only one, from the others.
+        """
+        if not (term.penalised and term.shared):
+            return parts.joined(term.weight if term.penalised else 0.0)
+        if mass is not None and self._step is not None and len(self._step.batches) > 1:
+            sizes = mass.sizes(term.ce_weight)
+        else:
+            sizes = parts.sizes(rows)
+            if mass is not None:
+                own = torch.tensor(astuple(sizes), dtype=torch.float64)
+                sizes = GradientSizes(*self._over_processes(own).tolist())
+        assert term.gradient_share is not None
+        weight = sizes.weight(term.gradient_share)
+        self._loss_log.compared(self._trainer.state.global_step, sizes, weight)
+        return parts.joined(weight, sizes)
 
     def _sharded_ewc(self, model: nn.Module) -> ShardedEwc | None:
         """The parts of EWC that this process holds, cut when the model is; None where it is whole.
@@ -318,24 +390,19 @@ class RefineMixin:
         trainer: Any = self
         refuse_nonfinite("the loss", values, f"at step {trainer.state.global_step}")
 
-    def _gradients_due(self) -> bool:
-        trainer: Any = self
-        due = self.diagnose_every and trainer.state.global_step % self.diagnose_every == 0
-        return bool(due and self.term is not None and self.term.penalised)
+    def _gradients_due(self, term: PenaltyTerm) -> bool:
+        """Whether they are to be compared, which a share has done already."""
+        step = self._trainer.state.global_step
+        due = self.diagnose_every and step % self.diagnose_every == 0
+        return bool(due and term.penalised and not term.shared)
 
-    def _compare_gradients(self, cross_entropy: Tensor, total: Tensor, where: Tensor) -> None:
+    def _compare_gradients(self, parts: LossParts, loss: MeanLoss, where: Tensor) -> None:
         """``|lambda P'| / |CE'|`` and their cosine, both in the head's input (its weight, batch by
         batch, where nothing before the head is trained).
         """
-        term = self.term
-        assert term is not None
-        cross_entropy = term.ce_weight * cross_entropy
-        by_penalty, by_entropy = (
-            torch.autograd.grad(loss, where, retain_graph=True)[0].float().flatten()
-            for loss in (total - cross_entropy, cross_entropy)
-        )
-        trainer: Any = self
-        self._loss_log.compare(trainer.state.global_step, by_penalty, by_entropy)
+        cross_entropy = parts.ce_weight * parts.cross_entropy
+        sizes = GradientSizes.of(cross_entropy, loss.total - cross_entropy, where)
+        self._loss_log.compare(self._trainer.state.global_step, sizes)
 
 
 class RefineTrainer(RefineMixin, Trainer):
