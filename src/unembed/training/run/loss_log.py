@@ -49,9 +49,9 @@ class LossLog:
         rows = [value for row in self.gradients.values() for value in row]
         plain = [self.positions, self.cross_entropy, self.penalty, self.weight, *rows]
         sums = total(torch.tensor(plain, dtype=torch.float64)).tolist()
-        *means, rest = *sums[:4], sums[4:]
+        positions, cross_entropy, penalty, weight, *rest = sums
         gradients = {s: rest[3 * i : 3 * i + 3] for i, s in enumerate(self.gradients)}
-        return LossLog(*means, gradients)
+        return LossLog(positions, cross_entropy, penalty, weight, gradients)
 
     def means(self) -> dict[str, float]:
         """Means over the positions, and over the steps whose gradients were compared."""

@@ -171,9 +171,8 @@ def summarise_refinement(
     watched = [WatchedStep(**line["watched"]) for line in note["log"] if "watched" in line]
     rounding = note.get("rounding")
     clipped = float(np.mean([n > recipe.clip for n in norms])) if norms and recipe.clip else None
-    weights: list[float | None] = [None] * len(lines)
-    if recipe.gradient_share is not None or recipe.schedule != Schedule():
-        weights = [line.get("penalty_weight") for line in lines]
+    varied = recipe.gradient_share is not None or recipe.schedule != Schedule()
+    names = (*LOGGED, "penalty_weight") if varied else LOGGED
     return RefinementSummary(
         objective=recipe.objective.name,
         weight=recipe.weight,
@@ -187,10 +186,7 @@ def summarise_refinement(
         clipped=clipped,
         gradient_ratio=_mean(lines, "gradient_ratio"),
         gradient_cosine=_mean(lines, "gradient_cosine"),
-        log=tuple(
-            Step(*map(line.get, LOGGED), weight=weight)
-            for line, weight in zip(lines, weights, strict=True)
-        ),
+        log=tuple(Step(*map(line.get, names)) for line in lines),
         watched=tuple(watched),
         heldout=heldout,
         training=training,
