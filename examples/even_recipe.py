@@ -735,6 +735,7 @@ def main() -> None:
     parser.add_argument("--points", nargs="+", default=list(POINTS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--gain", type=float, nargs="*", default=[0.1], help="compared at these")
+    parser.add_argument("--only", choices=("train", "table"), help="train; or say what is there")
     for name in ("steps", "positions", "audited"):
         parser.add_argument(f"--{name}", type=int, default=getattr(Setup, name))
     given = parser.parse_args()
@@ -743,7 +744,10 @@ def main() -> None:
     setup = Setup(given.steps, positions=given.positions, audited=given.audited)
     runs = Runs(Place.of(checkpoint, text_of(given, checkpoint), setup), given.out)
     runs.check()
-    runs.run(points, given.seeds)
+    if given.only != "table":
+        runs.run(points, given.seeds)
+    if given.only == "train":
+        return
     text = Text.of(runs.start(), runs.place.vocabulary)
     every = [*dict.fromkeys([one.control.name for one in points] + [one.name for one in points])]
     found = runs.results([Point.of(name) for name in every], text)

@@ -42,7 +42,7 @@ POINTS = [
     for name in (
         "none",
         "fisher:4 ce-freq:0.5 kl:1 kl-words:1 kl-sure:1 anchor:1 ewc:1",
-        "margin:1 words:3 freq:0.5 narrow:2 right scope:norm+head lr:2",
+        "margin:1 words:3 freq:0.5 narrow:2 right lr:2 scope:head",
     )
 ]
 
@@ -74,8 +74,6 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_decisions(
     text = even.Text.of(runs.start(), runs.place.vocabulary)
     found = runs.results(POINTS, text)
     assert [one.over is None for one in found] == [True, False, False]
-    wrong = pq.read_table(files[-1])["nll"].to_numpy().mean()
-    assert np.isfinite(wrong)
 
 
 def test_a_folder_of_another_setup_is_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:
@@ -84,6 +82,7 @@ def test_a_folder_of_another_setup_is_refused(checkpoint: Checkpoint, tmp_path: 
         even.Runs(place(checkpoint, replace(SETUP, steps=3)), tmp_path).check()
 
 
+@torch.no_grad()
 def test_an_anchor_is_nothing_at_the_start(checkpoint: Checkpoint) -> None:
     here = place(checkpoint)
     examples = even.Examples.of(here.training, here.context - 1)
