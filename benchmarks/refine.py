@@ -6,7 +6,8 @@
 
 Forward and backward, gradients to hidden states and weight; each measurement is a fresh process,
 and the peers alternate. ``full`` is cross-entropy over all logits at once, as people write it; the
-others go through ``head_loss`` and ``mean_loss``: ``ce`` alone, or with the penalty of that name.
+others go through ``head_loss`` and ``mean_loss``: ``ce`` alone, or with the penalty of that name,
+at a weight, or with ``-share`` behind it by a share of the gradient.
 Times are the process's median step; where other work runs, ``cpu_ms``, the time of all its threads,
 is the steadier one, under OMP_NUM_THREADS=1 above all. Memory is the peak above hidden states,
 weight and the weight's gradient, which every peer needs. Ratios are taken round by round.
@@ -22,6 +23,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -29,7 +31,8 @@ from audit import PeakMemory, resident_mib
 from sweep import SHAPES
 
 PENALTIES = ("margin", "fisher", "entropy", "cosine")
-PEERS = ("ce", *PENALTIES, "full")
+SHARED = tuple(f"{name}-share" for name in PENALTIES)
+PEERS = ("ce", *PENALTIES, *SHARED, "full")
 Runs = dict[str, list[dict[str, float]]]
 
 
@@ -126,13 +129,15 @@ def ours(
     from unembed.head.precision import Precision
     from unembed.training.recipe.objectives import Objective, mean_loss
 
-    objective = Objective("none" if given.child == "ce" else given.child)
+    shared = given.child in SHARED
+    objective = Objective("none" if given.child == "ce" else given.child.removesuffix("-share"))
+    how: dict[str, Any] = {"gradient_share": 0.1, "at": hidden} if shared else {"weight": 0.6}
     head, precision = Head.from_parts(weight), Precision.probe(weight)
     k, cosines = objective.k_needed, objective.cosines_needed
 
     def loss() -> torch.Tensor:
         said = head_loss(hidden, head, targets, k, cosines=cosines, precision=precision)
-        return mean_loss(said, objective, 0.6).total
+        return mean_loss(said, objective, **how).total
 
     return loss
 

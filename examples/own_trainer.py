@@ -1,9 +1,9 @@
-"""Refine with a Trainer, or a loop, of your own.
+"""Refine with a Trainer, or a loop, of your own, or train from random weights with a penalty.
 
     pip install "unembed[train]"
     python examples/own_trainer.py MODEL TEXT.txt        # a folder or a hub name; a line is a row
 
-Both take 20 steps and print their losses; the Trainer leaves its checkpoint in ``refined``.
+All take 20 steps and print their losses; the Trainer leaves its checkpoint in ``refined``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,14 @@ from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArgum
 from unembed import Checkpoint, head_loss, load
 from unembed.head import final_hidden
 from unembed.models import token_ids
-from unembed.training import HeadHook, Objective, PenaltyTerm, RefineMixin, mean_loss
+from unembed.training import (
+    HeadHook,
+    Objective,
+    PenaltyTerm,
+    RefineMixin,
+    Schedule,
+    mean_loss,
+)
 
 
 class MyTrainer(RefineMixin, Trainer):
@@ -59,14 +66,42 @@ def with_a_loop(checkpoint: Checkpoint, texts: list[str], steps: int = 20) -> li
     return losses
 
 
+def from_random_weights(
+    checkpoint: Checkpoint,
+    texts: list[str],
+    steps: int = 20,
+    share: float = 0.1,
+    schedule: Schedule = Schedule(after=0.5, ramp=0.1),  # noqa: B008
+) -> tuple[torch.nn.Module, list[tuple[float, float]]]:
+    """A pre-training of the checkpoint's shape: from half-way on a penalty, by its gradient."""
+    model = type(checkpoint.model)(checkpoint.model.config).train()
+    hook = HeadHook.of(model, token_ids(checkpoint.tokenizer))
+    objective, losses = Objective("fisher"), []
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    for step in range(steps):
+        ids = torch.tensor([checkpoint.tokenizer(texts[step % len(texts)])["input_ids"]])
+        hidden = final_hidden(model, ids)[0, :-1]
+        found = head_loss(hidden, hook.current_head(model), ids[0, 1:], k=5, cosines=True)
+        now = share * schedule.factor(step, steps)
+        loss = mean_loss(found, objective, gradient_share=now, at=hidden)
+        optimizer.zero_grad()
+        loss.total.backward()
+        optimizer.step()
+        losses.append((float(loss.cross_entropy), loss.weight))
+    return model, losses
+
+
 def main() -> None:
-    """Both, on the model and the text of the command line."""
+    """All three, on the model and the text of the command line."""
     name, file = sys.argv[1:]
     texts = [line for line in Path(file).read_text().splitlines() if line.strip()]
     with_a_trainer(
         load(name), texts, output_dir="refined", max_steps=20, learning_rate=1e-5, save_steps=20
     )
     print("the plain loop:", *(f"{loss:.3f}" for loss in with_a_loop(load(name), texts)))
+    _, losses = from_random_weights(load(name, device="cpu"), texts)
+    for step, (loss, weight) in enumerate(losses):
+        print(f"from random weights, step {step}: {loss:.3f}, λ {weight:.3g}")
 
 
 if __name__ == "__main__":

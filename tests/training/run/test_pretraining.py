@@ -17,6 +17,7 @@ from made_up.models import small_model
 from unembed.models.checkpoint import quietly
 from unembed.text.corpus import Corpus
 from unembed.training.recipe.objectives import Objective
+from unembed.training.recipe.protection import MarginAnchor
 from unembed.training.recipe.schedule import Schedule
 from unembed.training.recipe.scope import apply_scope
 from unembed.training.run import trainer as module
@@ -243,3 +244,22 @@ def test_a_body_in_bfloat16_reaches_the_share(examples: Examples, tmp_path: Path
     for line, other in zip(lines, exact, strict=True):
         assert line["gradient_ratio"] == pytest.approx(0.5, rel=1e-6)
         assert line["penalty_weight"] == pytest.approx(other["penalty_weight"], rel=0.05)
+
+
+def test_what_holds_the_model_counts_before_the_penalty_does(
+    examples: Examples, tmp_path: Path
+) -> None:
+    term = PenaltyTerm(
+        Objective("fisher"),
+        gradient_share=0.5,
+        schedule=Schedule(after=0.5),
+        margin=MarginAnchor(3.0),
+        reference=small_model("llama").eval(),
+    )
+    how: dict[str, Any] = {"gradient_accumulation_steps": 2}
+    plain, _, _ = ran(examples, None, tmp_path, **how)
+    held, lines, _ = ran(examples, term, tmp_path, **how)
+    assert not same(held[2], plain[2])
+    assert logged(lines[:3], "penalty", "penalty_weight") == [[0.0, 0.0]] * 3
+    assert lines[2]["loss"] > lines[2]["cross_entropy"]  # the first rate of the warm-up is 0
+    assert all(min(line["penalty"], line["penalty_weight"]) > 0 for line in lines[3:])

@@ -23,6 +23,7 @@ from made_up.tokenizers import with_bos
 from places import ROOT
 from unembed.errors import UnembedError
 from unembed.head.head import Head, final_hidden
+from unembed.head.loss import head_loss
 from unembed.models.checkpoint import Checkpoint, quietly
 from unembed.text.corpus import Corpus
 from unembed.text.vocabulary import Vocabulary
@@ -579,6 +580,43 @@ def test_the_example_refines_with_a_trainer_and_a_loop_of_ones_own(
     assert found[0] == pytest.approx(float(nll), rel=1e-5)
     assert len(found) == 2
     assert not same(model, small_model("gpt2"))
+
+
+def test_the_example_trains_from_random_weights_by_share_and_schedule(
+    small_tokenizer: Any,
+) -> None:
+    example: Any = runpy.run_path(str(ROOT / "examples" / "own_trainer.py"))
+    texts = ["the first of them", "and the second one of them is longer", "12 and 345"]
+    given = Checkpoint("tiny", small_model("llama"), small_tokenizer)
+
+    def plain(steps: int) -> list[nn.Module]:
+        """The same loop without any penalty; the weights after every step."""
+        torch.manual_seed(3)
+        model: Any = type(given.model)(given.model.config).train()
+        hook = HeadHook.of(model, list(range(len(small_tokenizer))))
+        optimizer, after = torch.optim.AdamW(model.parameters(), lr=1e-3), []
+        for step in range(steps):
+            ids = torch.tensor([small_tokenizer(texts[step % len(texts)])["input_ids"]])
+            hidden = final_hidden(model, ids)[0, :-1]
+            loss = head_loss(hidden, hook.current_head(model), ids[0, 1:]).nll.mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            after.append(copy.deepcopy(model))
+        return after
+
+    expected = plain(6)
+    for share, schedule in ((0.0, Schedule(ramp=0.5)), (0.1, Schedule(after=0.99))):
+        torch.manual_seed(3)
+        found, losses = example["from_random_weights"](given, texts, 6, share, schedule)
+        assert same(found, expected[5])
+        assert [weight for _, weight in losses] == [0.0] * 6
+    torch.manual_seed(3)
+    found, losses = example["from_random_weights"](given, texts, 6)
+    assert [weight for _, weight in losses[:4]] == [0.0] * 4  # the fourth is the ramp's foot
+    assert all(weight > 0 for _, weight in losses[4:])
+    assert not same(found, expected[5])
+    assert not same(found, given.model)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import MutableMapping
 from dataclasses import astuple, dataclass, replace
 from functools import partial
@@ -297,7 +298,8 @@ class RefineMixin:
             term.ce_weight,
             term.weights(targets.ids, part.listed, said),
             None if mass is None else mass.positions,
-            None if mass is None else mass.penalty,
+            # A penalty that does not count has no mass, and is told as 0 in a step of parts.
+            None if mass is None else (mass.penalty if term.penalised else math.inf),
         )
         loss = self._joined(term, parts, rows, mass)
         of_step = float(len(rows)) if mass is None else mass.positions
