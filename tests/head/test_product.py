@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,12 +17,14 @@ from unembed.head.blocks import BlockShape, target_logits, target_tolerance
 from unembed.head.kernels import fastest
 from unembed.head.precision import Precision
 from unembed.head.product import (
+    PRODUCTS_KEPT,
     TILE,
     WIDE_BLOCK,
     WIDE_ROWS,
     Route,
     bfloat16_parts,
     candidates,
+    float32_products,
     left_operand,
     multiply,
     narrow_route,
@@ -288,3 +293,59 @@ def test_on_a_gpu_few_rows_are_counted_again(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_weight_in_training_can_be_probed() -> None:
     weight = torch.randn(600, 48, requires_grad=True)
     assert Precision.probe(weight) == Precision.probe(weight.detach())
+
+
+BOUNDS = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+
+
+@pytest.mark.parametrize("own", [None, "7"])
+def test_few_products_are_kept_unless_the_environment_says_how_many(
+    monkeypatch: pytest.MonkeyPatch, own: str | None
+) -> None:
+    for name in BOUNDS:
+        monkeypatch.delenv(name, raising=False)
+        if own is not None:
+            monkeypatch.setenv(name, own)
+    with float32_products("ieee"):
+        pass
+    assert [os.environ[name] for name in BOUNDS] == [own or str(PRODUCTS_KEPT)] * 2
+
+
+MANY_SHAPES = """
+import resource, threading, torch
+from unembed.head.product import PRODUCTS_KEPT, float32_products
+
+weight = torch.ones(256, 128)
+
+def multiply(shapes):
+    with float32_products("onednn"):
+        for rows in shapes:
+            torch.nn.functional.linear(torch.ones(rows, 128), weight)
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+def grow():
+    multiply(range(1, 2 * PRODUCTS_KEPT))
+    before = peak()
+    multiply(range(2 * PRODUCTS_KEPT, 6 * PRODUCTS_KEPT))
+    print(peak() - before)
+
+multiply([1])  # torch reads its bound in each thread, and a pass runs in threads of its own
+thread = threading.Thread(target=grow)
+thread.start()
+thread.join()
+"""
+
+
+@pytest.mark.slow
+def test_products_of_more_shapes_take_no_more_memory() -> None:
+    unbounded = {name: value for name, value in os.environ.items() if name not in BOUNDS}
+    done = subprocess.run(
+        [sys.executable, "-c", MANY_SHAPES],
+        check=True,
+        capture_output=True,
+        text=True,
+        env=unbounded,
+    )
+    assert float(done.stdout) < 40  # MiB; 110 to 180 where one of both bounds is not set

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -19,6 +20,10 @@ their vector and edge paths: a logit is then bitwise the same in whatever block 
 WIDE_ROWS, WIDE_BLOCK = 2048, 8192
 """The largest product taken at once on CUDA: enough to keep a large GPU busy, 64 MiB of logits."""
 
+PRODUCTS_KEPT = 64
+"""Shapes whose products oneDNN keeps compiled, of .3 to .7 MiB each. A model has a dozen or two for
+windows of one length; oneDNN's own bound of 1,024 is 700 MiB where windows are of many lengths."""
+
 Route = Literal["onednn", "ieee", "wide", "split"]
 
 
@@ -28,7 +33,9 @@ def float32_products(route: Route) -> Iterator[None]:
 
     Of float32 operands "wide" and "split" make nothing, so for those it is "ieee" that is set. That
     is set on both backends: what a caller had asked of the other one would round its products.
+    What stays is the bound of ``keep_few_products``.
     """
+    keep_few_products()
     backends: Any = torch.backends
     both = (backends.mkldnn.matmul, backends.cuda.matmul)
     before = [backend.fp32_precision for backend in both]
@@ -39,6 +46,16 @@ def float32_products(route: Route) -> Iterator[None]:
     finally:
         for backend, setting in zip(both, before, strict=True):
             backend.fp32_precision = setting
+
+
+def keep_few_products() -> None:
+    """Bound what oneDNN keeps of products at PRODUCTS_KEPT, unless the environment has a bound.
+
+    oneDNN reads the first before the first product of the process, torch the second before the
+    first of each thread; later they change nothing. No number changes either.
+    """
+    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        os.environ.setdefault(name, str(PRODUCTS_KEPT))
 
 
 def pad_rows(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,20 +20,24 @@ from made_up.networks import network_model
 from reference import network
 from threads_as_ranks import launch
 from unembed.errors import NonFiniteError, UnembedError
+from unembed.models import model_pass
 from unembed.models.checkpoint import Checkpoint, hushed
 from unembed.models.model_pass import ModelPass
 from unembed.runs.store import RunFolder
+from unembed.signatures.batch_sums import BatchSums
 from unembed.signatures.file import as_bytes
 from unembed.signatures.network.file import load_network, network_as_bytes
 from unembed.signatures.network.modules import HEAD, network_modules
+from unembed.signatures.network.part_sums import OpenDocument
 from unembed.signatures.network.run import sketch_network
 from unembed.signatures.network.signature import module_part
-from unembed.signatures.network.sketcher import NetworkOptions
+from unembed.signatures.network.sketcher import Gathering, NetworkOptions
 from unembed.signatures.reading.run import UNFINISHED, sketch
 from unembed.signatures.reading.sketcher import SketchOptions
 from unembed.signatures.sketches.constructions import sketch_of
 from unembed.signatures.sketches.sketch import Sketch
 from unembed.signatures.state import SUMMED
+from unembed.signatures.sums import Sums
 from unembed.text.corpus import Corpus
 from unembed.text.rows import PromptCompletion
 
@@ -248,6 +253,44 @@ def test_the_bytes_are_the_same_at_any_number_of_threads_and_ranks_and_after_a_k
     ended = launch(2, lambda ranks: file("ranks", apart[ranks.process]))
     assert ended == [tmp_path / "ranks"] * 2
     assert (tmp_path / "ranks").read_bytes() == whole[0]
+
+
+def held_bytes() -> int:
+    """What all tensors hold, all sums, and all documents in pieces."""
+    arrays = dict[int, int]()
+    for one in gc.get_objects():
+        if issubclass(type(one), torch.Tensor):
+            storage = one.untyped_storage()
+            arrays[storage.data_ptr()] = storage.nbytes()
+        elif type(one) in (Sums, BatchSums, OpenDocument):
+            of = one.sums.values() if type(one) is OpenDocument else vars(one).values()
+            arrays |= {id(each): each.nbytes for each in of if isinstance(each, np.ndarray)}
+    return sum(arrays.values())
+
+
+def test_what_is_held_does_not_grow_with_the_text(
+    made: Callable[[str], Checkpoint],
+    small_tokenizer: Any,
+    topics: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Looked at in every part where most is held: its states are made, its batches are there."""
+    text = Corpus.from_texts([topic[:70] for topic in topics[:16]], small_tokenizer)
+    held, states = list[int](), Gathering.states
+
+    def looked_at(gathering: Gathering) -> Any:
+        found = states(gathering)
+        gc.collect()
+        held.append(held_bytes())
+        return found
+
+    monkeypatch.setattr(Gathering, "states", looked_at)
+    monkeypatch.setattr(  # in order: how far it reads ahead is chance
+        model_pass, "side_by_side", lambda models, work, items: (work(models[0], i) for i in items)
+    )
+    sketch_network(made("llama"), text, replace(OPTIONS, modules=("depth:0", "head")))
+    assert len(held) >= 10
+    assert max(held[3:]) < 1.3 * held[2], held  # parts differ by the documents that lie in pieces
 
 
 def test_parts_of_the_text_and_batches_change_nothing(
