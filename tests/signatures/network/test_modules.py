@@ -120,6 +120,14 @@ def test_frozen_modules_are_left_out_and_said_so() -> None:
         network_modules(model.requires_grad_(False))
 
 
+def test_weights_that_are_used_without_a_call_of_their_module_are_named() -> None:
+    mamba = small_model("mamba")
+    chosen = network_modules(mamba)
+    assert "dt_proj" not in {one.kind for one in chosen}
+    said = str(left_out(mamba, chosen))
+    assert "2 linear but not called (backbone.layers.0.mixer.dt_proj" in said
+
+
 def test_modules_that_were_not_asked_for_are_no_frozen_ones(llama: torch.nn.Module) -> None:
     said = str(left_out(llama, network_modules(llama, ["depth:0", "head"])))
     assert "7 not asked for (model.layers.1.self_attn.q_proj" in said

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from unembed.runs.columns import columns
 from unembed.runs.table import NAME_WIDTH
+from unembed.signatures.alignment.estimators import LEAST_DOCUMENTS
 from unembed.signatures.alignment.kinds import ALIGNMENT_KINDS, KINDS
 from unembed.signatures.alignment.records import Alignments, Pairs
 from unembed.signatures.network.signature import NetworkSignature
 from unembed.signatures.signature import Signature
+from unembed.signatures.state import State
 from unembed.stats.forms import cosine, determined, full, plus_minus, two
 
 CELL_WIDTH = 14
 LABEL = ": a gradient in it can be noise"
+LONE = (
+    "no two samples are independent, as all are of one document, so that nothing can be compared "
+    "with it: sketch more documents, or merge another signature"
+)
 LABELS = {"float32": ""}
 """What is said of the dtype of a backward pass."""
 MOST_IN_MATRIX = 8
@@ -39,9 +46,7 @@ def signature_text(signature: Signature) -> str:
         rows.append(("part", f"{identity.part} of the network, {identity.backward} backward"))
     if identity.support:
         rows.append(("softmax", f"over answer words alone ({identity.support[:12]})"))
-    if "notes" in signature.facts:
-        rows.append(("note", signature.facts["notes"]))
-    return columns(rows, NAME_WIDTH)
+    return columns([*rows, *_notes(signature.facts, state)], NAME_WIDTH)
 
 
 def network_text(signature: NetworkSignature) -> str:
@@ -58,9 +63,16 @@ def network_text(signature: NetworkSignature) -> str:
         ("sketch", f"{spec.construction}, m = {spec.m:,} a module, seed {spec.seed}"),
         ("model", signature.facts.get("model", "a model")),
     ]
-    if "notes" in signature.facts:
-        rows.append(("note", signature.facts["notes"]))
+    rows += _notes(signature.facts, state)
     return columns([(name, said) for name, said in rows if said], NAME_WIDTH)
+
+
+def _notes(facts: Mapping[str, str], state: State) -> list[tuple[str, str]]:
+    """What its text's reader said, and whether anything can be compared with it."""
+    said = [("note", facts["notes"])] if "notes" in facts else []
+    if state.documents < LEAST_DOCUMENTS:
+        said.append(("note", LONE))
+    return said
 
 
 def alignments_text(found: Alignments) -> str:

@@ -55,15 +55,25 @@ class NetworkModule(ShortRepr):
 
 @dataclass(frozen=True)
 class LeftOut(ShortRepr):
-    """Of what runs and has weights, what is not sketched: modules by why not, others by class."""
+    """Of what has weights, what is not sketched: modules by why not, others by class.
+
+    ``uncalled`` are linear modules that no text calls: their weights are unused, or used in place,
+    as those of Mamba's ``dt_proj``.
+    """
 
     frozen: tuple[str, ...]
     not_asked: tuple[str, ...]
+    uncalled: tuple[str, ...]
     others: dict[str, int]
 
     def __str__(self) -> str:
         found = [f"{count} {kind}" for kind, count in sorted(self.others.items())]
-        for names, why in ((self.frozen, "frozen"), (self.not_asked, "not asked for")):
+        whys = {
+            "frozen": self.frozen,
+            "not asked for": self.not_asked,
+            "linear but not called": self.uncalled,
+        }
+        for why, names in whys.items():
             if names:
                 found.append(f"{len(names)} {why} ({some_of(names)})")
         return ", ".join(found)
@@ -111,22 +121,27 @@ def network_modules(model: nn.Module, patterns: Sequence[str] = ()) -> tuple[Net
 
 
 def left_out(model: nn.Module, chosen: Sequence[NetworkModule]) -> LeftOut:
-    """What runs and has weights of its own, but is not among the modules that were chosen."""
+    """What has weights of its own, but is not among the modules that were chosen."""
     found = _running(model)
     names = {one.name for one in chosen}
     trained = {one.name for one in _by_training(model, found)[0]}
     rest = [one.name for one in found if one.name not in names]
-    head, others = output_embedding(model), dict[str, int]()
+    head, others, uncalled = output_embedding(model), dict[str, int](), list[str]()
     running = {*names, *rest}
     for path, module in model.named_modules():
         own = [name for name, _ in module.named_parameters(recurse=False)]
         fused = any(f"{path}.{name}" in running for name in own)
-        if own and not fused and not _is_linear(module) and module is not head:
+        if not own or fused or module is head:
+            continue
+        if _is_linear(module):
+            uncalled += [] if path in running else [path]
+        else:
             kind = type(module).__name__
             others[kind] = others.get(kind, 0) + 1
     return LeftOut(
         tuple(name for name in rest if name not in trained),
         tuple(name for name in rest if name in trained),
+        tuple(uncalled),
         others,
     )
 
