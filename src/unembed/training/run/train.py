@@ -165,8 +165,10 @@ class _TrainingJob:
                 refined = plain_model(whole)
                 rounding = Rounding.of(start, refined, dtype)
                 save_model(refined, self.checkpoint.tokenizer, dtype, self.out / MODEL)
+        held = recipe.row_bound
         return {
-            "moves": scoped.words,
+            "moves": scoped.words
+            + (f"; rows held within {held:g} of their root mean squares" if held else ""),
             "n_moving": scoped.n_moving,
             "n_total": scoped.n_total,
             "stopped": callback.stopped,
