@@ -22,7 +22,7 @@ from made_up.layers import make_layers, make_layers_comparison
 from made_up.logs import compared_benchmarks
 from made_up.refinements import make_summary
 from markup import Elements
-from unembed.decisions import AuditOptions, LayersOptions, PositionFilter
+from unembed.decisions import AuditOptions, LayersOptions, PositionFilter, RoundingFlips
 from unembed.decisions.ladder.variants import Variant
 from unembed.demo import HeadTraining, documents
 from unembed.errors import UnembedError
@@ -37,6 +37,7 @@ from unembed.models import (
     Streams,
     check,
     cost,
+    rotate,
     states,
 )
 from unembed.runs import Phases, read_run
@@ -114,6 +115,8 @@ def things(
         cost(str(folder / "config"), "1e6", device="h100"),
         depths := Depths.of(llama),
         Streams.of(llama, batch, depths, (0, depths.blocks)),
+        rotate(checkpoint, steps=1),
+        RoundingFlips("int8", *[Estimate(0.01, 0.009, 0.011, 5000)] * 6),
         states(llama, corpus, folder / "states", StatesOptions(max_positions=64)),
         StoredStates.read(folder / "states", checkpoint),
         StatesOptions(before_norm=True),

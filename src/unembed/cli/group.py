@@ -30,6 +30,7 @@ from unembed.cli.layers import layers_command
 from unembed.cli.printing import echo
 from unembed.cli.refine import refine_command
 from unembed.cli.report import report_command
+from unembed.cli.rotate import rotate_command
 from unembed.cli.states import states_command
 from unembed.errors import UnembedError
 from unembed.runs.phases import as_table, process_profile
@@ -45,7 +46,7 @@ JOBS = {
         compare_command,
         report_command,
     ),
-    "Change": (refine_command, dose_command),
+    "Change": (refine_command, dose_command, rotate_command),
     "Choose": (sketch_command, align_command, rank_command, mix_command, index_command),
 }
 """The verbs, by what they are for."""

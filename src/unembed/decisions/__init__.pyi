@@ -9,6 +9,8 @@ from .comparison.flip_list import Flip as Flip
 from .comparison.flip_list import FlipPair as FlipPair
 from .comparison.positions import PositionFilter as PositionFilter
 from .comparison.summary import ComparisonSummary as ComparisonSummary
+from .flips_of_rounding import RoundingFlips as RoundingFlips
+from .flips_of_rounding import rounding_flips as rounding_flips
 from .ladder.summary import LadderSummary as LadderSummary
 from .ladder.variants import Variant as Variant
 from .layers.compare import LayersComparison as LayersComparison
@@ -40,6 +42,9 @@ __all__ = [
     "ClosestCall",
     "Flip",
     "FlipPair",
+    # What rounding flips in a model, before and after its weights were changed
+    "RoundingFlips",
+    "rounding_flips",
     # The cells around a decision
     "DecisionSlice",
     "Slice",

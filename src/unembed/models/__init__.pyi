@@ -9,6 +9,9 @@ from .model_pass import HeadReader as HeadReader
 from .model_pass import ModelPass as ModelPass
 from .model_pass import ReadingOptions as ReadingOptions
 from .quantization import quantized as quantized
+from .rotation.rotate import Rotation as Rotation
+from .rotation.rotate import rotate as rotate
+from .rotation.rotate import rotated as rotated
 from .stored.states import StoredStates as StoredStates
 from .stored.written import StatesOptions as StatesOptions
 from .stored.written import WrittenStates as WrittenStates
@@ -24,8 +27,11 @@ __all__ = [
     "Cost",
     "cost",
     # Variants of a checkpoint
+    "Rotation",
     "adapted",
     "quantized",
+    "rotate",
+    "rotated",
     # Hidden states on disk, in place of a body
     "StatesOptions",
     "StoredStates",

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
 from unembed.errors import UnembedError
 from unembed.head.head import output_embedding
-from unembed.models.checkpoint import hushed
 from unembed.models.mode import evaluating
 from unembed.models.running_lists import longest_lists, probe_ids
+from unembed.models.untied import is_tied
+from unembed.models.untied import untie as untie_head
 from unembed.models.unused_weights import unused_on_text
 from unembed.training.recipe.lora import Lora, add_lora, check_peft
 from unembed.training.recipe.names import SCOPES, UNTIED
@@ -95,7 +94,12 @@ def apply_scope(
         modules, what = _in_scope(model, scope)
         _refuse_integers(model, modules)
         if untie:
-            _untie(model)
+            if not is_tied(model):
+                raise UnembedError(
+                    f"the head of {type(model).__name__} is not tied: nothing to untie, leave "
+                    "untie out"
+                )
+            untie_head(model, "leave untie out")
         trained, before = model, _requiring(model)
         unreached = {id(p) for module in towers.values() for p in module.parameters()}
         wanted = {id(p) for module in modules for p in module.parameters()} - unreached
@@ -105,7 +109,7 @@ def apply_scope(
         parameter.requires_grad_(id(parameter) in wanted)
     moves = {path: p.numel() for path, p in trained.named_parameters() if id(p) in wanted}
     moving, total = sum(moves.values()), sum(p.numel() for p in trained.parameters())
-    tied = _is_tied(model)
+    tied = is_tied(model)
     words = f"{what}: {moving:,} of {total:,} parameters"
     if scope in UNTIED and tied:
         words += "; the head is tied, so the input embedding moves with it"
@@ -203,50 +207,6 @@ def _refuse_integers(model: nn.Module, modules: list[nn.Module]) -> None:
                     f"{type(model).__name__} holds weights of {parameter.dtype}, which cannot be "
                     "trained: load it without quantisation, or take scope lora"
                 )
-
-
-def _is_tied(model: nn.Module) -> bool:
-    find: Any = getattr(model, "get_input_embeddings", lambda: None)
-    inputs = find()
-    return inputs is not None and inputs.weight is output_embedding(model).weight
-
-
-def _untie(model: Any) -> None:
-    """Give the head its own copy; refuse where a model made from the configuration ties again."""
-    head, kind = output_embedding(model), type(model).__name__
-    if not _is_tied(model):
-        raise UnembedError(f"the head of {kind} is not tied: nothing to untie, leave untie out")
-    matrix = head.weight
-    all_configs = (model.config, model.config.get_text_config())
-    configs = [c for c in all_configs if getattr(c, "tie_word_embeddings", False)]
-    head.weight = nn.Parameter(matrix.detach().clone(), matrix.requires_grad)
-    for config in configs:
-        config.tie_word_embeddings = False
-    if _shared(_remade(model)) != _shared(model):
-        head.weight = matrix
-        for config in configs:
-            config.tie_word_embeddings = True
-        raise UnembedError(
-            f"{kind} ties its head whatever its configuration says, so an untied one would be lost "
-            "on loading: leave untie out"
-        )
-    model.all_tied_weights_keys = model.get_expanded_tied_weights_keys(all_submodels=True)
-
-
-def _remade(model: Any) -> nn.Module:
-    """An empty model of the configuration that would be saved."""
-    config = type(model.config).from_dict(json.loads(model.config.to_json_string()))
-    with hushed(), torch.device("meta"):
-        made: nn.Module = type(model)(config)
-    return made
-
-
-def _shared(model: nn.Module) -> set[frozenset[str]]:
-    """The names of parameters that are one."""
-    names: dict[int, set[str]] = {}
-    for path, parameter in model.named_parameters(remove_duplicate=False):
-        names.setdefault(id(parameter), set()).add(path)
-    return {frozenset(group) for group in names.values() if len(group) > 1}
 
 
 def _path(model: nn.Module, module: nn.Module) -> str:
