@@ -6,8 +6,8 @@
     python examples/withstand_rounding.py seeds runs/stories ./stories260K stories.txt
 
 200 steps of two windows of 256 tokens of the bundled model's held-out library, two fifths of whose
-documents are only measured; or of a Llama and a text of yours, cut at blank lines. A killed run
-goes on with the same command; two processes with ``--part 0/2`` and ``--part 1/2`` share the work.
+documents are only measured; or of a Llama and a text of yours, a document to every five lines. A
+killed run goes on with the same command; processes with ``--part 0/2`` and ``--part 1/2`` share it.
 """
 
 from __future__ import annotations
@@ -390,10 +390,10 @@ def bundled() -> tuple[Checkpoint, Text]:
 
 
 def other(name: str, file: str) -> tuple[Checkpoint, Text]:
-    """A Llama and a text file, a document to every twenty paragraphs."""
-    paragraphs = Path(file).read_text(encoding="utf-8").split("\n\n")
-    found = ["\n\n".join(paragraphs[at : at + 20]) for at in range(0, len(paragraphs), 20)]
-    return _parted(load(name), [(f"{nth}", text) for nth, text in enumerate(found[:250])])
+    """A Llama and a text file, a document to every five lines that are not blank."""
+    lines = [line for line in Path(file).read_text(encoding="utf-8").splitlines() if line.strip()]
+    starts = range(0, min(len(lines), 5 * 250), 5)
+    return _parted(load(name), [(f"{at}", "\n".join(lines[at : at + 5])) for at in starts])
 
 
 def _parted(checkpoint: Checkpoint, found: list[tuple[str, str]]) -> tuple[Checkpoint, Text]:

@@ -137,6 +137,7 @@ def test_every_option_reaches_the_recipe() -> None:
     assert recipe_of(given(scope="head", untie=True)) == Recipe(scope="head", untie=True)
     asked = given(gradient_share=0.1, penalty_after=0.5, penalty_ramp=0.25)
     assert recipe_of(asked) == Recipe(gradient_share=0.1, schedule=Schedule(0.5, 0.25))
+    assert recipe_of(given(row_bound=2.5)) == Recipe(row_bound=2.5)
 
 
 def test_the_help_names_the_defaults_of_the_recipe() -> None:
@@ -239,6 +240,8 @@ BAD = [
     (["--gradient-share", "0.1", "--weight", "0.6"], "--weight 0.6 and --gradient-share 0.1 both"),
     (["--penalty-after", "1"], "after 1.0 of the steps: give a share from 0 up and below 1"),
     (["--penalty-after", "0.7", "--penalty-ramp", "0.5"], "after 0.7 and ramp 0.5 make 1.2 of"),
+    (["--row-bound", "1"], "row_bound 1.0 is no bound of a row's weights: give how many root mean"),
+    (["--row-bound", "2.5", "--scope", "head"], "bounds weights that scope 'head' does not move"),
     (["--k", "1"], "k 1 is less than the 2 tokens"),
     (["--direction", "sideways"], "'--direction': 'sideways' is not one of 'contract', 'expand'"),
     (["--scope", "tail"], "scope 'tail' is not one of full"),

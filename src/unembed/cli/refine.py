@@ -98,6 +98,12 @@ TRAINING = under(
     option("--batch-size", type=int, help="Windows a batch.", default_is="8"),
     option("--accumulation", type=int, rare=True, help="Batches a step.", default_is="1"),
     option("--clip", type=float, rare=True, help="Longest gradient; 0: any.", default_is="1"),
+    option(
+        "--row-bound",
+        type=float,
+        rare=True,
+        help="Largest weight of a row, in its root mean squares: int8 then moves it less.",
+    ),
     option("--seed", type=int, help="Of the order and of dropout.", default_is="0"),
     option("--context", type=int, help="Tokens a window.", default_is=CONTEXT_IS),
     option(

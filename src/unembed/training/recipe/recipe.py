@@ -15,7 +15,7 @@ from unembed.training.recipe.names import SAVE_DTYPES
 from unembed.training.recipe.objectives import Objective, refuse_weights
 from unembed.training.recipe.protection import Protection
 from unembed.training.recipe.schedule import Schedule
-from unembed.training.recipe.scope import check_scope
+from unembed.training.recipe.scope import LAST_BLOCKS, check_scope
 from unembed.training.recipe.weighting import Weighting, refuse_unknown_classes
 
 MIN_CONTEXT = 3
@@ -62,8 +62,10 @@ class Recipe(ShortRepr):
     share ``warmup`` of the ``steps`` and decays linearly to 0. ``heldout`` is the share of
     documents that is never trained on. Every ``watch_every`` steps ``watch_positions`` of them are
     measured, the budget is checked and a checkpoint is written. ``audit_positions`` bounds the
-    audits before and after, on either part of the text. Weights are trained in float32; ``bf16``
-    computes the body in bfloat16. ``save_dtype`` is that of the saved model, None for the starting
+    audits before and after, on either part of the text. ``row_bound`` holds every weight of the
+    linear layers but the head within so many root mean squares of its row at the start, which an
+    int8 rounding then moves less. Weights are trained in float32; ``bf16`` computes the body in
+    bfloat16. ``save_dtype`` is that of the saved model, None for the starting
     model's: a coarse one rounds small changes away.
     """
 
@@ -94,6 +96,7 @@ class Recipe(ShortRepr):
     gradient_checkpointing: bool = False
     gradient_share: float | None = None
     schedule: Schedule = field(default_factory=Schedule)
+    row_bound: float | None = None
 
     def __post_init__(self) -> None:
         if self.gradient_share is not None and self.weight == Recipe.weight:
@@ -126,7 +129,21 @@ class Recipe(ShortRepr):
                 f"save_dtype {self.save_dtype!r} is none of {', '.join(SAVE_DTYPES)}: give one of "
                 "these"
             )
+        if self.row_bound is not None:
+            self._check_row_bound(self.row_bound)
         check_scope(self.scope, untie=self.untie, lora=self.lora)
+
+    def _check_row_bound(self, times: float) -> None:
+        if not 1 < times < math.inf:
+            raise UnembedError(
+                f"row_bound {times} is no bound of a row's weights: give how many root mean "
+                "squares of the row, a number above 1 such as 2.5"
+            )
+        if self.scope != "full" and LAST_BLOCKS.fullmatch(self.scope) is None:
+            raise UnembedError(
+                f"row_bound {times:g} bounds weights that scope {self.scope!r} does not move: "
+                "leave it out, or take scope full or last-N-blocks"
+            )
 
     @property
     def has_penalty(self) -> bool:
@@ -140,6 +157,8 @@ class Recipe(ShortRepr):
             del plain["gradient_share"]
         if self.schedule == Schedule():
             del plain["schedule"]
+        if self.row_bound is None:
+            del plain["row_bound"]
         return plain
 
 

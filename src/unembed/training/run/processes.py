@@ -40,6 +40,12 @@ def check_processes(recipe: Recipe) -> None:
                 f"refine trains by DDP and by FSDP 2, and {name} is asked for: launch with "
                 "--use_fsdp --fsdp_version 2, or train by a Trainer of your own with RefineMixin"
             )
+    cut = os.environ.get(ENGINES["FSDP 1"], "false").lower() == "true"
+    if recipe.row_bound is not None and cut:
+        raise UnembedError(
+            f"row_bound {recipe.row_bound:g} needs whole rows, which FSDP cuts: launch without "
+            "--use_fsdp, or leave it out"
+        )
     if recipe.batch_size % processes:
         raise UnembedError(
             f"batch_size {recipe.batch_size} does not share out among {processes} processes: give "

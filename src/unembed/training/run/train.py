@@ -51,6 +51,7 @@ from unembed.training.run.processes import (
     training_together,
 )
 from unembed.training.run.rounding import Rounding
+from unembed.training.run.row_bounds import HoldRowsCallback, RowBounds
 from unembed.training.run.terms import term_of
 from unembed.training.run.trainer import RefineTrainer
 
@@ -150,6 +151,10 @@ class _TrainingJob:
                 trainer.remove_callback(PrinterCallback)
                 term = term_of(recipe, hook, start, examples, vocabulary)
                 trainer.refine_with(term, token_ids=ids)
+                if recipe.row_bound is not None:
+                    bounds = RowBounds.of(scoped.model, recipe.row_bound)
+                    bounds.fit(scoped.model, examples)
+                    trainer.add_callback(HoldRowsCallback(bounds))
                 train_on(trainer, self.out / CHECKPOINTS)
                 # The Trainer trains without a cache; the model generates with one.
                 whole = self._whole(trainer, scoped)
@@ -160,8 +165,10 @@ class _TrainingJob:
                 refined = plain_model(whole)
                 rounding = Rounding.of(start, refined, dtype)
                 save_model(refined, self.checkpoint.tokenizer, dtype, self.out / MODEL)
+        held = recipe.row_bound
         return {
-            "moves": scoped.words,
+            "moves": scoped.words
+            + (f"; rows held within {held:g} of their root mean squares" if held else ""),
             "n_moving": scoped.n_moving,
             "n_total": scoped.n_total,
             "stopped": callback.stopped,
