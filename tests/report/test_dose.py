@@ -276,3 +276,42 @@ class TestInBrowser:
         for one in view.locator("details").all():
             one.evaluate("one => { one.open = true; }")
         assert view.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+def shared(table: DoseTable) -> DoseTable:
+    """The table as if its weights were shares of the gradient, and took other weights."""
+    rows = tuple(
+        row
+        if row.objective in ("none", TEMPERATURE)
+        else replace(row, gradient_share=row.weight, weight=7.25 * row.weight)
+        for row in table.rows
+    )
+    return replace(table, rows=rows)
+
+
+def test_shares_of_the_gradient_are_named_and_drawn_where_they_were_set(
+    heldout: DoseTable, training: DoseTable
+) -> None:
+    table = shared(heldout)
+    page = unescape(re.sub("<[^>]*>", "", dose_page("A grid", table, training, FACTS)))
+    assert "A dose is the penalty’s share of the loss’s gradient" in page
+    assert "fisher at share 0.3" in page
+    assert "2.175" in page  # The weight that it took.
+    found = [(row, row.figures.churn) for row in table.rows]
+    spec = dose_charts.doses(found, dose.DOSED[5])
+    [axis] = {layer["encoding"]["x"]["axis"]["title"] for layer in spec["layer"]}
+    assert axis == "share of the loss’s gradient"
+
+
+def test_weights_of_other_scales_stand_as_shares_of_the_largest(heldout: DoseTable) -> None:
+    rows = [
+        replace(row, weight=10 * row.weight) if row.objective == "fisher" else row
+        for row in heldout.rows
+        if row.objective != TEMPERATURE
+    ]
+    one = dose_charts.DoseAxis.of(rows)
+    assert one.title == "weight, as a share of the largest (fisher 6, margin 0.6, entropy 0.6)"
+    places = {row.name: one.at(row) for row in rows}
+    assert places["fisher 3"] == places["margin 0.3"] == 0.5
+    assert places["no penalty"] == 0.0
+    assert dose_charts.DoseAxis.of(list(heldout.rows)).title == "weight"

@@ -16,12 +16,17 @@ LOCK = ".lock"
 POLL_S = 0.02
 
 
+class BusyError(UnembedError):
+    """A folder that another process is writing."""
+
+
 @contextlib.contextmanager
 def exclusive_lock(folder: Path, wait_s: float = 0.0, remedy: str | None = None) -> Iterator[None]:
     """Hold a folder's lock, which goes with the process that holds it, however it ends.
 
-    Raises UnembedError, naming the process that holds it, where it is not free within ``wait_s``
-    seconds (``remedy`` says what to do then), and for a lock that cannot be written or is a link.
+    Raises BusyError, naming the process that holds it, where it is not free within ``wait_s``
+    seconds (``remedy`` says what to do then), and UnembedError for a lock that cannot be written or
+    is a link.
     """
     path = folder / LOCK
     # filelock refuses a link only where the system has O_NOFOLLOW.
@@ -32,7 +37,7 @@ def exclusive_lock(folder: Path, wait_s: float = 0.0, remedy: str | None = None)
         try:
             lock.acquire(timeout=wait_s)
         except Timeout:
-            raise UnembedError(
+            raise BusyError(
                 f"{folder} is being written by another process (pid {_holder(path)})"
                 + (f" and was not free within {wait_s:g} s" if wait_s else "")
                 + f": wait for it, or {remedy or 'give another folder'}"

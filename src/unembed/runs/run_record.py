@@ -118,18 +118,20 @@ class RunRecord(ShortRepr, Drawn):
         command: str = "",
         everything: bool = False,
         together: bool = False,
+        wait_s: float = 0.0,
     ) -> Record:
         """Keep in ``out`` the summary that ``find`` gives, which is called unless it is there.
 
         ``key`` holds the plain values that it depends on; ``facts`` are for the page, and
         ``everything`` as in ``RunFolder.finish``. Under ``joined`` process 0 alone calls ``find``,
         and the others wait for it; with ``together`` all of them call it, and process 0 writes.
+        ``wait_s`` is how long another process may go on writing the folder.
         Raises UnembedError where the folder holds another run, or cannot be written.
         """
-        whole = {"kind": cls.KIND, "schema": cls.SCHEMA, **key}
+        whole = cls.whole_key(key)
         if facts is not None:
             whole["facts"] = [list(fact) for fact in facts]
-        with RunFolder.open(out, whole) as folder:
+        with RunFolder.open(out, whole, wait_s) as folder:
             if not folder.finished:
                 found = find(folder) if together else None
 
@@ -139,6 +141,11 @@ class RunRecord(ShortRepr, Drawn):
 
                 folder.by_first(finish)
         return cls._held_by(read_run(out))
+
+    @classmethod
+    def whole_key(cls, key: Mapping[str, Any]) -> dict[str, Any]:
+        """The key of a run of this kind, by which its folder is known."""
+        return {"kind": cls.KIND, "schema": cls.SCHEMA, **key}
 
     @classmethod
     def _held_by(cls: type[Record], run: FinishedRun) -> Record:

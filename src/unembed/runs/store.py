@@ -76,8 +76,10 @@ class RunFolder:
 
     @staticmethod
     @contextlib.contextmanager
-    def open(folder: str | Path, key: dict[str, Any]) -> Iterator[RunFolder]:
+    def open(folder: str | Path, key: dict[str, Any], wait_s: float = 0.0) -> Iterator[RunFolder]:
         """Lock the folder and read its journal; a finished run is verified.
+
+        ``wait_s`` is how long another process may go on writing it.
 
         Under ``joined`` every process opens it alike, and all see what process 0 read. Raises
         UnembedError if it holds another run or other files, is in use, or is damaged, and where the
@@ -87,7 +89,8 @@ class RunFolder:
         folder, ranks = Path(folder), current_ranks()
         key = json.loads(json.dumps(key))
         ranks.agree(f"the run in {folder}", key)
-        with (_led if ranks.first else _followed)(folder, key, ranks) as opened:
+        opening = _led(folder, key, ranks, wait_s) if ranks.first else _followed(folder, key, ranks)
+        with opening as opened:
             yield opened
 
     @property
@@ -217,12 +220,12 @@ def check_folder(folder: str | Path) -> None:
 
 
 @contextlib.contextmanager
-def _led(folder: Path, key: dict[str, Any], ranks: Ranks) -> Iterator[RunFolder]:
+def _led(folder: Path, key: dict[str, Any], ranks: Ranks, wait_s: float) -> Iterator[RunFolder]:
     """The folder as process 0 opens it: locked, what is left of an earlier launch taken over."""
     check_folder(folder)
     with refusals(folder):
         make_folder(folder)
-    with exclusive_lock(folder), contextlib.ExitStack() as stack:
+    with exclusive_lock(folder, wait_s), contextlib.ExitStack() as stack:
         earlier = sorted(folder.glob(f"{RANKS}/*/"))
         for place in earlier:
             # Its process 0 ended, and it may not have noticed yet.

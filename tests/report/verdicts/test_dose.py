@@ -224,3 +224,20 @@ def test_a_temperature_is_in_no_verdict(made: DoseTable) -> None:
         words = str(verdict(table))
         assert TEMPERATURE not in words
         assert "logits ×" not in words
+
+
+def test_the_next_command_speaks_of_shares_where_they_were_set(made: DoseTable) -> None:
+    def shared(row: DoseRow) -> DoseRow:
+        if row.objective in ("none", TEMPERATURE):
+            return row
+        return replace(row, gradient_share=row.weight, weight=7.25 * row.weight)
+
+    table = replace(made, rows=tuple(map(shared, made.rows)))
+    told = with_rows(with_pairs(table, {"right_to_wrong": (0.01, 0.03)}), LEVEL, LEVEL)
+    assert verdict(told).next.endswith("--objective margin --gradient-share 0.6 --control -o RUN")
+    nothing = Estimate(None, n=300, reason="fisher falls short")
+    apart = replace(
+        table,
+        matched=tuple(replace(one, at=None, difference=nothing) for one in table.matched),
+    )
+    assert "--gradient-shares 0.3,0.6,1.2 -o RUN" in verdict(apart).next

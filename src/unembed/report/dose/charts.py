@@ -33,6 +33,8 @@ OBJECTIVE_SHAPES = {
 }
 """The shape of each objective's points; colours are ``--dose-NAME`` of the stylesheet."""
 
+APART = 3.0
+"""Largest weights that differ by more than this factor have no axis in common."""
 WEIGHT_SHIFT = 0.025
 """How far the objectives stand apart at one weight, as a share of the largest weight."""
 
@@ -81,20 +83,24 @@ def frontier(rows: Sequence[DoseRow], gain: Measure, damage: Measure, at: float 
 
 
 def doses(found: Sequence[tuple[DoseRow, Estimate]], measure: Measure) -> Spec:
-    """A figure of each trained dose against its weight, every line starting at the control."""
+    """A figure of each trained dose against its weight, every line starting at the control.
+
+    Weights whose scales differ between the objectives stand as shares of each one's largest.
+    """
     trained = [(row, one) for row, one in found if row.objective != TEMPERATURE]
     names = list(dict.fromkeys(row.objective for row, _ in trained if row.objective != CONTROL))
-    largest = max((row.weight for row, _ in trained), default=0.0)
+    axis_of = DoseAxis.of([row for row, _ in trained])
+    largest = max((axis_of.at(row) for row, _ in trained), default=0.0)
     marks: list[Spec] = []
     for row, one in trained:
         if one.value is None:
             continue
         place = names.index(row.objective) - (len(names) - 1) / 2 if row.objective in names else 0
         tip = f"{row.name}\n{measure.title} {wording.full(one, measure.form)}"
-        shifted = row.weight + place * WEIGHT_SHIFT * largest
+        shifted = axis_of.at(row) + place * WEIGHT_SHIFT * largest
         marks.append(_look(row) | {"x": shifted, "tip": tip} | interval_fields(one, "y"))
-    weights = sorted({row.weight for row, _ in trained})
-    axis = plain_axis("weight", grid=False, form=".4~g") | {"values": weights}
+    values = {} if axis_of.largest else {"values": sorted({row.dose for row, _ in trained})}
+    axis = plain_axis(axis_of.title, grid=False, form=".4~g") | values
     channels = {"x": quantity(axis), "y": _axis(measure, None, marks, "y")}
     layers = [
         _paths(marks, channels),
@@ -102,6 +108,36 @@ def doses(found: Sequence[tuple[DoseRow, Estimate]], measure: Measure) -> Spec:
         points(marks, channels),
     ]
     return {"title": heading(measure.title), "layer": layers}
+
+
+@dataclass(frozen=True)
+class DoseAxis:
+    """Where doses stand: at their weights, or their shares of the loss's gradient.
+
+    ``largest`` has each objective's largest weight, where these differ too much for one axis.
+    """
+
+    title: str
+    largest: dict[str, float]
+
+    @staticmethod
+    def of(rows: Sequence[DoseRow]) -> DoseAxis:
+        """The axis of these doses."""
+        largest: dict[str, float] = {}
+        for row in rows:
+            if row.objective not in (CONTROL, TEMPERATURE):
+                largest[row.objective] = max(row.dose, largest.get(row.objective, 0.0))
+        if any(row.gradient_share is not None for row in rows):
+            return DoseAxis("share of the loss’s gradient", {})
+        sizes = [size for size in largest.values() if size > 0]
+        if sizes and max(sizes) > APART * min(sizes):
+            words = ", ".join(f"{name} {size:g}" for name, size in largest.items())
+            return DoseAxis(f"weight, as a share of the largest ({words})", largest)
+        return DoseAxis("weight", {})
+
+    def at(self, row: DoseRow) -> float:
+        """A dose's place."""
+        return row.dose / (self.largest.get(row.objective) or 1.0)
 
 
 def figure_of(row: DoseRow, measure: Measure) -> Estimate:
@@ -114,7 +150,7 @@ def _look(row: DoseRow) -> Spec:
     colour = f"var(--dose-{row.objective})"
     return {
         "objective": row.objective,
-        "weight": row.weight,
+        "weight": row.dose,
         "fill": colour,
         "stroke": colour,
         "shape": OBJECTIVE_SHAPES.get(row.objective, "circle"),

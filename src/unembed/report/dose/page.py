@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from unembed.report.dose import charts
 from unembed.report.dose.charts import Measure
@@ -14,6 +15,7 @@ from unembed.report.dose.tables import (
     matched_table,
     published_tables,
     read_out_table,
+    shares_table,
 )
 from unembed.report.parts.drawing import draw
 from unembed.report.parts.facts import facts_of
@@ -154,7 +156,7 @@ def verdicts_lead(table: DoseTable) -> str:
     count = sum(one.difference.low is not None for one in table.matched)
     words = (
         f"What each objective costs held out where it has gained {percent(at)} of the median "
-        "margin, interpolated along its weights."
+        "margin, interpolated along its doses."
     )
     if count:
         words += (
@@ -194,14 +196,14 @@ def frontier_section(table: DoseTable) -> Section:
         "Damage against gain",
         "Held out. Lower and further right is better. Each point is a dose with its 95 % "
         "intervals, faint ones its seeds; lines go from the control, without a penalty, through "
-        "rising weights. Scaling the logits widens every margin and moves no decision: what an "
+        "rising doses. Scaling the logits widens every margin and moves no decision: what an "
         "objective shows that this shows too is sharpening.",
         tuple(figures),
     )
 
 
 def doses_section(table: DoseTable) -> Section:
-    """Each figure against the weight."""
+    """Each figure against the weight, or the share of the loss's gradient."""
     trained = [row for row in table.rows if row.objective != TEMPERATURE]
 
     figures = []
@@ -213,18 +215,25 @@ def doses_section(table: DoseTable) -> Section:
                     f"dose-{measure.field}".replace("_", "-"),
                     capital(measure.title.partition(",")[0]),
                     "",
-                    draw(charts.doses(found, measure), f"{measure.title} against the weight"),
+                    draw(charts.doses(found, measure), f"{measure.title} against the dose"),
                     keys(trained),
                     (dose_cells(measure, trained),),
                 )
             )
-    return Section(
-        "doses",
-        "Dose and response",
+    words = (
         "Held out, against the starting model. A weight of 0 is training without a penalty, which "
-        "every objective starts from. Points at one weight are set side by side.",
-        tuple(figures),
+        "every objective starts from. Points at one weight are set side by side."
     )
+    taken = shares_table(trained)
+    if taken is not None:
+        words = (
+            "Held out, against the starting model. A dose is the penalty’s share of the loss’s "
+            "gradient, for which the weight was chosen anew at every step; a share of 0 is "
+            "training without a penalty, which every objective starts from. Points at one share "
+            "are set side by side."
+        )
+    tables = () if taken is None else (taken,)
+    return Section("doses", "Dose and response", words, tuple(figures), tables)
 
 
 def read_outs_section(table: DoseTable) -> Section | None:
@@ -239,7 +248,7 @@ def read_outs_section(table: DoseTable) -> Section | None:
     for number, name in enumerate(flips_of(known[0].read_outs)):
         found = [(row, flips_of(row.read_outs)[name].ratio) for row in known]
         if any(ratio.value is not None for _, ratio in found):
-            words = f"Flips under {name}, over those of the starting model, against the weight"
+            words = f"Flips under {name}, over those of the starting model, against the dose"
             chart = draw(charts.doses(found, over_start), words)
             title = f"Flips under {name}"
             figures.append(Figure(f"read-out-{number}", title, "", chart, keys(known)))
@@ -288,6 +297,19 @@ def _size(table: DoseTable) -> str:
     return words
 
 
+def dose_facts(key: Mapping[str, Any], doses: Doses) -> list[tuple[str, str]]:
+    """Which doses were set, and how much was read to measure them."""
+    shares, weights = key.get("gradient_shares"), key["weights"] or {}
+    if shares:
+        found = [("shares of the loss’s gradient", ", ".join(f"{one:g}" for one in shares))]
+    else:
+        each = (f"{name} {', '.join(f'{w:g}' for w in some)}" for name, some in weights.items())
+        found = [("weights", "; ".join(each))]
+    if doses.measured is not None:
+        found.append(("measured", doses.measured.words))
+    return found
+
+
 def page_of_run(doses: Doses, run: FinishedRun | None, _links: Mapping[str, str]) -> str:
     """The page of a grid."""
     notes = [f"{name} could not be trained: {reason}." for name, reason in doses.failed.items()]
@@ -295,7 +317,8 @@ def page_of_run(doses: Doses, run: FinishedRun | None, _links: Mapping[str, str]
         return dose_page("A model, refined by dose", doses.heldout, doses.training, (), notes)
     start = Provenance.from_json(read_run(run.folder / "start" / "heldout").key)
     recipe = run.key["recipe"]
-    shared = {name: recipe[name] for name in recipe if name not in ("objective", "weight", "seed")}
-    facts = [*recipe_facts(shared), *facts_of(start, run.command)]
+    own = ("objective", "weight", "gradient_share", "seed", "audit_positions")
+    shared = {name: recipe[name] for name in recipe if name not in own}
+    facts = [*dose_facts(run.key, doses), *recipe_facts(shared), *facts_of(start, run.command)]
     title = f"{Path(start.model).name}, refined by dose"
     return dose_page(title, doses.heldout, doses.training, facts, notes)

@@ -19,9 +19,9 @@ class DosePlots(Plots):
         return self._figure(f"{damage}-{gain}".replace("_", "-"))
 
     def response(self, measure: str = "median_margin_gain") -> Any:
-        """One figure against the weight of each objective, such as ``"churn"``."""
+        """One figure against each objective's weights, or shares, such as ``"churn"``."""
         return self._figure(f"dose-{measure}".replace("_", "-"))
 
     def read_out(self, number: int = 0) -> Any:
-        """Flips under a disturbance over the starting model’s, against the weight."""
+        """Flips under a disturbance over the starting model’s, against the dose."""
         return self._figure(f"read-out-{number}")

@@ -118,6 +118,22 @@ def published_tables(table: DoseTable) -> tuple[Table, ...]:
     )
 
 
+def shares_table(rows: Sequence[DoseRow]) -> Table | None:
+    """The weight that each share of the loss's gradient took; None where weights were set."""
+    shared = [row for row in rows if row.gradient_share is not None]
+    if not shared:
+        return None
+    return _table(
+        "The penalty’s share of the loss’s gradient, and the weight that it took: the mean over "
+        "steps and seeds",
+        shared,
+        {
+            "share": lambda row: f"{row.gradient_share:g}",
+            "weight": lambda row: f"{row.weight:.4g}",
+        },
+    )
+
+
 def read_out_table(rows: Sequence[DoseRow]) -> Table | None:
     """Flips under each disturbance by dose, and their ratio to the starting model's."""
     known = [row for row in rows if row.read_outs is not None]

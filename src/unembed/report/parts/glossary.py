@@ -129,7 +129,7 @@ GLOSSARY: dict[str, str] = {
     # Change
     "control": "The same training without a penalty, which a refined model is to be held against.",
     "penalty": "What is added to the cross-entropy in a refinement to move the boundaries.",
-    "dose": "An objective at one weight of its penalty.",
+    "dose": "An objective at one weight of its penalty, or share of the loss’s gradient.",
     "held out": "Documents that a refinement never trains on.",
     "equal gain": (
         "Objectives compared where their median margins have grown alike, since their weights "

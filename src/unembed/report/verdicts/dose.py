@@ -229,7 +229,7 @@ def _next(table: DoseTable) -> str:
     if table.n_documents < FEW_DOCUMENTS:
         return f"unembed dose MODEL MORE_TEXT {asked} -o RUN"
     if found and all(one.at is None for one in found):
-        return f"unembed dose MODEL CORPUS {asked} --weights '{_more_weights(doses)}' -o RUN"
+        return f"unembed dose MODEL CORPUS {asked} {_more_doses(doses)} -o RUN"
     certain = [one for one in found if side_of(one.difference, 0.0)]
     seeds = _seeds(table)
     if seeds < 2 or (found and not certain and seeds < MOST_SEEDS):
@@ -238,9 +238,8 @@ def _next(table: DoseTable) -> str:
     row = _cheapest(doses, certain)
     expands = row.objective == "fisher-expand"
     name = "fisher --direction expand" if expands else row.objective
-    return (
-        f"unembed refine MODEL CORPUS --objective {name} --weight {row.weight:g} --control -o RUN"
-    )
+    dosed = "--weight" if row.gradient_share is None else "--gradient-share"
+    return f"unembed refine MODEL CORPUS --objective {name} {dosed} {row.dose:g} --control -o RUN"
 
 
 def _cheapest(doses: Sequence[DoseRow], certain: Sequence[Matched]) -> DoseRow:
@@ -255,8 +254,14 @@ def _cheapest(doses: Sequence[DoseRow], certain: Sequence[Matched]) -> DoseRow:
     return (unharmed or ours[:1])[-1]
 
 
-def _more_weights(doses: Sequence[DoseRow]) -> str:
-    """The weights of every penalty, and one twice as large of the one that gained least."""
+def _more_doses(doses: Sequence[DoseRow]) -> str:
+    """The weights of every penalty, and one twice as large of the one that gained least.
+
+    Shares of the gradient are those of all penalties, and so is the larger one.
+    """
+    if doses[0].gradient_share is not None:
+        shares = sorted({row.dose for row in doses})
+        return f"--gradient-shares {','.join(f'{one:g}' for one in [*shares, 2 * shares[-1]])}"
     weights: dict[str, list[float]] = {}
     reached: dict[str, float] = {}
     for row in doses:
@@ -265,9 +270,10 @@ def _more_weights(doses: Sequence[DoseRow]) -> str:
         reached[row.objective] = max(gain, reached.get(row.objective, gain))
     least = min(reached, key=lambda name: reached[name])
     weights[least].append(2 * max(weights[least]))
-    return ";".join(
+    each = ";".join(
         f"{name}={','.join(f'{weight:g}' for weight in some)}" for name, some in weights.items()
     )
+    return f"--weights '{each}'"
 
 
 def _seeds(table: DoseTable) -> int:

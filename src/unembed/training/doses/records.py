@@ -24,7 +24,8 @@ class DosePoint(ShortRepr):
     """One refined model: its objective, weight and seed, its audit and read-outs.
 
     Objective "none" at weight 0 is the control; "temperature" the starting model with its logits
-    times ``weight``, which gives it the median margin of the dose ``matched_to``.
+    times ``weight``, which gives it the median margin of the dose ``matched_to``. Of a
+    ``gradient_share`` the weight is the mean over the steps.
     """
 
     objective: str
@@ -33,6 +34,17 @@ class DosePoint(ShortRepr):
     audit: Audit
     read_outs: ReadOuts | None = None
     matched_to: str | None = None
+    gradient_share: float | None = None
+
+    @property
+    def dose(self) -> float:
+        """What was set, alike for all seeds: the share of the gradient, or else the weight."""
+        return self.weight if self.gradient_share is None else self.gradient_share
+
+    @property
+    def name(self) -> str:
+        """The objective with its dose."""
+        return dose_name(self.objective, self.weight, self.gradient_share)
 
 
 @dataclass(frozen=True)
@@ -101,6 +113,8 @@ class DoseRow(ShortRepr):
     ``by_band`` groups by the margin after, the others by the target. ``alpha`` and ``r_squared``
     are means over the seeds of the published gap fit (theory §2), without interval. ``read_outs``
     compare the starting model with all seeds, ``read_outs_over_control`` the control with them.
+    Where a ``gradient_share`` was set, the penalty's share of the loss's gradient, ``weight`` is
+    the one that it took: the mean over steps and seeds.
     """
 
     objective: str
@@ -117,6 +131,7 @@ class DoseRow(ShortRepr):
     read_outs: RobustnessComparison | None
     read_outs_over_control: RobustnessComparison | None
     singles: tuple[DoseSeed, ...]
+    gradient_share: float | None = None
 
     def _phrases(self) -> Iterator[str]:
         yield self.name
@@ -126,13 +141,60 @@ class DoseRow(ShortRepr):
 
     @property
     def name(self) -> str:
-        """The dose as a reader knows it: ``fisher 0.6``, ``no penalty``, ``logits × 1.21``."""
+        """The dose as a reader knows it: as ``dose_name``, ``no penalty``, ``logits × 1.21``."""
         if self.objective in (START, CONTROL):
             return "no penalty" if self.objective == CONTROL else START
         if self.objective == TEMPERATURE:
             like = (self.matched_to or "").replace(f"{CONTROL} 0", "no penalty")
             return f"logits × {self.weight:.3f}" + (f", as {like}" if like else "")
-        return f"{self.objective} {self.weight:g}"
+        return dose_name(self.objective, self.weight, self.gradient_share)
+
+    @property
+    def dose(self) -> float:
+        """What was set: the share of the loss's gradient, or else the weight."""
+        return self.weight if self.gradient_share is None else self.gradient_share
+
+
+def dose_name(objective: str, weight: float, gradient_share: float | None) -> str:
+    """A dose as a reader knows it: ``fisher 0.6``, ``fisher at share 0.1``."""
+    if gradient_share is None:
+        return f"{objective} {weight:g}"
+    return f"{objective} at share {gradient_share:g}"
+
+
+@dataclass(frozen=True)
+class Measured(ShortRepr):
+    """How much was read to measure a grid.
+
+    ``models``, the start, the points and the temperatures, were audited at ``heldout`` and
+    ``training`` positions. Of ``disturbed_models``, which no temperature is among, ``bodies`` read
+    ``disturbed`` positions each. ``budget`` is what was allowed in all, None for no bound.
+    """
+
+    models: int
+    heldout: int
+    training: int
+    disturbed_models: int
+    disturbed: int
+    bodies: int
+    budget: int | None = None
+
+    @property
+    def total(self) -> int:
+        """Positions read in all."""
+        audits = self.models * (self.heldout + self.training)
+        return audits + self.disturbed_models * self.bodies * self.disturbed
+
+    @property
+    def words(self) -> str:
+        """All of it in a line."""
+        words = (
+            f"{self.heldout:,} held-out and {self.training:,} training positions of "
+            f"{self.models:,} models, {self.disturbed:,} of {self.disturbed_models:,} under "
+            f"disturbances in {self.bodies} pass" + "es" * (self.bodies != 1)
+        )
+        words += f": {self.total:,} read in all"
+        return words if self.budget is None else f"{words}, of {self.budget:,} allowed"
 
 
 @dataclass(frozen=True)
@@ -182,12 +244,13 @@ def headline(table: DoseTable) -> list[tuple[str, str]]:
         if row.objective == TEMPERATURE:
             continue
         figures = row.figures
+        took = "" if row.gradient_share is None else f"; weight {row.weight:.3g}"
         rows.append(
             (
                 row.name,
                 f"margin {bounded(figures.median_margin_gain, change)}, loss "
                 f"{bounded(figures.nll_rise, change)}, right to wrong "
-                f"{bounded(figures.right_to_wrong, share)}",
+                f"{bounded(figures.right_to_wrong, share)}{took}",
             )
         )
     if table.n_nonfinite:

@@ -83,7 +83,8 @@ def dose_row(
 
     return DoseRow(
         objective=first.objective,
-        weight=first.weight,
+        weight=_mean_weight(dose),
+        gradient_share=first.gradient_share,
         matched_to=", ".join(named) or None,
         seeds=tuple(one.point.seed for one in dose if one.key is not None),
         figures=figures,
@@ -97,6 +98,12 @@ def dose_row(
         read_outs_over_control=_read_outs(text, _disturbed(control or []), dose),
         singles=tuple(_single(one) for one in dose),
     )
+
+
+def _mean_weight(dose: Sequence[DoseDraws]) -> float:
+    """The weight that was set, or the mean of those that a share of the gradient took."""
+    weights = [one.point.weight for one in dose]
+    return weights[0] if len(set(weights)) == 1 else float(np.mean(weights))
 
 
 def _read_outs(

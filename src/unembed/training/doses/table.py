@@ -41,7 +41,7 @@ def dose_table(
     doses: dict[tuple[str, float], list[DoseDraws]] = {}
     for one in points:
         found = DoseDraws.of(text, one, text.side(start, one.audit))
-        doses.setdefault((one.objective, one.weight), []).append(found)
+        doses.setdefault((one.objective, one.dose), []).append(found)
     unmoved = DoseDraws.of(text, DosePoint(START, 0.0, 0, start), text.start)
     control = doses.get((CONTROL, 0.0))
     rows = tuple(
@@ -66,17 +66,17 @@ def _check(points: Sequence[DosePoint]) -> None:
         )
     seen: set[tuple[str, float, int, str | None]] = set()
     for one in points:
-        key = (one.objective, one.weight, one.seed, one.matched_to)
+        key = (one.objective, one.dose, one.seed, one.matched_to)
         if key in seen:
             raise UnembedError(
-                f"two points are {one.objective} at {one.weight:g} with seed {one.seed}: give each "
+                f"two points are {one.objective} at {one.dose:g} with seed {one.seed}: give each "
                 "once"
             )
         seen.add(key)
 
 
 def _ordered(doses: Mapping[tuple[str, float], list[DoseDraws]]) -> list[list[DoseDraws]]:
-    """The control first, objectives as they came, weights ascending, the temperatures last."""
+    """The control first, objectives as they came, doses ascending, the temperatures last."""
     names = list(dict.fromkeys(objective for objective, _ in doses))
     names.sort(key=lambda name: (name != CONTROL, name == TEMPERATURE))
     return [doses[key] for name in names for key in sorted(doses) if key[0] == name]
@@ -105,7 +105,7 @@ def _matched(
 def _paths(
     name: str, doses: Mapping[tuple[str, float], list[DoseDraws]], unmoved: DoseDraws
 ) -> dict[int | None, list[PointDraws]]:
-    """The models of one objective by seed, in the order of their weights, the control first."""
+    """The models of one objective by seed, in the order of their doses, the control first."""
     if name == TEMPERATURE:
         factors = {
             factor: dose[0] for (objective, factor), dose in doses.items() if objective == name
