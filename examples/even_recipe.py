@@ -14,7 +14,7 @@ A point is an objective with its weight and any of these, in any order:
 
     freq:A words:W narrow:M right     weigh the penalty: count^-A; content and entity-like tokens W
                                       times; only margins below M; only where the top token is right
-    ce-freq:A ce-words:W              weigh the cross-entropy likewise
+    ce:X ce-freq:A ce-words:W         count the cross-entropy X times; weigh its positions likewise
     kl:W kl-words:W kl-sure:W         hold the distribution to the start's: everywhere; at content
                                       and entity-like targets; where the start was right by a logit
     anchor:W ewc:W                    hold mean margin and logsumexp; hold the parameters
@@ -83,7 +83,7 @@ POINTS = (
 )
 TERMS = {
     **dict.fromkeys(("freq", "words", "narrow", "right"), "the penalty's weights"),
-    **dict.fromkeys(("ce-freq", "ce-words"), "the cross-entropy's weights"),
+    **dict.fromkeys(("ce", "ce-freq", "ce-words"), "the cross-entropy's weights"),
     **dict.fromkeys(("kl", "kl-words", "kl-sure", "anchor", "ewc"), "an anchor"),
     **dict.fromkeys(("lr", "steps", "scope"), "the training"),
 }
@@ -252,7 +252,8 @@ class Loss:
         counts = examples.target_counts(len(place.vocabulary.texts))
         penalty = point.penalty_weighting.table(counts, place.vocabulary)
         ce = point.ce_weighting.table(counts, place.vocabulary)
-        return Loss(point, penalty, ce.by_token, of_classes(WORDS, place.vocabulary).float())
+        weights = point.number("ce", 1.0) * ce.by_token
+        return Loss(point, penalty, weights, of_classes(WORDS, place.vocabulary).float())
 
     @property
     def anchored(self) -> bool:
