@@ -12,8 +12,9 @@ training without penalty, weights or anchors (what the recipe adds).
 
 A point is an objective with its weight and any of these, in any order:
 
-    freq:A words:W narrow:M right     weigh the penalty: count^-A; content and entity-like tokens W
-                                      times; only margins below M; only where the top token is right
+    freq:A words:W spare:CLASS        weigh the penalty: count^-A; content and entity-like tokens W
+    narrow:M right                    times; not at a class; only margins below M; only where the
+                                      top token is right
     ce:X ce-freq:A ce-words:W         count the cross-entropy X times; weigh its positions likewise
     kl:W kl-words:W kl-sure:W         hold the distribution to the start's: everywhere; at content
                                       and entity-like targets; where the start was right by a logit
@@ -82,7 +83,7 @@ POINTS = (
     "fisher:4 ce-words:2",
 )
 TERMS = {
-    **dict.fromkeys(("freq", "words", "narrow", "right"), "the penalty's weights"),
+    **dict.fromkeys(("freq", "words", "spare", "narrow", "right"), "the penalty's weights"),
     **dict.fromkeys(("ce", "ce-freq", "ce-words"), "the cross-entropy's weights"),
     **dict.fromkeys(("kl", "kl-words", "kl-sure", "anchor", "ewc"), "an anchor"),
     **dict.fromkeys(("lr", "steps", "scope"), "the training"),
@@ -122,7 +123,7 @@ class Point:
             raise UnembedError(f"{unknown!r} in {name!r} is no term: give {', '.join(TERMS)}")
         point = Point(name, Objective(objective), 0.0, terms)
         try:
-            for term in terms.keys() - {"right", "scope"}:
+            for term in terms.keys() - {"right", "scope", "spare"}:
                 point.number(term)
             return replace(point, weight=0.0 if objective == "none" else float(weight))
         except ValueError:
@@ -151,9 +152,10 @@ class Point:
     @property
     def penalty_weighting(self) -> Weighting:
         """How the penalty's positions are weighted."""
+        spared = {self.terms["spare"]: 0.0} if "spare" in self.terms else {}
         return Weighting(
             frequency=self.number("freq"),
-            classes=dict.fromkeys(WORDS, self.number("words", 1.0)),
+            classes=dict.fromkeys(WORDS, self.number("words", 1.0)) | spared,
             below_margin=self.number("narrow") or None,
             only_right="right" in self.terms,
         )
@@ -482,6 +484,8 @@ class Verdict:
     error: Float[np.ndarray, " cells"]
     total: float
     even: bool
+    unrefuted: bool
+    """Whether the interval of every cell reaches 0: easily met where a text is short."""
     lost: tuple[str, ...]
     """Cells below 0; with a star where that is sure, all cells considered."""
     by_chance: float
@@ -512,8 +516,9 @@ class Verdict:
             if judging[i] and net[i] < 0
         )
         total = float(mean.sum(0)[-1] / sizes.sum(0)[-1])
+        reaches = bool((high >= 0)[judging].all())
         by_chance = float((lots >= 0).all(1).mean())
-        return Verdict(net, low, high, reach, error, total, not lost, lost, by_chance)
+        return Verdict(net, low, high, reach, error, total, not lost, reaches, lost, by_chance)
 
     def worst(self, text: Text) -> tuple[str, float]:
         """The cell with the least net; the surplus is none of them."""
@@ -690,6 +695,7 @@ def summary(text: Text, one: Result) -> dict[str, Any]:
             "net": found.total,
             "worst": found.worst(text),
             "even": found.even,
+            "no cell surely below 0": found.unrefuted,
             "lost": found.lost,
             "even by chance": found.by_chance,
             "words' share of net": float(total[words].sum() / total[-1]) if total[-1] > 0 else None,
@@ -707,7 +713,8 @@ def page(found: Sequence[dict[str, Any]]) -> Iterator[str]:
         for against in ("start", "control"):
             if (verdict := one.get(against)) is not None:
                 cell, worst = verdict["worst"]
-                mark = "EVEN" if verdict["even"] else "not "
+                mark = "perhaps" if verdict["no cell surely below 0"] else "not"
+                mark = f"{'EVEN' if verdict['even'] else mark:7}"
                 line += f"   {mark} {100 * verdict['net']:+.2f}, {100 * worst:+.2f} {cell}"
         yield line
         for against in ("start", "control"):
