@@ -309,6 +309,7 @@ def tables(out: Path, arms: Sequence[str], refinements: Sequence[str]) -> str:
         parts.append(_table(f"{title}: the figure itself", study, names, state, False))
         parts.append(_table(f"{title}: less cross-entropy's", study, names, state, True))
     parts += [_shape(study), _tempered(study), _refined(study, refinements)]
+    parts.append(_instead(study, [name for name in refinements if name != CONTROL]))
     return "\n\n".join(parts)
 
 
@@ -386,17 +387,19 @@ def _refined(study: Study, refinements: Sequence[str]) -> str:
         rows: list[tuple[str, list[Any]]] = []
         for arm in study.arms:
             found: dict[str, dict[int, Draws]] = {what: {} for what in GAINS}
+            if not study.seeds((arm, name), (arm, CONTROL)):
+                continue
             for seed in study.seeds((arm, name), (arm, CONTROL)):
                 pair = study.models[seed, arm, name], study.models[seed, arm, CONTROL]
                 for what, draws in gains(*pair).items():
                     found[what][seed] = draws
             rows.append((arm, [over_seeds(found[what]) for what in GAINS]))
         parts.append(_markdown(f"{name}, over the control's 200 steps", GAINS, rows))
-    doses = [name for name in refinements if name != CONTROL]
+    doses = [name for name in refinements if name != CONTROL][:2]
     rows = []
     for arm in study.arms:
         costs: dict[str, dict[int, Draws]] = {what: {} for what in COSTS}
-        for seed in study.seeds(*[(a, s) for a in (arm, PLAIN) for s in refinements]):
+        for seed in study.seeds(*[(a, s) for a in (arm, PLAIN) for s in (CONTROL, *doses)]):
             mine, theirs = (_curve(study, seed, a, doses) for a in (arm, PLAIN))
             for what in COSTS:
                 at = cost_at(MATCHED, mine, what)
@@ -407,6 +410,33 @@ def _refined(study: Study, refinements: Sequence[str]) -> str:
         rows.append((label, [over_seeds(costs[what]) for what in COSTS]))
     title = f"Cost of {MATCHED:.0f} % more scale-free margin than the control's"
     return "\n\n".join([*parts, _markdown(title, COSTS, rows)])
+
+
+def _instead(study: Study, doses: Sequence[str]) -> str:
+    """Shaping, and refining the cross-entropy model to the same scale-free margin, at equal steps.
+
+    A shaped model has had the control's plain steps, a refined one as many penalised ones.
+    """
+    rows: list[tuple[str, list[Any]]] = []
+    columns = ("scale-free, %", "loss", "loss, refined", "net right, %", "net right, %, refined")
+    columns += ("int4 flips, %", "int4 flips, %, refined")
+    for arm in study.arms[1:]:
+        found: dict[str, dict[int, Draws]] = {what: {} for what in columns}
+        for seed in study.seeds((arm, CONTROL), (PLAIN, CONTROL)):
+            have = [dose for dose in doses if (seed, PLAIN, dose) in study.models]
+            plain = study.models[seed, PLAIN, CONTROL]
+            shaped = gains(study.models[seed, arm, CONTROL], plain)
+            refined = [gains(study.models[seed, PLAIN, dose], plain) for dose in have]
+            for what in columns:
+                name = what.removesuffix(", refined")
+                found[what][seed] = (
+                    shaped[name]
+                    if name == what
+                    else cost_at(shaped["scale-free, %"], refined, name)
+                )
+        rows.append((arm, [over_seeds(found[what]) for what in columns]))
+    title = "Shaped, and cross-entropy's refined to the same scale-free margin: over its control"
+    return _markdown(title, columns, rows)
 
 
 def gains(refined: Measured, control: Measured) -> dict[str, Draws]:
@@ -424,6 +454,7 @@ def gains(refined: Measured, control: Measured) -> dict[str, Draws]:
         "loss": refined.figures["loss"] - control.figures["loss"],
         "R→W, %": 100 * refined.mean(was & ~right),
         "W→R, %": 100 * refined.mean(~was & right),
+        "net right, %": 100 * (refined.mean(right) - refined.mean(was)),
         "int8 flips, %": refined.figures["int8 flips, %"] - control.figures["int8 flips, %"],
         "int4 flips, %": refined.figures["int4 flips, %"] - control.figures["int4 flips, %"],
     }
@@ -435,10 +466,11 @@ GAINS = (
     "loss",
     "R→W, %",
     "W→R, %",
+    "net right, %",
     "int8 flips, %",
     "int4 flips, %",
 )
-COSTS = ("loss", "R→W, %")
+COSTS = ("loss", "R→W, %", "net right, %")
 MATCHED = 10.0
 
 
@@ -447,13 +479,20 @@ def _curve(study: Study, seed: int, arm: str, doses: Sequence[str]) -> list[dict
     return [gains(study.models[seed, arm, dose], control) for dose in doses]
 
 
-def cost_at(gain: float, doses: Sequence[Mapping[str, Draws]], what: str) -> Draws:
-    """The cost where the scale-free margin has gained so much, on the line 0, dose, dose."""
-    first, last = doses[0], doses[-1]
-    g, c = first["scale-free, %"], first[what]
+def cost_at(gain: Draws | float, doses: Sequence[Mapping[str, Draws]], what: str) -> Draws:
+    """The figure where the scale-free margin has gained so much: on the line 0, dose, dose ...
+
+    Beyond the last dose the line goes on. NaN where two doses gain the same.
+    """
+    gains_of = [np.zeros_like(doses[0]["scale-free, %"]), *(one["scale-free, %"] for one in doses)]
+    figures = [np.zeros_like(doses[0][what]), *(one[what] for one in doses)]
+    found = np.full_like(figures[0], np.nan)
     with np.errstate(divide="ignore", invalid="ignore"):
-        rise = (last[what] - c) / (last["scale-free, %"] - g)
-        return np.where(gain <= g, c * gain / g, c + rise * (gain - g))
+        for i in range(len(doses)):
+            rise = (figures[i + 1] - figures[i]) / (gains_of[i + 1] - gains_of[i])
+            here = (gain > gains_of[i]) if i else np.ones_like(found, bool)
+            found = np.where(here, figures[i] + rise * (gain - gains_of[i]), found)
+    return found
 
 
 def _markdown(title: str, columns: Sequence[str], rows: Sequence[tuple[str, Sequence[Any]]]) -> str:

@@ -188,6 +188,8 @@ def test_the_cost_of_a_gain_lies_between_the_doses() -> None:
     doses.append({"scale-free, %": np.array([15.0]), "loss": np.array([4.0])})
     found = [float(measures.cost_at(gain, doses, "loss")[0]) for gain in (2.5, 5.0, 10.0, 20.0)]
     assert found == [0.5, 1.0, 2.5, 5.5]
+    doses.append({"scale-free, %": np.array([20.0]), "loss": np.array([5.0])})
+    assert float(measures.cost_at(17.5, doses, "loss")[0]) == 4.5
 
 
 def test_tables_of_two_arms_that_are_the_same_have_no_differences(tmp_path: Path) -> None:
