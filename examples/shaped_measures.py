@@ -23,7 +23,7 @@ from unembed.stats import student_t
 SCHEMES = ("int8", "int4")
 FACTORS = tuple(float(f) for f in np.geomspace(0.5, 2.0, 9))
 RESAMPLES = 400
-TRAINED, CONTROL, PLAIN = "trained", "control", "cross-entropy"
+TRAINED, CONTROL, LONGER, PLAIN = "trained", "control", "longer", "cross-entropy"
 COLUMNS = ("doc", "target", "top1", "margin", "relative_distance", "nll")
 
 
@@ -297,6 +297,11 @@ class Study:
         return of_clouds(pairs)  # type: ignore[arg-type]
 
 
+def doses_of(refinements: Sequence[str]) -> list[str]:
+    """Those with a penalty, from the least on."""
+    return [name for name in refinements if name not in (CONTROL, LONGER)]
+
+
 def tables(out: Path, arms: Sequence[str], refinements: Sequence[str]) -> str:
     """Everything that can be said of what is measured so far, as Markdown."""
     study = Study.read(out, arms)
@@ -309,7 +314,8 @@ def tables(out: Path, arms: Sequence[str], refinements: Sequence[str]) -> str:
         parts.append(_table(f"{title}: the figure itself", study, names, state, False))
         parts.append(_table(f"{title}: less cross-entropy's", study, names, state, True))
     parts += [_shape(study), _tempered(study), _refined(study, refinements)]
-    parts.append(_instead(study, [name for name in refinements if name != CONTROL]))
+    parts.append(_kept(study))
+    parts.append(_instead(study, doses_of(refinements)))
     return "\n\n".join(parts)
 
 
@@ -382,7 +388,7 @@ def _refined(study: Study, refinements: Sequence[str]) -> str:
     """What each refinement gains and costs over its own control."""
     parts = []
     for name in refinements:
-        if name == CONTROL:
+        if name not in doses_of(refinements):
             continue
         rows: list[tuple[str, list[Any]]] = []
         for arm in study.arms:
@@ -395,7 +401,7 @@ def _refined(study: Study, refinements: Sequence[str]) -> str:
                     found[what][seed] = draws
             rows.append((arm, [over_seeds(found[what]) for what in GAINS]))
         parts.append(_markdown(f"{name}, over the control's 200 steps", GAINS, rows))
-    doses = [name for name in refinements if name != CONTROL][:2]
+    doses = doses_of(refinements)[:2]
     rows = []
     for arm in study.arms:
         costs: dict[str, dict[int, Draws]] = {what: {} for what in COSTS}
@@ -410,6 +416,31 @@ def _refined(study: Study, refinements: Sequence[str]) -> str:
         rows.append((label, [over_seeds(costs[what]) for what in COSTS]))
     title = f"Cost of {MATCHED:.0f} % more scale-free margin than the control's"
     return "\n\n".join([*parts, _markdown(title, COSTS, rows)])
+
+
+def _kept(study: Study) -> str:
+    """How much of what shaping made is left after plain steps."""
+    rows: list[tuple[str, list[Any]]] = []
+    for arm in study.arms[1:]:
+        row = []
+        for state in (CONTROL, LONGER):
+            for name in ("scale-free", "int4 flips, %"):
+                found = {}
+                for seed in study.seeds(*[(a, s) for a in (arm, PLAIN) for s in (TRAINED, state)]):
+                    before, after = (
+                        study.models[seed, arm, s].figures[name]
+                        - study.models[seed, PLAIN, s].figures[name]
+                        for s in (TRAINED, state)
+                    )
+                    found[seed] = 100 * after / before
+                row.append(over_seeds(found))
+        rows.append((arm, row))
+    columns = [
+        f"{name}, {steps} steps" for steps in ("200", "1,000") for name in ("margin", "int4")
+    ]
+    return _markdown(
+        "Of the difference to cross-entropy is left after plain steps, %", columns, rows
+    )
 
 
 def _instead(study: Study, doses: Sequence[str]) -> str:

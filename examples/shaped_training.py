@@ -21,7 +21,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
-from shaped_measures import TRAINED, Sample, measure, tables
+from shaped_measures import LONGER, TRAINED, Sample, measure, tables
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
@@ -41,15 +41,14 @@ from unembed.demo import bundled_model, documents
 from unembed.head import final_hidden
 from unembed.training import HeadHook, Objective, Schedule, mean_loss
 
-# Each model is refined without a penalty, and with one at two doses; the one of cross-entropy alone
-# at a third dose too, which gains as much as shaping does.
-REFINEMENTS = {
-    "control": ("none", 0.0),
-    "fisher-0.1": ("fisher", 0.1),
-    "fisher-0.3": ("fisher", 0.3),
-    "fisher-1.0": ("fisher", 1.0),
+# Each model is refined at three doses, and goes on with as many plain steps, or five times those.
+REFINEMENTS: dict[str, dict[str, Any]] = {
+    "control": {},
+    "fisher-0.1": {"penalty": "fisher", "gradient_share": 0.1},
+    "fisher-0.3": {"penalty": "fisher", "gradient_share": 0.3},
+    "fisher-1.0": {"penalty": "fisher", "gradient_share": 1.0},
+    LONGER: {},
 }
-OF_PLAIN_ALONE = ("fisher-1.0",)
 PENALTIES = ("margin", "fisher", "cosine")
 FROM_START = Schedule()
 SAMPLE = Sample(128)
@@ -324,7 +323,9 @@ class atomically:
             self.__enter__().rename(self.where)
 
 
-def work(out: Path, size: Size, arm: Arm, seed: int, only: str) -> None:
+def work(
+    out: Path, size: Size, arm: Arm, seed: int, only: str | None, refinements: Sequence[str]
+) -> None:
     """Everything of one arm and seed that is not done, unless another process is at it."""
     torch.set_num_threads(1)
     folder = out / f"seed-{seed}" / arm.name
@@ -347,10 +348,9 @@ def work(out: Path, size: Size, arm: Arm, seed: int, only: str) -> None:
         if only == "train":
             return
         measure(trained, text, size.sample, whole=True)
-        for name, (penalty, share) in REFINEMENTS.items():
-            if name in OF_PLAIN_ALONE and arm != Arm():
-                continue
-            how = replace(size.refinement, penalty=penalty, gradient_share=share, seed=seed)
+        for name in refinements:
+            steps = size.refinement.steps * (5 if name == LONGER else 1)
+            how = replace(size.refinement, seed=seed, steps=steps, **REFINEMENTS[name])
             model = LlamaForCausalLM.from_pretrained(trained / "model")
             train(model, refinement, how, folder / name, glance)
             measure(folder / name, text, size.sample, whole=False)
@@ -364,6 +364,9 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--arms", nargs="+", choices=[arm.name for arm in ARMS])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument(
+        "--refinements", nargs="+", choices=list(REFINEMENTS), default=list(REFINEMENTS)
+    )
     parser.add_argument("--jobs", type=int, default=1, help="processes, of a core each")
     parser.add_argument("--only", choices=("train", "measure"))
     parser.add_argument("--quick", action="store_true", help="everything tiny")
@@ -373,7 +376,8 @@ def main() -> None:
     same_size(given.out / "size.json", size)
     rows_of(size, given.out)
     arms = [arm for arm in ARMS if given.arms is None or arm.name in given.arms]
-    todo = [(given.out, size, arm, seed, given.only) for seed in given.seeds for arm in arms]
+    given_to_each = (given.only, given.refinements)
+    todo = [(given.out, size, arm, seed, *given_to_each) for seed in given.seeds for arm in arms]
     os.environ["OMP_NUM_THREADS"] = "1"
     if given.jobs == 1:
         for one in todo:

@@ -208,7 +208,7 @@ def test_tables_of_two_arms_that_are_the_same_have_no_differences(tmp_path: Path
 def test_everything_on_tiny_models(tmp_path: Path) -> None:
     arms = [arm for arm in shaped.ARMS if arm.name in ("cross-entropy", "fisher-half")]
     for arm in arms:
-        shaped.work(tmp_path, shaped.QUICK, arm, 0, "train")
-        shaped.work(tmp_path, shaped.QUICK, arm, 0, "measure")
+        shaped.work(tmp_path, shaped.QUICK, arm, 0, "train", ())
+        shaped.work(tmp_path, shaped.QUICK, arm, 0, "measure", ("control", "fisher-0.1"))
     text = measures.tables(tmp_path, [arm.name for arm in arms], tuple(shaped.REFINEMENTS))
     assert "| fisher-half, less cross-entropy |" in text
