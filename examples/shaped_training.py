@@ -368,7 +368,7 @@ def main() -> None:
         "--refinements", nargs="+", choices=list(REFINEMENTS), default=list(REFINEMENTS)
     )
     parser.add_argument("--jobs", type=int, default=1, help="processes, of a core each")
-    parser.add_argument("--only", choices=("train", "measure"))
+    parser.add_argument("--only", choices=("train", "measure", "tables"))
     parser.add_argument("--quick", action="store_true", help="everything tiny")
     given = parser.parse_args()
     size = QUICK if given.quick else Size()
@@ -379,6 +379,8 @@ def main() -> None:
     given_to_each = (given.only, given.refinements)
     todo = [(given.out, size, arm, seed, *given_to_each) for seed in given.seeds for arm in arms]
     os.environ["OMP_NUM_THREADS"] = "1"
+    if given.only == "tables":
+        todo = []
     if given.jobs == 1:
         for one in todo:
             work(*one)
@@ -386,7 +388,7 @@ def main() -> None:
         with ProcessPoolExecutor(given.jobs, mp_context=get_context("spawn")) as pool:
             for done in [pool.submit(work, *one) for one in todo]:
                 done.result()
-    if given.only != "train":
+    if given.only in (None, "tables"):
         print(tables(given.out, [arm.name for arm in ARMS], tuple(REFINEMENTS)))
 
 
