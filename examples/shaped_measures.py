@@ -470,6 +470,30 @@ def _instead(study: Study, doses: Sequence[str]) -> str:
     return _markdown(title, columns, rows)
 
 
+def frontier(out: Path, arms: Sequence[str], refinements: Sequence[str]) -> list[dict[str, Any]]:
+    """What ``docs/draw_shaping.py`` draws: each way to a wider margin, over plain training.
+
+    The scale-free margin in percent, the loss and the int4 flips in points, with their intervals.
+    """
+    study, found = Study.read(out, arms), []
+    ways = [(arm, CONTROL) for arm in study.arms if arm != PLAIN]
+    ways += [(PLAIN, dose) for dose in doses_of(refinements)]
+    for arm, state in ways:
+        figures: dict[str, dict[int, Draws]] = {what: {} for what in GAINS}
+        for seed in study.seeds((arm, state), (PLAIN, CONTROL)):
+            pair = study.models[seed, arm, state], study.models[seed, PLAIN, CONTROL]
+            for what, draws in gains(*pair).items():
+                figures[what][seed] = draws
+        row: dict[str, Any] = {"arm": arm, "state": state, "seeds": len(figures["loss"])}
+        for what in ("scale-free, %", "loss", "int4 flips, %"):
+            one = over_seeds(figures[what])
+            if one is not None:
+                row[what] = [one.value, one.low, one.high]
+        if row["seeds"]:
+            found.append(row)
+    return found
+
+
 def gains(refined: Measured, control: Measured) -> dict[str, Draws]:
     """What a refinement did that its control did not, by the names of ``GAINS``."""
     after, before = refined.columns, control.columns

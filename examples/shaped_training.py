@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
-from shaped_measures import LONGER, TRAINED, Sample, measure, tables
+from shaped_measures import LONGER, TRAINED, Sample, frontier, measure, tables
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
@@ -389,7 +389,9 @@ def main() -> None:
             for done in [pool.submit(work, *one) for one in todo]:
                 done.result()
     if given.only in (None, "tables"):
-        print(tables(given.out, [arm.name for arm in ARMS], tuple(REFINEMENTS)))
+        said = given.out, [arm.name for arm in ARMS], tuple(REFINEMENTS)
+        print(tables(*said))
+        (given.out / "frontier.json").write_text(json.dumps(frontier(*said), indent=1))
 
 
 def same_size(file: Path, size: Size) -> None:

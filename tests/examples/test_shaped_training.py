@@ -202,6 +202,10 @@ def test_tables_of_two_arms_that_are_the_same_have_no_differences(tmp_path: Path
     less = text.split("less cross-entropy's\n")[1].splitlines()[3]
     assert less.startswith("| margin-start | 0 [0, 0] |")
     assert set(less.split("|")[2:-1]) == {" 0 [0, 0] "}
+    arms = [arm.name for arm in shaped.ARMS]
+    shape, *refined = measures.frontier(tmp_path, arms, tuple(shaped.REFINEMENTS))
+    assert (shape["arm"], shape["seeds"], shape["loss"]) == ("margin-start", 1, [0.0, 0.0, 0.0])
+    assert [row["state"] for row in refined] == ["fisher-0.1", "fisher-0.3", "fisher-1.0"]
 
 
 @pytest.mark.slow
