@@ -432,7 +432,8 @@ def _kept(study: Study) -> str:
                         - study.models[seed, PLAIN, s].figures[name]
                         for s in (TRAINED, state)
                     )
-                    found[seed] = 100 * after / before
+                    with np.errstate(divide="ignore", invalid="ignore"):
+                        found[seed] = 100 * after / before
                 row.append(over_seeds(found))
         rows.append((arm, row))
     columns = [
