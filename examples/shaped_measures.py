@@ -232,6 +232,17 @@ def over_seeds(draws: Seeds) -> Estimate | None:
     return Estimate(value, float(min(ends)), float(max(ends)))
 
 
+def of_seeds_alone(values: Sequence[float]) -> Estimate | None:
+    """The mean of a number a seed, and Student's interval where there are two seeds or more."""
+    if not values:
+        return None
+    value = float(np.mean(values))
+    if len(values) == 1:
+        return Estimate(value)
+    reach = student_t(len(values) - 1) * float(np.std(values, ddof=1)) / len(values) ** 0.5
+    return Estimate(value, value - reach, value + reach)
+
+
 def of_clouds(pairs: Sequence[tuple[list[float], list[float]]]) -> Estimate | None:
     """A difference of two clouds' figures, whose intervals over documents are not paired."""
     if not pairs:
@@ -267,8 +278,9 @@ class Study:
             seed, arm, state = file.parts[-4:-1]
             number = int(seed.removeprefix("seed-"))
             models[number, arm, state] = Measured.read(file.parent, resamples)
-            if state == TRAINED:
-                curves[number, arm] = json.loads((file.parent / "curve.json").read_text())
+        for file in out.glob(f"seed-*/*/{TRAINED}/curve.json"):
+            seed, arm = file.parts[-4:-2]
+            curves[int(seed.removeprefix("seed-")), arm] = json.loads(file.read_text())
         return Study(models, [arm for arm in arms if any(k[1] == arm for k in models)], curves)
 
     def seeds(self, *wanted: tuple[str, str]) -> list[int]:
@@ -313,7 +325,7 @@ def tables(out: Path, arms: Sequence[str], refinements: Sequence[str]) -> str:
     for title, state in (("At the end of training", TRAINED), ("After the control's", CONTROL)):
         parts.append(_table(f"{title}: the figure itself", study, names, state, False))
         parts.append(_table(f"{title}: less cross-entropy's", study, names, state, True))
-    parts += [_shape(study), _tempered(study), _refined(study, refinements)]
+    parts += [_along(study), _shape(study), _tempered(study), _refined(study, refinements)]
     parts.append(_kept(study))
     parts.append(_instead(study, doses_of(refinements)))
     return "\n\n".join(parts)
@@ -332,6 +344,26 @@ def _table(title: str, study: Study, names: Sequence[str], state: str, paired: b
         if row:
             rows.append((arm, row))
     return _markdown(title, names, rows)
+
+
+def _along(study: Study) -> str:
+    """At the last look before the end, of all that is trained; intervals hold seeds alone."""
+    names = ("loss", "margin", "scale-free")
+    rows: list[tuple[str, list[Any]]] = []
+    for arm in study.arms[1:]:
+        both = [s for s, one in study.curves if one == arm and (s, PLAIN) in study.curves]
+        found = []
+        for name in names:
+            found.append(
+                of_seeds_alone(
+                    [
+                        study.curves[s, arm][-1][name] - study.curves[s, PLAIN][-1][name]
+                        for s in both
+                    ]
+                )
+            )
+        rows.append((f"{arm} ({len(both)} seeds)", found))
+    return _markdown("At the last look along the way, less cross-entropy's", names, rows)
 
 
 def _shape(study: Study) -> str:
@@ -363,7 +395,7 @@ def _tempered(study: Study) -> str:
     rows: list[tuple[str, list[Any]]] = []
     for arm in study.arms[1:]:
         one, plain = (arm, TRAINED), (PLAIN, TRAINED)
-        matched, best, earlier = {}, {}, {}
+        matched, best, earlier = {}, {}, []
         for seed in study.seeds(one, plain):
             mine, theirs = study.models[seed, *one], study.models[seed, *plain]
             factor = theirs.figures["median margin"] / mine.figures["median margin"]
@@ -374,8 +406,8 @@ def _tempered(study: Study) -> str:
             losses = [point["loss"] for point in curve]
             loss = study.curves[seed, arm][-1]["loss"]
             then = np.interp(-loss, [-x for x in losses], [p["scale-free"] for p in curve])
-            earlier[seed] = np.full(2, study.curves[seed, arm][-1]["scale-free"] - then)
-        rows.append((arm, [over_seeds(matched), over_seeds(best), over_seeds(earlier)]))
+            earlier.append(study.curves[seed, arm][-1]["scale-free"] - float(then))
+        rows.append((arm, [over_seeds(matched), over_seeds(best), of_seeds_alone(earlier)]))
     columns = (
         "loss at cross-entropy's median margin",
         "loss at its best temperature",
