@@ -25,19 +25,25 @@ def main() -> None:
     start = {"name": "", "way": "refined", "loss": 0.0, "margin": 0.0}
     refined = [start, *(row for row in rows if row["way"] == "refined")]
     y = alt.Y("margin:Q", title="Scale-free margin, % more")
-    x = alt.X("loss:Q", title="Loss, nats more")
+    x = alt.X("loss:Q", title="Loss, nats more", axis=alt.Axis(tickCount=7))
     colour = alt.Color(
-        "way:N", title=None, scale=alt.Scale(domain=list(WAYS), range=list(WAYS.values()))
+        "way:N",
+        title=None,
+        scale=alt.Scale(domain=list(WAYS), range=list(WAYS.values())),
+        legend=alt.Legend(orient="bottom", labelLimit=0),
     )
     line = alt.Chart(alt.Data(values=refined)).mark_line(color=WAYS["refined"]).encode(x, y)
     base = alt.Chart(alt.Data(values=rows))
     bars = base.mark_rule().encode(x=x, y=alt.Y("low:Q"), y2="high:Q", color=colour)
     wide = base.mark_rule().encode(x=alt.X("loss_low:Q"), x2="loss_high:Q", y=y, color=colour)
     dots = base.mark_point(filled=True, size=60).encode(x=x, y=y, color=colour)
-    names = base.mark_text(align="left", dx=8, dy=-8, fontSize=11).encode(
-        x=x, y=y, text="name:N", color=colour
+    below, beside = (
+        base.transform_filter(f"{sign}(datum.way == 'penalty from the start')")
+        .mark_text(align="left", dx=7, dy=dy, fontSize=11)
+        .encode(x=x, y=y, text="name:N", color=colour)
+        for sign, dy in (("", 15), ("!", -8))
     )
-    whole = (line + bars + wide + dots + names).properties(width=560, height=300)
+    whole = (line + bars + wide + dots + below + beside).properties(width=560, height=300)
     whole = whole.configure(background="white", padding=12, font="system-ui, sans-serif")
     whole.configure_view(stroke=None).save(HERE / "shaping.svg")
 

@@ -146,7 +146,12 @@ def written(folder: Path, columns: dict[str, np.ndarray]) -> None:
     cloud = [{"depth": d} | {name: [5.0, 4.0, 6.0] for name in named} for d in (0, 1, -1)]
     (folder / "cloud.json").write_text(json.dumps(cloud))
     (folder / "curve.json").write_text(
-        json.dumps([{"step": i, "loss": 6.0 - i, "scale-free": 0.1 * i} for i in range(1, 4)])
+        json.dumps(
+            [
+                {"step": i, "loss": 6.0 - i, "margin": 1.0, "scale-free": 0.1 * i}
+                for i in range(1, 4)
+            ]
+        )
     )
 
 
